@@ -1,0 +1,41 @@
+"""What all tests share. The environment is set before TensorFlow is imported."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+
+@pytest.fixture
+def dtype_policy():
+    """Sets Keras' global dtype policy for one test."""
+    yield keras.mixed_precision.set_global_policy
+    keras.mixed_precision.set_global_policy("float32")
+
+
+@pytest.fixture
+def blobs():
+    """Points of four classes, 24 each, in eight dimensions of which six are noise: (points, labels)."""
+    rng = np.random.default_rng(0)
+    labels = np.tile(np.arange(4), 24)
+    centres = rng.normal(size=(4, 2))
+    points = np.concatenate([centres[labels] + 0.2 * rng.normal(size=(96, 2)), rng.normal(size=(96, 6))], axis=1)
+    return points.astype("float32"), labels
+
+
+@pytest.fixture
+def linear_embedder():
+    """Builds a linear embedder to two dimensions with the same start every time."""
+
+    def build(seed=0):
+        kernel = np.random.default_rng(seed).normal(size=(8, 2), scale=0.3).astype("float32")
+        dense = keras.layers.Dense(2, use_bias=False)
+        model = keras.Sequential([keras.Input((8,)), dense])
+        dense.set_weights([kernel])
+        return model
+
+    return build

@@ -1,0 +1,13 @@
+"""Deep metric learning for TensorFlow and Keras: generalized sum pooling and chance constrained programming."""
+
+import keras
+
+if keras.backend.backend() != "tensorflow":
+    raise ImportError(
+        f"tfdml runs on Keras' TensorFlow backend. Received: {keras.backend.backend()!r}; "
+        "set the environment variable KERAS_BACKEND=tensorflow before importing keras."
+    )
+
+from tfdml.version import __version__
+
+__all__ = ["__version__"]
