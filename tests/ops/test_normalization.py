@@ -1,0 +1,30 @@
+"""Normalisation to a sphere and into a ball."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfdml import ops
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_values(dtype):
+    vectors = np.array([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]], dtype)
+    np.testing.assert_allclose(ops.l2_normalize(vectors), [[0.6, 0.8], [0.6, 0.8], [0, 0]], rtol=1e-6)
+    np.testing.assert_allclose(ops.l2_clip(vectors), [[0.6, 0.8], [0.3, 0.4], [0, 0]], rtol=1e-6)
+    np.testing.assert_allclose(ops.l2_clip(vectors, 2.5), [[1.5, 2.0], [0.3, 0.4], [0, 0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("function", [ops.l2_normalize, ops.l2_clip])
+def test_gradient_is_finite_at_zero_and_on_the_sphere(function):
+    vectors = tf.Variable([[0.0, 0.0], [0.6, 0.8], [5.0, 0.0]])
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(function(vectors) * [[1.0, 2.0]])
+    assert np.isfinite(tape.gradient(loss, vectors)).all()
+
+
+def test_clip_is_lipschitz():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 200, 3))
+    clipped = np.linalg.norm(ops.l2_clip(x) - ops.l2_clip(y), axis=1)
+    assert (clipped <= np.linalg.norm(x - y, axis=1) + 1e-12).all()

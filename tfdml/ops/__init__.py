@@ -1,0 +1,18 @@
+"""Pure functions on tensors: no variables, no Keras."""
+
+from tfdml.ops.distances import check_metric, pairwise_distances
+from tfdml.ops.k_center import greedy_k_center
+from tfdml.ops.normalization import l2_clip, l2_normalize
+from tfdml.ops.pair_masks import PairMasks, pair_masks
+from tfdml.ops.precision import at_least_float32
+
+__all__ = [
+    "PairMasks",
+    "at_least_float32",
+    "check_metric",
+    "greedy_k_center",
+    "l2_clip",
+    "l2_normalize",
+    "pair_masks",
+    "pairwise_distances",
+]

@@ -1,0 +1,72 @@
+"""Distances between all pairs of two sets of vectors."""
+
+import numpy as np
+import tensorflow as tf
+
+from tfdml.ops.normalization import l2_normalize
+from tfdml.ops.precision import at_least_float32
+
+METRICS = ("l2", "squared_l2", "cosine")
+
+
+def check_metric(metric):
+    """Raises ValueError unless `metric` is one that `pairwise_distances` knows."""
+    if metric not in METRICS:
+        raise ValueError(f"Unknown distance. Received: metric={metric!r}; expected one of {METRICS}.")
+
+
+def pairwise_distances(x, y=None, metric="l2"):
+    r"""Distances of every vector of `x` to every vector of `y`.
+
+    $$d_{ij} = \lVert x_i - y_j \rVert_2, \quad \lVert x_i - y_j \rVert_2^2
+      \quad\text{or}\quad 1 - \frac{x_i^\top y_j}{\lVert x_i \rVert \lVert y_j \rVert}.$$
+
+    The squared distance is $\lVert x \rVert^2 + \lVert y \rVert^2 - 2 x^\top y$: one matrix product and no
+    `(n, m, d)` array. What lies below the rounding of that sum cannot be told from 0 and is 0, with a zero
+    gradient; so duplicates are at distance 0 exactly and the square root has finite gradients everywhere.
+
+    Args:
+        x: Vectors, `(..., n, d)`. Half precisions are computed in float32.
+        y: Vectors, `(m, d)` or `(..., m, d)` with the leading axes of `x`; `None` means `x` itself.
+        metric: `"l2"`, `"squared_l2"` or `"cosine"`.
+
+    Returns:
+        Distances, `(..., n, m)`, float32, or float64 if `x` is.
+
+    Raises:
+        ValueError: If the metric is unknown.
+    """
+    check_metric(metric)
+    same = y is None
+    x = at_least_float32(x)
+    y = x if same else tf.cast(y, x.dtype)
+    if metric == "cosine":
+        return 1.0 - _inner_products(l2_normalize(x), l2_normalize(y))
+    squared = _squared_l2(x, y, same)
+    if metric == "squared_l2":
+        return squared
+    zero = squared <= 0.0
+    # The inner `where` keeps sqrt, and so its gradient, away from 0; NaN passes.
+    return tf.where(zero, 0.0, tf.sqrt(tf.where(zero, 1.0, squared)))
+
+
+def _squared_l2(x, y, same):
+    x_squared = tf.reduce_sum(tf.square(x), axis=-1)[..., :, None]
+    y_squared = tf.reduce_sum(tf.square(y), axis=-1)[..., None, :]
+    scale = x_squared + y_squared
+    squared = scale - 2.0 * _inner_products(x, y)
+    resolution = 4.0 * np.finfo(x.dtype.as_numpy_dtype).eps
+    unresolved = squared <= tf.stop_gradient(resolution * scale)
+    if same:
+        unresolved = tf.linalg.set_diag(unresolved, tf.ones(tf.shape(unresolved)[:-1], tf.bool))
+    return tf.where(unresolved, 0.0, squared)
+
+
+def _inner_products(x, y):
+    if y.shape.rank == 2 and x.shape.rank != 2:
+        # One large matrix product instead of a batch of small ones.
+        flat = tf.matmul(tf.reshape(x, (-1, x.shape[-1] or tf.shape(x)[-1])), y, transpose_b=True)
+        products = tf.reshape(flat, tf.concat([tf.shape(x)[:-1], tf.shape(y)[:1]], axis=0))
+        products.set_shape([*x.shape[:-1], y.shape[0]])
+        return products
+    return tf.matmul(x, y, transpose_b=True)
