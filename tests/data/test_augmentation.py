@@ -1,0 +1,169 @@
+"""A dot is followed: where it goes tells which transform was made."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfdml.data import Augmentation
+
+SIDE = 65
+CENTER = (SIDE - 1) / 2
+
+
+def dots(x, y, count=200):
+    """Pictures with a soft dot at (x, y) from the centre."""
+    rows, columns = np.mgrid[:SIDE, :SIDE] - CENTER
+    dot = np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 8.0).astype(np.float32)
+    return np.repeat(dot[None, ..., None], count, 0)
+
+
+def places(pictures):
+    """Centroids (x, y) from the centre."""
+    pictures = np.asarray(pictures)[..., 0]
+    rows, columns = np.mgrid[:SIDE, :SIDE] - CENTER
+    mass = pictures.sum((1, 2))
+    return (pictures * columns).sum((1, 2)) / mass, (pictures * rows).sum((1, 2)) / mass
+
+
+def test_nothing_asked_is_nothing_done():
+    pictures = dots(3, 4, 2)
+    np.testing.assert_array_equal(Augmentation()(pictures, (0, 0)), pictures)
+
+
+def test_rotation():
+    x, y = places(Augmentation(rotation=30)(dots(15, 0), (1, 2)))
+    np.testing.assert_allclose(np.hypot(x, y), 15, atol=0.1)
+    angles = np.rad2deg(np.arctan2(y, x))
+    assert angles.min() < -25 and 25 < angles.max()
+    assert np.abs(angles).max() < 30.5
+
+
+def test_scale():
+    x, y = places(Augmentation(scale=0.4)(dots(12, -6), (1, 2)))
+    np.testing.assert_allclose(y / x, -0.5, atol=0.03)
+    ratios = x / 12
+    assert 0.58 < ratios.min() < 0.65 and 1.35 < ratios.max() < 1.42
+
+
+def test_shear():
+    x, y = places(Augmentation(shear=0.5)(dots(0, 10), (1, 2)))
+    np.testing.assert_allclose(y, 10, atol=0.1)
+    assert -5.2 < x.min() < -4.5 and 4.5 < x.max() < 5.2
+
+
+def test_translation():
+    x, y = places(Augmentation(translation=0.2)(dots(0, 0), (1, 2)))
+    largest = 0.2 * SIDE
+    for shifts in (x, y):
+        assert -largest - 0.2 < shifts.min() < -0.85 * largest
+        assert 0.85 * largest < shifts.max() < largest + 0.2
+    assert abs(np.corrcoef(x, y)[0, 1]) < 0.25
+
+
+def test_all_affine_changes_are_one_map_of_the_plane():
+    # Three dots fix the map; a fourth must follow it: rotation · scale · shear, then the shift.
+    augmentation = Augmentation(rotation=20, scale=0.2, shear=0.2, translation=0.1)
+    origin, right, down, both = (
+        np.stack(places(augmentation(dots(x, y, 20), (3, 4))), 1) for x, y in [(0, 0), (9, 0), (0, 9), (9, 9)]
+    )
+    np.testing.assert_allclose(both - origin, (right - origin) + (down - origin), atol=0.1)
+    first, second = (right - origin) / 9, (down - origin) / 9
+    size = np.linalg.norm(first, axis=1)
+    assert (np.abs(size - 1) < 0.21).all()
+    # The determinant of rotation and shear is 1: what is left is the scale's square.
+    np.testing.assert_allclose(first[:, 0] * second[:, 1] - first[:, 1] * second[:, 0], size**2, rtol=0.03)
+
+
+def test_flip():
+    pictures = np.random.default_rng(0).random((100, 6, 8, 2)).astype(np.float32)
+    result = Augmentation(horizontal_flip=True)(pictures, (0, 0)).numpy()
+    flipped = np.array([np.allclose(one, picture[:, ::-1]) for one, picture in zip(result, pictures)])
+    kept = np.array([np.allclose(one, picture) for one, picture in zip(result, pictures)])
+    assert (flipped ^ kept).all()
+    assert 30 < flipped.sum() < 70
+
+
+def ramps(height, width):
+    """A picture that holds its own coordinates as shares of its sides: rows in channel 0, columns in 1."""
+    rows, columns = (np.mgrid[:height, :width] + 0.5) / np.reshape([height, width], (2, 1, 1))
+    return np.stack([rows, columns], -1).astype(np.float32)
+
+
+def check_boxes(height_share, width_share, picture_aspect):
+    area = height_share * width_share
+    assert (area < 0.52).all() and area.min() < 0.25 and area.max() > 0.4
+    aspect = width_share / height_share * picture_aspect
+    # A box that would stick out is cut, which changes its aspect; those well inside keep it.
+    inside = (height_share < 0.98) & (width_share < 0.98)
+    assert (0.72 < aspect[inside]).all() and (aspect[inside] < 1.39).all()
+    assert aspect.min() < 0.85 and aspect.max() > 1.15
+
+
+def test_crop_inside_the_batch():
+    height, width = 48, 64
+    pictures = np.repeat(ramps(height, width)[None], 300, 0)
+    result = Augmentation(crop_area=(0.2, 0.5))(pictures, (5, 6)).numpy()
+    assert result.shape == pictures.shape
+    # Inner pixels, since those at the border are mixed with the black around a picture.
+    height_share = (result[:, 40, 30, 0] - result[:, 8, 30, 0]) / 32 * height
+    width_share = (result[:, 24, 50, 1] - result[:, 24, 14, 1]) / 36 * width
+    check_boxes(height_share, width_share, width / height)
+    centre = (result[:, 23:25, 31:33].mean((1, 2)) - 0.5) / (1 - np.stack([height_share, width_share], 1))
+    assert (np.abs(centre) < 0.51).all() and centre.min() < -0.4 and centre.max() > 0.4
+
+
+def test_crop_before_resizing():
+    height, width = 120, 160
+    augmentation = Augmentation(crop_area=(0.2, 0.5), horizontal_flip=True)
+    crop = tf.function(lambda number: augmentation.crop(ramps(height, width), (5, number)))
+    crops = [crop(number).numpy() for number in tf.range(100, dtype=tf.int64)]
+    assert all(one.min() >= 0 and one.max() <= 1 for one in crops)
+    shares = np.array([(one.shape[0] / height, one.shape[1] / width) for one in crops])
+    check_boxes(shares[:, 0], shares[:, 1], width / height)
+    for one in crops:
+        np.testing.assert_allclose(np.diff(one[:, 0, 0]), 1 / height, rtol=1e-3)
+        np.testing.assert_allclose(np.diff(one[0, :, 1]), 1 / width, rtol=1e-3)
+    # The second step of the same augmentation only flips.
+    pictures = np.repeat(ramps(8, 8)[None], 20, 0)
+    rest = augmentation.after_crop(pictures, (5, 6))
+    np.testing.assert_allclose(rest, Augmentation(horizontal_flip=True)(pictures, (5, 6)))
+    np.testing.assert_array_equal(Augmentation().crop(pictures[0], (5, 6)), pictures[0])
+
+
+def test_follows_from_the_seed():
+    pictures = dots(5, 7, 4)
+    augmentation = Augmentation(
+        rotation=20, scale=0.1, translation=0.1, horizontal_flip=True, crop_area=(0.5, 1)
+    )
+    first, again = augmentation(pictures, (3, 8)), augmentation(pictures, (3, 8))
+    np.testing.assert_array_equal(first, again)
+    for other in ((3, 9), (4, 8)):
+        assert np.abs(first - augmentation(pictures, other)).max() > 0.1
+    assert np.abs(first[0] - first[1]).max() > 0.1
+
+
+def test_config_round_trip():
+    augmentation = Augmentation(rotation=5, crop_area=(0.16, 1), horizontal_flip=True)
+    assert Augmentation.from_config(augmentation.config()) == augmentation
+    assert augmentation != Augmentation()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rotation": -1},
+        {"rotation": 181},
+        {"scale": 1.0},
+        {"shear": 3.0},
+        {"translation": 1.5},
+        {"crop_area": (0.0, 1.0)},
+        {"crop_area": (0.5, 1.1)},
+        {"crop_area": (0.8, 0.5)},
+        {"crop_aspect": (2.0, 1.0)},
+        {"crop_aspect": (0.0, 1.0)},
+    ],
+)
+def test_refuses(options):
+    ((name, _),) = options.items()
+    with pytest.raises(ValueError, match=f"{name}="):
+        Augmentation(**options)

@@ -1,0 +1,218 @@
+import pickle
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from tfdml.data import (
+    Augmentation,
+    BalancedSampler,
+    LabeledImages,
+    Preprocessing,
+    balanced_batches,
+    class_pool,
+    evaluation_batches,
+    folder,
+    steps_per_epoch,
+)
+
+PLAIN = Preprocessing((6, 6), 1)
+COUNTS = [5, 3, 8, 2, 4, 6, 4]
+
+
+@pytest.fixture
+def in_memory():
+    """Pictures whose one value is their number, in mixed order of classes."""
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(COUNTS)), COUNTS))
+    images = np.arange(len(labels), dtype=np.uint8)[:, None, None, None] * np.ones((1, 6, 6, 1), np.uint8)
+    return LabeledImages(images, labels, tuple("abcdefg"))
+
+
+@pytest.fixture
+def in_files(tmp_path, in_memory):
+    for image, label in zip(in_memory.images, in_memory.labels):
+        place = tmp_path / in_memory.class_names[label]
+        place.mkdir(exist_ok=True)
+        Image.fromarray(image[..., 0]).save(place / f"{image.max():03d}.png")
+    return folder(tmp_path)
+
+
+def numbers(images):
+    """Which picture each one is."""
+    return np.rint(np.asarray(images)[:, 0, 0, 0] * 255).astype(int)
+
+
+def collect(dataset, count=None):
+    batches = list(dataset if count is None else dataset.take(count))
+    return [(np.asarray(images), np.asarray(labels)) for images, labels in batches]
+
+
+def assert_same(first, second):
+    assert len(first) == len(second)
+    for (first_images, first_labels), (second_images, second_labels) in zip(first, second):
+        np.testing.assert_array_equal(first_images, second_images)
+        np.testing.assert_array_equal(first_labels, second_labels)
+
+
+@pytest.mark.parametrize("source", ["in_memory", "in_files"])
+def test_balanced_batches_are_the_samplers(source, request):
+    dataset = request.getfixturevalue(source)
+    batches = balanced_batches(dataset, 3, 2, seed=5, preprocessing=PLAIN)
+    assert batches.cardinality() == tf.data.INFINITE_CARDINALITY
+    assert batches.element_spec[0] == tf.TensorSpec((6, 6, 6, 1), tf.float32)
+    assert batches.element_spec[1] == tf.TensorSpec((6,), tf.int64)
+    sampler = BalancedSampler(dataset.labels, 3, 2, 5)
+    values = (
+        dataset.images[:, 0, 0, 0] if source == "in_memory" else [int(path[-7:-4]) for path in dataset.images]
+    )
+    for number, (images, labels) in enumerate(collect(batches, 80)):
+        indices = sampler.batch(number)
+        np.testing.assert_array_equal(labels, dataset.labels[indices])
+        np.testing.assert_array_equal(numbers(images), np.asarray(values)[indices])
+
+
+def test_an_epoch_visits_every_class(in_memory):
+    batches = balanced_batches(in_memory, 3, 2, seed=0, preprocessing=PLAIN)
+    steps = steps_per_epoch(in_memory, 3)
+    collected = collect(batches, 5 * steps)
+    for epoch in range(5):
+        seen = np.concatenate([labels for _, labels in collected[epoch * steps : (epoch + 1) * steps]])
+        assert set(seen) == set(range(7))
+
+
+@pytest.mark.parametrize("source", ["in_memory", "in_files"])
+@pytest.mark.parametrize("start_batch", [1, 63, 66, 100])
+def test_going_on_from_a_batch_gives_the_same_pictures(source, start_batch, request):
+    dataset = request.getfixturevalue(source)
+    options = {
+        "classes_per_batch": 3,
+        "samples_per_class": 3,
+        "seed": 1,
+        "preprocessing": PLAIN,
+        "augmentation": Augmentation(rotation=20, translation=0.1, horizontal_flip=True, crop_area=(0.3, 1)),
+    }
+    whole = collect(balanced_batches(dataset, **options), start_batch + 6)
+    rest = collect(balanced_batches(dataset, **options, start_batch=start_batch), 6)
+    assert_same(whole[start_batch:], rest)
+
+
+def test_seeds_differ_and_repeat(in_memory):
+    first, again, other = (
+        collect(balanced_batches(in_memory, 3, 2, seed, PLAIN, Augmentation(translation=0.2)), 5)
+        for seed in (0, 0, 1)
+    )
+    assert_same(first, again)
+    assert any((first[index][1] != other[index][1]).any() for index in range(5))
+
+
+def test_augmentation_changes_each_visit(in_memory):
+    plain = collect(balanced_batches(in_memory, 3, 2, 0, PLAIN), 20)
+    changed = collect(balanced_batches(in_memory, 3, 2, 0, PLAIN, Augmentation(translation=0.3)), 20)
+    for (_, plain_labels), (changed_images, changed_labels) in zip(plain, changed):
+        np.testing.assert_array_equal(plain_labels, changed_labels)
+        assert changed_images.min() >= 0 and changed_images.max() <= 1
+    # Pictures are of one value and what a shift uncovers is black: the share of light tells how far it went.
+    before, after = (
+        np.concatenate([images.mean((1, 2, 3)) for images, _ in batches]) for batches in (plain, changed)
+    )
+    shares = after[before > 0] / before[before > 0]
+    assert shares.max() < 1.001 and shares.min() < 0.8
+    assert len(np.unique(shares.round(4))) > 0.9 * len(shares)
+
+
+def test_small_pictures_can_be_enlarged_and_coloured(in_memory):
+    images, _ = next(iter(balanced_batches(in_memory, 2, 2, 0, Preprocessing((9, 12), 3))))
+    assert images.shape == (4, 9, 12, 3)
+
+
+@pytest.mark.parametrize("source", ["in_memory", "in_files"])
+def test_evaluation_is_in_order_and_complete(source, request):
+    dataset = request.getfixturevalue(source)
+    batches = evaluation_batches(dataset, 10, PLAIN)
+    assert batches.cardinality() == 4
+    collected = collect(batches)
+    assert [len(labels) for _, labels in collected] == [10, 10, 10, 2]
+    np.testing.assert_array_equal(np.concatenate([labels for _, labels in collected]), dataset.labels)
+    found = numbers(np.concatenate([images for images, _ in collected]))
+    if source == "in_memory":
+        assert found.tolist() == list(range(32))
+    else:
+        assert found.tolist() == [int(path[-7:-4]) for path in dataset.images]
+    assert_same(collected, collect(batches))
+
+
+@pytest.mark.parametrize("source", ["in_memory", "in_files"])
+def test_class_pool(source, request):
+    dataset = request.getfixturevalue(source)
+    pool = class_pool(dataset, pool_size=4, seed=3, preprocessing=PLAIN, batch_size=10)
+    drawn = []
+    for projection in (0, 1, 0):
+        collected = collect(pool(projection))
+        labels = np.concatenate([labels for _, labels in collected])
+        assert np.bincount(labels).tolist() == [min(4, count) for count in COUNTS]
+        found = numbers(np.concatenate([images for images, _ in collected]))
+        assert len(set(found)) == len(found)
+        drawn.append(found.tolist())
+    assert drawn[0] == drawn[2]
+    assert drawn[0] != drawn[1]
+    assert collect(pool(0))[0][0].shape == (10, 6, 6, 1)
+
+
+def test_class_pool_draws_every_picture_at_times(in_memory):
+    pool = class_pool(in_memory, pool_size=2, seed=0, preprocessing=PLAIN)
+    found = {
+        number for projection in range(25) for images, _ in pool(projection) for number in numbers(images)
+    }
+    assert found == set(range(32))
+
+
+def test_a_picture_that_becomes_unreadable_is_named(in_files):
+    path = in_files.images[7]
+    with open(path, "wb") as file:
+        file.write(b"no picture")
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Unreadable picture") as error:
+        collect(evaluation_batches(in_files, 4, PLAIN))
+    assert path in str(error.value)
+    with open(path, "wb"):
+        pass
+    with pytest.raises(tf.errors.InvalidArgumentError) as error:
+        collect(evaluation_batches(in_files, 4, PLAIN))
+    assert path in str(error.value)
+
+
+def test_a_picture_that_vanishes_is_named(in_files, tmp_path):
+    path = tmp_path / "a" / (in_files.images[0][-7:])
+    path.unlink()
+    with pytest.raises(tf.errors.NotFoundError, match=str(path)):
+        collect(evaluation_batches(in_files, 4, PLAIN))
+
+
+def test_refuses_classes_with_one_picture():
+    dataset = LabeledImages(np.zeros((5, 6, 6, 1), np.uint8), [0, 0, 1, 2, 2], ("ant", "cat", "dog"))
+    with pytest.raises(ValueError, match=r"'cat' \(1\)"):
+        balanced_batches(dataset, 2, 2, 0, PLAIN)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda data: balanced_batches(data, 8, 2, 0, PLAIN), "classes_per_batch=8"),
+        (lambda data: balanced_batches(data, 2, 0, 0, PLAIN), "samples_per_class=0"),
+        (lambda data: balanced_batches(data, 2, 2, 0, PLAIN, start_batch=-1), "start_batch=-1"),
+        (lambda data: evaluation_batches(data, 0, PLAIN), "batch_size=0"),
+        (lambda data: evaluation_batches(data.subset([]), 4, PLAIN), "nothing to make batches of"),
+        (lambda data: class_pool(data, 0, 0, PLAIN), "pool_size=0"),
+        (lambda data: class_pool(data, 1, -1, PLAIN), "seed=-1"),
+        (lambda data: class_pool(data.subset([]), 1, 0, PLAIN), "nothing to make batches of"),
+        (lambda data: class_pool(data, 1, 0, PLAIN)(-1), "projection=-1"),
+    ],
+)
+def test_refuses(make, message, in_memory):
+    with pytest.raises(ValueError, match=message):
+        make(in_memory)
+
+
+def test_settings_can_be_pickled():
+    for setting in (PLAIN, Augmentation(rotation=3)):
+        assert pickle.loads(pickle.dumps(setting)) == setting

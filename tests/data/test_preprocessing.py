@@ -1,0 +1,133 @@
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from tfdml.data import Preprocessing
+
+
+def random_picture(*shape):
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def encoded(array, kind="PNG"):
+    buffer = io.BytesIO()
+    Image.fromarray(array.squeeze()).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def test_same_size_is_only_scaled():
+    picture = random_picture(5, 7, 3)
+    result = Preprocessing((5, 7), 3)(picture)
+    assert result.dtype == tf.float32
+    np.testing.assert_allclose(result, picture / 255.0, rtol=1e-6)
+
+
+def test_floats_are_taken_as_they_are():
+    picture = (random_picture(5, 7, 3) / 255.0).astype(np.float32)
+    np.testing.assert_array_equal(Preprocessing((5, 7), 3)(picture), picture)
+    np.testing.assert_allclose(Preprocessing((5, 7), 3)(picture.astype(np.float64)), picture, rtol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_grey_and_colour(channels):
+    picture = random_picture(4, 4, 3)
+    grey = Preprocessing((4, 4), 1)(picture)
+    expected = np.asarray(Image.fromarray(picture).convert("L"))
+    np.testing.assert_allclose(grey[..., 0] * 255, expected, atol=1.01)
+    repeated = Preprocessing((4, 4), 3)(picture[..., :1])
+    np.testing.assert_allclose(repeated, np.repeat(picture[..., :1], 3, -1) / 255.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("given", [2, 4])
+def test_transparency_is_laid_over_black(given):
+    picture = random_picture(4, 4, given)
+    result = Preprocessing((4, 4), 1 if given == 2 else 3)(picture)
+    np.testing.assert_allclose(result, (picture[..., :-1] / 255.0) * (picture[..., -1:] / 255.0), rtol=1e-5)
+
+
+def test_resizing_averages_as_pillow_does():
+    smooth = np.asarray(Image.fromarray(random_picture(6, 6)).resize((40, 48), Image.Resampling.BICUBIC))
+    result = Preprocessing((12, 10), 1)(smooth[..., None])
+    expected = np.asarray(Image.fromarray(smooth).resize((10, 12), Image.Resampling.BILINEAR))
+    assert result.shape == (12, 10, 1)
+    np.testing.assert_allclose(result[..., 0] * 255, expected, atol=1.5)
+
+
+def test_result_stays_in_range_when_resized():
+    picture = np.full((9, 9, 1), 255, np.uint8)
+    result = Preprocessing((5, 5), 1)(picture).numpy()
+    assert 0.999 < result.min() <= result.max() <= 1.0
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (60, 40), (31, 47)])
+def test_short_side_then_central_crop(shape):
+    # A ramp along the longer side: the middle of the result is the middle of the picture.
+    ramp = np.linspace(0, 255, max(shape)).astype(np.uint8)
+    picture = np.broadcast_to(ramp[None, :] if shape[1] > shape[0] else ramp[:, None], shape)[..., None]
+    result = Preprocessing((16, 16), 1, short_side=20)(picture).numpy()[..., 0]
+    assert result.shape == (16, 16)
+    assert abs(result.mean() - 0.5) < 0.02
+    # 16 of the 20 pixels of the short side, in the scale of the long side.
+    span = (result.max() - result.min()) * max(shape) / min(shape)
+    assert abs(span - 15 / 20) < 0.04
+
+
+def test_batches_equal_single_pictures():
+    pictures = random_picture(3, 20, 30, 3)
+    for preprocessing in (Preprocessing((8, 9), 1), Preprocessing((8, 9), 3, short_side=10)):
+        batch = preprocessing(pictures)
+        for one, picture in zip(batch, pictures):
+            np.testing.assert_allclose(one, preprocessing(picture), atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(9, 8), (9, 8, 2), (9, 8, 3), (9, 8, 4)])
+def test_encoded_png_inside_a_graph(shape):
+    picture = random_picture(*shape)
+    for channels in (1, 3):
+        preprocessing = Preprocessing((6, 6), channels)
+        in_graph = tf.function(
+            preprocessing.from_encoded, input_signature=[tf.TensorSpec((), tf.string)]
+        ).get_concrete_function()
+        assert in_graph.output_shapes == (6, 6, channels)
+        expected = preprocessing(picture if picture.ndim == 3 else picture[..., None])
+        np.testing.assert_allclose(in_graph(tf.constant(encoded(picture))), expected, atol=1e-6)
+
+
+def test_encoded_jpeg():
+    picture = np.full((16, 16, 3), 128, np.uint8)
+    result = Preprocessing((16, 16), 3).from_encoded(encoded(picture, "JPEG"))
+    np.testing.assert_allclose(result, picture / 255.0, atol=0.02)
+
+
+def test_config_round_trip():
+    preprocessing = Preprocessing((6, 7), 3, short_side=9)
+    again = Preprocessing.from_config(preprocessing.config())
+    assert again == preprocessing
+    assert hash(again) == hash(preprocessing)
+    assert preprocessing.image_shape == (6, 7, 3)
+    assert preprocessing != Preprocessing((6, 7), 3)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"size": 32, "channels": 1}, "size=32"),
+        ({"size": (32, 0), "channels": 1}, "size=0"),
+        ({"size": (32, 32), "channels": 2}, "channels=2"),
+        ({"size": (32, 40), "channels": 3, "short_side": 36}, "short_side=36"),
+    ],
+)
+def test_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Preprocessing(**arguments)
+
+
+def test_refuses_what_is_no_picture():
+    preprocessing = Preprocessing((4, 4), 1)
+    with pytest.raises(ValueError, match=r"\(4, 4\)"):
+        preprocessing(np.zeros((4, 4), np.uint8))
+    with pytest.raises(ValueError, match="1 to 4 channels"):
+        preprocessing(np.zeros((4, 4, 5), np.uint8))

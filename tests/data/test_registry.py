@@ -1,0 +1,53 @@
+import inspect
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from tfdml.data import dataset_names, dataset_options, load
+
+
+def test_names():
+    assert dataset_names() == ["digits", "fashion_mnist", "folder", "glyphs", "mnist"]
+
+
+def test_options():
+    options = dataset_options("glyphs")
+    assert options["size"] == 32
+    assert options["min_typefaces"] == 16
+    assert dataset_options("folder")["path"] is inspect.Parameter.empty
+
+
+def test_digits():
+    dataset = load("digits")
+    original = load_digits()
+    assert dataset.images.shape == (1797, 8, 8, 1)
+    assert dataset.images.max() == 255
+    np.testing.assert_allclose(dataset.images[..., 0] / 255 * 16, original.images, atol=0.04)
+    np.testing.assert_array_equal(dataset.labels, original.target)
+    assert dataset.class_names == tuple("0123456789")
+
+
+def test_options_reach_the_data_set(tmp_path):
+    assert load("glyphs", characters="ab", size=16, cache_dir=tmp_path).image_shape == (16, 16, 1)
+    (tmp_path / "pictures" / "a").mkdir(parents=True)
+    Image.new("L", (4, 4)).save(tmp_path / "pictures" / "a" / "1.png")
+    assert load("folder", path=tmp_path / "pictures").class_names == ("a",)
+
+
+def test_unknown_name_suggests_the_nearest():
+    with pytest.raises(ValueError, match=r"'glyfs'.*'digits'.*Did you mean 'glyphs'\?"):
+        load("glyfs")
+
+
+def test_unknown_option_suggests_the_nearest():
+    with pytest.raises(ValueError, match=r"'min_typeface'.*Did you mean 'min_typefaces'\?"):
+        load("glyphs", min_typeface=3)
+    with pytest.raises(ValueError, match="option of the data set 'digits'"):
+        load("digits", size=32)
+
+
+def test_missing_option():
+    with pytest.raises(ValueError, match="'folder' needs the option 'path'"):
+        load("folder")

@@ -1,0 +1,205 @@
+"""Random changes of training pictures that leave their class what it is."""
+
+from __future__ import annotations
+
+import math
+
+import tensorflow as tf
+
+
+class Augmentation:
+    """Random rotation, scale, shear, translation, crop and flip, drawn from a seed alone.
+
+    All changes of a batch are one projective transform with bilinear interpolation. A random resized crop
+    comes first, then a flip, then the affine change about the centre. Where the change uncovers something, it
+    is black.
+
+    Args:
+        rotation: Largest rotation in degrees, either way.
+        scale: Largest relative change of size, either way.
+        shear: Largest horizontal shear (horizontal shift for each unit of height), either way.
+        translation: Largest shift along each axis on the picture's side as unit, either way.
+        horizontal_flip: Whether every other picture, at random, is mirrored.
+        crop_area: `None`, or `(smallest, largest)` share of the picture's area that a random crop keeps.
+        crop_aspect: `(smallest, largest)` ratio of a crop's width to its height.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> shaken = Augmentation(rotation=10.0, translation=0.1)(tf.ones((2, 8, 8, 1)), seed=(0, 1))
+        >>> shaken.shape
+        TensorShape([2, 8, 8, 1])
+    """
+
+    def __init__(
+        self,
+        rotation=0.0,
+        scale=0.0,
+        shear=0.0,
+        translation=0.0,
+        horizontal_flip=False,
+        crop_area=None,
+        crop_aspect=(3 / 4, 4 / 3),
+    ):
+        limits = {"rotation": 180.0, "scale": 0.9, "shear": 2.0, "translation": 1.0}
+        for name, value in (
+            ("rotation", rotation),
+            ("scale", scale),
+            ("shear", shear),
+            ("translation", translation),
+        ):
+            if not 0 <= value <= limits[name]:
+                raise ValueError(f"Received: {name}={value!r}; expected 0 <= {name} <= {limits[name]:g}.")
+        if crop_area is not None and not (len(crop_area) == 2 and 0 < crop_area[0] <= crop_area[1] <= 1):
+            raise ValueError(
+                f"Received: crop_area={crop_area!r}; "
+                "expected (smallest, largest) with 0 < smallest <= largest <= 1."
+            )
+        if not (len(crop_aspect) == 2 and 0 < crop_aspect[0] <= crop_aspect[1]):
+            raise ValueError(
+                f"Received: crop_aspect={crop_aspect!r}; "
+                "expected (smallest, largest) with 0 < smallest <= largest."
+            )
+        self.rotation, self.scale = float(rotation), float(scale)
+        self.shear, self.translation = float(shear), float(translation)
+        self.horizontal_flip = bool(horizontal_flip)
+        self.crop_area = None if crop_area is None else tuple(map(float, crop_area))
+        self.crop_aspect = tuple(map(float, crop_aspect))
+
+    def __call__(self, images, seed):
+        """Changes each picture of a batch in its own way.
+
+        Args:
+            images: float `(b, height, width, channels)`.
+            seed: Two integers; the same seed changes the same batch in the same way.
+
+        Returns:
+            Pictures of the same shape and type.
+        """
+        return self._transform(images, seed, with_crop=self.crop_area is not None)
+
+    def crop(self, image, seed):
+        """Cuts a random part out of one decoded picture `(h, w, c)` of any size, to be resized afterwards.
+
+        Without `crop_area` the picture is returned whole. Cropping before resizing keeps the detail of large
+        pictures; `after_crop` then makes the other changes.
+        """
+        if self.crop_area is None:
+            return image
+        image = tf.convert_to_tensor(image)
+        shape = tf.shape(image)
+        height, width = tf.cast(shape[0], tf.float32), tf.cast(shape[1], tf.float32)
+        top, left, box_height, box_width = (edge[0] for edge in self._boxes(1, width / height, seed))
+        rows = tf.maximum(1, tf.cast(tf.round(box_height * height), tf.int32))
+        columns = tf.maximum(1, tf.cast(tf.round(box_width * width), tf.int32))
+        start_row = tf.minimum(tf.cast(tf.round(top * height), tf.int32), shape[0] - rows)
+        start_column = tf.minimum(tf.cast(tf.round(left * width), tf.int32), shape[1] - columns)
+        return image[start_row : start_row + rows, start_column : start_column + columns]
+
+    def after_crop(self, images, seed):
+        """All changes but the crop, for a batch whose pictures went through `crop`."""
+        return self._transform(images, seed, with_crop=False)
+
+    def config(self):
+        """The arguments from which `from_config` makes the same augmentation."""
+        return {
+            "rotation": self.rotation,
+            "scale": self.scale,
+            "shear": self.shear,
+            "translation": self.translation,
+            "horizontal_flip": self.horizontal_flip,
+            "crop_area": None if self.crop_area is None else list(self.crop_area),
+            "crop_aspect": list(self.crop_aspect),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Makes an augmentation from what `config` gave."""
+        return cls(**config)
+
+    def __eq__(self, other):
+        return isinstance(other, Augmentation) and self.config() == other.config()
+
+    def __hash__(self):
+        return hash(str(self.config()))
+
+    def __repr__(self):
+        return f"Augmentation({', '.join(f'{name}={value!r}' for name, value in self.config().items())})"
+
+    def _boxes(self, count, picture_aspect, seed):
+        """Crops as shares of the picture's sides: top, left, height and width, each `(count,)`.
+
+        Area and the logarithm of the aspect are uniform; a box that would stick out is cut to the picture's
+        side.
+        """
+        area = tf.random.stateless_uniform((count,), _fold(seed, 7), *self.crop_area)
+        aspect = tf.exp(
+            tf.random.stateless_uniform(
+                (count,), _fold(seed, 8), *(math.log(edge) for edge in self.crop_aspect)
+            )
+        )
+        relative_aspect = aspect / picture_aspect
+        width = tf.minimum(1.0, tf.sqrt(area * relative_aspect))
+        height = tf.minimum(1.0, tf.sqrt(area / relative_aspect))
+        place = tf.random.stateless_uniform((2, count), _fold(seed, 9))
+        return place[0] * (1.0 - height), place[1] * (1.0 - width), height, width
+
+    def _transform(self, images, seed, with_crop):
+        images = tf.convert_to_tensor(images)
+        is_affine = any((self.rotation, self.scale, self.shear, self.translation))
+        if not (is_affine or with_crop or self.horizontal_flip):
+            return images
+        count = tf.shape(images)[0]
+        height, width = images.shape[1], images.shape[2]
+
+        def uniform(number, largest):
+            return tf.random.stateless_uniform((count,), _fold(seed, number), -largest, largest)
+
+        # Backwards from the result's pixels, measured from the centre, to those of the picture.
+        one, zero = tf.ones((count,)), tf.zeros((count,))
+        backward = [[one, zero, zero], [zero, one, zero]]
+        if is_affine:
+            angle = uniform(1, self.rotation * math.pi / 180.0)
+            size = 1.0 + uniform(2, self.scale)
+            slant = uniform(3, self.shear)
+            right, down = uniform(4, self.translation) * width, uniform(5, self.translation) * height
+            cosine, sine = tf.cos(angle) / size, tf.sin(angle) / size
+            # The inverse of  size · rotation(angle) · [[1, slant], [0, 1]], then of the translation.
+            rows = [[cosine + slant * sine, sine - slant * cosine], [-sine, cosine]]
+            backward = [[*row, -(row[0] * right + row[1] * down)] for row in rows]
+        if self.horizontal_flip:
+            mirrored = tf.random.stateless_uniform((count,), _fold(seed, 6)) < 0.5
+            sign = tf.where(mirrored, -1.0, 1.0)
+            backward = [[sign * entry for entry in backward[0]], backward[1]]
+        if with_crop:
+            top, left, box_height, box_width = self._boxes(count, width / height, seed)
+            # From the centre of the picture to the centre of the box.
+            across, along = (left + box_width / 2.0 - 0.5) * width, (top + box_height / 2.0 - 0.5) * height
+            backward = [
+                [box_width * backward[0][0], box_width * backward[0][1], box_width * backward[0][2] + across],
+                [
+                    box_height * backward[1][0],
+                    box_height * backward[1][1],
+                    box_height * backward[1][2] + along,
+                ],
+            ]
+        # Pixel centres are at whole numbers, so the picture's centre is at (side - 1) / 2.
+        x, y = (width - 1) / 2.0, (height - 1) / 2.0
+        columns = []
+        for (across_x, across_y, shift), center in zip(backward, (x, y)):
+            columns += [across_x, across_y, shift + center - across_x * x - across_y * y]
+        return tf.raw_ops.ImageProjectiveTransformV3(
+            images=images,
+            transforms=tf.stack([*columns, zero, zero], axis=1),
+            output_shape=(height, width),
+            interpolation="BILINEAR",
+            fill_mode="CONSTANT",
+            fill_value=0.0,
+        )
+
+
+def _fold(seed, number):
+    """A seed of its own for each thing that is drawn."""
+    seed = tf.cast(tf.convert_to_tensor(seed), tf.int64)
+    return tf.stack([seed[0] + 1_000_003 * number, seed[1]])

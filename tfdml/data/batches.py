@@ -1,0 +1,193 @@
+"""Batches of pictures as tf.data: for training, for evaluation, and as a pool of samples of each class."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from tfdml.data.sampler import BalancedSampler
+from tfdml.data.validation import check_whole_number
+
+# Epochs are asked for together until they make so many batches: a call into Python costs more than a short
+# epoch.
+_BATCHES_PER_CALL = 64
+
+
+def balanced_batches(
+    dataset,
+    classes_per_batch,
+    samples_per_class,
+    seed,
+    preprocessing,
+    augmentation=None,
+    start_batch=0,
+):
+    """Endless training batches with the same number of pictures of each of their classes.
+
+    An epoch of `steps_per_epoch(dataset, classes_per_batch)` batches visits every class; see
+    `BalancedSampler`. Batch t follows from (seed, t) alone, augmentation included: `start_batch=t` gives what
+    an uninterrupted run would get, without decoding the batches before.
+
+    Args:
+        dataset: A `LabeledImages`.
+        classes_per_batch: Distinct classes in a batch.
+        samples_per_class: Pictures of each of them, distinct where the class has enough.
+        seed: Integer of at least 0.
+        preprocessing: A `Preprocessing`.
+        augmentation: An `Augmentation`, or `None`.
+        start_batch: Number of the first batch that is given.
+
+    Returns:
+        An infinite `tf.data.Dataset` of (float32 images `(b, h, w, c)` in 0–1, int64 labels `(b,)`), where b
+        = classes_per_batch · samples_per_class; the pictures of a class are next to each other.
+
+    Raises:
+        ValueError: If a class has fewer than two pictures (named), there are too few classes, or a number is
+            out of range.
+    """
+    sampler = BalancedSampler(dataset.labels, classes_per_batch, samples_per_class, seed, dataset.class_names)
+    start_batch = check_whole_number("start_batch", start_batch, minimum=0)
+    epochs_per_call = math.ceil(_BATCHES_PER_CALL / sampler.steps_per_epoch)
+    batches_per_call = epochs_per_call * sampler.steps_per_epoch
+    first_call, skipped = divmod(start_batch, batches_per_call)
+
+    def indices_of_call(call):
+        first = int(call) * epochs_per_call
+        return np.concatenate([sampler.epoch(epoch) for epoch in range(first, first + epochs_per_call)])
+
+    def indices(call):
+        result = tf.numpy_function(indices_of_call, [call], tf.int64, stateful=False)
+        return tf.ensure_shape(result, (batches_per_call, sampler.batch_size))
+
+    batches = tf.data.Dataset.counter(first_call).map(indices).prefetch(1)
+    batches = batches.unbatch().skip(skipped)
+    pictures = _with_pictures(
+        batches,
+        dataset,
+        sampler.batch_size,
+        preprocessing,
+        augmentation,
+        sampler.seed,
+        start_batch,
+        is_endless=True,
+    )
+    return pictures.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+
+
+def evaluation_batches(dataset, batch_size, preprocessing):
+    """All pictures of a set once, in their order.
+
+    Args:
+        dataset: A `LabeledImages` with at least one picture.
+        batch_size: Pictures in a batch; the last one may have fewer.
+        preprocessing: A `Preprocessing`.
+
+    Returns:
+        A finite `tf.data.Dataset` of (float32 images `(b, h, w, c)` in 0–1, int64 labels `(b,)`).
+
+    Raises:
+        ValueError: If the set is empty or the batch size is no positive integer.
+    """
+    return _finite_batches(dataset, np.arange(len(dataset)), batch_size, preprocessing)
+
+
+def class_pool(dataset, pool_size, seed, preprocessing, batch_size=256):
+    """Random samples of each class, drawn anew for each projection of chance constrained programming.
+
+    Args:
+        dataset: A `LabeledImages`.
+        pool_size: Pictures of each class; a class with fewer gives all it has.
+        seed: Integer of at least 0.
+        preprocessing: A `Preprocessing`.
+        batch_size: Pictures in a batch.
+
+    Returns:
+        A function from the number of the projection (from 0) to a finite `tf.data.Dataset` of (float32 images
+        `(b, h, w, c)` in 0–1, int64 labels `(b,)`), ordered by class. The samples follow from (seed, number)
+        alone.
+
+    Raises:
+        ValueError: If the set is empty or a number is out of range.
+    """
+    pool_size = check_whole_number("pool_size", pool_size, minimum=1)
+    seed = check_whole_number("seed", seed, minimum=0)
+    check_whole_number("batch_size", batch_size, minimum=1)
+    _check_not_empty(dataset)
+    counts = dataset.class_counts
+    starts = np.cumsum(counts) - counts
+
+    def pool(projection):
+        projection = check_whole_number("projection", projection, minimum=0)
+        order = np.random.default_rng([seed, projection]).permutation(len(dataset))
+        # Stable: the pictures of a class stay in random order, and the first of them are drawn.
+        order = order[np.argsort(dataset.labels[order], kind="stable")]
+        rank = np.arange(len(order)) - starts[dataset.labels[order]]
+        return _finite_batches(dataset, order[rank < pool_size], batch_size, preprocessing)
+
+    return pool
+
+
+def _finite_batches(dataset, indices, batch_size, preprocessing):
+    _check_not_empty(dataset)
+    batch_size = check_whole_number("batch_size", batch_size, minimum=1)
+    batches = tf.data.Dataset.from_tensor_slices(indices.astype(np.int64)).batch(batch_size)
+    pictures = _with_pictures(batches, dataset, batch_size, preprocessing)
+    return pictures.apply(tf.data.experimental.assert_cardinality(math.ceil(len(indices) / batch_size)))
+
+
+def _check_not_empty(dataset):
+    if not len(dataset):
+        raise ValueError(f"There is nothing to make batches of. Received: {dataset!r}.")
+
+
+def _with_pictures(
+    batches, dataset, batch_size, preprocessing, augmentation=None, seed=0, start_batch=0, is_endless=False
+):
+    """From batches of indices to batches of pictures and labels, in the same order."""
+    # One copy on the host, which the pipeline's functions take as an input rather than as a constant of their
+    # graph.
+    with tf.device("cpu:0"):
+        images, labels = tf.constant(dataset.images), tf.constant(dataset.labels)
+
+    def gather(number, indices):
+        batch = preprocessing(tf.gather(images, indices))
+        if augmentation is not None:
+            batch = augmentation(batch, (seed, number))
+        return batch, tf.gather(labels, indices)
+
+    def read(number, index):
+        image = _decode(tf.gather(images, index), preprocessing)
+        if augmentation is not None:
+            image = augmentation.crop(image, (seed, number))
+        return preprocessing(image), tf.gather(labels, index)
+
+    def change(number, batch_and_labels):
+        batch, batch_labels = batch_and_labels
+        return augmentation.after_crop(batch, (seed, number)), batch_labels
+
+    if dataset.holds_paths:
+        pictures = (
+            batches.unbatch()
+            .enumerate(start_batch * batch_size)
+            .map(read, num_parallel_calls=tf.data.AUTOTUNE)
+        )
+        batches = pictures.batch(batch_size, drop_remainder=is_endless)
+        if augmentation is not None:
+            batches = batches.enumerate(start_batch).map(change, num_parallel_calls=tf.data.AUTOTUNE)
+    else:
+        batches = batches.enumerate(start_batch).map(gather, num_parallel_calls=tf.data.AUTOTUNE)
+    options = tf.data.Options()
+    options.deterministic = True
+    return batches.with_options(options).prefetch(2)
+
+
+def _decode(path, preprocessing):
+    contents = tf.io.read_file(path)
+    start = tf.strings.substr(contents, 0, 4)
+    is_picture = (start == b"\x89PNG") | (tf.strings.substr(start, 0, 2) == b"\xff\xd8")
+    # The decoder's own error does not say which file it was.
+    check = tf.debugging.Assert(is_picture, ["Unreadable picture, neither PNG nor JPEG:", path])
+    with tf.control_dependencies([check]):
+        return preprocessing.decode(contents)

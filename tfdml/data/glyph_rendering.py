@@ -1,0 +1,327 @@
+"""Characters rendered in the typefaces that matplotlib ships: hundreds of classes without a download."""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import json
+import logging
+import os
+import pathlib
+import string
+import tempfile
+import unicodedata
+import zipfile
+
+import numpy as np
+
+from tfdml.data.labeled_images import LabeledImages
+from tfdml.data.validation import check_whole_number
+
+_LOGGER = logging.getLogger("tfdml")
+
+# A change in how pictures are drawn must not meet an older cache.
+_RENDERING = 1
+
+# Typefaces whose character map is Unicode; those of Computer Modern are so for letters and digits alone
+# (their "<" is an inverted exclamation mark). STIXNonUnicode, STIXSize… and cmex10 hold pieces of formulas,
+# cmmi10 and cmsy10 other alphabets under Latin codes, and the Last Resort font draws a placeholder for
+# everything.
+_FAITHFUL = ("DejaVu", "STIXGeneral")
+_FAITHFUL_FOR_LETTERS = ("cmb10", "cmr10", "cmss10", "cmti10", "cmtt10")
+_LETTERS = frozenset(map(ord, string.ascii_letters + string.digits))
+
+# On the picture's side as unit: accents over capitals and descenders stay inside it at this size and
+# baseline.
+_EM = 0.66
+_BASELINE = 0.73
+_LARGEST_EXTENT = 0.9
+
+_COMPARISON_SIZE = 64
+_CANDIDATE_DISTANCE = 0.1
+_LOOK_ALIKE = 0.45
+
+
+def glyphs(
+    size=32,
+    min_typefaces=16,
+    seed=0,
+    samples_per_typeface=1,
+    characters=None,
+    rotation=8.0,
+    scale=0.1,
+    shear=0.1,
+    translation=0.06,
+    cache_dir=None,
+):
+    """Characters as classes, typefaces as samples: white on black, each a little warped in its own way.
+
+    The characters are those of matplotlib's DejaVu and STIX typefaces (for letters and digits also Computer
+    Modern) that at least `min_typefaces` of them have, in the order of their code points. Spaces, controls,
+    private characters, lone combining marks and blank glyphs are left out. Of characters that look the same
+    in most of their common typefaces before warping (Latin A, Greek Alpha, Cyrillic A; at this size also Ō
+    and Ŏ) the one with the smallest code point is kept, as their labels would contradict each other.
+
+    With matplotlib 3.11, 657 classes with 10,840 pictures (16 to 21 of each) remain of 736 characters, and
+    2,017 classes with 27,751 pictures for `min_typefaces=12`. Neighbouring code points are of one script:
+    `split_classes(seed=…)` mixes them.
+
+    Args:
+        size: Height and width of a picture in pixels.
+        min_typefaces: Least number of typefaces that must have a character.
+        seed: Of the warps. The warp of a sample depends on the seed, its character and its typeface alone.
+        samples_per_typeface: Differently warped pictures of one character in one typeface.
+        characters: A string that restricts the classes to its characters, or `None` for all.
+        rotation: Largest rotation in degrees, either way.
+        scale: Largest relative change of size, either way.
+        shear: Largest horizontal shear (horizontal shift for each unit of height), either way.
+        translation: Largest shift along each axis on the picture's side as unit, either way.
+        cache_dir: Folder for the rendered set; by default that of the environment variable `TFDML_CACHE`,
+            else `~/.cache/tfdml`. Where it cannot be written, pictures are rendered each time.
+
+    Returns:
+        `LabeledImages` with pictures `(n, size, size, 1)`; a class is named by its character.
+
+    Raises:
+        ValueError: If an argument is out of range, or no character remains.
+    """
+    options = {
+        "size": check_whole_number("size", size, minimum=8),
+        "min_typefaces": check_whole_number("min_typefaces", min_typefaces, minimum=2),
+        "seed": check_whole_number("seed", seed, minimum=0),
+        "samples_per_typeface": check_whole_number("samples_per_typeface", samples_per_typeface, minimum=1),
+        "characters": None if characters is None else "".join(sorted(set(characters))),
+    }
+    limits = {"rotation": 180.0, "scale": 0.9, "shear": 2.0, "translation": 0.5}
+    for name, value in (
+        ("rotation", rotation),
+        ("scale", scale),
+        ("shear", shear),
+        ("translation", translation),
+    ):
+        if not 0 <= value <= limits[name]:
+            raise ValueError(f"Received: {name}={value!r}; expected 0 <= {name} <= {limits[name]:g}.")
+        options[name] = float(value)
+
+    path = _cache_path(cache_dir, options)
+    rendered = _read_cache(path)
+    if rendered is None:
+        rendered = _render_all(**options)
+        _write_cache(path, rendered)
+    images, labels, code_points = rendered
+    return LabeledImages(images[..., np.newaxis], labels, tuple(map(chr, code_points)), name="glyphs")
+
+
+def _render_all(size, min_typefaces, seed, samples_per_typeface, characters, **warp):
+    typefaces = _typefaces()
+    counts = collections.Counter(code for _, codes in typefaces for code in codes)
+    wanted = None if characters is None else set(map(ord, characters))
+    code_points = sorted(
+        code
+        for code, count in counts.items()
+        if count >= min_typefaces and _is_drawable(code) and (wanted is None or code in wanted)
+    )
+    drawings = _draw(typefaces, code_points, _COMPARISON_SIZE)
+    inked = drawings.any(axis=(2, 3))
+    kept = np.flatnonzero(inked.sum(0) >= min_typefaces)
+    kept = kept[_without_look_alikes(drawings[:, kept], inked[:, kept])]
+    if not len(kept):
+        raise ValueError(
+            "No character is left to render. "
+            f"Received: min_typefaces={min_typefaces}, characters={characters!r}; "
+            f"expected min_typefaces <= {len(typefaces)} and characters that so many typefaces have."
+        )
+    code_points, inked = [code_points[index] for index in kept], inked[:, kept]
+
+    # Drawn at twice the size, warped, then averaged: smooth edges without an anti-aliased warp.
+    drawings = drawings[:, kept] if 2 * size == _COMPARISON_SIZE else _draw(typefaces, code_points, 2 * size)
+    images, labels = [], []
+    for label, code in enumerate(code_points):
+        for index in np.flatnonzero(inked[:, label]):
+            generator = np.random.default_rng([seed, code, _stable_number(typefaces[index][0].name)])
+            for _ in range(samples_per_typeface):
+                images.append(_warp(drawings[index, label], generator, **warp))
+                labels.append(label)
+    return np.stack(images), np.asarray(labels, np.int64), np.asarray(code_points, np.int64)
+
+
+def _typefaces():
+    """Pairs of a font file and the code points that it truly draws, in the order of the file names."""
+    import matplotlib
+    from matplotlib.ft2font import FT2Font
+
+    folder = pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    typefaces = []
+    for path in sorted(folder.glob("*.ttf")):
+        if not (path.name.startswith(_FAITHFUL) or path.stem in _FAITHFUL_FOR_LETTERS):
+            continue
+        # Glyph 0 is the placeholder of a missing character.
+        codes = {code for code, glyph in FT2Font(str(path)).get_charmap().items() if glyph != 0}
+        typefaces.append((path, codes & _LETTERS if path.stem in _FAITHFUL_FOR_LETTERS else codes))
+    return typefaces
+
+
+def _is_drawable(code):
+    # C: controls, format, private, unassigned; M: combining marks; Z: spaces.
+    return unicodedata.category(chr(code))[0] not in "CMZ"
+
+
+def _draw(typefaces, code_points, side):
+    """All characters in all typefaces, uint8 `(typefaces, characters, side, side)`; black where missing."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    drawings = np.zeros((len(typefaces), len(code_points), side, side), np.uint8)
+    for row, (path, codes) in enumerate(typefaces):
+        font = ImageFont.truetype(str(path), round(_EM * side), layout_engine=ImageFont.Layout.BASIC)
+        for column, code in enumerate(code_points):
+            if code not in codes:
+                continue
+            left, top, right, bottom = font.getbbox(chr(code), anchor="ls")
+            width, height = right - left, bottom - top
+            if width <= 0 or height <= 0:
+                continue
+            x = round(side / 2 - (left + right) / 2)
+            y = round(_BASELINE * side)
+            canvas = Image.new("L", (side, side))
+            if max(width, height) > _LARGEST_EXTENT * side or y + top < 0 or y + bottom > side:
+                canvas = _draw_shrunk(font, chr(code), (left, top, width, height), side)
+            else:
+                ImageDraw.Draw(canvas).text((x, y), chr(code), font=font, fill=255, anchor="ls")
+            drawings[row, column] = np.asarray(canvas)
+    return drawings
+
+
+def _draw_shrunk(font, character, box, side):
+    """A character too large for the picture, centred and scaled down where need be."""
+    from PIL import Image, ImageDraw
+
+    left, top, width, height = box
+    drawing = Image.new("L", (width, height))
+    ImageDraw.Draw(drawing).text((-left, -top), character, font=font, fill=255, anchor="ls")
+    factor = min(1.0, _LARGEST_EXTENT * side / max(width, height))
+    width, height = max(1, int(width * factor)), max(1, int(height * factor))
+    canvas = Image.new("L", (side, side))
+    canvas.paste(
+        drawing.resize((width, height), Image.Resampling.LANCZOS), ((side - width) // 2, (side - height) // 2)
+    )
+    return canvas
+
+
+def _without_look_alikes(drawings, inked):
+    """Indices of the characters to keep: none looks like an earlier one in most of their common typefaces.
+
+    Two drawings look alike if, laid over each other at their left edges, no patch of 4×4 pixels (of 64×64)
+    differs by more than `_LOOK_ALIKE` of full ink: smaller differences are edges and hinting, accents and
+    serifs are larger.
+    """
+    aligned = _align_left(drawings).astype(np.float32) / 255.0
+    flat = aligned.reshape(*aligned.shape[:2], _COMPARISON_SIZE**2)
+    # Only pairs that are close anywhere are compared patch by patch.
+    nearest = np.full((flat.shape[1], flat.shape[1]), np.inf, np.float32)
+    for typeface, has_ink in zip(flat, inked):
+        squares = np.sum(typeface**2, axis=1)
+        distances = squares[:, None] + squares[None, :] - 2.0 * typeface @ typeface.T
+        distances /= np.maximum(np.maximum(squares[:, None], squares[None, :]), 1e-6)
+        nearest = np.where(has_ink[:, None] & has_ink[None, :], np.minimum(nearest, distances), nearest)
+    candidates = np.argwhere(np.triu(nearest < _CANDIDATE_DISTANCE, k=1))
+
+    resembles = collections.defaultdict(list)
+    for first, second in candidates:
+        common = inked[:, first] & inked[:, second]
+        patches = _patch_means(aligned[common, first] - aligned[common, second])
+        alike = np.abs(patches).max(axis=(1, 2)) < _LOOK_ALIKE
+        if alike.mean() > 0.5:
+            resembles[second].append(first)
+    kept = []
+    is_kept = np.zeros(drawings.shape[1], bool)
+    for index in range(drawings.shape[1]):
+        if not is_kept[resembles[index]].any():
+            is_kept[index] = True
+            kept.append(index)
+    return np.asarray(kept, np.int64)
+
+
+def _align_left(drawings):
+    side = drawings.shape[-1]
+    first_inked = np.argmax(drawings.any(axis=-2), axis=-1)
+    columns = (np.arange(side) + first_inked[..., None]) % side
+    return np.take_along_axis(drawings, columns[..., None, :], axis=-1)
+
+
+def _patch_means(pictures, side=4):
+    """Means of all patches of `side` × `side` pixels."""
+    totals = np.pad(pictures, ((0, 0), (1, 0), (1, 0))).cumsum(1).cumsum(2)
+    rows = totals[:, side:] - totals[:, :-side]
+    return (rows[:, :, side:] - rows[:, :, :-side]) / side**2
+
+
+def _warp(drawing, generator, rotation, scale, shear, translation):
+    from PIL import Image
+
+    side = len(drawing)
+    angle = np.deg2rad(generator.uniform(-rotation, rotation))
+    factor = 1.0 + generator.uniform(-scale, scale)
+    slant = generator.uniform(-shear, shear)
+    shift = generator.uniform(-translation, translation, size=2) * side
+    forward = factor * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    forward = forward @ np.array([[1.0, slant], [0.0, 1.0]])
+    # Pillow asks where each pixel of the result comes from.
+    backward = np.linalg.inv(forward)
+    center = np.full(2, side / 2)
+    offset = center - backward @ (center + shift)
+    coefficients = (*backward[0], offset[0], *backward[1], offset[1])
+    warped = Image.fromarray(drawing).transform(
+        (side, side), Image.Transform.AFFINE, coefficients, resample=Image.Resampling.BILINEAR
+    )
+    return np.asarray(warped.reduce(2))
+
+
+def _stable_number(text):
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
+
+
+def _cache_path(cache_dir, options):
+    import matplotlib
+    import PIL
+
+    if cache_dir is None:
+        cache_dir = os.environ.get("TFDML_CACHE") or pathlib.Path("~", ".cache", "tfdml")
+    versions = {"rendering": _RENDERING, "matplotlib": matplotlib.__version__, "pillow": PIL.__version__}
+    key = hashlib.sha256(json.dumps({**options, **versions}, sort_keys=True).encode()).hexdigest()[:16]
+    return pathlib.Path(cache_dir).expanduser() / f"glyphs-{key}.npz"
+
+
+def _read_cache(path):
+    try:
+        with np.load(path) as stored:
+            rendered = stored["images"], stored["labels"], stored["code_points"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        _LOGGER.warning("The cached glyphs in %s cannot be read (%s); they are rendered again.", path, error)
+        return None
+    images, labels, code_points = rendered
+    if images.ndim != 3 or images.dtype != np.uint8 or len(images) != len(labels) or not len(code_points):
+        _LOGGER.warning("The cached glyphs in %s are not what was asked for; they are rendered again.", path)
+        return None
+    return rendered
+
+
+def _write_cache(path, rendered):
+    images, labels, code_points = rendered
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=path.stem, suffix=".part", delete=False
+        ) as file:
+            temporary = file.name
+            np.savez_compressed(file, images=images, labels=labels, code_points=code_points)
+        # Readers see the old file or the whole new one.
+        os.replace(temporary, path)
+    except OSError as error:
+        _LOGGER.warning(
+            "Rendered glyphs cannot be cached in %s (%s); they are rendered anew each time.", path, error
+        )
+        if temporary is not None and os.path.exists(temporary):
+            os.remove(temporary)

@@ -1,0 +1,184 @@
+"""Which pictures go into which batch: the m-per-class sampler, in numbers."""
+
+from __future__ import annotations
+
+import math
+import threading
+
+import numpy as np
+
+from tfdml.data.validation import check_whole_number
+
+_CLASSES, _PICTURES = 0, 1
+
+
+class BalancedSampler:
+    """Batches of `classes_per_batch` classes × `samples_per_class` pictures; batch t follows from (seed, t).
+
+    **Classes.** Each epoch goes through a fresh permutation of all classes, so that it visits every class.
+    Where the last batch of an epoch is not full, classes of a fixed rotation fill it up, so that extra visits
+    are even, too.
+
+    **Pictures.** The visits of a class walk through shuffled passes over its pictures: each is used once
+    before any is used again, and where a visit lies across two passes, its pictures still differ. After S /
+    gcd(n, S) passes (n pictures, S in a visit) visits and passes end together, and a new seeded period
+    begins. A class with fewer than S pictures repeats each as evenly as possible.
+
+    How often a class was visited before batch t, and thus which period and visit come next, are formulas:
+    going on from any batch costs as much as starting.
+
+    Args:
+        labels: `(n,)` integers.
+        classes_per_batch: Distinct classes in a batch.
+        samples_per_class: Pictures of each of them.
+        seed: Integer of at least 0.
+        class_names: Names for messages, or `None`.
+
+    Raises:
+        ValueError: If a class has fewer than two pictures (they are named), there are fewer classes than
+            `classes_per_batch`, or a number is out of range.
+    """
+
+    def __init__(self, labels, classes_per_batch, samples_per_class, seed, class_names=None):
+        labels = np.asarray(labels)
+        self.seed = check_whole_number("seed", seed, minimum=0)
+        self.samples_per_class = check_whole_number("samples_per_class", samples_per_class, minimum=1)
+        self.num_classes = len(class_names) if class_names is not None else int(labels.max(initial=-1)) + 1
+        self.classes_per_batch = _check_classes_per_batch(classes_per_batch, self.num_classes)
+        self.steps_per_epoch = math.ceil(self.num_classes / self.classes_per_batch)
+
+        counts = np.bincount(labels, minlength=self.num_classes)
+        _check_counts(counts, class_names)
+        self._members = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
+        self._visits_per_period = counts // np.gcd(counts, self.samples_per_class)
+        # The visits of each class' current period, one below the other.
+        self._first_row = np.cumsum(self._visits_per_period) - self._visits_per_period
+        self._rows = np.zeros((self._visits_per_period.sum(), self.samples_per_class), np.int64)
+        self._period = np.full(self.num_classes, -1, np.int64)
+        self._lock = threading.Lock()
+
+        self._fill = self.steps_per_epoch * self.classes_per_batch - self.num_classes
+        self._rotation = self._generator(_CLASSES).permutation(self.num_classes)
+        self._place_in_rotation = np.argsort(self._rotation)
+
+    @property
+    def batch_size(self):
+        """Pictures in a batch."""
+        return self.classes_per_batch * self.samples_per_class
+
+    def epoch(self, number):
+        """Indices of one epoch's pictures, `(steps_per_epoch, batch_size)`; a batch is grouped by class."""
+        classes = self._classes_of_epoch(number)
+        visits = number + self._extra_visits(number)
+        with self._lock:
+            # A class that fills the last batch up is met a second time, one visit later.
+            rows = self._visit(classes[: self.num_classes], visits)
+            fillers = classes[self.num_classes :]
+            visits[fillers] += 1
+            rows = np.concatenate([rows, self._visit(fillers, visits)])
+        return rows.reshape(self.steps_per_epoch, self.batch_size)
+
+    def batch(self, number):
+        """Indices of the pictures of batch `number` from 0, `(batch_size,)`."""
+        epoch, step = divmod(number, self.steps_per_epoch)
+        return self.epoch(epoch)[step]
+
+    def _generator(self, *key):
+        return np.random.default_rng([self.seed, *map(int, key)])
+
+    def _fillers(self, epoch):
+        places = np.arange(epoch * self._fill, (epoch + 1) * self._fill) % self.num_classes
+        return self._rotation[places]
+
+    def _extra_visits(self, epoch):
+        """How often each class was a filler in the epochs before this one."""
+        return (epoch * self._fill + self.num_classes - 1 - self._place_in_rotation) // self.num_classes
+
+    def _classes_of_epoch(self, epoch):
+        classes = self._generator(_CLASSES, 1, epoch).permutation(self.num_classes)
+        if not self._fill:
+            return classes
+        fillers = self._fillers(epoch)
+        # The last batch must not hold a filler twice: those in it change places with classes of earlier
+        # batches.
+        last = np.arange(self.num_classes - (self.classes_per_batch - self._fill), self.num_classes)
+        is_filler = np.zeros(self.num_classes, bool)
+        is_filler[fillers] = True
+        clashing = last[is_filler[classes[last]]]
+        earlier = np.flatnonzero(~is_filler[classes[: last[0]]])
+        others = self._generator(_CLASSES, 2, epoch).permutation(earlier)[: len(clashing)]
+        classes[clashing], classes[others] = classes[others], classes[clashing]
+        return np.concatenate([classes, fillers])
+
+    def _visit(self, classes, visits):
+        periods, places = np.divmod(visits[classes], self._visits_per_period[classes])
+        for index in np.flatnonzero(self._period[classes] != periods):
+            self._begin_period(classes[index], periods[index])
+        return self._rows[self._first_row[classes] + places]
+
+    def _begin_period(self, label, period):
+        members = self._members[label]
+        visits = self._visits_per_period[label]
+        copies, rest = divmod(self.samples_per_class, len(members))
+        rows = self._rows[self._first_row[label] : self._first_row[label] + visits]
+        rows[:, : copies * len(members)] = np.tile(members, copies)
+        if rest:
+            generator = self._generator(_PICTURES, label, period)
+            rows[:, copies * len(members) :] = members[_passes(len(members), rest, generator)]
+        self._period[label] = period
+
+
+def _passes(count, visit, generator):
+    """Shuffled passes over `count` things, cut into visits of `visit` distinct ones; both end together."""
+    number = visit // math.gcd(count, visit)
+    order = generator.permuted(np.tile(np.arange(count), (number, 1)), axis=1)
+    for index in range(1, number):
+        behind = index * count % visit
+        # The visit across the border has its first pictures from the pass before: others must come first in
+        # this one.
+        if behind:
+            is_taken = np.zeros(count, bool)
+            is_taken[order[index - 1, count - behind :]] = True
+            current = order[index]
+            head = current[~is_taken[current]][: visit - behind]
+            is_taken[:] = False
+            is_taken[head] = True
+            order[index] = np.concatenate([head, current[~is_taken[current]]])
+    return order.reshape(-1, visit)
+
+
+def _check_classes_per_batch(classes_per_batch, num_classes):
+    classes_per_batch = check_whole_number("classes_per_batch", classes_per_batch, minimum=1)
+    if classes_per_batch > num_classes:
+        raise ValueError(
+            "A batch cannot hold more classes than there are. "
+            f"Received: classes_per_batch={classes_per_batch}; expected at most {num_classes}."
+        )
+    return classes_per_batch
+
+
+def _check_counts(counts, class_names):
+    poor = np.flatnonzero(counts < 2)
+    if len(poor):
+        shown = [
+            f"{label if class_names is None else class_names[label]!r} ({counts[label]})"
+            for label in poor[:10].tolist()
+        ]
+        more = f" and {len(poor) - 10} more" if len(poor) > 10 else ""
+        raise ValueError(
+            "Each class needs at least two pictures to make a positive pair. "
+            f"Received: classes with fewer: {', '.join(shown)}{more}."
+        )
+
+
+def steps_per_epoch(dataset, classes_per_batch):
+    """Batches of `balanced_batches` until every class was visited.
+
+    Args:
+        dataset: A `LabeledImages`.
+        classes_per_batch: Distinct classes in a batch.
+
+    Returns:
+        ⌈number of classes / classes_per_batch⌉.
+    """
+    return math.ceil(dataset.num_classes / _check_classes_per_batch(classes_per_batch, dataset.num_classes))
