@@ -1,0 +1,44 @@
+"""Which images a backbone takes."""
+
+import numbers
+
+
+def check_input_shape(input_shape, smallest, largest, channels=(1, 3)):
+    """Checks a backbone's input shape and gives it as a tuple of integers (or `None`).
+
+    Args:
+        input_shape: `(height, width, channels)`; height and width can be `None` (unknown).
+        smallest: Least height and width.
+        largest: Greatest height and width.
+        channels: The numbers of channels that are taken.
+
+    Returns:
+        `(height, width, channels)` as a tuple.
+
+    Raises:
+        ValueError: If the shape is another one.
+
+    Example:
+        >>> check_input_shape([28, None, 1], smallest=28, largest=64)
+        (28, None, 1)
+    """
+    expected = (
+        f"expected (height, width, channels) with height and width from {smallest} to {largest} or None and "
+        f"channels one of {tuple(channels)}."
+    )
+    try:
+        shape = tuple(input_shape)
+    except TypeError:
+        raise ValueError(f"Received: input_shape={input_shape!r}; {expected}") from None
+
+    def fits(size):
+        return size is None or (_is_integer(size) and smallest <= size <= largest)
+
+    right = len(shape) == 3 and fits(shape[0]) and fits(shape[1]) and _is_integer(shape[2]) and shape[2] in channels
+    if not right:
+        raise ValueError(f"Received: input_shape={input_shape!r}; {expected}")
+    return tuple(None if size is None else int(size) for size in shape)
+
+
+def _is_integer(size):
+    return isinstance(size, numbers.Integral) and not isinstance(size, bool)
