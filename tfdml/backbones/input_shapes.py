@@ -34,7 +34,13 @@ def check_input_shape(input_shape, smallest, largest, channels=(1, 3)):
     def fits(size):
         return size is None or (_is_integer(size) and smallest <= size <= largest)
 
-    right = len(shape) == 3 and fits(shape[0]) and fits(shape[1]) and _is_integer(shape[2]) and shape[2] in channels
+    right = (
+        len(shape) == 3
+        and fits(shape[0])
+        and fits(shape[1])
+        and _is_integer(shape[2])
+        and shape[2] in channels
+    )
     if not right:
         raise ValueError(f"Received: input_shape={input_shape!r}; {expected}")
     return tuple(None if size is None else int(size) for size in shape)

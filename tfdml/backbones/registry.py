@@ -13,8 +13,8 @@ def register(name):
         name: The name, in lower case.
 
     Returns:
-        A decorator for a function `(input_shape, **options) -> keras.Model` from images to a feature map `(b, h, w,
-        channels)`; it returns the function as it is.
+        A decorator for a function `(input_shape, **options) -> keras.Model` from images to a feature map `(b,
+        h, w, channels)`; it returns the function as it is.
 
     Raises:
         ValueError: If the name is no non-empty lower-case string or belongs to another builder.
@@ -25,7 +25,9 @@ def register(name):
     def decorator(builder):
         known = _BUILDERS.setdefault(name, builder)
         if known is not builder:
-            raise ValueError(f"There is a backbone of this name. Received: name={name!r}; it belongs to {known}.")
+            raise ValueError(
+                f"There is a backbone of this name. Received: name={name!r}; it belongs to {known}."
+            )
         return builder
 
     return decorator
@@ -36,21 +38,21 @@ def backbone_names():
     return sorted(_BUILDERS)
 
 
-def get_backbone(name, input_shape, **options):
+def get_backbone(name, /, input_shape, **options):
     """Builds a backbone: a model from images to their local features.
 
     Args:
-        name: A name of `backbone_names()`.
+        name: A name of `backbone_names()`, in any case.
         input_shape: `(height, width, channels)` of the images; height and width can be `None`.
         **options: Arguments of the builder.
 
     Returns:
-        A new functional `keras.Model` from images, float32 in 0–1, `(b, height, width, channels)` to a feature map
-        `(b, h', w', features)`.
+        A new functional `keras.Model` from images, float32 in 0–1, `(b, height, width, channels)` to a
+        feature map `(b, h', w', features)`.
 
     Raises:
-        ValueError: If the name is unknown (the nearest one is suggested), takes no such option, or the backbone takes
-            no such images.
+        ValueError: If the name is unknown (the nearest one is suggested), takes no such option, or the
+            backbone takes no such images.
         TypeError: If the name is no string.
 
     Example:
@@ -68,5 +70,7 @@ def get_backbone(name, input_shape, **options):
     try:
         inspect.signature(builder).bind(input_shape, **options)
     except TypeError as error:
-        raise ValueError(f"Backbone {name!r} does not take these options. Received: {options}; {error}.") from error
+        raise ValueError(
+            f"Backbone {name!r} does not take these options. Received: {options}; {error}."
+        ) from error
     return builder(input_shape, **options)

@@ -16,15 +16,15 @@ def resnet20(input_shape, batch_norm_momentum=0.9, name="resnet20"):
 
     $$y = \mathrm{relu}\big(\mathrm{bn}(w_2 * \mathrm{relu}(\mathrm{bn}(w_1 * x))) + s(x)\big)$$
 
-    A convolution, then three stages of three such blocks with 3×3 convolutions of 16, 32 and 64 channels; the first
-    block of the second and of the third stage halves height and width. The shortcut $s$ is the identity, or, where the
-    shape changes, a strided 1×1 convolution with batch normalisation (option B of the paper). No convolution has a
-    bias; all start He-normal. With three channels there are 273,392 parameters, 1,568 of them the moving statistics of
-    batch normalisation; with one channel 288 fewer.
+    A convolution, then three stages of three such blocks with 3×3 convolutions of 16, 32 and 64 channels; the
+    first block of the second and of the third stage halves height and width. The shortcut $s$ is the
+    identity, or, where the shape changes, a strided 1×1 convolution with batch normalisation (option B of the
+    paper). No convolution has a bias; all start He-normal. With three channels there are 273,392 parameters,
+    1,568 of them the moving statistics of batch normalisation; with one channel 288 fewer.
 
     Args:
-        input_shape: `(height, width, channels)` of the images: 28 to 64 pixels a side or `None` (unknown), 1 or 3
-            channels.
+        input_shape: `(height, width, channels)` of the images: 28 to 64 pixels a side or `None` (unknown), 1
+            or 3 channels.
         batch_norm_momentum: How much of the moving statistics stays at each step.
         name: The model's name.
 
@@ -47,15 +47,15 @@ def resnet20v2(input_shape, batch_norm_momentum=0.9, name="resnet20v2"):
 
     $$y = w_2 * \mathrm{relu}(\mathrm{bn}(w_1 * a)) + s, \qquad a = \mathrm{relu}(\mathrm{bn}(x))$$
 
-    The same stages and *basic* blocks (two 3×3 convolutions, depth 6·3 + 2) as `resnet20`, not the bottlenecks of
-    depth 9·n + 2. The shortcut is $s = x$; in the first block of a stage it starts after the activation, as the paper
-    has it: $s = a$, or a strided 1×1 convolution of $a$ where the shape changes. Batch normalisation and ReLU follow
-    the last block. With three channels there are 273,008 parameters, 1,376 of them the moving statistics of batch
-    normalisation; with one channel 288 fewer.
+    The same stages and *basic* blocks (two 3×3 convolutions, depth 6·3 + 2) as `resnet20`, not the
+    bottlenecks of depth 9·n + 2. The shortcut is $s = x$; in the first block of a stage it starts after the
+    activation, as the paper has it: $s = a$, or a strided 1×1 convolution of $a$ where the shape changes.
+    Batch normalisation and ReLU follow the last block. With three channels there are 273,008 parameters,
+    1,376 of them the moving statistics of batch normalisation; with one channel 288 fewer.
 
     Args:
-        input_shape: `(height, width, channels)` of the images: 28 to 64 pixels a side or `None` (unknown), 1 or 3
-            channels.
+        input_shape: `(height, width, channels)` of the images: 28 to 64 pixels a side or `None` (unknown), 1
+            or 3 channels.
         batch_norm_momentum: How much of the moving statistics stays at each step.
         name: The model's name.
 
@@ -67,7 +67,8 @@ def resnet20v2(input_shape, batch_norm_momentum=0.9, name="resnet20v2"):
         ValueError: If it takes no such images, or the momentum is not in [0, 1).
 
     Reference:
-        He, Zhang, Ren and Sun, Identity mappings in deep residual networks, ECCV 2016, figure 4(e) and appendix.
+        He, Zhang, Ren and Sun, Identity mappings in deep residual networks, ECCV 2016, figure 4(e) and
+        appendix.
     """
     return _build(input_shape, _PreActivation(batch_norm_momentum), name)
 
@@ -89,11 +90,15 @@ class _Version:
 
     def __init__(self, momentum):
         if not 0.0 <= momentum < 1.0:
-            raise ValueError(f"Received: batch_norm_momentum={momentum!r}; expected 0 <= batch_norm_momentum < 1.")
+            raise ValueError(
+                f"Received: batch_norm_momentum={momentum!r}; expected 0 <= batch_norm_momentum < 1."
+            )
         self.momentum = momentum
 
     def normalize(self, features, name):
-        layer = keras.layers.BatchNormalization(momentum=self.momentum, epsilon=1e-5, name=f"{name}_normalization")
+        layer = keras.layers.BatchNormalization(
+            momentum=self.momentum, epsilon=1e-5, name=f"{name}_normalization"
+        )
         return layer(features)
 
     def activate(self, features, name):

@@ -1,0 +1,79 @@
+import keras
+import pytest
+
+from tfdml.backbones import backbone_names, get_backbone, register
+from tfdml.backbones.registry import _BUILDERS
+
+
+def test_names():
+    assert {"resnet20", "resnet20v2"} <= set(backbone_names())
+    assert backbone_names() == sorted(backbone_names())
+
+
+def test_every_name_builds_a_model_named_after_it():
+    for name in backbone_names():
+        backbone = get_backbone(name, (64, 64, 3))
+        assert isinstance(backbone, keras.Model)
+        assert backbone.name == name
+
+
+def test_upper_case_is_the_same():
+    assert get_backbone("ResNet20", (28, 28, 1)).name == "resnet20"
+
+
+def test_each_call_builds_a_new_model():
+    first, second = (get_backbone("resnet20", (28, 28, 1)) for _ in range(2))
+    assert first is not second
+    assert first.layers[1] is not second.layers[1]
+
+
+def test_unknown_name_suggests_the_nearest():
+    with pytest.raises(ValueError, match=r"Received: 'resnet20_v2'.*Did you mean 'resnet20v2'\?"):
+        get_backbone("resnet20_v2", (28, 28, 1))
+
+
+def test_unknown_name_without_a_near_one():
+    with pytest.raises(
+        ValueError, match=r"Received: 'zzz'; expected one of \['resnet20', 'resnet20v2'.*\]\.$"
+    ):
+        get_backbone("zzz", (28, 28, 1))
+
+
+def test_name_must_be_a_string():
+    with pytest.raises(TypeError, match="Received: 20 of type int"):
+        get_backbone(20, (28, 28, 1))
+
+
+def test_unknown_option():
+    with pytest.raises(ValueError, match="Received: {'depth': 32}.*unexpected keyword argument 'depth'"):
+        get_backbone("resnet20", (28, 28, 1), depth=32)
+
+
+def test_options_reach_the_builder():
+    backbone = get_backbone("resnet20", (28, 28, 1), batch_norm_momentum=0.5, name="mine")
+    assert backbone.name == "mine"
+    momenta = {
+        layer.momentum for layer in backbone.layers if isinstance(layer, keras.layers.BatchNormalization)
+    }
+    assert momenta == {0.5}
+
+
+def test_register(monkeypatch):
+    monkeypatch.setattr("tfdml.backbones.registry._BUILDERS", dict(_BUILDERS))
+
+    @register("identity")
+    def identity(input_shape):
+        images = keras.Input(input_shape)
+        return keras.Model(images, keras.layers.Activation("linear")(images))
+
+    assert "identity" in backbone_names()
+    assert get_backbone("identity", (5, 4, 3)).output.shape[1:] == (5, 4, 3)
+    assert register("identity")(identity) is identity
+    with pytest.raises(ValueError, match="Received: name='identity'"):
+        register("identity")(lambda input_shape: None)
+
+
+@pytest.mark.parametrize("name", ["", "ResNet", None])
+def test_register_refuses_a_bad_name(name):
+    with pytest.raises(ValueError, match="lower case"):
+        register(name)
