@@ -1,0 +1,130 @@
+"""How well nearest neighbours share the query's class."""
+
+import numpy as np
+
+from tfdml.metrics.inputs import as_embeddings, as_labels, class_numbers, same_space
+from tfdml.metrics.neighbors import check_positive
+from tfdml.metrics.search import BLOCK_BYTES, NeighborSearch
+
+
+def retrieval_metrics(
+    embeddings,
+    labels,
+    reference_embeddings=None,
+    reference_labels=None,
+    ks=(1, 2, 4, 8),
+    block_bytes=BLOCK_BYTES,
+):
+    r"""Exact retrieval metrics: precision at 1, recall at k, R-precision and MAP@R.
+
+    A query with $R$ references of its class, itself left out, ranks the references by their L2 distance; of
+    equally near ones the lower index is first. With $\mathrm{rel}(i)$ 1 if the i-th is of the query's class,
+    else 0, and $P(i) = \frac1i \sum_{j \le i} \mathrm{rel}(j)$:
+
+    - precision at 1: $\mathrm{rel}(1)$
+    - recall at k: $\max_{i \le k} \mathrm{rel}(i)$, whether one of the first k is right
+    - R-precision: $P(R)$
+    - MAP@R: $\frac1R \sum_{i=1}^{R} P(i)\,\mathrm{rel}(i)$
+
+    Each is averaged over the queries with $R \ge 1$. Queries without a reference of their class have no right
+    answer; they stay out of the averages and are counted.
+
+    The work goes block by block, never as a whole query × reference matrix: beside its arguments it takes
+    about `block_bytes` and a few copies of the references.
+
+    Args:
+        embeddings: Queries, `(n, d)`; NumPy, a tensor or nested lists, of any real type.
+        labels: Their classes, `(n,)` integers (of any size) or strings.
+        reference_embeddings: What is searched, `(m, d)`; `None` searches the queries themselves, each without
+            itself. It is left out by its index: an equal embedding of another picture is a reference like any
+            other.
+        reference_labels: Classes of `reference_embeddings`, `(m,)`.
+        ks: The k of recall at k.
+        block_bytes: About how much memory a block of queries takes; it does not change the results.
+
+    Returns:
+        A dict with the floats `"precision_at_1"`, `"recall_at_<k>"` for each k, `"r_precision"` and
+        `"map_at_r"`, and the integers `"queries"` (those averaged) and `"queries_without_reference"`. If no
+        query has a reference of its class the floats are NaN.
+
+    Raises:
+        ValueError: If shapes do not fit, a set is empty, embeddings are not finite, only one of the
+            references' arguments is given, or a k is not positive.
+        TypeError: If embeddings are no numbers, labels neither integers nor strings, or a k is no integer.
+
+    Reference:
+        Musgrave, Belongie and Lim, A metric learning reality check, ECCV 2020, section 3.2.
+
+    Example:
+        >>> metrics = retrieval_metrics([[0.0], [1.0], [3.0], [7.0]], ["a", "a", "b", "a"], ks=(1, 2))
+        >>> {name: round(value, 3) for name, value in metrics.items()}
+        ... # doctest: +NORMALIZE_WHITESPACE
+        {'precision_at_1': 0.667, 'recall_at_1': 0.667, 'recall_at_2': 1.0, 'r_precision': 0.5,
+         'map_at_r': 0.417, 'queries': 3, 'queries_without_reference': 1}
+    """
+    ks = _check_ks(ks)
+    block_bytes = check_positive(block_bytes, "block_bytes")
+    if (reference_embeddings is None) != (reference_labels is None):
+        given = "reference_labels" if reference_embeddings is None else "reference_embeddings"
+        raise ValueError(
+            f"Received: {given} alone; expected both reference_embeddings and reference_labels, or neither."
+        )
+    alone = reference_embeddings is None
+    queries = references = as_embeddings(embeddings)
+    query_labels = labels_of_references = as_labels(labels, len(queries))
+    if not alone:
+        references = as_embeddings(reference_embeddings, "reference_embeddings")
+        labels_of_references = as_labels(reference_labels, len(references), "reference_labels")
+        queries, references = same_space(queries, references)
+    classes, reference_classes = class_numbers(query_labels, labels_of_references)
+    relevant = np.bincount(reference_classes, minlength=classes.max() + 1)[classes] - alone
+    counts = np.minimum(np.maximum(relevant, max(ks, default=1)), len(references) - alone)
+    counts[relevant == 0] = 0
+
+    values = {name: np.full(len(queries), np.nan) for name in _names(ks)}
+    own = np.arange(len(queries)) if alone else None
+    search = NeighborSearch(references, block_bytes)
+    for rows, neighbors in search.blocks(queries, counts, own):
+        right = reference_classes[neighbors] == classes[rows, None]
+        for name, of_rows in zip(values, _judge(right, relevant[rows], ks)):
+            values[name][rows] = of_rows
+    judged = relevant > 0
+    number = int(np.count_nonzero(judged))
+    result = {name: float(value[judged].mean()) if number else float("nan") for name, value in values.items()}
+    return {**result, "queries": number, "queries_without_reference": len(queries) - number}
+
+
+def _names(ks):
+    return ["precision_at_1", *(f"recall_at_{k}" for k in ks), "r_precision", "map_at_r"]
+
+
+def _judge(right, relevant, ks):
+    """Metrics of single queries, in the order of `_names`.
+
+    Args:
+        right: Whether the i-th neighbour is of the query's class, `(b, k)`.
+        relevant: R of each query, `(b,)`, at most k.
+        ks: The k of recall at k.
+
+    Yields:
+        `(b,)` values.
+    """
+    places = np.arange(1, right.shape[1] + 1)
+    yield right[:, 0]
+    for k in ks:
+        yield right[:, :k].any(axis=1)
+    counted = right & (places <= relevant[:, None])
+    hits = np.cumsum(counted, axis=1)
+    yield hits[:, -1] / relevant
+    # One by one, so that the sum does not depend on what else is in the block.
+    yield np.cumsum(np.where(counted, hits / places, 0.0), axis=1)[:, -1] / relevant
+
+
+def _check_ks(ks):
+    try:
+        ks = tuple(ks)
+    except TypeError:
+        raise TypeError(
+            f"Received: ks={ks!r}; expected a sequence of positive integers, such as (1, 2, 4, 8)."
+        ) from None
+    return tuple(check_positive(k, "k in ks") for k in ks)

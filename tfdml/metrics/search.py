@@ -1,0 +1,317 @@
+"""Exact nearest neighbours, block by block."""
+
+import numpy as np
+import tensorflow as tf
+
+BLOCK_BYTES = 2**26
+# How many candidates beyond the neighbours sought: with more, fewer queries need a second, more precise look.
+_SLACK = 8
+_PADDING = 64
+
+
+class NeighborSearch:
+    r"""Finds the nearest references of queries under L2; of equally near ones, the lower index is first.
+
+    Distances by matrix products, $\lVert y \rVert^2 - 2 x^\top y$, are quick but rounded, and rounding must
+    decide nothing. So products only propose. A query gets the best candidates by the products in float32.
+    These surely hold its neighbours if the last candidate is farther than the last neighbour by more than
+    twice the bound on the rounding error; otherwise the query is searched again in float64, and then with
+    ever more candidates. Candidates whose products differ by less than twice the bound are ordered by the
+    sums of their squared differences in float64. Equal references are searched as one, so that they tie
+    exactly.
+
+    Runs on the CPU: graphics processors multiply float32 matrices in lower precision than the bound assumes.
+
+    Args:
+        references: `(m, d)` float32 or float64, finite.
+        block_bytes: About how much memory a block of queries may take; a block has one query at least.
+    """
+
+    def __init__(self, references, block_bytes=BLOCK_BYTES):
+        self.block_bytes = block_bytes
+        self.groups = _Duplicates(references)
+        self.distinct = references if self.groups.none else references[self.groups.first]
+        self.center = np.mean(references, axis=0, dtype=np.float64)
+        self.products = {}
+
+    def blocks(self, queries, counts, own=None):
+        """Finds neighbours of all queries that want any.
+
+        Args:
+            queries: `(n, d)` in the references' type.
+            counts: How many neighbours each query wants, `(n,)`; no more than there are (without its own
+                reference).
+            own: The index of each query's own reference, which is none of its neighbours, `(n,)`; `None` if
+                the queries are not among the references.
+
+        Yields:
+            (rows, neighbors): `(b,)` indices of queries and `(b, k)` indices of references, nearest first; k
+            is the largest count in the block.
+        """
+        # Queries that want about as many stand together: one giant class does not make all others costly.
+        rows = np.argsort(counts, kind="stable")
+        rows = rows[counts[rows] > 0]
+        start = 0
+        while start < len(rows):
+            # The block's last query wants most: its end is guessed by the first query and then corrected.
+            stop = start + self._block_rows(counts[rows[start]] + 1 + _SLACK)
+            stop = start + self._block_rows(counts[rows[min(stop, len(rows)) - 1]] + 1 + _SLACK)
+            block = rows[start:stop]
+            yield (
+                block,
+                self._neighbors(queries[block], counts[block[-1]], own if own is None else own[block]),
+            )
+            start = stop
+
+    def _block_rows(self, width):
+        width = min(width, len(self.distinct))
+        return block_rows(len(self.distinct), width, self.block_bytes)
+
+    def _neighbors(self, queries, count, own):
+        if own is None:
+            return self._nearest(queries, count)
+        found = self._nearest(queries, count + 1)
+        keep = found != own[:, None]
+        # A query with many equal references of lower index does not find its own: then the last one goes.
+        keep[keep.all(axis=1), -1] = False
+        return found[keep].reshape(len(queries), count)
+
+    def _nearest(self, queries, count):
+        """The `count` nearest references of each query, `(b, count)`."""
+        found = np.empty((len(queries), count), np.int64)
+        remaining = np.arange(len(queries))
+        for width, dtype in self._attempts(count):
+            uncertain = []
+            size = block_rows(len(self.distinct), width, self.block_bytes, np.dtype(dtype).itemsize)
+            for start in range(0, len(remaining), size):
+                rows = remaining[start : start + size]
+                candidates, groups, certain = self._ranked_candidates(queries[rows], count, width, dtype)
+                found[rows[certain]] = self.groups.expand(
+                    candidates[certain], groups[certain], count, self.block_bytes
+                )
+                uncertain.append(rows[~certain])
+            remaining = np.concatenate(uncertain)
+            if not len(remaining):
+                return found
+        raise AssertionError(
+            "All references are candidates in the last attempt, which leaves nothing uncertain."
+        )
+
+    def _attempts(self, count):
+        everything = len(self.distinct)
+        width = min(count + _SLACK, everything)
+        # Many neighbours lie closer together than float32 can tell: float64 is cheaper than a second look.
+        if 16 * count < everything:
+            yield width, np.float32
+        yield width, np.float64
+        while width < everything:
+            width = min(4 * width, everything)
+            yield width, np.float64
+
+    def _ranked_candidates(self, queries, count, width, dtype):
+        """Candidates in their true order, which of them tie, and whether the first `count` are surely right.
+
+        Returns:
+            Candidates' places in `distinct`, `(b, width)`; numbers that rise with the distance and are equal
+            for ties, `(b, width)`; certainty, `(b,)`.
+        """
+        products = self._products(dtype)
+        centered = products.center(queries)
+        candidates, scores = products.best(centered, width)
+        norms = np.einsum("ij,ij->i", centered, centered, dtype=np.float64)
+        squared = np.maximum(norms[:, None] - scores, 0.0)
+        # What is as near as the last candidate has at most this norm, so the error of its product is bounded.
+        farthest = np.sqrt(norms) + np.sqrt(squared[:, -1])
+        # Each of the d + 1 summands is rounded with every sum; the rest is for the rounding of the vectors.
+        unit = products.roundoff * np.square(np.sqrt(norms) + farthest) + np.finfo(dtype).tiny
+        error = (queries.shape[1] + 8) * unit
+        last = squared[:, min(count, width) - 1] + 2 * error
+        certain = (squared[:, -1] > last) if width < len(self.distinct) else np.ones(len(queries), bool)
+
+        apart = np.diff(squared, axis=1) > 2 * error[:, None]
+        runs = np.zeros(candidates.shape, np.int64)
+        np.cumsum(apart, axis=1, out=runs[:, 1:])
+        close = np.zeros(candidates.shape, bool)
+        close[:, 1:] |= ~apart
+        close[:, :-1] |= ~apart
+        close &= (squared <= last[:, None]) & certain[:, None]
+        return self._order_runs(queries, candidates, runs, close) + (certain,)
+
+    def _order_runs(self, queries, candidates, runs, close):
+        """Orders candidates within the runs of those that products cannot tell apart."""
+        rows, columns = np.nonzero(close)
+        ties = np.zeros(candidates.shape, bool)
+        if len(rows):
+            places = candidates[rows, columns]
+            exact = self._squared_distances(queries, rows, places)
+            key = rows * candidates.shape[1] + runs[rows, columns]
+            order = np.lexsort((places, exact, key))
+            candidates[rows, columns] = places[order]
+            exact, key = exact[order], key[order]
+            tied = np.zeros(len(rows), bool)
+            tied[1:] = (key[1:] == key[:-1]) & (exact[1:] == exact[:-1])
+            ties[rows, columns] = tied
+        return candidates, np.cumsum(~ties, axis=1)
+
+    def _squared_distances(self, queries, rows, places):
+        result = np.empty(len(rows))
+        size = max(1, self.block_bytes // (32 * queries.shape[1]))
+        for start in range(0, len(rows), size):
+            part = slice(start, start + size)
+            result[part] = squared_distances(queries[rows[part]], self.distinct[places[part]])
+        return result
+
+    def _products(self, dtype):
+        if dtype not in self.products:
+            self.products[dtype] = _Products(self.distinct, self.center, dtype)
+        return self.products[dtype]
+
+
+def squared_distances(vectors, others):
+    """Squared L2 distances of each vector to its partner, `(…, d)` → `(…,)`, by differences in float64."""
+    return np.square(np.subtract(vectors, others, dtype=np.float64)).sum(axis=-1)
+
+
+def block_rows(references, width, block_bytes, itemsize=4):
+    """How many queries a block takes so that it stays within its bytes, one at least.
+
+    Args:
+        references: Number of references.
+        width: Number of candidates of each query.
+        block_bytes: Bytes of the block.
+        itemsize: Bytes of a product.
+
+    Returns:
+        Number of queries.
+
+    Example:
+        >>> block_rows(references=60_000, width=20, block_bytes=2**26)
+        263
+    """
+    depth = _depth(references, width)
+    products = itemsize * (references + _PADDING) * (1 + 1 / depth)
+    proposals = (itemsize + 4) * depth * width
+    return max(1, int(block_bytes // (products + proposals + 80 * width)))
+
+
+def _depth(references, width):
+    """How many references share a cell of the first selection: about √(references / width), a power of 2."""
+    depth = 1
+    while 4 * depth * depth * width <= references and depth < _PADDING:
+        depth *= 2
+    return depth
+
+
+class _Products:
+    """Scores 2xᵀy − ‖y‖² of centred and scaled vectors, as one matrix product in one precision."""
+
+    def __init__(self, references, center, dtype):
+        self.dtype = dtype
+        self.count, dim = references.shape
+        self.roundoff = np.finfo(dtype).eps / 2
+        # A power of two brings the references to length 1 at most, so that no square overflows.
+        extent = np.maximum(references.max(axis=0) - center, center - references.min(axis=0)).max() * dim**0.5
+        working = np.result_type(references, dtype)
+        range_exponent = np.finfo(working).maxexp - 2
+        exponent = np.clip(-np.ceil(np.log2(extent)), -range_exponent, range_exponent) if extent > 0 else 0
+        self.scale = working.type(2.0**exponent)
+        self.offset = (center * self.scale).astype(working)
+        centered = self.center(references)
+        columns = -(-self.count // _PADDING) * _PADDING
+        matrix = np.zeros((dim + 1, columns), dtype)
+        np.multiply(centered.T, 2, out=matrix[:-1, : self.count])
+        # What fills up the last cells is farther than anything.
+        matrix[-1] = -1e30
+        matrix[-1, : self.count] = -np.einsum("ij,ij->i", centered, centered, dtype=np.float64)
+        with tf.device("/CPU:0"):
+            self.matrix = tf.constant(matrix)
+
+    def center(self, vectors):
+        scaled = np.multiply(vectors, self.scale, dtype=self.offset.dtype)
+        return np.subtract(scaled, self.offset, out=scaled).astype(self.dtype, copy=False)
+
+    def best(self, centered, width):
+        """The best candidates, `(b, width)`, and their scores in float64, best first."""
+        extended = np.ones((len(centered), centered.shape[1] + 1), self.dtype)
+        extended[:, :-1] = centered
+        cells = self.matrix.shape[1] // _depth(self.count, width)
+        with tf.device("/CPU:0"):
+            candidates, scores = _BEST[self.dtype](tf.constant(extended), self.matrix, width, cells)
+        return candidates.numpy().astype(np.int64), scores.numpy().astype(np.float64)
+
+
+def _best(queries, references, width, cells):
+    # A full selection from each row would take longer than the product. The rows of a (depth, cells)
+    # arrangement are merged into their maxima; the best `width` scores lie in the cells of the best maxima.
+    with tf.device("/CPU:0"):
+        scores = tf.matmul(queries, references)
+        depth = tf.shape(scores)[1] // cells
+        maxima = tf.reduce_max(tf.reshape(scores, (-1, depth, cells)), axis=1)
+        _, best_cells = tf.math.top_k(maxima, width, sorted=False)
+        members = best_cells[:, None, :] + cells * tf.range(depth)[None, :, None]
+        members = tf.reshape(members, (-1, depth * width))
+        values, places = tf.math.top_k(tf.gather(scores, members, batch_dims=1), width)
+        return tf.gather(members, places, batch_dims=1), values
+
+
+def _compiled(dtype):
+    matrix, number = tf.TensorSpec((None, None), dtype), tf.TensorSpec((), tf.int32)
+    return tf.function(_best, input_signature=[matrix, matrix, number, number])
+
+
+_BEST = {dtype: _compiled(dtype) for dtype in (np.float32, np.float64)}
+
+
+class _Duplicates:
+    """Which references are equal."""
+
+    def __init__(self, references):
+        # Adding zero makes −0 and 0 the same bytes.
+        rows = np.ascontiguousarray(references + references.dtype.type(0))
+        rows = rows.view(np.dtype((np.void, rows.shape[1] * rows.itemsize))).reshape(-1)
+        _, self.first, group, self.sizes = np.unique(
+            rows, return_index=True, return_inverse=True, return_counts=True
+        )
+        self.none = len(self.first) == len(references)
+        # The members of each group stand together, in order of their indices.
+        self.members = np.argsort(group.reshape(-1), kind="stable")
+        self.starts = np.cumsum(self.sizes) - self.sizes
+
+    def expand(self, candidates, ranks, count, block_bytes):
+        """Replaces groups by their members and takes the first ones.
+
+        Args:
+            candidates: Groups, nearest first, `(b, width)`.
+            ranks: Equal for groups that tie, rising, `(b, width)`.
+            count: How many members are wanted; the groups together have as many.
+            block_bytes: Bytes for intermediate results.
+
+        Returns:
+            Indices of references, `(b, count)`, by rank and then by index.
+        """
+        if self.none:
+            return candidates[:, :count]
+        sizes = np.minimum(self.sizes[candidates], count)
+        before = np.cumsum(sizes, axis=1) - sizes
+        opens = np.ones(ranks.shape, bool)
+        opens[:, 1:] = ranks[:, 1:] != ranks[:, :-1]
+        needed = np.maximum.accumulate(np.where(opens, before, 0), axis=1) < count
+        totals = np.cumsum(np.where(needed, sizes, 0).sum(axis=1))
+        result = np.empty((len(candidates), count), np.int64)
+        start, done = 0, 0
+        while start < len(candidates):
+            stop = max(start + 1, np.searchsorted(totals, done + block_bytes // 64, side="right"))
+            part = slice(start, stop)
+            result[part] = self._expand(candidates[part], ranks[part], sizes[part], needed[part], count)
+            start, done = stop, totals[stop - 1]
+        return result
+
+    def _expand(self, candidates, ranks, sizes, needed, count):
+        rows, columns = np.nonzero(needed)
+        repeats = sizes[rows, columns]
+        within = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
+        members = self.members[np.repeat(self.starts[candidates[rows, columns]], repeats) + within]
+        rows, ranks = np.repeat(rows, repeats), np.repeat(ranks[rows, columns], repeats)
+        members = members[np.lexsort((members, ranks, rows))]
+        firsts = np.searchsorted(rows, np.arange(len(candidates)))
+        return members[firsts[:, None] + np.arange(count)]
