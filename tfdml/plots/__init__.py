@@ -1,0 +1,9 @@
+"""Every picture: functions of arrays that return a `matplotlib.figure.Figure` and leave pyplot alone."""
+
+from tfdml.plots.curves import training_curve
+from tfdml.plots.embeddings import embedding_map
+from tfdml.plots.files import save
+from tfdml.plots.neighbors import nearest_neighbors
+from tfdml.plots.pooling import pooling_maps
+
+__all__ = ["embedding_map", "nearest_neighbors", "pooling_maps", "save", "training_curve"]

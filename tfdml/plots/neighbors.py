@@ -1,0 +1,186 @@
+"""What the embedder finds alike."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+
+from tfdml.plots import style
+from tfdml.plots.pictures import as_picture, show
+
+_RIGHT_MARK, _WRONG_MARK = "\N{CHECK MARK}", "\N{BALLOT X}"
+# In inches: a picture's side at most, and what the line above the pictures needs at least.
+_LARGEST_SIDE = 1.0
+_SHORTEST_HEADLINE = 3.3
+
+
+def nearest_neighbors(
+    query_images,
+    neighbor_images,
+    correct,
+    *,
+    query_names=None,
+    neighbor_names=None,
+    width=style.TEXT_WIDTH,
+    title=None,
+):
+    """Draws queries and, right of each, its nearest neighbours: right ones framed green, wrong ones red.
+
+    Frames of right neighbours are solid and carry a check mark, those of wrong ones are dashed and carry a
+    cross, so the picture can be read without telling green from red.
+
+    Args:
+        query_images: `q` images, `(q, h, w, c)` or a sequence of images of any sizes; uint8, or float in
+            0..1, with 1, 3 or 4 channels.
+        neighbor_images: `k` images for each query, nearest first: `(q, k, h, w, c)` or a sequence of
+            sequences.
+        correct: Boolean, `(q, k)`: whether the neighbour is of the query's class.
+        query_names: Text below the queries, `(q,)`, such as their classes' names.
+        neighbor_names: Text below the neighbours, `(q, k)`.
+        width: In inches.
+        title: Above the figure.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+
+    Raises:
+        ValueError: If shapes do not fit, there is no query or no neighbour, or an image is no picture.
+    """
+    correct = np.asarray(correct)
+    if correct.ndim != 2 or 0 in correct.shape or correct.dtype != np.bool_:
+        raise ValueError(
+            f"Received: correct of shape {correct.shape} and type {correct.dtype}; "
+            "expected booleans (queries, neighbors)."
+        )
+    queries, neighbors = correct.shape
+    _check_count("query_images", len(query_images), queries)
+    _check_count("neighbor_images", len(neighbor_images), queries)
+    for row in range(queries):
+        _check_count(f"neighbor_images[{row}]", len(neighbor_images[row]), neighbors)
+    if query_names is not None:
+        _check_count("query_names", len(query_names), queries)
+    if neighbor_names is not None:
+        _check_count("neighbor_names", len(neighbor_names), queries)
+        for row in range(queries):
+            _check_count(f"neighbor_names[{row}]", len(neighbor_names[row]), neighbors)
+
+    named = query_names is not None or neighbor_names is not None
+    # One unit is one picture's side; the query stands a little apart. What remains of the figure, in inches,
+    # is the layout's margin on both sides, the headlines and the title above, and the legend below.
+    pitch, apart = 1.12, 0.35
+    extent = apart + neighbors * pitch + 1.0
+    unit = min((width - 0.09) / (extent + 0.1), _LARGEST_SIDE)
+    row_height = 1.12 + (0.15 / unit if named else 0.0)
+    figure = style.new_figure(
+        max(unit * (extent + 0.1) + 0.09, _SHORTEST_HEADLINE),
+        unit * (queries * row_height + 0.05) + 0.42 + (0.2 if title is not None else 0.0),
+    )
+    axes = figure.subplots()
+    axes.set_axis_off()
+    for row in range(queries):
+        top = row * row_height
+        _place(axes, as_picture(query_images[row], f"query_images[{row}]"), 0.0, top)
+        axes.add_patch(Rectangle((0, top), 1, 1, fill=False, edgecolor=style.TEXT, linewidth=0.8, zorder=2))
+        if query_names is not None:
+            _write_below(axes, query_names[row], 0.0, top)
+        for column in range(neighbors):
+            left = apart + (column + 1) * pitch
+            picture = as_picture(neighbor_images[row][column], f"neighbor_images[{row}][{column}]")
+            _place(axes, picture, left, top)
+            _frame(axes, bool(correct[row, column]), left, top, unit)
+            if neighbor_names is not None:
+                _write_below(axes, neighbor_names[row][column], left, top)
+    middle = 0.5 * (1.0 + apart + pitch)
+    bottom = (queries - 1) * row_height + 1
+    axes.plot([middle, middle], [0, bottom], color=style.QUIET, linewidth=0.6)
+    headline = {"fontsize": style.LABEL_SIZE, "color": style.TEXT, "va": "bottom"}
+    axes.text(0.5, -0.1, "query", ha="center", **headline)
+    axes.text(apart + pitch, -0.1, "nearest neighbours", ha="left", **headline)
+    _legend(figure)
+    axes.set_xlim(-0.05, extent + 0.05)
+    axes.set_ylim(queries * row_height, -0.05)
+    axes.set_aspect("equal")
+    style.add_title(figure, title)
+    return figure
+
+
+def _check_count(name, received, expected):
+    if received != expected:
+        raise ValueError(f"{name} does not fit correct's shape. Received: {received} entries; expected {expected}.")
+
+
+def _place(axes, picture, left, top):
+    """Draws the picture as large as fits the unit square at (left, top), in its own proportions."""
+    height, width = picture.shape[:2]
+    side = max(height, width)
+    across, down = width / side, height / side
+    x, y = left + 0.5 * (1 - across), top + 0.5 * (1 - down)
+    show(axes, picture, extent=(x, x + across, y + down, y), interpolation="auto", zorder=1)
+
+
+def _frame(axes, right, left, top, unit):
+    color = style.RIGHT if right else style.WRONG
+    axes.add_patch(
+        Rectangle(
+            (left, top),
+            1,
+            1,
+            fill=False,
+            edgecolor=color,
+            linewidth=2.0,
+            zorder=2,
+            linestyle="solid" if right else (0, (2.5, 1.2)),
+        )
+    )
+    # The mark is a fifth of the picture's side; 72 points are an inch.
+    axes.text(
+        left + 0.96,
+        top + 0.05,
+        _RIGHT_MARK if right else _WRONG_MARK,
+        ha="right",
+        va="top",
+        color=color,
+        fontsize=max(5.0, 72 * unit * 0.2),
+        family=style.TYPEFACE,
+        fontweight="bold",
+        zorder=3,
+        path_effects=style.halo(1.8),
+    )
+
+
+def _write_below(axes, name, left, top):
+    axes.text(
+        left + 0.5,
+        top + 1.05,
+        style.drawable(name),
+        ha="center",
+        va="top",
+        fontsize=style.NOTE_SIZE,
+        color=style.TEXT,
+        family=style.TYPEFACE,
+        parse_math=False,
+    )
+
+
+def _legend(figure):
+    handles = [
+        Line2D([], [], color=style.RIGHT, linewidth=2.0, label=f"{_RIGHT_MARK} same class"),
+        Line2D(
+            [],
+            [],
+            color=style.WRONG,
+            linewidth=2.0,
+            linestyle=(0, (2.5, 1.2)),
+            label=f"{_WRONG_MARK} other class",
+        ),
+    ]
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+        borderaxespad=0.0,
+        handlelength=2.6,
+        prop={"family": style.TYPEFACE, "size": style.NOTE_SIZE},
+    )

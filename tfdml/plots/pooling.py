@@ -1,0 +1,120 @@
+"""What the pooling looks at."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.colors import Normalize
+
+from tfdml.plots import style
+from tfdml.plots.pictures import as_gray, as_picture, show
+
+_OPACITY = 0.7
+# In inches: an image's side at most, and the room for the colour bar and the labels.
+_LARGEST_SIDE = 1.5
+_BAR_WIDTH = 0.95
+
+
+def pooling_maps(
+    images,
+    maps,
+    *,
+    names=None,
+    interpolation="nearest",
+    width=style.TEXT_WIDTH,
+    title=None,
+):
+    r"""Draws images and, below each, its pooling weights over it.
+
+    The weights $p_j$ of the $n$ places of a feature map sum to 1. Drawn is $n p_j$: 1 is the weight that
+    average pooling gives to every place, 0 is left out, and the colours of all images are on one scale.
+
+    Args:
+        images: `b` images, `(b, h, w, c)` or a sequence of images; uint8, or float in 0..1, with 1, 3 or 4
+            channels.
+        maps: `(b, h', w')` weights, each map's sum 1.
+        names: Text above the images, `(b,)`.
+        interpolation: `"nearest"` shows each place of the feature map as a block, `"bilinear"` a smooth map.
+        width: In inches.
+        title: Above the figure.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+
+    Raises:
+        ValueError: If shapes do not fit, there is no image, a weight is negative or not finite, or a map does
+            not sum to 1.
+    """
+    maps = np.asarray(maps)
+    maps = maps.astype(np.float64)
+    if maps.ndim != 3 or 0 in maps.shape:
+        raise ValueError(f"Received: maps of shape {maps.shape}; expected (images, h, w).")
+    count, height, across = maps.shape
+    if len(images) != count:
+        raise ValueError(f"Received: {len(images)} images and {count} maps; expected as many maps as images.")
+    if names is not None and len(names) != count:
+        raise ValueError(f"Received: {len(names)} names and {count} images; expected as many names as images.")
+    if not np.isfinite(maps).all() or maps.min() < 0:
+        raise ValueError(f"Received: weights in [{maps.min():g}, {maps.max():g}]; expected finite weights >= 0.")
+    sums = maps.sum(axis=(1, 2))
+    if np.abs(sums - 1.0).max() > 0.02:
+        raise ValueError(f"Received: a map that sums to {sums[np.abs(sums - 1.0).argmax()]:g}; expected 1.")
+    if interpolation not in ("nearest", "bilinear"):
+        raise ValueError(f"Received: interpolation={interpolation!r}; expected 'nearest' or 'bilinear'.")
+    pictures = [as_picture(image, f"images[{index}]") for index, image in enumerate(images)]
+
+    relative = maps * (height * across)
+    # Average pooling is in the middle of the scale, or below where there are stronger weights.
+    scale = Normalize(0.0, max(2.0, float(relative.max())))
+    per_row = min(count, 8)
+    rows = -(-count // per_row)
+    side = min((width - _BAR_WIDTH) / per_row, _LARGEST_SIDE)
+    tallest = max(picture.shape[0] / picture.shape[1] for picture in pictures)
+    figure = style.new_figure(
+        per_row * side + _BAR_WIDTH,
+        rows * (2 * side * tallest + (0.2 if names is not None else 0.06)) + (0.25 if title is not None else 0.05),
+    )
+    grid = figure.subplots(2 * rows, per_row, squeeze=False)
+    figure.get_layout_engine().set(w_pad=0.04, h_pad=0.03, wspace=0.02, hspace=0.02)
+    overlay = None
+    for index in range(rows * per_row):
+        row, column = divmod(index, per_row)
+        above, below = grid[2 * row, column], grid[2 * row + 1, column]
+        for axes in (above, below):
+            axes.set(xticks=[], yticks=[])
+            for spine in axes.spines.values():
+                spine.set(linewidth=0.5, color=style.QUIET)
+            axes.set_visible(index < count)
+        if index >= count:
+            continue
+        picture = pictures[index]
+        extent = (0, picture.shape[1], picture.shape[0], 0)
+        show(above, picture, extent=extent)
+        # Light and pale, so that what is dark or bright below comes from the weights.
+        show(below, 0.4 + 0.6 * as_gray(picture), extent=extent)
+        overlay = below.imshow(
+            relative[index],
+            extent=extent,
+            cmap=style.SEQUENTIAL_COLORMAP,
+            norm=scale,
+            alpha=_OPACITY,
+            interpolation=interpolation,
+        )
+        if names is not None:
+            above.set_title(
+                style.drawable(names[index]),
+                fontsize=style.NOTE_SIZE,
+                color=style.TEXT,
+                family=style.TYPEFACE,
+                pad=2,
+                parse_math=False,
+            )
+        if column == 0:
+            above.set_ylabel("image", fontsize=style.LABEL_SIZE, color=style.TEXT)
+            below.set_ylabel("weights", fontsize=style.LABEL_SIZE, color=style.TEXT)
+    bar = figure.colorbar(overlay, ax=grid, fraction=0.05, pad=0.01, aspect=12 * 2 * rows)
+    bar.set_label("weight × n\n(1: average pooling)", fontsize=style.LABEL_SIZE, color=style.TEXT)
+    bar.ax.tick_params(labelsize=style.TICK_SIZE, length=2.5, width=0.6, color=style.QUIET, labelcolor=style.TEXT)
+    bar.ax.axhline(1.0, color="white", linewidth=1.2)
+    bar.outline.set_linewidth(0.5)
+    style.add_title(figure, title)
+    return figure
