@@ -47,7 +47,7 @@ def pairwise_distances(x, y=None, metric="l2"):
         return squared
     zero = squared <= 0.0
     # The inner `where` keeps sqrt, and so its gradient, away from 0; NaN passes.
-    return tf.where(zero, 0.0, tf.sqrt(tf.where(zero, 1.0, squared)))
+    return tf.where(zero, tf.zeros_like(squared), tf.sqrt(tf.where(zero, tf.ones_like(squared), squared)))
 
 
 def _squared_l2(x, y, same):
@@ -59,7 +59,7 @@ def _squared_l2(x, y, same):
     unresolved = squared <= tf.stop_gradient(resolution * scale)
     if same:
         unresolved = tf.linalg.set_diag(unresolved, tf.ones(tf.shape(unresolved)[:-1], tf.bool))
-    return tf.where(unresolved, 0.0, squared)
+    return tf.where(unresolved, tf.zeros_like(squared), squared)
 
 
 def _inner_products(x, y):

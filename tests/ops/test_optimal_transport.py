@@ -1,0 +1,390 @@
+"""Partial transport against bisection, the printed formulas, finite differences and a linear program."""
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import linprog
+from scipy.special import expit, logsumexp, softmax
+
+from tfdml.ops.optimal_transport import partial_transport, soft_assignment, transported_mass
+
+SMALL_SHAPES = [(1, 1), (1, 6), (3, 1), (4, 7)]
+
+
+def bisection(costs, ratio, smoothing):
+    """Residual and plan in float64: the scalar equation of the solution solved by halving its bracket."""
+    kernel = -smoothing * np.asarray(costs, np.float64)
+    log_mass = logsumexp(kernel, axis=-2)
+    target = math.log(ratio) - math.log1p(-ratio)
+    low = target - log_mass.max(axis=-1, keepdims=True) - 1.0
+    high = target - log_mass.min(axis=-1, keepdims=True) + 1.0
+    for _ in range(120):
+        middle = 0.5 * (low + high)
+        too_low = expit(middle + log_mass).mean(axis=-1, keepdims=True) < ratio
+        low, high = np.where(too_low, middle, low), np.where(too_low, high, middle)
+    count = log_mass.shape[-1]
+    selected = expit(low + log_mass) / count
+    return expit(-low - log_mass) / count, selected[..., None, :] * softmax(kernel, axis=-2)
+
+
+def iteration_as_printed(costs, ratio, smoothing, iterations):
+    """Proposition 5.2.1, line by line."""
+    kernel = np.exp(-smoothing * costs)
+    count = costs.shape[-1]
+    scale = 1.0
+    for _ in range(iterations):
+        residual = 1.0 / count / (1.0 + scale * kernel.sum(axis=-2))
+        scale = ratio / (kernel @ residual).sum()
+    return residual, scale * kernel * residual
+
+
+def gradient_as_printed(residual, plan, residual_gradient, plan_gradient, ratio, smoothing):
+    """Proposition 5.2.2, with the inner residual inside Diag and the sums over the prototypes."""
+    count = residual.shape[-1]
+    q = residual * residual_gradient + (plan * plan_gradient).sum(axis=0)
+    eta = (residual * residual_gradient).sum() - count * (q * residual).sum()
+    kappa = 1.0 - ratio - count * (residual * residual).sum()
+    return -smoothing * plan * (plan_gradient - count * (q - eta * residual / kappa))
+
+
+def random_costs(kind, shape, generator):
+    prototypes, count = shape
+    if kind == "uniform":
+        return generator.uniform(0.0, 2.0, size=shape)
+    if kind == "two values":
+        return generator.choice([0.0, 2.0], size=shape)
+    if kind == "far apart groups":
+        return np.repeat(generator.choice([0.0, 1.0, 2.0], size=(1, count)), prototypes, axis=0)
+    if kind == "equal":
+        return np.full(shape, 1.25)
+    points, anchors = generator.normal(size=(count, 4)), generator.normal(size=(prototypes, 4))
+    points[count // 2 :] = 0.0
+    points, anchors = (
+        vectors / np.maximum(1.0, np.linalg.norm(vectors, axis=-1, keepdims=True)) for vectors in (points, anchors)
+    )
+    return np.linalg.norm(anchors[:, None] - points[None], axis=-1)
+
+
+KINDS = ("uniform", "two values", "far apart groups", "equal", "distances")
+
+
+def solve_with_gradient(costs, residual_gradient, plan_gradient, *options, **named_options):
+    costs = tf.convert_to_tensor(costs)
+    with tf.GradientTape() as tape:
+        tape.watch(costs)
+        residual, plan = partial_transport(costs, *options, **named_options)
+        loss = tf.reduce_sum(residual * residual_gradient) + tf.reduce_sum(plan * plan_gradient)
+    return residual.numpy(), plan.numpy(), tape.gradient(loss, costs).numpy()
+
+
+def check_float32_solution(costs, ratio, smoothing, seed=0):
+    costs = np.asarray(costs, np.float32)
+    count = costs.shape[-1]
+    generator = np.random.default_rng(seed)
+    upstream = [generator.normal(size=shape).astype("float32") for shape in (costs[0].shape, costs.shape)]
+    residual, plan, gradient = solve_with_gradient(costs, *upstream, ratio, smoothing)
+    assert residual.dtype == plan.dtype == gradient.dtype == np.float32
+    true_residual, true_plan = bisection(costs, ratio, smoothing)
+    np.testing.assert_allclose(residual, true_residual, atol=1e-4 / count, rtol=0)
+    np.testing.assert_allclose(plan, true_plan, atol=1e-4 / count, rtol=0)
+    np.testing.assert_allclose(plan.sum(axis=0, dtype=float), true_plan.sum(axis=0), atol=1e-4 / count, rtol=0)
+    assert abs(plan.sum(dtype=float) - ratio) < 1e-5
+    mass = transported_mass(soft_assignment(tf.constant(costs), smoothing, axis=-2)[0], ratio)
+    assert abs(mass.selected.numpy().sum(dtype=float) / ratio - 1.0) < 1e-5
+    assert (plan >= 0).all() and (residual >= 0).all()
+    assert np.isfinite(gradient).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    prototypes=st.integers(1, 128),
+    count=st.integers(1, 256),
+    ratio=st.floats(0.01, 0.9999),
+    log_smoothing=st.floats(math.log(0.01), math.log(200.0)),
+    kind=st.sampled_from(KINDS),
+    seed=st.integers(0, 2**16),
+)
+def test_random_problems(prototypes, count, ratio, log_smoothing, kind, seed):
+    costs = random_costs(kind, (prototypes, count), np.random.default_rng(seed))
+    check_float32_solution(costs, ratio, math.exp(log_smoothing), seed)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(1, 1), (2, 1), (1, 256), (128, 1), (128, 256)])
+@pytest.mark.parametrize(("ratio", "smoothing"), [(0.01, 200.0), (0.01, 0.01), (0.999999, 200.0), (0.5, 200.0)])
+def test_corners(kind, shape, ratio, smoothing):
+    check_float32_solution(random_costs(kind, shape, np.random.default_rng(0)), ratio, smoothing)
+
+
+def test_costs_of_any_size():
+    costs = np.random.default_rng(0).uniform(0, 1e4, size=(3, 20))
+    costs[:, :10] += 1e6
+    check_float32_solution(costs, 0.3, 10.0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("cheap", [1, 8, 15])
+@pytest.mark.parametrize("excess", [-0.01, -1e-6, 0.0, 1e-6, 0.01])
+def test_ratio_between_groups_that_lie_far_apart(cheap, excess, dtype):
+    """Some features are free, the others too dear: Newton's steps leave the bracket on the plateau between."""
+    ratio = cheap / 16 + excess
+    costs = np.repeat([[0.0] * cheap + [2.0] * (16 - cheap)], 2, axis=0).astype(dtype)
+    residual, _ = partial_transport(costs, ratio, 200.0)
+    np.testing.assert_allclose(residual[:cheap], max(0.0, -excess) / cheap, atol=1e-7)
+    np.testing.assert_allclose(residual[cheap:], 1 / 16 - max(0.0, excess) / (16 - cheap), atol=1e-7)
+
+
+@pytest.mark.parametrize("ratio", [0.01, 0.3, 0.99])
+@pytest.mark.parametrize("cost", [0.0, 1.95, 8284.2])
+def test_equal_features_share_alike(cost, ratio):
+    """The solution lies at the end of the bracket, where large costs leave it few digits."""
+    residual, plan = partial_transport(np.full((4, 40), cost, "float32"), ratio, 200.0)
+    np.testing.assert_allclose(residual, (1 - ratio) / 40, rtol=2e-6)
+    np.testing.assert_allclose(plan, ratio / 160, rtol=2e-6)
+
+
+def test_a_result_does_not_depend_on_the_batch():
+    generator = np.random.default_rng(0)
+    easy, hard = generator.uniform(size=(3, 9)), generator.choice([0.0, 2.0], size=(3, 9))
+    together = transported_mass(soft_assignment(tf.constant(np.stack([easy, hard])), 150.0, -2)[0], 0.4)
+    alone = transported_mass(soft_assignment(tf.constant(easy), 150.0, -2)[0], 0.4)
+    np.testing.assert_allclose(together.selected[0], alone.selected, rtol=1e-15)
+
+
+def test_not_a_number_stays_visible_and_ends():
+    costs = np.random.default_rng(0).uniform(size=(2, 3, 5))
+    costs[0, 1, 2] = np.nan
+    residual, plan = partial_transport(costs, 0.4, 5.0)
+    assert np.isnan(residual[0]).all() and np.isnan(plan[0]).any()
+    np.testing.assert_allclose(residual[1], bisection(costs[1], 0.4, 5.0)[0], atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", SMALL_SHAPES)
+@pytest.mark.parametrize("solver", ["newton", "bregman"])
+def test_whole_mass(shape, solver):
+    generator = np.random.default_rng(0)
+    costs, plan_gradient = generator.uniform(size=shape), generator.normal(size=shape)
+    residual, plan, gradient = solve_with_gradient(
+        costs, generator.normal(size=shape[1]), plan_gradient, 1.0, 3.0, solver
+    )
+    np.testing.assert_array_equal(residual, np.zeros(shape[1]))
+    np.testing.assert_allclose(plan, softmax(-3.0 * costs, axis=0) / shape[1], rtol=1e-12)
+    share = softmax(-3.0 * costs, axis=0)
+    expected = -3.0 / shape[1] * share * (plan_gradient - (share * plan_gradient).sum(axis=0))
+    np.testing.assert_allclose(gradient, expected, atol=1e-13)
+
+
+@pytest.mark.parametrize("ratio", [0.2, 0.55, 1.0])
+def test_approaches_the_linear_program(ratio):
+    prototypes, count, smoothing = 3, 10, 1e4
+    costs = np.random.default_rng(0).uniform(size=(prototypes, count))
+    # Variables: the residual, then the plan row by row.
+    marginals = np.concatenate([np.eye(count)] * (prototypes + 1), axis=1)
+    total = np.concatenate([np.zeros(count), np.ones(prototypes * count)])
+    program = linprog(
+        np.concatenate([np.zeros(count), costs.ravel()]),
+        A_eq=np.vstack([marginals, total]),
+        b_eq=np.concatenate([np.full(count, 1.0 / count), [ratio]]),
+    )
+    assert program.status == 0
+    _, plan = partial_transport(costs, ratio, smoothing)
+    # The entropy term, which lies between -log((m + 1) n) / smoothing and 0, is all that can part the two.
+    excess = float(tf.reduce_sum(plan * costs)) - program.fun
+    assert -1e-9 < excess < math.log((prototypes + 1) * count) / smoothing
+
+
+@pytest.mark.parametrize(("solver", "shape"), [*(("newton", shape) for shape in SMALL_SHAPES), ("bregman", (4, 7))])
+@pytest.mark.parametrize(("ratio", "smoothing"), [(0.05, 2.0), (0.3, 5.0), (0.9, 0.5), (0.97, 8.0)])
+def test_gradient_against_finite_differences_and_the_printed_formula(solver, shape, ratio, smoothing):
+    generator = np.random.default_rng(0)
+    costs = generator.uniform(0.1, 2.0, size=shape)
+    upstream = generator.normal(size=shape[1]), generator.normal(size=shape)
+
+    def loss(costs):
+        residual, plan = bisection(costs, ratio, smoothing)
+        return (residual * upstream[0]).sum() + (plan * upstream[1]).sum()
+
+    options = {"solver": solver, "iterations": 1500} if solver == "bregman" else {}
+    residual, plan, gradient = solve_with_gradient(costs, *upstream, ratio, smoothing, **options)
+    differences = np.zeros(shape)
+    for index in np.ndindex(*shape):
+        step = np.zeros(shape)
+        step[index] = 1e-5
+        differences[index] = (loss(costs + step) - loss(costs - step)) / 2e-5
+    np.testing.assert_allclose(gradient, differences, atol=1e-6, rtol=0)
+    if shape[1] > 1:  # For one feature the printed formula divides 0 by 0.
+        printed = gradient_as_printed(residual, plan, *upstream, ratio, smoothing)
+        np.testing.assert_allclose(gradient, printed, atol=1e-10)
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 3, 30])
+def test_bregman_is_the_printed_iteration(iterations):
+    costs = np.random.default_rng(0).uniform(size=(4, 9))
+    expected = iteration_as_printed(costs, 0.3, 5.0, iterations)
+    for gradient in ("implicit", "unrolled"):
+        found = partial_transport(costs, 0.3, 5.0, solver="bregman", iterations=iterations, gradient=gradient)
+        for got, wanted in zip(found, expected):
+            np.testing.assert_allclose(got, wanted, rtol=1e-12)
+
+
+def test_unrolled_gradient_differentiates_the_iteration():
+    generator = np.random.default_rng(0)
+    costs, upstream = (
+        generator.uniform(size=(3, 5)),
+        (generator.normal(size=5), generator.normal(size=(3, 5))),
+    )
+
+    def loss(costs):
+        return sum((got * sent).sum() for got, sent in zip(iteration_as_printed(costs, 0.3, 5.0, 3), upstream))
+
+    options = {"solver": "bregman", "gradient": "unrolled", "iterations": 3}
+    _, _, gradient = solve_with_gradient(costs, *upstream, 0.3, 5.0, **options)
+    for index in np.ndindex(3, 5):
+        step = np.zeros((3, 5))
+        step[index] = 1e-5
+        assert gradient[index] == pytest.approx((loss(costs + step) - loss(costs - step)) / 2e-5, abs=1e-8)
+
+
+def test_gradients_agree_when_converged():
+    generator = np.random.default_rng(0)
+    costs = generator.uniform(size=(2, 4, 9))
+    upstream = generator.normal(size=(2, 9)), generator.normal(size=(2, 4, 9))
+    newton = solve_with_gradient(costs, *upstream, 0.3, 5.0)
+    for gradient in ("implicit", "unrolled"):
+        found = solve_with_gradient(costs, *upstream, 0.3, 5.0, solver="bregman", iterations=300, gradient=gradient)
+        for got, wanted in zip(found, newton):
+            np.testing.assert_allclose(got, wanted, atol=1e-10)
+
+
+def test_bregman_does_not_underflow():
+    costs = np.random.default_rng(0).uniform(1.5, 2.0, size=(4, 8)).astype("float32")
+    found = solve_with_gradient(costs, 1.0, 0.0, 0.3, 200.0, solver="bregman", iterations=100, gradient="unrolled")
+    assert all(np.isfinite(values).all() for values in found)
+    assert found[1].sum() == pytest.approx(0.3, abs=1e-5)
+
+
+def test_second_derivative():
+    generator = np.random.default_rng(0)
+    costs, direction = tf.constant(generator.uniform(size=(3, 5))), generator.normal(size=(3, 5))
+
+    def slope(costs):
+        with tf.GradientTape() as tape:
+            tape.watch(costs)
+            loss = tf.reduce_sum(partial_transport(costs, 0.3, 5.0).residual ** 2)
+        return tf.reduce_sum(tape.gradient(loss, costs) * direction)
+
+    with tf.GradientTape() as tape:
+        tape.watch(costs)
+        value = slope(costs)
+    curvature = tf.reduce_sum(tape.gradient(value, costs) * direction)
+    expected = (slope(costs + 1e-5 * direction) - slope(costs - 1e-5 * direction)) / 2e-5
+    assert float(curvature) == pytest.approx(float(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize("solver", ["newton", "bregman"])
+def test_masked_features_take_no_part(solver):
+    generator = np.random.default_rng(0)
+    costs = generator.uniform(size=(3, 4, 7))
+    mask = np.array([[True] * 7, [True, False, True, True, False, False, True], [False] * 7])
+    costs[1, :, 1], costs[1, :, 4] = np.nan, np.inf
+    upstream = generator.normal(size=(3, 7)), generator.normal(size=(3, 4, 7))
+    residual, plan, gradient = solve_with_gradient(costs, *upstream, 0.3, 5.0, solver, mask=mask)
+    for row in range(2):
+        kept = mask[row]
+        expected = solve_with_gradient(
+            costs[row][:, kept], upstream[0][row][kept], upstream[1][row][:, kept], 0.3, 5.0, solver
+        )
+        for got, wanted in zip((residual[row][kept], plan[row][:, kept], gradient[row][:, kept]), expected):
+            np.testing.assert_allclose(got, wanted, atol=1e-12)
+        for left_out in (residual[row][~kept], plan[row][:, ~kept], gradient[row][:, ~kept]):
+            np.testing.assert_array_equal(left_out, np.zeros_like(left_out))
+    for of_empty in (residual[2], plan[2], gradient[2]):
+        np.testing.assert_array_equal(of_empty, np.zeros_like(of_empty))
+
+
+@pytest.mark.parametrize("options", [{"solver": "bregman", "gradient": "unrolled"}, {"ratio": 1.0}])
+def test_all_masked_with_other_options(options):
+    options = {"ratio": 0.3, "smoothing": 5.0, "iterations": 5, **options}
+    costs = np.random.default_rng(0).uniform(size=(2, 3, 4))
+    mask = np.array([[True, True, False, True], [False] * 4])
+    residual, plan, gradient = solve_with_gradient(costs, 1.0, 1.0, mask=mask, **options)
+    assert plan[0].sum() == pytest.approx(options["ratio"])
+    for values in (residual[1], plan[1], gradient[1]):
+        np.testing.assert_array_equal(values, np.zeros_like(values))
+    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"solver": "bregman"}, {"solver": "bregman", "gradient": "unrolled"}])
+@pytest.mark.parametrize(("shape", "dtype"), [((4, 7), "float32"), ((2, 4, 7), "float64"), ((2, 3, 4, 7), "float32")])
+def test_eager_graph_and_compiled_agree(options, shape, dtype):
+    generator = np.random.default_rng(0)
+    costs = tf.constant(generator.uniform(size=shape), dtype)
+    upstream = [tf.constant(generator.normal(size=size), dtype) for size in (shape[:-2] + shape[-1:], shape)]
+    options = {**options, "iterations": 8}
+
+    def run(costs):
+        with tf.GradientTape() as tape:
+            tape.watch(costs)
+            residual, plan = partial_transport(costs, 0.3, 5.0, **options)
+            loss = tf.reduce_sum(residual * upstream[0]) + tf.reduce_sum(plan * upstream[1])
+        return residual, plan, tape.gradient(loss, costs)
+
+    expected = run(costs)
+    unknown = [tf.TensorSpec((None,) * len(shape), dtype)]
+    for function in (
+        tf.function(run),
+        tf.function(run, input_signature=unknown),
+        tf.function(run, jit_compile=True),
+    ):
+        for got, wanted in zip(function(costs), expected):
+            assert got.shape == wanted.shape
+            np.testing.assert_allclose(got, wanted, atol=2e-6)
+
+
+def test_unknown_mask_size_in_a_graph():
+    signature = [tf.TensorSpec((None, 3, None), tf.float64), tf.TensorSpec((None, None), tf.bool)]
+    function = tf.function(lambda costs, mask: partial_transport(costs, 0.3, 5.0, mask=mask), input_signature=signature)
+    costs, mask = np.random.default_rng(0).uniform(size=(2, 3, 5)), np.ones((2, 5), bool)
+    np.testing.assert_allclose(function(costs, mask).residual, bisection(costs, 0.3, 5.0)[0], atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_is_computed_in_float32(dtype):
+    costs = tf.cast(np.random.default_rng(0).uniform(0, 2, size=(4, 50)), dtype)
+    residual, plan = partial_transport(costs, 0.3, 200.0)
+    assert residual.dtype == plan.dtype == tf.float32
+    np.testing.assert_allclose(residual, bisection(tf.cast(costs, tf.float64), 0.3, 200.0)[0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ratio": 0.0}, "Received: ratio=0.0; expected 0 < ratio <= 1"),
+        ({"ratio": 1.3}, "Received: ratio=1.3"),
+        ({"ratio": -0.1}, "Received: ratio=-0.1"),
+        ({"ratio": float("nan")}, "Received: ratio=nan"),
+        ({"ratio": "half"}, "Received: ratio='half'"),
+        ({"smoothing": 0.0}, "Received: smoothing=0.0; expected 0 < smoothing"),
+        ({"smoothing": -5.0}, "Received: smoothing=-5.0"),
+        ({"smoothing": float("inf")}, "Received: smoothing=inf"),
+        ({"smoothing": None}, "Received: smoothing=None"),
+        ({"solver": "sinkhorn"}, "Received: solver='sinkhorn'; expected one of"),
+        ({"gradient": "none"}, "Received: gradient='none'; expected one of"),
+        ({"gradient": "unrolled"}, "no unrolled gradient"),
+        ({"iterations": 0}, "Received: iterations=0"),
+        ({"iterations": 2.5}, "Received: iterations=2.5"),
+        ({"iterations": "ten"}, "Received: iterations='ten'"),
+        ({"costs": np.ones(4)}, r"Received: costs of shape \(4,\)"),
+        (
+            {"mask": np.ones(3, bool)},
+            r"Received: mask of shape \(3,\) and costs of shape \(3, 4\); expected \(4,\)",
+        ),
+    ],
+)
+def test_bad_input(options, message):
+    with pytest.raises(ValueError, match=message):
+        partial_transport(**{"costs": np.ones((3, 4)), "ratio": 0.3, "smoothing": 5.0, **options})

@@ -1,0 +1,57 @@
+"""Layers that normalise embeddings."""
+
+import keras
+import tensorflow as tf
+
+from tfdml import ops
+
+
+@keras.saving.register_keras_serializable(package="tfdml")
+class L2Normalization(keras.layers.Layer):
+    r"""Scales every vector to unit length: $v / \lVert v \rVert_2$ along the last axis.
+
+    The norm is computed in float32 under mixed precision. A zero vector stays zero.
+
+    Example:
+        >>> print(L2Normalization()(tf.constant([[3.0, 4.0]])).numpy())
+        [[0.6 0.8]]
+    """
+
+    def call(self, inputs):
+        return tf.cast(ops.l2_normalize(inputs), inputs.dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+@keras.saving.register_keras_serializable(package="tfdml")
+class L2Clip(keras.layers.Layer):
+    r"""Holds every vector inside a ball: $v / \max(1, \lVert v \rVert_2 / r)$ along the last axis.
+
+    Lipschitz continuous, which the generalisation bound of chance constrained programming needs and unit
+    normalisation is not. The norm is computed in float32 under mixed precision.
+
+    Args:
+        max_norm: The ball's radius $r > 0$.
+
+    Raises:
+        ValueError: If `max_norm` is not positive.
+
+    Reference:
+        Gürbüz, "Novel Optimization Models to Generalize Deep Metric Learning", METU 2022, section 3.2.4.
+    """
+
+    def __init__(self, max_norm=1.0, **kwargs):
+        super().__init__(**kwargs)
+        if not max_norm > 0:
+            raise ValueError(f"max_norm must be positive. Received: max_norm={max_norm!r}; expected a float > 0.")
+        self.max_norm = float(max_norm)
+
+    def call(self, inputs):
+        return tf.cast(ops.l2_clip(inputs, self.max_norm), inputs.dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "max_norm": self.max_norm}

@@ -1,0 +1,96 @@
+"""What a batch of embeddings is compared with, apart from itself."""
+
+from typing import NamedTuple, Optional
+
+import keras
+import tensorflow as tf
+
+
+class References(NamedTuple):
+    """Embeddings with labels that a loss scores a batch against.
+
+    Attributes:
+        embeddings: `(references, dim)`.
+        labels: Integer class labels, `(references,)`.
+        valid: Boolean, `(references,)`: those that exist; `None` if all do.
+    """
+
+    embeddings: tf.Tensor
+    labels: tf.Tensor
+    valid: Optional[tf.Tensor] = None
+
+
+@keras.saving.register_keras_serializable(package="tfdml")
+class ClassProxies(keras.layers.Layer):
+    """Trainable points of the embedding space that stand for the classes.
+
+    Calling the layer, without arguments, gives all proxies as `References`. They are used as they are:
+    losses on cosine similarity normalise them themselves.
+
+    Args:
+        num_classes: How many classes there are; labels run from 0 to `num_classes - 1`.
+        per_class: How many proxies stand for each class.
+        dim: Size of the embedding.
+        initializer: Of the proxies; the default has about unit length.
+
+    Raises:
+        ValueError: If one of the counts is below 1.
+
+    Reference:
+        Movshovitz-Attias et al., "No fuss distance metric learning using proxies", ICCV 2017.
+
+    Example:
+        >>> proxies = ClassProxies(num_classes=3, per_class=2, dim=8)
+        >>> references = proxies()
+        >>> tuple(references.embeddings.shape), references.labels.numpy().tolist()
+        ((6, 8), [0, 0, 1, 1, 2, 2])
+    """
+
+    def __init__(self, num_classes, per_class=1, *, dim, initializer=None, **kwargs):
+        super().__init__(**kwargs)
+        for name, value in (("num_classes", num_classes), ("per_class", per_class), ("dim", dim)):
+            if int(value) != value or value < 1:
+                raise ValueError(f"{name} must be a positive integer. Received: {name}={value!r}.")
+        self.num_classes, self.per_class, self.dim = int(num_classes), int(per_class), int(dim)
+        self.initializer = keras.initializers.get(
+            initializer or keras.initializers.RandomNormal(stddev=self.dim**-0.5)
+        )
+        self.proxies = self.add_weight(
+            name="proxies",
+            shape=(self.num_classes, self.per_class, self.dim),
+            initializer=self.initializer,
+            dtype="float32",
+            trainable=True,
+        )
+        self.built = True
+
+    def __call__(self):
+        """All proxies, class by class, as `References`."""
+        count = self.num_classes * self.per_class
+        return References(
+            embeddings=tf.reshape(tf.convert_to_tensor(self.proxies), (count, self.dim)),
+            labels=tf.repeat(tf.range(self.num_classes), self.per_class),
+        )
+
+    def assign(self, proxies):
+        """Puts new proxies in place of the present ones.
+
+        Args:
+            proxies: `(num_classes, per_class, dim)`.
+
+        Raises:
+            ValueError: If the shape is another.
+        """
+        expected = (self.num_classes, self.per_class, self.dim)
+        if tuple(proxies.shape) != expected:
+            raise ValueError(f"Proxies do not fit. Received: shape {tuple(proxies.shape)}; expected {expected}.")
+        self.proxies.assign(proxies)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "per_class": self.per_class,
+            "dim": self.dim,
+            "initializer": keras.initializers.serialize(self.initializer),
+        }

@@ -1,0 +1,65 @@
+"""Distances between vectors held inside the unit ball."""
+
+import numpy as np
+import tensorflow as tf
+
+from tfdml.ops.normalization import l2_clip
+from tfdml.ops.precision import at_least_float32
+
+
+def clipped_distances(x, y):
+    r"""Distances of clipped vectors.
+
+    $$d_{ji} = \lVert \bar x_j - \bar y_i \rVert_2, \qquad \bar v = \frac{v}{\max(1, \lVert v \rVert_2)}$$
+
+    Equals `pairwise_distances(l2_clip(x), l2_clip(y))` in value and gradient, for `x` that are many and read often,
+    as local features are: the lengths of `x` are divided out of the inner products, not of `x`, and the gradient is
+    written out. With upstream gradients $G$,
+
+    $$\frac{\partial L}{\partial x_j} = k_j x_j - r_j \sum_i h_{ji} \bar y_i, \qquad
+      h_{ji} = \frac{G_{ji}}{d_{ji}}, \qquad r_j = \frac{1}{\max(1, \lVert x_j \rVert_2)},$$
+
+    with $k_j = \sum_i h_{ji}$ inside the ball and $k_j = r_j^3 \sum_i h_{ji} x_j^\top \bar y_i$, which takes the
+    radial part out, beyond it.
+
+    Args:
+        x: Vectors, `(..., n, d)`, of known d. Half precisions are computed in float32.
+        y: Vectors, `(m, d)`.
+
+    Returns:
+        Distances, `(..., n, m)`, float32, or float64 if `x` is. Where two vectors cannot be told apart in that
+        precision the distance and its gradient are 0.
+    """
+    x = at_least_float32(x)
+    y = l2_clip(tf.cast(y, x.dtype))
+    resolution = x.dtype.as_numpy_dtype(4.0 * np.finfo(x.dtype.as_numpy_dtype).eps)
+    shape = tf.concat([tf.shape(x)[:-1], tf.shape(y)[:1]], axis=0)
+
+    @tf.custom_gradient
+    def distances(x, y):
+        vectors = tf.reshape(x, (-1, x.shape[-1]))
+        squared = tf.reduce_sum(tf.square(vectors), axis=-1, keepdims=True)
+        scale = tf.math.rsqrt(tf.maximum(squared, 1.0))
+        products = tf.matmul(vectors, y, transpose_b=True)
+        total = tf.minimum(squared, 1.0) + tf.reduce_sum(tf.square(y), axis=-1)
+        apart = total - (2.0 * scale) * products
+        # Asked this way round, NaN stays NaN.
+        lengths = tf.sqrt(tf.where(apart <= resolution * total, tf.zeros_like(apart), apart))
+
+        def gradient(upstream):
+            pull = tf.math.divide_no_nan(tf.reshape(upstream, tf.shape(lengths)), lengths)
+            scaled = scale * pull
+            along = tf.where(
+                squared <= 1.0,
+                tf.reduce_sum(pull, axis=-1, keepdims=True),
+                tf.square(scale) * tf.reduce_sum(scaled * products, axis=-1, keepdims=True),
+            )
+            of_x = along * vectors - tf.matmul(scaled, y)
+            of_y = tf.reduce_sum(pull, axis=0)[:, None] * y - tf.matmul(scaled, vectors, transpose_a=True)
+            return tf.reshape(of_x, tf.shape(x)), of_y
+
+        return tf.reshape(lengths, shape), gradient
+
+    result = distances(x, y)
+    result.set_shape([*x.shape[:-1], y.shape[0]])
+    return result
