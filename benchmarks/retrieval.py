@@ -6,11 +6,13 @@ python benchmarks/retrieval.py --samples 10000 --classes 10 --dim 2
 
 import argparse
 import os
+import pathlib
 import resource
 import sys
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402

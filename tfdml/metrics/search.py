@@ -241,17 +241,26 @@ class _Products:
 
 
 def _best(queries, references, width, cells):
-    # A full selection from each row would take longer than the product. The rows of a (depth, cells)
-    # arrangement are merged into their maxima; the best `width` scores lie in the cells of the best maxima.
     with tf.device("/CPU:0"):
         scores = tf.matmul(queries, references)
         depth = tf.shape(scores)[1] // cells
-        maxima = tf.reduce_max(tf.reshape(scores, (-1, depth, cells)), axis=1)
-        _, best_cells = tf.math.top_k(maxima, width, sorted=False)
-        members = best_cells[:, None, :] + cells * tf.range(depth)[None, :, None]
-        members = tf.reshape(members, (-1, depth * width))
-        values, places = tf.math.top_k(tf.gather(scores, members, batch_dims=1), width)
-        return tf.gather(members, places, batch_dims=1), values
+        values, places = tf.cond(
+            depth > 1,
+            lambda: _best_by_cells(scores, width, cells, depth),
+            lambda: tuple(tf.math.top_k(scores, width)),
+        )
+        return places, values
+
+
+def _best_by_cells(scores, width, cells, depth):
+    # A full selection from each row would take longer than the product. The rows of a (depth, cells)
+    # arrangement are merged into their maxima; the best `width` scores lie in the cells of the best maxima.
+    maxima = tf.reduce_max(tf.reshape(scores, (-1, depth, cells)), axis=1)
+    _, best_cells = tf.math.top_k(maxima, width, sorted=False)
+    members = best_cells[:, None, :] + cells * tf.range(depth)[None, :, None]
+    members = tf.reshape(members, (-1, depth * width))
+    values, places = tf.math.top_k(tf.gather(scores, members, batch_dims=1), width)
+    return values, tf.gather(members, places, batch_dims=1)
 
 
 def _compiled(dtype):
@@ -266,8 +275,8 @@ class _Duplicates:
     """Which references are equal."""
 
     def __init__(self, references):
-        # Adding zero makes −0 and 0 the same bytes.
-        rows = np.ascontiguousarray(references + references.dtype.type(0))
+        # By their bytes. 0 and −0 count as different: that costs time, as equal distances go by index anyway.
+        rows = np.ascontiguousarray(references)
         rows = rows.view(np.dtype((np.void, rows.shape[1] * rows.itemsize))).reshape(-1)
         _, self.first, group, self.sizes = np.unique(
             rows, return_index=True, return_inverse=True, return_counts=True
