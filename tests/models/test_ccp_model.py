@@ -1,0 +1,125 @@
+"""CCPModel: Algorithm 1's step against gradients by hand, its state in every kind of checkpoint."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfdml import layers, losses, models
+
+
+def build(linear_embedder, optimizer=None, jit_compile=False, **options):
+    proxies = layers.ClassProxies(4, 2, dim=2, initializer=keras.initializers.RandomNormal(seed=1))
+    model = models.CCPModel(linear_embedder(), proxies, **options)
+    model.compile(optimizer=optimizer or keras.optimizers.SGD(0.1), loss="c1", jit_compile=jit_compile)
+    return model
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("in_batch_weight", [0.0, 0.3])
+def test_steps_equal_algorithm_1_by_hand(blobs, linear_embedder, in_batch_weight, jit_compile):
+    points, labels = blobs[0][:32], blobs[1][:32]
+    strength = 0.7
+    model = build(
+        linear_embedder, projection_weight=strength, in_batch_weight=in_batch_weight, jit_compile=jit_compile
+    )
+    kernel = tf.Variable(linear_embedder().weights[0])
+    proxies = tf.Variable(model.references().embeddings)
+    loss = losses.get("c1")
+    for problem in range(2):
+        anchor = kernel.numpy()
+        for _ in range(3):
+            with tf.GradientTape() as tape:
+                embeddings = points @ kernel
+                references = layers.References(proxies, np.repeat(np.arange(4), 2))
+                value = tf.reduce_mean(
+                    loss.against(embeddings, labels, references) + in_batch_weight * loss.call(labels, embeddings)
+                )
+            kernel_gradient, proxy_gradient = tape.gradient(value, [kernel, proxies])
+            pull = strength * (kernel - anchor) if problem > 0 else 0.0
+            kernel.assign_sub(0.1 * (kernel_gradient + pull))
+            proxies.assign_sub(0.1 * proxy_gradient)
+        model.fit(points, labels, batch_size=32, epochs=3, shuffle=False, verbose=0)
+        np.testing.assert_allclose(model.embedder.weights[0], kernel, atol=2e-4)
+        np.testing.assert_allclose(model.references().embeddings, proxies, atol=2e-4)
+        next_proxies = np.random.default_rng(problem).normal(size=(4, 2, 2)).astype("float32")
+        model.begin_projection(next_proxies)
+        proxies.assign(next_proxies.reshape(8, 2))
+    assert int(model.projection) == 2
+    assert int(model.projection_start) == 6
+
+
+def test_without_pull_it_is_plain_proxy_training(blobs, linear_embedder):
+    ccp = build(linear_embedder, projection_weight=0.0)
+    plain = models.MetricModel(linear_embedder(), layers.ClassProxies(4, 2, dim=2))
+    plain.references.assign(ccp.references.proxies)
+    plain.compile(optimizer=keras.optimizers.SGD(0.1), loss="c1", jit_compile=False)
+    for model in (ccp, plain):
+        model.fit(*blobs, epochs=3, shuffle=False, verbose=0)
+    np.testing.assert_array_equal(ccp.embedder.get_weights()[0], plain.embedder.get_weights()[0])
+    np.testing.assert_array_equal(ccp.references().embeddings, plain.references().embeddings)
+
+
+def test_a_strong_pull_holds_the_weights(blobs, linear_embedder):
+    moved = {}
+    for strength in (0.0, 1e4):
+        model = build(linear_embedder, keras.optimizers.SGD(1e-4), projection_weight=strength)
+        model.begin_projection(np.asarray(model.references.proxies))
+        model.fit(*blobs, epochs=100, verbose=0)
+        moved[strength] = np.abs(model.embedder.get_weights()[0] - linear_embedder().get_weights()[0]).max()
+    assert moved[1e4] < 0.05 * moved[0.0]
+
+
+def test_frozen_weights_are_not_pulled(blobs):
+    frozen, free = keras.layers.Dense(4, trainable=False), keras.layers.Dense(2)
+    model = models.CCPModel(
+        keras.Sequential([keras.Input((8,)), frozen, free]), layers.ClassProxies(4, dim=2), projection_weight=1.0
+    )
+    model.compile(optimizer="sgd", loss="c2")
+    model.begin_projection(np.asarray(model.references.proxies))
+    for weight in (*frozen.weights, *free.weights):
+        weight.assign(weight + 1.0)
+    size = sum(int(np.prod(weight.shape)) for weight in free.weights)
+    assert float(model.projection_penalty()) == pytest.approx(0.5 * size, rel=1e-5)
+
+
+@pytest.mark.parametrize("form", ["keras", "weights.h5", "checkpoint"])
+def test_every_checkpoint_holds_the_state(blobs, linear_embedder, tmp_path, form):
+    model = build(linear_embedder, projection_weight=0.5)
+    model.fit(*blobs, epochs=1, verbose=0)
+    model.best_value.assign(0.25)
+    model.best.take(model.solution)
+    model.begin_projection(np.ones((4, 2, 2), "float32"))
+    model.best_value.assign(0.5)
+    model.wait.assign(2)
+    model.fit(*blobs, epochs=1, verbose=0)
+    if form == "keras":
+        model.save(tmp_path / "model.keras")
+        again = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
+    else:
+        again = build(linear_embedder, projection_weight=0.5)
+        if form == "weights.h5":
+            model.save_weights(tmp_path / "model.weights.h5")
+            again.load_weights(tmp_path / "model.weights.h5")
+        else:
+            path = tf.train.Checkpoint(model=model).save(str(tmp_path / "checkpoint"))
+            tf.train.Checkpoint(model=again).restore(path).expect_partial()
+    assert again.get_config()["projection_weight"] == 0.5
+    assert (int(again.projection), int(again.projection_start)) == (1, 3)
+    assert (float(again.best_value), int(again.wait)) == (0.5, 2)
+    for ours, theirs in zip(model.weights, again.weights):
+        np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
+    assert np.abs(np.asarray(again.anchor.copies[0]) - np.asarray(again.embedder.weights[0])).max() > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(projection_weight=-1.0), "projection_weight=-1.0"),
+        (dict(in_batch_weight=-0.1), "in_batch_weight=-0.1"),
+        (dict(references=None), "class proxies. Received: references=None"),
+    ],
+)
+def test_bad_input(linear_embedder, options, message):
+    with pytest.raises(ValueError, match=message):
+        models.CCPModel(**{"embedder": linear_embedder(), "references": layers.ClassProxies(4, dim=2), **options})

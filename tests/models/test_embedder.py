@@ -1,0 +1,138 @@
+"""build_embedder and its companions."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfdml import layers, models
+from tfdml.ops import greedy_k_center, l2_clip
+
+
+def small_backbone(shape=(12, 12, 1), channels=4):
+    inputs = keras.Input(shape)
+    return keras.Model(inputs, keras.layers.Conv2D(channels, 3, strides=2, activation="relu")(inputs))
+
+
+def pictures(count=5, shape=(12, 12, 1)):
+    return np.random.default_rng(0).random((count, *shape)).astype("float32")
+
+
+def test_average_pooling_equals_a_dense_layer_after_it():
+    backbone = small_backbone()
+    embedder = models.build_embedder(backbone, "gap", embedding_size=6, normalization=None)
+    kernel, bias = embedder.get_layer("embedding").get_weights()
+    expected = np.asarray(backbone(pictures())).mean(axis=(1, 2)) @ kernel[0, 0] + bias
+    np.testing.assert_allclose(embedder(pictures()), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("normalization", "largest"), [("l2", 1.0), ("clip", 1.0), (None, np.inf)])
+@pytest.mark.parametrize("pooling", ["gap", "gsp"])
+def test_structure_and_norms(pooling, normalization, largest):
+    options = {"prototypes": 3} if pooling == "gsp" else None
+    embedder = models.build_embedder(small_backbone(), pooling, 6, normalization, pooling_options=options)
+    names = [layer.name for layer in embedder.layers]
+    assert {"embedding", "pooling"} <= set(names)
+    assert ("normalization" in names) == (normalization is not None)
+    norms = np.linalg.norm(embedder(pictures() * 50), axis=1)
+    assert (norms <= largest + 1e-5).all()
+    if normalization == "l2":
+        np.testing.assert_allclose(norms, 1.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "resnet20v2"])
+def test_backbone_by_name_and_round_trip(name, tmp_path):
+    embedder = models.build_embedder(name, "gsp", 8, "clip", input_shape=(28, 28, 1), pooling_options={"prototypes": 4})
+    images = pictures(3, (28, 28, 1))
+    embedder.save(tmp_path / "embedder.keras")
+    again = keras.saving.load_model(tmp_path / "embedder.keras", safe_mode=True)
+    np.testing.assert_allclose(again(images), embedder(images), atol=1e-6)
+
+
+def test_unknown_spatial_size():
+    embedder = models.build_embedder(small_backbone((None, None, 1)), "gsp", 6, pooling_options={"prototypes": 3})
+    assert embedder(pictures(2, (9, 14, 1))).shape == (2, 6)
+    assert models.pooling_maps(embedder, pictures(2, (9, 14, 1))).shape == (2, 4, 6)
+
+
+def test_pooling_maps_give_the_embedding():
+    embedder = models.build_embedder(small_backbone(), "gsp", 6, None, pooling_options={"prototypes": 3})
+    maps = models.pooling_maps(embedder, pictures())
+    features = np.asarray(models.local_features(embedder)(pictures()))
+    np.testing.assert_allclose(maps.sum(axis=(1, 2)), 1.0, atol=1e-5)
+    np.testing.assert_allclose((maps[..., None] * features).sum(axis=(1, 2)), embedder(pictures()), atol=1e-5)
+    uniform = models.pooling_maps(models.build_embedder(small_backbone(), "gap", 6), pictures())
+    np.testing.assert_allclose(uniform, 1 / 25)
+
+
+def test_adapt_takes_k_centers_of_the_local_features():
+    embedder = models.build_embedder(small_backbone(), "gsp", 6, pooling_options={"prototypes": 3})
+    features = np.asarray(l2_clip(models.local_features(embedder)(pictures()))).reshape(-1, 6)
+    models.adapt_pooling(embedder, pictures())
+    (prototypes,) = embedder.get_layer("pooling").get_weights()
+    # Each prototype is a feature, and they cover as well as k-center from its own first choice does.
+    distances = np.linalg.norm(features[:, None] - prototypes[None], axis=-1)
+    assert distances.min(axis=0).max() < 1e-5
+    first = features[distances[:, 0].argmin()]
+    order = np.concatenate([[first], features])
+    chosen = order[greedy_k_center(order, 3).numpy()]
+    radius = np.linalg.norm(features[:, None] - chosen[None], axis=-1).min(axis=1).max()
+    assert distances.min(axis=1).max() == pytest.approx(radius, abs=1e-5)
+
+
+def test_settling_gives_the_statistics_of_the_data():
+    inputs = keras.Input((12, 12, 1))
+    norm = keras.layers.BatchNormalization(momentum=0.5)
+    features = norm(keras.layers.Conv2D(4, 3, use_bias=False)(inputs))
+    embedder = models.build_embedder(keras.Model(inputs, features), "gap", 6)
+    images = pictures(8) * 3 + 1
+    before = [np.array(weight) for weight in embedder.trainable_variables]
+    convolved = np.asarray(keras.Model(inputs, norm.input)(images))
+    models.settle_batch_normalization(embedder, tf.data.Dataset.from_tensors(images).repeat(30))
+    np.testing.assert_allclose(norm.moving_mean, convolved.mean(axis=(0, 1, 2)), atol=1e-5)
+    np.testing.assert_allclose(norm.moving_variance, convolved.var(axis=(0, 1, 2)), rtol=1e-2)
+    for weight, same in zip(embedder.trainable_variables, before):
+        np.testing.assert_array_equal(weight, same)
+
+
+def test_embed_arrays_and_data_sets():
+    embedder = models.build_embedder(small_backbone(), "gap", 6)
+    images, labels = pictures(7), np.arange(7)
+    expected = np.asarray(embedder(images))
+    np.testing.assert_allclose(models.embed(embedder, images, batch_size=3), expected, atol=1e-6)
+    embeddings, got = models.embed(embedder, tf.data.Dataset.from_tensor_slices((images, labels)).batch(2))
+    np.testing.assert_allclose(embeddings, expected, atol=1e-6)
+    np.testing.assert_array_equal(got, labels)
+
+
+def test_layers_in_place_of_names():
+    embedder = models.build_embedder(
+        small_backbone(), keras.layers.GlobalMaxPooling2D(name="pooling"), 6, layers.L2Clip(0.5, name="normalization")
+    )
+    assert np.linalg.norm(embedder(pictures() * 50), axis=1).max() <= 0.5 + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(backbone="resnet20"), "needs an input_shape"),
+        (dict(pooling="median"), "Unknown pooling. Received: 'median'"),
+        (dict(normalization="l1"), "Unknown normalization"),
+        (dict(embedding_size=0), "embedding_size=0"),
+        (dict(pooling=keras.layers.GlobalMaxPooling2D(), pooling_options={"a": 1}), "Options go with"),
+        (dict(backbone=keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])), "must give a feature map"),
+    ],
+)
+def test_bad_input(options, message):
+    with pytest.raises(ValueError, match=message):
+        models.build_embedder(**{"backbone": small_backbone(), **options})
+
+
+def test_models_without_a_pooling_layer():
+    plain = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    with pytest.raises(ValueError, match="no layer named 'pooling'"):
+        models.pooling_maps(plain, np.zeros((1, 4), "float32"))
+    with pytest.raises(ValueError, match="no prototypes to adapt"):
+        models.adapt_pooling(models.build_embedder(small_backbone(), "gap", 6), pictures())
+    with pytest.raises(ValueError, match="nothing to embed"):
+        models.embed(plain, np.zeros((0, 4), "float32"))

@@ -1,0 +1,29 @@
+"""Embedders and the models that train them."""
+
+from tfdml.models.ccp_model import CCPModel
+from tfdml.models.embedder import (
+    adapt_pooling,
+    build_embedder,
+    embed,
+    image_batches,
+    inference_function,
+    local_features,
+    pooling_maps,
+    settle_batch_normalization,
+)
+from tfdml.models.metric_model import MetricModel
+from tfdml.models.snapshot import WeightSnapshot
+
+__all__ = [
+    "CCPModel",
+    "MetricModel",
+    "WeightSnapshot",
+    "adapt_pooling",
+    "build_embedder",
+    "embed",
+    "image_batches",
+    "inference_function",
+    "local_features",
+    "pooling_maps",
+    "settle_batch_normalization",
+]

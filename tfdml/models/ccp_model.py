@@ -1,0 +1,108 @@
+"""Chance constrained programming: metric learning as a chain of proxy problems."""
+
+import keras
+import tensorflow as tf
+
+from tfdml.models.metric_model import MetricModel
+from tfdml.models.snapshot import WeightSnapshot
+
+
+@keras.saving.register_keras_serializable(package="tfdml")
+class CCPModel(MetricModel):
+    r"""Solves a chain of proxy problems, each pulled towards the solution of the one before.
+
+    Problem $k$ of the chain is
+
+    $$\theta^{(k)} = \arg\min_{\theta, \rho} \; \frac{\lambda}{2} \lVert \theta - \theta^* \rVert_2^2
+      + \mathbb{E}_z \big[ \ell(\rho, z; \theta) \big] \; \big( + w \, \ell_{\text{batch}} \big),$$
+
+    so a step's gradient gets the pull $\lambda (\theta - \theta^*)$ on the embedder's trainable weights $\theta$;
+    the proxies $\rho$ are not pulled, and there is no pull in the first problem, which has no $\theta^*$ yet. The
+    callback `AlternatingProjections` tells when a problem is solved, makes its best weights $\theta^*$ and draws the
+    next proxies. Any loss of this package that compares pairs can be $\ell$.
+
+    All that is needed to go on after an interruption is among the model's weights, so that every Keras
+    checkpoint holds it: $\theta^*$ (`anchor`), the best weights of the present problem (`best`), its number
+    (`projection`), best validation (`best_value`), validations since then (`wait`) and first step (`projection_start`).
+
+    Args:
+        embedder: A model from images to embeddings.
+        references: `ClassProxies`.
+        projection_weight: $\lambda \ge 0$.
+        in_batch_weight: $w \ge 0$, the weight of the same loss inside the batch.
+
+    Raises:
+        ValueError: If a weight is negative or there are no proxies.
+
+    Reference:
+        Gürbüz, "Novel Optimization Models to Generalize Deep Metric Learning", METU 2022, Algorithm 1 (with the sign of
+        the pull corrected) and eq. 3.2.11.
+    """
+
+    def __init__(self, embedder, references, projection_weight=2e-4, in_batch_weight=0.0, **kwargs):
+        if not hasattr(references, "assign"):
+            raise ValueError(f"CCP re-initialises class proxies. Received: references={references!r}.")
+        for name, value in (("projection_weight", projection_weight), ("in_batch_weight", in_batch_weight)):
+            if not value >= 0:
+                raise ValueError(f"{name} must not be negative. Received: {name}={value!r}.")
+        super().__init__(embedder, references, **kwargs)
+        self.projection_weight = float(projection_weight)
+        self.in_batch_weight = float(in_batch_weight)
+        self.anchor = WeightSnapshot(embedder.weights, name="anchor")
+        self.best = WeightSnapshot(self.solution, name="best")
+        self.projection = self._state("projection", "int64", 0)
+        self.projection_start = self._state("projection_start", "int64", 0)
+        self.wait = self._state("wait", "int64", 0)
+        self.best_value = self._state("best_value", "float32", float("-inf"))
+
+    def _state(self, name, dtype, value):
+        return self.add_weight(
+            name=name, shape=(), dtype=dtype, initializer=keras.initializers.Constant(value), trainable=False
+        )
+
+    @property
+    def solution(self):
+        """What a problem is solved for: the weights of the embedder and the proxies."""
+        return [*self.embedder.weights, *self.references.weights]
+
+    def begin_projection(self, proxies):
+        """Begins the next problem from the best weights of the present one.
+
+        Args:
+            proxies: The proxies to begin with, `(num_classes, per_class, dim)`.
+        """
+        self.anchor.take(self.embedder.weights)
+        self.references.assign(proxies)
+        self.projection.assign(self.projection + 1)
+        self.projection_start.assign(tf.cast(self.optimizer.iterations, tf.int64))
+        self.wait.assign(0)
+        self.best_value.assign(float("-inf"))
+
+    def sample_losses(self, labels, embeddings):
+        values = super().sample_losses(labels, embeddings)
+        if self.in_batch_weight:
+            values += self.in_batch_weight * self.metric_loss.call(labels, embeddings)
+        return values
+
+    def penalty(self):
+        return super().penalty() + self.projection_penalty()
+
+    def projection_penalty(self):
+        r"""$\frac{\lambda}{2} \lVert \theta - \theta^* \rVert_2^2$ of the trainable $\theta$; at first 0."""
+        if not self.projection_weight:
+            return 0.0
+        trainable = {id(variable) for variable in self.embedder.trainable_variables}
+        squares = [
+            tf.nn.l2_loss(tf.convert_to_tensor(variable) - tf.convert_to_tensor(anchor))
+            for variable, anchor in zip(self.embedder.weights, self.anchor.copies)
+            if id(variable) in trainable
+        ]
+        pulled = tf.cast(tf.convert_to_tensor(self.projection) > 0, tf.float32)
+        return self.projection_weight * pulled * tf.add_n(squares)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "projection_weight": self.projection_weight,
+            "in_batch_weight": self.in_batch_weight,
+        }

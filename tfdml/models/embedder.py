@@ -1,0 +1,182 @@
+"""Embedders: from a picture to a point in the embedding space."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfdml import backbones
+from tfdml.layers import GeneralizedSumPooling, L2Clip, L2Normalization
+
+_POOLINGS = {"gap": keras.layers.GlobalAveragePooling2D, "gsp": GeneralizedSumPooling}
+_NORMALIZATIONS = {"l2": L2Normalization, "clip": L2Clip}
+
+
+def build_embedder(
+    backbone,
+    pooling="gap",
+    embedding_size=128,
+    normalization="l2",
+    input_shape=None,
+    pooling_options=None,
+    name="embedder",
+):
+    r"""Builds an embedder: backbone → 1×1 convolution → pooling → normalisation.
+
+    The convolution brings every local feature to the size of the embedding before pooling. With average pooling
+    that is the usual fully connected layer after it, since both are linear.
+
+    Args:
+        backbone: A name of `tfdml.backbones.backbone_names()`, or a model from images to a feature map
+            `(b, h, w, channels)`.
+        pooling: `"gap"`, `"gsp"`, or a layer from `(b, h, w, c)` to `(b, c)`.
+        embedding_size: Size of the embedding.
+        normalization: `"l2"` (unit length), `"clip"` (at most unit length), a layer, or `None`.
+        input_shape: `(height, width, channels)` of the images, for a backbone given by name.
+        pooling_options: Arguments of a pooling layer given by name.
+        name: The model's name.
+
+    Returns:
+        A functional `keras.Model` from images (float32 in 0–1 for the backbones of this package) to `(b,
+        embedding_size)`, with layers named `"embedding"`, `"pooling"` and, if there is one, `"normalization"`.
+
+    Raises:
+        ValueError: If a name is unknown, the embedding size is not positive, or the backbone gives no feature map.
+    """
+    if int(embedding_size) != embedding_size or embedding_size < 1:
+        raise ValueError(f"embedding_size must be a positive integer. Received: embedding_size={embedding_size!r}.")
+    if isinstance(backbone, str):
+        if input_shape is None:
+            raise ValueError(f"A backbone given by name needs an input_shape. Received: backbone={backbone!r}.")
+        backbone = backbones.get_backbone(backbone, input_shape)
+    if len(backbone.outputs[0].shape) != 4:
+        raise ValueError(
+            "The backbone must give a feature map (b, h, w, channels). "
+            f"Received: an output of shape {tuple(backbone.outputs[0].shape)}."
+        )
+    pooling = _resolve(pooling, _POOLINGS, "pooling", **(pooling_options or {}))
+    features = backbone.outputs[0]
+    features = keras.layers.Conv2D(int(embedding_size), 1, name="embedding")(features)
+    embeddings = pooling(features)
+    if normalization is not None:
+        embeddings = _resolve(normalization, _NORMALIZATIONS, "normalization")(embeddings)
+    return keras.Model(backbone.inputs[0], embeddings, name=name)
+
+
+def _resolve(choice, known, kind, **options):
+    if isinstance(choice, keras.layers.Layer):
+        if options:
+            raise ValueError(f"Options go with a {kind}'s name. Received: options {options} with a layer.")
+        return choice
+    if choice not in known:
+        raise ValueError(f"Unknown {kind}. Received: {choice!r}; expected one of {sorted(known)} or a layer.")
+    return known[choice](name=kind, **options)
+
+
+def local_features(embedder):
+    """The part of an embedder up to its pooling: a model from images to what the pooling layer receives.
+
+    Args:
+        embedder: A model with a layer named `"pooling"`, as `build_embedder` gives.
+
+    Returns:
+        A functional `keras.Model` that shares the embedder's weights.
+
+    Raises:
+        ValueError: If the embedder has no layer named `"pooling"`.
+    """
+    return keras.Model(embedder.input, _pooling_layer(embedder).input)
+
+
+def _pooling_layer(embedder):
+    names = [layer.name for layer in embedder.layers]
+    if "pooling" not in names:
+        raise ValueError(f"The embedder has no layer named 'pooling'. Received: a model with layers {names}.")
+    return embedder.get_layer("pooling")
+
+
+def adapt_pooling(embedder, images, **options):
+    """Starts the prototypes of an embedder's generalized sum pooling from its own local features.
+
+    Args:
+        embedder: A model whose layer `"pooling"` is a `GeneralizedSumPooling`.
+        images: An array of images, or a `tf.data.Dataset` of batches of images or of (images, labels).
+        **options: Arguments of `GeneralizedSumPooling.adapt`.
+
+    Raises:
+        ValueError: If the pooling layer has nothing to adapt.
+    """
+    pooling = _pooling_layer(embedder)
+    if not hasattr(pooling, "adapt"):
+        raise ValueError(f"The pooling layer has no prototypes to adapt. Received: {type(pooling).__name__}.")
+    features = local_features(embedder)
+    pooling.adapt((features(batch, training=False) for batch, _ in image_batches(images)), **options)
+
+
+def settle_batch_normalization(embedder, images):
+    """Brings the moving statistics of batch normalisation to those of the data, and changes nothing else.
+
+    A network that is trained from scratch starts with statistics that belong to no data: at inference its features, and
+    what is chosen from them (prototypes, the first proxies), would be far from those that training sees.
+
+    Args:
+        embedder: A model from images to embeddings.
+        images: An array of images, or a finite `tf.data.Dataset` of batches; some tens of batches are enough.
+    """
+    forward = tf.function(lambda batch: embedder(batch, training=True), reduce_retracing=True)
+    for batch, _ in image_batches(images):
+        forward(batch)
+
+
+def pooling_maps(embedder, images):
+    """How much each place of a picture counts in its embedding.
+
+    Args:
+        embedder: A model as `build_embedder` gives.
+        images: `(b, h, w, channels)`.
+
+    Returns:
+        NumPy array of weights `(b, h', w')` over the feature map; those of a picture sum to 1. A pooling layer without
+        `pooling_weights` is taken for average pooling.
+    """
+    pooling = _pooling_layer(embedder)
+    features = local_features(embedder)(tf.convert_to_tensor(images), training=False)
+    if hasattr(pooling, "pooling_weights"):
+        return np.asarray(pooling.pooling_weights(features), np.float32)
+    batch, height, width, _ = features.shape
+    return np.full((batch, height, width), 1.0 / (height * width), np.float32)
+
+
+def inference_function(embedder):
+    """The embedder as one graph from images to float32 embeddings, for those who embed again and again."""
+    return tf.function(lambda images: tf.cast(embedder(images, training=False), tf.float32), reduce_retracing=True)
+
+
+def embed(embedder, data, batch_size=256):
+    """Embeds a whole set.
+
+    Args:
+        embedder: A model from images to embeddings, or what `inference_function` made of one.
+        data: An array of images, or a finite `tf.data.Dataset` of batches of images or of (images, labels).
+        batch_size: For an array.
+
+    Returns:
+        Embeddings, float32 `(n, d)`; for a data set with labels the pair (embeddings, labels).
+    """
+    forward = embedder if hasattr(embedder, "get_concrete_function") else inference_function(embedder)
+    embeddings, labels = [], []
+    for images, batch_labels in image_batches(data, batch_size):
+        embeddings.append(np.asarray(forward(images)))
+        if batch_labels is not None:
+            labels.append(np.asarray(batch_labels))
+    if not embeddings:
+        raise ValueError("There is nothing to embed. Received: a set without a batch.")
+    embeddings = np.concatenate(embeddings)
+    return (embeddings, np.concatenate(labels)) if labels else embeddings
+
+
+def image_batches(data, batch_size=256):
+    """Gives (images, labels or None) from an array, or from a data set with or without labels."""
+    if not isinstance(data, tf.data.Dataset):
+        data = tf.data.Dataset.from_tensor_slices(data).batch(batch_size)
+    for batch in data:
+        yield (batch[0], batch[1]) if isinstance(batch, (tuple, list)) else (batch, None)
