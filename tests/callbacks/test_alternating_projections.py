@@ -1,0 +1,167 @@
+"""The outer loop: when a problem ends, what the next one starts from, what is refused."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfdml import callbacks, layers, models
+from tfdml.metrics import covering_radius
+
+
+def dataset(points, labels, batch=10):
+    return tf.data.Dataset.from_tensor_slices((points, labels)).batch(batch)
+
+
+def build(linear_embedder, per_class=2, num_classes=4):
+    model = models.CCPModel(linear_embedder(), layers.ClassProxies(num_classes, per_class, dim=2))
+    model.compile(optimizer=keras.optimizers.SGD(0.0), loss="c2")
+    return model
+
+
+class Scripted(keras.callbacks.Callback):
+    """Plays given validation values and moves the weights by one each epoch."""
+
+    def __init__(self, values):
+        super().__init__()
+        self.values, self.kernels = values, []
+
+    def on_epoch_end(self, epoch, logs=None):
+        kernel = self.model.embedder.weights[0]
+        kernel.assign(kernel + 1.0)
+        self.kernels.append(np.asarray(kernel).copy())
+        logs["val_map_at_r"] = self.values[epoch]
+
+
+def k_center_loop(pool, initial, k):
+    centres, chosen = list(initial), []
+    for _ in range(k):
+        distances = [min((np.linalg.norm(p - c) for c in centres), default=np.inf) for p in pool]
+        best = max((i for i in range(len(pool)) if i not in chosen), key=lambda i: (distances[i], -i))
+        chosen.append(best)
+        centres.append(pool[best])
+    return pool[chosen]
+
+
+def test_first_proxies_are_k_centers_of_the_pool(blobs, linear_embedder):
+    points, labels = blobs
+    model = build(linear_embedder)
+    callback = callbacks.AlternatingProjections(dataset(points, labels), pool_size=6)
+    history = model.fit(points, labels, epochs=1, verbose=0, callbacks=[callback, Scripted([0.1])])
+    embeddings = points @ linear_embedder().get_weights()[0]
+    for label in range(4):
+        pool = embeddings[labels == label][:6]
+        chosen = k_center_loop(pool, [], 2)
+        np.testing.assert_allclose(np.asarray(model.references.proxies)[label], chosen, atol=1e-5)
+    assert history.history["projection"] == [0]
+    pools = np.concatenate([embeddings[labels == label][:6] for label in range(4)])
+    radius = covering_radius(
+        pools, np.asarray(model.references().embeddings), np.repeat(np.arange(4), 6), np.repeat(np.arange(4), 2),
+        reduction="mean",
+    )  # fmt: skip
+    assert history.history["covering_radius"][0] == pytest.approx(float(radius), rel=1e-5)
+
+
+def test_a_problem_ends_after_its_patience_at_its_best_weights(blobs, linear_embedder):
+    points, labels = blobs
+    model = build(linear_embedder)
+    draws = []
+
+    def pool(draw):
+        draws.append(draw)
+        return dataset(points, labels).shuffle(10, seed=draw)
+
+    # The best is epoch 1, then two validations without a better one; the next problem is judged by itself.
+    scripted = Scripted([0.2, 0.5, 0.4, 0.5, 0.3, 0.2])
+    callback = callbacks.AlternatingProjections(pool, pool_size=5, patience=2)
+    history = model.fit(points, labels, epochs=4, verbose=0, callbacks=[scripted, callback]).history
+    assert history["projection"] == [0, 0, 0, 0]
+    assert history["projection_steps"] == [3, 6, 9, 12]
+    assert int(model.projection) == 1
+    assert draws == [0, 1]
+    np.testing.assert_array_equal(model.embedder.get_weights()[0], scripted.kernels[1])
+    np.testing.assert_array_equal(np.asarray(model.anchor.copies[0]), scripted.kernels[1])
+    assert (int(model.wait), float(model.best_value)) == (0, -np.inf)
+    history = model.fit(points, labels, initial_epoch=4, epochs=6, verbose=0, callbacks=[scripted, callback]).history
+    assert history["projection"] == [1, 1]
+    assert history["projection_steps"] == [3, 6]
+    assert float(model.best_value) == pytest.approx(0.3)
+    assert draws == [0, 1]
+
+
+def test_next_proxies_are_chosen_given_the_old_ones(blobs, linear_embedder):
+    points, labels = blobs
+    model = build(linear_embedder)
+    callback = callbacks.AlternatingProjections(dataset(points, labels), pool_size=24, patience=1)
+    scripted = Scripted([0.5, 0.4])
+    callback_before = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: model.references.assign(np.full((4, 2, 2), 0.25, "float32"))
+    )
+    model.fit(points, labels, epochs=2, verbose=0, callbacks=[callback_before, scripted, callback])
+    embeddings = points @ scripted.kernels[0]
+    for label in range(4):
+        expected = k_center_loop(embeddings[labels == label], np.full((2, 2), 0.25), 2)
+        np.testing.assert_allclose(np.asarray(model.references.proxies)[label], expected, atol=1e-4)
+
+
+def test_pool_size_one_takes_random_samples(blobs, linear_embedder):
+    points, labels = blobs
+    model = build(linear_embedder)
+    callback = callbacks.AlternatingProjections(dataset(points, labels), pool_size=1)
+    model.fit(points, labels, epochs=1, verbose=0, callbacks=[Scripted([0.1]), callback])
+    embeddings = points @ linear_embedder().get_weights()[0]
+    for label in range(4):
+        first_two = embeddings[labels == label][:2]
+        proxies = np.asarray(model.references.proxies)[label]
+        np.testing.assert_allclose(np.sort(proxies, axis=0), np.sort(first_two, axis=0), atol=1e-5)
+
+
+def test_a_class_with_fewer_pictures_than_proxies(blobs, linear_embedder):
+    points, labels = blobs
+    keep = (labels != 3) | (np.cumsum(labels == 3) <= 1)
+    model = build(linear_embedder, per_class=3)
+    callback = callbacks.AlternatingProjections(dataset(points[keep], labels[keep]), pool_size=5, patience=1)
+    scripted = Scripted([0.5, 0.4])
+    converged = np.random.default_rng(1).normal(size=(4, 3, 2)).astype("float32")
+    before = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: model.references.assign(converged))
+    model.fit(points, labels, epochs=2, verbose=0, callbacks=[before, scripted, callback])
+    proxies = np.asarray(model.references.proxies)[3]
+    only = points[labels == 3][0] @ scripted.kernels[0]
+    np.testing.assert_allclose(proxies[0], only, atol=1e-4)
+    np.testing.assert_array_equal(proxies[1:], converged[3, 1:])
+
+
+def test_a_missing_metric_is_warned_about(blobs, linear_embedder):
+    model = build(linear_embedder)
+    callback = callbacks.AlternatingProjections(dataset(*blobs), pool_size=3)
+    with pytest.warns(UserWarning, match="'val_map_at_r' is not in the logs.*loss"):
+        model.fit(*blobs, epochs=1, verbose=0, callbacks=[callback])
+
+
+@pytest.mark.parametrize("name", ["pool_size", "patience"])
+def test_bad_counts(name):
+    with pytest.raises(ValueError, match=f"Received: {name}=0"):
+        callbacks.AlternatingProjections(None, **{name: 0})
+
+
+def test_bad_pools(blobs, linear_embedder):
+    points, labels = blobs
+
+    def fit(pool, **options):
+        build(linear_embedder, **options).fit(
+            points, labels, verbose=0, callbacks=[callbacks.AlternatingProjections(pool, pool_size=3)]
+        )
+
+    with pytest.raises(ValueError, match="lacks 1 classes. Received: no picture of \\[2\\]"):
+        fit(dataset(points[labels != 2], labels[labels != 2]))
+    with pytest.raises(ValueError, match="labels 0..3; expected 0..2"):
+        fit(dataset(points, labels), num_classes=3)
+    spoilt = np.where((labels == 1)[:, None], np.nan, points)
+    with pytest.raises(ValueError, match="not finite in 1 classes: \\[1\\]"):
+        fit(dataset(spoilt, labels))
+    with pytest.raises(ValueError, match="without labels"):
+        fit(tf.data.Dataset.from_tensor_slices(points).batch(8))
+    plain = models.MetricModel(linear_embedder())
+    plain.compile(optimizer="sgd", loss="c2")
+    with pytest.raises(TypeError, match="Received: MetricModel"):
+        plain.fit(points, labels, verbose=0, callbacks=[callbacks.AlternatingProjections(dataset(points, labels))])

@@ -1,0 +1,88 @@
+"""An interrupted and resumed training ends exactly like the uninterrupted one."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfdml import callbacks, layers, models
+
+
+class Interrupted(Exception):
+    pass
+
+
+class Interruption(keras.callbacks.Callback):
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def on_train_batch_end(self, batch, logs=None):
+        if int(self.model.optimizer.iterations) == self.step:
+            raise Interrupted
+
+
+def run(blobs, linear_embedder, path, interrupt_at=None, epochs=8):
+    points, labels = blobs
+    keras.utils.set_random_seed(0)
+    model = models.CCPModel(linear_embedder(), layers.ClassProxies(4, 2, dim=2), projection_weight=0.1)
+    model.compile(optimizer=keras.optimizers.Adam(0.05), loss="c2", jit_compile=False)
+    everything = tf.data.Dataset.from_tensor_slices((points, labels)).batch(24)
+    projections = callbacks.AlternatingProjections(lambda draw: everything.shuffle(4, seed=draw), 6, patience=1)
+    stopping = callbacks.RetrievalEarlyStopping(patience=6)
+    backup = callbacks.TrainingBackup(path, [projections, stopping])
+    order = np.concatenate([np.random.default_rng(epoch).permutation(96) for epoch in range(epochs)])
+    batches = tf.data.Dataset.from_tensor_slices((points[order], labels[order])).batch(24)
+    logs = []
+    log = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, values: logs.append((epoch, dict(values))))
+    extra = [] if interrupt_at is None else [Interruption(interrupt_at)]
+    try:
+        model.fit(
+            batches.skip(4 * backup.initial_epoch), steps_per_epoch=4, epochs=epochs, verbose=0,
+            initial_epoch=backup.initial_epoch, validation_data=(points, labels),
+            callbacks=[projections, stopping, log, *extra, backup],
+        )  # fmt: skip
+    except Interrupted:
+        pass
+    return model, logs, stopping
+
+
+@pytest.mark.parametrize("steps", [(6,), (2, 13, 21)])
+def test_resume_equals_no_interruption(blobs, linear_embedder, tmp_path, steps):
+    whole, whole_logs, whole_stopping = run(blobs, linear_embedder, tmp_path / "whole.npz")
+    logs = {}
+    for step in (*steps, None):
+        model, new_logs, stopping = run(blobs, linear_embedder, tmp_path / "parts.npz", step)
+        logs.update(new_logs)
+    assert logs == dict(whole_logs)
+    assert max(values["projection"] for values in logs.values()) >= 1
+    assert (stopping.best, stopping.best_epoch) == (whole_stopping.best, whole_stopping.best_epoch)
+    for ours, theirs in zip(model.get_weights(), whole.get_weights()):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_file_is_plain_arrays(blobs, linear_embedder, tmp_path):
+    run(blobs, linear_embedder, tmp_path / "backup.npz", epochs=1)
+    with np.load(tmp_path / "backup.npz", allow_pickle=False) as arrays:
+        content = json.loads(str(arrays["content"]))
+    assert content["epoch"] == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["backup.npz"]
+
+
+def test_no_backup(tmp_path):
+    (tmp_path / "note.npz").write_text("hello")
+    with pytest.raises(ValueError, match="note.npz is not a training backup"):
+        callbacks.TrainingBackup(tmp_path / "note.npz")
+    np.savez(tmp_path / "other.npz", weights=np.ones(3))
+    with pytest.raises(ValueError, match="other.npz is not a training backup"):
+        callbacks.TrainingBackup(tmp_path / "other.npz")
+
+
+def test_backup_of_another_model(blobs, linear_embedder, tmp_path):
+    run(blobs, linear_embedder, tmp_path / "backup.npz", epochs=1)
+    model = models.MetricModel(linear_embedder())
+    model.compile(optimizer="sgd", loss="c2")
+    with pytest.raises(ValueError, match="backup of another model"):
+        model.fit(*blobs, verbose=0, callbacks=[callbacks.TrainingBackup(tmp_path / "backup.npz")])

@@ -1,0 +1,42 @@
+"""Retrieval metrics for models that know nothing of them."""
+
+import keras
+
+from tfdml.metrics import retrieval_metrics
+from tfdml.models import embed, inference_function
+
+
+class RetrievalMetrics(keras.callbacks.Callback):
+    """Puts the exact retrieval metrics of a validation set into the logs of a plain `keras.Model`.
+
+    The model must give embeddings. Put this callback before those that read its metrics (early stopping, CSV logs).
+
+    Args:
+        validation_data: A finite `tf.data.Dataset` of batches (images, labels), or a pair of arrays.
+        prefix: Of the metrics' names in the logs.
+        batch_size: For arrays.
+        ks: The k of recall@k.
+
+    Raises:
+        ValueError: If the validation data have no labels.
+    """
+
+    def __init__(self, validation_data, prefix="val_", batch_size=256, ks=(1, 2, 4, 8)):
+        super().__init__()
+        self.validation_data = validation_data
+        self.prefix = prefix
+        self.batch_size = batch_size
+        self.ks = tuple(ks)
+        self._embedder = None
+
+    def on_train_begin(self, logs=None):
+        self._embedder = inference_function(self.model)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs is None:
+            return
+        result = embed(self._embedder, self.validation_data, self.batch_size)
+        if not isinstance(result, tuple):
+            raise ValueError("Retrieval is judged by labels. Received: validation data of images without labels.")
+        values = retrieval_metrics(*result, ks=self.ks)
+        logs.update({f"{self.prefix}{name}": value for name, value in values.items() if isinstance(value, float)})

@@ -1,0 +1,109 @@
+"""Going on after an interruption."""
+
+import json
+import os
+import zipfile
+
+import keras
+import numpy as np
+
+
+class TrainingBackup(keras.callbacks.Callback):
+    """Saves at each epoch's end all that a training needs to go on, and takes it up when it begins.
+
+    Saved are the model's variables (with the state of a `CCPModel`), the optimizer's, the number of epochs done and
+    the state of the callbacks that have `get_state` and `set_state`. The one file is replaced as a whole: a kill at any
+    time leaves the state of the last whole epoch. It is an `.npz` of plain arrays: nothing in it is executed.
+
+    Put it after the callbacks whose state it saves, and begin the fit where it left off:
+    `model.fit(…, initial_epoch=backup.initial_epoch, callbacks=[…, backup])`.
+
+    Args:
+        path: The file.
+        callbacks: The callbacks whose state is saved, always in the same order.
+
+    Attributes:
+        initial_epoch: The number of epochs done when this object was made; 0 if there is no file.
+
+    Raises:
+        ValueError: If the file is no backup of this kind, or (when the fit begins) of another model.
+    """
+
+    def __init__(self, path, callbacks=()):
+        super().__init__()
+        self.path = os.fspath(path)
+        self._callbacks = list(callbacks)
+        self._saved = self._read() if os.path.exists(self.path) else None
+        self.initial_epoch = self._saved["epoch"] if self._saved else 0
+
+    def set_model(self, model):
+        # Before any callback's on_train_begin, whatever their order.
+        super().set_model(model)
+        if self._saved is not None:
+            self._restore()
+
+    def _restore(self):
+        variables = self._variables()
+        saved = self._saved["variables"]
+        shapes, saved_shapes = [tuple(v.shape) for v in variables], [v.shape for v in saved]
+        if shapes != saved_shapes:
+            raise ValueError(
+                f"{self.path} is the backup of another model. Received: {len(saved)} variables, expected "
+                f"{len(variables)}, or their shapes differ."
+            )
+        for variable, value in zip(variables, saved):
+            variable.assign(value)
+        for callback, state in zip(self._callbacks, self._saved["callbacks"]):
+            callback.set_state(state)
+        self._saved = None
+
+    def on_epoch_end(self, epoch, logs=None):
+        arrays = {}
+        content = {
+            "epoch": epoch + 1,
+            "variables": [np.asarray(variable) for variable in self._variables()],
+            "callbacks": [callback.get_state() for callback in self._callbacks],
+        }
+        arrays["content"] = np.array(json.dumps(_pack(content, arrays)))
+        temporary = f"{self.path}.partial"
+        with open(temporary, "wb") as file:
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self.path)
+
+    def _variables(self):
+        optimizer = self.model.optimizer
+        optimizer.build(self.model.trainable_variables)
+        variables = optimizer.variables
+        return [*self.model.variables, *(variables() if callable(variables) else variables)]
+
+    def _read(self):
+        try:
+            with np.load(self.path, allow_pickle=False) as arrays:
+                return _unpack(json.loads(str(arrays["content"])), arrays)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{self.path} is not a training backup: {error}") from error
+
+
+def _pack(value, arrays):
+    """The value with every array moved to `arrays` and replaced by its name there."""
+    if isinstance(value, dict):
+        return {key: _pack(item, arrays) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_pack(item, arrays) for item in value]
+    if isinstance(value, np.ndarray):
+        name = f"array_{len(arrays)}"
+        arrays[name] = value
+        return {"__array__": name}
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _unpack(value, arrays):
+    if isinstance(value, dict):
+        if "__array__" in value:
+            return arrays[value["__array__"]]
+        return {key: _unpack(item, arrays) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_unpack(item, arrays) for item in value]
+    return value
