@@ -1,0 +1,313 @@
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfdml.data import Preprocessing
+from tfdml.export import SavedEmbedder, export_saved_model, load_saved_model
+from tfdml.models import build_embedder, embed
+
+SIZE, CHANNELS, DIMENSIONS = 12, 3, 5
+
+
+def small_embedder(size=SIZE, channels=CHANNELS, dtype=None):
+    keras.utils.set_random_seed(0)
+    images = keras.Input((size, size, channels))
+    features = keras.layers.Conv2D(8, 3, strides=2, dtype=dtype)(images)
+    features = keras.layers.BatchNormalization(dtype=dtype)(features)
+    features = keras.layers.Dropout(0.5, dtype=dtype)(features)
+    pooled = keras.layers.GlobalAveragePooling2D(dtype=dtype)(features)
+    return keras.Model(images, keras.layers.Dense(DIMENSIONS, dtype=dtype)(pooled))
+
+
+def pictures(count, size=SIZE, channels=CHANNELS, seed=0):
+    shape = (size, size) if isinstance(size, int) else size
+    return np.random.default_rng(seed).integers(0, 256, (count, *shape, channels)).astype(np.uint8)
+
+
+def png(image):
+    return tf.io.encode_png(image).numpy()
+
+
+def expected(embedder, images):
+    return np.asarray(embedder(np.float32(images) / 255.0, training=False), np.float32)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    embedder = small_embedder()
+    # Batch normalisation with statistics of its own, so that inference differs from training.
+    embedder(np.float32(pictures(16)) / 255.0, training=True)
+    return embedder, export_saved_model(embedder, tmp_path_factory.mktemp("export") / "runs" / "model")
+
+
+@pytest.mark.parametrize("count", [1, 33])
+def test_all_signatures_give_the_embedder_s_numbers(exported, count):
+    embedder, path = exported
+    signatures = tf.saved_model.load(str(path)).signatures
+    images = pictures(count)
+    inputs = {
+        "serving_default": {"images": tf.constant(images / np.float32(255.0))},
+        "serving_uint8": {"images": tf.constant(images)},
+        "serving_encoded": {"encoded": tf.constant([png(image) for image in images])},
+    }
+    assert set(signatures) == set(inputs)
+    for name, arguments in inputs.items():
+        outputs = signatures[name](**arguments)
+        assert list(outputs) == ["embedding"]
+        assert outputs["embedding"].dtype == tf.float32
+        np.testing.assert_allclose(outputs["embedding"], expected(embedder, images), atol=1e-5, err_msg=name)
+
+
+def run_without_tfdml(script, folder, *arguments):
+    """Runs a script in a fresh process, elsewhere, where `import tfdml` fails; gives what it printed."""
+    blocked = "import sys; sys.modules['tfdml'] = None\n"
+    return subprocess.run(
+        [sys.executable, "-I", "-c", blocked + textwrap.dedent(script), *map(str, arguments)],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"},
+    ).stdout
+
+
+LOAD_AND_EMBED = """
+    import sys
+    import numpy as np
+    import tensorflow as tf
+
+    path, folder = sys.argv[1:]
+    try:
+        import tfdml
+    except ImportError:
+        pass
+    else:
+        raise SystemExit("tfdml is there")
+    signatures = tf.saved_model.load(path).signatures
+    images = np.load(folder + "/images.npy")
+    files = [tf.io.encode_png(image).numpy() for image in images]
+    result = {}
+    for count in (1, 33):
+        result[f"float{count}"] = signatures["serving_default"](images=tf.constant(images[:count] / np.float32(255)))
+        result[f"uint8{count}"] = signatures["serving_uint8"](images=tf.constant(images[:count]))
+        result[f"encoded{count}"] = signatures["serving_encoded"](encoded=tf.constant(files[:count]))
+    np.savez(folder + "/embeddings.npz", **{name: value["embedding"].numpy() for name, value in result.items()})
+"""
+
+
+@pytest.mark.parametrize("pooling", ["gap", "gsp"])
+def test_a_process_with_tensorflow_alone_gives_the_same_numbers(tmp_path, pooling):
+    keras.utils.set_random_seed(1)
+    options = {"prototypes": 6, "ratio": 0.4} if pooling == "gsp" else None
+    embedder = build_embedder("resnet20", pooling, 16, "l2", (28, 28, 1), pooling_options=options)
+    images = pictures(33, 28, 1)
+    np.save(tmp_path / "images.npy", images)
+    path = export_saved_model(embedder, tmp_path / "model")
+    run_without_tfdml(LOAD_AND_EMBED, tmp_path, path, tmp_path)
+    with np.load(tmp_path / "embeddings.npz") as results:
+        assert len(results.files) == 6
+        for name in results.files:
+            count = 1 if name.endswith("1") else 33
+            np.testing.assert_allclose(results[name], expected(embedder, images[:count]), atol=1e-5, err_msg=name)
+
+
+def test_mixed_files_are_preprocessed_one_by_one(exported):
+    embedder, path = exported
+    preprocessing = Preprocessing((SIZE, SIZE), CHANNELS)
+    images = [pictures(1, size, channels, seed)[0] for seed, (size, channels) in enumerate(
+        [((12, 12), 3), ((30, 20), 3), ((7, 9), 1), ((16, 16), 4), ((12, 12), 2)]
+    )]  # fmt: skip
+    files = [png(image) for image in images]
+    files.append(tf.io.encode_jpeg(images[1]).numpy())
+    images.append(tf.io.decode_jpeg(files[-1]).numpy())
+    prepared = np.stack([preprocessing(image) for image in images])
+    received = load_saved_model(path)(files)
+    np.testing.assert_allclose(received, embedder(prepared, training=False), atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "channels"), [((30, 20), 3), ((5, 9), 1), ((12, 12), 4)])
+def test_arrays_of_other_sizes_and_channels_are_preprocessed(exported, size, channels):
+    embedder, path = exported
+    images = pictures(4, size, channels)
+    prepared = Preprocessing((SIZE, SIZE), CHANNELS)(images)
+    saved = load_saved_model(path)
+    wanted = embedder(prepared, training=False)
+    np.testing.assert_allclose(saved(images), wanted, atol=1e-5)
+    np.testing.assert_allclose(saved(images / np.float32(255.0)), wanted, atol=1e-5)
+
+
+def test_no_image_is_no_embedding(exported):
+    saved = load_saved_model(exported[1])
+    for images in (pictures(0), np.float32(pictures(0)), tf.constant([], tf.string)):
+        assert saved(images).shape == (0, DIMENSIONS)
+
+
+def test_a_preprocessing_of_one_s_own(tmp_path):
+    embedder = small_embedder()
+    strength = tf.Variable(0.5)
+
+    class Darken(tf.Module):
+        def __init__(self):
+            super().__init__()
+            self.strength = strength
+
+        def __call__(self, image):
+            image = tf.image.convert_image_dtype(image, tf.float32)
+            return tf.image.resize(image, (SIZE, SIZE)) * self.strength
+
+    saved = load_saved_model(export_saved_model(embedder, tmp_path / "model", Darken()))
+    images = pictures(3)
+    wanted = embedder(np.float32(images) / 255.0 * 0.5, training=False)
+    np.testing.assert_allclose(saved(images), wanted, atol=1e-5)
+    np.testing.assert_allclose(saved(images / np.float32(255.0)), wanted, atol=1e-5)
+    np.testing.assert_allclose(saved([png(image) for image in images]), wanted, atol=1e-5)
+    assert saved.metadata["preprocessing"] is None
+
+
+def test_an_embedder_of_any_size_needs_a_preprocessing(tmp_path):
+    embedder = small_embedder(size=None)
+    with pytest.raises(ValueError, match=r"shape \(b, None, None, 3\) without preprocessing; expected"):
+        export_saved_model(embedder, tmp_path / "model")
+    path = export_saved_model(embedder, tmp_path / "model", Preprocessing((20, 16), 3, short_side=24))
+    saved = load_saved_model(path)
+    assert saved.metadata["input_shape"] == [20, 16, 3]
+    images = pictures(2, (40, 30))
+    wanted = embedder(Preprocessing((20, 16), 3, short_side=24)(images), training=False)
+    np.testing.assert_allclose(saved(images), wanted, atol=1e-5)
+
+
+def test_gradients_by_the_images_are_those_of_the_embedder(tmp_path):
+    keras.utils.set_random_seed(2)
+    embedder = build_embedder("resnet20", "gsp", 4, "clip", (28, 28, 1), pooling_options={"prototypes": 6})
+    saved = load_saved_model(export_saved_model(embedder, tmp_path / "model"))
+    images = tf.constant(pictures(2, 28, 1) / np.float32(255.0))
+    gradients = []
+    for model in (embedder, saved):
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            embeddings = model(images, training=False)
+        gradients.append(tape.gradient(embeddings, images))
+    assert np.abs(gradients[0]).max() > 1e-3
+    np.testing.assert_allclose(*gradients, atol=1e-4 * np.abs(gradients[0]).max())
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_half_precision_inside_float32_outside(tmp_path, policy):
+    embedder = small_embedder(dtype=policy)
+    images = pictures(4)
+    half = embedder(np.float32(images) / 255.0, training=False)
+    assert half.dtype != tf.float32
+    received = load_saved_model(export_saved_model(embedder, tmp_path / "model"))(images)
+    assert received.dtype == tf.float32
+    np.testing.assert_allclose(received, tf.cast(half, tf.float32), atol=1e-2)
+
+
+def test_metadata(exported):
+    metadata = load_saved_model(exported[1]).metadata
+    assert metadata["input_shape"] == [SIZE, SIZE, CHANNELS]
+    assert metadata["embedding_size"] == DIMENSIONS
+    assert metadata["tensorflow_version"] == tf.__version__
+    assert metadata["keras_version"] == keras.__version__
+    restored = Preprocessing.from_config(metadata["preprocessing"])
+    assert restored == Preprocessing((SIZE, SIZE), CHANNELS)
+    on_disk = json.loads((exported[1] / "assets.extra" / "tfdml.json").read_text())
+    assert on_disk == metadata
+
+
+def test_a_saved_embedder_stands_where_an_embedder_does(exported):
+    embedder, path = exported
+    saved = load_saved_model(path)
+    assert isinstance(saved, SavedEmbedder)
+    images, labels = pictures(10), np.arange(10)
+    wanted = expected(embedder, images)
+    for data in (images, images / np.float32(255.0), images / 255.0, [png(image) for image in images]):
+        received = saved.embed(data, batch_size=4)
+        assert isinstance(received, np.ndarray) and received.dtype == np.float32
+        np.testing.assert_allclose(received, wanted, atol=1e-5)
+    batches = tf.data.Dataset.from_tensor_slices((images, labels)).batch(3)
+    for received, received_labels in (saved.embed(batches), embed(saved, batches)):
+        np.testing.assert_allclose(received, wanted, atol=1e-5)
+        np.testing.assert_array_equal(received_labels, labels)
+
+
+def test_nothing_is_overwritten(exported, tmp_path):
+    embedder, path = exported
+    before = {entry: entry.stat().st_mtime_ns for entry in path.rglob("*")}
+    with pytest.raises(FileExistsError, match="which exists"):
+        export_saved_model(embedder, path)
+    assert {entry: entry.stat().st_mtime_ns for entry in path.rglob("*")} == before
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(FileExistsError, match="which exists"):
+        export_saved_model(embedder, tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch):
+    def fail(module, folder, **_):
+        os.makedirs(folder)
+        (tmp_path / folder / "saved_model.pb").write_text("half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(tf.saved_model, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        export_saved_model(small_embedder(), tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_holds_the_model_and_nothing_is_left_beside_it(exported):
+    _, path = exported
+    assert [entry.name for entry in path.parent.iterdir()] == ["model"]
+    assert {"saved_model.pb", "variables", "assets.extra"} <= {entry.name for entry in path.iterdir()}
+
+
+def test_what_is_no_embedder(tmp_path):
+    images = keras.Input((8, 8, 3))
+    others = keras.Input((8, 8, 3))
+    vector = keras.layers.GlobalAveragePooling2D()(images)
+    dense = keras.layers.Dense(2)
+    numbers = keras.Input((4,))
+    path = tmp_path / "model"
+    with pytest.raises(TypeError, match="embedder of type function; expected a keras.Model"):
+        export_saved_model(lambda images: images, path)
+    for model in (
+        keras.Model(images, images),
+        keras.Model(numbers, dense(numbers)),
+        keras.Model([images, others], keras.layers.GlobalAveragePooling2D()(keras.layers.Add()([images, others]))),
+        keras.Model(images, [vector, vector]),
+    ):
+        with pytest.raises(ValueError, match="expected one input .* and one output"):
+            export_saved_model(model, path)
+    with pytest.raises(TypeError, match="preprocessing='resize'; expected a callable"):
+        export_saved_model(small_embedder(), path, preprocessing="resize")
+    with pytest.raises(ValueError, match=r"images of shape \(6, 6, 3\); expected \(12, 12, 3\)"):
+        export_saved_model(small_embedder(), path, preprocessing=Preprocessing((6, 6), 3))
+    assert not path.exists()
+
+
+def test_what_is_no_export(tmp_path):
+    with pytest.raises(FileNotFoundError, match="expected the folder of a SavedModel"):
+        load_saved_model(tmp_path)
+    module = tf.Module()
+    module.one = tf.Variable(1.0)
+    tf.saved_model.save(module, str(tmp_path / "other"))
+    with pytest.raises(ValueError, match="a SavedModel without .*tfdml.json"):
+        load_saved_model(tmp_path / "other")
+
+
+def test_what_cannot_be_embedded(exported):
+    saved = load_saved_model(exported[1])
+    with pytest.raises(TypeError, match="images of type int64; expected float"):
+        saved(pictures(1).astype(np.int64))
+    with pytest.raises(ValueError, match=r"Received: uint8 of shape \(12, 12, 3\); expected \(b, h, w, c\)"):
+        saved(pictures(1)[0])
+    with pytest.raises(ValueError, match="training=True"):
+        saved(pictures(1), training=True)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        saved([b"no picture"])
