@@ -1,0 +1,43 @@
+"""A whole run, made once, and the small backbone that it needs."""
+
+import importlib.util
+import pathlib
+
+import pytest
+
+from tfdml.experiments import load_recipe, train
+
+_PATH = pathlib.Path(__file__).with_name("tiny_backbone.py")
+_SPEC = importlib.util.spec_from_file_location("tiny_backbone", _PATH)
+tiny_backbone = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(tiny_backbone)
+
+
+@pytest.fixture(autouse=True)
+def tiny():
+    """The backbone "tiny" exists, in these tests alone."""
+    with tiny_backbone.registered():
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_changes():
+    """Changes of the recipe digits-quick that make a run short."""
+    return dict(tiny_backbone.CHANGES)
+
+
+@pytest.fixture(scope="session")
+def tiny_arguments(tiny_changes):
+    """The same for the command line."""
+    return [
+        "digits-quick",
+        *(part for key, value in tiny_changes.items() for part in (f"--{key}", str(value))),
+    ]
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory, tiny_changes):
+    """The result of an uninterrupted run with GSP and CCP. Tests copy its folder before they change it."""
+    with tiny_backbone.registered():
+        recipe = load_recipe("digits-quick", tiny_changes)
+        return train(recipe, tmp_path_factory.mktemp("runs") / "whole", verbose=0)

@@ -1,0 +1,172 @@
+import subprocess
+import sys
+
+import pytest
+
+from tfdml.experiments import evaluate_main, train_main
+from tfdml.experiments.parsing import parse_yaml, to_mapping
+from tfdml.experiments.recipe import Recipe
+
+
+def _error_of(capsys, main, *arguments):
+    with pytest.raises(SystemExit) as exit_:
+        main(list(arguments))
+    assert exit_.value.code == 2
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+def _dotted(mapping, prefix=""):
+    for key, value in mapping.items():
+        if isinstance(value, dict) and value:
+            yield from _dotted(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key
+
+
+def test_help_has_every_key_with_the_default_recipes_value(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        train_main(["--help"])
+    assert exit_.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for path in _dotted(to_mapping(Recipe())):
+        text = shown.split(f"--{path} ", 1)[1].split(" --", 1)[0]
+        assert len(text.split("(type:")[0].split()) >= 2, f"{path} is not explained"
+    assert (
+        "Data set of the registry, or 'folder' with the option 'path'. (type: str, default: glyphs)" in shown
+    )
+
+
+def test_list_recipes(capsys):
+    assert train_main(["--list-recipes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("default ") and any(line.startswith("gap-ccp ") for line in lines)
+
+
+def test_print_recipe_with_changes(capsys):
+    arguments = ["gap", "--seed", "3", "--optimizer.learning_rate=1e-5", "--data.split_seed", "null"]
+    arguments += [
+        "--evaluation.recall_at",
+        "[1,5]",
+        "--training.jit_compile",
+        "true",
+        "--data.size",
+        "[28, 32]",
+    ]
+    arguments += ["--loss.options.negative_margin", "0.75", "--description", "007", "--print-recipe"]
+    assert train_main(arguments) == 0
+    recipe = parse_yaml(capsys.readouterr().out, "output")
+    assert recipe["name"] == "gap" and recipe["model"]["pooling"] == "gap" and recipe["seed"] == 3
+    assert recipe["optimizer"]["learning_rate"] == 1e-5
+    assert recipe["data"]["split_seed"] is None and recipe["data"]["size"] == [28, 32]
+    assert recipe["evaluation"]["recall_at"] == [1, 5]
+    assert recipe["training"]["jit_compile"] is True
+    assert recipe["loss"]["options"] == {"negative_margin": 0.75}
+    assert recipe["description"] == "007"
+
+
+def test_without_a_recipe_it_is_the_default(capsys):
+    train_main(["--print-recipe"])
+    default = capsys.readouterr().out
+    train_main(["--recipe", "default", "--print-recipe"])
+    assert capsys.readouterr().out == default
+    assert parse_yaml(default, "output")["name"] == "default"
+
+
+def test_a_file_and_the_command_line_over_it(capsys, tmp_path):
+    (tmp_path / "mine.yaml").write_text("base: gsp\nseed: 1\ntraining: {patience: 4}\n")
+    assert train_main([str(tmp_path / "mine.yaml"), "--seed", "2", "--print-recipe"]) == 0
+    recipe = parse_yaml(capsys.readouterr().out, "output")
+    assert (recipe["name"], recipe["seed"], recipe["training"]["patience"]) == ("mine", 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model.gsp.ratoi", "0.5"], "Unknown option --model.gsp.ratoi. Did you mean --model.gsp.ratio?"),
+        (["--learning_rate=1"], "Unknown option --learning_rate. Did you mean --optimizer.learning_rate?"),
+        (["--resme", "x"], "Unknown option --resme. Did you mean --resume?"),
+        (
+            ["--model.gsp.prototypes", "many"],
+            "\"model.gsp.prototypes\": Expected a <class 'int'>. Got value: many",
+        ),
+        (["--training.patience", "2.5"], "\"training.patience\": Expected a <class 'int'>. Got value: 2.5"),
+        (["--ccp.enabled", "yess"], "\"ccp.enabled\": Expected a <class 'bool'>. Got value: yess"),
+        (["--data.options", "3"], "\"data.options\": Expected a <class 'dict'>. Got value: 3"),
+        (["--data.options", "{a: [}"], '"data.options"'),
+        (["--training.patience"], "expected one argument"),
+        (["defalt"], "Unknown recipe 'defalt'. Did you mean 'default'?"),
+        (["gap", "gsp"], "unrecognized arguments: gsp"),
+        (["gap", "--recipe", "gsp"], "Two recipes"),
+        (["gap", "--resume", "x"], "--resume takes everything from the run"),
+        (["--resume", "x", "--seed", "1"], "--resume takes everything from the run"),
+        (["--resume", "no-such-folder"], "There is no run folder no-such-folder."),
+        (["--resume", "."], "is no run"),
+        (["--out", "."], "exists already, and nothing is written over"),
+        (["--data.name", "glyfs"], "Did you mean 'glyphs'?"),
+        (["--data.options.min_typfaces", "3"], "Did you mean 'min_typefaces'?"),
+        (["digits-quick", "--data.validation_classes", "0.01"], "validation split without classes"),
+        (["digits-quick", "--batches.classes", "9"], "classes"),
+        (["digits-quick", "--loss.name", "contrastve"], "Did you mean 'contrastive'?"),
+        (["digits-quick", "--loss.options.margin", "3"], "does not take these options"),
+        (["digits-quick", "--model.gsp.ratio", "1.3"], "Received: ratio=1.3"),
+        (["digits-quick", "--model.embedding_size", "0"], "embedding_size"),
+        (["digits-quick", "--augmentation.rotation", "200"], "rotation=200"),
+        (["digits-quick", "--loss.name", "addons.TripletHardLoss"], "expected references.name='batch'"),
+        (["digits-quick", "--data.name", "folder", "--data.options.path", "nowhere"], "no such folder"),
+        (["digits-quick", "--ccp.projection_weight", "-1"], "projection_weight"),
+    ],
+)
+def test_bad_input_ends_with_2_a_message_and_no_folder(capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert message in _error_of(capsys, train_main, *arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_pictures_in_files_need_a_shape(capsys, tmp_path):
+    import tensorflow as tf
+
+    for number in range(20):
+        folder = tmp_path / "pictures" / f"class{number % 10}"
+        folder.mkdir(parents=True, exist_ok=True)
+        png = tf.io.encode_png(tf.fill((10, 10, 1), tf.constant(number * 10, tf.uint8)))
+        (folder / f"{number}.png").write_bytes(png.numpy())
+    arguments = ["digits-quick", "--data.name", "folder", "--data.options.path", str(tmp_path / "pictures")]
+    error = _error_of(capsys, train_main, *arguments, "--data.size", "null", "--data.channels", "null")
+    assert "expected both to be given" in error
+    (tmp_path / "pictures" / "class3" / "broken.png").write_bytes(b"\x89PNG but not really")
+    assert "broken.png" in _error_of(capsys, train_main, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "RUN_OR_SAVEDMODEL"),
+        (["nowhere"], "There is no run folder nowhere."),
+        (["."], "is no run"),
+        ([".", "--splt", "test"], "Unknown option --splt. Did you mean --split?"),
+        ([".", "--split", "tests"], '"split": Expected'),
+    ],
+)
+def test_bad_input_of_evaluate(capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert message in _error_of(capsys, evaluate_main, *arguments)
+
+
+def test_evaluate_help(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        evaluate_main(["--help"])
+    assert exit_.value.code == 0
+    assert "--data NAME_OR_FOLDER" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
+def test_the_scripts_run(script, request):
+    done = subprocess.run(
+        [sys.executable, request.config.rootpath / script, "--version"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0 and "tfdml " in done.stdout

@@ -1,0 +1,56 @@
+import pytest
+
+from tfdml.experiments.errors import RecipeError
+from tfdml.experiments.parsing import recipe_from_mapping
+from tfdml.experiments.recipe_files import load_recipe, nested
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"data.validation_classes": 0.0},
+            "data.validation_classes=0.0; expected 0 < validation_classes < 1",
+        ),
+        ({"data.test_classes": 1.5}, "data.test_classes=1.5"),
+        ({"data.validation_classes": 0.5, "data.test_classes": 0.5}, "expected less than 1"),
+        ({"batches.classes": 1}, "batches.classes=1; expected at least 2"),
+        ({"batches.samples_per_class": 0}, "batches.samples_per_class=0"),
+        ({"model.backbone": "resnet20v3"}, "Did you mean 'resnet20v2'?"),
+        ({"model.pooling": "gspp"}, "Did you mean 'gsp'?"),
+        ({"model.gsp.solver": "newtown"}, "model.gsp.solver"),
+        ({"references.per_class": 0}, "references.per_class=0"),
+        ({"references.name": "batch"}, "CCP draws class proxies"),
+        (
+            {"references.name": "batch", "ccp.enabled": False, "batches.samples_per_class": 1},
+            "batches.samples_per_class=1; expected at least 2",
+        ),
+        ({"optimizer.learning_rate": 0.0}, "optimizer.learning_rate=0.0; expected above 0"),
+        ({"optimizer.learning_rate": float("nan")}, "optimizer.learning_rate=nan; expected above 0"),
+        ({"optimizer.beta_2": 1.0}, "optimizer.beta_2=1.0; expected 0 <= beta_2 < 1"),
+        ({"optimizer.global_clipnorm": -1.0}, "optimizer.global_clipnorm=-1.0"),
+        ({"training.steps_per_validation": 0}, "training.steps_per_validation=0"),
+        ({"training.max_minutes": 0.0}, "training.max_minutes=0.0"),
+        ({"training.precision": "float8"}, "training.precision"),
+        ({"evaluation.recall_at": []}, "evaluation.recall_at"),
+        ({"evaluation.recall_at": [0]}, "evaluation.recall_at"),
+        ({"seed": -1}, "seed=-1; expected 0 <= seed < 2"),
+        ({"name": "a/b"}, "name='a/b'; expected text that can name a folder"),
+        ({"name": ""}, "name=''"),
+    ],
+)
+def test_impossible_values(changes, message):
+    with pytest.raises(RecipeError) as error:
+        recipe_from_mapping(nested(changes))
+    assert message in str(error.value)
+
+
+def test_image_size():
+    assert load_recipe("default", {"data.size": 28}).data.image_size == (28, 28)
+    assert load_recipe("default", {"data.size": [28, 32]}).data.image_size == (28, 32)
+    assert load_recipe("default", {"data.size": None}).data.image_size is None
+
+
+def test_pooling_options_belong_to_the_pooling():
+    assert load_recipe("gsp").model.pooling_options["prototypes"] >= 1
+    assert load_recipe("gap").model.pooling_options == {}

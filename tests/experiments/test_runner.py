@@ -1,0 +1,315 @@
+import csv
+import logging
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfdml.experiments import (
+    InputError,
+    NonFiniteLossError,
+    RunFolder,
+    RunFolderError,
+    load_recipe,
+    resume,
+    train,
+    train_main,
+)
+from tfdml.experiments.run_folder import read_json
+
+_FILES = [
+    "best.weights.h5",
+    "embedder.keras",
+    "environment.json",
+    "history.csv",
+    "recipe.yaml",
+    "saved_model/saved_model.pb",
+    "state.npz",
+    "test_metrics.json",
+    "train.log",
+    "untrained_metrics.json",
+    "pictures/training_curve.png",
+    "pictures/embedding_map.png",
+    "pictures/nearest_neighbors.png",
+    "pictures/pooling_maps.png",
+]
+
+
+def _history(path):
+    with open(path / "history.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _weights(path):
+    return keras.models.load_model(path / "embedder.keras", compile=False).get_weights()
+
+
+def _without_time(path):
+    metrics = read_json(path / "test_metrics.json")
+    del metrics["training"]["seconds"]
+    return metrics
+
+
+def _assert_same_end(path, other):
+    assert (path / "history.csv").read_text() == (other / "history.csv").read_text()
+    for ours, theirs in zip(_weights(path), _weights(other)):
+        np.testing.assert_array_equal(ours, theirs)
+    assert _without_time(path) == _without_time(other)
+
+
+def test_a_run_leaves_its_files(finished_run):
+    path = finished_run.folder
+    assert all((path / name).stat().st_size > 0 for name in _FILES)
+    assert list((path / "tensorboard").iterdir())
+    assert not [file for file in path.rglob("*") if "partial" in file.name]
+    recipe = RunFolder.open(path).load_recipe()
+    assert recipe.model.backbone == "tiny" and recipe.data.channels == 1
+
+
+def test_the_history_has_a_row_for_each_validation(finished_run):
+    rows = _history(finished_run.folder)
+    assert [(row["epoch"], row["step"]) for row in rows] == [(str(n), str(4 * n)) for n in range(1, 6)]
+    assert {"loss", "val_map_at_r", "projection", "covering_radius"} <= set(rows[0])
+    best = max(rows, key=lambda row: float(row["val_map_at_r"]))
+    assert finished_run.validation == {
+        "map_at_r": float(best["val_map_at_r"]),
+        "epoch": int(best["epoch"]),
+    }
+
+
+def test_the_result_is_that_of_the_best_weights(finished_run):
+    path = finished_run.folder
+    assert read_json(path / "test_metrics.json")["test"] == finished_run.test
+    assert {"map_at_r", "precision_at_1", "recall_at_8", "queries"} <= set(finished_run.test)
+    assert finished_run.untrained == read_json(path / "untrained_metrics.json")
+    embedder = keras.models.clone_model(finished_run.embedder)
+    embedder.load_weights(path / "best.weights.h5")
+    for kept, final in zip(embedder.get_weights(), _weights(path)):
+        np.testing.assert_array_equal(kept, final)
+
+
+def test_tensorboard_can_read_the_log(finished_run):
+    (file,) = (finished_run.folder / "tensorboard").iterdir()
+    values = {}
+    for event in tf.compat.v1.train.summary_iterator(str(file)):
+        for value in event.summary.value:
+            assert value.metadata.plugin_data.plugin_name == "scalars"
+            values[value.tag, event.step] = float(tf.make_ndarray(value.tensor))
+    for row in _history(finished_run.folder):
+        np.testing.assert_allclose(
+            values["val_map_at_r", int(row["step"])], float(row["val_map_at_r"]), rtol=1e-6
+        )
+
+
+def test_an_existing_folder_is_left_alone(tmp_path, tiny_changes):
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(RunFolderError, match="nothing is written over"):
+        train("digits-quick", tmp_path, overrides=tiny_changes)
+    assert [file.name for file in tmp_path.iterdir()] == ["mine"]
+
+
+_KILLED = """
+import os, signal, sys
+sys.path.insert(0, {here!r})
+import keras, tiny_backbone
+from tfdml.experiments import train
+
+class Kill(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        # There is something to remember: proxies that were drawn anew, and the weights that they are pulled to.
+        if int(self.model.projection) >= 1 and batch == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+with tiny_backbone.registered():
+    train("digits-quick", sys.argv[1], overrides=tiny_backbone.CHANGES, extra_callbacks=[Kill()], verbose=0)
+"""
+
+
+def test_a_killed_run_ends_like_the_uninterrupted_one(tmp_path, finished_run, request, capsys):
+    path = tmp_path / "killed"
+    code = _KILLED.format(here=str(pathlib.Path(__file__).parent))
+    environment = {**os.environ, "PYTHONPATH": str(request.config.rootpath)}
+    killed = subprocess.run([sys.executable, "-c", code, str(path)], env=environment, check=False)
+    assert killed.returncode < 0
+    done = len(_history(path))
+    assert 1 < done < 5 and not (path / "test_metrics.json").exists()
+    # As if the kill had come between writing the history and the backup.
+    with open(path / "history.csv", "a") as file:
+        file.write(f"{done + 1},0,0.5\n")
+    assert train_main(["--resume", str(path), "--verbose", "0"]) == 0
+    assert f"Going on after {done} validations." in capsys.readouterr().out
+    _assert_same_end(path, finished_run.folder)
+
+
+def test_a_run_killed_before_its_first_validation_begins_anew(tmp_path, finished_run):
+    """It is also a second run of the same recipe, which leaves no traces in the process."""
+    path = tmp_path / "begun"
+    RunFolder.create(RunFolder.open(finished_run.folder).load_recipe(), path)
+    handlers = list(logging.getLogger("tfdml").handlers)
+    _assert_same_end(resume(path, verbose=0).folder, finished_run.folder)
+    assert logging.getLogger("tfdml").handlers == handlers
+
+
+def test_a_run_killed_after_training_gets_its_results(tmp_path, finished_run):
+    path = tmp_path / "trained"
+    shutil.copytree(finished_run.folder, path)
+    for name in ("test_metrics.json", "embedder.keras", "best.weights.h5", "pictures/embedding_map.png"):
+        (path / name).unlink()
+    shutil.rmtree(path / "saved_model")
+    state = (path / "state.npz").read_bytes()
+    result = resume(path, verbose=0)
+    assert all((path / name).exists() for name in _FILES)
+    assert result.test == finished_run.test
+    _assert_same_end(path, finished_run.folder)
+    assert (path / "state.npz").read_bytes() == state
+
+
+def test_early_stopping_is_remembered(tmp_path, tiny_changes):
+    """A kill right after the last backup must not add a validation."""
+    changes = {
+        **tiny_changes,
+        "training.patience": 1,
+        "training.max_validations": 30,
+        "evaluation.pictures": False,
+    }
+    result = train("digits-quick", tmp_path / "run", overrides=changes, verbose=0)
+    assert result.training["epochs"] == result.validation["epoch"] + 1 < 30
+    (tmp_path / "run" / "test_metrics.json").unlink()
+    again = resume(tmp_path / "run", verbose=0)
+    assert (again.training, again.test) == (result.training, result.test)
+
+
+def test_resuming_a_finished_run_tells_its_result(finished_run, capsys):
+    before = {file: file.stat().st_mtime_ns for file in finished_run.folder.rglob("*")}
+    assert train_main(["--resume", str(finished_run.folder)]) == 0
+    shown = capsys.readouterr().out
+    assert "This run is finished" in shown and f"{finished_run.test['map_at_r']:.4f}" in shown
+    assert {file: file.stat().st_mtime_ns for file in finished_run.folder.rglob("*")} == before
+    assert resume(finished_run.folder).test == finished_run.test
+
+
+def test_a_backup_of_another_recipe_is_refused(tmp_path, finished_run):
+    path = tmp_path / "mixed"
+    shutil.copytree(finished_run.folder, path)
+    (path / "test_metrics.json").unlink()
+    recipe = (path / "recipe.yaml").read_text()
+    (path / "recipe.yaml").write_text(recipe.replace("embedding_size: 8", "embedding_size: 9"))
+    with pytest.raises(InputError, match="backup of another model"):
+        resume(path, verbose=0)
+    (path / "state.npz").write_bytes(b"garbage")
+    with pytest.raises(InputError, match="is not a training backup"):
+        resume(path, verbose=0)
+
+
+class _Explode(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 1:
+            self.model.optimizer.learning_rate.assign(1e30)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_best_weights(tmp_path, tiny_changes):
+    path = tmp_path / "run"
+    changes = {
+        **tiny_changes,
+        "ccp.enabled": False,
+        "references.name": "batch",
+        "optimizer.global_clipnorm": None,
+    }
+    with pytest.raises(
+        NonFiniteLossError, match=r"at step (9|10|11|12)\. The best weights .* are in"
+    ) as error:
+        train("digits-quick", path, overrides=changes, extra_callbacks=[_Explode()], verbose=0)
+    rows = _history(path)
+    best = max(range(2), key=lambda row: float(rows[row]["val_map_at_r"]))
+    assert f"after validation {best + 1})" in str(error.value)
+    assert read_json(path / "failure.json")["message"] == str(error.value)
+    assert str(error.value) in (path / "train.log").read_text()
+    embedder = keras.models.clone_model(_embedder_like(path))
+    embedder.load_weights(path / "best.weights.h5")
+    assert all(np.isfinite(weight).all() for weight in embedder.get_weights())
+    assert not (path / "test_metrics.json").exists()
+    with pytest.raises(RunFolderError, match="cannot go on: The loss was no finite number at step"):
+        resume(path)
+
+
+def _embedder_like(path):
+    from tfdml.experiments import assembly
+
+    recipe = RunFolder.open(path).load_recipe()
+    return assembly.restore_embedder(recipe, path / "best.weights.h5")
+
+
+def test_the_command_tells_of_a_loss_that_is_no_number(tmp_path, tiny_arguments, capsys):
+    arguments = [*tiny_arguments, "--optimizer.learning_rate", "1e30", "--out", str(tmp_path / "run")]
+    assert train_main([*arguments, "--verbose", "0"]) == 1
+    error = capsys.readouterr().err
+    assert "Training stopped: The loss was no finite number at step" in error
+    assert "no best weights" in error and "Traceback" not in error
+
+
+def test_an_interruption_by_the_user(tmp_path, tiny_arguments, capsys, monkeypatch):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tfdml.models.MetricModel.fit", interrupt)
+    assert train_main([*tiny_arguments, "--out", str(tmp_path / "run"), "--verbose", "0"]) == 130
+    assert "--resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"ccp.enabled": False, "references.name": "batch", "model.pooling": "gap", "optimizer.name": "sgd"},
+        {"ccp.enabled": False, "optimizer.name": "adamw", "model.gsp.start": "random", "loss.name": "c1"},
+        {"training.precision": "mixed_float16", "augmentation.rotation": 10.0, "model.normalization": "none"},
+    ],
+    ids=["gap in the batch, sgd", "proxies without ccp, adamw", "mixed precision, augmentation"],
+)
+def test_other_recipes(tmp_path, tiny_changes, changes):
+    changes = {**tiny_changes, "training.max_minutes": 1e-6, "evaluation.pictures": False, **changes}
+    recipe = load_recipe("digits-quick", changes)
+    policy = keras.mixed_precision.global_policy().name
+    result = train(recipe, tmp_path / "run", verbose=0)
+    assert keras.mixed_precision.global_policy().name == policy
+    assert 0 < result.test["map_at_r"] <= 1
+    assert ("projections" in result.training) == recipe.ccp.enabled
+    # The time is up after the first of five validations.
+    assert result.training["epochs"] == 1
+    assert not (tmp_path / "run" / "pictures").exists()
+
+
+def test_a_loss_of_tensorflow_addons(tmp_path, tiny_changes):
+    changes = {
+        **tiny_changes,
+        "ccp.enabled": False,
+        "references.name": "batch",
+        "loss.name": "addons.TripletHardLoss",
+    }
+    changes |= {"training.max_validations": 1, "evaluation.pictures": False, "loss.options": {"margin": 0.5}}
+    if keras.__version__.startswith("3"):
+        with pytest.raises(
+            InputError, match=r"TensorFlow Addons cannot be imported.*pip install 'tfdml\[addons\]'"
+        ):
+            train("digits-quick", tmp_path / "run", overrides=changes, verbose=0)
+        return
+    result = train("digits-quick", tmp_path / "run", overrides=changes, verbose=0)
+    assert result.test["map_at_r"] > 0
+    for name, options, message in (
+        ("addons.TripletHardLos", {}, "Did you mean 'addons.TripletHardLoss'?"),
+        ("addons.TripletHardLoss", {"size": 1}, "does not take these options"),
+    ):
+        wrong = {**changes, "loss.name": name, "loss.options": options}
+        with pytest.raises(InputError) as error:
+            train("digits-quick", tmp_path / "wrong", overrides=wrong)
+        assert message in str(error.value)
+
+
+def test_overrides_go_with_a_name(tmp_path):
+    with pytest.raises(ValueError, match="Overrides go with a recipe's name"):
+        train(load_recipe("digits-quick"), tmp_path / "run", overrides={"seed": 1})

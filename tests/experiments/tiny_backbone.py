@@ -1,0 +1,49 @@
+"""A backbone of two layers, so that whole runs take seconds; also run by the process that a test kills."""
+
+import contextlib
+
+import keras
+
+from tfdml.backbones import registry
+
+
+def build(input_shape):
+    return keras.Sequential(
+        [
+            keras.Input(input_shape),
+            keras.layers.Conv2D(8, 3, strides=2, activation="relu"),
+            keras.layers.BatchNormalization(),
+        ]
+    )
+
+
+@contextlib.contextmanager
+def registered():
+    registry._BUILDERS["tiny"] = build
+    try:
+        yield
+    finally:
+        del registry._BUILDERS["tiny"]
+
+
+# Of digits-quick. Whatever the default recipe says, validations go up and down, so that there are projections.
+CHANGES = {
+    "model.backbone": "tiny",
+    "model.embedding_size": 8,
+    "model.gsp.prototypes": 8,
+    "data.size": 12,
+    "data.split_seed": None,
+    "augmentation.rotation": 0.0,
+    "augmentation.scale": 0.0,
+    "augmentation.translation": 0.0,
+    "references.per_class": 2,
+    "ccp.patience": 1,
+    "ccp.pool_size": 4,
+    "ccp.in_batch_weight": 0.0,
+    "optimizer.learning_rate": 0.02,
+    "training.steps_per_validation": 4,
+    "training.max_validations": 5,
+    "training.patience": 10,
+    "evaluation.queries": 2,
+    "evaluation.neighbors": 3,
+}

@@ -1,0 +1,29 @@
+"""Experiments: recipes, training runs with their folders, evaluation, and the two commands."""
+
+from tfdml.experiments.commands import evaluate_main, train_main
+from tfdml.experiments.errors import InputError, RecipeError, RunFolderError
+from tfdml.experiments.evaluation import Evaluation, evaluate, judge
+from tfdml.experiments.recipe import Recipe
+from tfdml.experiments.recipe_files import dump_recipe, load_recipe, recipe_names
+from tfdml.experiments.run_folder import RunFolder
+from tfdml.experiments.runner import NonFiniteLossError, TrainingResult, resume, train
+
+__all__ = [
+    "Evaluation",
+    "InputError",
+    "NonFiniteLossError",
+    "Recipe",
+    "RecipeError",
+    "RunFolder",
+    "RunFolderError",
+    "TrainingResult",
+    "dump_recipe",
+    "evaluate",
+    "evaluate_main",
+    "judge",
+    "load_recipe",
+    "recipe_names",
+    "resume",
+    "train",
+    "train_main",
+]

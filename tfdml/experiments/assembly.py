@@ -1,0 +1,195 @@
+"""From a recipe to the things that train: data, embedder, model, optimizer."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+from typing import NamedTuple
+
+import keras
+
+from tfdml import data, losses
+from tfdml.experiments.errors import RecipeError, nearest_key
+from tfdml.experiments.recipe import Recipe
+from tfdml.layers import ClassProxies
+from tfdml.models import CCPModel, MetricModel, adapt_pooling, build_embedder, settle_batch_normalization
+
+# So many training pictures are enough to choose the first prototypes from their local features.
+_PICTURES_FOR_PROTOTYPES = 512
+_BATCHES_TO_SETTLE = 30
+
+
+class ExperimentData(NamedTuple):
+    """The pictures of a run.
+
+    Attributes:
+        train, validation, test: `LabeledImages` without a common class.
+        preprocessing: What brings their pictures into the network's shape.
+    """
+
+    train: data.LabeledImages
+    validation: data.LabeledImages
+    test: data.LabeledImages
+    preprocessing: data.Preprocessing
+
+
+def load_data(recipe: Recipe) -> ExperimentData:
+    """Loads the data set, splits its classes and says how pictures are preprocessed."""
+    config = recipe.data
+    pictures = data.load(config.name, **config.options)
+    splits = data.split_classes(
+        pictures, validation=config.validation_classes, test=config.test_classes, seed=config.split_seed
+    )
+    return ExperimentData(*splits, make_preprocessing(config, pictures))
+
+
+def make_preprocessing(config, pictures=None):
+    """The preprocessing of a recipe's `data` section; what that leaves open is taken from the pictures."""
+    shape = None if pictures is None else pictures.image_shape
+    if shape is None and (config.size is None or config.channels is None):
+        raise RecipeError(
+            "Pictures in files can have any shape. "
+            f"Received: data.size={config.size}, data.channels={config.channels}; expected both to be given."
+        )
+    size = config.image_size or shape[:2]
+    channels = config.channels or shape[2]
+    return data.Preprocessing(size=size, channels=channels, short_side=config.short_side)
+
+
+def complete_recipe(recipe: Recipe, preprocessing) -> Recipe:
+    """The recipe with the pictures' shape in it, which it may have left to the data set."""
+    size = recipe.data.size if recipe.data.size is not None else preprocessing.size
+    shape = dataclasses.replace(recipe.data, size=size, channels=preprocessing.channels)
+    return dataclasses.replace(recipe, data=shape)
+
+
+def make_augmentation(recipe: Recipe):
+    """The augmentation, or None if it would change nothing."""
+    options = dataclasses.asdict(recipe.augmentation)
+    changes = any(value for name, value in options.items() if name != "crop_aspect")
+    return data.Augmentation(**options) if changes else None
+
+
+def make_embedder(recipe: Recipe, preprocessing):
+    """The embedder with its first random weights."""
+    config = recipe.model
+    return build_embedder(
+        config.backbone,
+        pooling=config.pooling,
+        embedding_size=config.embedding_size,
+        normalization=None if config.normalization == "none" else config.normalization,
+        input_shape=preprocessing.image_shape,
+        pooling_options=config.pooling_options,
+    )
+
+
+def start_embedder(recipe: Recipe, embedder, pictures: ExperimentData):
+    """Fits what training does not begin from random numbers to the data: batch statistics and prototypes."""
+    settle_batch_normalization(embedder, training_batches(recipe, pictures).take(_BATCHES_TO_SETTLE))
+    if recipe.model.pooling == "gsp" and recipe.model.gsp.start == "k_center":
+        of_each_class = -(-_PICTURES_FOR_PROTOTYPES // pictures.train.num_classes)
+        pool = data.class_pool(pictures.train, of_each_class, recipe.seed, pictures.preprocessing)
+        adapt_pooling(embedder, pool(0), seed=recipe.seed)
+
+
+def restore_embedder(recipe: Recipe, weights):
+    """The embedder of a complete recipe, with the weights in a file."""
+    with precision_policy(recipe.training.precision):
+        embedder = make_embedder(recipe, make_preprocessing(recipe.data))
+    embedder.load_weights(weights)
+    return embedder
+
+
+@contextlib.contextmanager
+def precision_policy(name):
+    """Keras' precision policy for as long as the block lasts."""
+    before = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy(name)
+    try:
+        yield
+    finally:
+        keras.mixed_precision.set_global_policy(before)
+
+
+def make_loss(recipe: Recipe):
+    """The loss; one of TensorFlow Addons is imported only when it is asked for."""
+    name, options = recipe.loss.name, recipe.loss.options
+    if not name.startswith("addons."):
+        return losses.get(name, **options)
+    if recipe.references.name != "batch":
+        raise RecipeError(
+            f"Losses of TensorFlow Addons compare a batch with itself. Received: loss.name={name!r} with "
+            f"references.name={recipe.references.name!r}; expected references.name='batch' and "
+            "ccp.enabled=false."
+        )
+    try:
+        from tensorflow_addons import losses as addons
+    except Exception as error:  # It fails in many ways beside Keras 3.
+        raise RecipeError(
+            f"TensorFlow Addons cannot be imported ({error}). Received: loss.name={name!r}; it needs "
+            "pip install 'tfdml[addons]' with TensorFlow 2.15."
+        ) from error
+    known = [known for known in dir(addons) if known[0].isupper()]
+    short = name[len("addons.") :]
+    if short not in known:
+        nearest = nearest_key(short, known)
+        raise RecipeError(f"Received: loss.name={name!r}. Did you mean 'addons.{nearest}'?")
+    loss = getattr(addons, short)
+    # They take any keyword and ignore what they do not know.
+    unknown = sorted(set(options) - set(inspect.signature(loss).parameters))
+    if unknown:
+        raise RecipeError(f"loss.name={name!r} does not take these options. Received: {', '.join(unknown)}.")
+    return loss(**options)
+
+
+def make_model(recipe: Recipe, embedder, num_classes):
+    """The model that trains the embedder, compiled."""
+    config = recipe.references
+    references = None
+    if config.name == "proxies":
+        references = ClassProxies(num_classes, config.per_class, dim=recipe.model.embedding_size)
+    if recipe.ccp.enabled:
+        model = CCPModel(
+            embedder,
+            references,
+            projection_weight=recipe.ccp.projection_weight,
+            in_batch_weight=recipe.ccp.in_batch_weight,
+        )
+    else:
+        model = MetricModel(embedder, references)
+    model.compile(
+        optimizer=make_optimizer(recipe), loss=make_loss(recipe), jit_compile=recipe.training.jit_compile
+    )
+    return model
+
+
+def make_optimizer(recipe: Recipe):
+    """The optimizer."""
+    config = recipe.optimizer
+    common = {"learning_rate": config.learning_rate, "global_clipnorm": config.global_clipnorm}
+    if config.name == "sgd":
+        return keras.optimizers.SGD(momentum=config.momentum, **common)
+    if config.name == "adamw":
+        return keras.optimizers.AdamW(beta_2=config.beta_2, weight_decay=config.weight_decay, **common)
+    return keras.optimizers.Adam(beta_2=config.beta_2, **common)
+
+
+def training_batches(recipe: Recipe, pictures: ExperimentData, start_batch=0):
+    """Endless training batches; batch t follows from the recipe and t alone."""
+    return data.balanced_batches(
+        pictures.train,
+        recipe.batches.classes,
+        recipe.batches.samples_per_class,
+        recipe.seed,
+        pictures.preprocessing,
+        augmentation=make_augmentation(recipe),
+        start_batch=start_batch,
+    )
+
+
+def proxy_pool(recipe: Recipe, pictures: ExperimentData):
+    """The pools of CCP: from the number of a projection to samples of each class."""
+    # A pool must at least hold a sample for each proxy.
+    size = max(recipe.ccp.pool_size, recipe.references.per_class)
+    return data.class_pool(pictures.train, size, recipe.seed, pictures.preprocessing)

@@ -1,0 +1,40 @@
+"""What is wrong with the input, as opposed to the program."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+
+
+class InputError(ValueError):
+    """Input that cannot be used; the commands show the message without a traceback."""
+
+
+class RecipeError(InputError):
+    """A recipe, or an override of one, that cannot be used as it is."""
+
+
+class RunFolderError(InputError):
+    """A folder that cannot be made, or is no run's."""
+
+
+def nearest_key(name, known_names):
+    """The known name that was most likely meant: similar as a whole, or in what follows the last dot."""
+
+    def likeness(known):
+        whole = difflib.SequenceMatcher(None, name, known).ratio()
+        last = difflib.SequenceMatcher(None, name.rsplit(".", 1)[-1], known.rsplit(".", 1)[-1]).ratio()
+        return max(whole, last), whole
+
+    return max(known_names, key=likeness)
+
+
+@contextlib.contextmanager
+def input_errors():
+    """Takes errors of a block that does nothing but read and check input for errors of the input."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, TypeError, OSError) as error:
+        raise InputError(str(error)) from error

@@ -1,0 +1,297 @@
+"""A recipe: everything that decides a training run, as typed dataclasses."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, Optional, Union
+
+from tfdml import backbones
+from tfdml.experiments.errors import RecipeError, nearest_key
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which pictures, brought to which shape, and which classes are kept for validation and test."""
+
+    name: str = "glyphs"
+    """Data set of the registry, or 'folder' with the option 'path'."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """What the data set takes, as in --data.options.path PICTURES."""
+    size: Union[int, tuple[int, int], None] = None
+    """Height and width in pixels, one number for both; null takes them from the data set."""
+    channels: Optional[int] = None
+    """1 (grey) or 3 (colour); null takes them from the data set."""
+    short_side: Optional[int] = None
+    """Scale the shorter side to so many pixels and cut out the centre; null stretches to the size."""
+    validation_classes: float = 0.2
+    """Share of the classes that choose the best weights, 0 to 1."""
+    test_classes: float = 0.3
+    """Share of the classes that only the final metrics see, 0 to 1."""
+    split_seed: Optional[int] = None
+    """Shuffles the classes before they are split; null keeps their order."""
+
+    def __post_init__(self):
+        # The data of a run are known when they are loaded; what is wrong with every data set is told before.
+        for key in ("validation_classes", "test_classes"):
+            share = getattr(self, key)
+            _check(0 < share < 1, f"data.{key}", share, f"0 < {key} < 1")
+        total = self.validation_classes + self.test_classes
+        _check(
+            total < 1,
+            "data.validation_classes + data.test_classes",
+            total,
+            "less than 1: training needs classes",
+        )
+
+    @property
+    def image_size(self):
+        """`(height, width)`, or None for that of the data set."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    """How a training batch is drawn: so many classes, so many pictures of each."""
+
+    classes: int = 8
+    """Classes in a batch."""
+    samples_per_class: int = 4
+    """Pictures of each class in a batch."""
+
+    def __post_init__(self):
+        _check(
+            self.classes >= 2, "batches.classes", self.classes, "at least 2, or there are no negative pairs"
+        )
+        _check(self.samples_per_class >= 1, "batches.samples_per_class", self.samples_per_class, "at least 1")
+
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """Random changes of the training pictures; all 0 for none."""
+
+    rotation: float = 0.0
+    """Largest rotation in degrees, either way."""
+    scale: float = 0.0
+    """Largest relative change of size, either way."""
+    shear: float = 0.0
+    """Largest horizontal shear, either way."""
+    translation: float = 0.0
+    """Largest shift along each axis as a share of the side, either way."""
+    horizontal_flip: bool = False
+    """Whether every other picture is mirrored."""
+    crop_area: Optional[tuple[float, float]] = None
+    """Smallest and largest share of the area that a random crop keeps; null for no crop."""
+    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    """Smallest and largest width by height of a crop."""
+
+
+@dataclass(frozen=True)
+class GSPConfig:
+    """Generalized sum pooling, when model.pooling is 'gsp'."""
+
+    prototypes: int = 64
+    """Number of trainable prototypes."""
+    ratio: float = 0.3
+    """Share of the local features' mass that is kept, above 0 and at most 1."""
+    smoothing: float = 5.0
+    """Entropy smoothing, above 0: small weighs all features alike, large selects."""
+    solver: Literal["newton", "bregman"] = "newton"
+    """Solver of the transport problem."""
+    start: Literal["k_center", "random"] = "k_center"
+    """First prototypes: greedy k-center of the untrained network's local features, or random."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The embedder: backbone, pooling, embedding, normalization."""
+
+    backbone: str = "resnet20v2"
+    """Network from pictures to local features."""
+    pooling: str = "gsp"
+    """'gap' (average) or 'gsp' (generalized sum pooling)."""
+    gsp: GSPConfig = field(default_factory=GSPConfig)
+    """Generalized sum pooling."""
+    embedding_size: int = 128
+    """Size of the embedding."""
+    normalization: Literal["l2", "clip", "none"] = "clip"
+    """Embeddings of unit length, of at most unit length, or as they are."""
+
+    def __post_init__(self):
+        _check_name("model.backbone", self.backbone, backbones.backbone_names())
+        _check_name("model.pooling", self.pooling, ("gap", "gsp"))
+
+    @property
+    def pooling_options(self):
+        """Arguments of the pooling layer."""
+        if self.pooling != "gsp":
+            return {}
+        gsp = self.gsp
+        return {
+            "prototypes": gsp.prototypes,
+            "ratio": gsp.ratio,
+            "smoothing": gsp.smoothing,
+            "solver": gsp.solver,
+        }
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What is minimised."""
+
+    name: str = "c2"
+    """Loss of tfdml, or 'addons.' and a class of tensorflow_addons.losses, as in addons.TripletHardLoss."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """What the loss takes, as in --loss.options.negative_margin 0.6."""
+
+
+@dataclass(frozen=True)
+class ReferenceConfig:
+    """What the loss compares a batch with."""
+
+    name: Literal["batch", "proxies"] = "proxies"
+    """The batch itself, or trainable proxies of the classes."""
+    per_class: int = 4
+    """Proxies of each class."""
+
+    def __post_init__(self):
+        _check(self.per_class >= 1, "references.per_class", self.per_class, "at least 1")
+
+
+@dataclass(frozen=True)
+class CCPConfig:
+    """Chance constrained programming: a chain of proxy problems, each with new proxies."""
+
+    enabled: bool = True
+    """Whether the proxies are drawn anew whenever a problem is solved."""
+    pool_size: int = 12
+    """Pictures of each class among which greedy k-center chooses; 1 for random proxies."""
+    patience: int = 3
+    """Validations without a better MAP@R after which a problem counts as solved."""
+    projection_weight: float = 2e-4
+    """Pull towards the weights that solved the problem before."""
+    in_batch_weight: float = 0.0
+    """Weight of the same loss inside the batch."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How the weights are updated."""
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    """Optimizer."""
+    learning_rate: float = 1e-3
+    """Learning rate."""
+    beta_2: float = 0.999
+    """Decay of the second moment (adam, adamw)."""
+    momentum: float = 0.9
+    """Momentum (sgd)."""
+    weight_decay: float = 1e-4
+    """Decoupled weight decay (adamw)."""
+    global_clipnorm: Optional[float] = 10.0
+    """Largest norm of all gradients together; null for no clipping."""
+
+    def __post_init__(self):
+        _check(self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "above 0")
+        _check(0 <= self.beta_2 < 1, "optimizer.beta_2", self.beta_2, "0 <= beta_2 < 1")
+        _check(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "0 <= momentum < 1")
+        _check(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "at least 0")
+        clipnorm = self.global_clipnorm
+        _check(clipnorm is None or clipnorm > 0, "optimizer.global_clipnorm", clipnorm, "above 0, or null")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How long, and in which precision."""
+
+    steps_per_validation: int = 100
+    """Training steps between two validations; an epoch of the progress bar."""
+    max_validations: int = 60
+    """Training ends after so many validations at the latest."""
+    patience: int = 15
+    """Training ends after so many validations without a better MAP@R."""
+    max_minutes: Optional[float] = None
+    """Training ends after so many minutes; null for no limit."""
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    """Keras' precision policy."""
+    jit_compile: bool = False
+    """Whether XLA compiles the training step."""
+
+    def __post_init__(self):
+        for key in ("steps_per_validation", "max_validations", "patience"):
+            _check(getattr(self, key) >= 1, f"training.{key}", getattr(self, key), "at least 1")
+        minutes = self.max_minutes
+        _check(minutes is None or minutes > 0, "training.max_minutes", minutes, "above 0, or null")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What the finished network is judged by."""
+
+    batch_size: int = 256
+    """Pictures that are embedded at once."""
+    recall_at: tuple[int, ...] = (1, 2, 4, 8)
+    """The k of recall@k."""
+    pictures: bool = True
+    """Whether pictures are drawn."""
+    queries: int = 8
+    """Queries in the pictures of neighbours and pooling weights."""
+    neighbors: int = 8
+    """Neighbours of each query in the picture."""
+
+    def __post_init__(self):
+        for key in ("batch_size", "queries", "neighbors"):
+            _check(getattr(self, key) >= 1, f"evaluation.{key}", getattr(self, key), "at least 1")
+        _check(
+            bool(self.recall_at) and min(self.recall_at) >= 1,
+            "evaluation.recall_at",
+            self.recall_at,
+            "integers >= 1",
+        )
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training run. Same recipe, same run: nothing outside it decides what happens."""
+
+    name: str = "default"
+    """The recipe's name, and the start of its run folders' names."""
+    description: str = ""
+    """One line on what it is."""
+    seed: int = 0
+    """Decides the first weights, the batches and the pools."""
+    data: DataConfig = field(default_factory=DataConfig)
+    batches: BatchConfig = field(default_factory=BatchConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    references: ReferenceConfig = field(default_factory=ReferenceConfig)
+    ccp: CCPConfig = field(default_factory=CCPConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self):
+        _check(0 <= self.seed < 2**32, "seed", self.seed, "0 <= seed < 2**32")
+        named = bool(self.name) and not set(self.name) & set("/\\\0") and self.name not in (".", "..")
+        _check(named, "name", self.name, "text that can name a folder")
+        in_batch = self.references.name == "batch"
+        if self.ccp.enabled and in_batch:
+            raise RecipeError(
+                "CCP draws class proxies. Received: ccp.enabled=true with references.name='batch'; "
+                "expected references.name='proxies' or ccp.enabled=false."
+            )
+        _check(
+            not in_batch or self.batches.samples_per_class >= 2, "batches.samples_per_class",
+            self.batches.samples_per_class, "at least 2 with references.name='batch', for positive pairs",
+        )  # fmt: skip
+
+
+def _check(right, key, value, expected):
+    if not right:
+        raise RecipeError(f"Received: {key}={value!r}; expected {expected}.")
+
+
+def _check_name(key, value, known):
+    if value not in known:
+        raise RecipeError(
+            f"Received: {key}={value!r}; expected one of {', '.join(known)}. "
+            f"Did you mean {nearest_key(value, known)!r}?"
+        )

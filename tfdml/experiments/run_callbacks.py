@@ -1,0 +1,150 @@
+"""What a run writes while it trains."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import time
+
+import keras
+import tensorflow as tf
+
+from tfdml.experiments.run_folder import write_text
+
+
+class HistoryLog(keras.callbacks.Callback):
+    """Writes the logs of every epoch as CSV, the whole file anew each time.
+
+    Its rows are part of the state that a backup saves: after an interruption the file holds each epoch once.
+
+    Args:
+        path: The file.
+        steps: Training steps in an epoch.
+
+    Attributes:
+        rows: A dict for each epoch: `epoch` (from 1), `step`, and the logs.
+        seconds: Time spent in training, interruptions left out.
+    """
+
+    def __init__(self, path, steps):
+        super().__init__()
+        self.path = path
+        self.steps = steps
+        self.rows = []
+        self.seconds = 0.0
+        self._epoch_began = None
+
+    @property
+    def columns(self):
+        """The rows as lists by name."""
+        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        return {name: [row.get(name) for row in self.rows] for name in names}
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch_began = time.monotonic()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seconds += time.monotonic() - self._epoch_began
+        values = {
+            name: value if isinstance(value, int) else float(value) for name, value in (logs or {}).items()
+        }
+        self.rows.append({"epoch": epoch + 1, "step": (epoch + 1) * self.steps, **values})
+        self.write()
+
+    def write(self):
+        """Writes the file."""
+        columns = self.columns
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values()))
+        write_text(self.path, text.getvalue())
+
+    def get_state(self):
+        """What a resumed training needs."""
+        return {"rows": self.rows, "seconds": self.seconds}
+
+    def set_state(self, state):
+        """Takes over what `get_state` gave."""
+        self.rows, self.seconds = list(state["rows"]), state["seconds"]
+
+
+class BestWeights(keras.callbacks.Callback):
+    """Writes the embedder's weights whenever early stopping finds them the best so far.
+
+    Args:
+        path: The file, `….weights.h5`; it is replaced as a whole.
+        early_stopping: The `RetrievalEarlyStopping` of the training, before this one among the callbacks.
+    """
+
+    def __init__(self, path, early_stopping):
+        super().__init__()
+        self.path = path
+        self.early_stopping = early_stopping
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.early_stopping.best_epoch == epoch:
+            self.write()
+
+    def write(self):
+        """Writes the embedder's present weights."""
+        partial = self.path.with_name(f"partial.{self.path.name}")
+        self.model.embedder.save_weights(partial)
+        os.replace(partial, self.path)
+
+
+class TensorBoardLog(keras.callbacks.Callback):
+    """Writes the logs of every epoch for TensorBoard, which need not be installed.
+
+    Args:
+        folder: The folder of the event files.
+        steps: Training steps in an epoch; the horizontal axis counts steps.
+    """
+
+    # What Keras' callback writes through TensorBoard's own functions, which current TensorFlow comes without.
+    _SCALAR = tf.compat.v1.SummaryMetadata(
+        plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars"), data_class=1
+    )
+
+    def __init__(self, folder, steps):
+        super().__init__()
+        self.folder = folder
+        self.steps = steps
+        self._writer = None
+
+    def on_train_begin(self, logs=None):
+        self._writer = tf.summary.create_file_writer(os.fspath(self.folder))
+
+    def on_epoch_end(self, epoch, logs=None):
+        with self._writer.as_default():
+            for name, value in (logs or {}).items():
+                value = tf.constant(float(value), tf.float32)
+                tf.summary.write(name, value, step=(epoch + 1) * self.steps, metadata=self._SCALAR)
+        self._writer.flush()
+
+    def on_train_end(self, logs=None):
+        self._writer.close()
+
+
+class TimeLimit(keras.callbacks.Callback):
+    """Ends the training at the first epoch's end after so many minutes.
+
+    Args:
+        minutes: The limit, or None.
+        history: The `HistoryLog`, which counts the time.
+    """
+
+    def __init__(self, minutes, history):
+        super().__init__()
+        self.minutes = minutes
+        self.history = history
+
+    @property
+    def is_over(self):
+        """Whether the time is up."""
+        return self.minutes is not None and self.history.seconds >= 60 * self.minutes
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.is_over:
+            self.model.stop_training = True

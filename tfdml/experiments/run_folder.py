@@ -1,0 +1,213 @@
+"""The folder that a run leaves: where each file is, and what must not happen to it."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import math
+import os
+import pathlib
+import platform
+import subprocess
+
+from tfdml.experiments.errors import RecipeError, RunFolderError
+from tfdml.experiments.recipe_files import dump_recipe, load_recipe
+from tfdml.version import __version__
+
+_PACKAGES = ("tensorflow", "keras", "numpy", "scikit-learn", "matplotlib", "h5py", "tensorflow-addons")
+
+
+class RunFolder:
+    """Paths in a run's folder.
+
+    ```
+    recipe.yaml            the whole recipe
+    environment.json       versions of Python and of the packages, seed, git commit
+    train.log              what happened, with times
+    history.csv            a line for each validation
+    tensorboard/           the same for TensorBoard
+    untrained_metrics.json  metrics of the first weights on the test classes
+    best.weights.h5        the embedder's weights at the best validation
+    state.npz              all that --resume needs
+    embedder.keras         the finished network for Keras
+    saved_model/           the finished network for TensorFlow without tfdml
+    pictures/*.png
+    test_metrics.json      the result; the last file to be written
+    failure.json           only if the training ended with a loss that is no number
+    evaluations/           what evaluate.py adds
+    ```
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path):
+        self.path = pathlib.Path(path)
+        self.recipe = self.path / "recipe.yaml"
+        self.environment = self.path / "environment.json"
+        self.log = self.path / "train.log"
+        self.history = self.path / "history.csv"
+        self.tensorboard = self.path / "tensorboard"
+        self.best_weights = self.path / "best.weights.h5"
+        self.state = self.path / "state.npz"
+        self.untrained_metrics = self.path / "untrained_metrics.json"
+        self.embedder = self.path / "embedder.keras"
+        self.saved_model = self.path / "saved_model"
+        self.pictures = self.path / "pictures"
+        self.test_metrics = self.path / "test_metrics.json"
+        self.failure = self.path / "failure.json"
+        self.evaluations = self.path / "evaluations"
+
+    @property
+    def is_finished(self):
+        """Whether nothing is left to do."""
+        return self.test_metrics.exists()
+
+    @classmethod
+    def create(cls, recipe, path=None):
+        """Makes the folder of a new run.
+
+        Args:
+            recipe: Its recipe.
+            path: The folder; by default `runs/NAME-DATE-TIME`.
+
+        Raises:
+            RunFolderError: If there is such a folder; it is left as it is.
+        """
+        folder = cls(new_folder(path) if path is not None else new_dated_folder("runs", recipe.name))
+        write_text(folder.environment, json.dumps(environment(recipe.seed), indent=2) + "\n")
+        # The last one: a folder with a recipe is a run.
+        write_text(folder.recipe, dump_recipe(recipe))
+        return folder
+
+    @classmethod
+    def open(cls, path):
+        """The folder of a run that has begun.
+
+        Raises:
+            RunFolderError: If there is no such folder, or it is no run's.
+        """
+        folder = cls(path)
+        if not folder.path.is_dir():
+            raise RunFolderError(f"There is no run folder {folder.path}.")
+        if not (folder.recipe.is_file() and folder.environment.is_file()):
+            raise RunFolderError(
+                f"{folder.path} is no run: it lacks the recipe.yaml and environment.json of a run."
+            )
+        return folder
+
+    def load_recipe(self):
+        """The run's recipe.
+
+        Raises:
+            RunFolderError: If it cannot be read.
+        """
+        try:
+            return load_recipe(self.recipe.resolve())
+        except RecipeError as error:
+            raise RunFolderError(f"The run's recipe is damaged: {error}") from error
+
+
+def check_is_free(path):
+    """Raises RunFolderError if there is something at the path."""
+    if path is not None and os.path.lexists(os.path.expanduser(path)):
+        raise RunFolderError(
+            f"{path} exists already, and nothing is written over. Choose another folder or remove it."
+        )
+
+
+def new_folder(path):
+    """Makes a folder that did not exist, with its parents.
+
+    Raises:
+        RunFolderError: If it exists (nothing is ever written over) or cannot be made.
+    """
+    check_is_free(path)
+    path = pathlib.Path(path).expanduser()
+    try:
+        path.mkdir(parents=True)
+    except OSError as error:
+        raise RunFolderError(f"The folder {path} cannot be made: {error.strerror}.") from error
+    return path
+
+
+def new_dated_folder(parent, name):
+    """Makes the folder `parent/name-DATE-TIME`, with a number behind it if two begin in the same second."""
+    stem = f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    for number in range(1, 1000):
+        path = pathlib.Path(parent) / (stem if number == 1 else f"{stem}-{number}")
+        if not path.exists():
+            with contextlib.suppress(FileExistsError):
+                path.mkdir(parents=True)
+                return path
+    raise RunFolderError(f"No free name for a folder {stem} in {parent}.")
+
+
+def write_text(path, text):
+    """Writes a file as a whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def write_json(path, content):
+    """Writes numbers and text as JSON, as a whole or not at all; what is not finite becomes null."""
+    write_text(path, json.dumps(_plain(content), indent=2, ensure_ascii=False) + "\n")
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_json(path):
+    """What `write_json` wrote."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def environment(seed):
+    """The versions that a run depends on."""
+    packages = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            packages[name] = importlib.metadata.version(name)
+    # The wheels without GPU support are called otherwise.
+    import tensorflow as tf
+
+    packages["tensorflow"] = tf.__version__
+    return {
+        "tfdml": __version__,
+        "git_commit": _git_commit(),
+        "python": platform.python_version(),
+        "packages": packages,
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "seed": seed,
+    }
+
+
+def _git_commit():
+    """The commit of the package's own repository, with `+` behind it if files differ; None outside of one."""
+    here = pathlib.Path(__file__).parent
+
+    def git(*arguments):
+        done = subprocess.run(["git", "-C", here, *arguments], capture_output=True, text=True, timeout=10)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        # A package installed below some other project's repository has no commit there.
+        commit = git("log", "-1", "--format=%H", "--", ".") and git("rev-parse", "HEAD")
+        return commit + ("+" if git("status", "--porcelain", "--", "..") else "") if commit else None
+    except (OSError, subprocess.TimeoutExpired):
+        return None

@@ -1,0 +1,303 @@
+"""Training runs from begin to end, and from an interruption to the end."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import pathlib
+import sys
+
+import keras
+
+from tfdml import callbacks, data
+from tfdml.experiments import assembly
+from tfdml.experiments.drawing import draw_evaluation, draw_training
+from tfdml.experiments.errors import RunFolderError, input_errors
+from tfdml.experiments.evaluation import judge
+from tfdml.experiments.recipe import Recipe
+from tfdml.experiments.recipe_files import load_recipe
+from tfdml.experiments.run_callbacks import BestWeights, HistoryLog, TensorBoardLog, TimeLimit
+from tfdml.experiments.run_folder import RunFolder, check_is_free, environment, read_json, write_json
+from tfdml.export import export_saved_model
+
+_logger = logging.getLogger(__name__)
+
+
+class NonFiniteLossError(ArithmeticError):
+    """A training whose loss became NaN or infinite; its best weights so far are kept."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingResult:
+    """What a finished run gives.
+
+    Attributes:
+        folder: Where its files are.
+        test: Retrieval metrics of the best weights on the test classes.
+        untrained: The same of the network before training.
+        validation: The best `map_at_r` on the validation classes, and after which `epoch` it was reached.
+        training: `epochs`, `steps`, `seconds`, under CCP `projections`.
+        embedder: The embedder, or None where the run had finished before.
+    """
+
+    folder: pathlib.Path
+    test: dict
+    untrained: dict
+    validation: dict
+    training: dict
+    embedder: object = None
+
+
+def train(recipe="default", out=None, *, overrides=None, extra_callbacks=(), verbose=None):
+    """Trains by a recipe and leaves a run folder.
+
+    Args:
+        recipe: A `Recipe`, a recipe's name, or the path of its file.
+        out: The run's folder, which must not exist; by default `runs/NAME-DATE-TIME`.
+        overrides: Changes of the recipe, as for `load_recipe`.
+        extra_callbacks: Further Keras callbacks, called last.
+        verbose: Of Keras' `fit`: 0 for silence, 1 for the progress bar, 2 for a line for each epoch; `None`
+            is 1 on a terminal and 2 elsewhere.
+
+    Returns:
+        A `TrainingResult`.
+
+    Raises:
+        ValueError: If the recipe or its data cannot be used (nothing is written then), or the folder exists.
+        NonFiniteLossError: If the loss becomes NaN or infinite.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe, overrides)
+    elif overrides:
+        raise ValueError("Overrides go with a recipe's name. Received: overrides with a Recipe.")
+    check_is_free(out)
+    return _Run(recipe, lambda recipe: RunFolder.create(recipe, out), extra_callbacks, verbose).carry_out()
+
+
+def resume(path, *, extra_callbacks=(), verbose=None):
+    """Goes on with an interrupted run after its last whole epoch, and ends as it would have ended.
+
+    Training that was complete is not repeated: what is missing of the results is made. A finished run gives
+    its result.
+
+    Args:
+        path: The run's folder.
+        extra_callbacks: As for `train`.
+        verbose: As for `train`.
+
+    Returns:
+        A `TrainingResult`.
+
+    Raises:
+        ValueError: If the folder is no run, or the run ended with a loss that is no number.
+        NonFiniteLossError: If the loss becomes NaN or infinite.
+    """
+    folder = RunFolder.open(path)
+    if folder.is_finished:
+        return _read_result(folder)
+    if folder.failure.exists():
+        raise RunFolderError(
+            f"{folder.path} cannot go on: {read_json(folder.failure)['message']} "
+            "Start anew, for instance with a smaller optimizer.learning_rate."
+        )
+    return _Run(folder.load_recipe(), lambda recipe: folder, extra_callbacks, verbose).carry_out()
+
+
+def _read_result(folder):
+    content = read_json(folder.test_metrics)
+    fields = {field.name for field in dataclasses.fields(TrainingResult)} - {"folder", "embedder"}
+    return TrainingResult(folder=folder.path, **{name: content[name] for name in fields})
+
+
+class _Run:
+    """One run, new or gone on with; the steps in `carry_out` are in the order in which they happen."""
+
+    def __init__(self, recipe, open_folder, extra_callbacks, verbose):
+        self.recipe = recipe
+        self.open_folder = open_folder
+        self.extra_callbacks = list(extra_callbacks)
+        self.verbose = (1 if sys.stdout.isatty() else 2) if verbose is None else verbose
+
+    def carry_out(self):
+        with assembly.precision_policy(self.recipe.training.precision):
+            # Whatever is wrong with recipe or data shows in here, before there is a folder.
+            with input_errors():
+                self.prepare()
+            self.folder = self.open_folder(self.recipe)
+            with log_file(self.folder.log):
+                _logger.info("Run folder: %s", self.folder.path)
+                self.warn_of_other_versions()
+                try:
+                    untrained = self.judge_untrained()
+                    with input_errors():
+                        self.restore()
+                    self.fit()
+                    return self.finish(untrained)
+                except BaseException as error:
+                    # The file is all that is left of a run on a machine that nobody watches.
+                    _logger.error("The run ends with %s: %s", type(error).__name__, error, exc_info=True)
+                    raise
+
+    def prepare(self):
+        recipe = self.recipe
+        keras.utils.set_random_seed(recipe.seed)
+        assembly.make_loss(recipe)
+        self.pictures = assembly.load_data(recipe)
+        # The sampler checks the training classes.
+        assembly.training_batches(recipe, self.pictures)
+        self.recipe = recipe = assembly.complete_recipe(recipe, self.pictures.preprocessing)
+        self.embedder = assembly.make_embedder(recipe, self.pictures.preprocessing)
+        assembly.start_embedder(recipe, self.embedder, self.pictures)
+        self.model = assembly.make_model(recipe, self.embedder, self.pictures.train.num_classes)
+
+    def warn_of_other_versions(self):
+        then, now = read_json(self.folder.environment), environment(self.recipe.seed)
+        changed = [key for key in ("tfdml", "python", "packages", "machine") if then.get(key) != now[key]]
+        if changed:
+            _logger.warning(
+                "The run began with other versions (%s); it may not end exactly as it would have.",
+                ", ".join(changed),
+            )
+
+    def judge_untrained(self):
+        """Metrics of the first weights; an interrupted run has them, or has the same first weights."""
+        if not self.folder.untrained_metrics.exists():
+            metrics = self.judge(self.pictures.test)[-1]
+            write_json(self.folder.untrained_metrics, metrics)
+        return read_json(self.folder.untrained_metrics)
+
+    def judge(self, pictures):
+        config = self.recipe.evaluation
+        batches = data.evaluation_batches(pictures, config.batch_size, self.pictures.preprocessing)
+        return judge(self.embedder, batches, ks=config.recall_at)
+
+    def restore(self):
+        """Makes the callbacks and takes up the state of the last whole epoch, if there is one."""
+        recipe, folder = self.recipe, self.folder
+        steps = recipe.training.steps_per_validation
+        self.non_finite = callbacks.StopOnNonFiniteLoss()
+        self.early_stopping = callbacks.RetrievalEarlyStopping(recipe.training.patience)
+        self.history = HistoryLog(folder.history, steps)
+        self.time_limit = TimeLimit(recipe.training.max_minutes, self.history)
+        self.best_weights = BestWeights(folder.best_weights, self.early_stopping)
+        stateful = [self.early_stopping, self.history]
+        # Early stopping looks at the weights before alternating projections may replace them.
+        self.callbacks = [self.non_finite, self.early_stopping, self.best_weights]
+        if recipe.ccp.enabled:
+            projections = callbacks.AlternatingProjections(
+                assembly.proxy_pool(recipe, self.pictures),
+                pool_size=recipe.ccp.pool_size,
+                patience=recipe.ccp.patience,
+            )
+            stateful.append(projections)
+            self.callbacks.append(projections)
+        self.callbacks += [self.history, TensorBoardLog(folder.tensorboard, steps), self.time_limit]
+        # Only what its own epoch's callbacks have done is saved.
+        self.backup = callbacks.TrainingBackup(folder.state, callbacks=stateful)
+        self.callbacks.append(self.backup)
+        if self.backup.initial_epoch:
+            # Here rather than in fit, to know whether there is anything left to train.
+            self.backup.set_model(self.model)
+            self.history.write()
+            _logger.info("Going on after %d validations.", self.backup.initial_epoch)
+
+    @property
+    def is_trained(self):
+        done = self.backup.initial_epoch
+        return bool(done) and (
+            done >= self.recipe.training.max_validations
+            or self.early_stopping.wait >= self.recipe.training.patience
+            or self.time_limit.is_over
+        )
+
+    def fit(self):
+        if self.is_trained:
+            _logger.info("The training is complete.")
+            self.early_stopping.set_model(self.model)
+            self.early_stopping.on_train_end()
+            return
+        config, pictures, done = self.recipe.training, self.pictures, self.backup.initial_epoch
+        self.model.fit(
+            assembly.training_batches(self.recipe, pictures, start_batch=done * config.steps_per_validation),
+            steps_per_epoch=config.steps_per_validation,
+            epochs=config.max_validations,
+            initial_epoch=done,
+            validation_data=data.evaluation_batches(
+                pictures.validation, self.recipe.evaluation.batch_size, pictures.preprocessing
+            ),
+            callbacks=[*self.callbacks, *self.extra_callbacks],
+            verbose=self.verbose,
+            # The batches come shuffled; Keras 3 would warn that it does not do it.
+            shuffle=False,
+        )
+        if self.non_finite.stopped_step is not None:
+            self.fail()
+
+    def fail(self):
+        step, best = self.non_finite.stopped_step, self.early_stopping.best_epoch
+        kept = (
+            f"The best weights (validation MAP@R {self.early_stopping.best:.4f} after validation {best + 1}) "
+            f"are in {self.folder.best_weights}."
+            if best is not None
+            else "There was no validation before, so there are no best weights."
+        )
+        message = f"The loss was no finite number at step {step}. {kept}"
+        write_json(self.folder.failure, {"step": step, "message": message})
+        raise NonFiniteLossError(message)
+
+    def finish(self, untrained):
+        """Judges, draws and exports the best weights. Each part can be done again; the metrics come last."""
+        recipe, folder, early_stopping = self.recipe, self.folder, self.early_stopping
+        if early_stopping.best_epoch is None:
+            raise NonFiniteLossError(
+                "No validation gave a MAP@R that is a number, so there are no best weights."
+            )
+        if not folder.best_weights.exists():
+            self.best_weights.set_model(self.model)
+            self.best_weights.write()
+        embeddings, labels, metrics = self.judge(self.pictures.test)
+        self.embedder.save(folder.embedder)
+        if not folder.saved_model.exists():
+            export_saved_model(self.embedder, folder.saved_model, preprocessing=self.pictures.preprocessing)
+        if recipe.evaluation.pictures:
+            draw_training(folder.pictures, self.history.columns)
+            draw_evaluation(
+                folder.pictures, self.pictures.test, self.pictures.preprocessing, embeddings, labels,
+                recipe.evaluation, recipe.seed, embedder=self.embedder,
+            )  # fmt: skip
+        columns = self.history.columns
+        training = {
+            "epochs": len(self.history.rows),
+            "steps": columns["step"][-1],
+            "seconds": round(self.history.seconds, 1),
+        }
+        if "projection" in columns:
+            training["projections"] = columns["projection"][-1] + 1
+        result = {
+            "test": metrics,
+            "untrained": untrained,
+            "validation": {"map_at_r": early_stopping.best, "epoch": early_stopping.best_epoch + 1},
+            "training": training,
+        }
+        write_json(folder.test_metrics, result)
+        _logger.info("Test MAP@R %.4f (untrained %.4f).", metrics["map_at_r"], untrained["map_at_r"])
+        return dataclasses.replace(_read_result(folder), embedder=self.embedder)
+
+
+@contextlib.contextmanager
+def log_file(path):
+    """Adds what the package logs to a file for as long as the block lasts."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    package_logger = logging.getLogger("tfdml")
+    level = package_logger.level
+    if not package_logger.isEnabledFor(logging.INFO):
+        package_logger.setLevel(logging.INFO)
+    package_logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        package_logger.removeHandler(handler)
+        package_logger.setLevel(level)
+        handler.close()
