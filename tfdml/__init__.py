@@ -8,6 +8,18 @@ if keras.backend.backend() != "tensorflow":
         "set the environment variable KERAS_BACKEND=tensorflow before importing keras."
     )
 
+from tfdml import backbones, callbacks, layers, losses, metrics, models, ops
+from tfdml.export import export_saved_model
 from tfdml.version import __version__
 
-__all__ = ["__version__"]
+__all__ = [
+    "__version__",
+    "backbones",
+    "callbacks",
+    "export_saved_model",
+    "layers",
+    "losses",
+    "metrics",
+    "models",
+    "ops",
+]

@@ -1,0 +1,78 @@
+"""Imports point one way only, and nobody imports TensorFlow Addons when imported."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+PACKAGE = pathlib.Path(__file__).parents[1] / "tfdml"
+LEVELS = [
+    {"version", "ops"},
+    {"layers", "losses", "miners", "metrics", "backbones", "data", "plots"},
+    {"models"},
+    {"callbacks", "export"},
+    {"experiments"},
+    {"studies"},
+]
+LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
+
+
+def _sources():
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def _room(path):
+    return path.relative_to(PACKAGE).parts[0].replace(".py", "")
+
+
+def _imported_modules(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_every_room_has_a_level():
+    rooms = {_room(path) for path in _sources()} - {"__init__"}
+    assert rooms <= set(LEVEL_OF)
+
+
+@pytest.mark.parametrize("path", _sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path):
+    room = _room(path)
+    if room == "__init__":
+        return
+    for module in _imported_modules(path):
+        parts = module.split(".")
+        if parts[0] != "tfdml" or len(parts) < 2:
+            continue
+        other = parts[1]
+        assert other == room or LEVEL_OF[other] < LEVEL_OF[room], f"{path} ({room}) imports {module}"
+
+
+def test_the_check_sees_a_wrong_import(tmp_path):
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text("from tfdml.models import MetricModel\nimport tfdml.callbacks\n")
+    assert list(_imported_modules(wrong)) == ["tfdml.models.MetricModel", "tfdml.callbacks"]
+    assert LEVEL_OF["models"] > LEVEL_OF["layers"]
+
+
+def test_import_does_not_touch_addons():
+    code = "import sys, tfdml, tfdml.data; sys.exit('tensorflow_addons' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent).returncode == 0
+
+
+def test_another_backend_is_refused(monkeypatch):
+    import importlib
+
+    import keras
+
+    import tfdml
+
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(ImportError, match="Received: 'jax'"):
+        importlib.reload(tfdml)
