@@ -29,10 +29,8 @@ def tiny_changes():
 @pytest.fixture(scope="session")
 def tiny_arguments(tiny_changes):
     """The same for the command line."""
-    return [
-        "digits-quick",
-        *(part for key, value in tiny_changes.items() for part in (f"--{key}", str(value))),
-    ]
+    texts = {key: "null" if value is None else str(value) for key, value in tiny_changes.items()}
+    return ["digits-quick", *(part for key, text in texts.items() for part in (f"--{key}", text))]
 
 
 @pytest.fixture(scope="session")

@@ -122,7 +122,7 @@ from tfdml.experiments import train
 
 class Kill(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
-        # There is something to remember: proxies that were drawn anew, and the weights that they are pulled to.
+        # There is something to remember: proxies that were drawn anew, and weights to be pulled to.
         if int(self.model.projection) >= 1 and batch == 2:
             os.kill(os.getpid(), signal.SIGKILL)
 

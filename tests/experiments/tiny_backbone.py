@@ -26,7 +26,7 @@ def registered():
         del registry._BUILDERS["tiny"]
 
 
-# Of digits-quick. Whatever the default recipe says, validations go up and down, so that there are projections.
+# Of digits-quick. Whatever the default recipe says, validations go up and down: there are projections.
 CHANGES = {
     "model.backbone": "tiny",
     "model.embedding_size": 8,
