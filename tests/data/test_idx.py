@@ -51,7 +51,7 @@ def test_refuses_damaged_files_by_name(tmp_path, contents, message):
     assert str(path) in str(error.value)
 
 
-@pytest.mark.parametrize("contents", [gzip.compress(GOOD)[:-9], b"no gzip at all"])
+@pytest.mark.parametrize("contents", [gzip.compress(GOOD)[:-9], b"no gzip at all"], ids=["cut off", "no gzip"])
 def test_refuses_damaged_gzip_by_name(tmp_path, contents):
     path = tmp_path / "damaged-idx3-ubyte.gz"
     path.write_bytes(contents)
