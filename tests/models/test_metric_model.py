@@ -151,6 +151,8 @@ def test_errors(blobs, linear_embedder):
     model = models.MetricModel(linear_embedder(), layers.ClassProxies(4, dim=2))
     with pytest.raises(ValueError, match="Only losses of tfdml"):
         model.compile(loss=keras.losses.MeanSquaredError())
+    with pytest.raises(ValueError, match="its own retrieval metrics"):
+        model.compile(loss="c2", metrics=["accuracy"])
     model.compile(loss="c2")
     with pytest.raises(ValueError, match="without labels"):
         model.evaluate(tf.data.Dataset.from_tensor_slices(blobs[0]).batch(8), verbose=0)

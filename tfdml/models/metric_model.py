@@ -50,8 +50,12 @@ class MetricModel(keras.Model):
             **kwargs: As for `keras.Model.compile`: `jit_compile`, `run_eagerly`, `steps_per_execution`, …
 
         Raises:
-            ValueError: If the loss cannot be scored against references.
+            ValueError: If the loss cannot be scored against references, or metrics are given: `evaluate` has its own.
         """
+        if kwargs.get("metrics") or kwargs.get("weighted_metrics"):
+            raise ValueError(
+                "MetricModel judges embeddings by its own retrieval metrics. Received: metrics; expected none."
+            )
         loss = losses.get(loss)
         if self.references is not None and not isinstance(loss, losses.MetricLoss):
             raise ValueError(
