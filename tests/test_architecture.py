@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "tfdml"
 LEVELS = [
-    {"version", "ops"},
+    {"version", "naming", "ops"},
     {"layers", "losses", "miners", "metrics", "backbones", "data", "plots"},
     {"models"},
     {"callbacks", "export"},

@@ -1,7 +1,8 @@
 """Backbones by name."""
 
-import difflib
 import inspect
+
+from tfdml.naming import unknown_name
 
 _BUILDERS = {}
 
@@ -64,9 +65,7 @@ def get_backbone(name, /, input_shape, **options):
         raise TypeError(f"A backbone's name is a string. Received: {name!r} of type {type(name).__name__}.")
     builder = _BUILDERS.get(name.lower())
     if builder is None:
-        nearest = difflib.get_close_matches(name.lower(), _BUILDERS, n=1)
-        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-        raise ValueError(f"Unknown backbone. Received: {name!r}; expected one of {backbone_names()}.{hint}")
+        raise unknown_name("backbone", name, _BUILDERS)
     try:
         inspect.signature(builder).bind(input_shape, **options)
     except TypeError as error:

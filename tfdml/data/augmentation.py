@@ -6,6 +6,8 @@ import math
 
 import tensorflow as tf
 
+from tfdml.data.validation import check_at_most
+
 
 class Augmentation:
     """Random rotation, scale, shear, translation, crop and flip, drawn from a seed alone.
@@ -43,14 +45,7 @@ class Augmentation:
         crop_aspect=(3 / 4, 4 / 3),
     ):
         limits = {"rotation": 180.0, "scale": 0.9, "shear": 2.0, "translation": 1.0}
-        for name, value in (
-            ("rotation", rotation),
-            ("scale", scale),
-            ("shear", shear),
-            ("translation", translation),
-        ):
-            if not 0 <= value <= limits[name]:
-                raise ValueError(f"Received: {name}={value!r}; expected 0 <= {name} <= {limits[name]:g}.")
+        check_at_most(limits, rotation=rotation, scale=scale, shear=shear, translation=translation)
         if crop_area is not None and not (len(crop_area) == 2 and 0 < crop_area[0] <= crop_area[1] <= 1):
             raise ValueError(
                 f"Received: crop_area={crop_area!r}; "

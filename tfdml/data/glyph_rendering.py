@@ -16,7 +16,7 @@ import zipfile
 import numpy as np
 
 from tfdml.data.labeled_images import LabeledImages
-from tfdml.data.validation import check_whole_number
+from tfdml.data.validation import check_at_most, check_whole_number
 
 _LOGGER = logging.getLogger("tfdml")
 
@@ -93,15 +93,9 @@ def glyphs(
         "characters": None if characters is None else "".join(sorted(set(characters))),
     }
     limits = {"rotation": 180.0, "scale": 0.9, "shear": 2.0, "translation": 0.5}
-    for name, value in (
-        ("rotation", rotation),
-        ("scale", scale),
-        ("shear", shear),
-        ("translation", translation),
-    ):
-        if not 0 <= value <= limits[name]:
-            raise ValueError(f"Received: {name}={value!r}; expected 0 <= {name} <= {limits[name]:g}.")
-        options[name] = float(value)
+    warp = {"rotation": rotation, "scale": scale, "shear": shear, "translation": translation}
+    check_at_most(limits, **warp)
+    options.update({name: float(value) for name, value in warp.items()})
 
     path = _cache_path(cache_dir, options)
     rendered = _read_cache(path)

@@ -8,7 +8,7 @@ from tfdml.data.glyph_rendering import glyphs
 from tfdml.data.image_folder import folder
 from tfdml.data.mnist_files import fashion_mnist, mnist
 from tfdml.data.sklearn_digits import digits
-from tfdml.data.validation import unknown_name
+from tfdml.naming import unknown_name
 
 _LOADERS = {
     "digits": digits,

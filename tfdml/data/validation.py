@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import numbers
 
 
@@ -14,8 +13,8 @@ def check_whole_number(name, value, minimum):
     raise ValueError(f"Received: {name}={value!r}; expected an integer >= {minimum}.")
 
 
-def unknown_name(kind, name, known):
-    """A ValueError that tells the nearest right name and all of them."""
-    nearest = difflib.get_close_matches(str(name), known, n=1)
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    return ValueError(f"Unknown {kind}. Received: {name!r}; expected one of {sorted(known)}.{hint}")
+def check_at_most(limits, **values):
+    """Raises a ValueError that names the first of the values that is not between 0 and its limit."""
+    for name, value in values.items():
+        if not 0 <= value <= limits[name]:
+            raise ValueError(f"Received: {name}={value!r}; expected 0 <= {name} <= {limits[name]:g}.")

@@ -1,11 +1,11 @@
 """Losses by name."""
 
-import difflib
 import functools
 
 import keras
 
 from tfdml.losses.contrastive import ContrastiveLoss
+from tfdml.naming import unknown_name
 
 _FACTORIES = {
     "contrastive": ContrastiveLoss,
@@ -41,9 +41,7 @@ def get(identifier, **options):
     if isinstance(identifier, str):
         factory = _FACTORIES.get(identifier.lower())
         if factory is None:
-            nearest = difflib.get_close_matches(identifier.lower(), _FACTORIES, n=1)
-            hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-            raise ValueError(f"Unknown loss. Received: {identifier!r}; expected one of {loss_names()}.{hint}")
+            raise unknown_name("loss", identifier, _FACTORIES)
         try:
             return factory(**options)
         except TypeError as error:

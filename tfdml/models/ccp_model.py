@@ -81,7 +81,7 @@ class CCPModel(MetricModel):
     def sample_losses(self, labels, embeddings):
         values = super().sample_losses(labels, embeddings)
         if self.in_batch_weight:
-            values += self.in_batch_weight * self.metric_loss.call(labels, embeddings)
+            values += self.in_batch_weight * self._in_batch_losses(labels, embeddings)
         return values
 
     def penalty(self):

@@ -83,11 +83,14 @@ class MetricModel(keras.Model):
         Returns:
             `(batch,)`; a scalar for a Keras loss that is none of this package.
         """
-        if not isinstance(self.metric_loss, losses.MetricLoss):
-            return self.metric_loss(labels, embeddings)
         if self.references is None:
-            return self.metric_loss.call(labels, embeddings)
+            return self._in_batch_losses(labels, embeddings)
         return self.metric_loss.against(embeddings, labels, self.references())
+
+    def _in_batch_losses(self, labels, embeddings):
+        loss = self.metric_loss
+        # Other losses of Keras reduce for themselves when they are called; ours would lose digits of the labels.
+        return loss.call(labels, embeddings) if isinstance(loss, losses.MetricLoss) else loss(labels, embeddings)
 
     def penalty(self):
         """What is added to the metric loss: the regularisation losses of the layers."""
@@ -115,11 +118,7 @@ class MetricModel(keras.Model):
     def _embed_and_score(self, images, labels, sample_weight=None):
         # Other classes than those of the training have no references: what is judged is the batch by itself.
         embeddings = tf.cast(self.embedder(images, training=False), tf.float32)
-        if isinstance(self.metric_loss, losses.MetricLoss):
-            loss = self.metric_loss.call(labels, embeddings)
-        else:
-            loss = self.metric_loss(labels, embeddings)
-        return embeddings, _weighted_mean(loss, sample_weight)
+        return embeddings, _weighted_mean(self._in_batch_losses(labels, embeddings), sample_weight)
 
     def evaluate(
         self,
