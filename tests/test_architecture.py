@@ -9,8 +9,9 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "tfdml"
 LEVELS = [
-    {"version", "naming", "ops"},
-    {"layers", "losses", "miners", "metrics", "backbones", "data", "plots"},
+    {"version", "arguments", "naming", "ops"},
+    {"layers", "miners", "metrics", "backbones", "data", "plots"},
+    {"losses"},
     {"models"},
     {"callbacks", "export"},
     {"experiments"},

@@ -31,7 +31,7 @@ def test_errors():
         losses.get("contrastve")
     with pytest.raises(ValueError, match="margin"):
         losses.get("c2", margin=1)
-    with pytest.raises(ValueError, match="Options go with a loss' name"):
+    with pytest.raises(ValueError, match="Options go with a loss"):
         losses.get(losses.get("c2"), negative_margin=1)
     with pytest.raises(TypeError, match="Received: 3"):
         losses.get(3)

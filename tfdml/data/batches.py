@@ -7,8 +7,8 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from tfdml.arguments import check_whole_number
 from tfdml.data.sampler import BalancedSampler
-from tfdml.data.validation import check_whole_number
 
 # Epochs are asked for together until they make so many batches: a call into Python costs more than a short
 # epoch.

@@ -15,8 +15,8 @@ import zipfile
 
 import numpy as np
 
+from tfdml.arguments import check_at_most, check_whole_number
 from tfdml.data.labeled_images import LabeledImages
-from tfdml.data.validation import check_at_most, check_whole_number
 
 _LOGGER = logging.getLogger("tfdml")
 

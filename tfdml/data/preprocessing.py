@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tfdml.data.validation import check_whole_number
+from tfdml.arguments import check_whole_number
 
 # The weights of ITU-R BT.601 for luma, as in tf.image.rgb_to_grayscale.
 _LUMA = (0.2989, 0.5870, 0.1140)

@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 
-from tfdml.data.validation import check_whole_number
+from tfdml.arguments import check_whole_number
 
 _CLASSES, _PICTURES = 0, 1
 

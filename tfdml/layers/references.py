@@ -13,11 +13,13 @@ class References(NamedTuple):
         embeddings: `(references, dim)`.
         labels: Integer class labels, `(references,)`.
         valid: Boolean, `(references,)`: those that exist; `None` if all do.
+        per_class: How many consecutive references belong to each class, for class proxies; else `None`.
     """
 
     embeddings: tf.Tensor
     labels: tf.Tensor
     valid: Optional[tf.Tensor] = None
+    per_class: Optional[int] = None
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -70,6 +72,7 @@ class ClassProxies(keras.layers.Layer):
         return References(
             embeddings=tf.reshape(tf.convert_to_tensor(self.proxies), (count, self.dim)),
             labels=tf.repeat(tf.range(self.num_classes), self.per_class),
+            per_class=self.per_class,
         )
 
     def assign(self, proxies):

@@ -5,7 +5,8 @@ import abc
 import keras
 import tensorflow as tf
 
-from tfdml import ops
+from tfdml import miners, ops
+from tfdml.arguments import configuration
 
 
 class MetricLoss(keras.losses.Loss, abc.ABC):
@@ -18,26 +19,36 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
     - `loss.call(labels, embeddings)`: the same, one value per sample; their mean is the loss.
     - `loss.against(embeddings, labels, references)`: against class proxies or a memory, one value per sample.
 
-    A subclass states its formula once, in `compare`. A batch without a positive or without a negative pair is
-    worth 0 on that side, with zero gradients.
+    A subclass states its formula once, in `compare`, and keeps every argument as an attribute of the same name. A batch
+    without a positive or without a negative pair is worth 0 on that side, with zero gradients.
+
+    Args:
+        miner: Which pairs count: a `tfdml.miners.Miner`, a name of `tfdml.miners.miner_names()`, or `None` for all.
+        name: Name of the loss.
+        reduction: Keras' reduction over the batch.
+
+    Attributes:
+        parameters: A layer with what the loss itself learns, or `None`. `MetricModel` trains it; in another model
+            set it as an attribute (`model.loss_parameters = loss.parameters`), or it keeps its first values.
 
     Note:
         Keras 3 casts `y_true` to float32 before it calls a loss, so class ids above 2²⁴ can collide when a loss is
         used in a plain `model.compile`; `MetricModel` hands the integers over as they are.
     """
 
-    def __init__(self, name=None, reduction="sum_over_batch_size"):
+    parameters = None
+
+    def __init__(self, name=None, *, miner=None, reduction="sum_over_batch_size"):
         super().__init__(name=name, reduction=reduction)
+        self.miner = None if miner is None else miners.get(miner)
 
     @abc.abstractmethod
-    def compare(self, embeddings, references, positives, negatives):
+    def compare(self, pairs):
         """The formula.
 
         Args:
-            embeddings: `(batch, dim)`, float32 or float64.
-            references: `(references, dim)`, of the same type.
-            positives: Boolean, `(batch, references)`.
-            negatives: Boolean, `(batch, references)`.
+            pairs: `tfdml.ops.Comparison`: embeddings and references, float32 or float64, with the masks of the
+                positive and the negative pairs that count.
 
         Returns:
             One value per sample, `(batch,)`; their mean is the loss.
@@ -56,9 +67,8 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
         Raises:
             ValueError: If the shapes do not fit.
         """
-        embeddings = self._check_embeddings(y_pred)
-        labels = self._check_labels(y_true, embeddings)
-        return self.compare(embeddings, embeddings, *ops.pair_masks(labels))
+        embeddings = check_embeddings(y_pred)
+        return self._values(ops.compare(embeddings, check_labels(y_true, embeddings)))
 
     def against(self, embeddings, labels, references):
         """One value per sample, compared with references only.
@@ -74,37 +84,66 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
         Raises:
             ValueError: If the shapes do not fit.
         """
-        embeddings = self._check_embeddings(embeddings)
-        labels = self._check_labels(labels, embeddings)
+        embeddings = check_embeddings(embeddings)
+        labels = check_labels(labels, embeddings)
         others = tf.cast(references.embeddings, embeddings.dtype)
         if not others.shape[-1:].is_compatible_with(embeddings.shape[-1:]):
             raise ValueError(
                 f"Embeddings and references differ in size. Received: embeddings of shape {embeddings.shape}, "
                 f"references of shape {others.shape}."
             )
-        return self.compare(embeddings, others, *ops.pair_masks(labels, references.labels, references.valid))
+        return self._values(
+            ops.compare(embeddings, labels, others, references.labels, references.valid, references.per_class)
+        )
 
-    @staticmethod
-    def _check_embeddings(embeddings):
-        embeddings = ops.at_least_float32(embeddings)
-        if embeddings.shape.rank not in (None, 2):
-            raise ValueError(f"Embeddings must be (batch, dim). Received: shape {embeddings.shape}.")
-        return embeddings
+    def _values(self, pairs):
+        return self.compare(pairs if self.miner is None else self.miner.mine(pairs))
 
-    @staticmethod
-    def _check_labels(labels, embeddings):
-        labels = tf.convert_to_tensor(labels)
-        if labels.shape.rank == 2 and labels.shape[1] in (1, None):
-            labels = tf.reshape(labels, (-1,))
-        if labels.shape.rank not in (None, 1):
-            raise ValueError(
-                "Labels must be integer class labels of shape (batch,) or (batch, 1). "
-                f"Received: shape {labels.shape}."
-            )
-        if not labels.shape[:1].is_compatible_with(embeddings.shape[:1]):
-            raise ValueError(
-                "There must be a label for every embedding. "
-                f"Received: {labels.shape[0]} labels and {embeddings.shape[0]} embeddings."
-            )
-        # Keras hands float labels to a loss; rounding undoes what a half precision policy may have left.
-        return tf.cast(tf.round(labels), tf.int64) if labels.dtype.is_floating else tf.cast(labels, tf.int64)
+    def get_config(self):
+        miner = None if self.miner is None else keras.saving.serialize_keras_object(self.miner)
+        return {**super().get_config(), **configuration(self), "miner": miner}
+
+
+def check_embeddings(embeddings):
+    """The embeddings in float32 or float64.
+
+    Raises:
+        ValueError: If they are not `(batch, dim)`.
+    """
+    embeddings = ops.at_least_float32(embeddings)
+    if embeddings.shape.rank not in (None, 2):
+        raise ValueError(f"Embeddings must be (batch, dim). Received: shape {embeddings.shape}.")
+    return embeddings
+
+
+def check_labels(labels, embeddings):
+    """The labels as int64, `(batch,)`.
+
+    Raises:
+        ValueError: If they are not one for each embedding.
+    """
+    labels = tf.convert_to_tensor(labels)
+    if labels.shape.rank == 2 and labels.shape[1] in (1, None):
+        labels = tf.reshape(labels, (-1,))
+    if labels.shape.rank not in (None, 1):
+        raise ValueError(
+            f"Labels must be integer class labels of shape (batch,) or (batch, 1). Received: shape {labels.shape}."
+        )
+    if not labels.shape[:1].is_compatible_with(embeddings.shape[:1]):
+        raise ValueError(
+            "There must be a label for every embedding. "
+            f"Received: {labels.shape[0]} labels and {embeddings.shape[0]} embeddings."
+        )
+    # Keras hands float labels to a loss; rounding undoes what a half precision policy may have left.
+    return tf.cast(tf.round(labels), tf.int64) if labels.dtype.is_floating else tf.cast(labels, tf.int64)
+
+
+def share(total, pairs):
+    """A value of the whole batch as one value per sample: each has it, so their mean is the value."""
+    return tf.fill(tf.shape(pairs.labels), total)
+
+
+def per_sample_share(sums, count, pairs):
+    r"""Sums per sample that are to be divided by a count of the whole batch: their mean is $\sum_i s_i / count$."""
+    batch = tf.cast(tf.shape(pairs.labels)[0], sums.dtype)
+    return sums * tf.math.divide_no_nan(batch, tf.cast(count, sums.dtype))

@@ -4,9 +4,8 @@ import keras
 import tensorflow as tf
 
 from tfdml import ops
-from tfdml.losses.base import MetricLoss
-
-AVERAGES = ("nonzero", "anchor")
+from tfdml.arguments import check_choice
+from tfdml.losses.base import MetricLoss, per_sample_share
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -15,10 +14,12 @@ class ContrastiveLoss(MetricLoss):
 
     With $[x]_+ = \max(x, 0)$, positive pairs $P$ and negative pairs $N$ of the batch and its references,
 
-    $$\frac{1}{|P^*|} \sum_{(i,j) \in P} [d_{ij} - m^+]_+ \; + \; \frac{1}{|N^*|} \sum_{(i,j) \in N} [m^- - d_{ij}]_+$$
+    $$\frac{1}{|P^*|} \sum_{(i,j) \in P} [d_{ij} - m^+]_+^q \; + \;
+      \frac{1}{|N^*|} \sum_{(i,j) \in N} [m^- - d_{ij}]_+^q$$
 
     where $P^*, N^*$ are the pairs whose term is not zero (`average="nonzero"`), the form called C2 in the thesis.
-    With `average="anchor"` the terms are summed for each sample and averaged over the batch; on cosine distance
+    With `average="pairs"` and `power=2` the squared terms are averaged over all pairs, $1 / (|P| + |N|)$: Hadsell's
+    form. With `average="anchor"` the terms are summed for each sample and averaged over the batch; on cosine distance
     $d_{ij} = 1 - \cos(x_i, x_j)$ with $m^+ = 0$, $m^- = 0.5$ that is C1, the form of cross-batch memory:
     $\frac{1}{b} \sum_i \big( \sum_{P_i} [1 - s_{ij}]_+ + \sum_{N_i} [s_{ij} - 0.5]_+ \big)$.
 
@@ -26,9 +27,10 @@ class ContrastiveLoss(MetricLoss):
         positive_margin: $m^+ \ge 0$: positive pairs nearer than that are left alone.
         negative_margin: $m^- > m^+$: negative pairs farther than that are left alone.
         distance: `"l2"` (unsquared), `"squared_l2"` or `"cosine"`.
-        average: `"nonzero"` or `"anchor"`, as above.
+        power: $q$, 1 or 2.
+        average: `"nonzero"`, `"pairs"` or `"anchor"`, as above.
         name: Name of the loss.
-        reduction: Keras' reduction over the batch.
+        **kwargs: `miner` and `reduction`, as for every `MetricLoss`.
 
     Raises:
         ValueError: If a margin is negative, the margins are in the wrong order, or a choice is unknown.
@@ -49,44 +51,38 @@ class ContrastiveLoss(MetricLoss):
         positive_margin=0.0,
         negative_margin=0.5,
         distance="l2",
+        power=1,
         average="nonzero",
         name="contrastive",
-        reduction="sum_over_batch_size",
+        **kwargs,
     ):
-        super().__init__(name=name, reduction=reduction)
+        super().__init__(name, **kwargs)
         if not 0 <= positive_margin < negative_margin:
             raise ValueError(
                 f"Margins do not fit. Received: positive_margin={positive_margin}, "
                 f"negative_margin={negative_margin}; expected 0 <= positive_margin < negative_margin."
             )
-        ops.check_metric(distance)
-        if average not in AVERAGES:
-            raise ValueError(f"Unknown average. Received: average={average!r}; expected one of {AVERAGES}.")
         self.positive_margin = float(positive_margin)
         self.negative_margin = float(negative_margin)
-        self.distance = distance
-        self.average = average
+        self.distance = check_choice("distance", distance, ops.METRICS)
+        self.power = check_choice("power", power, (1, 2))
+        self.average = check_choice("average", average, ("nonzero", "pairs", "anchor"))
 
-    def compare(self, embeddings, references, positives, negatives):
-        same = embeddings is references
-        distances = ops.pairwise_distances(embeddings, None if same else references, self.distance)
-        pulls = tf.where(positives, tf.nn.relu(distances - self.positive_margin), 0.0)
-        pushes = tf.where(negatives, tf.nn.relu(self.negative_margin - distances), 0.0)
-        return self._average(pulls) + self._average(pushes)
-
-    def _average(self, terms):
-        sums = tf.reduce_sum(terms, axis=1)
+    def compare(self, pairs):
+        distances = pairs.distances(self.distance)
+        pulls = self._terms(distances - self.positive_margin, pairs.positives)
+        pushes = self._terms(self.negative_margin - distances, pairs.negatives)
+        if self.average == "nonzero":
+            return self._over_nonzero(pulls, pairs) + self._over_nonzero(pushes, pairs)
+        sums = tf.reduce_sum(pulls, axis=1) + tf.reduce_sum(pushes, axis=1)
         if self.average == "anchor":
             return sums
-        batch = tf.cast(tf.shape(terms)[0], terms.dtype)
-        nonzero = tf.math.count_nonzero(terms, dtype=terms.dtype)
-        return sums * tf.math.divide_no_nan(batch, nonzero)
+        return per_sample_share(sums, tf.math.count_nonzero(pairs.positives | pairs.negatives), pairs)
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "positive_margin": self.positive_margin,
-            "negative_margin": self.negative_margin,
-            "distance": self.distance,
-            "average": self.average,
-        }
+    def _terms(self, excess, mask):
+        hinge = tf.where(mask, tf.nn.relu(excess), tf.zeros_like(excess))
+        return hinge if self.power == 1 else tf.square(hinge)
+
+    @staticmethod
+    def _over_nonzero(terms, pairs):
+        return per_sample_share(tf.reduce_sum(terms, axis=1), tf.math.count_nonzero(terms), pairs)

@@ -5,12 +5,13 @@ import functools
 import keras
 
 from tfdml.losses.contrastive import ContrastiveLoss
-from tfdml.naming import unknown_name
+from tfdml.naming import resolve
 
 _FACTORIES = {
     "contrastive": ContrastiveLoss,
     "c1": functools.partial(ContrastiveLoss, distance="cosine", average="anchor", name="c1"),
     "c2": functools.partial(ContrastiveLoss, name="c2"),
+    "hadsell": functools.partial(ContrastiveLoss, negative_margin=1.0, power=2, average="pairs", name="hadsell"),
 }
 
 
@@ -38,23 +39,4 @@ def get(identifier, **options):
         >>> get("c1").distance
         'cosine'
     """
-    if isinstance(identifier, str):
-        factory = _FACTORIES.get(identifier.lower())
-        if factory is None:
-            raise unknown_name("loss", identifier, _FACTORIES)
-        try:
-            return factory(**options)
-        except TypeError as error:
-            raise ValueError(f"Loss {identifier!r} does not take these options: {options}. {error}") from error
-    if options:
-        raise ValueError(f"Options go with a loss' name. Received: options {options} with {identifier!r}.")
-    if isinstance(identifier, dict):
-        return keras.saving.deserialize_keras_object(identifier)
-    if isinstance(identifier, keras.losses.Loss):
-        return identifier
-    raise TypeError(
-        f"A loss must be a name, a configuration or a keras.losses.Loss. Received: {identifier!r} "
-        f"of type {type(identifier).__name__}."
-    )
-
-
+    return resolve("loss", identifier, _FACTORIES, keras.losses.Loss, options)

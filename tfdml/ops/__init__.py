@@ -1,23 +1,47 @@
 """Pure functions on tensors: no variables, no Keras."""
 
 from tfdml.ops.clipped_distances import clipped_distances
-from tfdml.ops.distances import check_metric, pairwise_distances
+from tfdml.ops.comparison import Comparison, compare
+from tfdml.ops.counting import count_below, count_sorted_below, sort_masked
+from tfdml.ops.distances import METRICS, check_metric, pairwise_distances
 from tfdml.ops.k_center import greedy_k_center
+from tfdml.ops.masked import (
+    LOG_OF_NOTHING,
+    masked_count,
+    masked_logsumexp,
+    masked_max,
+    masked_mean,
+    masked_min,
+    masked_sum,
+)
 from tfdml.ops.normalization import l2_clip, l2_normalize
 from tfdml.ops.optimal_transport import PartialTransport, partial_transport
 from tfdml.ops.pair_masks import PairMasks, pair_masks
 from tfdml.ops.precision import at_least_float32
 
 __all__ = [
+    "LOG_OF_NOTHING",
+    "METRICS",
+    "Comparison",
     "PairMasks",
     "PartialTransport",
     "at_least_float32",
     "check_metric",
     "clipped_distances",
+    "compare",
+    "count_below",
+    "count_sorted_below",
     "greedy_k_center",
     "l2_clip",
     "l2_normalize",
+    "masked_count",
+    "masked_logsumexp",
+    "masked_max",
+    "masked_mean",
+    "masked_min",
+    "masked_sum",
     "pair_masks",
     "pairwise_distances",
     "partial_transport",
+    "sort_masked",
 ]

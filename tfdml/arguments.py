@@ -1,0 +1,66 @@
+"""Checks of arguments, and the configuration of objects that keep their arguments as attributes."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import numbers
+
+
+def check_whole_number(name, value, minimum):
+    """Returns `value` as an int, or raises a ValueError that names the argument."""
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if is_number and float(value).is_integer() and value >= minimum:
+        return int(value)
+    raise ValueError(f"Received: {name}={value!r}; expected an integer >= {minimum}.")
+
+
+def check_at_most(limits, **values):
+    """Raises a ValueError that names the first of the values that is not between 0 and its limit."""
+    for name, value in values.items():
+        if not 0 <= value <= limits[name]:
+            raise ValueError(f"Received: {name}={value!r}; expected 0 <= {name} <= {limits[name]:g}.")
+
+
+def check_positive(name, value):
+    """Returns a finite `value` > 0 as a float, or raises a ValueError that names the argument."""
+    if _is_finite(value) and value > 0:
+        return float(value)
+    raise ValueError(f"Received: {name}={value!r}; expected {name} > 0.")
+
+
+def check_not_negative(name, value):
+    """Returns a finite `value` >= 0 as a float, or raises a ValueError that names the argument."""
+    if _is_finite(value) and value >= 0:
+        return float(value)
+    raise ValueError(f"Received: {name}={value!r}; expected {name} >= 0.")
+
+
+def check_between(name, value, low, high):
+    """Returns `value` as a float if `low <= value <= high`, or raises a ValueError that names the argument."""
+    if _is_finite(value) and low <= value <= high:
+        return float(value)
+    raise ValueError(f"Received: {name}={value!r}; expected {low:g} <= {name} <= {high:g}.")
+
+
+def check_choice(name, value, choices):
+    """Returns `value` if it is one of the choices, or raises a ValueError that names the argument."""
+    if value in choices:
+        return value
+    raise ValueError(f"Received: {name}={value!r}; expected one of {tuple(choices)}.")
+
+
+def configuration(instance):
+    """The arguments that an object was made with, taken from its attributes of the same names.
+
+    Keyword collections (`**kwargs`) are left to the base class.
+    """
+    kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    parameters = inspect.signature(type(instance).__init__).parameters.values()
+    names = [parameter.name for parameter in parameters if parameter.kind not in kinds]
+    return {name: getattr(instance, name) for name in names if name != "self"}
+
+
+def _is_finite(value):
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)

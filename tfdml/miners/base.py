@@ -1,0 +1,61 @@
+"""The base of every miner."""
+
+import abc
+
+import tensorflow as tf
+
+from tfdml import ops
+from tfdml.arguments import configuration
+
+
+class Miner(abc.ABC):
+    """Chooses the pairs that count.
+
+    A loss that is given a miner (`miner=`) sees only the pairs that it chooses. Alone, `miner(labels, embeddings)`
+    gives the masks of the chosen pairs. No gradient passes through the choice, and no array is larger than
+    `(batch, references)`. A subclass makes its choice in `choose` and keeps every argument as an attribute of the
+    same name.
+    """
+
+    @abc.abstractmethod
+    def choose(self, pairs):
+        """The pairs that count, among those that counted before.
+
+        Args:
+            pairs: `tfdml.ops.Comparison`.
+
+        Returns:
+            `tfdml.ops.PairMasks`, each `(batch, references)`.
+        """
+
+    def mine(self, pairs):
+        """The comparison narrowed to the chosen pairs."""
+        still = pairs._replace(embeddings=tf.stop_gradient(pairs.embeddings))
+        still = still._replace(
+            references=still.embeddings if pairs.in_batch else tf.stop_gradient(pairs.references)
+        )
+        return pairs.narrowed(self.choose(still))
+
+    def __call__(self, labels, embeddings, references=None):
+        """The masks of the chosen pairs.
+
+        Args:
+            labels: Integer class labels, `(batch,)`.
+            embeddings: `(batch, dim)`.
+            references: `tfdml.layers.References`; `None` compares the batch with itself.
+
+        Returns:
+            `tfdml.ops.PairMasks(positives, negatives)`, each `(batch, references)`.
+        """
+        embeddings, labels = ops.at_least_float32(embeddings), tf.cast(labels, tf.int64)
+        if references is None:
+            return self.choose(ops.compare(embeddings, labels))
+        others = tf.cast(references.embeddings, embeddings.dtype)
+        return self.choose(ops.compare(embeddings, labels, others, references.labels, references.valid))
+
+    def get_config(self):
+        return configuration(self)
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
