@@ -22,8 +22,9 @@ def count_below(values, mask, thresholds, or_equal=False):
 
 
 def sort_masked(values, mask):
-    """Each row's values that count in ascending order, and infinity in the remaining places; no gradient passes."""
-    return tf.sort(tf.stop_gradient(tf.where(mask, values, tf.fill(tf.shape(values), values.dtype.max))), axis=-1)
+    """Each row's values that count in ascending order, and the largest number in the remaining places; no gradient."""
+    values = tf.stop_gradient(tf.convert_to_tensor(values))
+    return tf.sort(tf.where(mask, values, tf.fill(tf.shape(values), values.dtype.max)), axis=-1)
 
 
 def count_sorted_below(ordered, thresholds, or_equal=False):

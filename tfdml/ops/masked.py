@@ -44,7 +44,9 @@ def masked_logsumexp(values, mask, axis=-1):
 
 def masked_max(values, mask, axis=-1, default=-float("inf")):
     """The largest entry that counts; `default` where there is none."""
-    return tf.reduce_max(tf.where(mask, values, tf.fill(tf.shape(values), tf.cast(default, values.dtype))), axis=axis)
+    lowest = tf.fill(tf.shape(values), tf.constant(-float("inf"), values.dtype))
+    largest = tf.reduce_max(tf.where(mask, values, lowest), axis=axis)
+    return tf.where(tf.reduce_any(mask, axis=axis), largest, tf.fill(tf.shape(largest), tf.cast(default, values.dtype)))
 
 
 def masked_min(values, mask, axis=-1, default=float("inf")):

@@ -1,0 +1,119 @@
+"""Times each loss, forward and backward, on a large batch, and measures its memory.
+
+Each loss runs in a process of its own. Times are ratios to the distances alone (one matrix product, its square root and
+their gradient), measured in the same process in turns; memory is what the process needed at its peak beyond what it
+had after TensorFlow was loaded. "triplet_all, dense" is what the triplet loss costs if all triplets of the batch
+stand in one array; it is measured on a batch that such an array can be made of (--dense-batch).
+
+    python benchmarks/losses.py
+    python benchmarks/losses.py triplet_all multi_similarity --batch 4096 --modes graph xla
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+from tfdml import losses, ops  # noqa: E402
+
+DENSE = "triplet_all, dense"
+MODES = {"graph": False, "xla": True}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("losses", nargs="*", default=losses.loss_names(), metavar="LOSS", help="all by default")
+    parser.add_argument("--batch", type=int, default=2048)
+    parser.add_argument("--dense-batch", type=int, default=512)
+    parser.add_argument("--dim", type=int, default=128)
+    parser.add_argument("--per-class", type=int, default=4, help="samples of each class in the batch")
+    parser.add_argument("--modes", nargs="+", choices=tuple(MODES), default=["graph"])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        print(json.dumps(measure(options)))
+        return
+    print(f"TensorFlow {tf.__version__}, batch {options.batch} x {options.dim}, {options.per_class} of each class, "
+          f"{os.cpu_count()} cores")  # fmt: skip
+    print(f"{'loss':28s} {'mode':6s} {'seconds':>8s} {'ratio':>7s} {'peak MiB':>9s}")
+    jobs = [(name, options.batch) for name in options.losses]
+    jobs += [(DENSE, options.dense_batch), ("triplet_all", options.dense_batch)] if options.dense_batch else []
+    for name, batch in jobs:
+        for mode in options.modes:
+            seconds, ratio, mebibytes = run_in_child(name, batch, mode, options)
+            note = "" if batch == options.batch else f"   (batch {batch})"
+            print(f"{name:28s} {mode:6s} {seconds:8.3f} {ratio:7.1f} {mebibytes:9.0f}{note}", flush=True)
+
+
+def run_in_child(name, batch, mode, options):
+    command = [sys.executable, __file__, "--child", name, "--batch", str(batch), "--dim", str(options.dim),
+               "--per-class", str(options.per_class), "--modes", mode, "--repeats", str(options.repeats)]  # fmt: skip
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return json.loads(output.splitlines()[-1])
+
+
+def measure(options):
+    rng = np.random.default_rng(0)
+    embeddings = rng.normal(size=(options.batch, options.dim)).astype("float32")
+    embeddings = tf.constant(embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True))
+    labels = tf.constant(np.arange(options.batch) // options.per_class)
+    formula = dense_triplets if options.child == DENSE else losses.get(options.child).call
+    jit_compile = MODES[options.modes[0]]
+    step, bare = make_step(formula, jit_compile), make_step(distances_alone, jit_compile)
+    before = peak_memory()
+    step(labels, embeddings)
+    memory = peak_memory() - before
+    bare(labels, embeddings)
+    times = [(seconds(step, labels, embeddings), seconds(bare, labels, embeddings)) for _ in range(options.repeats)]
+    fastest, fastest_bare = (min(column) for column in zip(*times))
+    return fastest, fastest / fastest_bare, memory
+
+
+def make_step(formula, jit_compile):
+    @tf.function(jit_compile=jit_compile)
+    def step(labels, embeddings):
+        with tf.GradientTape() as tape:
+            tape.watch(embeddings)
+            value = tf.reduce_mean(formula(labels, embeddings))
+        return value, tape.gradient(value, embeddings)
+
+    return step
+
+
+def distances_alone(labels, embeddings):
+    return tf.reduce_mean(ops.pairwise_distances(embeddings), axis=1)
+
+
+def dense_triplets(labels, embeddings, margin=0.1):
+    distances = ops.pairwise_distances(embeddings)
+    positives, negatives = ops.pair_masks(labels)
+    excess = distances[:, :, None] - distances[:, None, :] + margin
+    counts = positives[:, :, None] & negatives[:, None, :]
+    terms = tf.where(counts, tf.nn.relu(excess), tf.zeros_like(excess))
+    return tf.reduce_sum(terms, axis=(1, 2)) / tf.reduce_mean(tf.reduce_sum(tf.cast(counts, tf.float32), axis=(1, 2)))
+
+
+def seconds(step, *batch):
+    start = time.perf_counter()
+    step(*batch)[1].numpy()
+    return time.perf_counter() - start
+
+
+def peak_memory():
+    """In MiB."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""What every miner must withstand. A loop gives the masks of the chosen pairs, written from the miner's rule.
+
+It is a function `loop(anchor)` from an `Anchor` of `brute_force` to two Boolean arrays: which of its positives are
+chosen, and which of its negatives.
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+from brute_force import EDGES, anchors, l2, random_batch
+
+from tfdml import losses, miners
+from tfdml.layers import References
+
+# Distances that are whole numbers, so that ties are exact.
+TIES = (np.float64([[0.0], [1.0], [-1.0], [2.0], [-2.0], [3.0], [3.0], [-3.0]]), np.array([0, 0, 0, 1, 1, 1, 2, 0]))
+
+
+def masks_of(loop, x, labels, references=None, reference_labels=None):
+    """The chosen pairs, `(batch, references)`: positive ones and negative ones."""
+    shape = (len(x), len(x) if references is None else len(references))
+    positives, negatives = np.zeros(shape, bool), np.zeros(shape, bool)
+    for anchor in anchors(x, labels, references, reference_labels):
+        own, other = loop(anchor)
+        positives[anchor.index, anchor.positive_indices[own].astype(int)] = True
+        negatives[anchor.index, anchor.negative_indices[other].astype(int)] = True
+    return positives, negatives
+
+
+def batches():
+    """Batches in themselves: random ones, the edges, and one with ties."""
+    for seed in range(4):
+        yield random_batch(seed, batch=12, classes=2 + seed)[:2]
+    for x, labels in EDGES.values():
+        yield x, np.array(labels)
+    yield TIES
+    yield random_batch(5, batch=256, classes=40, dim=8)[:2]
+
+
+def check_choice_of(miner, loop):
+    """The miner chooses as the loop does: in the batch, against references, with and without their existence."""
+    for x, labels in batches():
+        assert_same(miner(labels, x), masks_of(loop, x, labels))
+    for seed in range(3):
+        x, labels, references, reference_labels = random_batch(seed, batch=12)
+        expected = masks_of(loop, x, labels, references, reference_labels)
+        assert_same(miner(labels, x, References(references, reference_labels)), expected)
+        exists = np.arange(len(references)) % 3 > 0
+        chosen = miner(labels, x, References(references, reference_labels, exists))
+        existing = masks_of(loop, x, labels, references[exists], reference_labels[exists])
+        assert_same([mask.numpy()[:, exists] for mask in chosen], existing)
+        assert not any(np.any(mask.numpy()[:, ~exists]) for mask in chosen)
+
+
+def check_same_everywhere(miner):
+    """Eager, graph (without static shapes) and XLA choose the same pairs."""
+    for dtype in ("float32", "float64"):
+        unknown = [tf.TensorSpec([None], tf.int64), tf.TensorSpec([None, None], dtype)]
+        for options in (dict(input_signature=unknown), dict(jit_compile=True)):
+            compiled = tf.function(lambda labels, x: miner(labels, x), **options)
+            for x, labels in (
+                TIES,
+                EDGES["no positive"],
+                EDGES["one sample"],
+                random_batch(0, batch=100, classes=9)[:2],
+            ):
+                x, labels = tf.constant(x, dtype), tf.constant(labels, tf.int64)
+                assert_same(compiled(labels, x), [mask.numpy() for mask in miner(labels, x)])
+
+
+def check_round_trip(miner, name):
+    """The miner comes back from its configuration, and is found by its name."""
+    again = miners.get(keras.saving.serialize_keras_object(miner))
+    assert type(again) is type(miner) is type(miners.get(name))
+    assert again.get_config() == miner.get_config()
+
+
+def check_loss_on_mined_pairs(miner):
+    """A loss with the miner is the loop over the chosen pairs; no gradient passes through the choice."""
+    x, labels, references, reference_labels = random_batch(1, batch=12)
+    loss = losses.get("hadsell", miner=miner)
+    again = losses.get(keras.saving.serialize_keras_object(loss))
+    assert again.miner.get_config() == miner.get_config()
+    for others, other_labels in ((None, None), (references, reference_labels)):
+        given = None if others is None else References(others, other_labels)
+        positives, negatives = (mask.numpy() for mask in miner(labels, x, given))
+        with tf.GradientTape() as tape:
+            variable = tf.Variable(x)
+            values = again.call(labels, variable) if given is None else again.against(variable, labels, given)
+            value = tf.reduce_mean(values)
+        distances = np.stack([l2(sample, x if others is None else others) for sample in x])
+        terms = positives * distances**2 + negatives * np.maximum(1.0 - distances, 0.0) ** 2
+        np.testing.assert_allclose(value, np.sum(terms) / np.sum(positives | negatives))
+        assert np.all(np.isfinite(tf.convert_to_tensor(tape.gradient(value, variable))))
+
+
+def assert_same(masks, expected):
+    """Masks of positives and of negatives are those expected."""
+    for mask, wanted in zip(masks, expected):
+        np.testing.assert_array_equal(mask, wanted)

@@ -1,0 +1,70 @@
+"""The FastAP loss against a loop over anchors and bins."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from brute_force import anchors, check_gradients, check_values, cosine
+
+from tfdml.losses.fast_ap import FastAPLoss
+
+
+def histogram(distances, bins):
+    """The triangular pulse of each distance at each centre, summed over the distances."""
+    step = 4.0 / bins
+    centres = np.linspace(0.0, 4.0, bins + 1)
+    return np.array([np.sum(np.maximum(1.0 - np.abs(distances - centre) / step, 0.0)) for centre in centres])
+
+
+def loop_of(bins):
+    def loop(*batch):
+        values = []
+        for anchor in anchors(*batch):
+            if not len(anchor.positives):
+                continue
+            of_positives = histogram(2.0 - 2.0 * cosine(anchor.x, anchor.positives), bins)
+            of_all = of_positives + histogram(2.0 - 2.0 * cosine(anchor.x, anchor.negatives), bins)
+            average = 0.0
+            for k in range(bins + 1):
+                if of_positives[k] > 0.0:
+                    average += of_positives[k] * np.sum(of_positives[: k + 1]) / np.sum(of_all[: k + 1])
+            values.append(1.0 - average / len(anchor.positives))
+        return sum(values) / max(len(values), 1)
+
+    return loop
+
+
+@pytest.mark.parametrize("bins", [1, 3, 10])
+def test_equals_the_loop(bins):
+    check_values(FastAPLoss(bins), loop_of(bins))
+    check_gradients(FastAPLoss(bins), loop_of(bins))
+
+
+def test_best_and_worst_batch():
+    """Positives at the anchor's place and negatives opposite rank perfectly; the other way round, not."""
+    x = np.array([[1.0], [1.0], [-1.0], [-1.0]])
+    np.testing.assert_allclose(FastAPLoss().call([0, 0, 1, 1], x), 0.0, atol=1e-9)
+    # The only positive comes last, after both negatives or after one and beside the other: precision 1 / 3.
+    np.testing.assert_allclose(FastAPLoss().call([0, 1, 0, 1], x), 2.0 / 3.0)
+
+
+def test_not_a_number_stays_one():
+    """And does not become a place outside of the histogram."""
+    x = np.array([[np.nan, 0.0], [1.0, 0.0], [0.0, 1.0]], "float32")
+    assert np.isnan(tf.reduce_mean(FastAPLoss().call([0, 0, 1], x)))
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_unknown_batch_size(jit_compile):
+    loss = FastAPLoss()
+    signature = [tf.TensorSpec((None,), tf.int64), tf.TensorSpec((None, 3), tf.float32)]
+    compiled = tf.function(loss.call, input_signature=signature, jit_compile=jit_compile)
+    for batch in (1, 6, 9):
+        x = np.random.default_rng(batch).normal(size=(batch, 3)).astype("float32")
+        labels = np.arange(batch) % 2
+        np.testing.assert_allclose(compiled(labels, x), loss.call(labels, x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("bins", [0, -1, 2.5])
+def test_bad_options(bins):
+    with pytest.raises(ValueError, match="bins=.*; expected an integer >= 1"):
+        FastAPLoss(bins=bins)

@@ -1,0 +1,94 @@
+"""The margin loss against a loop; its boundary learns where it is trained."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from brute_force import anchors, check_gradients, check_values, l2
+
+from tfdml import losses
+
+FORMS = {
+    "fixed": dict(margin=0.2, boundary=0.8),
+    "global": dict(margin=0.3, boundary=0.7, trainable="global", boundary_weight=0.1),
+    "class": dict(margin=0.1, boundary=0.6, trainable="class", num_classes=3),
+}
+
+
+def make(name):
+    loss = losses.MarginLoss(**FORMS[name])
+    if name == "class":
+        loss.parameters.boundaries.assign([0.5, 0.7, 0.9])
+    return loss
+
+
+def loop_of(name):
+    loss = make(name)
+    # As the float32 weights hold them.
+    own = {"fixed": [0.8], "global": [np.float32(0.7)], "class": np.float32([0.5, 0.7, 0.9])}[name]
+
+    def loop(*batch):
+        terms, boundaries = [], []
+        for anchor in anchors(*batch):
+            boundary = np.float64(own[anchor.label] if anchor.label < len(own) else np.float32(np.mean(own)))
+            boundaries.append(boundary)
+            terms.extend(np.maximum(loss.margin + l2(anchor.x, anchor.positives) - boundary, 0.0))
+            terms.extend(np.maximum(loss.margin - l2(anchor.x, anchor.negatives) + boundary, 0.0))
+        return sum(terms) / max(np.count_nonzero(terms), 1) + loss.boundary_weight * np.mean(boundaries)
+
+    return loop
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_equals_the_loop(name):
+    check_values(make(name), loop_of(name))
+    check_gradients(make(name), loop_of(name))
+
+
+def test_gradient_of_the_boundaries():
+    """Each nonzero term pulls its class's boundary: up by a positive pair, down by a negative one."""
+    loss, x, labels = make("class"), np.array([[0.0], [1.0], [1.2]]), np.array([0, 0, 1])
+    # Terms: (0,1) and (1,0) positive at 1; (1,2) at 0.2, (2,1) at 0.2 negative; (0,2), (2,0) at 1.2 are 0.
+    with tf.GradientTape() as tape:
+        value = tf.reduce_mean(loss.call(labels, x))
+    gradient = tape.gradient(value, tf.convert_to_tensor(loss.parameters.trainable_variables[0]))
+    if gradient is None:
+        with tf.GradientTape() as tape:
+            value = tf.reduce_mean(loss.call(labels, x))
+        gradient = tape.gradient(value, loss.parameters.trainable_variables)[0]
+    np.testing.assert_allclose(tf.convert_to_tensor(gradient), [-1 / 4, 1 / 4, 0.0], atol=1e-6)
+
+
+def test_a_plain_model_trains_the_boundary_if_it_has_it():
+    class Model(keras.Model):
+        def __init__(self, loss):
+            super().__init__()
+            self.dense = keras.layers.Dense(2)
+            self.loss_parameters = loss.parameters
+
+        def call(self, inputs):
+            return self.dense(inputs)
+
+    loss = make("global")
+    model = Model(loss)
+    model.compile(optimizer=keras.optimizers.SGD(0.1), loss=loss)
+    x, labels = np.random.default_rng(0).normal(size=(16, 4)).astype("float32"), np.repeat(np.arange(4), 4)
+    model.fit(x, labels, epochs=3, verbose=0)
+    assert abs(float(np.asarray(loss.parameters.boundaries)[0]) - 0.7) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(margin=-1), "margin=-1; expected margin >= 0"),
+        (dict(boundary=0), "boundary=0; expected boundary > 0"),
+        (dict(boundary_weight=-0.1), "boundary_weight=-0.1"),
+        (dict(trainable="batch"), "trainable='batch'; expected one of"),
+        (dict(trainable="class"), "num_classes goes with trainable='class'"),
+        (dict(num_classes=3), "num_classes goes with trainable='class'"),
+        (dict(distance="l1"), "distance='l1'"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        losses.MarginLoss(**options)

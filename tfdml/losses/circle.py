@@ -1,0 +1,55 @@
+"""Circle loss."""
+
+import keras
+import tensorflow as tf
+
+from tfdml import ops
+from tfdml.arguments import check_between, check_positive
+from tfdml.losses.base import MetricLoss
+
+
+@keras.saving.register_keras_serializable(package="tfdml")
+class CircleLoss(MetricLoss):
+    r"""Weighs each similarity by how far it is from its optimum.
+
+    With cosine similarities $s$, $\alpha_p = [1 + m - s_p]_+$ and $\alpha_n = [s_n + m]_+$,
+
+    $$\frac{1}{b} \sum_i \log \Big( 1 + \sum_{n \in N_i} e^{\gamma \alpha_n (s_n - m)}
+      \sum_{p \in P_i} e^{-\gamma \alpha_p (s_p - 1 + m)} \Big)$$
+
+    The weights $\alpha$ are to set the pace of each similarity: no gradient passes through them, so the gradient is not
+    that of the value. An anchor without a positive or without a negative is worth 0.
+
+    Args:
+        margin: $m$, between 0 and 1: positives should exceed $1 - m$, negatives stay below $m$.
+        scale: $\gamma > 0$.
+        name: Name of the loss.
+        **kwargs: `miner` and `reduction`, as for every `MetricLoss`.
+
+    Raises:
+        ValueError: If the margin or the scale is out of its range.
+
+    Reference:
+        Sun et al., "Circle loss: a unified perspective of pair similarity optimization", CVPR 2020,
+        section 3.
+
+    Example:
+        >>> loss = CircleLoss(margin=0.5, scale=4.0)
+        >>> values = loss.call([0, 0, 1], [[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
+        >>> round(float(values[0]), 4)  # log(1 + exp(4 * 0.5 * -0.5 - 4 * 0.5 * 0.5))
+        0.1269
+    """
+
+    def __init__(self, margin=0.4, scale=80.0, name="circle", **kwargs):
+        super().__init__(name, **kwargs)
+        self.margin = check_between("margin", margin, 0.0, 1.0)
+        self.scale = check_positive("scale", scale)
+
+    def compare(self, pairs):
+        similarities = pairs.cosines()
+        fixed = tf.stop_gradient(similarities)
+        of_positives = self.scale * tf.nn.relu(1.0 + self.margin - fixed) * (1.0 - self.margin - similarities)
+        of_negatives = self.scale * tf.nn.relu(fixed + self.margin) * (similarities - self.margin)
+        return tf.nn.softplus(
+            ops.masked_logsumexp(of_negatives, pairs.negatives) + ops.masked_logsumexp(of_positives, pairs.positives)
+        )

@@ -1,0 +1,49 @@
+"""CosFace loss."""
+
+import keras
+
+from tfdml.arguments import check_not_negative, check_positive
+from tfdml.losses.base import MetricLoss
+from tfdml.losses.softmax import cross_entropy_with_negatives
+
+
+@keras.saving.register_keras_serializable(package="tfdml")
+class CosFaceLoss(MetricLoss):
+    r"""Cross-entropy of cosine similarities with a margin on the cosine.
+
+    On angles $\theta$ of embeddings and references,
+
+    $$\frac{1}{b} \sum_i \frac{1}{|P_i|} \sum_{p \in P_i} -\log \frac{e^{s (\cos \theta_{ip} - m)}}
+      {e^{s (\cos \theta_{ip} - m)} + \sum_{n \in N_i} e^{s \cos \theta_{in}}}.$$
+
+    A sample without a positive or without a negative is worth 0. The paper has one proxy for each class, so one
+    positive; of several, each is set against the negatives.
+
+    Args:
+        margin: $m \ge 0$.
+        scale: $s > 0$.
+        name: Name of the loss.
+        **kwargs: `miner` and `reduction`, as for every `MetricLoss`.
+
+    Raises:
+        ValueError: If the margin is negative or the scale not positive.
+
+    Reference:
+        Wang et al., "CosFace: Large margin cosine loss for deep face recognition", CVPR 2018, eq. 4.
+
+    Example:
+        >>> from tfdml.layers import References
+        >>> loss = CosFaceLoss(margin=0.0, scale=1.0)
+        >>> proxies = References([[0.0, 1.0], [0.0, -1.0]], [0, 1])
+        >>> round(float(loss.against([[2.0, 0.0]], [0], proxies)[0]), 4)  # orthogonal to both
+        0.6931
+    """
+
+    def __init__(self, margin=0.35, scale=64.0, name="cos_face", **kwargs):
+        super().__init__(name, **kwargs)
+        self.margin = check_not_negative("margin", margin)
+        self.scale = check_positive("scale", scale)
+
+    def compare(self, pairs):
+        cosines = pairs.cosines()
+        return cross_entropy_with_negatives(self.scale * (cosines - self.margin), self.scale * cosines, pairs)

@@ -1,0 +1,99 @@
+"""Lifted structure losses: the pairwise form of Song et al. and the generalised form with one term per anchor."""
+
+import keras
+import tensorflow as tf
+
+from tfdml import ops
+from tfdml.arguments import check_choice, check_not_negative
+from tfdml.losses.base import MetricLoss, per_sample_share
+
+
+@keras.saving.register_keras_serializable(package="tfdml")
+class LiftedStructureLoss(MetricLoss):
+    r"""Sets each positive pair against the negatives of both of its ends.
+
+    With $P$ the (ordered) positive pairs,
+
+    $$J_{ij} = d_{ij} + \log \Big( \sum_{n \in N_i} e^{m - d_{in}} + \sum_{n \in N_j} e^{m - d_{jn}} \Big), \qquad
+      L = \frac{1}{2 |P|} \sum_{(i,j) \in P} [J_{ij}]_+^2$$
+
+    $N_j$, the negatives of the pair's other end, are those samples of the batch whose negative it is: a reference is
+    set against the batch, never against other references. A pair neither end of which has a negative is worth 0, but
+    counts in $|P|$.
+
+    Args:
+        margin: $m \ge 0$.
+        distance: `"l2"` (unsquared, as TensorFlow Addons has it), `"squared_l2"` or `"cosine"`.
+        name: Name of the loss.
+        **kwargs: `miner` and `reduction`, as for every `MetricLoss`.
+
+    Raises:
+        ValueError: If the margin is negative or the distance unknown.
+
+    Reference:
+        Song et al., "Deep metric learning via lifted structured feature embedding", CVPR 2016, eq. 4.
+
+    Example:
+        >>> values = LiftedStructureLoss().call([0, 0, 1], [[0.0], [0.0], [1.0]])
+        >>> round(float(tf.reduce_mean(values)), 4)  # log(1 + 1) squared, halved
+        0.2402
+    """
+
+    def __init__(self, margin=1.0, distance="l2", name="lifted_structure", **kwargs):
+        super().__init__(name, **kwargs)
+        self.margin = check_not_negative("margin", margin)
+        self.distance = check_choice("distance", distance, ops.METRICS)
+
+    def compare(self, pairs):
+        distances = pairs.distances(self.distance)
+        of_anchors = ops.masked_logsumexp(self.margin - distances, pairs.negatives, axis=1)
+        of_references = ops.masked_logsumexp(self.margin - distances, pairs.negatives, axis=0)
+        terms = tf.nn.relu(_log_add_exp(of_anchors[:, None], of_references[None, :]) + distances)
+        sums = ops.masked_sum(tf.square(terms), pairs.positives) / 2.0
+        return per_sample_share(sums, tf.math.count_nonzero(pairs.positives), pairs)
+
+
+@keras.saving.register_keras_serializable(package="tfdml")
+class GeneralizedLiftedStructureLoss(MetricLoss):
+    r"""Sets all positives of an anchor, at once, against all of its negatives.
+
+    $$\frac{1}{b} \sum_i \Big[ \log \sum_{p \in P_i} e^{d_{ip}} + \log \sum_{n \in N_i} e^{\lambda - d_{in}} \Big]_+$$
+
+    On cosine distance $d = 1 - S$ the constants cancel, and this is the form on cosine similarity,
+    $[\log \sum_{P_i} e^{\lambda - S_{ip}} + \log \sum_{N_i} e^{S_{in}}]_+$. An anchor without a positive or without a
+    negative is worth 0.
+
+    Args:
+        margin: $\lambda \ge 0$.
+        distance: `"cosine"`, `"l2"` (unsquared, as in the paper) or `"squared_l2"`.
+        name: Name of the loss.
+        **kwargs: `miner` and `reduction`, as for every `MetricLoss`.
+
+    Raises:
+        ValueError: If the margin is negative or the distance unknown.
+
+    Reference:
+        Hermans et al., "In defense of the triplet loss for person re-identification", 2017, eq. 12.
+
+    Example:
+        >>> loss = GeneralizedLiftedStructureLoss(margin=0.5, distance="l2")
+        >>> loss.call([0, 0, 1], [[0.0], [1.0], [1.25]]).numpy().tolist()
+        [0.25, 1.25, 0.0]
+    """
+
+    def __init__(self, margin=0.5, distance="cosine", name="generalized_lifted_structure", **kwargs):
+        super().__init__(name, **kwargs)
+        self.margin = check_not_negative("margin", margin)
+        self.distance = check_choice("distance", distance, ops.METRICS)
+
+    def compare(self, pairs):
+        distances = pairs.distances(self.distance)
+        far_positives = ops.masked_logsumexp(distances, pairs.positives)
+        near_negatives = ops.masked_logsumexp(self.margin - distances, pairs.negatives)
+        return tf.nn.relu(far_positives + near_negatives)
+
+
+def _log_add_exp(x, y):
+    """`log(exp(x) + exp(y))`; where both stand for empty sums, so does the result."""
+    largest = tf.stop_gradient(tf.maximum(x, y))
+    return tf.math.log(tf.exp(x - largest) + tf.exp(y - largest)) + largest

@@ -1,0 +1,99 @@
+"""Margin loss."""
+
+import keras
+import tensorflow as tf
+
+from tfdml import ops
+from tfdml.arguments import check_choice, check_not_negative, check_positive, check_whole_number
+from tfdml.losses.base import MetricLoss, per_sample_share
+
+
+@keras.saving.register_keras_serializable(package="tfdml")
+class MarginLoss(MetricLoss):
+    r"""Wants positive pairs nearer than a boundary and negative pairs farther, each by a margin.
+
+    $$\frac{\sum_{(i,j) \in P} [\alpha + d_{ij} - \beta_{y_i}]_+ + \sum_{(i,j) \in N} [\alpha - d_{ij} + \beta_{y_i}]_+}
+      {\text{number of terms that are not zero}} \; + \; \nu \, \frac{1}{b} \sum_i \beta_{y_i}$$
+
+    The boundary $\beta$ is fixed, learnt, or learnt for each class. A learnt one is in the layer `parameters`, which
+    `MetricModel` trains; a plain model trains it if the layer is its attribute (see `MetricLoss`). A class without a
+    boundary of its own, as in validation on other classes, has the mean one.
+
+    Args:
+        margin: $\alpha \ge 0$.
+        boundary: $\beta > 0$, or its first value.
+        trainable: `None` for a fixed boundary, `"global"` for a learnt one, `"class"` for one of each class.
+        num_classes: How many classes there are, with `trainable="class"`; labels run from 0.
+        boundary_weight: $\nu \ge 0$; it only matters to a learnt boundary.
+        distance: `"l2"` (unsquared), `"squared_l2"` or `"cosine"`.
+        name: Name of the loss.
+        **kwargs: `miner` and `reduction`, as for every `MetricLoss`. The paper uses distance-weighted mining.
+
+    Raises:
+        ValueError: If the margin or the weight is negative, the boundary is not positive, a choice is unknown, or
+            `num_classes` does not go with `trainable`.
+
+    Reference:
+        Wu et al., "Sampling matters in deep embedding learning", ICCV 2017, eqs. 3-5.
+
+    Example:
+        >>> loss = MarginLoss(margin=0.2, boundary=1.0)
+        >>> round(float(loss([0, 0, 1], [[0.0], [1.0], [3.0]])), 4)  # only the positive pair is too far
+        0.2
+    """
+
+    def __init__(
+        self,
+        margin=0.2,
+        boundary=1.2,
+        trainable=None,
+        num_classes=None,
+        boundary_weight=0.0,
+        distance="l2",
+        name="margin",
+        **kwargs,
+    ):
+        super().__init__(name, **kwargs)
+        self.margin = check_not_negative("margin", margin)
+        self.boundary = check_positive("boundary", boundary)
+        self.trainable = check_choice("trainable", trainable, (None, "global", "class"))
+        if (trainable == "class") != (num_classes is not None):
+            raise ValueError(
+                "num_classes goes with trainable='class'. "
+                f"Received: trainable={trainable!r}, num_classes={num_classes!r}."
+            )
+        self.num_classes = None if num_classes is None else check_whole_number("num_classes", num_classes, 1)
+        self.boundary_weight = check_not_negative("boundary_weight", boundary_weight)
+        self.distance = check_choice("distance", distance, ops.METRICS)
+        if trainable is not None:
+            self.parameters = _Boundaries(self.num_classes or 1, self.boundary)
+
+    def compare(self, pairs):
+        distances = pairs.distances(self.distance)
+        boundary = self._boundaries(pairs.labels, distances.dtype)
+        excess = distances - boundary[:, None]
+        nothing = tf.zeros_like(distances)
+        terms = tf.where(pairs.positives, tf.nn.relu(self.margin + excess), nothing)
+        terms += tf.where(pairs.negatives, tf.nn.relu(self.margin - excess), nothing)
+        values = per_sample_share(tf.reduce_sum(terms, axis=1), tf.math.count_nonzero(terms), pairs)
+        return values + self.boundary_weight * boundary if self.boundary_weight else values
+
+    def _boundaries(self, labels, dtype):
+        if self.parameters is None:
+            return tf.fill(tf.shape(labels), tf.constant(self.boundary, dtype))
+        boundaries = tf.cast(self.parameters.boundaries, dtype)
+        known = labels < tf.cast(tf.size(boundaries), labels.dtype)
+        own = tf.gather(boundaries, tf.where(known, labels, tf.zeros_like(labels)))
+        return tf.where(known, own, tf.reduce_mean(boundaries))
+
+
+@keras.saving.register_keras_serializable(package="tfdml")
+class _Boundaries(keras.layers.Layer):
+    """The learnt boundaries, `(classes,)`, or one for all."""
+
+    def __init__(self, count, value, **kwargs):
+        super().__init__(**{"name": "boundaries", **kwargs})
+        self.boundaries = self.add_weight(
+            name="boundaries", shape=(count,), initializer=keras.initializers.Constant(value), dtype="float32"
+        )
+        self.built = True

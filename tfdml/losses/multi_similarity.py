@@ -1,0 +1,58 @@
+"""Multi-similarity loss."""
+
+import keras
+import tensorflow as tf
+
+from tfdml import ops
+from tfdml.arguments import check_between, check_not_negative, check_positive
+from tfdml.losses.base import MetricLoss
+from tfdml.miners import MultiSimilarityMiner
+
+
+@keras.saving.register_keras_serializable(package="tfdml")
+class MultiSimilarityLoss(MetricLoss):
+    r"""Weighs each pair by its own similarity and by how it compares with the sample's other pairs.
+
+    On cosine similarities $s$, with the positives $P_i$ and the negatives $N_i$ that the mining leaves,
+
+    $$\frac{1}{b} \sum_i \Big\{ \frac{1}{\alpha} \log \Big[ 1 + \sum_{k \in P_i} e^{-\alpha (s_{ik} - \lambda)} \Big]
+      + \frac{1}{\beta} \log \Big[ 1 + \sum_{k \in N_i} e^{\beta (s_{ik} - \lambda)} \Big] \Big\}.$$
+
+    The mining keeps negatives with $s_{in} > \min_{p} s_{ip} - \varepsilon$ and positives with $s_{ip} < \max_{n}
+    s_{in} + \varepsilon$.
+
+    Args:
+        alpha: $\alpha > 0$, scale of the positives.
+        beta: $\beta > 0$, scale of the negatives.
+        base: $\lambda$ in [-1, 1], the similarity about which both turn.
+        epsilon: $\varepsilon \ge 0$ of the mining; `None` for none.
+        name: Name of the loss.
+        **kwargs: `miner` (applied before) and `reduction`, as for every `MetricLoss`.
+
+    Raises:
+        ValueError: If a scale is not positive, the base no similarity, or epsilon negative.
+
+    Reference:
+        Wang et al., "Multi-similarity loss with general pair weighting for deep metric learning", CVPR 2019.
+
+    Example:
+        >>> loss = MultiSimilarityLoss()
+        >>> near, far = [[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0], [1.0, 0.1]]
+        >>> bool(loss([0, 0, 1], near) < loss([0, 0, 1], far))
+        True
+    """
+
+    def __init__(self, alpha=2.0, beta=50.0, base=0.5, epsilon=0.1, name="multi_similarity", **kwargs):
+        super().__init__(name, **kwargs)
+        self.alpha = check_positive("alpha", alpha)
+        self.beta = check_positive("beta", beta)
+        self.base = check_between("base", base, -1.0, 1.0)
+        self.epsilon = None if epsilon is None else check_not_negative("epsilon", epsilon)
+
+    def compare(self, pairs):
+        if self.epsilon is not None:
+            pairs = MultiSimilarityMiner(self.epsilon).mine(pairs)
+        excess = pairs.cosines() - self.base
+        pulls = tf.nn.softplus(ops.masked_logsumexp(-self.alpha * excess, pairs.positives)) / self.alpha
+        pushes = tf.nn.softplus(ops.masked_logsumexp(self.beta * excess, pairs.negatives)) / self.beta
+        return pulls + pushes

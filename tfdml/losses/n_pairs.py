@@ -1,0 +1,46 @@
+"""N-pairs loss."""
+
+import keras
+import tensorflow as tf
+
+from tfdml.arguments import check_not_negative
+from tfdml.losses.base import MetricLoss
+from tfdml.losses.softmax import cross_entropy_over_all
+
+
+@keras.saving.register_keras_serializable(package="tfdml")
+class NPairsLoss(MetricLoss):
+    r"""Classifies, by inner products, which references are of the anchor's class; keeps the embeddings short.
+
+    $$\frac{1}{b} \sum_i \Big( -\frac{1}{|P_i|} \sum_{p \in P_i}
+      \log \frac{e^{x_i^\top r_p}}{\sum_{k \in P_i \cup N_i} e^{x_i^\top r_k}} + \lambda \lVert x_i \rVert^2 \Big)$$
+
+    The embeddings are used as they are, not normalised. Against references whose labels are the batch's own, and
+    without the L2 term, it is `tensorflow_addons.losses.NpairsLoss` of the matrix of inner products. The first term is
+    0 for an anchor without a positive; the L2 term stays, also in a batch without any pair. It leaves references out.
+
+    Args:
+        l2_weight: $\lambda \ge 0$.
+        name: Name of the loss.
+        **kwargs: `miner` and `reduction`, as for every `MetricLoss`.
+
+    Raises:
+        ValueError: If the weight is negative.
+
+    Reference:
+        Sohn, "Improved deep metric learning with multi-class N-pair loss objective", NeurIPS 2016, section 3.2.
+
+    Example:
+        >>> loss = NPairsLoss(l2_weight=0.0)
+        >>> loss.call([0, 0, 1], [[0.0], [0.0], [0.0]]).numpy().round(4).astype(str).tolist()  # log 2, log 2, 0
+        ['0.6931', '0.6931', '0.0']
+    """
+
+    def __init__(self, l2_weight=0.02, name="n_pairs", **kwargs):
+        super().__init__(name, **kwargs)
+        self.l2_weight = check_not_negative("l2_weight", l2_weight)
+
+    def compare(self, pairs):
+        products = tf.matmul(pairs.embeddings, pairs.references, transpose_b=True)
+        squared_lengths = tf.reduce_sum(tf.square(pairs.embeddings), axis=1)
+        return cross_entropy_over_all(products, pairs) + self.l2_weight * squared_lengths

@@ -1,0 +1,71 @@
+"""Proxy-Anchor loss."""
+
+import keras
+import tensorflow as tf
+
+from tfdml import ops
+from tfdml.arguments import check_not_negative, check_positive
+from tfdml.losses.base import MetricLoss, share
+
+
+@keras.saving.register_keras_serializable(package="tfdml")
+class ProxyAnchorLoss(MetricLoss):
+    r"""Each reference pulls the batch's samples of its class and pushes the others, the hardest most.
+
+    On cosine similarities $s$, with all references $W$, those $W^+$ that have a positive sample in the batch $X$, and
+    the positive and the negative samples $X_w^+, X_w^-$ of a reference,
+
+    $$\frac{1}{|W^+|} \sum_{w \in W^+} \log \Big( 1 + \sum_{x \in X_w^+} e^{-\alpha (s(x, w) - \delta)} \Big)
+      + \frac{1}{|W|} \sum_{w \in W} \log \Big( 1 + \sum_{x \in X_w^-} e^{\alpha (s(x, w) + \delta)} \Big).$$
+
+    The value belongs to the batch as a whole: every sample has it. In the batch the samples themselves stand for the
+    proxies. Proxies and samples enter alike, so it takes proxies, a memory or a batch.
+
+    Args:
+        margin: $\delta \ge 0$.
+        scale: $\alpha > 0$.
+        name: Name of the loss.
+        **kwargs: `miner` and `reduction`, as for every `MetricLoss`.
+
+    Raises:
+        ValueError: If the margin is negative or the scale not positive.
+
+    Reference:
+        Kim et al., "Proxy anchor loss for deep metric learning", CVPR 2020, eq. 4.
+
+    Example:
+        >>> from tfdml.layers import References
+        >>> loss = ProxyAnchorLoss(margin=0.0, scale=1.0)
+        >>> proxies = References([[0.0, 1.0], [0.0, -1.0]], [0, 1])
+        >>> round(float(loss.against([[2.0, 0.0]], [0], proxies)[0]), 4)  # log 2 + (log 2 + 0) / 2
+        1.0397
+    """
+
+    def __init__(self, margin=0.1, scale=32.0, name="proxy_anchor", **kwargs):
+        super().__init__(name, **kwargs)
+        self.margin = check_not_negative("margin", margin)
+        self.scale = check_positive("scale", scale)
+
+    def compare(self, pairs):
+        cosines = pairs.cosines()
+        pushes = tf.nn.softplus(ops.masked_logsumexp(self.scale * (cosines + self.margin), pairs.negatives, axis=0))
+        pull = pull_by_references(cosines, pairs, self.margin, self.scale)
+        return share(pull + ops.masked_mean(pushes, pairs.exists), pairs)
+
+
+def pull_by_references(cosines, pairs, margin, scale):
+    r"""How strongly references pull their samples.
+
+    $$\frac{1}{|W^+|} \sum_{w \in W^+} \log \Big( 1 + \sum_{x \in X_w^+} e^{-\alpha (s(x, w) - \delta)} \Big)$$
+
+    Args:
+        cosines: $s$, `(batch, references)`.
+        pairs: `tfdml.ops.Comparison`: the mask of the positive pairs that count.
+        margin: $\delta$.
+        scale: $\alpha$.
+
+    Returns:
+        A scalar; 0, with a zero gradient, without a positive pair.
+    """
+    pulls = tf.nn.softplus(ops.masked_logsumexp(scale * (margin - cosines), pairs.positives, axis=0))
+    return ops.masked_mean(pulls, tf.reduce_any(pairs.positives, axis=0))

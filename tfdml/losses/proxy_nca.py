@@ -1,0 +1,50 @@
+"""Proxy-NCA loss."""
+
+import keras
+import tensorflow as tf
+
+from tfdml import ops
+from tfdml.arguments import check_positive
+from tfdml.losses.base import MetricLoss
+
+
+@keras.saving.register_keras_serializable(package="tfdml")
+class ProxyNCALoss(MetricLoss):
+    r"""Wants the positives nearer than the negatives, all of them compared at once.
+
+    On squared distances $d^2$ of l2-normalised vectors,
+
+    $$\frac{1}{b} \sum_i -\log \frac{\sum_{p \in P_i} e^{-s \, d_{ip}^2}}{\sum_{n \in N_i} e^{-s \, d_{in}^2}}.$$
+
+    The positives are not among the denominator's, so the loss can be negative; a sample without a positive or without
+    a negative is worth 0. The paper has one proxy for each class.
+
+    Args:
+        scale: $s > 0$; 1 in the paper.
+        name: Name of the loss.
+        **kwargs: `miner` and `reduction`, as for every `MetricLoss`.
+
+    Raises:
+        ValueError: If the scale is not positive.
+
+    Reference:
+        Movshovitz-Attias et al., "No fuss distance metric learning using proxies", ICCV 2017, eqs. 4 and 6.
+
+    Example:
+        >>> from tfdml.layers import References
+        >>> loss = ProxyNCALoss()
+        >>> proxies = References([[1.0, 0.0], [-1.0, 0.0]], [0, 1])
+        >>> round(float(loss.against([[2.0, 0.0]], [0], proxies)[0]), 4)  # -log(exp(0) / exp(-4))
+        -4.0
+    """
+
+    def __init__(self, scale=1.0, name="proxy_nca", **kwargs):
+        super().__init__(name, **kwargs)
+        self.scale = check_positive("scale", scale)
+
+    def compare(self, pairs):
+        # -d² = 2 cos - 2, and the constant falls out of the quotient.
+        logits = 2.0 * self.scale * pairs.cosines()
+        difference = ops.masked_logsumexp(logits, pairs.negatives) - ops.masked_logsumexp(logits, pairs.positives)
+        both = tf.reduce_any(pairs.positives, axis=1) & tf.reduce_any(pairs.negatives, axis=1)
+        return tf.where(both, difference, tf.zeros_like(difference))

@@ -1,0 +1,50 @@
+"""ProxyNCA++ loss."""
+
+import keras
+import tensorflow as tf
+
+from tfdml import ops
+from tfdml.arguments import check_positive
+from tfdml.losses.base import MetricLoss
+
+
+@keras.saving.register_keras_serializable(package="tfdml")
+class ProxyNCAPlusPlusLoss(MetricLoss):
+    r"""The probability that a sample is given to its own class by a softmax over all distances, with a temperature.
+
+    On squared distances $d^2$ of l2-normalised vectors,
+
+    $$\frac{1}{b} \sum_i -\log \frac{\sum_{p \in P_i} e^{-d_{ip}^2 / T}}{\sum_{k \in P_i \cup N_i} e^{-d_{ik}^2 / T}}.$$
+
+    A sample without a positive is worth 0. Max pooling, the paper's other change, belongs to the embedder.
+
+    Args:
+        temperature: $T > 0$; 1/9 in the paper, 0.1 in the thesis.
+        name: Name of the loss.
+        **kwargs: `miner` and `reduction`, as for every `MetricLoss`.
+
+    Raises:
+        ValueError: If the temperature is not positive.
+
+    Reference:
+        Teh et al., "ProxyNCA++: Revisiting and revitalizing proxy neighborhood component analysis", ECCV 2020,
+        eqs. 6-7; Gürbüz, METU 2022, section 3.3.2.1.
+
+    Example:
+        >>> from tfdml.layers import References
+        >>> loss = ProxyNCAPlusPlusLoss(temperature=1.0)
+        >>> proxies = References([[0.0, 1.0], [0.0, -1.0]], [0, 1])
+        >>> round(float(loss.against([[2.0, 0.0]], [0], proxies)[0]), 4)  # as far from both
+        0.6931
+    """
+
+    def __init__(self, temperature=0.1, name="proxy_nca_plus_plus", **kwargs):
+        super().__init__(name, **kwargs)
+        self.temperature = check_positive("temperature", temperature)
+
+    def compare(self, pairs):
+        # -d² = 2 cos - 2, and the constant falls out of the quotient.
+        logits = 2.0 / self.temperature * pairs.cosines()
+        difference = ops.masked_logsumexp(logits, pairs.negatives) - ops.masked_logsumexp(logits, pairs.positives)
+        some = tf.reduce_any(pairs.positives, axis=1)
+        return tf.where(some, tf.nn.softplus(difference), tf.zeros_like(difference))

@@ -1,0 +1,77 @@
+"""Proxy-proxy loss."""
+
+import keras
+import tensorflow as tf
+
+from tfdml import ops
+from tfdml.arguments import check_choice, check_not_negative, check_positive
+from tfdml.losses.base import MetricLoss, share
+from tfdml.losses.proxy_anchor import pull_by_references
+
+
+@keras.saving.register_keras_serializable(package="tfdml")
+class ProxyProxyLoss(MetricLoss):
+    r"""References pull the batch's samples of their class and push references of other classes.
+
+    On cosine similarities $s$, with all references $W$, those $W^+$ that have a positive sample in the batch $X$, the
+    positive samples $X_w^+$ of a reference and the references $W_w^-$ of other classes,
+
+    $$\frac{1}{|W^+|} \sum_{w \in W^+} \log \Big( 1 + \sum_{x \in X_w^+} e^{-\alpha (s(x, w) - \lambda)} \Big)
+      + \frac{1}{|W|} \sum_{w \in W} \log \Big( 1 + \sum_{v \in W_w^-} e^{\alpha (z_{wv} + \lambda)} \Big).$$
+
+    The first variation has $z_{wv} = s(w, v)$. The second (`through_batch`) sees the similarity of two references
+    through the samples of the batch, $z_{wv} = \sum_{x \in X} s(w, x) \, s(x, v)$.
+
+    The value belongs to the batch as a whole: every sample has it. In the batch the samples themselves stand for the
+    proxies. All references are compared with each other: memory grows with the square of their number.
+
+    Args:
+        margin: $\lambda \ge 0$.
+        scale: $\alpha > 0$.
+        through_batch: Whether it is the second variation.
+        name: Name of the loss.
+        **kwargs: `miner` and `reduction`, as for every `MetricLoss`. A miner chooses among pairs of a sample and a
+            reference; pairs of two references are its choice only in the batch, where they are the same.
+
+    Raises:
+        ValueError: If the margin is negative, the scale not positive, or `through_batch` not a bool.
+
+    Reference:
+        Psomas, "Metric learning: a deep dive", master's thesis presentation, 2020, "Our method".
+
+    Example:
+        >>> from tfdml.layers import References
+        >>> loss = ProxyProxyLoss(margin=0.0, scale=1.0)
+        >>> proxies = References([[0.0, 1.0], [3.0, 0.0]], [0, 1])
+        >>> round(float(loss.against([[2.0, 0.0]], [0], proxies)[0]), 4)  # all is orthogonal: log 2 + log 2
+        1.3863
+    """
+
+    def __init__(self, margin=0.1, scale=32.0, through_batch=False, name="proxy_proxy", **kwargs):
+        super().__init__(name, **kwargs)
+        self.margin = check_not_negative("margin", margin)
+        self.scale = check_positive("scale", scale)
+        self.through_batch = check_choice("through_batch", through_batch, (False, True))
+
+    def compare(self, pairs):
+        cosines = pairs.cosines()
+        if self.through_batch:
+            similarities = tf.matmul(cosines, cosines, transpose_a=True)
+        elif pairs.in_batch:
+            similarities = cosines
+        else:
+            references = ops.l2_normalize(pairs.references)
+            similarities = tf.matmul(references, references, transpose_b=True)
+        pushes = tf.nn.softplus(
+            ops.masked_logsumexp(self.scale * (similarities + self.margin), _negative_references(pairs))
+        )
+        pull = pull_by_references(cosines, pairs, self.margin, self.scale)
+        return share(pull + ops.masked_mean(pushes, pairs.exists), pairs)
+
+
+def _negative_references(pairs):
+    """Boolean, `(references, references)`: for each reference those of other classes."""
+    if pairs.in_batch:
+        return pairs.negatives
+    others = ops.pair_masks(pairs.reference_labels, pairs.reference_labels, pairs.exists)
+    return others.negatives

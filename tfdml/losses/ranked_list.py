@@ -1,0 +1,65 @@
+"""Ranked list loss."""
+
+import keras
+import tensorflow as tf
+
+from tfdml import ops
+from tfdml.arguments import check_between, check_not_negative, check_positive
+from tfdml.losses.base import MetricLoss
+
+
+@keras.saving.register_keras_serializable(package="tfdml")
+class RankedListLoss(MetricLoss):
+    r"""Pulls the positives into a ball around the anchor and pushes the negatives out of a larger one.
+
+    With $P_i^*$ the positives at $d > \alpha - m$ and $N_i^*$ the negatives at $d < \alpha$,
+
+    $$\frac{1}{b} \sum_i \Big( (1 - \lambda) \frac{1}{|P_i^*|} \sum_{p \in P_i^*} (d_{ip} - (\alpha - m)) \; + \;
+      \lambda \sum_{n \in N_i^*} w_{in} (\alpha - d_{in}) \Big), \qquad
+      w_{in} = \frac{e^{T (\alpha - d_{in})}}{\sum_{k \in N_i^*} e^{T (\alpha - d_{ik})}}$$
+
+    $d$ is the unsquared L2 distance of the embeddings as they are; the paper normalises them in the network, and its
+    defaults fit that. The weights $w$ are to set the size of the negatives' gradients: no gradient passes through them,
+    so the gradient is not that of the value. A side without such pairs is worth 0.
+
+    Args:
+        margin: $m$, between 0 and $\alpha$: positives within $\alpha - m$ are left alone.
+        negative_boundary: $\alpha > 0$: negatives farther than that are left alone.
+        temperature: $T \ge 0$: how much more the nearer negatives count; 0 weighs all alike.
+        balance: $\lambda$, between 0 (the positives alone) and 1 (the negatives alone).
+        name: Name of the loss.
+        **kwargs: `miner` and `reduction`, as for every `MetricLoss`.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Reference:
+        Wang et al., "Ranked list loss for deep metric learning", CVPR 2019, section 3.
+
+    Example:
+        >>> loss = RankedListLoss(margin=0.5, negative_boundary=1.0)
+        >>> loss.call([0, 0, 1], [[0.0], [1.0], [1.25]]).numpy().tolist()
+        [0.25, 0.625, 0.375]
+    """
+
+    def __init__(self, margin=0.4, negative_boundary=1.2, temperature=10.0, balance=0.5, name="ranked_list", **kwargs):
+        super().__init__(name, **kwargs)
+        self.negative_boundary = check_positive("negative_boundary", negative_boundary)
+        self.margin = check_between("margin", margin, 0.0, self.negative_boundary)
+        self.temperature = check_not_negative("temperature", temperature)
+        self.balance = check_between("balance", balance, 0.0, 1.0)
+
+    def compare(self, pairs):
+        distances = pairs.distances("l2")
+        too_far = distances - (self.negative_boundary - self.margin)
+        pulls = ops.masked_mean(too_far, pairs.positives & (too_far > 0.0))
+        too_near = self.negative_boundary - distances
+        pushes = self._weighted_mean(too_near, pairs.negatives & (too_near > 0.0))
+        return (1.0 - self.balance) * pulls + self.balance * pushes
+
+    def _weighted_mean(self, values, mask):
+        logits = self.temperature * tf.stop_gradient(values)
+        logits -= ops.masked_logsumexp(logits, mask)[:, None]
+        # Beyond the mask the difference can be large: its exponential would be infinite, and 0 times it NaN.
+        weights = tf.exp(tf.where(mask, logits, tf.zeros_like(logits)))
+        return ops.masked_sum(weights * values, mask)

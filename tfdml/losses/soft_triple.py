@@ -1,0 +1,125 @@
+"""SoftTriple loss."""
+
+import keras
+import tensorflow as tf
+
+from tfdml import ops
+from tfdml.arguments import check_not_negative, check_positive
+from tfdml.losses.base import MetricLoss
+
+
+@keras.saving.register_keras_serializable(package="tfdml")
+class SoftTripleLoss(MetricLoss):
+    r"""Cross-entropy of similarities to classes that have several centres, with a margin; similar centres may merge.
+
+    On cosine similarities $s_{ik}$ of embeddings and references, a sample's similarity to a class $c$ whose references
+    are $R_c$ favours the nearest of them:
+
+    $$S_{ic} = \sum_{k \in R_c} \frac{e^{g s_{ik}}}{\sum_{l \in R_c} e^{g s_{il}}} \, s_{ik}, \qquad
+      \frac{1}{b} \sum_i -\log \frac{e^{\lambda (S_{i y_i} - \delta)}}
+      {e^{\lambda (S_{i y_i} - \delta)} + \sum_{c \ne y_i} e^{\lambda S_{ic}}}.$$
+
+    If the references are class proxies, $K > 1$ for each of $C$ classes, the lengths of what separates the centres $w$
+    of a class, all at unit length, are added, so that superfluous centres fall together:
+
+    $$\frac{\tau}{C K (K - 1)} \sum_c \sum_{k < l} \lVert w_{ck} - w_{cl} \rVert.$$
+
+    A memory's or a batch's samples are the centres of their classes; a sample is no centre of its own. Only references
+    of pairs that count take part; a sample without a positive is worth 0, one without a negative too.
+
+    Args:
+        scale: $\lambda > 0$.
+        center_scale: $g > 0$, the paper's $1 / \gamma$.
+        margin: $\delta \ge 0$.
+        center_weight: $\tau \ge 0$.
+        name: Name of the loss.
+        **kwargs: `miner` and `reduction`, as for every `MetricLoss`.
+
+    Raises:
+        ValueError: If a scale is not positive, or the margin or the weight is negative.
+
+    Reference:
+        Qian et al., "SoftTriple loss: Deep metric learning without triplet sampling", ICCV 2019, eqs. 8-12.
+
+    Example:
+        >>> from tfdml.layers import References
+        >>> loss = SoftTripleLoss(margin=0.0)
+        >>> proxies = References([[0.0, 1.0], [0.0, 2.0], [0.0, -1.0], [0.0, -2.0]], [0, 0, 1, 1], per_class=2)
+        >>> round(float(loss.against([[2.0, 0.0]], [0], proxies)[0]), 4)  # orthogonal to all
+        0.6931
+    """
+
+    def __init__(self, scale=20.0, center_scale=10.0, margin=0.01, center_weight=0.2, name="soft_triple", **kwargs):
+        super().__init__(name, **kwargs)
+        self.scale = check_positive("scale", scale)
+        self.center_scale = check_positive("center_scale", center_scale)
+        self.margin = check_not_negative("margin", margin)
+        self.center_weight = check_not_negative("center_weight", center_weight)
+
+    def compare(self, pairs):
+        similarities, own, other = self._of_classes(pairs)
+        target = tf.reduce_sum(tf.where(own, similarities - self.margin, tf.zeros_like(similarities)), axis=0)
+        others = ops.masked_logsumexp(self.scale * similarities, other, axis=0)
+        values = tf.where(
+            tf.reduce_any(own, axis=0), tf.nn.softplus(others - self.scale * target), tf.zeros_like(target)
+        )
+        if self.center_weight and (pairs.per_class or 1) > 1:
+            values += self.center_weight * _spread_of_centers(pairs.references, pairs.per_class)
+        return values
+
+    def _of_classes(self, pairs):
+        """Similarities to classes, `(classes, batch)`; which is a sample's own class, and which another that counts."""
+        classes = _ReferencesByClass(pairs)
+        cosines = tf.transpose(pairs.cosines())
+        counts = tf.transpose(pairs.positives | pairs.negatives)
+        logits = tf.where(counts, self.center_scale * cosines, tf.fill(tf.shape(cosines), cosines.dtype.min))
+        largest = tf.stop_gradient(classes.maximum(logits))
+        weights = tf.where(counts, tf.exp(logits - classes.spread(largest)), tf.zeros_like(cosines))
+        total = classes.sum(weights)
+        some = total > 0
+        similarities = classes.sum(weights * cosines) / tf.where(some, total, tf.ones_like(total))
+        own = classes.labels[:, None] == pairs.labels[None, :]
+        return similarities, some & own, some & ~own
+
+
+class _ReferencesByClass:
+    """Reduces `(references, n)` over the references of each class, to `(classes, n)`.
+
+    Where classes have no order, there are as many classes as references, the last ones without any.
+    """
+
+    def __init__(self, pairs):
+        self.per_class = pairs.per_class
+        labels = pairs.reference_labels
+        if self.per_class:
+            self.labels = labels[:: self.per_class]
+            return
+        order = tf.argsort(labels)
+        ordered = tf.gather(labels, order)
+        numbers = tf.cumsum(tf.cast(tf.concat([[False], ordered[1:] != ordered[:-1]], axis=0), tf.int32))
+        self.numbers = tf.scatter_nd(order[:, None], numbers, tf.shape(labels))
+        self.labels = tf.math.unsorted_segment_max(labels, self.numbers, tf.shape(labels)[0])
+
+    def sum(self, values):
+        if self.per_class:
+            return tf.reduce_sum(self._split(values), axis=1)
+        return tf.math.unsorted_segment_sum(values, self.numbers, tf.shape(values)[0])
+
+    def maximum(self, values):
+        if self.per_class:
+            return tf.reduce_max(self._split(values), axis=1)
+        return tf.math.unsorted_segment_max(values, self.numbers, tf.shape(values)[0])
+
+    def spread(self, values):
+        """The other way: each reference has its class's."""
+        return tf.repeat(values, self.per_class, axis=0) if self.per_class else tf.gather(values, self.numbers)
+
+    def _split(self, values):
+        return tf.reshape(values, (-1, self.per_class, tf.shape(values)[1]))
+
+
+def _spread_of_centers(centers, per_class):
+    centers = ops.l2_normalize(tf.reshape(centers, (-1, per_class, centers.shape[-1] or tf.shape(centers)[-1])))
+    distances = ops.pairwise_distances(centers)
+    # Each pair is there twice.
+    return tf.reduce_mean(tf.reduce_sum(distances, axis=(1, 2))) / (2 * per_class * (per_class - 1))

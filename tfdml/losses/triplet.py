@@ -1,0 +1,140 @@
+"""Triplet loss."""
+
+import keras
+import tensorflow as tf
+
+from tfdml import ops
+from tfdml.arguments import check_choice, check_not_negative
+from tfdml.losses.base import MetricLoss, per_sample_share
+
+MINING = ("all", "semi_hard", "hard")
+
+
+@keras.saving.register_keras_serializable(package="tfdml")
+class TripletLoss(MetricLoss):
+    r"""Wants each positive nearer to its sample than the negatives, by a margin.
+
+    The mean over triplets $(i, p, n)$ of $\phi(d_{ip} - d_{in})$ with $\phi(x) = [x + m]_+$, or, with a soft margin,
+    $\phi(x) = \log(1 + e^x)$. Which triplets, says `mining`:
+
+    - `"all"`: every positive $p$ of a sample with every negative $n$;
+    - `"semi_hard"`: for each positive pair the nearest negative that is farther than the positive, and the farthest
+      negative where none is;
+    - `"hard"`: for each sample its farthest positive with its nearest negative.
+
+    There is no array of all triplets. With the hinge, $\sum_{p, n} [d_p + m - d_n]_+ = \sum_p c_p (d_p + m) - \sum_n
+    k_n d_n$, where $c_p$ counts the negatives below $d_p + m$ and $k_n$ the positives with $d_p + m$ above $d_n$: two
+    sorted searches, O(b² log b) in time and O(b²) in memory. With the soft margin the positives are taken one after
+    another: O(b² · positives of a sample) in time.
+
+    Args:
+        margin: $m \ge 0$, or `"soft"`.
+        mining: As above.
+        distance: `"l2"` (unsquared), `"squared_l2"` or `"cosine"` ($1 - \cos$, so that the margin is one of cosine
+            similarity).
+        average: Over `"all"` mined triplets, or over the `"nonzero"` ones; a soft margin leaves none at zero.
+        name: Name of the loss.
+        **kwargs: `miner` and `reduction`, as for every `MetricLoss`.
+
+    Raises:
+        ValueError: If the margin is negative or a choice is unknown.
+
+    Reference:
+        Schroff et al., "FaceNet", CVPR 2015 (semi-hard); Hermans et al., "In defense of the triplet loss for person
+        re-identification", 2017 (hard, all, soft margin).
+
+    Example:
+        >>> loss = TripletLoss(margin=0.5, mining="hard")
+        >>> float(loss([0, 0, 1], [[0.0], [1.0], [2.0]]))  # (1 - 2 + 0.5)+ and (1 - 1 + 0.5)+
+        0.25
+    """
+
+    def __init__(
+        self, margin=0.1, mining="semi_hard", distance="l2", average="all", name="triplet", **kwargs
+    ):
+        super().__init__(name, **kwargs)
+        self.margin = margin if margin == "soft" else _check_margin(margin)
+        self.mining = check_choice("mining", mining, MINING)
+        self.distance = check_choice("distance", distance, ops.METRICS)
+        self.average = check_choice("average", average, ("all", "nonzero"))
+
+    def compare(self, pairs):
+        distances = pairs.distances(self.distance)
+        sums, triplets, nonzero = getattr(self, f"_{self.mining}")(distances, pairs.positives, pairs.negatives)
+        return per_sample_share(sums, tf.reduce_sum(triplets if self.average == "all" else nonzero), pairs)
+
+    # Each gives, per sample, the sum of the terms, the number of triplets, and how many of them are not zero.
+
+    def _hard(self, distances, positives, negatives):
+        complete = tf.reduce_any(positives, axis=1) & tf.reduce_any(negatives, axis=1)
+        excess = ops.masked_max(distances, positives, default=0.0) - ops.masked_min(distances, negatives, default=0.0)
+        terms = self._terms(excess, complete)
+        return terms, _count(complete), _count(terms > 0)
+
+    def _semi_hard(self, distances, positives, negatives):
+        still = tf.stop_gradient(distances)
+        order = tf.argsort(tf.where(negatives, still, tf.fill(tf.shape(still), still.dtype.max)), axis=1)
+        ordered = ops.sort_masked(still, negatives)
+        farther = ops.count_sorted_below(ordered, still, or_equal=True)
+        count = tf.reduce_sum(tf.cast(negatives, tf.int32), axis=1, keepdims=True)
+        place = tf.maximum(tf.minimum(farther, count - 1), 0)
+        chosen = tf.gather(distances, tf.gather(order, place, batch_dims=1), batch_dims=1)
+        complete = positives & (count > 0)
+        terms = self._terms(distances - chosen, complete)
+        return tf.reduce_sum(terms, axis=1), _count(complete), _count(terms > 0)
+
+    def _all(self, distances, positives, negatives):
+        triplets = _count(positives) * _count(negatives)
+        if self.margin == "soft":
+            return _soft_sums(distances, positives, negatives), triplets, triplets
+        reach = distances + self.margin
+        beaten = ops.count_below(distances, negatives, reach)
+        spared = ops.count_below(reach, positives, distances, or_equal=True)
+        of_positives = tf.where(positives, beaten, 0)
+        of_negatives = tf.where(negatives, tf.reduce_sum(tf.cast(positives, tf.int32), axis=1)[:, None] - spared, 0)
+        sums = tf.reduce_sum(
+            tf.cast(of_positives, distances.dtype) * reach - tf.cast(of_negatives, distances.dtype) * distances, axis=1
+        )
+        # What is left of a sum of nothing is rounding.
+        nonzero = tf.reduce_sum(tf.cast(of_positives, tf.int64), axis=1)
+        return tf.where(nonzero > 0, tf.nn.relu(sums), tf.zeros_like(sums)), triplets, nonzero
+
+    def _terms(self, excess, counts):
+        terms = tf.nn.softplus(excess) if self.margin == "soft" else tf.nn.relu(excess + self.margin)
+        return tf.where(counts, terms, tf.zeros_like(terms))
+
+
+def _check_margin(margin):
+    try:
+        return check_not_negative("margin", margin)
+    except ValueError as error:
+        raise ValueError(f"{error} Or margin='soft'.") from None
+
+
+def _count(mask):
+    return tf.reduce_sum(tf.cast(tf.reshape(mask, (tf.shape(mask)[0], -1)), tf.int64), axis=1)
+
+
+def _soft_sums(distances, positives, negatives):
+    r"""$\sum_{p, n} \log(1 + e^{d_p - d_n})$ of each row, with its gradient, one positive of all rows after another."""
+
+    @tf.custom_gradient
+    def sums(distances):
+        first_positives = tf.argsort(tf.cast(~positives, tf.int32), axis=1, stable=True)
+        count = tf.reduce_sum(tf.cast(positives, tf.int32), axis=1)
+        columns = tf.shape(distances)[1]
+
+        def add_positive(k, total, slope):
+            column = tf.gather(first_positives, k, axis=1)
+            counts = negatives & (k < count)[:, None]
+            excess = tf.gather(distances, column[:, None], batch_dims=1) - distances
+            total += ops.masked_sum(tf.nn.softplus(excess), counts)
+            pull = tf.where(counts, tf.sigmoid(excess), tf.zeros_like(excess))
+            here = tf.one_hot(column, columns, dtype=distances.dtype)
+            return k + 1, total, slope + here * tf.reduce_sum(pull, axis=1, keepdims=True) - pull
+
+        start = 0, tf.zeros_like(distances[:, 0]), tf.zeros_like(distances)
+        _, total, slope = tf.while_loop(lambda k, *_: k < tf.reduce_max(count), add_positive, start)
+        return total, lambda upstream: upstream[:, None] * slope
+
+    return sums(distances)
