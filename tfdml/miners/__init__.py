@@ -1,7 +1,18 @@
 """Miners: each chooses the pairs that count."""
 
 from tfdml.miners.base import Miner
+from tfdml.miners.distance_weighted import DistanceWeightedMiner
 from tfdml.miners.hard import HardMiner
+from tfdml.miners.multi_similarity import MultiSimilarityMiner
 from tfdml.miners.registry import get, miner_names
+from tfdml.miners.semi_hard import SemiHardMiner
 
-__all__ = ["HardMiner", "Miner", "get", "miner_names"]
+__all__ = [
+    "DistanceWeightedMiner",
+    "HardMiner",
+    "Miner",
+    "MultiSimilarityMiner",
+    "SemiHardMiner",
+    "get",
+    "miner_names",
+]

@@ -31,9 +31,7 @@ class Miner(abc.ABC):
     def mine(self, pairs):
         """The comparison narrowed to the chosen pairs."""
         still = pairs._replace(embeddings=tf.stop_gradient(pairs.embeddings))
-        still = still._replace(
-            references=still.embeddings if pairs.in_batch else tf.stop_gradient(pairs.references)
-        )
+        still = still._replace(references=still.embeddings if pairs.in_batch else tf.stop_gradient(pairs.references))
         return pairs.narrowed(self.choose(still))
 
     def __call__(self, labels, embeddings, references=None):

@@ -1,0 +1,33 @@
+"""Miners by name, configuration and instance."""
+
+import keras
+import pytest
+
+from tfdml import losses, miners
+
+
+def test_names():
+    assert miners.miner_names() == ["distance_weighted", "hard", "multi_similarity", "semi_hard"]
+    assert miners.get("Semi_Hard", margin=0.3).margin == 0.3
+
+
+@pytest.mark.parametrize("name", miners.miner_names())
+def test_round_trip(name):
+    miner = miners.get(name)
+    again = miners.get(keras.saving.serialize_keras_object(miner))
+    assert type(again) is type(miner)
+    assert again.get_config() == miner.get_config()
+    assert miners.get(miner) is miner
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="Unknown miner.*Did you mean 'semi_hard'"):
+        miners.get("semihard")
+    with pytest.raises(ValueError, match="Unknown miner"):
+        losses.get("c2", miner="easy")
+    with pytest.raises(ValueError, match="does not take these options"):
+        miners.get("hard", margin=1)
+    with pytest.raises(ValueError, match="Options go with a miner"):
+        miners.get(miners.HardMiner(), margin=1)
+    with pytest.raises(TypeError, match="A miner must be a name"):
+        miners.get(3)

@@ -1,0 +1,98 @@
+"""Distance-weighted sampling."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfdml import ops
+from tfdml.arguments import check_between, check_whole_number
+from tfdml.miners.base import Miner
+
+
+@keras.saving.register_keras_serializable(package="tfdml")
+class DistanceWeightedMiner(Miner):
+    r"""Draws negatives so that all distances have an equal chance, however rare they are on the sphere.
+
+    Distances $d$ of points spread evenly over the unit sphere in $n$ dimensions have the density
+
+    $$q(d) \propto d^{n-2} \big( 1 - \tfrac14 d^2 \big)^{\frac{n-3}{2}}.$$
+
+    Each sample keeps its positives and draws as many different negatives as it has positives, or all if there are
+    fewer, with weights $1 / q(\max(d, \text{cutoff}))$, on l2-normalised embeddings, among those with $d <$
+    `nonzero_cutoff`. If none is so near, it draws among all its negatives with equal weights.
+
+    Deviation from the paper: a sample draws without replacement (one after the other, each by its weight among those
+    that are left), so that it has as many negatives as positives; drawing with replacement gives fewer.
+
+    The draw is a function of `seed` and of the embeddings' bits alone: other batches draw otherwise, and a training
+    that is resumed repeats itself.
+
+    Args:
+        cutoff: Nearer negatives have the weight of this distance, lest noise rules; less than `nonzero_cutoff`.
+        nonzero_cutoff: Negatives at this distance or farther are not drawn, at most 2.
+        seed: Of the draw, an integer >= 0.
+
+    Raises:
+        ValueError: If the cutoffs are not in order or out of range, or the seed is no such integer.
+
+    Reference:
+        Wu et al., "Sampling matters in deep embedding learning", ICCV 2017, section 4.2. Keeping the largest sums of
+        logarithmic weight and Gumbel noise draws without replacement: Kool et al., "Stochastic beams and where to find
+        them", ICML 2019, section 2.3.
+
+    Example:
+        >>> x = tf.random.stateless_normal((6, 8), seed=(0, 1))
+        >>> DistanceWeightedMiner()([0, 0, 1, 1, 2, 2], x).negatives.numpy().sum(axis=1).tolist()
+        [1, 1, 1, 1, 1, 1]
+    """
+
+    def __init__(self, cutoff=0.5, nonzero_cutoff=1.4, seed=0):
+        self.nonzero_cutoff = check_between("nonzero_cutoff", nonzero_cutoff, 0.0, 2.0)
+        self.cutoff = check_between("cutoff", cutoff, 0.0, 2.0)
+        if not 0 < cutoff < nonzero_cutoff:
+            raise ValueError(
+                f"Received: cutoff={cutoff!r}, nonzero_cutoff={nonzero_cutoff!r}; expected 0 < cutoff < nonzero_cutoff."
+            )
+        self.seed = check_whole_number("seed", seed, 0)
+
+    def choose(self, pairs):
+        on_sphere = pairs._replace(
+            embeddings=ops.l2_normalize(pairs.embeddings), references=ops.l2_normalize(pairs.references)
+        )
+        distances = on_sphere.distances("l2")
+        near = pairs.negatives & (distances < self.nonzero_cutoff)
+        any_near = tf.reduce_any(near, axis=1, keepdims=True)
+        candidates = tf.where(any_near, near, pairs.negatives)
+        weights = self._log_weights(distances, tf.shape(pairs.embeddings)[1])
+        keys = tf.where(any_near, weights, tf.zeros_like(weights)) + self._gumbel(pairs.embeddings, tf.shape(distances))
+        ranks = _descending_ranks(tf.where(candidates, keys, tf.fill(tf.shape(keys), keys.dtype.min)))
+        wanted = tf.math.count_nonzero(pairs.positives, axis=1, keepdims=True, dtype=ranks.dtype)
+        return ops.PairMasks(pairs.positives, candidates & (ranks < wanted))
+
+    def _log_weights(self, distances, dimension):
+        dimension = tf.cast(dimension, distances.dtype)
+        # Distances beyond the upper cutoff only count where the weights do not; the limit keeps the logarithm finite.
+        distances = tf.clip_by_value(distances, self.cutoff, self.nonzero_cutoff)
+        remainder = tf.maximum(1.0 - 0.25 * tf.square(distances), np.finfo(np.float32).eps)
+        return (2.0 - dimension) * tf.math.log(distances) + 0.5 * (3.0 - dimension) * tf.math.log(remainder)
+
+    def _gumbel(self, embeddings, shape):
+        bits = tf.bitcast(embeddings, tf.int32 if embeddings.dtype == tf.float32 else tf.int64)
+        # A sum of integers does not depend on the order in which it is taken.
+        total = tf.cast(tf.reduce_sum(tf.cast(bits, tf.int64)), tf.uint64)
+        # tf.random.stateless_uniform draws otherwise under XLA; these integers are the same everywhere.
+        integers = tf.raw_ops.StatelessRandomUniformFullIntV2(
+            shape=shape,
+            key=tf.constant([self.seed], tf.uint64),
+            counter=tf.stack([tf.zeros_like(total), total]),
+            alg=tf.random.Algorithm.PHILOX.value,
+            dtype=tf.uint32,
+        )
+        # The middles of 2^23 equal parts of (0, 1): neither end has a Gumbel value.
+        uniform = (tf.cast(tf.bitwise.right_shift(integers, 9), tf.float32) + 0.5) * 2.0**-23
+        return tf.cast(-tf.math.log(-tf.math.log(uniform)), embeddings.dtype)
+
+
+def _descending_ranks(values):
+    """The place, from 0, of each value in its row when the largest comes first; equals take different places."""
+    return tf.argsort(tf.argsort(values, axis=1, direction="DESCENDING", stable=True), axis=1)

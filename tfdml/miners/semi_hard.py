@@ -1,0 +1,54 @@
+"""Semi-hard mining."""
+
+import keras
+import tensorflow as tf
+
+from tfdml import ops
+from tfdml.arguments import check_choice, check_positive
+from tfdml.miners.base import Miner
+
+
+@keras.saving.register_keras_serializable(package="tfdml")
+class SemiHardMiner(Miner):
+    r"""For each positive pair the nearest negative that is farther than the positive, but not by the whole margin.
+
+    $$n_{ip} = \arg\min \{ d_{in} : n \in N_i, \; d_{ip} < d_{in} < d_{ip} + m \}$$
+
+    A sample's negatives are those that one of its positives has chosen, its positives those that have chosen one.
+    Equals of the nearest count, too.
+
+    Args:
+        margin: $m > 0$.
+        distance: `"l2"`, `"squared_l2"` (FaceNet's) or `"cosine"`.
+
+    Raises:
+        ValueError: If the margin is not positive or the distance unknown.
+
+    Reference:
+        Schroff et al., "FaceNet: A unified embedding for face recognition and clustering", CVPR 2015, section 3.2.
+
+    Example:
+        >>> positives, negatives = SemiHardMiner(margin=1.0)([0, 0, 1], [[0.0], [2.0], [2.5]])
+        >>> positives.numpy().astype(int).tolist()  # the second sample's negative is nearer than its positive
+        [[0, 1, 0], [0, 0, 0], [0, 0, 0]]
+        >>> negatives.numpy().astype(int).tolist()
+        [[0, 0, 1], [0, 0, 0], [0, 0, 0]]
+    """
+
+    def __init__(self, margin=0.2, distance="l2"):
+        self.margin = check_positive("margin", margin)
+        self.distance = check_choice("distance", distance, ops.METRICS)
+
+    def choose(self, pairs):
+        distances = pairs.distances(self.distance)
+        nearest = _next(ops.sort_masked(distances, pairs.negatives), distances, beyond=True)
+        positives = pairs.positives & (nearest > distances) & (nearest < distances + self.margin)
+        # A negative has been chosen if its distance is among the distances of the chosen.
+        chosen = _next(ops.sort_masked(nearest, positives), distances, beyond=False)
+        return ops.PairMasks(positives, pairs.negatives & (chosen == distances))
+
+
+def _next(ordered, values, beyond):
+    """For each value the first of the row's ordered ones beyond it, or not below it; the last if there is none."""
+    index = ops.count_sorted_below(ordered, values, or_equal=beyond)
+    return tf.gather(ordered, tf.minimum(index, tf.shape(ordered)[-1] - 1), batch_dims=1)
