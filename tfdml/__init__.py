@@ -8,7 +8,7 @@ if keras.backend.backend() != "tensorflow":
         "set the environment variable KERAS_BACKEND=tensorflow before importing keras."
     )
 
-from tfdml import backbones, callbacks, layers, losses, metrics, models, ops
+from tfdml import backbones, callbacks, layers, losses, metrics, miners, models, ops
 from tfdml.export import export_saved_model
 from tfdml.version import __version__
 
@@ -20,6 +20,7 @@ __all__ = [
     "layers",
     "losses",
     "metrics",
+    "miners",
     "models",
     "ops",
 ]

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from learning_loss import LearningLoss
 
 from tfdml import callbacks, layers, models
 
@@ -24,11 +25,28 @@ class Interruption(keras.callbacks.Callback):
             raise Interrupted
 
 
-def run(blobs, linear_embedder, path, interrupt_at=None, epochs=8):
+def plain(embedder):
+    model = models.CCPModel(embedder, layers.ClassProxies(4, 2, dim=2), projection_weight=0.1)
+    model.compile(optimizer=keras.optimizers.Adam(0.05), loss="c2", jit_compile=False)
+    return model
+
+
+def with_everything(embedder):
+    hidden = keras.layers.Dense(8, kernel_initializer=keras.initializers.RandomNormal(0.0, 0.4, seed=1))
+    outputs = keras.layers.Dense(2, name="embedding")(hidden(embedder.inputs[0]))
+    references = [layers.ClassProxies(4, 2, dim=2), layers.CrossBatchMemory(60, 2, warmup_steps=3)]
+    model = models.CCPModel(keras.Model(embedder.inputs[0], outputs), references, projection_weight=0.1)
+    model.compile(
+        optimizer=keras.optimizers.Adam(0.5, global_clipnorm=1.0), loss=LearningLoss(), jit_compile=False,
+        reference_optimizer=keras.optimizers.Adam(0.2, global_clipnorm=1.0), weight_decay=1e-3, warmup_steps=9,
+    )  # fmt: skip
+    return model
+
+
+def run(blobs, linear_embedder, path, interrupt_at=None, epochs=8, build=plain):
     points, labels = blobs
     keras.utils.set_random_seed(0)
-    model = models.CCPModel(linear_embedder(), layers.ClassProxies(4, 2, dim=2), projection_weight=0.1)
-    model.compile(optimizer=keras.optimizers.Adam(0.05), loss="c2", jit_compile=False)
+    model = build(linear_embedder())
     everything = tf.data.Dataset.from_tensor_slices((points, labels)).batch(24)
     projections = callbacks.AlternatingProjections(lambda draw: everything.shuffle(4, seed=draw), 6, patience=1)
     stopping = callbacks.RetrievalEarlyStopping(patience=6)
@@ -50,11 +68,15 @@ def run(blobs, linear_embedder, path, interrupt_at=None, epochs=8):
 
 
 @pytest.mark.parametrize("steps", [(6,), (2, 13, 21)])
-def test_resume_equals_no_interruption(blobs, linear_embedder, tmp_path, steps):
-    whole, whole_logs, whole_stopping = run(blobs, linear_embedder, tmp_path / "whole.npz")
+@pytest.mark.parametrize(
+    ("build", "policy"), [(plain, "float32"), (with_everything, "float32"), (with_everything, "mixed_float16")]
+)
+def test_resume_equals_no_interruption(blobs, linear_embedder, tmp_path, steps, build, policy, dtype_policy):
+    dtype_policy(policy)
+    whole, whole_logs, whole_stopping = run(blobs, linear_embedder, tmp_path / "whole.npz", build=build)
     logs = {}
     for step in (*steps, None):
-        model, new_logs, stopping = run(blobs, linear_embedder, tmp_path / "parts.npz", step)
+        model, new_logs, stopping = run(blobs, linear_embedder, tmp_path / "parts.npz", step, build=build)
         logs.update(new_logs)
     assert logs == dict(whole_logs)
     assert max(values["projection"] for values in logs.values()) >= 1

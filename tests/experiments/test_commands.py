@@ -44,6 +44,22 @@ def test_list_recipes(capsys):
     assert lines[0].startswith("default ") and any(line.startswith("gap-ccp ") for line in lines)
 
 
+def test_list_presets(capsys):
+    assert train_main(["--list-presets"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(
+        line.split(maxsplit=1) == ["thesis/c1", "loss: {name: c1, options: {negative_margin: 0.5}}"] for line in lines
+    )
+
+
+def test_presets_with_changes(capsys):
+    arguments = ["gap", "--preset", "thesis/training", "--preset=thesis/proxy-anchor", "--references.per_class", "2"]
+    assert train_main([*arguments, "--print-recipe"]) == 0
+    recipe = parse_yaml(capsys.readouterr().out, "output")
+    assert recipe["loss"]["name"] == "proxy_anchor" and recipe["references"]["per_class"] == 2
+    assert recipe["optimizer"]["learning_rate"] == 1e-5
+
+
 def test_print_recipe_with_changes(capsys):
     arguments = ["gap", "--seed", "3", "--optimizer.learning_rate=1e-5", "--data.split_seed", "null"]
     arguments += [
@@ -100,6 +116,8 @@ def test_a_file_and_the_command_line_over_it(capsys, tmp_path):
         (["gap", "gsp"], "unrecognized arguments: gsp"),
         (["gap", "--recipe", "gsp"], "Two recipes"),
         (["gap", "--resume", "x"], "--resume takes everything from the run"),
+        (["gap", "--preset", "thesis/c2-cup"], "Unknown preset 'thesis/c2-cup'. Did you mean 'thesis/c2-cub'?"),
+        (["--resume", "x", "--preset", "thesis/c1"], "--resume takes everything from the run"),
         (["--resume", "x", "--seed", "1"], "--resume takes everything from the run"),
         (["--resume", "no-such-folder"], "There is no run folder no-such-folder."),
         (["--resume", "."], "is no run"),
@@ -110,6 +128,7 @@ def test_a_file_and_the_command_line_over_it(capsys, tmp_path):
         (["digits-quick", "--batches.classes", "9"], "classes"),
         (["digits-quick", "--loss.name", "contrastve"], "Did you mean 'contrastive'?"),
         (["digits-quick", "--loss.options.margin", "3"], "does not take these options"),
+        (["digits-quick", "--loss.miner.name", "hart"], "Unknown miner. Received: 'hart'"),
         (["digits-quick", "--model.gsp.ratio", "1.3"], "Received: ratio=1.3"),
         (["digits-quick", "--model.embedding_size", "0"], "embedding_size"),
         (["digits-quick", "--augmentation.rotation", "200"], "rotation=200"),

@@ -1,12 +1,20 @@
 import pytest
 
 from tfdml.experiments.errors import RecipeError
-from tfdml.experiments.recipe_files import dump_recipe, load_recipe, merge, nested, recipe_names
+from tfdml.experiments.recipe_files import (
+    dump_recipe,
+    load_preset,
+    load_recipe,
+    merge,
+    nested,
+    preset_names,
+    recipe_names,
+)
 
 
 def test_the_recipes_of_the_package():
     assert recipe_names()[0] == "default"
-    assert {"default", "gap", "gap-ccp", "gsp", "digits-quick"} <= set(recipe_names())
+    assert {"default", "gap", "gap-ccp", "gsp", "xbm", "digits-quick"} <= set(recipe_names())
     for name in recipe_names():
         recipe = load_recipe(name)
         assert recipe.name == name and recipe.description
@@ -45,6 +53,40 @@ def test_a_name_as_base(tmp_path):
     assert load_recipe(tmp_path / "mine.yaml").model.pooling == "gap"
 
 
+def test_several_bases_one_over_the_other(tmp_path):
+    (tmp_path / "one.yaml").write_text("seed: 1\ntraining: {patience: 7, max_validations: 8}\n")
+    (tmp_path / "two.yaml").write_text("training: {patience: 9}\nloss: {name: c1}\n")
+    (tmp_path / "mine.yaml").write_text(
+        "base: [one.yaml, two.yaml, thesis/c2-cub]\nloss: {options: {positive_margin: 0.1}}\n"
+    )
+    recipe = load_recipe(tmp_path / "mine.yaml")
+    assert (recipe.name, recipe.seed) == ("mine", 1)
+    assert (recipe.training.patience, recipe.training.max_validations) == (9, 8)
+    assert recipe.loss.name == "c2"
+    assert recipe.loss.options == {"positive_margin": 0.1, "negative_margin": 0.3841}
+    (tmp_path / "mine.yaml").write_text("base: thesis/c1\n")
+    assert load_recipe(tmp_path / "mine.yaml").loss.name == "c1"
+
+
+def test_presets_go_over_a_recipe_and_below_overrides():
+    assert {"thesis/c2-cub", "thesis/ccp-sop", "psomas/margin"} <= set(preset_names())
+    recipe = load_recipe("gap", {"loss.options.positive_margin": 0.1}, ["thesis/training", "thesis/c2-cub"])
+    assert recipe.name == "gap" and recipe.model.pooling == "gap"
+    assert recipe.loss.options == {"positive_margin": 0.1, "negative_margin": 0.3841}
+    assert load_recipe("gap", presets=["psomas/margin"]).loss.miner.name == "distance_weighted"
+    # The miner was that of the other loss.
+    assert load_recipe("gap", presets=["psomas/margin", "thesis/c1"]).loss.miner.name is None
+    with pytest.raises(RecipeError, match="Unknown preset 'thesis/c2-cup'. Did you mean 'thesis/c2-cub'"):
+        load_preset("thesis/c2-cup")
+    with pytest.raises(RecipeError, match="is a preset, which goes over a recipe: RECIPE --preset thesis/c1"):
+        load_recipe("thesis/c1")
+    # CCP needs proxies, which the overrides give.
+    with pytest.raises(RecipeError, match="CCP draws class proxies"):
+        load_recipe("default", {"references.name": "memory"})
+    changes = {"references.name": "proxies_and_memory", "ccp.enabled": True}
+    assert load_recipe("gap", changes, ["thesis/xbm-large-cub"]).references.memory_size == 800
+
+
 def test_a_new_name_drops_the_options_of_the_old():
     base = load_recipe("default", {"loss": {"name": "c1", "options": {"negative_margin": 0.3}}})
     assert base.loss.options == {"negative_margin": 0.3}
@@ -55,6 +97,19 @@ def test_a_new_name_drops_the_options_of_the_old():
         "negative_margin": 0.3,
         "distance": "l2",
     }
+
+
+def test_a_new_name_drops_the_miner_of_the_old():
+    mapping = {"name": "c1", "miner": {"name": "hard", "options": {"distance": "cosine"}}}
+    assert merge(mapping, {"name": "c2"}) == {"name": "c2", "miner": {}}
+    assert merge(mapping, {"miner": {"name": "semi_hard"}})["miner"] == {"name": "semi_hard", "options": {}}
+    assert merge(mapping, {"name": "c1"}) == mapping
+
+
+def test_the_order_of_dotted_overrides_does_not_matter():
+    options, name = {"loss.options.negative_margin": 0.7}, {"loss.name": "c1"}
+    assert load_recipe("gap", {**options, **name}) == load_recipe("gap", {**name, **options})
+    assert load_recipe("gap", {**options, **name}).loss.options == {"negative_margin": 0.7}
 
 
 def test_nested_and_dotted_overrides_agree():
@@ -81,7 +136,9 @@ def test_dump_and_load_give_the_same_recipe(tmp_path):
         ("- 1", "A recipe is a mapping. Received: list"),
         ("a: [", "is not valid YAML"),
         ("base: nothing", "Unknown recipe 'nothing'"),
-        ("base: 3", "base must be the name or the path of a recipe. Received: 3"),
+        ("base: 3", "the name of a preset, or a list of these. Received: 3"),
+        ("base: [gap, 3]", "Received: ['gap', 3]"),
+        ("base: [gap, thesis/c2-cup]", "Did you mean 'thesis/c2-cub'?"),
         ("base: mine.yaml", "A recipe is its own base"),
     ],
 )
@@ -91,7 +148,7 @@ def test_a_bad_file_is_named(tmp_path, text, message):
     with pytest.raises(RecipeError) as error:
         load_recipe(path)
     assert message in str(error.value)
-    assert "mine.yaml" in str(error.value) or text == "base: nothing"
+    assert "mine.yaml" in str(error.value) or "Unknown recipe" in str(error.value)
 
 
 def test_a_file_that_is_no_text(tmp_path):

@@ -268,8 +268,13 @@ def test_an_interruption_by_the_user(tmp_path, tiny_arguments, capsys, monkeypat
         {"ccp.enabled": False, "references.name": "batch", "model.pooling": "gap", "optimizer.name": "sgd"},
         {"ccp.enabled": False, "optimizer.name": "adamw", "model.gsp.start": "random", "loss.name": "c1"},
         {"training.precision": "mixed_float16", "augmentation.rotation": 10.0, "model.normalization": "none"},
+        {
+            "references.name": "proxies_and_memory", "references.memory_size": 20, "references.memory_warmup": 1,
+            "optimizer.proxy_learning_rate_multiplier": 10.0, "optimizer.l2_weight_decay": 1e-4,
+            "optimizer.warmup_epochs": 0.02, "optimizer.decay_epochs": 0.03, "loss.miner.name": "hard",
+        },
     ],
-    ids=["gap in the batch, sgd", "proxies without ccp, adamw", "mixed precision, augmentation"],
+    ids=["gap in the batch, sgd", "proxies without ccp, adamw", "mixed precision, augmentation", "all details"],
 )
 def test_other_recipes(tmp_path, tiny_changes, changes):
     changes = {**tiny_changes, "training.max_minutes": 1e-6, "evaluation.pictures": False, **changes}
@@ -311,5 +316,6 @@ def test_a_loss_of_tensorflow_addons(tmp_path, tiny_changes):
 
 
 def test_overrides_go_with_a_name(tmp_path):
-    with pytest.raises(ValueError, match="Overrides go with a recipe's name"):
-        train(load_recipe("digits-quick"), tmp_path / "run", overrides={"seed": 1})
+    for options in ({"overrides": {"seed": 1}}, {"presets": ["thesis/c1"]}):
+        with pytest.raises(ValueError, match="Overrides and presets go with a recipe's name"):
+            train(load_recipe("digits-quick"), tmp_path / "run", **options)

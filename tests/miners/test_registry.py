@@ -1,6 +1,7 @@
 """Miners by name, configuration and instance."""
 
 import keras
+import numpy as np
 import pytest
 
 from tfdml import losses, miners
@@ -31,3 +32,10 @@ def test_errors():
         miners.get(miners.HardMiner(), margin=1)
     with pytest.raises(TypeError, match="A miner must be a name"):
         miners.get(3)
+
+
+def test_shape_mistakes_of_a_miner_alone():
+    with pytest.raises(ValueError, match="3 labels and 4 embeddings"):
+        miners.HardMiner()(np.zeros(3, int), np.zeros((4, 2)))
+    with pytest.raises(ValueError, match="Embeddings must be"):
+        miners.HardMiner()(np.zeros(4, int), np.zeros((4, 2, 2)))

@@ -60,6 +60,21 @@ def test_without_pull_it_is_plain_proxy_training(blobs, linear_embedder):
     np.testing.assert_array_equal(ccp.references().embeddings, plain.references().embeddings)
 
 
+def test_a_memory_beside_the_proxies(blobs, linear_embedder):
+    proxies, memory = layers.ClassProxies(4, 2, dim=2), layers.CrossBatchMemory(48, 2)
+    model = models.CCPModel(linear_embedder(), [memory, proxies])
+    assert model.in_batch_weight == 1 and model.proxies is proxies
+    assert models.CCPModel(linear_embedder(), proxies).in_batch_weight == 0
+    model.compile(keras.optimizers.SGD(0.01), "c2", reference_optimizer=keras.optimizers.SGD(0.1))
+    model.fit(*blobs, epochs=1, verbose=0)
+    assert int(memory.samples_seen) == 96
+    remembered = np.array(memory.embeddings)
+    model.begin_projection(np.ones((4, 2, 2), "float32"))
+    np.testing.assert_array_equal(proxies.proxies, np.ones((4, 2, 2)))
+    np.testing.assert_array_equal(memory.embeddings, remembered)
+    assert len(model.solution) == 2
+
+
 def test_a_strong_pull_holds_the_weights(blobs, linear_embedder):
     moved = {}
     for strength in (0.0, 1e4):
@@ -118,6 +133,8 @@ def test_every_checkpoint_holds_the_state(blobs, linear_embedder, tmp_path, form
         (dict(projection_weight=-1.0), "projection_weight=-1.0"),
         (dict(in_batch_weight=-0.1), "in_batch_weight=-0.1"),
         (dict(references=None), "class proxies. Received: references=None"),
+        (dict(references=layers.CrossBatchMemory(4, 2)), "class proxies. Received: references="),
+        (dict(references=[layers.ClassProxies(4, dim=2)] * 2), "one layer of class proxies"),
     ],
 )
 def test_bad_input(linear_embedder, options, message):

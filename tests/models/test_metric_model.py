@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from learning_loss import LearningLoss
 
 from tfdml import layers, losses, models
 from tfdml.metrics import retrieval_metrics
@@ -36,6 +37,133 @@ def test_steps_equal_gradient_descent_by_hand(blobs, linear_embedder, with_proxi
     np.testing.assert_allclose(history.history["loss"], expected_losses, rtol=1e-4)
     np.testing.assert_allclose(model.embedder.weights[0], kernel, atol=1e-4)
     np.testing.assert_allclose(proxies().embeddings, targets, atol=1e-4)
+
+
+@pytest.mark.parametrize("with_proxies", [False, True])
+@pytest.mark.parametrize("in_batch_weight", [None, 0.0, 0.3])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_steps_with_a_memory_equal_steps_by_hand(blobs, linear_embedder, with_proxies, in_batch_weight, jit_compile):
+    batches = [(blobs[0][start : start + 16], blobs[1][start : start + 16]) for start in range(0, 96, 16)]
+    memory = layers.CrossBatchMemory(40, 2, warmup_steps=2)
+    proxies = layers.ClassProxies(4, 2, dim=2, initializer=keras.initializers.RandomNormal(seed=1))
+    model = models.MetricModel(linear_embedder(), [proxies, memory] if with_proxies else memory, in_batch_weight)
+    model.compile(optimizer=keras.optimizers.SGD(0.05), loss="c1", jit_compile=jit_compile)
+    kernel, targets = tf.Variable(linear_embedder().weights[0]), tf.Variable(proxies().embeddings)
+    weight = 1.0 if in_batch_weight is None else in_batch_weight
+    loss, expected_losses, past = losses.get("c1"), [], []
+    for step, (points, labels) in enumerate(batches):
+        with tf.GradientTape() as tape:
+            embeddings = points @ kernel
+            values = weight * loss.call(labels, embeddings)
+            if step >= 2:
+                remembered = [np.concatenate(part)[-40:] for part in zip(*past)]
+                values += loss.against(embeddings, labels, layers.References(*remembered))
+            if with_proxies:
+                references = layers.References(targets, np.repeat(np.arange(4), 2))
+                values += loss.against(embeddings, labels, references)
+            value = tf.reduce_mean(values)
+        past.append((embeddings.numpy(), labels))
+        variables = [kernel, targets] if with_proxies else [kernel]
+        for variable, gradient in zip(variables, tape.gradient(value, variables, unconnected_gradients="zero")):
+            variable.assign_sub(0.05 * gradient)
+        expected_losses.append(float(value))
+    history = [model.fit(*batch, epochs=1, shuffle=False, verbose=0, validation_data=blobs) for batch in batches]
+    np.testing.assert_allclose([fit.history["loss"][0] for fit in history], expected_losses, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(model.embedder.weights[0], kernel, atol=1e-4)
+    np.testing.assert_allclose(proxies().embeddings, targets, atol=1e-4)
+    # Validation puts nothing in.
+    assert (int(memory.samples_seen), int(memory.batches_seen)) == (96, 6)
+
+
+def test_what_is_compared_by_default(linear_embedder):
+    proxies, memory = layers.ClassProxies(4, dim=2), layers.CrossBatchMemory(8, 2)
+    cases = [(None, 1, None), (proxies, 0, proxies), ([proxies], 0, proxies), (memory, 1, None)]
+    for references, weight, found in [*cases, ((memory, proxies), 1, proxies)]:
+        model = models.MetricModel(linear_embedder(), references)
+        assert model.in_batch_weight == weight
+        assert model.proxies is found
+    assert models.MetricModel(linear_embedder(), memory).references is memory
+
+
+def test_what_a_loss_learns_is_trained_and_changes_with_the_loss(blobs, linear_embedder, tmp_path):
+    model = models.MetricModel(linear_embedder())
+    model.compile(optimizer=keras.optimizers.SGD(0.01), loss=LearningLoss())
+    assert len(model.trainable_variables) == 2 and model.loss_parameters is model.metric_loss.parameters
+    with tf.GradientTape() as tape:
+        target = tf.Variable(1.0)
+        distances = tf.norm(model.embedder(blobs[0])[:, None] - model.embedder(blobs[0])[None], axis=-1)
+        positive = (blobs[1][:, None] == blobs[1][None]) & ~np.eye(96, dtype=bool)
+        value = tf.reduce_sum(tf.square(distances[positive] - target)) / 96
+    model.fit(*blobs, batch_size=96, epochs=1, verbose=0)
+    expected = 1.0 - 0.01 * float(tape.gradient(value, target))
+    assert float(model.metric_loss.parameters.value) == pytest.approx(expected, abs=1e-5)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
+    assert float(again.metric_loss.parameters.value) == float(model.metric_loss.parameters.value)
+    model.compile(optimizer="sgd", loss=LearningLoss())
+    assert len(model.trainable_variables) == 2
+    model.compile(optimizer="sgd", loss="c2")
+    assert len(model.trainable_variables) == 1 and model.loss_parameters is None
+    model.fit(*blobs, epochs=1, verbose=0)
+
+
+@pytest.mark.parametrize("form", ["keras", "weights.h5", "checkpoint"])
+def test_every_checkpoint_holds_memory_proxies_and_what_the_loss_learns(blobs, linear_embedder, tmp_path, form):
+    def build():
+        references = [layers.ClassProxies(4, 2, dim=2), layers.CrossBatchMemory(50, 2, warmup_steps=1)]
+        model = models.MetricModel(linear_embedder(), references, in_batch_weight=0.5)
+        model.compile(
+            optimizer=keras.optimizers.Adam(0.01), loss=LearningLoss(),
+            reference_optimizer=keras.optimizers.Adam(0.1, beta_2=0.99), weight_decay=0.01,
+        )  # fmt: skip
+        return model
+
+    model = build()
+    model.fit(*blobs, epochs=2, verbose=0)
+    if form == "keras":
+        model.save(tmp_path / "model.keras")
+        again = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
+    else:
+        again = build()
+        if form == "weights.h5":
+            model.save_weights(tmp_path / "model.weights.h5")
+            again.load_weights(tmp_path / "model.weights.h5")
+        else:
+            path = tf.train.Checkpoint(model=model).save(str(tmp_path / "checkpoint"))
+            tf.train.Checkpoint(model=again).restore(path).expect_partial()
+    assert (again.in_batch_weight, again.weight_decay, again.warmup_steps) == (0.5, 0.01, 0)
+    assert again.reference_optimizer.beta_2 == 0.99
+    assert int(again.references[1].samples_seen) == 192
+    assert len(again.weights) == len(model.weights)
+    for ours, theirs in zip(model.weights, again.weights):
+        np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
+    assert int(again.reference_optimizer.iterations) == int(again.optimizer.iterations) == 6
+    for fitted in (model, again):
+        fitted.fit(*blobs, epochs=1, shuffle=False, verbose=0)
+    for ours, theirs in zip(model.get_weights(), again.get_weights()):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_the_warm_up_is_saved(tmp_path):
+    embedder = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4), keras.layers.Dense(2, name="embedding")])
+    model = models.MetricModel(embedder)
+    model.compile(optimizer="adam", loss="c2", warmup_steps=9)
+    model.save(tmp_path / "model.keras")
+    assert keras.saving.load_model(tmp_path / "model.keras").warmup_steps == 9
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_memory_under_mixed_precision(blobs, policy, dtype_policy):
+    dtype_policy(policy)
+    embedder = keras.Sequential([keras.Input((8,)), keras.layers.Dense(2), layers.L2Clip()])
+    memory = layers.CrossBatchMemory(64, 2)
+    model = models.MetricModel(embedder, [layers.ClassProxies(4, 2, dim=2), memory])
+    model.compile(keras.optimizers.SGD(0.01), "c2", reference_optimizer=keras.optimizers.SGD(0.1))
+    history = model.fit(*blobs, epochs=12, verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
+    assert history.history["loss"][-1] < history.history["loss"][1]
+    assert memory().embeddings.dtype == tf.float32
+    assert np.asarray(memory().valid).all()
 
 
 def test_validation_logs_are_exact_and_over_the_whole_set(blobs, linear_embedder):
@@ -160,6 +288,19 @@ def test_errors(blobs, linear_embedder):
         model.evaluate(tf.data.Dataset.from_tensor_slices(blobs).take(0).batch(8), verbose=0)
     with pytest.raises(TypeError, match="'surprise'"):
         model.evaluate(*blobs, surprise=1)
+    with pytest.raises(ValueError, match="Only losses of tfdml.*ClassProxies, CrossBatchMemory"):
+        references = [layers.ClassProxies(4, dim=2), layers.CrossBatchMemory(8, 2)]
+        models.MetricModel(linear_embedder(), references).compile(loss=keras.losses.MeanSquaredError())
+    with pytest.raises(TypeError, match="a layer or a list of layers. Received: 'proxies'"):
+        models.MetricModel(linear_embedder(), "proxies")
+    with pytest.raises(ValueError, match="in_batch_weight=-1; expected in_batch_weight >= 0"):
+        models.MetricModel(linear_embedder(), in_batch_weight=-1)
+    with pytest.raises(ValueError, match="nothing to compare with"):
+        models.MetricModel(linear_embedder(), in_batch_weight=0)
+    model = models.MetricModel(linear_embedder(), layers.CrossBatchMemory(8, 3))
+    model.compile(loss="c2")
+    with pytest.raises(ValueError, match="differ in size"):
+        model.fit(*blobs, verbose=0)
 
 
 @pytest.mark.skipif(keras.__version__ >= "3" or sys.version_info >= (3, 12), reason="TensorFlow Addons needs Keras 2")

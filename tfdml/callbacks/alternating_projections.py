@@ -62,7 +62,7 @@ class AlternatingProjections(keras.callbacks.Callback):
         self._embed = inference_function(self.model.embedder)
         if int(self.model.optimizer.iterations) == 0 and int(self.model.projection) == 0:
             proxies, self._covering_radius = self._choose_proxies(draw=0, given_present=False)
-            self.model.references.assign(proxies)
+            self.model.proxies.assign(proxies)
 
     def on_epoch_end(self, epoch, logs=None):
         model = self.model
@@ -94,39 +94,39 @@ class AlternatingProjections(keras.callbacks.Callback):
         )  # fmt: skip
 
     def _choose_proxies(self, draw, given_present):
-        references = self.model.references
-        present = np.asarray(references.proxies)
+        layer = self.model.proxies
+        present = np.asarray(layer.proxies)
         pool, exists = self._embed_pool(draw)
         indices = np.asarray(
-            ops.greedy_k_center(pool, references.per_class, initial=present if given_present else None, mask=exists)
+            ops.greedy_k_center(pool, layer.per_class, initial=present if given_present else None, mask=exists)
         )
         chosen = np.take_along_axis(pool, np.maximum(indices, 0)[:, :, None], axis=1)
         proxies = np.where(indices[:, :, None] >= 0, chosen, present if given_present else chosen[:, :1])
-        classes = np.arange(references.num_classes)
+        classes = np.arange(layer.num_classes)
         radius = covering_radius(
             pool[exists],
-            proxies.reshape(-1, references.dim),
+            proxies.reshape(-1, layer.dim),
             np.repeat(classes, pool.shape[1])[exists.reshape(-1)],
-            np.repeat(classes, references.per_class),
+            np.repeat(classes, layer.per_class),
             reduction="mean",
         )
         return proxies, float(radius)
 
     def _embed_pool(self, draw):
         """Embeddings `(classes, size, dim)` and which of them exist, `(classes, size)`."""
-        references = self.model.references
-        size = max(self.pool_size, references.per_class)
-        pool = np.zeros((references.num_classes, size, references.dim), np.float32)
-        counts = np.zeros(references.num_classes, int)
+        layer = self.model.proxies
+        size = max(self.pool_size, layer.per_class)
+        pool = np.zeros((layer.num_classes, size, layer.dim), np.float32)
+        counts = np.zeros(layer.num_classes, int)
         dataset = self.pool_dataset(draw) if callable(self.pool_dataset) else self.pool_dataset
         for images, labels in image_batches(dataset):
             if labels is None:
                 raise ValueError("Proxies are drawn class by class. Received: a pool data set without labels.")
             embeddings, labels = np.asarray(self._embed(images)), np.asarray(labels).reshape(-1)
-            if labels.min() < 0 or labels.max() >= references.num_classes:
+            if labels.min() < 0 or labels.max() >= layer.num_classes:
                 raise ValueError(
                     f"The pool has labels without proxies. Received: labels {labels.min()}..{labels.max()}; "
-                    f"expected 0..{references.num_classes - 1}."
+                    f"expected 0..{layer.num_classes - 1}."
                 )
             for embedding, label in zip(embeddings, labels):
                 if counts[label] < size:

@@ -7,13 +7,16 @@ import zipfile
 import keras
 import numpy as np
 
+from tfdml.models import MetricModel, optimizer_state
+
 
 class TrainingBackup(keras.callbacks.Callback):
     """Saves at each epoch's end all that a training needs to go on, and takes it up when it begins.
 
-    Saved are the model's variables (with the state of a `CCPModel`), the optimizer's, the number of epochs done and
-    the state of the callbacks that have `get_state` and `set_state`. The one file is replaced as a whole: a kill at any
-    time leaves the state of the last whole epoch. It is an `.npz` of plain arrays: nothing in it is executed.
+    Saved are the model's variables (with the state of a `CCPModel` and of a memory), those of its optimizer or, in a
+    `MetricModel`, optimizers, the number of epochs done and the state of the callbacks that have `get_state` and
+    `set_state`. The one file is replaced as a whole: a kill at any time leaves the state of the last whole epoch.
+    It is an `.npz` of plain arrays: nothing in it is executed.
 
     Put it after the callbacks whose state it saves, and begin the fit where it left off:
     `model.fit(…, initial_epoch=backup.initial_epoch, callbacks=[…, backup])`.
@@ -73,10 +76,12 @@ class TrainingBackup(keras.callbacks.Callback):
         os.replace(temporary, self.path)
 
     def _variables(self):
-        optimizer = self.model.optimizer
-        optimizer.build(self.model.trainable_variables)
-        variables = optimizer.variables
-        return [*self.model.variables, *(variables() if callable(variables) else variables)]
+        model = self.model
+        if isinstance(model, MetricModel):
+            groups = model.optimizer_groups()
+        else:
+            groups = [(model.optimizer, model.trainable_variables)]
+        return [*model.variables, *(state for group in groups for state in optimizer_state(*group))]
 
     def _read(self):
         try:

@@ -4,7 +4,7 @@ from tfdml.experiments.commands import evaluate_main, train_main
 from tfdml.experiments.errors import InputError, RecipeError, RunFolderError
 from tfdml.experiments.evaluation import Evaluation, evaluate, judge
 from tfdml.experiments.recipe import Recipe
-from tfdml.experiments.recipe_files import dump_recipe, load_recipe, recipe_names
+from tfdml.experiments.recipe_files import dump_recipe, load_preset, load_recipe, preset_names, recipe_names
 from tfdml.experiments.run_folder import RunFolder
 from tfdml.experiments.runner import NonFiniteLossError, TrainingResult, resume, train
 
@@ -21,7 +21,9 @@ __all__ = [
     "evaluate",
     "evaluate_main",
     "judge",
+    "load_preset",
     "load_recipe",
+    "preset_names",
     "recipe_names",
     "resume",
     "train",

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import math
 from typing import NamedTuple
 
 import keras
 
-from tfdml import data, losses
+from tfdml import data, losses, miners
 from tfdml.experiments.errors import RecipeError, nearest_key
 from tfdml.experiments.recipe import Recipe
-from tfdml.layers import ClassProxies
+from tfdml.layers import ClassProxies, CrossBatchMemory
 from tfdml.models import CCPModel, MetricModel, adapt_pooling, build_embedder, settle_batch_normalization
 
 # So many training pictures are enough to choose the first prototypes from their local features.
@@ -114,7 +115,16 @@ def precision_policy(name):
 
 def make_loss(recipe: Recipe):
     """The loss; one of TensorFlow Addons is imported only when it is asked for."""
-    name, options = recipe.loss.name, recipe.loss.options
+    name, options, miner = recipe.loss.name, dict(recipe.loss.options), recipe.loss.miner
+    if miner.name is not None:
+        if name.startswith("addons.") or "miner" in options:
+            raise RecipeError(
+                f"This loss takes no miner. Received: loss.miner.name={miner.name!r} with loss.name={name!r}, "
+                f"loss.options={options}."
+            )
+        options["miner"] = miners.get(miner.name, **miner.options)
+    elif miner.options:
+        raise RecipeError(f"Options go with a miner's name. Received: loss.miner.options={miner.options}.")
     if not name.startswith("addons."):
         return losses.get(name, **options)
     if recipe.references.name != "batch":
@@ -143,31 +153,68 @@ def make_loss(recipe: Recipe):
     return loss(**options)
 
 
-def make_model(recipe: Recipe, embedder, num_classes):
-    """The model that trains the embedder, compiled."""
-    config = recipe.references
-    references = None
-    if config.name == "proxies":
-        references = ClassProxies(num_classes, config.per_class, dim=recipe.model.embedding_size)
+def make_model(recipe: Recipe, embedder, train):
+    """The model that trains the embedder, compiled.
+
+    Args:
+        recipe: The recipe.
+        embedder: The embedder.
+        train: The `LabeledImages` that it is trained on.
+    """
+    references = make_references(recipe, train.num_classes)
+    weight = recipe.references.in_batch_weight
     if recipe.ccp.enabled:
-        model = CCPModel(
-            embedder,
-            references,
-            projection_weight=recipe.ccp.projection_weight,
-            in_batch_weight=recipe.ccp.in_batch_weight,
-        )
+        weight = weight if recipe.ccp.in_batch_weight is None else recipe.ccp.in_batch_weight
+        model = CCPModel(embedder, references, recipe.ccp.projection_weight, in_batch_weight=weight)
     else:
-        model = MetricModel(embedder, references)
+        model = MetricModel(embedder, references, in_batch_weight=weight)
+    config, loss = recipe.optimizer, make_loss(recipe)
+    pictures_in_batch = recipe.batches.classes * recipe.batches.samples_per_class
+    steps_per_epoch = len(train) / pictures_in_batch
+    multiplier = config.proxy_learning_rate_multiplier
+    if multiplier != 1 and not recipe.references.has_proxies and getattr(loss, "parameters", None) is None:
+        raise RecipeError(
+            "Nothing outside the network is trained. Received: optimizer.proxy_learning_rate_multiplier="
+            f"{multiplier:g} with references.name={recipe.references.name!r}; expected proxies, a loss that learns, "
+            "or optimizer.proxy_learning_rate_multiplier=1."
+        )
     model.compile(
-        optimizer=make_optimizer(recipe), loss=make_loss(recipe), jit_compile=recipe.training.jit_compile
+        optimizer=make_optimizer(recipe, steps_per_epoch),
+        loss=loss,
+        reference_optimizer=None if multiplier == 1 else make_optimizer(recipe, steps_per_epoch, multiplier),
+        weight_decay=config.l2_weight_decay,
+        warmup_steps=math.ceil(config.warmup_epochs * steps_per_epoch),
+        jit_compile=recipe.training.jit_compile,
     )
     return model
 
 
-def make_optimizer(recipe: Recipe):
-    """The optimizer."""
+def make_references(recipe: Recipe, num_classes):
+    """What the loss compares a batch with beside itself: a layer, a list of them, or None."""
+    config, dim = recipe.references, recipe.model.embedding_size
+    layers = []
+    if config.has_proxies:
+        layers.append(ClassProxies(num_classes, config.per_class, dim=dim))
+    if config.has_memory:
+        layers.append(CrossBatchMemory(config.memory_size, dim, config.memory_warmup))
+    return layers or None
+
+
+def make_optimizer(recipe: Recipe, steps_per_epoch, multiplier=1.0):
+    """The optimizer.
+
+    Args:
+        recipe: The recipe.
+        steps_per_epoch: Training steps in a pass over the training pictures.
+        multiplier: Of the learning rate.
+    """
     config = recipe.optimizer
-    common = {"learning_rate": config.learning_rate, "global_clipnorm": config.global_clipnorm}
+    learning_rate = multiplier * config.learning_rate
+    if config.decay_epochs is not None:
+        learning_rate = keras.optimizers.schedules.ExponentialDecay(
+            learning_rate, math.ceil(config.decay_epochs * steps_per_epoch), config.decay_factor, staircase=True
+        )
+    common = {"learning_rate": learning_rate, "global_clipnorm": config.global_clipnorm}
     if config.name == "sgd":
         return keras.optimizers.SGD(momentum=config.momentum, **common)
     if config.name == "adamw":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import sys
 from typing import Literal
@@ -10,7 +11,7 @@ from typing import Literal
 from tfdml.experiments.errors import InputError
 from tfdml.experiments.evaluation import evaluate
 from tfdml.experiments.parsing import CommandParser, add_recipe_options
-from tfdml.experiments.recipe_files import dump_recipe, load_recipe, recipe_names
+from tfdml.experiments.recipe_files import dump_recipe, load_preset, load_recipe, preset_names, recipe_names
 from tfdml.experiments.run_folder import RunFolder
 from tfdml.experiments.runner import NonFiniteLossError, resume, train
 
@@ -21,6 +22,7 @@ examples:
   %(prog)s --recipe mine.yaml --out runs/mine      your own, in a folder of your choice
   %(prog)s --resume runs/mine                      goes on after an interruption
   %(prog)s gsp --print-recipe > mine.yaml          a recipe to change
+  %(prog)s gap --preset thesis/c2-cub              published hyperparameters over a recipe; repeat --preset for more
 
 Values are YAML: 1e-3, true, null, [1,2,4]. The defaults shown are those of the default recipe."""
 
@@ -49,22 +51,28 @@ def train_main(argv=None):
     positional, out, resumed, verbose = (
         overrides.pop(name, None) for name in ("RECIPE", "out", "resume", "verbose")
     )
-    list_recipes, print_recipe = (overrides.pop(name, False) for name in ("list_recipes", "print_recipe"))
-    name = overrides.pop("recipe", None)
+    list_recipes, list_presets, print_recipe = (
+        overrides.pop(name, False) for name in ("list_recipes", "list_presets", "print_recipe")
+    )
+    name, presets = overrides.pop("recipe", None), overrides.pop("preset", None) or []
     with _told_input_errors(parser):
         if list_recipes:
             for known in recipe_names():
                 print(f"{known:14} {load_recipe(known).description}")
             return 0
+        if list_presets:
+            for known in preset_names():
+                print(f"{known:32} {_in_one_line(load_preset(known))}")
+            return 0
         if resumed is not None:
-            if positional or name or out or overrides or print_recipe:
+            if positional or name or out or overrides or presets or print_recipe:
                 parser.refuse(
-                    "--resume takes everything from the run: no recipe, --out or changes go with it."
+                    "--resume takes everything from the run: no recipe, --out, presets or changes go with it."
                 )
             return _run(lambda: _resume(resumed, verbose))
         if positional and name:
             parser.refuse(f"Two recipes. Received: {positional!r} and --recipe {name}.")
-        recipe = load_recipe(positional or name or "default", overrides)
+        recipe = load_recipe(positional or name or "default", overrides, presets)
         if print_recipe:
             print(dump_recipe(recipe), end="")
             return 0
@@ -133,14 +141,22 @@ def _summary(result):
     return "\n".join(lines)
 
 
+def _in_one_line(mapping):
+    """A preset as YAML without line breaks."""
+    return " ".join(f"{key}: {json.dumps(value)}".replace('"', "") for key, value in mapping.items())
+
+
 def _train_parser():
     parser = CommandParser(
-        usage="%(prog)s [RECIPE] [--KEY VALUE ...] [--out DIR] | --resume RUN",
+        usage="%(prog)s [RECIPE] [--preset PRESET ...] [--KEY VALUE ...] [--out DIR] | --resume RUN",
         description="Trains an embedder by a recipe and leaves a run folder with everything about it.",
         epilog=_TRAIN_EXAMPLES,
     )
     parser.add_argument("RECIPE", nargs="?", help=f"One of {', '.join(recipe_names())}, or a YAML file.")
     parser.add_argument("--recipe", metavar="RECIPE", help="The same as an option.")
+    parser.add_argument(
+        "--preset", metavar="PRESET", action="append", help="Part of a recipe that goes over it; can be repeated."
+    )
     parser.add_argument(
         "--out", metavar="DIR", help="The run's folder, which must not exist; runs/NAME-DATE-TIME."
     )
@@ -150,6 +166,7 @@ def _train_parser():
         help="Silence, a progress bar, or a line for each validation; 1 on a terminal, else 2.",
     )  # fmt: skip
     parser.add_argument("--list-recipes", action="store_true", help="List the recipes and exit.")
+    parser.add_argument("--list-presets", action="store_true", help="List the presets and exit.")
     parser.add_argument(
         "--print-recipe", action="store_true", help="Print the whole recipe as YAML and exit."
     )

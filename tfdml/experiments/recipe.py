@@ -133,6 +133,16 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class MinerConfig:
+    """Which pairs of a loss count."""
+
+    name: Optional[str] = None
+    """Miner of tfdml; null for all pairs."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """What the miner takes, as in --loss.miner.options.distance cosine."""
+
+
+@dataclass(frozen=True)
 class LossConfig:
     """What is minimised."""
 
@@ -140,19 +150,40 @@ class LossConfig:
     """Loss of tfdml, or 'addons.' and a class of tensorflow_addons.losses, as in addons.TripletHardLoss."""
     options: dict[str, Any] = field(default_factory=dict)
     """What the loss takes, as in --loss.options.negative_margin 0.6."""
+    miner: MinerConfig = field(default_factory=MinerConfig)
+    """Which pairs of the loss count."""
 
 
 @dataclass(frozen=True)
 class ReferenceConfig:
     """What the loss compares a batch with."""
 
-    name: Literal["batch", "proxies"] = "proxies"
-    """The batch itself, or trainable proxies of the classes."""
+    name: Literal["batch", "proxies", "memory", "proxies_and_memory"] = "proxies"
+    """The batch itself, trainable proxies of the classes, a memory of past batches, or both of them."""
     per_class: int = 4
     """Proxies of each class."""
+    memory_size: int = 1024
+    """Pictures whose embeddings the memory holds."""
+    memory_warmup: int = 1000
+    """Training steps before the memory is compared with."""
+    in_batch_weight: Optional[float] = None
+    """Weight of the same loss inside the batch; null for 0 with proxies alone, else 1."""
 
     def __post_init__(self):
-        _check(self.per_class >= 1, "references.per_class", self.per_class, "at least 1")
+        for key, least in (("per_class", 1), ("memory_size", 1), ("memory_warmup", 0)):
+            _check(getattr(self, key) >= least, f"references.{key}", getattr(self, key), f"at least {least}")
+        weight = self.in_batch_weight
+        _check(weight is None or weight >= 0, "references.in_batch_weight", weight, "at least 0, or null")
+
+    @property
+    def has_proxies(self):
+        """Whether proxies are among the references."""
+        return self.name in ("proxies", "proxies_and_memory")
+
+    @property
+    def has_memory(self):
+        """Whether a memory is among the references."""
+        return self.name in ("memory", "proxies_and_memory")
 
 
 @dataclass(frozen=True)
@@ -167,8 +198,8 @@ class CCPConfig:
     """Validations without a better MAP@R after which a problem counts as solved."""
     projection_weight: float = 2e-4
     """Pull towards the weights that solved the problem before."""
-    in_batch_weight: float = 0.0
-    """Weight of the same loss inside the batch."""
+    in_batch_weight: Optional[float] = None
+    """Weight of the same loss inside the batch, under CCP; null for references.in_batch_weight."""
 
 
 @dataclass(frozen=True)
@@ -185,16 +216,36 @@ class OptimizerConfig:
     """Momentum (sgd)."""
     weight_decay: float = 1e-4
     """Decoupled weight decay (adamw)."""
+    l2_weight_decay: float = 0.0
+    """L2 term in the gradients of the network's weights, batch normalization left out (any optimizer)."""
     global_clipnorm: Optional[float] = 10.0
     """Largest norm of all gradients together; null for no clipping."""
+    proxy_learning_rate_multiplier: float = 1.0
+    """So many times faster is what lies outside the network trained: proxies, and what a loss learns."""
+    warmup_epochs: float = 0.0
+    """So many passes over the training pictures train only the embedding layer and what lies outside."""
+    decay_epochs: Optional[float] = None
+    """The learning rate falls after every so many passes over the training pictures; null keeps it."""
+    decay_factor: float = 0.1
+    """To so much of itself does the learning rate fall."""
 
     def __post_init__(self):
-        _check(self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "above 0")
+        for key in ("learning_rate", "proxy_learning_rate_multiplier"):
+            _check(getattr(self, key) > 0, f"optimizer.{key}", getattr(self, key), "above 0")
         _check(0 <= self.beta_2 < 1, "optimizer.beta_2", self.beta_2, "0 <= beta_2 < 1")
         _check(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "0 <= momentum < 1")
-        _check(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "at least 0")
-        clipnorm = self.global_clipnorm
-        _check(clipnorm is None or clipnorm > 0, "optimizer.global_clipnorm", clipnorm, "above 0, or null")
+        _check(0 < self.decay_factor <= 1, "optimizer.decay_factor", self.decay_factor, "0 < decay_factor <= 1")
+        for key in ("weight_decay", "l2_weight_decay", "warmup_epochs"):
+            _check(getattr(self, key) >= 0, f"optimizer.{key}", getattr(self, key), "at least 0")
+        for key in ("global_clipnorm", "decay_epochs"):
+            value = getattr(self, key)
+            _check(value is None or value > 0, f"optimizer.{key}", value, "above 0, or null")
+        if self.warmup_epochs and self.name == "adamw" and self.weight_decay:
+            raise RecipeError(
+                "The decoupled weight decay of adamw moves what the warm-up holds. Received: "
+                f"optimizer.warmup_epochs={self.warmup_epochs:g} with optimizer.weight_decay={self.weight_decay:g}; "
+                "expected optimizer.name=adam with optimizer.l2_weight_decay, or one of the two to be 0."
+            )
 
 
 @dataclass(frozen=True)
@@ -272,14 +323,13 @@ class Recipe:
         _check(0 <= self.seed < 2**32, "seed", self.seed, "0 <= seed < 2**32")
         named = bool(self.name) and not set(self.name) & set("/\\\0") and self.name not in (".", "..")
         _check(named, "name", self.name, "text that can name a folder")
-        in_batch = self.references.name == "batch"
-        if self.ccp.enabled and in_batch:
+        if self.ccp.enabled and not self.references.has_proxies:
             raise RecipeError(
-                "CCP draws class proxies. Received: ccp.enabled=true with references.name='batch'; "
-                "expected references.name='proxies' or ccp.enabled=false."
+                f"CCP draws class proxies. Received: ccp.enabled=true with references.name={self.references.name!r}; "
+                "expected references.name='proxies' or 'proxies_and_memory', or ccp.enabled=false."
             )
         _check(
-            not in_batch or self.batches.samples_per_class >= 2, "batches.samples_per_class",
+            self.references.name != "batch" or self.batches.samples_per_class >= 2, "batches.samples_per_class",
             self.batches.samples_per_class, "at least 2 with references.name='batch', for positive pairs",
         )  # fmt: skip
 

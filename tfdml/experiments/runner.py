@@ -49,13 +49,14 @@ class TrainingResult:
     embedder: object = None
 
 
-def train(recipe="default", out=None, *, overrides=None, extra_callbacks=(), verbose=None):
+def train(recipe="default", out=None, *, overrides=None, presets=(), extra_callbacks=(), verbose=None):
     """Trains by a recipe and leaves a run folder.
 
     Args:
         recipe: A `Recipe`, a recipe's name, or the path of its file.
         out: The run's folder, which must not exist; by default `runs/NAME-DATE-TIME`.
         overrides: Changes of the recipe, as for `load_recipe`.
+        presets: Presets that go over the recipe, as for `load_recipe`.
         extra_callbacks: Further Keras callbacks, called last.
         verbose: Of Keras' `fit`: 0 for silence, 1 for the progress bar, 2 for a line for each epoch; `None`
             is 1 on a terminal and 2 elsewhere.
@@ -68,9 +69,9 @@ def train(recipe="default", out=None, *, overrides=None, extra_callbacks=(), ver
         NonFiniteLossError: If the loss becomes NaN or infinite.
     """
     if not isinstance(recipe, Recipe):
-        recipe = load_recipe(recipe, overrides)
-    elif overrides:
-        raise ValueError("Overrides go with a recipe's name. Received: overrides with a Recipe.")
+        recipe = load_recipe(recipe, overrides, presets)
+    elif overrides or presets:
+        raise ValueError("Overrides and presets go with a recipe's name. Received: overrides or presets with a Recipe.")
     check_is_free(out)
     return _Run(recipe, lambda recipe: RunFolder.create(recipe, out), extra_callbacks, verbose).carry_out()
 
@@ -149,7 +150,7 @@ class _Run:
         self.recipe = recipe = assembly.complete_recipe(recipe, self.pictures.preprocessing)
         self.embedder = assembly.make_embedder(recipe, self.pictures.preprocessing)
         assembly.start_embedder(recipe, self.embedder, self.pictures)
-        self.model = assembly.make_model(recipe, self.embedder, self.pictures.train.num_classes)
+        self.model = assembly.make_model(recipe, self.embedder, self.pictures.train)
 
     def warn_of_other_versions(self):
         then, now = read_json(self.folder.environment), environment(self.recipe.seed)

@@ -1,7 +1,17 @@
-"""Keras layers: normalisation, pooling, references."""
+"""Keras layers: normalisation, pooling, references, zero-shot prediction."""
 
+from tfdml.layers.memory import CrossBatchMemory
 from tfdml.layers.normalization import L2Clip, L2Normalization
 from tfdml.layers.pooling import GeneralizedSumPooling
 from tfdml.layers.references import ClassProxies, References
+from tfdml.layers.zero_shot import ZeroShotPrediction
 
-__all__ = ["ClassProxies", "GeneralizedSumPooling", "L2Clip", "L2Normalization", "References"]
+__all__ = [
+    "ClassProxies",
+    "CrossBatchMemory",
+    "GeneralizedSumPooling",
+    "L2Clip",
+    "L2Normalization",
+    "References",
+    "ZeroShotPrediction",
+]

@@ -67,8 +67,7 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
         Raises:
             ValueError: If the shapes do not fit.
         """
-        embeddings = check_embeddings(y_pred)
-        return self._values(ops.compare(embeddings, check_labels(y_true, embeddings)))
+        return self._values(ops.compare(y_pred, y_true))
 
     def against(self, embeddings, labels, references):
         """One value per sample, compared with references only.
@@ -84,16 +83,10 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
         Raises:
             ValueError: If the shapes do not fit.
         """
-        embeddings = check_embeddings(embeddings)
-        labels = check_labels(labels, embeddings)
-        others = tf.cast(references.embeddings, embeddings.dtype)
-        if not others.shape[-1:].is_compatible_with(embeddings.shape[-1:]):
-            raise ValueError(
-                f"Embeddings and references differ in size. Received: embeddings of shape {embeddings.shape}, "
-                f"references of shape {others.shape}."
-            )
         return self._values(
-            ops.compare(embeddings, labels, others, references.labels, references.valid, references.per_class)
+            ops.compare(
+                embeddings, labels, references.embeddings, references.labels, references.valid, references.per_class
+            )
         )
 
     def _values(self, pairs):
@@ -102,40 +95,6 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
     def get_config(self):
         miner = None if self.miner is None else keras.saving.serialize_keras_object(self.miner)
         return {**super().get_config(), **configuration(self), "miner": miner}
-
-
-def check_embeddings(embeddings):
-    """The embeddings in float32 or float64.
-
-    Raises:
-        ValueError: If they are not `(batch, dim)`.
-    """
-    embeddings = ops.at_least_float32(embeddings)
-    if embeddings.shape.rank not in (None, 2):
-        raise ValueError(f"Embeddings must be (batch, dim). Received: shape {embeddings.shape}.")
-    return embeddings
-
-
-def check_labels(labels, embeddings):
-    """The labels as int64, `(batch,)`.
-
-    Raises:
-        ValueError: If they are not one for each embedding.
-    """
-    labels = tf.convert_to_tensor(labels)
-    if labels.shape.rank == 2 and labels.shape[1] in (1, None):
-        labels = tf.reshape(labels, (-1,))
-    if labels.shape.rank not in (None, 1):
-        raise ValueError(
-            f"Labels must be integer class labels of shape (batch,) or (batch, 1). Received: shape {labels.shape}."
-        )
-    if not labels.shape[:1].is_compatible_with(embeddings.shape[:1]):
-        raise ValueError(
-            "There must be a label for every embedding. "
-            f"Received: {labels.shape[0]} labels and {embeddings.shape[0]} embeddings."
-        )
-    # Keras hands float labels to a loss; rounding undoes what a half precision policy may have left.
-    return tf.cast(tf.round(labels), tf.int64) if labels.dtype.is_floating else tf.cast(labels, tf.int64)
 
 
 def share(total, pairs):

@@ -5,7 +5,6 @@ import tensorflow as tf
 
 from tfdml import ops
 from tfdml.layers import References
-from tfdml.losses.base import check_labels
 from tfdml.losses.info_nce import InfoNCELoss
 
 
@@ -65,7 +64,7 @@ class InBatchNegativesLoss(InfoNCELoss):
         if not stacked.shape.is_compatible_with((None, 2, None)):
             raise ValueError(f"Expected queries and their positives, (batch, 2, dim). Received: shape {stacked.shape}.")
         queries, positives = tf.unstack(stacked, num=2, axis=1)
-        ids = check_labels(y_true, queries)
+        ids = ops.check_labels(y_true, queries)
         values = self.against(queries, ids, References(positives, ids))
         if not self.symmetric:
             return values

@@ -44,12 +44,15 @@ class Miner(abc.ABC):
 
         Returns:
             `tfdml.ops.PairMasks(positives, negatives)`, each `(batch, references)`.
+
+        Raises:
+            ValueError: If the shapes do not fit.
         """
-        embeddings, labels = ops.at_least_float32(embeddings), tf.cast(labels, tf.int64)
         if references is None:
             return self.choose(ops.compare(embeddings, labels))
-        others = tf.cast(references.embeddings, embeddings.dtype)
-        return self.choose(ops.compare(embeddings, labels, others, references.labels, references.valid))
+        return self.choose(
+            ops.compare(embeddings, labels, references.embeddings, references.labels, references.valid)
+        )
 
     def get_config(self):
         return configuration(self)

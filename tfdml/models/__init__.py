@@ -13,6 +13,7 @@ from tfdml.models.embedder import (
 )
 from tfdml.models.metric_model import MetricModel
 from tfdml.models.snapshot import WeightSnapshot
+from tfdml.models.training_step import optimizer_state
 
 __all__ = [
     "CCPModel",
@@ -24,6 +25,7 @@ __all__ = [
     "image_batches",
     "inference_function",
     "local_features",
+    "optimizer_state",
     "pooling_maps",
     "settle_batch_normalization",
 ]

@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+from tfdml.arguments import check_not_negative
+from tfdml.layers import ClassProxies
 from tfdml.models.metric_model import MetricModel
 from tfdml.models.snapshot import WeightSnapshot
 
@@ -27,27 +29,24 @@ class CCPModel(MetricModel):
 
     Args:
         embedder: A model from images to embeddings.
-        references: `ClassProxies`.
+        references: `ClassProxies`, or a list with such a layer and others, for instance a `CrossBatchMemory`.
         projection_weight: $\lambda \ge 0$.
-        in_batch_weight: $w \ge 0$, the weight of the same loss inside the batch.
+        in_batch_weight: $w \ge 0$, the weight of the same loss inside the batch. `None` is 0 with proxies alone and 1
+            with other references beside them.
 
     Raises:
-        ValueError: If a weight is negative or there are no proxies.
+        ValueError: If a weight is negative or there is not one layer of proxies.
 
     Reference:
         Gürbüz, "Novel Optimization Models to Generalize Deep Metric Learning", METU 2022, Algorithm 1 (with the sign of
         the pull corrected) and eq. 3.2.11.
     """
 
-    def __init__(self, embedder, references, projection_weight=2e-4, in_batch_weight=0.0, **kwargs):
-        if not hasattr(references, "assign"):
-            raise ValueError(f"CCP re-initialises class proxies. Received: references={references!r}.")
-        for name, value in (("projection_weight", projection_weight), ("in_batch_weight", in_batch_weight)):
-            if not value >= 0:
-                raise ValueError(f"{name} must not be negative. Received: {name}={value!r}.")
-        super().__init__(embedder, references, **kwargs)
-        self.projection_weight = float(projection_weight)
-        self.in_batch_weight = float(in_batch_weight)
+    def __init__(self, embedder, references, projection_weight=2e-4, in_batch_weight=None, **kwargs):
+        super().__init__(embedder, references, in_batch_weight, **kwargs)
+        if sum(isinstance(layer, ClassProxies) for layer in self._all_references()) != 1:
+            raise ValueError(f"CCP re-initialises one layer of class proxies. Received: references={references!r}.")
+        self.projection_weight = check_not_negative("projection_weight", projection_weight)
         self.anchor = WeightSnapshot(embedder.weights, name="anchor")
         self.best = WeightSnapshot(self.solution, name="best")
         self.projection = self._state("projection", "int64", 0)
@@ -63,7 +62,7 @@ class CCPModel(MetricModel):
     @property
     def solution(self):
         """What a problem is solved for: the weights of the embedder and the proxies."""
-        return [*self.embedder.weights, *self.references.weights]
+        return [*self.embedder.weights, *self.proxies.weights]
 
     def begin_projection(self, proxies):
         """Begins the next problem from the best weights of the present one.
@@ -72,17 +71,11 @@ class CCPModel(MetricModel):
             proxies: The proxies to begin with, `(num_classes, per_class, dim)`.
         """
         self.anchor.take(self.embedder.weights)
-        self.references.assign(proxies)
+        self.proxies.assign(proxies)
         self.projection.assign(self.projection + 1)
         self.projection_start.assign(tf.cast(self.optimizer.iterations, tf.int64))
         self.wait.assign(0)
         self.best_value.assign(float("-inf"))
-
-    def sample_losses(self, labels, embeddings):
-        values = super().sample_losses(labels, embeddings)
-        if self.in_batch_weight:
-            values += self.in_batch_weight * self._in_batch_losses(labels, embeddings)
-        return values
 
     def penalty(self):
         return super().penalty() + self.projection_penalty()
@@ -101,8 +94,4 @@ class CCPModel(MetricModel):
         return self.projection_weight * pulled * tf.add_n(squares)
 
     def get_config(self):
-        return {
-            **super().get_config(),
-            "projection_weight": self.projection_weight,
-            "in_batch_weight": self.in_batch_weight,
-        }
+        return {**super().get_config(), "projection_weight": self.projection_weight}

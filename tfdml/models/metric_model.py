@@ -4,24 +4,41 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfdml import losses
+from tfdml import losses, ops
+from tfdml.arguments import check_not_negative, check_whole_number
+from tfdml.layers import ClassProxies
 from tfdml.metrics import retrieval_metrics
+from tfdml.models import training_step
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class MetricModel(keras.Model):
-    """Trains an embedder with `fit` and judges it by exact retrieval metrics.
+    r"""Trains an embedder with `fit` and judges it by exact retrieval metrics.
 
-    A training step embeds the batch and scores it by the loss against the references: the batch itself, or what
-    `references` gives. Labels stay the integers they are.
+    A training step embeds the batch and scores it by the loss $\ell$ against the batch itself and against each of the
+    references $r$, such as trainable proxies or a memory of past batches:
+
+    $$w \, \ell_{\text{batch}} + \sum_r \ell_{\text{against } r}.$$
+
+    A memory takes the batch up after it was scored, so no sample is its own positive. Labels stay the integers they
+    are.
 
     `evaluate`, and with it `fit(validation_data=…)`, embeds the whole set and compares every sample with every
     other: `val_map_at_r` and its like are in the logs of every Keras callback.
 
     Args:
         embedder: A model from images to embeddings `(batch, dim)`, as `build_embedder` gives.
-        references: A layer that gives `References` when called, such as `ClassProxies`; `None` compares each batch
-            with itself.
+        references: A layer that gives `References` when called, such as `ClassProxies` or `CrossBatchMemory`, or a list
+            of such layers; `None` compares each batch with itself alone.
+        in_batch_weight: $w \ge 0$. `None` is 0 if all references are proxies, else 1.
+
+    Attributes:
+        proxies: The `ClassProxies` among the references, or `None`.
+        loss_parameters: The layer of what the loss itself learns, or `None`.
+
+    Raises:
+        ValueError: If the weight is negative, or there is nothing to compare with.
+        TypeError: If a reference is no layer.
 
     Example:
         >>> embedder = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
@@ -33,42 +50,126 @@ class MetricModel(keras.Model):
         ['loss', 'val_loss', 'val_map_at_r']
     """
 
-    def __init__(self, embedder, references=None, **kwargs):
+    def __init__(self, embedder, references=None, in_batch_weight=None, **kwargs):
         super().__init__(**kwargs)
         self.embedder = embedder
-        self.references = references
+        # A tuple: tf.train.Checkpoint does not look into a list that Keras 3 tracks.
+        self.references = tuple(references) if isinstance(references, (list, tuple)) else references
+        layers = self._all_references()
+        for layer in layers:
+            if not isinstance(layer, keras.layers.Layer):
+                raise TypeError(f"References must be a layer or a list of layers. Received: {layer!r}.")
+        if in_batch_weight is None:
+            in_batch_weight = 0 if layers and all(isinstance(layer, ClassProxies) for layer in layers) else 1
+        self.in_batch_weight = check_not_negative("in_batch_weight", in_batch_weight)
+        if not (layers or self.in_batch_weight):
+            raise ValueError("There is nothing to compare with. Received: in_batch_weight=0 without references.")
         self.loss_tracker = keras.metrics.Mean(name="loss")
         self.built = True
 
-    def compile(self, optimizer="adam", loss="c2", **kwargs):
-        """Prepares training.
+    def compile(
+        self, optimizer="adam", loss="c2", reference_optimizer=None, weight_decay=0.0, warmup_steps=0, **kwargs
+    ):
+        r"""Prepares training.
 
         Args:
             optimizer: A Keras optimizer or its name.
             loss: A name of `tfdml.losses.loss_names()`, a `MetricLoss`, or any Keras loss of (labels, embeddings), such
-                as those of TensorFlow Addons; the latter only without `references`.
+                as those of TensorFlow Addons; the latter only without `references`. What a `MetricLoss` itself learns
+                (its `parameters`) is trained along.
+            reference_optimizer: An optimizer or its name for all that is trained outside the embedder, proxies and
+                what the loss learns; usually with a much larger learning rate. `None`: `optimizer` trains
+                everything. Each optimizer clips the gradients of its own variables only, by its own `global_clipnorm`,
+                so large gradients of the proxies do not shrink the embedder's.
+            weight_decay: $\lambda \ge 0$: the L2 term $\lambda w$ is added to the gradient of every trainable weight
+                $w$ of the embedder but those of batch normalisation, before gradients are clipped. The loss that is
+                reported is without it. AdamW's decoupled decay is an argument of that optimizer.
+            warmup_steps: For so many steps (`optimizer.iterations`) the embedder is held as it is, its layer named
+                `"embedding"` excepted.
             **kwargs: As for `keras.Model.compile`: `jit_compile`, `run_eagerly`, `steps_per_execution`, …
 
         Raises:
-            ValueError: If the loss cannot be scored against references, or metrics are given: `evaluate` has its own.
+            ValueError: If the loss cannot be scored against references; a number is negative; an optimizer has nothing
+                to train; the embedder cannot be held; or metrics are given: `evaluate` has its own.
         """
         if kwargs.get("metrics") or kwargs.get("weighted_metrics"):
             raise ValueError(
                 "MetricModel judges embeddings by its own retrieval metrics. Received: metrics; expected none."
             )
         loss = losses.get(loss)
-        if self.references is not None and not isinstance(loss, losses.MetricLoss):
+        if self._all_references() and not isinstance(loss, losses.MetricLoss):
+            names = ", ".join(type(layer).__name__ for layer in self._all_references())
             raise ValueError(
                 f"Only losses of tfdml can be scored against references. Received: {type(loss).__name__} with "
-                f"references {type(self.references).__name__}; leave out the references or use a tfdml loss."
+                f"references {names}; leave out the references or use a tfdml loss."
             )
         super().compile(optimizer=optimizer, **kwargs)
         self.metric_loss = loss
+        self._replace_loss_parameters(getattr(loss, "parameters", None))
+        self.weight_decay = check_not_negative("weight_decay", weight_decay)
+        self.warmup_steps = check_whole_number("warmup_steps", warmup_steps, minimum=0)
+        self.reference_optimizer = None if reference_optimizer is None else keras.optimizers.get(reference_optimizer)
+        self._check_optimizers()
         self._evaluation_function = None
+
+    def _replace_loss_parameters(self, layer):
+        before = getattr(self, "loss_parameters", None)
+        if before is not None and hasattr(self, "_tracker"):
+            # Keras 3 would go on training what the attribute no longer holds.
+            self._tracker.untrack(before)
+        self.loss_parameters = layer
+
+    def _check_optimizers(self):
+        if self.warmup_steps:
+            training_step.held_variables(self.embedder)
+            optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+            if getattr(optimizer, "weight_decay", None):
+                raise ValueError(
+                    f"Decoupled weight decay moves weights that the warm-up holds. Received: warmup_steps="
+                    f"{self.warmup_steps} and {type(optimizer).__name__} with weight_decay={optimizer.weight_decay}; "
+                    "expected the weight_decay of compile in its place."
+                )
+        if self.reference_optimizer is None:
+            return
+        if isinstance(self.reference_optimizer, keras.mixed_precision.LossScaleOptimizer):
+            raise ValueError(
+                "The loss is scaled by `optimizer` alone. Received: reference_optimizer=LossScaleOptimizer(…); "
+                "expected the optimizer inside."
+            )
+        for (_, variables), place in zip(self.optimizer_groups(), ("in", "outside")):
+            if not variables:
+                raise ValueError(
+                    f"Two optimizers need something to train each. Received: a reference_optimizer and nothing that is "
+                    f"trainable {place} the embedder (which must be built)."
+                )
+        # Keras would build the first of them for the variables of both.
+        self.build_optimizers()
+
+    def optimizer_groups(self):
+        """Each optimizer with the variables that it trains: a list of pairs."""
+        if self.reference_optimizer is None:
+            return [(self.optimizer, self.trainable_variables)]
+        inside = {id(variable) for variable in self.embedder.trainable_variables}
+        outside = [variable for variable in self.trainable_variables if id(variable) not in inside]
+        return [(self.optimizer, self.embedder.trainable_variables), (self.reference_optimizer, outside)]
+
+    def build_optimizers(self):
+        """Makes the optimizers' variables, which they would make at the first step."""
+        for optimizer, variables in self.optimizer_groups():
+            training_step.build_optimizer(optimizer, variables)
 
     @property
     def metrics(self):
         return [self.loss_tracker]
+
+    @property
+    def proxies(self):
+        return next((layer for layer in self._all_references() if isinstance(layer, ClassProxies)), None)
+
+    def _all_references(self):
+        if self.references is None:
+            return []
+        return list(self.references) if isinstance(self.references, tuple) else [self.references]
 
     def call(self, inputs, training=False):
         return self.embedder(inputs, training=training)
@@ -83,9 +184,10 @@ class MetricModel(keras.Model):
         Returns:
             `(batch,)`; a scalar for a Keras loss that is none of this package.
         """
-        if self.references is None:
-            return self._in_batch_losses(labels, embeddings)
-        return self.metric_loss.against(embeddings, labels, self.references())
+        terms = [self.metric_loss.against(embeddings, labels, layer()) for layer in self._all_references()]
+        if self.in_batch_weight:
+            terms.append(self.in_batch_weight * self._in_batch_losses(labels, embeddings))
+        return tf.add_n(terms)
 
     def _in_batch_losses(self, labels, embeddings):
         loss = self.metric_loss
@@ -102,10 +204,21 @@ class MetricModel(keras.Model):
             embeddings = self.embedder(images, training=True)
             loss = _weighted_mean(self.sample_losses(labels, embeddings), sample_weight)
             loss += tf.cast(self.penalty(), loss.dtype)
-            scaled_loss = _scale_loss(self.optimizer, loss)
+            objective = loss
+            if self.weight_decay:
+                decayed = training_step.decayed_variables(self.embedder)
+                objective += tf.cast(training_step.weight_penalty(decayed, self.weight_decay), loss.dtype)
+            scaled_objective = training_step.scale_loss(self.optimizer, objective)
         variables = self.trainable_variables
-        gradients = _unscale_gradients(self.optimizer, tape.gradient(scaled_loss, variables))
-        self.optimizer.apply_gradients(zip(gradients, variables))
+        gradients = tape.gradient(scaled_objective, variables)
+        if self.warmup_steps:
+            is_over = tf.cast(self.optimizer.iterations, tf.int64) >= self.warmup_steps
+            held = training_step.held_variables(self.embedder)
+            gradients = training_step.hold(gradients, variables, held, factor=is_over)
+        training_step.apply_gradients(self.optimizer_groups(), gradients, variables)
+        for layer in self._all_references():
+            if hasattr(layer, "update"):
+                layer.update(embeddings, ops.check_labels(labels, embeddings))
         self.loss_tracker.update_state(loss)
         return {"loss": self.loss_tracker.result()}
 
@@ -186,34 +299,49 @@ class MetricModel(keras.Model):
         return logs if return_dict else list(logs.values())
 
     def get_config(self):
+        references = self.references
+        if references is not None:
+            serialize = keras.saving.serialize_keras_object
+            references = (
+                [serialize(layer) for layer in references] if isinstance(references, tuple) else serialize(references)
+            )
         return {
             "name": self.name,
             "embedder": keras.saving.serialize_keras_object(self.embedder),
-            "references": keras.saving.serialize_keras_object(self.references) if self.references is not None else None,
+            "references": references,
+            "in_batch_weight": self.in_batch_weight,
         }
 
     @classmethod
     def from_config(cls, config):
         config = dict(config)
-        for part in ("embedder", "references"):
-            if config.get(part) is not None:
-                config[part] = keras.saving.deserialize_keras_object(config[part])
+        config["embedder"] = keras.saving.deserialize_keras_object(config["embedder"])
+        references = config.get("references")
+        if isinstance(references, list):
+            config["references"] = [keras.saving.deserialize_keras_object(layer) for layer in references]
+        elif references is not None:
+            config["references"] = keras.saving.deserialize_keras_object(references)
         return cls(**config)
 
     def get_compile_config(self):
         if not hasattr(self, "metric_loss"):
             return None
+        second = self.reference_optimizer
         return {
             "optimizer": keras.saving.serialize_keras_object(self.optimizer),
             "loss": keras.saving.serialize_keras_object(self.metric_loss),
+            "reference_optimizer": None if second is None else keras.saving.serialize_keras_object(second),
+            "weight_decay": self.weight_decay,
+            "warmup_steps": self.warmup_steps,
         }
 
     def compile_from_config(self, config):
-        self.compile(
-            optimizer=keras.saving.deserialize_keras_object(config["optimizer"]),
-            loss=keras.saving.deserialize_keras_object(config["loss"]),
-        )
-        self.optimizer.build(self.trainable_variables)
+        config = dict(config)
+        for part in ("optimizer", "loss", "reference_optimizer"):
+            if config.get(part) is not None:
+                config[part] = keras.saving.deserialize_keras_object(config[part])
+        self.compile(**config)
+        self.build_optimizers()
 
 
 RECALLS = (1, 2, 4, 8)
@@ -246,15 +374,3 @@ def _cardinality(batches):
         return len(batches)
     except TypeError:
         return None
-
-
-def _scale_loss(optimizer, loss):
-    """Loss scaling under mixed_float16: Keras 3 spells it scale_loss, Keras 2 get_scaled_loss."""
-    if hasattr(optimizer, "scale_loss"):
-        return optimizer.scale_loss(loss)
-    return optimizer.get_scaled_loss(loss) if hasattr(optimizer, "get_scaled_loss") else loss
-
-
-def _unscale_gradients(optimizer, gradients):
-    """Keras 3 unscales while it applies the gradients, Keras 2 wants it done before."""
-    return optimizer.get_unscaled_gradients(gradients) if hasattr(optimizer, "get_unscaled_gradients") else gradients

@@ -1,7 +1,7 @@
 """Pure functions on tensors: no variables, no Keras."""
 
 from tfdml.ops.clipped_distances import clipped_distances
-from tfdml.ops.comparison import Comparison, compare
+from tfdml.ops.comparison import Comparison, check_embeddings, check_labels, compare
 from tfdml.ops.counting import count_below, count_sorted_below, sort_masked
 from tfdml.ops.distances import METRICS, check_metric, pairwise_distances
 from tfdml.ops.k_center import greedy_k_center
@@ -18,6 +18,7 @@ from tfdml.ops.normalization import l2_clip, l2_normalize
 from tfdml.ops.optimal_transport import PartialTransport, partial_transport
 from tfdml.ops.pair_masks import PairMasks, pair_masks
 from tfdml.ops.precision import at_least_float32
+from tfdml.ops.ridge import ridge_regression
 
 __all__ = [
     "LOG_OF_NOTHING",
@@ -26,6 +27,8 @@ __all__ = [
     "PairMasks",
     "PartialTransport",
     "at_least_float32",
+    "check_embeddings",
+    "check_labels",
     "check_metric",
     "clipped_distances",
     "compare",
@@ -43,5 +46,6 @@ __all__ = [
     "pair_masks",
     "pairwise_distances",
     "partial_transport",
+    "ridge_regression",
     "sort_masked",
 ]

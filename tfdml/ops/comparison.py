@@ -7,6 +7,7 @@ import tensorflow as tf
 from tfdml.ops.distances import pairwise_distances
 from tfdml.ops.normalization import l2_normalize
 from tfdml.ops.pair_masks import PairMasks, pair_masks
+from tfdml.ops.precision import at_least_float32
 
 
 class Comparison(NamedTuple):
@@ -53,8 +54,8 @@ def compare(embeddings, labels, references=None, reference_labels=None, exists=N
     """Lays a batch beside its references.
 
     Args:
-        embeddings: `(batch, dim)`.
-        labels: Integers, `(batch,)`.
+        embeddings: `(batch, dim)`. Half precisions are computed in float32.
+        labels: Integer class labels, `(batch,)` or `(batch, 1)`; floats, as Keras hands them over, are rounded.
         references: `(references, dim)`; `None` compares the batch with itself.
         reference_labels: Integers, `(references,)`.
         exists: Boolean, `(references,)`; `None` if all do.
@@ -62,14 +63,59 @@ def compare(embeddings, labels, references=None, reference_labels=None, exists=N
 
     Returns:
         A `Comparison` in which every positive and every negative pair counts.
+
+    Raises:
+        ValueError: If the shapes do not fit.
     """
+    embeddings = check_embeddings(embeddings)
+    labels = check_labels(labels, embeddings)
     if references is None:
         masks = pair_masks(labels)
         everyone = tf.ones_like(labels, tf.bool)
         return Comparison(embeddings, labels, embeddings, labels, *masks, exists=everyone, in_batch=True)
+    references = tf.cast(references, embeddings.dtype)
+    if not references.shape[-1:].is_compatible_with(embeddings.shape[-1:]):
+        raise ValueError(
+            f"Embeddings and references differ in size. Received: embeddings of shape {embeddings.shape}, "
+            f"references of shape {references.shape}."
+        )
     reference_labels = tf.cast(reference_labels, labels.dtype)
     masks = pair_masks(labels, reference_labels, exists)
     exists = tf.ones_like(reference_labels, tf.bool) if exists is None else tf.convert_to_tensor(exists)
     return Comparison(
         embeddings, labels, references, reference_labels, *masks, exists=exists, in_batch=False, per_class=per_class
     )
+
+
+def check_embeddings(embeddings):
+    """The embeddings in float32 or float64.
+
+    Raises:
+        ValueError: If they are not `(batch, dim)`.
+    """
+    embeddings = at_least_float32(embeddings)
+    if embeddings.shape.rank not in (None, 2):
+        raise ValueError(f"Embeddings must be (batch, dim). Received: shape {embeddings.shape}.")
+    return embeddings
+
+
+def check_labels(labels, embeddings):
+    """The labels as int64, `(batch,)`.
+
+    Raises:
+        ValueError: If they are not one for each embedding.
+    """
+    labels = tf.convert_to_tensor(labels)
+    if labels.shape.rank == 2 and labels.shape[1] in (1, None):
+        labels = tf.reshape(labels, (-1,))
+    if labels.shape.rank not in (None, 1):
+        raise ValueError(
+            f"Labels must be integer class labels of shape (batch,) or (batch, 1). Received: shape {labels.shape}."
+        )
+    if not labels.shape[:1].is_compatible_with(embeddings.shape[:1]):
+        raise ValueError(
+            "There must be a label for every embedding. "
+            f"Received: {labels.shape[0]} labels and {embeddings.shape[0]} embeddings."
+        )
+    # Keras hands float labels to a loss; rounding undoes what a half precision policy may have left.
+    return tf.cast(tf.round(labels), tf.int64) if labels.dtype.is_floating else tf.cast(labels, tf.int64)

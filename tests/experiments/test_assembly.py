@@ -1,0 +1,114 @@
+"""What recipes and presets become: references, loss and miner, optimizers."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfdml import data, layers, losses, miners
+from tfdml.experiments import RecipeError, load_preset, load_recipe, preset_names
+from tfdml.experiments.assembly import make_loss, make_model
+
+
+def pictures(classes=40, of_each=3):
+    labels = np.repeat(np.arange(classes), of_each)
+    return data.LabeledImages(np.zeros((len(labels), 2, 2, 1), np.uint8), labels, [str(n) for n in range(classes)])
+
+
+def embedder(size):
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(6), keras.layers.Dense(size, name="embedding")])
+
+
+def model_of(recipe="gap", presets=(), **changes):
+    changes = {key.replace("__", "."): value for key, value in changes.items()}
+    recipe = load_recipe(recipe, {"model.embedding_size": 8, **changes}, presets)
+    return make_model(recipe, embedder(8), pictures())
+
+
+# Several data sets share their values.
+DIFFERENT_PRESETS = sorted({str(load_preset(name)): name for name in preset_names()}.values())
+
+
+@pytest.mark.parametrize("name", DIFFERENT_PRESETS)
+def test_every_preset_trains(name):
+    keras.utils.set_random_seed(0)
+    recipe = load_recipe("gap", {"model.embedding_size": 8, "references.memory_warmup": 0}, [name])
+    model = make_model(recipe, embedder(8), pictures())
+    model.run_eagerly = True
+    rng = np.random.default_rng(0)
+    labels = np.repeat(rng.permutation(40)[:4], recipe.batches.samples_per_class)
+    start = np.array(model.embedder.get_layer("embedding").kernel)
+    for _ in range(2):
+        batch = tf.constant(rng.normal(size=(len(labels), 4)), tf.float32), tf.constant(labels)
+        assert np.isfinite(float(model.train_step(batch)["loss"]))
+    assert np.abs(np.array(model.embedder.get_layer("embedding").kernel) - start).max() > 0
+
+
+def test_presets_say_what_the_thesis_says():
+    recipe = load_recipe("default", presets=["thesis/training", "thesis/proxy-anchor"])
+    assert (recipe.batches.classes, recipe.batches.samples_per_class) == (32, 1)
+    assert recipe.optimizer.learning_rate == 1e-5 and recipe.optimizer.beta_2 == 0.99
+    assert recipe.optimizer.l2_weight_decay == 1e-4 and recipe.optimizer.global_clipnorm == 10
+    assert recipe.optimizer.proxy_learning_rate_multiplier == 100 and recipe.optimizer.warmup_epochs == 1
+    assert not recipe.ccp.enabled and recipe.references.per_class == 1
+    recipe = load_recipe("gap", presets=["thesis/training", "thesis/c2-cars196", "thesis/ccp-cars196"])
+    assert recipe.loss.options == {"positive_margin": 0.2652, "negative_margin": 0.5409}
+    assert recipe.ccp.enabled and recipe.references.per_class == 8 and recipe.model.normalization == "clip"
+
+
+def test_references():
+    assert model_of("gap").references is None
+    (proxies,) = model_of("gap", references__name="proxies", references__per_class=3).references
+    assert (proxies.num_classes, proxies.per_class, proxies.dim) == (40, 3, 8)
+    model = model_of("xbm", references__memory_size=33, references__memory_warmup=5)
+    (memory,) = model.references
+    assert (memory.size, memory.dim, memory.warmup_steps, model.in_batch_weight) == (33, 8, 5, 1)
+    model = model_of("xbm", references__name="proxies_and_memory", references__in_batch_weight=0.5)
+    assert [type(layer) for layer in model.references] == [layers.ClassProxies, layers.CrossBatchMemory]
+    assert model.in_batch_weight == 0.5
+    model = model_of("default", references__name="proxies_and_memory")
+    assert model.proxies is not None and model.in_batch_weight == 1.0
+
+
+@pytest.mark.parametrize(
+    ("of_ccp", "of_references", "weight"), [(None, None, 0), (None, 0.3, 0.3), (0.2, 0.3, 0.2), (0.0, 0.3, 0)]
+)
+def test_the_weight_inside_the_batch_under_ccp(of_ccp, of_references, weight):
+    changes = {"ccp__in_batch_weight": of_ccp, "references__in_batch_weight": of_references}
+    assert model_of("default", **changes).in_batch_weight == weight
+
+
+def test_optimizers():
+    model = model_of("gap", optimizer__l2_weight_decay=1e-3, optimizer__warmup_epochs=1.5)
+    assert model.reference_optimizer is None and model.weight_decay == 1e-3
+    # 120 pictures in batches of 32 are 3.75 steps.
+    assert model.warmup_steps == 6
+    model = model_of(
+        "gap", references__name="proxies", optimizer__proxy_learning_rate_multiplier=100.0,
+        optimizer__learning_rate=1e-4, optimizer__decay_epochs=2.0, optimizer__decay_factor=0.5, optimizer__beta_2=0.9,
+    )  # fmt: skip
+    for optimizer, rate in ((model.optimizer, 1e-4), (model.reference_optimizer, 1e-2)):
+        schedule = optimizer.get_config()["learning_rate"]["config"]
+        assert (schedule["decay_steps"], schedule["decay_rate"], schedule["staircase"]) == (8, 0.5, True)
+        assert schedule["initial_learning_rate"] == pytest.approx(rate)
+        assert optimizer.beta_2 == 0.9 and optimizer.global_clipnorm == 10
+    assert model_of("gap", ["psomas/margin"]).reference_optimizer is not None
+    with pytest.raises(RecipeError, match="multiplier=100 with references.name='batch'"):
+        model_of("gap", optimizer__proxy_learning_rate_multiplier=100.0)
+
+
+def test_loss_and_miner():
+    loss = make_loss(load_recipe("gap", {"loss.miner.name": "hard", "loss.miner.options.distance": "cosine"}))
+    assert isinstance(loss.miner, miners.HardMiner) and loss.miner.distance == "cosine"
+    assert isinstance(loss, losses.ContrastiveLoss)
+    assert make_loss(load_recipe("gap")).miner is None
+    for changes, message in (
+        ({"loss.miner.name": "hart"}, "Did you mean 'hard'?"),
+        ({"loss.miner.name": "hard", "loss.miner.options.distanc": 1}, "does not take these options"),
+        ({"loss.miner.name": "hard", "loss.name": "addons.TripletHardLoss"}, "This loss takes no miner"),
+        ({"loss.miner.name": "hard", "loss.options.miner": "hard"}, "This loss takes no miner"),
+        ({"loss.miner.options.distance": "cosine"}, "Options go with a miner's name"),
+    ):
+        with pytest.raises(ValueError) as error:
+            make_loss(load_recipe("gap", changes))
+        assert message in str(error.value)

@@ -1,0 +1,103 @@
+"""A memory of the embeddings of past batches."""
+
+import keras
+import tensorflow as tf
+
+from tfdml.arguments import check_whole_number
+from tfdml.layers.references import References
+
+
+@keras.saving.register_keras_serializable(package="tfdml")
+class CrossBatchMemory(keras.layers.Layer):
+    r"""The embeddings of the last batches, as references for the present one.
+
+    Embeddings drift slowly once training has settled, so those of past batches still serve as positives and negatives:
+    a batch is compared with `size` samples at the price of a matrix product. `update` puts a batch in, in place of the
+    oldest samples; calling the layer, without arguments, gives the memory as `References`.
+    A model that scores the batch before it puts it in, as `MetricModel` does, never compares a sample with itself.
+
+    Before `warmup_steps` updates no reference is valid, so that a loss against the memory is worth 0 while the network
+    still moves fast. The memory is filled all the same, and starts full. The queue and its place are weights that are
+    not trained: every checkpoint holds them.
+
+    Args:
+        size: How many samples it holds.
+        dim: Size of the embedding.
+        warmup_steps: How many updates pass before the memory is used.
+
+    Raises:
+        ValueError: If a number is no integer or too small.
+
+    Reference:
+        Wang et al., "Cross-batch memory for embedding learning", CVPR 2020.
+
+    Example:
+        >>> memory = CrossBatchMemory(size=3, dim=1)
+        >>> memory.update([[1.0], [2.0]], [7, 8])
+        >>> memory.update([[3.0], [4.0]], [9, 9])
+        >>> references = memory()
+        >>> references.embeddings.numpy().tolist(), references.labels.numpy().tolist()
+        ([[4.0], [2.0], [3.0]], [9, 8, 9])
+    """
+
+    def __init__(self, size, dim, warmup_steps=0, **kwargs):
+        super().__init__(**{"trainable": False, **kwargs})
+        self.size = check_whole_number("size", size, minimum=1)
+        self.dim = check_whole_number("dim", dim, minimum=1)
+        self.warmup_steps = check_whole_number("warmup_steps", warmup_steps, minimum=0)
+        # In float32 under every precision policy.
+        self.embeddings = self._state("embeddings", (self.size, self.dim), "float32")
+        self.labels = self._state("labels", (self.size,), "int64")
+        # How many samples and batches came in since the beginning: the queue's place and fill follow from the first.
+        self.samples_seen = self._state("samples_seen", (), "int64")
+        self.batches_seen = self._state("batches_seen", (), "int64")
+        self.built = True
+
+    def _state(self, name, shape, dtype):
+        return self.add_weight(name=name, shape=shape, dtype=dtype, initializer="zeros", trainable=False)
+
+    def __call__(self):
+        """The memory as `References`; places that nothing came into yet are not valid, and none is in the warm-up."""
+        filled = tf.range(self.size, dtype=tf.int64) < tf.convert_to_tensor(self.samples_seen)
+        is_used = tf.convert_to_tensor(self.batches_seen) >= self.warmup_steps
+        return References(
+            embeddings=tf.stop_gradient(tf.convert_to_tensor(self.embeddings)),
+            labels=tf.convert_to_tensor(self.labels),
+            valid=filled & is_used,
+        )
+
+    def update(self, embeddings, labels):
+        """Puts a batch in place of the oldest samples; of one larger than the memory its last `size` samples.
+
+        Args:
+            embeddings: `(batch, dim)`.
+            labels: Integer class labels, `(batch,)`.
+
+        Raises:
+            ValueError: If the embeddings have another size.
+        """
+        embeddings = tf.cast(tf.stop_gradient(embeddings), tf.float32)
+        if not embeddings.shape.is_compatible_with((None, self.dim)):
+            raise ValueError(
+                f"The memory holds embeddings of another size. Received: shape {embeddings.shape}; "
+                f"expected (batch, {self.dim})."
+            )
+        labels = tf.cast(labels, tf.int64)
+        seen = tf.convert_to_tensor(self.samples_seen) + tf.shape(embeddings, tf.int64)[0]
+        embeddings, labels = embeddings[-self.size :], labels[-self.size :]
+        count = tf.shape(embeddings, tf.int64)[0]
+        # A range from a variable's value would be compiled anew by XLA for each value.
+        places = (seen - count + tf.range(count)) % self.size
+        _put(self.embeddings, places, embeddings)
+        _put(self.labels, places, labels)
+        self.samples_seen.assign(seen)
+        self.batches_seen.assign_add(1)
+
+    def get_config(self):
+        return {**super().get_config(), "size": self.size, "dim": self.dim, "warmup_steps": self.warmup_steps}
+
+
+def _put(weight, places, rows):
+    """Writes rows in place, rather than a new array with the old rows in it."""
+    variable = weight if isinstance(weight, tf.Variable) else weight.value  # Keras 3 wraps TensorFlow's variable.
+    variable.scatter_nd_update(places[:, None], rows)
