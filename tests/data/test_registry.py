@@ -9,7 +9,8 @@ from tfdml.data import dataset_names, dataset_options, load
 
 
 def test_names():
-    assert dataset_names() == ["digits", "fashion_mnist", "folder", "glyphs", "mnist"]
+    collages, files = ["cifar_collage", "collage"], ["cifar10", "cifar100", "fashion_mnist", "folder", "mnist"]
+    assert dataset_names() == sorted(["digits", "glyphs", *collages, *files])
 
 
 def test_options():

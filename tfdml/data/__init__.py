@@ -2,6 +2,8 @@
 
 from tfdml.data.augmentation import Augmentation
 from tfdml.data.batches import balanced_batches, class_pool, evaluation_batches
+from tfdml.data.cifar import cifar10, cifar100
+from tfdml.data.collage import Collages, cifar_collage, collage
 from tfdml.data.glyph_rendering import glyphs
 from tfdml.data.image_folder import folder
 from tfdml.data.labeled_images import LabeledImages
@@ -15,11 +17,16 @@ from tfdml.data.splits import Splits, split_classes
 __all__ = [
     "Augmentation",
     "BalancedSampler",
+    "Collages",
     "LabeledImages",
     "Preprocessing",
     "Splits",
     "balanced_batches",
+    "cifar10",
+    "cifar100",
+    "cifar_collage",
     "class_pool",
+    "collage",
     "dataset_names",
     "dataset_options",
     "digits",

@@ -116,6 +116,19 @@ class LabeledImages:
             name=self.name,
         )
 
+    def split(self, partition):
+        """The pictures in parts without a common class.
+
+        Args:
+            partition: A function from a number of classes to one array of labels for each part, or `None` for a part
+                that is not wanted. `split_classes` makes it.
+
+        Returns:
+            A list with a `LabeledImages`, or `None`, for each part.
+        """
+        parts = partition(self.num_classes)
+        return [None if classes is None else self.subset(classes) for classes in parts]
+
 
 def _checked_images(images):
     images = np.asarray(images)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 
+from tfdml.data.cifar import cifar10, cifar100
+from tfdml.data.collage import cifar_collage, collage
 from tfdml.data.glyph_rendering import glyphs
 from tfdml.data.image_folder import folder
 from tfdml.data.mnist_files import fashion_mnist, mnist
@@ -11,6 +13,10 @@ from tfdml.data.sklearn_digits import digits
 from tfdml.naming import unknown_name
 
 _LOADERS = {
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "cifar_collage": cifar_collage,
+    "collage": collage,
     "digits": digits,
     "fashion_mnist": fashion_mnist,
     "folder": folder,

@@ -22,7 +22,8 @@ def split_classes(dataset, validation=0.2, test=0.3, seed=None, fold=None, folds
 
     The classes are taken in their order: the first for training, then validation, the last for test (the
     field's protocol); a seed shuffles them before. In cross-validation, fold `k` of `folds` validates on the
-    k-th contiguous part of the classes that are not in test, and trains on the others.
+    k-th contiguous part of the classes that are not in test, and trains on the others. Of `Collages` the
+    backgrounds are split in the same way as the targets.
 
     Args:
         dataset: A `LabeledImages`.
@@ -48,27 +49,35 @@ def split_classes(dataset, validation=0.2, test=0.3, seed=None, fold=None, folds
         >>> [split.class_names for split in split_classes(pictures, validation=0.2, test=0.3)]
         [('a', 'b', 'c', 'd', 'e'), ('f', 'g'), ('h', 'i', 'j')]
     """
+    return Splits(
+        *dataset.split(lambda num_classes: _partition(num_classes, validation, test, seed, fold, folds))
+    )
+
+
+def _partition(num_classes, validation, test, seed, fold, folds):
+    """The classes of train, validation and test in three arrays, `None` for a part that is not wanted."""
     for name, share in (("validation", validation), ("test", test)):
         if share is not None and not 0 <= share < 1:
             raise ValueError(
                 f"{name} must be a share of the classes. Received: {name}={share!r}; "
                 f"expected 0 < {name} < 1 or None."
             )
-    classes = np.arange(dataset.num_classes)
-    if seed is not None:
-        classes = np.random.default_rng(seed).permutation(classes)
-
-    test_count = 0 if test is None else int(round(test * len(classes)))
-    seen, unseen = classes[: len(classes) - test_count], classes[len(classes) - test_count :]
-    if fold is None:
-        validation_count = 0 if validation is None else int(round(validation * len(classes)))
-        start = max(0, len(seen) - validation_count)
-        train, held_out = seen[:start], seen[start:]
-    else:
+    if fold is not None:
         if int(folds) != folds or folds < 2:
             raise ValueError(f"folds must be an integer of at least 2. Received: folds={folds!r}.")
         if int(fold) != fold or not 0 <= fold < folds:
             raise ValueError(f"Received: fold={fold!r}; expected an integer with 0 <= fold < folds={folds}.")
+
+    classes = np.arange(num_classes)
+    if seed is not None:
+        classes = np.random.default_rng(seed).permutation(classes)
+    test_count = 0 if test is None else int(round(test * num_classes))
+    seen, unseen = classes[: num_classes - test_count], classes[num_classes - test_count :]
+    if fold is None:
+        validation_count = 0 if validation is None else int(round(validation * num_classes))
+        start = max(0, len(seen) - validation_count)
+        train, held_out = seen[:start], seen[start:]
+    else:
         parts = np.array_split(seen, folds)
         held_out = parts[int(fold)]
         train = np.concatenate([part for number, part in enumerate(parts) if number != fold])
@@ -81,8 +90,8 @@ def split_classes(dataset, validation=0.2, test=0.3, seed=None, fold=None, folds
     for name, (members, is_wanted) in wanted.items():
         if is_wanted and not len(members):
             raise ValueError(
-                f"A {name} split without classes. Received: {dataset.num_classes} classes with "
+                f"A {name} split without classes. Received: {num_classes} classes with "
                 f"validation={validation!r}, test={test!r}, fold={fold!r}, folds={folds!r}; "
                 "expected shares that leave each split a class, or None for a split that is not wanted."
             )
-    return Splits(*(dataset.subset(members) if is_wanted else None for members, is_wanted in wanted.values()))
+    return [members if is_wanted else None for members, is_wanted in wanted.values()]

@@ -1,0 +1,141 @@
+"""CIFAR-10 and CIFAR-100 from the files of their binary versions."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from tfdml.arguments import check_choice
+from tfdml.data.labeled_images import LabeledImages
+
+_PARTS = ("train", "test", "all")
+_PIXELS = 3 * 32 * 32
+_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
+
+
+class Cifar100(NamedTuple):
+    """What the files of CIFAR-100 hold.
+
+    Attributes:
+        images: uint8 `(n, 32, 32, 3)`.
+        labels: Class of each picture, `(n,)`: the "fine" label.
+        superclass_labels: Super-class of each picture, `(n,)`: the "coarse" label.
+        class_names, superclass_names: Their names.
+        superclass_of_class: `(classes,)`; -1 for a class without a picture.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    superclass_labels: np.ndarray
+    class_names: tuple[str, ...]
+    superclass_names: tuple[str, ...]
+    superclass_of_class: np.ndarray
+
+
+def cifar10(path, part="train"):
+    """Colour pictures of 32×32 pixels in ten classes, 5,000 of each to train and 1,000 to test.
+
+    Args:
+        path: Folder of the binary version, `cifar-10-batches-bin`, or the folder it lies in.
+        part: `"train"`, `"test"` or `"all"`.
+
+    Returns:
+        `LabeledImages` with pictures `(n, 32, 32, 3)`.
+
+    Raises:
+        FileNotFoundError: If a file is not there; the message says how to get it.
+        ValueError: If a file is damaged, or the part is unknown.
+    """
+    train = [f"data_batch_{number}.bin" for number in range(1, 6)]
+    folder = _Folder(path, "cifar-10-batches-bin", archive="cifar-10-binary.tar.gz")
+    class_names = folder.names("batches.meta.txt")
+    labels, images = folder.records(part, {"train": train, "test": ["test_batch.bin"]}, [len(class_names)])
+    return LabeledImages(images, labels[:, 0], class_names, name="cifar10")
+
+
+def cifar100(path, part="train", labels="fine"):
+    """Colour pictures of 32×32 pixels in 100 classes, 500 of each to train and 100 to test.
+
+    Args:
+        path: Folder of the binary version, `cifar-100-binary`, or the folder it lies in.
+        part: `"train"`, `"test"` or `"all"`.
+        labels: `"fine"` for the 100 classes, `"coarse"` for the 20 super-classes of five classes each.
+
+    Returns:
+        `LabeledImages` with pictures `(n, 32, 32, 3)`.
+
+    Raises:
+        FileNotFoundError: If a file is not there; the message says how to get it.
+        ValueError: If a file is damaged, or the part or the kind of labels is unknown.
+    """
+    check_choice("labels", labels, ("fine", "coarse"))
+    files = read_cifar100(path, part)
+    if labels == "coarse":
+        return LabeledImages(files.images, files.superclass_labels, files.superclass_names, name="cifar100")
+    return LabeledImages(files.images, files.labels, files.class_names, name="cifar100")
+
+
+def read_cifar100(path, part="train"):
+    """Reads CIFAR-100 with both kinds of labels; arguments and errors are those of `cifar100`.
+
+    Returns:
+        A `Cifar100`.
+    """
+    folder = _Folder(path, "cifar-100-binary", archive="cifar-100-binary.tar.gz")
+    superclass_names = folder.names("coarse_label_names.txt")
+    class_names = folder.names("fine_label_names.txt")
+    labels, images = folder.records(
+        part, {"train": ["train.bin"], "test": ["test.bin"]}, [len(superclass_names), len(class_names)]
+    )
+    coarse, fine = labels.T
+    superclass_of_class = np.full(len(class_names), -1, np.int64)
+    superclass_of_class[fine] = coarse
+    if (superclass_of_class[fine] != coarse).any():
+        raise ValueError(f"A class of two super-classes. Received: {folder.path}; expected the files of CIFAR-100.")
+    return Cifar100(images, fine, coarse, class_names, superclass_names, superclass_of_class)
+
+
+class _Folder:
+    """A folder of binary CIFAR files: records of label bytes and 3,072 pixels, channel after channel."""
+
+    def __init__(self, path, name, archive):
+        self.advice = (
+            f"Get {archive}, the binary version, from {_PAGE}, extract it, and give its folder {name} as path=…; "
+            "the python version, which holds pickles, is not read."
+        )
+        path = pathlib.Path(path).expanduser()
+        if not path.is_dir():
+            raise FileNotFoundError(f"There is no such folder. Received: path={str(path)!r}. {self.advice}")
+        self.path = path / name if (path / name).is_dir() else path
+
+    def find(self, name):
+        if not (self.path / name).is_file():
+            raise FileNotFoundError(f"Received: {self.path}, which does not hold {name}. {self.advice}")
+        return self.path / name
+
+    def names(self, name):
+        lines = self.find(name).read_text(encoding="utf-8").splitlines()
+        return tuple(line.strip() for line in lines if line.strip())
+
+    def records(self, part, files, counts):
+        """Labels `(n, kinds)`, each below its count, and pictures `(n, 32, 32, 3)`."""
+        check_choice("part", part, _PARTS)
+        names = [name for key in ("train", "test") if part in (key, "all") for name in files[key]]
+        records = np.concatenate([self._read(self.find(name), counts) for name in names])
+        labels, pixels = records[:, : len(counts)], records[:, len(counts) :]
+        images = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        return labels.astype(np.int64), np.ascontiguousarray(images)
+
+    def _read(self, path, counts):
+        contents = np.fromfile(path, np.uint8)
+        size = len(counts) + _PIXELS
+        if not len(contents) or len(contents) % size:
+            raise ValueError(f"Damaged file. Received: {path} of {len(contents)} bytes; expected a multiple of {size}.")
+        records = contents.reshape(-1, size)
+        for column, count in enumerate(counts):
+            largest = records[:, column].max()
+            if largest >= count:
+                raise ValueError(f"Damaged file. Received: {path} with label {largest}; expected labels below {count}.")
+        return records

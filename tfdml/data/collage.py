@@ -1,0 +1,237 @@
+"""Collages of one target and three backgrounds, whose classes stay apart when classes are split."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import tensorflow as tf
+
+from tfdml.arguments import check_whole_number
+from tfdml.data.cifar import read_cifar100
+from tfdml.data.labeled_images import LabeledImages
+from tfdml.data.preprocessing import Preprocessing
+from tfdml.naming import unknown_name
+
+# The thesis does not name the four super-classes that it shares.
+_SHARED = ("flowers", "large_man-made_outdoor_things", "large_natural_outdoor_scenes", "trees")
+_TILES_AT_ONCE = 1024
+
+
+class Collages(LabeledImages):
+    """Pictures of 2×2 tiles: a target, which gives the class, and three backgrounds, which all classes share.
+
+    A network that embeds them well has learnt which of its local features to ignore. So that it can be asked whether
+    this carries over to what it has never seen, `split_classes` splits the classes of the backgrounds as well as
+    those of the targets, by the same shares: no tile of a training collage is of a class, target or background, that
+    occurs in validation or test. `subset`, on the other hand, takes pictures as they are, with all their
+    backgrounds.
+
+    The place of the target is drawn uniformly; so are the backgrounds, among all their pictures. Collage number i
+    follows from the seed and i. They are put together when `images` is first read, and held.
+
+    Args:
+        targets: `LabeledImages`, stretched to the tile's size where they have another.
+        backgrounds: `LabeledImages` of other classes. If either set is in colour, or in files, collages are in
+            colour.
+        tile: Height and width of a tile in pixels; the picture has twice of both.
+        per_target: Collages of each target picture, each with a place and backgrounds of its own.
+        seed: Integer of at least 0.
+        distilled: Whether the pictures are the targets alone, each once, in the size of a tile: the same task
+            without anything to ignore, for comparison.
+        name: What the set is called in messages and tables.
+
+    Raises:
+        ValueError: If there is no target or no background, or a number is out of range.
+
+    Reference:
+        Gürbüz, "Novel Optimization Models to Generalize Deep Metric Learning", METU 2022, section 5.3.2.
+
+    Example:
+        >>> def toys(value, names):
+        ...     return LabeledImages(np.full((len(names), 8, 8, 1), value, np.uint8), np.arange(len(names)), names)
+        >>> pictures = Collages(toys(255, "abcd"), toys(0, "wxyz"), tile=8, per_target=2)
+        >>> pictures.images.shape, pictures.class_names
+        ((8, 16, 16, 1), ('a', 'b', 'c', 'd'))
+        >>> from tfdml.data.splits import split_classes
+        >>> train = split_classes(pictures, validation=0.25, test=0.25).train
+        >>> train.class_names, train.backgrounds.class_names
+        (('a', 'b'), ('w', 'x'))
+    """
+
+    def __init__(self, targets, backgrounds, tile=32, per_target=1, seed=0, distilled=False, name="collage"):
+        for kind, pictures in (("targets", targets), ("backgrounds", backgrounds)):
+            if not len(pictures):
+                raise ValueError(f"Collages need {kind}. Received: {kind}={pictures!r}.")
+        self.targets, self.backgrounds = targets, backgrounds
+        self.tile = check_whole_number("tile", tile, minimum=1)
+        self.per_target = check_whole_number("per_target", per_target, minimum=1)
+        self.seed = check_whole_number("seed", seed, minimum=0)
+        self.distilled = bool(distilled)
+        labels = targets.labels if self.distilled else np.repeat(targets.labels, self.per_target)
+        # The base is frozen, and its __init__ would want the pictures.
+        for field, value in (("labels", labels), ("class_names", targets.class_names), ("name", name)):
+            object.__setattr__(self, field, value)
+
+    @functools.cached_property
+    def images(self):
+        """uint8 `(n, height, width, channels)`."""
+        side, channels = self.tile, self.image_shape[-1]
+        targets = _tiles(self.targets, side, channels)
+        if self.distilled:
+            return targets
+        backgrounds = _tiles(self.backgrounds, side, channels)
+        images = np.empty((len(self), *self.image_shape), np.uint8)
+        # A view in which the four tiles have axes of their own.
+        quarters = images.reshape(len(self), 2, side, 2, side, channels)
+        every, places = np.arange(len(self)), self.places
+        quarters[every, places // 2, :, places % 2] = targets[every // self.per_target]
+        for step, drawn in enumerate(self._drawn_backgrounds.T, start=1):
+            other_places = (places + step) % 4
+            quarters[every, other_places // 2, :, other_places % 2] = backgrounds[drawn]
+        return images
+
+    @property
+    def image_shape(self):
+        shapes = [self.targets.image_shape, self.backgrounds.image_shape]
+        is_grey = all(shape is not None and shape[-1] <= 2 for shape in shapes)
+        side = self.tile if self.distilled else 2 * self.tile
+        return (side, side, 1 if is_grey else 3)
+
+    @property
+    def holds_paths(self):
+        return False
+
+    @property
+    def places(self):
+        """Where the target is, `(n,)`: 0 top left, 1 top right, 2 bottom left, 3 bottom right."""
+        if self.distilled:
+            raise ValueError("Distilled pictures have one tile. Received: distilled=True.")
+        return (4 * self._draws[:, 0]).astype(np.int64)
+
+    @property
+    def _drawn_backgrounds(self):
+        return (len(self.backgrounds) * self._draws[:, 1:]).astype(np.int64)
+
+    @property
+    def _draws(self):
+        # Uniform numbers take the same share of the stream each, so that row i does not depend on how many there are.
+        return np.random.default_rng(self.seed).random((len(self), 4))
+
+    def split(self, partition):
+        targets = self.targets.split(partition)
+        try:
+            backgrounds = self.backgrounds.split(partition)
+        except ValueError as error:
+            raise ValueError(f"The backgrounds cannot be split as the targets are. {error}") from error
+        options = (self.tile, self.per_target, self.seed, self.distilled, self.name)
+        return [
+            None if of_targets is None else Collages(of_targets, of_backgrounds, *options)
+            for of_targets, of_backgrounds in zip(targets, backgrounds)
+        ]
+
+
+def collage(
+    targets="glyphs",
+    backgrounds="digits",
+    target_options=None,
+    background_options=None,
+    tile=32,
+    per_target=1,
+    seed=0,
+    distilled=False,
+):
+    """Collages of two data sets: one target, which gives the class, and three backgrounds in 2×2 tiles.
+
+    By default they are rendered characters among handwritten digits, which are there without a download. A class that
+    both sets have, by its name, such as the digits among the characters, is left out of the set with more classes.
+    `split_classes` keeps the classes of the backgrounds apart, too.
+
+    Args:
+        targets: Name of a data set, as in `dataset_names()`.
+        backgrounds: Name of another.
+        target_options: Dict of options of the former.
+        background_options: Dict of options of the latter.
+        tile: Height and width of a tile in pixels; the picture has twice of both.
+        per_target: Collages of each target picture.
+        seed: Of the places and the choice of backgrounds.
+        distilled: Whether the pictures are the targets alone, in the size of a tile.
+
+    Returns:
+        `Collages`, which are `LabeledImages`.
+
+    Raises:
+        ValueError: If a name or an option is unknown, a number is out of range, or no class is left.
+        FileNotFoundError: If the data are not there; the message says how to get them.
+    """
+    # The registry lists this very function.
+    from tfdml.data.registry import load
+
+    parts = [load(targets, **(target_options or {})), load(backgrounds, **(background_options or {}))]
+    larger = 0 if parts[0].num_classes > parts[1].num_classes else 1
+    taken = set(parts[1 - larger].class_names)
+    left = [index for index, name in enumerate(parts[larger].class_names) if name not in taken]
+    if not left:
+        raise ValueError(
+            "Targets and backgrounds have all classes in common. "
+            f"Received: targets={targets!r}, backgrounds={backgrounds!r}; expected sets of different classes."
+        )
+    parts[larger] = parts[larger].subset(left)
+    return Collages(*parts, tile, per_target, seed, distilled)
+
+
+def cifar_collage(path, shared=_SHARED, part="all", tile=32, per_target=1, seed=0, distilled=False):
+    """Cifar Collage: targets of sixteen super-classes of CIFAR-100 among backgrounds of the other four.
+
+    The classes are those of CIFAR-100, five in each super-class. They are in such an order, the first of every
+    super-class, then the second, …, that `split_classes(validation=0.2, test=0.4)` gives two of every super-class to
+    training, one to validation and two to test, of the targets as of the backgrounds.
+
+    Args:
+        path: Folder of the binary version of CIFAR-100, as for `cifar100`.
+        shared: The super-classes that give the backgrounds.
+        part: `"train"`, `"test"` or `"all"` of CIFAR-100's own parts, which share their classes.
+        tile: Height and width of a tile in pixels; the picture has twice of both.
+        per_target: Collages of each target picture.
+        seed: Of the places and the choice of backgrounds.
+        distilled: Whether the pictures are the targets alone, in the size of a tile.
+
+    Returns:
+        `Collages`, which are `LabeledImages`.
+
+    Raises:
+        FileNotFoundError: If the files are not there; the message says how to get them.
+        ValueError: If a super-class is unknown, a file is damaged or a number is out of range.
+
+    Reference:
+        Gürbüz, "Novel Optimization Models to Generalize Deep Metric Learning", METU 2022, section 5.3.2.
+    """
+    files = read_cifar100(path, part)
+    for name in shared:
+        if name not in files.superclass_names:
+            raise unknown_name("super-class", name, files.superclass_names)
+    classes = np.unique(files.labels)
+    superclasses = files.superclass_of_class[classes]
+    ranks = [np.sum(superclasses[:index] == superclass) for index, superclass in enumerate(superclasses)]
+    order = classes[np.lexsort((superclasses, ranks))]
+    names = [files.superclass_names[index] for index in files.superclass_of_class[order]]
+    is_shared = np.isin(names, list(shared))
+    pictures = LabeledImages(files.images, files.labels, files.class_names)
+    targets, backgrounds = pictures.subset(order[~is_shared]), pictures.subset(order[is_shared])
+    return Collages(targets, backgrounds, tile, per_target, seed, distilled, name="cifar_collage")
+
+
+def _tiles(pictures, side, channels):
+    """All pictures as squares, uint8 `(n, side, side, channels)`."""
+    if pictures.image_shape == (side, side, channels):
+        return pictures.images
+    preprocessing = Preprocessing((side, side), channels)
+    tiles = np.empty((len(pictures), side, side, channels), np.uint8)
+    for start in range(0, len(pictures), _TILES_AT_ONCE):
+        chunk = pictures.images[start : start + _TILES_AT_ONCE]
+        if pictures.holds_paths:
+            values = tf.stack([preprocessing.from_encoded(tf.io.read_file(path)) for path in chunk])
+        else:
+            values = preprocessing(chunk)
+        tiles[start : start + _TILES_AT_ONCE] = np.rint(255.0 * values.numpy())
+    return tiles
