@@ -10,6 +10,7 @@ from tfdml.models.embedder import (
     local_features,
     pooling_maps,
     settle_batch_normalization,
+    with_attributes,
 )
 from tfdml.models.metric_model import MetricModel
 from tfdml.models.snapshot import WeightSnapshot
@@ -28,4 +29,5 @@ __all__ = [
     "optimizer_state",
     "pooling_maps",
     "settle_batch_normalization",
+    "with_attributes",
 ]

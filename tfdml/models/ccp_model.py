@@ -33,6 +33,7 @@ class CCPModel(MetricModel):
         projection_weight: $\lambda \ge 0$.
         in_batch_weight: $w \ge 0$, the weight of the same loss inside the batch. `None` is 0 with proxies alone and 1
             with other references beside them.
+        **kwargs: `zero_shot` and `zero_shot_weight`, as for `MetricModel`.
 
     Raises:
         ValueError: If a weight is negative or there is not one layer of proxies.
@@ -61,8 +62,9 @@ class CCPModel(MetricModel):
 
     @property
     def solution(self):
-        """What a problem is solved for: the weights of the embedder and the proxies."""
-        return [*self.embedder.weights, *self.proxies.weights]
+        """What a problem is solved for: the weights of the embedder, the proxies and the zero-shot loss."""
+        zero_shot = [] if self.zero_shot is None else self.zero_shot.weights
+        return [*self.embedder.weights, *self.proxies.weights, *zero_shot]
 
     def begin_projection(self, proxies):
         """Begins the next problem from the best weights of the present one.

@@ -57,6 +57,9 @@ def build_embedder(
     features = backbone.outputs[0]
     features = keras.layers.Conv2D(int(embedding_size), 1, name="embedding")(features)
     embeddings = pooling(features)
+    if isinstance(embeddings, (list, tuple)):
+        # The attributes are there for `with_attributes`; the embedder itself gives embeddings alone.
+        embeddings = embeddings[0]
     if normalization is not None:
         embeddings = _resolve(normalization, _NORMALIZATIONS, "normalization")(embeddings)
     return keras.Model(backbone.inputs[0], embeddings, name=name)
@@ -85,6 +88,29 @@ def local_features(embedder):
         ValueError: If the embedder has no layer named `"pooling"`.
     """
     return keras.Model(embedder.input, _pooling_layer(embedder).input)
+
+
+def with_attributes(embedder):
+    """An embedder that gives the attributes of its pooling, too.
+
+    Args:
+        embedder: A model whose layer named `"pooling"` gives attributes, as `GeneralizedSumPooling(...,
+            return_attributes=True)` does.
+
+    Returns:
+        A functional `keras.Model` from images to embeddings and attributes, `(b, dim)` and `(b, prototypes)`, that
+        shares the embedder's weights.
+
+    Raises:
+        ValueError: If there is no such layer, or it gives no attributes.
+    """
+    output = _pooling_layer(embedder).output
+    if not isinstance(output, (list, tuple)):
+        raise ValueError(
+            "The pooling layer gives no attributes; GeneralizedSumPooling does with return_attributes=True, of average "
+            f"pooling with ratio=1.0. Received: {type(_pooling_layer(embedder)).__name__}."
+        )
+    return keras.Model(embedder.input, [embedder.output, output[1]])
 
 
 def _pooling_layer(embedder):

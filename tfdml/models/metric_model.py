@@ -5,10 +5,11 @@ import numpy as np
 import tensorflow as tf
 
 from tfdml import losses, ops
-from tfdml.arguments import check_not_negative, check_whole_number
+from tfdml.arguments import check_between, check_not_negative, check_whole_number
 from tfdml.layers import ClassProxies
 from tfdml.metrics import retrieval_metrics
 from tfdml.models import training_step
+from tfdml.models.embedder import with_attributes
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -19,6 +20,9 @@ class MetricModel(keras.Model):
     references $r$, such as trainable proxies or a memory of past batches:
 
     $$w \, \ell_{\text{batch}} + \sum_r \ell_{\text{against } r}.$$
+
+    With a zero-shot prediction loss $\ell_{ZS}$ of the pooling's attributes the step minimises $(1 - \lambda) \, \ell +
+    \lambda \, \ell_{ZS}$ of that.
 
     A memory takes the batch up after it was scored, so no sample is its own positive. Labels stay the integers they
     are.
@@ -31,13 +35,15 @@ class MetricModel(keras.Model):
         references: A layer that gives `References` when called, such as `ClassProxies` or `CrossBatchMemory`, or a list
             of such layers; `None` compares each batch with itself alone.
         in_batch_weight: $w \ge 0$. `None` is 0 if all references are proxies, else 1.
+        zero_shot: A `ZeroShotPrediction`, or `None`. The embedder's pooling must give attributes (`with_attributes`).
+        zero_shot_weight: $\lambda$ from 0 to 1.
 
     Attributes:
         proxies: The `ClassProxies` among the references, or `None`.
         loss_parameters: The layer of what the loss itself learns, or `None`.
 
     Raises:
-        ValueError: If the weight is negative, or there is nothing to compare with.
+        ValueError: If a weight is out of range, there is nothing to compare with, or the pooling has no attributes.
         TypeError: If a reference is no layer.
 
     Example:
@@ -50,9 +56,14 @@ class MetricModel(keras.Model):
         ['loss', 'val_loss', 'val_map_at_r']
     """
 
-    def __init__(self, embedder, references=None, in_batch_weight=None, **kwargs):
+    def __init__(
+        self, embedder, references=None, in_batch_weight=None, zero_shot=None, zero_shot_weight=0.1, **kwargs
+    ):
         super().__init__(**kwargs)
         self.embedder = embedder
+        self.zero_shot = zero_shot
+        self.zero_shot_weight = check_between("zero_shot_weight", zero_shot_weight, 0.0, 1.0)
+        self._attributed_embedder = None if zero_shot is None else with_attributes(embedder)
         # A tuple: tf.train.Checkpoint does not look into a list that Keras 3 tracks.
         self.references = tuple(references) if isinstance(references, (list, tuple)) else references
         layers = self._all_references()
@@ -77,10 +88,10 @@ class MetricModel(keras.Model):
             loss: A name of `tfdml.losses.loss_names()`, a `MetricLoss`, or any Keras loss of (labels, embeddings), such
                 as those of TensorFlow Addons; the latter only without `references`. What a `MetricLoss` itself learns
                 (its `parameters`) is trained along.
-            reference_optimizer: An optimizer or its name for all that is trained outside the embedder, proxies and
-                what the loss learns; usually with a much larger learning rate. `None`: `optimizer` trains
-                everything. Each optimizer clips the gradients of its own variables only, by its own `global_clipnorm`,
-                so large gradients of the proxies do not shrink the embedder's.
+            reference_optimizer: An optimizer or its name for proxies and what the loss learns: all that is trained
+                outside the embedder but the zero-shot loss' label embeddings; usually with a much larger learning rate.
+                `None`: `optimizer` trains everything. Each optimizer clips the gradients of its own variables only, by
+                its own `global_clipnorm`, so large gradients of the proxies do not shrink the embedder's.
             weight_decay: $\lambda \ge 0$: the L2 term $\lambda w$ is added to the gradient of every trainable weight
                 $w$ of the embedder but those of batch normalisation, before gradients are clipped. The loss that is
                 reported is without it. AdamW's decoupled decay is an argument of that optimizer.
@@ -149,9 +160,12 @@ class MetricModel(keras.Model):
         """Each optimizer with the variables that it trains: a list of pairs."""
         if self.reference_optimizer is None:
             return [(self.optimizer, self.trainable_variables)]
-        inside = {id(variable) for variable in self.embedder.trainable_variables}
-        outside = [variable for variable in self.trainable_variables if id(variable) not in inside]
-        return [(self.optimizer, self.embedder.trainable_variables), (self.reference_optimizer, outside)]
+        inside = list(self.embedder.trainable_variables)
+        if self.zero_shot is not None:
+            inside += self.zero_shot.trainable_variables
+        ids = {id(variable) for variable in inside}
+        outside = [variable for variable in self.trainable_variables if id(variable) not in ids]
+        return [(self.optimizer, inside), (self.reference_optimizer, outside)]
 
     def build_optimizers(self):
         """Makes the optimizers' variables, which they would make at the first step."""
@@ -201,8 +215,8 @@ class MetricModel(keras.Model):
     def train_step(self, data):
         images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         with tf.GradientTape() as tape:
-            embeddings = self.embedder(images, training=True)
-            loss = _weighted_mean(self.sample_losses(labels, embeddings), sample_weight)
+            embeddings, values = self._embed_and_compare(images, labels)
+            loss = _weighted_mean(values, sample_weight)
             loss += tf.cast(self.penalty(), loss.dtype)
             objective = loss
             if self.weight_decay:
@@ -221,6 +235,18 @@ class MetricModel(keras.Model):
                 layer.update(embeddings, ops.check_labels(labels, embeddings))
         self.loss_tracker.update_state(loss)
         return {"loss": self.loss_tracker.result()}
+
+    def _embed_and_compare(self, images, labels):
+        """Embeddings and losses of the samples of a training batch."""
+        if self.zero_shot is None:
+            embeddings = self.embedder(images, training=True)
+            return embeddings, self.sample_losses(labels, embeddings)
+        embeddings, attributes = self._attributed_embedder(images, training=True)
+        values = self.sample_losses(labels, embeddings)
+        transfer = self.zero_shot(attributes, ops.check_labels(labels, attributes))
+        return embeddings, (1.0 - self.zero_shot_weight) * values + self.zero_shot_weight * tf.cast(
+            transfer, values.dtype
+        )
 
     def test_step(self, data):
         images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -310,12 +336,16 @@ class MetricModel(keras.Model):
             "embedder": keras.saving.serialize_keras_object(self.embedder),
             "references": references,
             "in_batch_weight": self.in_batch_weight,
+            "zero_shot": None if self.zero_shot is None else keras.saving.serialize_keras_object(self.zero_shot),
+            "zero_shot_weight": self.zero_shot_weight,
         }
 
     @classmethod
     def from_config(cls, config):
         config = dict(config)
-        config["embedder"] = keras.saving.deserialize_keras_object(config["embedder"])
+        for part in ("embedder", "zero_shot"):
+            if config.get(part) is not None:
+                config[part] = keras.saving.deserialize_keras_object(config[part])
         references = config.get("references")
         if isinstance(references, list):
             config["references"] = [keras.saving.deserialize_keras_object(layer) for layer in references]
