@@ -1,16 +1,9 @@
 """A whole run, made once, and the small backbone that it needs."""
 
-import importlib.util
-import pathlib
-
 import pytest
+import tiny_backbone
 
 from tfdml.experiments import load_recipe, train
-
-_PATH = pathlib.Path(__file__).with_name("tiny_backbone.py")
-_SPEC = importlib.util.spec_from_file_location("tiny_backbone", _PATH)
-tiny_backbone = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(tiny_backbone)
 
 
 @pytest.fixture(autouse=True)

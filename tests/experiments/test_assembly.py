@@ -63,6 +63,8 @@ def test_references():
     model = model_of("xbm", references__memory_size=33, references__memory_warmup=5)
     (memory,) = model.references
     assert (memory.size, memory.dim, memory.warmup_steps, model.in_batch_weight) == (33, 8, 5, 1)
+    # Two passes over 40 classes of 4 pictures each.
+    assert model_of("xbm").references[0].size == 320
     model = model_of("xbm", references__name="proxies_and_memory", references__in_batch_weight=0.5)
     assert [type(layer) for layer in model.references] == [layers.ClassProxies, layers.CrossBatchMemory]
     assert model.in_batch_weight == 0.5

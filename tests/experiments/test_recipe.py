@@ -20,7 +20,7 @@ from tfdml.experiments.recipe_files import load_recipe, nested
         ({"model.pooling": "gspp"}, "Did you mean 'gsp'?"),
         ({"model.gsp.solver": "newtown"}, "model.gsp.solver"),
         ({"references.per_class": 0}, "references.per_class=0"),
-        ({"references.memory_size": 0}, "references.memory_size=0; expected at least 1"),
+        ({"references.memory_size": 0}, "references.memory_size=0; expected at least 1, or null"),
         ({"references.memory_warmup": -1}, "references.memory_warmup=-1; expected at least 0"),
         ({"references.in_batch_weight": -0.5}, "references.in_batch_weight=-0.5; expected at least 0, or null"),
         ({"references.name": "memories"}, "references.name"),

@@ -133,7 +133,7 @@ with tiny_backbone.registered():
 
 def test_a_killed_run_ends_like_the_uninterrupted_one(tmp_path, finished_run, request, capsys):
     path = tmp_path / "killed"
-    code = _KILLED.format(here=str(pathlib.Path(__file__).parent))
+    code = _KILLED.format(here=str(pathlib.Path(__file__).parents[1] / "helpers"))
     environment = {**os.environ, "PYTHONPATH": str(request.config.rootpath)}
     killed = subprocess.run([sys.executable, "-c", code, str(path)], env=environment, check=False)
     assert killed.returncode < 0

@@ -196,7 +196,8 @@ def make_references(recipe: Recipe, num_classes):
     if config.has_proxies:
         layers.append(ClassProxies(num_classes, config.per_class, dim=dim))
     if config.has_memory:
-        layers.append(CrossBatchMemory(config.memory_size, dim, config.memory_warmup))
+        size = config.memory_size or 2 * num_classes * recipe.batches.samples_per_class
+        layers.append(CrossBatchMemory(size, dim, config.memory_warmup))
     return layers or None
 
 

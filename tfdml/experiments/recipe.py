@@ -162,18 +162,19 @@ class ReferenceConfig:
     """The batch itself, trainable proxies of the classes, a memory of past batches, or both of them."""
     per_class: int = 4
     """Proxies of each class."""
-    memory_size: int = 1024
-    """Pictures whose embeddings the memory holds."""
+    memory_size: Optional[int] = None
+    """Pictures whose embeddings the memory holds; null for two passes over the classes, so that all have positives."""
     memory_warmup: int = 1000
     """Training steps before the memory is compared with."""
     in_batch_weight: Optional[float] = None
     """Weight of the same loss inside the batch; null for 0 with proxies alone, else 1."""
 
     def __post_init__(self):
-        for key, least in (("per_class", 1), ("memory_size", 1), ("memory_warmup", 0)):
-            _check(getattr(self, key) >= least, f"references.{key}", getattr(self, key), f"at least {least}")
-        weight = self.in_batch_weight
-        _check(weight is None or weight >= 0, "references.in_batch_weight", weight, "at least 0, or null")
+        _check(self.per_class >= 1, "references.per_class", self.per_class, "at least 1")
+        _check(self.memory_warmup >= 0, "references.memory_warmup", self.memory_warmup, "at least 0")
+        for key, least in (("memory_size", 1), ("in_batch_weight", 0)):
+            value = getattr(self, key)
+            _check(value is None or value >= least, f"references.{key}", value, f"at least {least}, or null")
 
     @property
     def has_proxies(self):

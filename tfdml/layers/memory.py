@@ -15,6 +15,7 @@ class CrossBatchMemory(keras.layers.Layer):
     a batch is compared with `size` samples at the price of a matrix product. `update` puts a batch in, in place of the
     oldest samples; calling the layer, without arguments, gives the memory as `References`.
     A model that scores the batch before it puts it in, as `MetricModel` does, never compares a sample with itself.
+    A memory that holds less than what comes between two visits of a class has hardly any positives in it.
 
     Before `warmup_steps` updates no reference is valid, so that a loss against the memory is worth 0 while the network
     still moves fast. The memory is filled all the same, and starts full. The queue and its place are weights that are
