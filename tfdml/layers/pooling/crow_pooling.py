@@ -1,0 +1,50 @@
+"""Cross-dimensional weighting (CroW)."""
+
+import keras
+import tensorflow as tf
+
+from tfdml.layers.pooling.base import WeightedPooling, lengths_of, safe_sqrt, weighted_mean
+
+
+@keras.saving.register_keras_serializable(package="tfdml")
+class CroWPooling(WeightedPooling):
+    r"""Weighs places by how active, and channels by how rarely active, they are.
+
+    With $s_j = \sum_k f_{jk}$ and the share $Q_k$ of the places where channel $k$ is active, $f_{jk} > 0$,
+
+    $$v_k = I_k \, \frac{1}{n} \sum_j a_j f_{jk}, \qquad a_j = \sqrt{ s_j / \lVert s \rVert_2 }, \qquad
+      I_k = \log \frac{\sum_h Q_h}{Q_k}.$$
+
+    It is defined for features behind a ReLU: negative ones count as 0. A channel that is nowhere active is worth 0.
+    $Q$ is piecewise constant; gradients flow through all else (the paper trains nothing; the code of the thesis'
+    author puts $\sigma(f_{jk})$ in place of the step). The paper sums over the places; the mean keeps the scale apart
+    from the size of the map.
+
+    Args:
+        **kwargs: `name`, `dtype` and the like.
+
+    Returns:
+        Pooled features, `(b, d)`, of a feature map `(b, h, w, d)` or a bag `(b, n, d)`; h, w and n may be unknown.
+        `pooling_weights` are the shares of the places in $a$.
+
+    Reference:
+        Kalantidis, Mellina and Osindero, "Cross-dimensional weighting for aggregated deep convolutional features",
+        ECCV workshops 2016, algorithm 1 with a = b = 2.
+
+    Example:
+        >>> features = tf.constant([[[4.0, 0.0], [4.0, 8.0], [0.0, 0.0]]])
+        >>> print(CroWPooling().pooling_weights(features).numpy().round(3))
+        [[0.366 0.634 0.   ]]
+    """
+
+    rectifies = True
+
+    def attention(self, features):
+        sums = tf.reduce_sum(tf.nn.relu(features), axis=-1)
+        return safe_sqrt(tf.math.divide_no_nan(sums, lengths_of(sums)[..., None]))
+
+    def pool(self, features):
+        pooled = weighted_mean(self.attention(features), tf.nn.relu(features))
+        shares = tf.reduce_mean(tf.cast(features > 0.0, features.dtype), axis=1)
+        rarity = tf.math.divide_no_nan(tf.reduce_sum(shares, axis=-1, keepdims=True), shares)
+        return pooled * tf.math.log(tf.maximum(rarity, 1.0))

@@ -1,0 +1,52 @@
+"""The attentive pooling of deep local features (DeLF)."""
+
+import keras
+import tensorflow as tf
+
+from tfdml.arguments import check_whole_number
+from tfdml.layers.pooling.base import WeightedPooling, build_part
+
+
+@keras.saving.register_keras_serializable(package="tfdml")
+class DeLFPooling(WeightedPooling):
+    r"""Weighs places by a score that a small network gives them.
+
+    $$v = \frac{1}{n} \sum_j a_j f_j, \qquad
+      a_j = \mathrm{softplus}\big( w^\top [W f_j + b]_+ + c \big)$$
+
+    with $W$ from $d$ to $u$ channels: two 1×1 convolutions. The paper sums over the places; the mean keeps the scale
+    apart from the size of the map. The paper trains the scores after the features, the thesis both at once.
+
+    Args:
+        units: $u$; default as in the paper.
+        **kwargs: `name`, `dtype` and the like.
+
+    Returns:
+        Pooled features, `(b, d)`, of a feature map `(b, h, w, d)` or a bag `(b, n, d)`; h, w and n may be unknown.
+        `pooling_weights` are the shares of the places in $a$.
+
+    Raises:
+        ValueError: If `units` is no positive integer.
+
+    Reference:
+        Noh, Araujo, Sim, Weyand and Han, "Large-scale image retrieval with attentive deep local features", ICCV 2017,
+        section 4.2.
+
+    Example:
+        >>> tuple(DeLFPooling(units=32)(tf.random.normal((2, 7, 7, 16))).shape)
+        (2, 16)
+    """
+
+    def __init__(self, units=512, **kwargs):
+        super().__init__(**kwargs)
+        self.units = check_whole_number("units", units, 1)
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.hidden = keras.layers.Dense(self.units, activation="relu", name="hidden", dtype=self.precision)
+        self.score = keras.layers.Dense(1, name="score", dtype=self.precision)
+        build_part(self.hidden, (None, None, self.input_channels))
+        build_part(self.score, (None, None, self.units))
+
+    def attention(self, features):
+        return tf.math.softplus(self.score(self.hidden(features))[..., 0])

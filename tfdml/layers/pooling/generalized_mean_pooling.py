@@ -1,0 +1,70 @@
+"""Generalized mean pooling (GeM)."""
+
+import keras
+import tensorflow as tf
+
+from tfdml.arguments import check_between, check_choice, check_positive
+from tfdml.layers.pooling.base import Pooling, count_places
+
+_GREATEST_POWER = 1e3
+
+
+@keras.saving.register_keras_serializable(package="tfdml")
+class GeneralizedMeanPooling(Pooling):
+    r"""The power mean of every channel: between average (p = 1) and max pooling (p → ∞).
+
+    $$v_k = \Big( \frac{1}{n} \sum_j \max(f_{jk}, \epsilon)^p \Big)^{1/p}$$
+
+    It is defined for features behind a ReLU: those below $\epsilon$ count as $\epsilon$. Computed through logarithms,
+    so that no power overflows. Training keeps $p$ between 1 and 1000.
+
+    Args:
+        power: Start of $p$, 1 to 1000.
+        trainable_power: Whether $p$ is trained.
+        per_channel: Whether every channel has a $p$ of its own.
+        epsilon: $\epsilon > 0$.
+        **kwargs: `name`, `dtype` and the like.
+
+    Returns:
+        Pooled features, `(b, d)`, of a feature map `(b, h, w, d)` or a bag `(b, n, d)`; h, w and n may be unknown.
+
+    Raises:
+        ValueError: If an option is out of range.
+
+    Reference:
+        Radenović, Tolias and Chum, "Fine-tuning CNN image retrieval with no human annotation", PAMI 2018, equation 3;
+        p = 3, shared and trained, as there.
+
+    Example:
+        >>> print(GeneralizedMeanPooling(power=2.0)(tf.constant([[[1.0], [7.0]]])).numpy().round(3))
+        [[5.]]
+    """
+
+    rectifies = True
+
+    def __init__(self, power=3.0, trainable_power=True, per_channel=False, epsilon=1e-6, **kwargs):
+        super().__init__(**kwargs)
+        self.power = check_between("power", power, 1.0, _GREATEST_POWER)
+        self.trainable_power = check_choice("trainable_power", trainable_power, (True, False))
+        self.per_channel = check_choice("per_channel", per_channel, (True, False))
+        self.epsilon = check_positive("epsilon", epsilon)
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.exponent = self.add_precise_weight(
+            "exponent",
+            (self.input_channels,) if self.per_channel else (),
+            keras.initializers.Constant(self.power),
+            trainable=self.trainable_power,
+            constraint=_to_range,
+        )
+
+    def pool(self, features):
+        power = self.precise(self.exponent)
+        logarithms = tf.math.log(tf.maximum(features, self.epsilon))
+        log_sums = tf.reduce_logsumexp(power * logarithms, axis=1)
+        return tf.exp((log_sums - tf.math.log(count_places(features))) / power)
+
+
+def _to_range(power):
+    return tf.clip_by_value(power, 1.0, _GREATEST_POWER)

@@ -1,0 +1,51 @@
+"""Generalized sum pooling plus global max pooling."""
+
+import keras
+import tensorflow as tf
+
+from tfdml.layers.pooling.base import as_masked_bags
+from tfdml.layers.pooling.generalized_sum_pooling import GeneralizedSumPooling
+
+
+@keras.saving.register_keras_serializable(package="tfdml")
+class GeneralizedSumMaxPooling(GeneralizedSumPooling):
+    r"""The sum of generalized sum pooling and global max pooling.
+
+    $$v_k = \sum_j p_j f_{jk} + \max_j f_{jk}$$
+
+    with the weights $p_j$ of `GeneralizedSumPooling`. `pooling_weights` are those of the first term.
+
+    Args:
+        **options: Those of `GeneralizedSumPooling`.
+
+    Returns:
+        As `GeneralizedSumPooling` does. A bag without any feature that exists is pooled to 0.
+
+    Raises:
+        ValueError: As `GeneralizedSumPooling` does.
+
+    Reference:
+        Gürbüz, "Novel Optimization Models to Generalize Deep Metric Learning", METU 2022, section 5.3.5: selecting
+        by channel is orthogonal to selecting by place.
+
+    Example:
+        >>> pooling = GeneralizedSumMaxPooling(prototypes=8, ratio=0.3)
+        >>> tuple(pooling(tf.random.normal((2, 7, 7, 16))).shape)
+        (2, 16)
+    """
+
+    def call(self, features, mask=None):
+        selected = super().call(features, mask)
+        greatest = self._greatest(features, mask)
+        if self.return_attributes:
+            return selected[0] + greatest, selected[1]
+        return selected + greatest
+
+    def _greatest(self, features, mask):
+        bags, mask = as_masked_bags(features, mask)
+        if mask is None:
+            return tf.cast(tf.reduce_max(bags, axis=1), self.compute_dtype)
+        present = tf.where(mask[..., None], bags, bags.dtype.min)
+        greatest = tf.reduce_max(present, axis=1)
+        some = tf.reduce_any(mask, axis=1, keepdims=True)
+        return tf.cast(tf.where(some, greatest, tf.zeros_like(greatest)), self.compute_dtype)

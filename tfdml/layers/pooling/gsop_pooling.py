@@ -1,0 +1,84 @@
+"""Average pooling behind a global second-order pooling block (GSoP)."""
+
+import keras
+import tensorflow as tf
+
+from tfdml.arguments import check_whole_number
+from tfdml.layers.pooling.base import Pooling, build_part, count_places
+
+
+@keras.saving.register_keras_serializable(package="tfdml")
+class GSoPPooling(Pooling):
+    r"""Attention to the channels by how they vary together, then the average.
+
+    With the features reduced to $u$ channels, $g_j = [\mathrm{BN}(W f_j + b)]_+$, and their covariance
+    $\Sigma = \frac{1}{n} \sum_j (g_j - \bar g)(g_j - \bar g)^\top$,
+
+    $$v = \sigma\big( W' r + b' \big) \odot \frac{1}{n} \sum_j f_j, \qquad
+      r_{il} = w_{il}^\top \, \mathrm{BN}(\Sigma)_i + b_{il}, \quad i \le u, \; l \le 4,$$
+
+    where every row $i$ of the covariance matrix is normalised over the batch and has four filters of its own (the
+    row-wise convolution). This is the block with attention to channels; the code of the thesis' author takes the
+    greater of it and of one with attention to places, whose weights fit one size of maps only.
+
+    Args:
+        units: $u$; default as in the paper.
+        **kwargs: `name`, `dtype` and the like.
+
+    Call arguments:
+        features: Feature map `(b, h, w, d)` or bag `(b, n, d)`; h, w and n may be unknown.
+        training: Whether batch normalisation uses, and keeps, the batch's statistics.
+
+    Returns:
+        Pooled features, `(b, d)`.
+
+    Raises:
+        ValueError: If `units` is no positive integer.
+
+    Reference:
+        Gao, Xie, Wang and Li, "Global second-order pooling convolutional networks", CVPR 2019, section 3.1.
+
+    Example:
+        >>> tuple(GSoPPooling(units=8)(tf.random.normal((2, 7, 7, 16))).shape)
+        (2, 16)
+    """
+
+    filters_per_row = 4
+
+    def __init__(self, units=128, **kwargs):
+        super().__init__(**kwargs)
+        self.units = check_whole_number("units", units, 1)
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        units, filters = self.units, self.filters_per_row
+        self.reduce = keras.layers.Dense(units, name="reduce", dtype=self.precision)
+        self.reduced_normalization = keras.layers.BatchNormalization(name="reduced_normalization", dtype=self.precision)
+        self.row_normalization = keras.layers.BatchNormalization(name="row_normalization", dtype=self.precision)
+        self.gate = keras.layers.Dense(self.input_channels, activation="sigmoid", name="gate", dtype=self.precision)
+        build_part(self.reduce, (None, None, self.input_channels))
+        build_part(self.reduced_normalization, (None, None, units))
+        build_part(self.row_normalization, (None, units, units))
+        build_part(self.gate, (None, units * filters))
+        # Glorot's range for the matrix from the entries of one row to its filters.
+        limit = (6.0 / (units + filters)) ** 0.5
+        self.row_kernel = self.add_precise_weight(
+            "row_kernel", (units, units, filters), keras.initializers.RandomUniform(-limit, limit)
+        )
+        self.row_bias = self.add_precise_weight("row_bias", (units, filters), "zeros")
+
+    def call(self, features, training=None):
+        return tf.cast(self.pool(self.local_features(features), training), self.compute_dtype)
+
+    def pool(self, features, training=None):
+        reduced = tf.nn.relu(self.reduced_normalization(self.reduce(features), training=training))
+        # The covariance matrix is symmetric, so its rows are the last axis, which is the one that is normalised.
+        covariances = self.row_normalization(_covariances(reduced), training=training)
+        rows = tf.einsum("bji,ijl->bil", covariances, self.precise(self.row_kernel)) + self.precise(self.row_bias)
+        gates = self.gate(tf.reshape(rows, (-1, self.units * self.filters_per_row)))
+        return gates * tf.reduce_mean(features, axis=1)
+
+
+def _covariances(bags):
+    centred = bags - tf.reduce_mean(bags, axis=1, keepdims=True)
+    return tf.matmul(centred, centred, transpose_a=True) / count_places(bags)

@@ -1,0 +1,73 @@
+"""Poolings by name."""
+
+import functools
+
+import keras
+
+from tfdml.layers.pooling.average_max_pooling import AverageMaxPooling
+from tfdml.layers.pooling.cbam_pooling import CBAMPooling
+from tfdml.layers.pooling.crow_pooling import CroWPooling
+from tfdml.layers.pooling.delf_pooling import DeLFPooling
+from tfdml.layers.pooling.generalized_max_pooling import GeneralizedMaxPooling
+from tfdml.layers.pooling.generalized_mean_pooling import GeneralizedMeanPooling
+from tfdml.layers.pooling.generalized_sum_max_pooling import GeneralizedSumMaxPooling
+from tfdml.layers.pooling.generalized_sum_pooling import GeneralizedSumPooling
+from tfdml.layers.pooling.global_average_pooling import GlobalAveragePooling
+from tfdml.layers.pooling.global_max_pooling import GlobalMaxPooling
+from tfdml.layers.pooling.gsop_pooling import GSoPPooling
+from tfdml.layers.pooling.netvlad import NetVLAD
+from tfdml.layers.pooling.optimal_transport_pooling import OptimalTransportPooling
+from tfdml.layers.pooling.smk_pooling import SMKPooling
+from tfdml.layers.pooling.solar_pooling import SOLARPooling
+from tfdml.layers.pooling.weldon_pooling import WELDONPooling
+from tfdml.naming import resolve
+
+_FACTORIES = {
+    "cbam": CBAMPooling,
+    "crow": CroWPooling,
+    "delf": DeLFPooling,
+    "gap": GlobalAveragePooling,
+    "gap_gmp": AverageMaxPooling,
+    "generalized_max": GeneralizedMaxPooling,
+    "generalized_mean": GeneralizedMeanPooling,
+    "gmp": GlobalMaxPooling,
+    "gsop": GSoPPooling,
+    "gsp": GeneralizedSumPooling,
+    "gsp_gmp": GeneralizedSumMaxPooling,
+    "netvlad": NetVLAD,
+    "netvlad_64x128": functools.partial(NetVLAD, prototypes=64, channels=128),
+    "netvlad_8x16": functools.partial(NetVLAD, prototypes=8, channels=16),
+    "optimal_transport": OptimalTransportPooling,
+    "optimal_transport_64x128": functools.partial(OptimalTransportPooling, prototypes=64, channels=128),
+    "optimal_transport_8x16": functools.partial(OptimalTransportPooling, prototypes=8, channels=16),
+    "smk": SMKPooling,
+    "solar": SOLARPooling,
+    "weldon": WELDONPooling,
+}
+
+
+def pooling_names():
+    """The names that `get_pooling` knows, sorted."""
+    return sorted(_FACTORIES)
+
+
+def get_pooling(identifier, **options):
+    """A pooling layer from its name, its configuration, or itself.
+
+    Args:
+        identifier: A name of `pooling_names()`, a serialised layer (as `keras.saving.serialize_keras_object` gives), or
+            a Keras layer, which is returned as it is.
+        **options: Arguments of the layer, for a name.
+
+    Returns:
+        A `keras.layers.Layer` from feature maps `(b, h, w, d)` to vectors.
+
+    Raises:
+        ValueError: If the name is unknown (the nearest one is suggested) or takes no such option.
+        TypeError: If the identifier is none of these.
+
+    Example:
+        >>> get_pooling("netvlad_8x16").prototypes
+        8
+    """
+    return resolve("pooling", identifier, _FACTORIES, keras.layers.Layer, options)

@@ -1,0 +1,65 @@
+"""Trainable selective match kernels (SMK), as in HOW."""
+
+import keras
+import tensorflow as tf
+
+from tfdml.arguments import check_whole_number
+from tfdml.layers.pooling.base import WeightedPooling, build_part, lengths_of
+
+
+@keras.saving.register_keras_serializable(package="tfdml")
+class SMKPooling(WeightedPooling):
+    r"""Smooths the local features, whitens them, and weighs them by how strong they were.
+
+    $$v = \frac{1}{n} \sum_j \lVert f_j \rVert_2 \, \Big( W \, \frac{1}{|N_j|} \sum_{l \in N_j} f_l + b \Big)$$
+
+    with the $s \times s$ neighbourhood $N_j$ of a place, as far as it lies in the map, and a linear map that whitens:
+    trained here, from a random start (the paper fits it by principal components and leaves it). The weights are the
+    norms of the features before smoothing, and gradients flow through them (the code of the thesis' author stops
+    them). In training the paper pools like that; its match kernels, with a codebook, are for search alone. The paper
+    sums over the places and divides by the greatest weight; the mean keeps the scale apart from the size of the map.
+
+    Args:
+        channels: Number of channels after whitening, or `None` for as many as before.
+        kernel_size: $s$, odd; 1 leaves the smoothing out. Default as in the paper.
+        **kwargs: `name`, `dtype` and the like.
+
+    Returns:
+        Pooled features, `(b, channels)`, of a feature map `(b, h, w, d)`; h and w may be unknown. `pooling_weights`
+        are the shares of the places in the norms.
+
+    Raises:
+        ValueError: If an option is out of range, or the input is no feature map.
+
+    Reference:
+        Tolias, Jenicek and Chum, "Learning and aggregating deep local descriptors for instance-level recognition",
+        ECCV 2020, section 4.
+
+    Example:
+        >>> tuple(SMKPooling(channels=8)(tf.random.normal((2, 7, 7, 16))).shape)
+        (2, 8)
+    """
+
+    maps_only = True
+
+    def __init__(self, channels=None, kernel_size=3, **kwargs):
+        super().__init__(**kwargs)
+        self.channels = None if channels is None else check_whole_number("channels", channels, 1)
+        self.kernel_size = check_whole_number("kernel_size", kernel_size, 1)
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"Received: kernel_size={kernel_size!r}; expected an odd integer.")
+
+    def pooled_size(self, channels):
+        return self.channels or channels
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.whitening = keras.layers.Dense(self.output_size, name="whitening", dtype=self.precision)
+        build_part(self.whitening, (None, None, None, self.input_channels))
+
+    def attention(self, features):
+        return lengths_of(features)
+
+    def pool(self, features):
+        smooth = tf.nn.avg_pool2d(features, self.kernel_size, strides=1, padding="SAME")
+        return tf.reduce_mean(self.attention(features)[..., None] * self.whitening(smooth), axis=(1, 2))

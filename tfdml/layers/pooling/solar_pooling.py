@@ -1,0 +1,89 @@
+"""Generalized mean pooling behind the second-order attention of SOLAR."""
+
+import keras
+import tensorflow as tf
+
+from tfdml.arguments import check_between, check_choice, check_whole_number
+from tfdml.layers.pooling.base import Pooling, build_part
+from tfdml.layers.pooling.generalized_mean_pooling import GeneralizedMeanPooling
+
+
+@keras.saving.register_keras_serializable(package="tfdml")
+class SOLARPooling(Pooling):
+    r"""Lets every place take up features of the places that are like it, then pools.
+
+    $$f'_j = f_j + W_o \sum_l A_{jl} \, (W_v f_l + b_v) + b_o, \qquad
+      A_{j \cdot} = \mathrm{softmax}_l \big( q_j^\top k_l / \sqrt{u} \big),$$
+
+    $q_j = [\mathrm{BN}(W_q f_j + b_q)]_+$ and $k_j = [\mathrm{BN}(W_k f_j + b_k)]_+$, all of $u = d / r$ channels. At
+    the start $W_o = 0$ and $b_o = 0$, so the block changes nothing. The $f'_j$ are pooled by generalized mean
+    (`GeneralizedMeanPooling`), as in the paper, or averaged.
+
+    Args:
+        reduction: $r \ge 1$; default as in the paper's last block. The code of the thesis' author has 1. At least one
+            channel is left.
+        aggregation: `"gem"`, generalized mean, or `"gap"`, the average.
+        power: The generalized mean's, at the start; it is trained.
+        **kwargs: `name`, `dtype` and the like.
+
+    Call arguments:
+        features: Feature map `(b, h, w, d)` or bag `(b, n, d)`; h, w and n may be unknown. The attention takes
+            memory for n² numbers.
+        training: Whether batch normalisation uses, and keeps, the batch's statistics.
+
+    Returns:
+        Pooled features, `(b, d)`.
+
+    Raises:
+        ValueError: If an option is out of range.
+
+    Reference:
+        Ng, Balntas, Tian and Mikolajczyk, "SOLAR: second-order loss and attention for image retrieval", ECCV 2020,
+        section 3.2.
+
+    Example:
+        >>> tuple(SOLARPooling()(tf.random.uniform((2, 7, 7, 16))).shape)
+        (2, 16)
+    """
+
+    def __init__(self, reduction=2, aggregation="gem", power=3.0, **kwargs):
+        super().__init__(**kwargs)
+        self.reduction = check_whole_number("reduction", reduction, 1)
+        self.aggregation = check_choice("aggregation", aggregation, ("gem", "gap"))
+        self.power = check_between("power", power, 1.0, 1e3)
+
+    @property
+    def rectifies(self):
+        return self.aggregation == "gem"
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        channels = self.input_channels
+        units = max(1, channels // self.reduction)
+        dense, normalization = keras.layers.Dense, keras.layers.BatchNormalization
+        self.query = dense(units, name="query", dtype=self.precision)
+        self.query_normalization = normalization(name="query_normalization", dtype=self.precision)
+        self.key = dense(units, name="key", dtype=self.precision)
+        self.key_normalization = normalization(name="key_normalization", dtype=self.precision)
+        self.value = dense(units, name="value", dtype=self.precision)
+        self.output_projection = dense(
+            channels, kernel_initializer="zeros", name="output_projection", dtype=self.precision
+        )
+        for part in (self.query, self.key, self.value):
+            build_part(part, (None, None, channels))
+        for part in (self.query_normalization, self.key_normalization, self.output_projection):
+            build_part(part, (None, None, units))
+        if self.aggregation == "gem":
+            self.mean = GeneralizedMeanPooling(self.power, name="mean", dtype=self.precision)
+            build_part(self.mean, (None, None, channels))
+
+    def call(self, features, training=None):
+        return tf.cast(self.pool(self.local_features(features), training), self.compute_dtype)
+
+    def pool(self, features, training=None):
+        query = tf.nn.relu(self.query_normalization(self.query(features), training=training))
+        key = tf.nn.relu(self.key_normalization(self.key(features), training=training))
+        likeness = tf.matmul(query, key, transpose_b=True) * query.shape[-1] ** -0.5
+        attended = tf.matmul(tf.nn.softmax(likeness, axis=-1), self.value(features))
+        features = features + self.output_projection(attended)
+        return self.mean(features) if self.aggregation == "gem" else tf.reduce_mean(features, axis=1)
