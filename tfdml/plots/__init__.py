@@ -1,9 +1,28 @@
 """Every picture: functions of arrays that return a `matplotlib.figure.Figure` and leave pyplot alone."""
 
+from tfdml.plots.class_hulls import HullPanel, class_hulls
 from tfdml.plots.curves import training_curve
 from tfdml.plots.embeddings import embedding_map
 from tfdml.plots.files import save
+from tfdml.plots.lines import lines
 from tfdml.plots.neighbors import nearest_neighbors
 from tfdml.plots.pooling import pooling_maps
+from tfdml.plots.prototype_combinations import prototype_combinations
+from tfdml.plots.prototype_cover import prototype_cover
+from tfdml.plots.ranking import ranking
+from tfdml.plots.weight_grid import weight_grid
 
-__all__ = ["embedding_map", "nearest_neighbors", "pooling_maps", "save", "training_curve"]
+__all__ = [
+    "HullPanel",
+    "class_hulls",
+    "embedding_map",
+    "lines",
+    "nearest_neighbors",
+    "pooling_maps",
+    "prototype_combinations",
+    "prototype_cover",
+    "ranking",
+    "save",
+    "training_curve",
+    "weight_grid",
+]

@@ -1,0 +1,63 @@
+"""The bound of Chapter 4 where it can be computed by hand, and a short run of the study."""
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from tfdml.studies.gap_analysis import beyond, combine_prototypes, gap_analysis
+
+
+@pytest.fixture(scope="module")
+def small_mnist(tmp_path_factory):
+    """scikit-learn's digits in the file format and the size of MNIST."""
+    digits = load_digits()
+    images = np.pad(np.kron(digits.images * 15, np.ones((3, 3))), ((0, 0), (2, 2), (2, 2))).astype(np.uint8)
+    order = np.argsort(digits.target, kind="stable").reshape(-1)
+    rank = np.concatenate([np.arange(count) for count in np.bincount(digits.target)])
+    train, test = order[rank < 12], order[(rank >= 12) & (rank < 22)]
+    path = tmp_path_factory.mktemp("mnist") / "mnist.npz"
+    np.savez(
+        path,
+        x_train=images[train],
+        y_train=digits.target[train].astype(np.uint8),
+        x_test=images[test],
+        y_test=digits.target[test].astype(np.uint8),
+    )
+    return path
+
+
+def test_combination_by_hand():
+    prototypes = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    features = np.array([[[0.1, 0.0], [0.9, 0.1], [0.8, 0.0], [0.0, 0.2]], [[0.0, 0.9]] * 4])
+    weights = combine_prototypes(features, prototypes)
+    np.testing.assert_allclose(weights, [[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
+
+
+@pytest.fixture(scope="module")
+def quick_run(tmp_path_factory, small_mnist):
+    """The folder and the result of a short run."""
+    folder = tmp_path_factory.mktemp("study")
+    results = gap_analysis(str(folder), path=str(small_mnist), steps=3, seeds=[4, 5], quick=True)
+    assert list(results) == [4]
+    return folder, results[4]
+
+
+def test_bound_on_every_image(quick_run):
+    _, result = quick_run
+    assert result.features.shape == (80, 49, 2) and np.linalg.norm(result.features, axis=-1).max() <= 1.0 + 1e-9
+    assert result.prototypes.shape == (48, 2) and len(result.all_errors) == 220
+    np.testing.assert_allclose(result.weights.sum(axis=1), 1.0)
+    # Each image's own bound, the mean distance of its features to their prototypes, lies between.
+    apart = np.linalg.norm(result.features[:, :, None] - result.prototypes, axis=-1).min(axis=-1)
+    assert (result.errors <= apart.mean(axis=1) + 1e-12).all()
+    assert apart.max() == pytest.approx(result.radius)
+    assert 0.0 < result.errors.max() <= result.radius <= result.all_radius
+    assert beyond(result) == (0, 0)
+    assert beyond(result._replace(radius=0.5 * np.median(result.errors)))[0] > 40
+
+
+def test_report(quick_run):
+    folder, _ = quick_run
+    table = (folder / "gap_analysis.csv").read_text().splitlines()
+    assert len(table) == 2 and "0 of 80" in table[1] and "0 of 220" in table[1]
+    assert all((folder / f"{name}.png").stat().st_size > 1000 for name in ("prototypes", "hulls", "combinations"))

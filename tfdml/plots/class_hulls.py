@@ -1,0 +1,128 @@
+"""The region of the plane that each class takes up."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.colors import to_rgb
+from matplotlib.lines import Line2D
+from matplotlib.patches import Polygon
+
+from tfdml.plots import style
+
+_MARK_SHAPES = ("o", "X", "D", "^")
+
+
+class HullPanel(NamedTuple):
+    """What one panel of `class_hulls` shows.
+
+    Attributes:
+        outlines: From the class to the corners of its hull, `(corners, 2)`, in order around it.
+        points: Small dots, `(n, 2)`, such as embeddings; or `None`.
+        labels: The dots' classes, `(n,)`.
+        marks: From the text of the legend to points of another kind, such as prototypes: `(points, labels)`, with
+            labels `None` for points of no class, which are black.
+    """
+
+    outlines: dict
+    points: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    marks: dict = {}
+
+
+def class_hulls(panels, *, points_name="embeddings", class_names=None, width=style.TEXT_WIDTH, title=None):
+    """Draws the convex hulls of classes, with the points in them, in panels side by side on one scale.
+
+    Args:
+        panels: From a panel's name to its `HullPanel`.
+        points_name: What the small dots are, in the legend.
+        class_names: From the class to the text at its hull; `None` shows the class as it is.
+        width: In inches.
+        title: Above the figure.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+
+    Raises:
+        ValueError: If there is no panel or a panel has no hull.
+    """
+    if not panels or not all(panel.outlines for panel in panels.values()):
+        raise ValueError(f"Each panel needs a hull. Received: panels {list(panels)}.")
+    figure = style.new_figure(width, width / len(panels) + 0.55)
+    grid = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    classes = sorted({label for panel in panels.values() for label in panel.outlines})
+    inks = {label: style.PALETTE[place % len(style.PALETTE)] for place, label in enumerate(classes)}
+    kinds = list(dict.fromkeys(name for panel in panels.values() for name in panel.marks))
+    for axes, (name, panel) in zip(grid, panels.items()):
+        style.style_axes(axes, grid=False)
+        axes.set_title(name, fontsize=style.LABEL_SIZE, color=style.TEXT)
+        axes.set_xlabel("dimension 1")
+        for label, corners in panel.outlines.items():
+            axes.add_patch(
+                Polygon(corners, facecolor=(*to_rgb(inks[label]), 0.25), edgecolor=inks[label], linewidth=0.9, zorder=2)
+            )
+        if panel.points is not None:
+            _scatter(axes, panel.points, panel.labels, inks, "o", 3.0, 0.0, 1)
+        for kind, (points, labels) in panel.marks.items():
+            _scatter(axes, points, labels, inks, _shape(kinds.index(kind)), 16.0, 0.5, 3)
+        for label, corners in panel.outlines.items():
+            axes.text(
+                *np.mean(corners, axis=0),
+                style.drawable(label if class_names is None else class_names[label]),
+                ha="center",
+                va="center",
+                fontsize=style.NOTE_SIZE,
+                fontweight="bold",
+                family=style.TYPEFACE,
+                color=0.6 * np.array(to_rgb(inks[label])),
+                path_effects=style.halo(),
+                zorder=4,
+                parse_math=False,
+            )
+        axes.set_aspect("equal")
+    low, high = _limits(panels.values())
+    grid[0].set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+    grid[0].set_ylabel("dimension 2")
+    entries = [Line2D([], [], linewidth=6, color=style.BACKGROUND_POINTS, label="hull of a class")]
+    if any(panel.points is not None for panel in panels.values()):
+        entries.append(_entry("o", 2.0, points_name, style.QUIET))
+    for place, kind in enumerate(kinds):
+        uncoloured = all(panel.marks[kind][1] is None for panel in panels.values() if kind in panel.marks)
+        entries.append(_entry(_shape(place), 4.0, kind, style.TEXT if uncoloured else style.QUIET))
+    figure.legend(
+        handles=entries,
+        loc="outside lower center",
+        ncols=len(entries),
+        fontsize=style.TICK_SIZE,
+        frameon=False,
+        labelcolor=style.TEXT,
+    )
+    style.add_title(figure, title)
+    return figure
+
+
+def _limits(panels):
+    """The lower left and the upper right corner of a square around everything."""
+    groups = [corners for panel in panels for corners in panel.outlines.values()]
+    groups += [points for panel in panels for points, _ in panel.marks.values()]
+    groups += [panel.points for panel in panels if panel.points is not None]
+    everything = np.concatenate([np.reshape(points, (-1, 2)) for points in groups])
+    low, high = everything.min(axis=0), everything.max(axis=0)
+    half = 0.53 * (high - low).max() or 1.0
+    return 0.5 * (low + high) - half, 0.5 * (low + high) + half
+
+
+def _shape(place):
+    return _MARK_SHAPES[place % len(_MARK_SHAPES)]
+
+
+def _scatter(axes, points, labels, inks, marker, size, edge, order):
+    colors = style.TEXT if labels is None else [inks.get(label, style.BACKGROUND_POINTS) for label in labels]
+    axes.scatter(
+        *np.asarray(points).T, s=size, c=colors, marker=marker, linewidths=edge, edgecolors="white", zorder=order
+    )  # fmt: skip
+
+
+def _entry(marker, size, name, color):
+    return Line2D([], [], linestyle="", marker=marker, markersize=size, color=color, label=name)

@@ -1,0 +1,80 @@
+"""How prototypes cover local features."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.lines import Line2D
+from matplotlib.patches import Circle
+from scipy.spatial import Voronoi, voronoi_plot_2d
+
+from tfdml.plots import style
+
+
+def prototype_cover(features, prototypes, *, max_points=6000, seed=0, width=style.COLUMN_WIDTH, title=None):
+    r"""Draws features of the plane, each in the cell of its nearest prototype, and how far they are from it at most.
+
+    The disc has the covering radius $\delta = \max_j \min_i \lVert x_j - \nu_i \rVert_2$; it is drawn around the
+    prototype whose cell holds the farthest feature, which lies on its border.
+
+    Args:
+        features: `(n, 2)`.
+        prototypes: `(m, 2)`, four or more.
+        max_points: At most so many features are drawn, chosen at random.
+        seed: For that choice.
+        width: In inches.
+        title: Above the figure.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+
+    Raises:
+        ValueError: If shapes do not fit.
+    """
+    features, prototypes = np.asarray(features, np.float64), np.asarray(prototypes, np.float64)
+    if features.ndim != 2 or features.shape[1] != 2 or not len(features):
+        raise ValueError(f"Received: features of shape {features.shape}; expected (n, 2).")
+    if prototypes.ndim != 2 or prototypes.shape[1] != 2 or len(prototypes) < 4:
+        raise ValueError(f"Received: prototypes of shape {prototypes.shape}; expected (m, 2) with m >= 4.")
+    distances = np.linalg.norm(features[:, None] - prototypes, axis=-1)
+    nearest, apart = distances.argmin(axis=1), distances.min(axis=1)
+    farthest = apart.argmax()
+
+    figure = style.new_figure(width, width + 0.35)
+    axes = figure.subplots()
+    style.style_axes(axes, grid=False)
+    voronoi_plot_2d(
+        Voronoi(prototypes), ax=axes, show_points=False, show_vertices=False, line_colors=style.QUIET, line_width=0.6
+    )
+    shown = np.random.default_rng(seed).permutation(len(features))[:max_points]
+    # Neighbours of the same colour are told apart by the line between them.
+    colors = np.array(style.PALETTE)[nearest[shown] % len(style.PALETTE)]
+    axes.scatter(*features[shown].T, s=2.0, c=colors, linewidths=0, zorder=1)
+    axes.scatter(
+        *prototypes.T, s=20.0, marker="D", color=style.TEXT, edgecolors="white", linewidths=0.6, zorder=3
+    )  # fmt: skip
+    centre = prototypes[nearest[farthest]]
+    axes.add_patch(Circle(centre, apart[farthest], fill=False, edgecolor=style.TEXT, linewidth=1.0, zorder=4))
+    axes.plot(*np.stack([centre, features[farthest]]).T, color=style.TEXT, linewidth=1.0, zorder=4)
+    both = np.concatenate([features, prototypes])
+    margin = 0.06 * np.ptp(both, axis=0).max() + 1e-12
+    axes.set_xlim(both[:, 0].min() - margin, both[:, 0].max() + margin)
+    axes.set_ylim(both[:, 1].min() - margin, both[:, 1].max() + margin)
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.set_xlabel("dimension 1")
+    axes.set_ylabel("dimension 2")
+    figure.legend(
+        handles=[
+            Line2D([], [], linestyle="", marker="o", markersize=2, color=style.BLUE, label="local features"),
+            Line2D([], [], linestyle="", marker="D", markersize=4, color=style.TEXT, label="prototypes"),
+            Line2D([], [], color=style.TEXT, linewidth=1.0, label=f"radius δ = {apart[farthest]:.3f}"),
+        ],
+        loc="outside lower center",
+        ncols=3,
+        fontsize=style.TICK_SIZE,
+        frameon=False,
+        labelcolor=style.TEXT,
+        handletextpad=0.4,
+        columnspacing=1.0,
+    )
+    style.add_title(figure, title)
+    return figure

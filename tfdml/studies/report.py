@@ -1,0 +1,73 @@
+"""What a study leaves: tables and pictures in a folder."""
+
+from __future__ import annotations
+
+import csv
+import pathlib
+import sys
+
+import jsonargparse
+
+from tfdml import plots
+from tfdml.experiments.errors import InputError
+
+
+class Report:
+    """A folder that a study fills.
+
+    Args:
+        folder: Where to; made if it does not exist. Files of the same names are replaced.
+    """
+
+    def __init__(self, folder):
+        self.folder = pathlib.Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def table(self, name, header, rows, caption=""):
+        """Prints a table, and writes it as `name.md` and `name.csv`.
+
+        Args:
+            name: Of the files, without suffix.
+            header: Names of the columns.
+            rows: Lists of strings or numbers, as they are to be read.
+            caption: A line above the table.
+        """
+        text = (f"{caption}\n\n" if caption else "") + markdown_table(header, rows)
+        print(text, flush=True)
+        (self.folder / f"{name}.md").write_text(text, encoding="utf-8")
+        with open(self.folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([header, *rows])
+
+    def picture(self, name, figure):
+        """Writes a figure as `name.png`."""
+        plots.save(figure, self.folder / f"{name}.png")
+
+
+def markdown_table(header, rows):
+    """A table in Markdown, its columns aligned for the reader of the text, too.
+
+    Example:
+        >>> print(markdown_table(["loss", "MAP@R"], [["c2", "0.71"]]))
+        | loss | MAP@R |
+        |------|-------|
+        | c2   | 0.71  |
+        <BLANKLINE>
+    """
+    cells = [[str(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in cells]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines) + "\n"
+
+
+def command(study):
+    """Runs a study from the command line; its arguments are those of the function, and `--quick` needs no value.
+
+    Args:
+        study: A function with typed arguments and a docstring that tells them.
+    """
+    arguments = ["--quick=true" if argument == "--quick" else argument for argument in sys.argv[1:]]
+    try:
+        jsonargparse.auto_cli(study, args=arguments, as_positional=False)
+    except InputError as error:
+        sys.exit(f"error: {error}")
