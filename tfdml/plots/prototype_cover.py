@@ -45,27 +45,30 @@ def prototype_cover(features, prototypes, *, max_points=6000, seed=0, width=styl
     voronoi_plot_2d(
         Voronoi(prototypes), ax=axes, show_points=False, show_vertices=False, line_colors=style.QUIET, line_width=0.6
     )
-    shown = np.random.default_rng(seed).permutation(len(features))[:max_points]
+    # The farthest first, since the disc's radius ends there.
+    others = np.random.default_rng(seed).permutation(len(features))
+    shown = np.append(farthest, others[others != farthest])[:max_points]
     # Neighbours of the same colour are told apart by the line between them.
     colors = np.array(style.PALETTE)[nearest[shown] % len(style.PALETTE)]
     axes.scatter(*features[shown].T, s=2.0, c=colors, linewidths=0, zorder=1)
     axes.scatter(
-        *prototypes.T, s=20.0, marker="D", color=style.TEXT, edgecolors="white", linewidths=0.6, zorder=3
+        *prototypes.T, s=11.0, marker="D", color=style.TEXT, edgecolors="white", linewidths=0.5, zorder=3
     )  # fmt: skip
     centre = prototypes[nearest[farthest]]
     axes.add_patch(Circle(centre, apart[farthest], fill=False, edgecolor=style.TEXT, linewidth=1.0, zorder=4))
     axes.plot(*np.stack([centre, features[farthest]]).T, color=style.TEXT, linewidth=1.0, zorder=4)
     both = np.concatenate([features, prototypes])
-    margin = 0.06 * np.ptp(both, axis=0).max() + 1e-12
-    axes.set_xlim(both[:, 0].min() - margin, both[:, 0].max() + margin)
-    axes.set_ylim(both[:, 1].min() - margin, both[:, 1].max() + margin)
-    axes.set_aspect("equal", adjustable="datalim")
+    low, high = both.min(axis=0), both.max(axis=0)
+    half = 0.55 * (high - low).max()
+    axes.set_xlim(0.5 * (low + high)[0] - half, 0.5 * (low + high)[0] + half)
+    axes.set_ylim(0.5 * (low + high)[1] - half, 0.5 * (low + high)[1] + half)
+    axes.set_aspect("equal")
     axes.set_xlabel("dimension 1")
     axes.set_ylabel("dimension 2")
     figure.legend(
         handles=[
             Line2D([], [], linestyle="", marker="o", markersize=2, color=style.BLUE, label="local features"),
-            Line2D([], [], linestyle="", marker="D", markersize=4, color=style.TEXT, label="prototypes"),
+            Line2D([], [], linestyle="", marker="D", markersize=3, color=style.TEXT, label="prototypes"),
             Line2D([], [], color=style.TEXT, linewidth=1.0, label=f"radius δ = {apart[farthest]:.3f}"),
         ],
         loc="outside lower center",
