@@ -114,3 +114,9 @@ def test_loss_and_miner():
         with pytest.raises(ValueError) as error:
             make_loss(load_recipe("gap", changes))
         assert message in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["in_batch_negatives", "pair_contrastive"])
+def test_losses_of_given_pairs_are_refused(name):
+    with pytest.raises(RecipeError, match=f"takes given pairs.*loss.name='{name}'"):
+        make_loss(load_recipe("gap", {"loss.name": name}))

@@ -126,7 +126,13 @@ def make_loss(recipe: Recipe):
     elif miner.options:
         raise RecipeError(f"Options go with a miner's name. Received: loss.miner.options={miner.options}.")
     if not name.startswith("addons."):
-        return losses.get(name, **options)
+        loss = losses.get(name, **options)
+        if isinstance(loss, (losses.InBatchNegativesLoss, losses.PairContrastiveLoss)):
+            raise RecipeError(
+                f"This loss takes given pairs, and a recipe's batches are of classes. Received: loss.name={name!r}; "
+                "it works in a model of your own."
+            )
+        return loss
     if recipe.references.name != "batch":
         raise RecipeError(
             f"Losses of TensorFlow Addons compare a batch with itself. Received: loss.name={name!r} with "
