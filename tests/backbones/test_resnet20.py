@@ -30,7 +30,7 @@ def test_parameter_count(channels):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     "shape, map_size",
-    [((28, 28, 1), (7, 7)), ((32, 32, 3), (8, 8)), ((64, 64, 3), (16, 16)), ((29, 50, 1), (8, 13))],
+    [((28, 28, 1), (7, 7)), ((16, 16, 1), (4, 4)), ((64, 64, 3), (16, 16)), ((29, 50, 1), (8, 13))],
 )
 def test_output_shape(name, shape, map_size):
     backbone = get_backbone(name, shape)
@@ -126,11 +126,11 @@ def test_same_seed_same_weights():
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     "shape",
-    [(28, 28), (1, 28, 28, 1), (28, 28, 2), (28, 28, None), (27, 28, 1), (28, 65, 1), (28.0, 28, 1),
+    [(28, 28), (1, 28, 28, 1), (28, 28, 2), (28, 28, None), (15, 28, 1), (28, 65, 1), (28.0, 28, 1),
      (28, 28, True), ("28", 28, 1), 28, None],
 )  # fmt: skip
 def test_wrong_input_shape(name, shape):
-    with pytest.raises(ValueError, match=r"expected .* from 28 to 64 .* \(1, 3\)") as raised:
+    with pytest.raises(ValueError, match=r"expected .* from 16 to 64 .* \(1, 3\)") as raised:
         get_backbone(name, shape)
     assert f"Received: input_shape={shape!r};" in str(raised.value)
 

@@ -48,6 +48,13 @@ def test_min_delta():
     assert fit([0.30, 0.34, 0.33], stopping) == (0.0, 3)
 
 
+def test_epochs_of_a_warm_up_are_passed_over():
+    stopping = callbacks.RetrievalEarlyStopping(patience=2, start_from_epoch=2)
+    assert fit([0.9, 0.8, 0.1, 0.3, 0.2, 0.2, 0.5], stopping) == (3.0, 6)
+    with pytest.raises(ValueError, match="start_from_epoch"):
+        callbacks.RetrievalEarlyStopping(patience=2, start_from_epoch=-1)
+
+
 def test_nan_is_never_better():
     nan = float("nan")
     assert fit([0.1, nan, nan, nan], callbacks.RetrievalEarlyStopping(2)) == (0.0, 3)

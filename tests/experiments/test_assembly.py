@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 
 from tfdml import data, layers, losses, miners
-from tfdml.experiments import RecipeError, load_preset, load_recipe, preset_names
-from tfdml.experiments.assembly import make_loss, make_model
+from tfdml.experiments import InputError, RecipeError, load_preset, load_recipe, preset_names
+from tfdml.experiments.assembly import make_loss, make_model, make_pooling
 
 
 def pictures(classes=40, of_each=3):
@@ -15,8 +15,13 @@ def pictures(classes=40, of_each=3):
     return data.LabeledImages(np.zeros((len(labels), 2, 2, 1), np.uint8), labels, [str(n) for n in range(classes)])
 
 
-def embedder(size):
-    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(6), keras.layers.Dense(size, name="embedding")])
+def embedder(size, attributes=False):
+    if not attributes:
+        return keras.Sequential([keras.Input((4,)), keras.layers.Dense(6), keras.layers.Dense(size, name="embedding")])
+    inputs = keras.Input((4,))
+    features = keras.layers.Reshape((2, size))(keras.layers.Dense(2 * size, name="embedding")(inputs))
+    pooling = layers.GeneralizedSumPooling(3, return_attributes=True, name="pooling")
+    return keras.Model(inputs, pooling(features)[0])
 
 
 def model_of(recipe="gap", presets=(), **changes):
@@ -33,7 +38,7 @@ DIFFERENT_PRESETS = sorted({str(load_preset(name)): name for name in preset_name
 def test_every_preset_trains(name):
     keras.utils.set_random_seed(0)
     recipe = load_recipe("gap", {"model.embedding_size": 8, "references.memory_warmup": 0}, [name])
-    model = make_model(recipe, embedder(8), pictures())
+    model = make_model(recipe, embedder(8, recipe.zero_shot.enabled), pictures())
     model.run_eagerly = True
     rng = np.random.default_rng(0)
     labels = np.repeat(rng.permutation(40)[:4], recipe.batches.samples_per_class)
@@ -54,6 +59,10 @@ def test_presets_say_what_the_thesis_says():
     recipe = load_recipe("gap", presets=["thesis/training", "thesis/c2-cars196", "thesis/ccp-cars196"])
     assert recipe.loss.options == {"positive_margin": 0.2652, "negative_margin": 0.5409}
     assert recipe.ccp.enabled and recipe.references.per_class == 8 and recipe.model.normalization == "clip"
+    recipe = load_recipe("gap", presets=["thesis/training", "thesis/proxy-anchor", "thesis/gsp-proxy-large"])
+    gsp = recipe.model.gsp
+    assert recipe.model.pooling == "gsp" and (gsp.prototypes, gsp.ratio, gsp.smoothing) == (128, 0.3, 0.5)
+    assert recipe.zero_shot.enabled and recipe.zero_shot.weight == 0.1 and recipe.model.embedding_size == 128
 
 
 def test_references():
@@ -120,3 +129,36 @@ def test_loss_and_miner():
 def test_losses_of_given_pairs_are_refused(name):
     with pytest.raises(RecipeError, match=f"takes given pairs.*loss.name='{name}'"):
         make_loss(load_recipe("gap", {"loss.name": name}))
+
+
+def test_poolings():
+    gsp = make_pooling(load_recipe("gsp", {"model.gsp.prototypes": 7, "model.gsp.ratio": 0.25}))
+    assert type(gsp) is layers.GeneralizedSumPooling
+    assert (gsp.prototypes, gsp.ratio, gsp.return_attributes) == (7, 0.25, False)
+    assert type(make_pooling(load_recipe("gap"))).__name__ == "GlobalAveragePooling"
+    changes = {"model.pooling": "generalized_mean", "model.pooling_options": {"power": 4.0}}
+    mean = make_pooling(load_recipe("gap", changes))
+    assert (mean.power, mean.name) == (4.0, "pooling")
+    with pytest.raises(InputError, match="powr"):
+        make_pooling(load_recipe("gap", {**changes, "model.pooling_options": {"powr": 4.0}}))
+
+
+@pytest.mark.parametrize(("pooling", "ratio"), [("gsp", 0.3), ("gsp_gmp", 0.3), ("gap", 1.0)])
+def test_a_zero_shot_loss_makes_the_pooling_give_attributes(pooling, ratio):
+    changes = {"model.pooling": pooling, "zero_shot.enabled": True, "model.gsp.prototypes": 5, "model.gsp.ratio": 0.3}
+    layer = make_pooling(load_recipe("gap", changes))
+    assert (layer.return_attributes, layer.ratio, layer.prototypes) == (True, ratio, 5)
+    assert isinstance(layer, layers.pooling.GeneralizedSumMaxPooling) == (pooling == "gsp_gmp")
+
+
+def test_the_zero_shot_section():
+    values = {"enabled": True, "weight": 0.25, "ridge": 0.5, "temperature": 0.2}
+    changes = {f"zero_shot.{key}": value for key, value in values.items()}
+    inputs = keras.Input((3, 3, 4))
+    pooled = layers.GeneralizedSumPooling(3, return_attributes=True, name="pooling")(inputs)[0]
+    for dim in (None, 6):
+        recipe = load_recipe("gap", {**changes, "zero_shot.dim": dim})
+        model = make_model(recipe, keras.Model(inputs, pooled), pictures())
+        zero_shot = model.zero_shot
+        assert (zero_shot.num_classes, zero_shot.dim) == (40, dim or 4)
+        assert (model.zero_shot_weight, zero_shot.ridge, zero_shot.temperature) == (0.25, 0.5, 0.2)

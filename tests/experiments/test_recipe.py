@@ -19,6 +19,21 @@ from tfdml.experiments.recipe_files import load_recipe, nested
         ({"model.backbone": "resnet20v3"}, "Did you mean 'resnet20v2'?"),
         ({"model.pooling": "gspp"}, "Did you mean 'gsp'?"),
         ({"model.gsp.solver": "newtown"}, "model.gsp.solver"),
+        ({"model.pooling_options": {"ratio": 0.5}}, "are in model.gsp. Received: model.pooling_options={'ratio': 0.5}"),
+        ({"model.gsp.start": "warmup", "model.gsp.warmup_validations": 0}, "warmup_validations=0; expected at least 1"),
+        (
+            {"model.gsp.start": "warmup", "training.max_validations": 1},
+            "model.gsp.warmup_validations=1; expected less than training.max_validations=1",
+        ),
+        ({"zero_shot.weight": 1.5}, "zero_shot.weight=1.5; expected 0 <= weight <= 1"),
+        ({"zero_shot.dim": 0}, "zero_shot.dim=0; expected at least 1, or null"),
+        ({"zero_shot.ridge": 0.0}, "zero_shot.ridge=0.0; expected above 0"),
+        ({"zero_shot.temperature": -1.0}, "zero_shot.temperature=-1.0; expected above 0"),
+        ({"zero_shot.enabled": True, "model.pooling": "gmp"}, "has no attributes. Received: zero_shot.enabled=true"),
+        (
+            {"zero_shot.enabled": True, "model.pooling": "gap", "model.pooling_options": {"exponent": 2}},
+            "model.pooling_options={'exponent': 2}; expected none",
+        ),
         ({"references.per_class": 0}, "references.per_class=0"),
         ({"references.memory_size": 0}, "references.memory_size=0; expected at least 1, or null"),
         ({"references.memory_warmup": -1}, "references.memory_warmup=-1; expected at least 0"),
@@ -65,6 +80,8 @@ def test_image_size():
     assert load_recipe("default", {"data.size": None}).data.image_size is None
 
 
-def test_pooling_options_belong_to_the_pooling():
-    assert load_recipe("gsp").model.pooling_options["prototypes"] >= 1
-    assert load_recipe("gap").model.pooling_options == {}
+def test_the_warm_up_of_prototypes_belongs_to_generalized_sum_pooling():
+    changes = {"model.gsp.start": "warmup", "model.gsp.warmup_validations": 3}
+    assert load_recipe("gsp", changes).warmup_validations == 3
+    assert load_recipe("gap", changes).warmup_validations == 0
+    assert load_recipe("gsp").warmup_validations == 0

@@ -272,9 +272,15 @@ def test_an_interruption_by_the_user(tmp_path, tiny_arguments, capsys, monkeypat
             "references.name": "proxies_and_memory", "references.memory_size": 20, "references.memory_warmup": 1,
             "optimizer.proxy_learning_rate_multiplier": 10.0, "optimizer.l2_weight_decay": 1e-4,
             "optimizer.warmup_epochs": 0.02, "optimizer.decay_epochs": 0.03, "loss.miner.name": "hard",
+            "zero_shot.enabled": True,
         },
+        {"model.pooling": "netvlad", "model.pooling_options": {"prototypes": 3, "channels": 2}},
+        {"model.pooling": "gap", "zero_shot.enabled": True, "ccp.enabled": False},
     ],
-    ids=["gap in the batch, sgd", "proxies without ccp, adamw", "mixed precision, augmentation", "all details"],
+    ids=[
+        "gap in the batch, sgd", "proxies without ccp, adamw", "mixed precision, augmentation", "all details",
+        "an embedding of the pooling's size", "attributes of the average",
+    ],
 )
 def test_other_recipes(tmp_path, tiny_changes, changes):
     changes = {**tiny_changes, "training.max_minutes": 1e-6, "evaluation.pictures": False, **changes}
@@ -287,6 +293,17 @@ def test_other_recipes(tmp_path, tiny_changes, changes):
     # The time is up after the first of five validations.
     assert result.training["epochs"] == 1
     assert not (tmp_path / "run" / "pictures").exists()
+
+
+def test_prototypes_after_a_warm_up(tmp_path, tiny_changes):
+    changes = {
+        **tiny_changes, "model.gsp.start": "warmup", "model.gsp.warmup_validations": 2, "training.max_validations": 4,
+        "evaluation.pictures": False,
+    }  # fmt: skip
+    result = train("digits-quick", tmp_path / "run", overrides=changes, verbose=0)
+    assert result.validation["epoch"] > 2
+    assert result.embedder.get_layer("pooling").ratio == load_recipe("digits-quick").model.gsp.ratio
+    assert "prototypes after 2 epochs" in (tmp_path / "run" / "train.log").read_text()
 
 
 def test_a_loss_of_tensorflow_addons(tmp_path, tiny_changes):

@@ -5,7 +5,7 @@ import keras
 from tfdml.backbones.input_shapes import check_input_shape
 from tfdml.backbones.registry import register
 
-SMALLEST_SIDE, LARGEST_SIDE = 28, 64
+SMALLEST_SIDE, LARGEST_SIDE = 16, 64
 WIDTHS = (16, 32, 64)
 BLOCKS_PER_STAGE = 3
 
@@ -23,7 +23,7 @@ def resnet20(input_shape, batch_norm_momentum=0.9, name="resnet20"):
     1,568 of them the moving statistics of batch normalisation; with one channel 288 fewer.
 
     Args:
-        input_shape: `(height, width, channels)` of the images: 28 to 64 pixels a side or `None` (unknown), 1
+        input_shape: `(height, width, channels)` of the images: 16 to 64 pixels a side or `None` (unknown), 1
             or 3 channels.
         batch_norm_momentum: How much of the moving statistics stays at each step.
         name: The model's name.
@@ -54,7 +54,7 @@ def resnet20v2(input_shape, batch_norm_momentum=0.9, name="resnet20v2"):
     1,376 of them the moving statistics of batch normalisation; with one channel 288 fewer.
 
     Args:
-        input_shape: `(height, width, channels)` of the images: 28 to 64 pixels a side or `None` (unknown), 1
+        input_shape: `(height, width, channels)` of the images: 16 to 64 pixels a side or `None` (unknown), 1
             or 3 channels.
         batch_norm_momentum: How much of the moving statistics stays at each step.
         name: The model's name.

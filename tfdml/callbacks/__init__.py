@@ -1,13 +1,15 @@
-"""Keras callbacks: early stopping, alternating projections, backup."""
+"""Keras callbacks: early stopping, alternating projections, prototypes after a warm-up, backup."""
 
 from tfdml.callbacks.alternating_projections import AlternatingProjections
 from tfdml.callbacks.early_stopping import RetrievalEarlyStopping
 from tfdml.callbacks.non_finite_loss import StopOnNonFiniteLoss
+from tfdml.callbacks.prototype_warmup import PrototypeWarmup
 from tfdml.callbacks.retrieval_metrics import RetrievalMetrics
 from tfdml.callbacks.training_backup import TrainingBackup
 
 __all__ = [
     "AlternatingProjections",
+    "PrototypeWarmup",
     "RetrievalEarlyStopping",
     "RetrievalMetrics",
     "StopOnNonFiniteLoss",

@@ -7,9 +7,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfdml import ops
+from tfdml.arguments import check_whole_number
 from tfdml.callbacks.monitor import monitored_value
 from tfdml.metrics import covering_radius
-from tfdml.models import CCPModel, image_batches, inference_function
+from tfdml.models import CCPModel, image_batches
 
 _logger = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class AlternatingProjections(keras.callbacks.Callback):
             as large as the number of proxies per class and no choice is left.
         patience: How many validations in a row may pass without a better value.
         monitor: Metric in the logs; larger is better.
+        start_from_epoch: Validations of the epochs before, counted from 0, are passed over, as those of a warm-up.
 
     Raises:
         ValueError: If `pool_size` or `patience` is below 1, the pool lacks a class, or its embeddings are not finite.
@@ -44,7 +46,7 @@ class AlternatingProjections(keras.callbacks.Callback):
         Gürbüz, "Novel Optimization Models to Generalize Deep Metric Learning", METU 2022, Algorithms 1 and 2.
     """
 
-    def __init__(self, pool_dataset, pool_size=12, patience=3, monitor="val_map_at_r"):
+    def __init__(self, pool_dataset, pool_size=12, patience=3, monitor="val_map_at_r", start_from_epoch=0):
         super().__init__()
         for name, value in (("pool_size", pool_size), ("patience", patience)):
             if value < 1:
@@ -53,13 +55,12 @@ class AlternatingProjections(keras.callbacks.Callback):
         self.pool_size = int(pool_size)
         self.patience = int(patience)
         self.monitor = monitor
+        self.start_from_epoch = check_whole_number("start_from_epoch", start_from_epoch, minimum=0)
         self._covering_radius = float("nan")
-        self._embed = None
 
     def on_train_begin(self, logs=None):
         if not isinstance(self.model, CCPModel):
             raise TypeError(f"AlternatingProjections drives a CCPModel. Received: {type(self.model).__name__}.")
-        self._embed = inference_function(self.model.embedder)
         if int(self.model.optimizer.iterations) == 0 and int(self.model.projection) == 0:
             proxies, self._covering_radius = self._choose_proxies(draw=0, given_present=False)
             self.model.proxies.assign(proxies)
@@ -71,7 +72,7 @@ class AlternatingProjections(keras.callbacks.Callback):
         logs["covering_radius"] = self._covering_radius
         logs["projection_steps"] = int(model.optimizer.iterations) - int(model.projection_start)
         value = monitored_value(logs, self.monitor)
-        if value is None:
+        if value is None or epoch < self.start_from_epoch:
             return
         if value > float(tf.convert_to_tensor(model.best_value)):
             model.best_value.assign(float(value))
@@ -122,7 +123,7 @@ class AlternatingProjections(keras.callbacks.Callback):
         for images, labels in image_batches(dataset):
             if labels is None:
                 raise ValueError("Proxies are drawn class by class. Received: a pool data set without labels.")
-            embeddings, labels = np.asarray(self._embed(images)), np.asarray(labels).reshape(-1)
+            embeddings, labels = np.asarray(self.model.embed_batch(images)), np.asarray(labels).reshape(-1)
             if labels.min() < 0 or labels.max() >= layer.num_classes:
                 raise ValueError(
                     f"The pool has labels without proxies. Received: labels {labels.min()}..{labels.max()}; "

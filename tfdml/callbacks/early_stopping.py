@@ -6,6 +6,7 @@ import math
 import keras
 import numpy as np
 
+from tfdml.arguments import check_whole_number
 from tfdml.callbacks.monitor import monitored_value
 
 _logger = logging.getLogger(__name__)
@@ -22,6 +23,7 @@ class RetrievalEarlyStopping(keras.callbacks.Callback):
         monitor: Metric in the logs; larger is better.
         min_delta: By how much a value must exceed the best to be better.
         restore_best_weights: Whether the model ends with the best weights rather than the last.
+        start_from_epoch: Validations of the epochs before, counted from 0, are passed over, as those of a warm-up.
 
     Attributes:
         best: The best value, `-inf` before the first validation.
@@ -32,7 +34,7 @@ class RetrievalEarlyStopping(keras.callbacks.Callback):
         ValueError: If the patience is below 1 or `min_delta` is negative.
     """
 
-    def __init__(self, patience, monitor="val_map_at_r", min_delta=0.0, restore_best_weights=True):
+    def __init__(self, patience, monitor="val_map_at_r", min_delta=0.0, restore_best_weights=True, start_from_epoch=0):
         super().__init__()
         if patience < 1:
             raise ValueError(f"patience must be at least 1. Received: patience={patience}.")
@@ -42,6 +44,7 @@ class RetrievalEarlyStopping(keras.callbacks.Callback):
         self.monitor = monitor
         self.min_delta = min_delta
         self.restore_best_weights = restore_best_weights
+        self.start_from_epoch = check_whole_number("start_from_epoch", start_from_epoch, minimum=0)
         self._reset()
 
     def _reset(self):
@@ -60,7 +63,7 @@ class RetrievalEarlyStopping(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         value = monitored_value(logs, self.monitor)
-        if value is None:
+        if value is None or epoch < self.start_from_epoch:
             return
         if value > self.best + self.min_delta:
             self.best, self.best_epoch, self.wait = float(value), epoch, 0

@@ -11,9 +11,11 @@ from typing import NamedTuple
 import keras
 
 from tfdml import data, losses, miners
-from tfdml.experiments.errors import RecipeError, nearest_key
+from tfdml.callbacks import PrototypeWarmup
+from tfdml.experiments.errors import RecipeError, input_errors, nearest_key
 from tfdml.experiments.recipe import Recipe
-from tfdml.layers import ClassProxies, CrossBatchMemory
+from tfdml.layers import ClassProxies, CrossBatchMemory, ZeroShotPrediction
+from tfdml.layers.pooling import GeneralizedSumPooling, PrototypePooling, get_pooling
 from tfdml.models import CCPModel, MetricModel, adapt_pooling, build_embedder, settle_batch_normalization
 
 # So many training pictures are enough to choose the first prototypes from their local features.
@@ -77,21 +79,52 @@ def make_embedder(recipe: Recipe, preprocessing):
     config = recipe.model
     return build_embedder(
         config.backbone,
-        pooling=config.pooling,
+        pooling=make_pooling(recipe),
         embedding_size=config.embedding_size,
         normalization=None if config.normalization == "none" else config.normalization,
         input_shape=preprocessing.image_shape,
-        pooling_options=config.pooling_options,
+    )
+
+
+def make_pooling(recipe: Recipe):
+    """The pooling layer; with a zero-shot loss it gives attributes, too."""
+    config, gsp, attributes = recipe.model, recipe.model.gsp, recipe.zero_shot.enabled
+    if not config.has_gsp and not attributes:
+        with input_errors():
+            return get_pooling(config.pooling, name="pooling", **config.pooling_options)
+    return get_pooling(
+        config.pooling if config.has_gsp else "gsp",
+        prototypes=gsp.prototypes,
+        # All of the mass: average pooling.
+        ratio=gsp.ratio if config.has_gsp else 1.0,
+        smoothing=gsp.smoothing,
+        solver=gsp.solver,
+        return_attributes=attributes,
+        name="pooling",
     )
 
 
 def start_embedder(recipe: Recipe, embedder, pictures: ExperimentData):
     """Fits what training does not begin from random numbers to the data: batch statistics and prototypes."""
     settle_batch_normalization(embedder, training_batches(recipe, pictures).take(_BATCHES_TO_SETTLE))
-    if recipe.model.pooling == "gsp" and recipe.model.gsp.start == "k_center":
-        of_each_class = -(-_PICTURES_FOR_PROTOTYPES // pictures.train.num_classes)
-        pool = data.class_pool(pictures.train, of_each_class, recipe.seed, pictures.preprocessing)
-        adapt_pooling(embedder, pool(0), seed=recipe.seed)
+    pooling = embedder.get_layer("pooling")
+    # What a warm-up starts from in the end does not count, and random prototypes are those of the layer.
+    from_features = not isinstance(pooling, GeneralizedSumPooling) or recipe.model.gsp.start == "k_center"
+    if isinstance(pooling, PrototypePooling) and from_features:
+        adapt_pooling(embedder, prototype_pictures(recipe, pictures)(0), seed=recipe.seed)
+
+
+def prototype_pictures(recipe: Recipe, pictures: ExperimentData):
+    """What prototypes are chosen from: a callable that gives batches of the same training pictures of all classes."""
+    of_each_class = -(-_PICTURES_FOR_PROTOTYPES // pictures.train.num_classes)
+    return data.class_pool(pictures.train, of_each_class, recipe.seed, pictures.preprocessing)
+
+
+def prototype_warmup(recipe: Recipe, pictures: ExperimentData):
+    """The callback that gives the pooling its prototypes after a warm-up, or None."""
+    if not recipe.warmup_validations:
+        return None
+    return PrototypeWarmup(prototype_pictures(recipe, pictures)(0), recipe.warmup_validations, seed=recipe.seed)
 
 
 def restore_embedder(recipe: Recipe, weights):
@@ -167,13 +200,20 @@ def make_model(recipe: Recipe, embedder, train):
         embedder: The embedder.
         train: The `LabeledImages` that it is trained on.
     """
-    references = make_references(recipe, train.num_classes)
+    dim = embedder.output_shape[-1]
+    references = make_references(recipe, train.num_classes, dim)
+    zero_shot = make_zero_shot(recipe, train.num_classes, dim)
     weight = recipe.references.in_batch_weight
     if recipe.ccp.enabled:
         weight = weight if recipe.ccp.in_batch_weight is None else recipe.ccp.in_batch_weight
-        model = CCPModel(embedder, references, recipe.ccp.projection_weight, in_batch_weight=weight)
+        model = CCPModel(
+            embedder, references, recipe.ccp.projection_weight, in_batch_weight=weight, zero_shot=zero_shot,
+            zero_shot_weight=recipe.zero_shot.weight,
+        )  # fmt: skip
     else:
-        model = MetricModel(embedder, references, in_batch_weight=weight)
+        model = MetricModel(
+            embedder, references, in_batch_weight=weight, zero_shot=zero_shot, zero_shot_weight=recipe.zero_shot.weight
+        )
     config, loss = recipe.optimizer, make_loss(recipe)
     pictures_in_batch = recipe.batches.classes * recipe.batches.samples_per_class
     steps_per_epoch = len(train) / pictures_in_batch
@@ -195,9 +235,17 @@ def make_model(recipe: Recipe, embedder, train):
     return model
 
 
-def make_references(recipe: Recipe, num_classes):
-    """What the loss compares a batch with beside itself: a layer, a list of them, or None."""
-    config, dim = recipe.references, recipe.model.embedding_size
+def make_zero_shot(recipe: Recipe, num_classes, dim):
+    """The zero-shot prediction loss, or None."""
+    config = recipe.zero_shot
+    if not config.enabled:
+        return None
+    return ZeroShotPrediction(num_classes, config.dim or dim, config.ridge, config.temperature)
+
+
+def make_references(recipe: Recipe, num_classes, dim):
+    """What the loss compares a batch with beside itself, of embeddings of `dim` numbers: layers, or None."""
+    config = recipe.references
     layers = []
     if config.has_proxies:
         layers.append(ClassProxies(num_classes, config.per_class, dim=dim))

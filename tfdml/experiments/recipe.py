@@ -5,6 +5,7 @@ from typing import Any, Literal, Optional, Union
 
 from tfdml import backbones
 from tfdml.experiments.errors import RecipeError, nearest_key
+from tfdml.layers.pooling import pooling_names
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class AugmentationConfig:
 
 @dataclass(frozen=True)
 class GSPConfig:
-    """Generalized sum pooling, when model.pooling is 'gsp'."""
+    """Generalized sum pooling, for model.pooling 'gsp' or 'gsp_gmp'; 'gap' with zero_shot has its prototypes, too."""
 
     prototypes: int = 64
     """Number of trainable prototypes."""
@@ -95,8 +96,15 @@ class GSPConfig:
     """Entropy smoothing, above 0: small weighs all features alike, large selects."""
     solver: Literal["newton", "bregman"] = "newton"
     """Solver of the transport problem."""
-    start: Literal["k_center", "random"] = "k_center"
-    """First prototypes: greedy k-center of the untrained network's local features, or random."""
+    start: Literal["k_center", "random", "warmup"] = "k_center"
+    """First prototypes: greedy k-center of the untrained network's local features, random, or 'warmup': k-center of
+    the local features after some validations with average pooling."""
+    warmup_validations: int = 1
+    """Validations, and the training steps before each, with average pooling when start is 'warmup'."""
+
+    def __post_init__(self):
+        value = self.warmup_validations
+        _check(value >= 1, "model.gsp.warmup_validations", value, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -106,30 +114,29 @@ class ModelConfig:
     backbone: str = "resnet20v2"
     """Network from pictures to local features."""
     pooling: str = "gsp"
-    """'gap' (average) or 'gsp' (generalized sum pooling)."""
+    """'gap' (average), 'gsp' (generalized sum pooling), or another pooling of tfdml by its name."""
+    pooling_options: dict[str, Any] = field(default_factory=dict)
+    """What a pooling without a section of its own takes, as in --model.pooling_options.power 4."""
     gsp: GSPConfig = field(default_factory=GSPConfig)
     """Generalized sum pooling."""
     embedding_size: int = 128
-    """Size of the embedding."""
+    """Size of the local features that are pooled; that of the embedding, too, unless the pooling gives another."""
     normalization: Literal["l2", "clip", "none"] = "clip"
     """Embeddings of unit length, of at most unit length, or as they are."""
 
     def __post_init__(self):
         _check_name("model.backbone", self.backbone, backbones.backbone_names())
-        _check_name("model.pooling", self.pooling, ("gap", "gsp"))
+        _check_name("model.pooling", self.pooling, pooling_names())
+        if self.has_gsp and self.pooling_options:
+            raise RecipeError(
+                f"The options of generalized sum pooling are in model.gsp. Received: model.pooling_options="
+                f"{self.pooling_options} with model.pooling={self.pooling!r}."
+            )
 
     @property
-    def pooling_options(self):
-        """Arguments of the pooling layer."""
-        if self.pooling != "gsp":
-            return {}
-        gsp = self.gsp
-        return {
-            "prototypes": gsp.prototypes,
-            "ratio": gsp.ratio,
-            "smoothing": gsp.smoothing,
-            "solver": gsp.solver,
-        }
+    def has_gsp(self):
+        """Whether the pooling is generalized sum pooling, alone or with another."""
+        return self.pooling in ("gsp", "gsp_gmp")
 
 
 @dataclass(frozen=True)
@@ -201,6 +208,28 @@ class CCPConfig:
     """Pull towards the weights that solved the problem before."""
     in_batch_weight: Optional[float] = None
     """Weight of the same loss inside the batch, under CCP; null for references.in_batch_weight."""
+
+
+@dataclass(frozen=True)
+class ZeroShotConfig:
+    """The zero-shot prediction loss of the pooling's attributes, for 'gsp', 'gsp_gmp' and 'gap'."""
+
+    enabled: bool = False
+    """Whether attributes that were fitted on half of a batch's classes must predict the other half."""
+    weight: float = 0.1
+    """Its weight, 0 to 1; the other loss has the rest."""
+    dim: Optional[int] = None
+    """Size of the trainable label embeddings; null for that of the picture embeddings."""
+    ridge: float = 0.05
+    """Ridge of the regression from attributes to label embeddings, above 0."""
+    temperature: float = 0.10526
+    """Temperature of the softmax over the training classes, above 0."""
+
+    def __post_init__(self):
+        _check(0 <= self.weight <= 1, "zero_shot.weight", self.weight, "0 <= weight <= 1")
+        _check(self.dim is None or self.dim >= 1, "zero_shot.dim", self.dim, "at least 1, or null")
+        for key in ("ridge", "temperature"):
+            _check(getattr(self, key) > 0, f"zero_shot.{key}", getattr(self, key), "above 0")
 
 
 @dataclass(frozen=True)
@@ -316,6 +345,7 @@ class Recipe:
     loss: LossConfig = field(default_factory=LossConfig)
     references: ReferenceConfig = field(default_factory=ReferenceConfig)
     ccp: CCPConfig = field(default_factory=CCPConfig)
+    zero_shot: ZeroShotConfig = field(default_factory=ZeroShotConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -329,10 +359,31 @@ class Recipe:
                 f"CCP draws class proxies. Received: ccp.enabled=true with references.name={self.references.name!r}; "
                 "expected references.name='proxies' or 'proxies_and_memory', or ccp.enabled=false."
             )
+        if self.zero_shot.enabled and self.model.pooling_options:
+            raise RecipeError(
+                "With a zero-shot loss 'gap' is generalized sum pooling of all of the mass. Received: "
+                f"model.pooling_options={self.model.pooling_options}; expected none."
+            )
+        if self.zero_shot.enabled and not (self.model.has_gsp or self.model.pooling == "gap"):
+            raise RecipeError(
+                f"This pooling has no attributes. Received: zero_shot.enabled=true with model.pooling="
+                f"{self.model.pooling!r}; expected model.pooling='gsp', 'gsp_gmp' or 'gap'."
+            )
+        warmup = self.warmup_validations
+        _check(
+            warmup < self.training.max_validations, "model.gsp.warmup_validations", warmup,
+            f"less than training.max_validations={self.training.max_validations}",
+        )  # fmt: skip
         _check(
             self.references.name != "batch" or self.batches.samples_per_class >= 2, "batches.samples_per_class",
             self.batches.samples_per_class, "at least 2 with references.name='batch', for positive pairs",
         )  # fmt: skip
+
+    @property
+    def warmup_validations(self):
+        """Validations before the pooling gets its prototypes and the best weights are looked for."""
+        warms_up = self.model.has_gsp and self.model.gsp.start == "warmup"
+        return self.model.gsp.warmup_validations if warms_up else 0
 
 
 def _check(right, key, value, expected):

@@ -178,7 +178,8 @@ class _Run:
         recipe, folder = self.recipe, self.folder
         steps = recipe.training.steps_per_validation
         self.non_finite = callbacks.StopOnNonFiniteLoss()
-        self.early_stopping = callbacks.RetrievalEarlyStopping(recipe.training.patience)
+        warmup = recipe.warmup_validations
+        self.early_stopping = callbacks.RetrievalEarlyStopping(recipe.training.patience, start_from_epoch=warmup)
         self.history = HistoryLog(folder.history, steps)
         self.time_limit = TimeLimit(recipe.training.max_minutes, self.history)
         self.best_weights = BestWeights(folder.best_weights, self.early_stopping)
@@ -190,9 +191,14 @@ class _Run:
                 assembly.proxy_pool(recipe, self.pictures),
                 pool_size=recipe.ccp.pool_size,
                 patience=recipe.ccp.patience,
+                start_from_epoch=warmup,
             )
             stateful.append(projections)
             self.callbacks.append(projections)
+        prototype_warmup = assembly.prototype_warmup(recipe, self.pictures)
+        if prototype_warmup is not None:
+            stateful.append(prototype_warmup)
+            self.callbacks.append(prototype_warmup)
         self.callbacks += [self.history, TensorBoardLog(folder.tensorboard, steps), self.time_limit]
         # Only what its own epoch's callbacks have done is saved.
         self.backup = callbacks.TrainingBackup(folder.state, callbacks=stateful)

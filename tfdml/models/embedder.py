@@ -5,9 +5,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfdml import backbones
-from tfdml.layers import GeneralizedSumPooling, L2Clip, L2Normalization
+from tfdml.layers import L2Clip, L2Normalization
+from tfdml.layers.pooling import get_pooling
 
-_POOLINGS = {"gap": keras.layers.GlobalAveragePooling2D, "gsp": GeneralizedSumPooling}
 _NORMALIZATIONS = {"l2": L2Normalization, "clip": L2Clip}
 
 
@@ -28,16 +28,17 @@ def build_embedder(
     Args:
         backbone: A name of `tfdml.backbones.backbone_names()`, or a model from images to a feature map
             `(b, h, w, channels)`.
-        pooling: `"gap"`, `"gsp"`, or a layer from `(b, h, w, c)` to `(b, c)`.
-        embedding_size: Size of the embedding.
+        pooling: A name of `tfdml.layers.pooling.pooling_names()`, or a layer from `(b, h, w, c)` to `(b, d)`.
+        embedding_size: Size of the local features that are pooled, and of the embedding unless the pooling gives
+            another: NetVLAD and optimal-transport pooling give one vector for each of their prototypes.
         normalization: `"l2"` (unit length), `"clip"` (at most unit length), a layer, or `None`.
         input_shape: `(height, width, channels)` of the images, for a backbone given by name.
         pooling_options: Arguments of a pooling layer given by name.
         name: The model's name.
 
     Returns:
-        A functional `keras.Model` from images (float32 in 0–1 for the backbones of this package) to `(b,
-        embedding_size)`, with layers named `"embedding"`, `"pooling"` and, if there is one, `"normalization"`.
+        A functional `keras.Model` from images (float32 in 0–1 for the backbones of this package) to embeddings
+        `(b, d)`, with layers named `"embedding"`, `"pooling"` and, if there is one, `"normalization"`.
 
     Raises:
         ValueError: If a name is unknown, the embedding size is not positive, or the backbone gives no feature map.
@@ -53,7 +54,7 @@ def build_embedder(
             "The backbone must give a feature map (b, h, w, channels). "
             f"Received: an output of shape {tuple(backbone.outputs[0].shape)}."
         )
-    pooling = _resolve(pooling, _POOLINGS, "pooling", **(pooling_options or {}))
+    pooling = _resolve_pooling(pooling, pooling_options or {})
     features = backbone.outputs[0]
     features = keras.layers.Conv2D(int(embedding_size), 1, name="embedding")(features)
     embeddings = pooling(features)
@@ -61,18 +62,26 @@ def build_embedder(
         # The attributes are there for `with_attributes`; the embedder itself gives embeddings alone.
         embeddings = embeddings[0]
     if normalization is not None:
-        embeddings = _resolve(normalization, _NORMALIZATIONS, "normalization")(embeddings)
+        embeddings = _resolve_normalization(normalization)(embeddings)
     return keras.Model(backbone.inputs[0], embeddings, name=name)
 
 
-def _resolve(choice, known, kind, **options):
+def _resolve_pooling(choice, options):
     if isinstance(choice, keras.layers.Layer):
         if options:
-            raise ValueError(f"Options go with a {kind}'s name. Received: options {options} with a layer.")
+            raise ValueError(f"Options go with a pooling's name. Received: options {options} with a layer.")
         return choice
-    if choice not in known:
-        raise ValueError(f"Unknown {kind}. Received: {choice!r}; expected one of {sorted(known)} or a layer.")
-    return known[choice](name=kind, **options)
+    return get_pooling(choice, name="pooling", **options)
+
+
+def _resolve_normalization(choice):
+    if isinstance(choice, keras.layers.Layer):
+        return choice
+    if choice not in _NORMALIZATIONS:
+        raise ValueError(
+            f"Unknown normalization. Received: {choice!r}; expected one of {sorted(_NORMALIZATIONS)} or a layer."
+        )
+    return _NORMALIZATIONS[choice](name="normalization")
 
 
 def local_features(embedder):
@@ -121,12 +130,12 @@ def _pooling_layer(embedder):
 
 
 def adapt_pooling(embedder, images, **options):
-    """Starts the prototypes of an embedder's generalized sum pooling from its own local features.
+    """Starts the prototypes of an embedder's pooling from its own local features.
 
     Args:
-        embedder: A model whose layer `"pooling"` is a `GeneralizedSumPooling`.
+        embedder: A model whose layer `"pooling"` is a `PrototypePooling`, such as `GeneralizedSumPooling`.
         images: An array of images, or a `tf.data.Dataset` of batches of images or of (images, labels).
-        **options: Arguments of `GeneralizedSumPooling.adapt`.
+        **options: Arguments of `PrototypePooling.adapt`.
 
     Raises:
         ValueError: If the pooling layer has nothing to adapt.

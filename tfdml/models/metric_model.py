@@ -9,7 +9,7 @@ from tfdml.arguments import check_between, check_not_negative, check_whole_numbe
 from tfdml.layers import ClassProxies
 from tfdml.metrics import retrieval_metrics
 from tfdml.models import training_step
-from tfdml.models.embedder import with_attributes
+from tfdml.models.embedder import inference_function, with_attributes
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -121,7 +121,19 @@ class MetricModel(keras.Model):
         self.warmup_steps = check_whole_number("warmup_steps", warmup_steps, minimum=0)
         self.reference_optimizer = None if reference_optimizer is None else keras.optimizers.get(reference_optimizer)
         self._check_optimizers()
-        self._evaluation_function = None
+        self._evaluation_function = self._inference_function = None
+
+    def retrace(self):
+        """Forgets the graphs of training, evaluation and embedding, after an option of a layer has changed."""
+        self._evaluation_function = self._inference_function = None
+        if getattr(self, "train_function", None) is not None:
+            self.make_train_function(force=True)
+
+    def embed_batch(self, images):
+        """Float32 embeddings `(b, d)` of a batch, as at inference, by a graph that is kept for the next batch."""
+        if self._inference_function is None:
+            self._inference_function = inference_function(self.embedder)
+        return self._inference_function(images)
 
     def _replace_loss_parameters(self, layer):
         before = getattr(self, "loss_parameters", None)
