@@ -1,0 +1,66 @@
+"""The collage study: what it arranges, and the weight on targets."""
+
+import numpy as np
+import pytest
+import tiny_backbone
+
+from tfdml import data, models
+from tfdml.experiments import InputError
+from tfdml.studies.collage import collage, weight_on_targets
+
+
+def test_weight_on_targets():
+    rng = np.random.default_rng(0)
+    maps, places = rng.random((9, 4, 6)), rng.integers(0, 4, 9)
+    maps /= maps.sum(axis=(1, 2), keepdims=True)
+    expected = []
+    for one, place in zip(maps, places):
+        rows, columns = divmod(int(place), 2)
+        expected.append(sum(one[i, j] for i in range(4) for j in range(6) if (i // 2, j // 3) == (rows, columns)))
+    np.testing.assert_allclose(weight_on_targets(maps, places), expected)
+    with pytest.raises(ValueError, match="into four tiles. Received: 3×4"):
+        weight_on_targets(np.ones((1, 3, 4)) / 12, np.array([0]))
+
+
+def test_a_weight_on_the_target_finds_it():
+    """The convention of places is that of the pictures: targets are white here, and backgrounds black."""
+    white = data.LabeledImages(np.full((8, 4, 4, 1), 255, np.uint8), np.repeat([0, 1], 4), ["a", "b"])
+    black = data.LabeledImages(np.zeros((4, 4, 4, 1), np.uint8), np.zeros(4, int), ["z"])
+    pictures = data.Collages(white, black, tile=4)
+    brightness = pictures.images[..., 0] / pictures.images[..., 0].sum(axis=(1, 2), keepdims=True)
+    np.testing.assert_allclose(weight_on_targets(brightness, pictures.places), 1.0)
+
+
+@pytest.fixture
+def small():
+    with tiny_backbone.registered():
+        yield {
+            "model.backbone": "tiny", "model.embedding_size": 4, "model.gsp.prototypes": 4, "batches.classes": 3,
+            "data.options.target_options": {"characters": "ABCDEFGHKLMN"}, "data.options.backgrounds": "digits",
+            "data.size": 18, "data.options.tile": 9, "training.steps_per_validation": 2, "training.max_validations": 2,
+            "evaluation.pictures": False,
+        }  # fmt: skip
+
+
+def test_runs_of_all_kinds_and_goes_on(tmp_path, small, capsys):
+    scores = collage(tmp_path, methods=["distilled", "gap", "gsp_zero_shot"], seeds=[0], overrides=small)
+    assert scores.shape == (3, 1) and (scores > 0).all()
+    for name in ("collage.md", "collage.csv", "curves.png", "pooling_maps.png"):
+        assert (tmp_path / name).stat().st_size > 0
+    rows = {line.split(",")[0]: line.split(",") for line in (tmp_path / "collage.csv").read_text().splitlines()}
+    assert rows["GAP"][3] == "0.250" and rows["targets alone"][3] == "–"
+    assert 0.0 < float(rows["GSP + zero-shot"][3]) < 1.0
+    # What is there is not trained again: a second call gives the same, and tells of no training.
+    def fail(*arguments, **options):
+        raise AssertionError("trained again")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models.MetricModel, "fit", fail)
+        again = collage(tmp_path, methods=["gap", "gsp_zero_shot"], seeds=[0], overrides=small)
+    np.testing.assert_array_equal(again, scores[1:3])
+
+
+def test_an_unknown_method(tmp_path):
+    with pytest.raises(InputError, match="Did you mean 'gsp_zero_shot'"):
+        collage(tmp_path, methods=["gsp_zeroshot"])
+    assert not list(tmp_path.iterdir())
