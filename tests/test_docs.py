@@ -1,11 +1,14 @@
 """The examples in docs/ run, and what the pages say of the losses is so."""
 
+import math
 import pathlib
 import re
 
+import numpy as np
 import pytest
 
 from tfdml import losses, miners
+from tfdml.layers.pooling import get_pooling, pooling_names
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
@@ -50,3 +53,23 @@ def test_table_has_all_with_their_defaults(get, known, columns, defaults):
             if getattr(type(made)(), "name", name) == name:
                 assert set(stated) == set(options) - {"name", "reduction", "miner", "dtype"}, name
     assert sorted(found) == known
+
+
+def test_table_has_all_poolings_with_their_defaults_and_sizes():
+    features, found = np.zeros((1, 3, 3, 24), "float32"), []
+    for (name,), cells in rows_of("poolings.md", 7):
+        found.append(name)
+        made = get_pooling(name)
+        layer, *marks = cells[1].split()
+        assert layer == type(made).__name__, name
+        assert marks == ["*"] * made.maps_only + ["+"] * made.rectifies, name
+        stated = {} if cells[4] == "–" else dict(text.split("=") for text in cells[4].split(", "))
+        options = {key: str(value) for key, value in made.get_config().items()}
+        assert {key: options[key] for key in stated} == stated, name
+        # A name of its own, rather than one for a layer with other options, states them all.
+        if "the same, " not in cells[2]:
+            assert set(stated) == set(options) - {"name", "dtype", "trainable", "prototypes_initializer"}, name
+        sizes = {"d": 24, "prototypes": getattr(made, "prototypes", None)}
+        size = math.prod(sizes.get(factor) or int(factor) for factor in cells[3].split(" × "))
+        assert made(features).shape == (1, size), name
+    assert sorted(found) == pooling_names()

@@ -1,0 +1,97 @@
+"""Contestants in rows, their scores as dots."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tfdml.plots import style
+
+_ROW_HEIGHT = 0.2
+_MARKERS = ("o", "D", "s", "^", "v", "P")
+
+
+def dot_plot(
+    names,
+    series,
+    x_label,
+    *,
+    baseline=None,
+    emphasized=(),
+    marks=None,
+    sort=True,
+    width=style.COLUMN_WIDTH,
+    title=None,
+):
+    """Draws the scores of contestants under one or more conditions: a dot for each, the mean with its deviation.
+
+    Args:
+        names: The contestants.
+        series: From the name of a condition, such as a loss, to scores `(contestants, repetitions)`.
+        x_label: What a score is, with its unit.
+        baseline: The contestant whose mean is a dashed line through all rows, for each condition in its colour; its
+            row is shaded.
+        emphasized: Contestants in bold.
+        marks: From a text to a score that all are to be compared with: a dotted line.
+        sort: Whether the greatest mean over all conditions stands at the top; else the first of the names does.
+        width: In inches.
+        title: Above the figure.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+
+    Raises:
+        ValueError: If there are no scores, scores do not fit the names, or a name that is referred to is none of them.
+    """
+    series = {name: np.asarray(scores, float) for name, scores in series.items()}
+    for name, scores in series.items():
+        if scores.ndim != 2 or len(scores) != len(names) or not scores.size:
+            raise ValueError(
+                f"Scores do not fit. Received: {len(names)} names and scores of shape {scores.shape} for {name!r}."
+            )
+    if not series:
+        raise ValueError("There is nothing to draw. Received: no series.")
+    for name in [*emphasized, *([] if baseline is None else [baseline])]:
+        if name not in names:
+            raise ValueError(f"Received: {name!r}; expected one of {list(names)}.")
+    means = np.array([scores.mean(axis=1) for scores in series.values()])
+    order = np.argsort(-means.mean(axis=0), kind="stable") if sort else np.arange(len(names))
+    figure = style.new_figure(width, 0.75 + _ROW_HEIGHT * max(1.0, 0.6 * len(series)) * len(names))
+    axes = figure.subplots()
+    style.style_axes(axes)
+    axes.grid(False, axis="y")
+    places = np.arange(len(names))
+    shifts = 0.5 * (np.arange(len(series)) - (len(series) - 1) / 2) / len(series)
+    if baseline is not None:
+        row = int(np.flatnonzero(order == list(names).index(baseline))[0])
+        axes.axhspan(row - 0.5, row + 0.5, color=style.GRID, alpha=0.6, linewidth=0, zorder=0)
+    for index, (name, scores) in enumerate(series.items()):
+        color, at = style.PALETTE[index % len(style.PALETTE)], places + shifts[index]
+        if baseline is not None:
+            of_baseline = means[index, list(names).index(baseline)]
+            axes.axvline(of_baseline, color=color, linewidth=0.8, linestyle="--", zorder=1)
+        if scores.shape[1] > 1:
+            axes.plot(scores[order], at, ".", color=color, alpha=0.45, markersize=3, markeredgewidth=0)
+        axes.errorbar(
+            means[index, order],
+            at,
+            xerr=scores.std(axis=1)[order] if scores.shape[1] > 1 else None,
+            fmt=_MARKERS[index % len(_MARKERS)],
+            color=color,
+            markersize=3.5,
+            linewidth=0.9,
+            label=name,
+        )
+    for text, score in (marks or {}).items():
+        axes.axvline(score, color=style.QUIET, linewidth=0.9, linestyle=":", label=text, zorder=1)
+    axes.set_yticks(places, [style.drawable(names[index]) for index in order], fontsize=style.TICK_SIZE)
+    for label, index in zip(axes.get_yticklabels(), order):
+        label.set_fontweight("bold" if names[index] in emphasized else "normal")
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlabel(x_label)
+    figure.legend(
+        loc="outside upper center", ncols=3, fontsize=style.TICK_SIZE, frameon=False, labelcolor=style.TEXT,
+        handletextpad=0.3, columnspacing=1.0,
+    )  # fmt: skip
+    style.add_title(figure, title)
+    return figure

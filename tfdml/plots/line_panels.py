@@ -1,0 +1,106 @@
+"""Several quantities against one, in panels that share a legend."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from tfdml.plots import style
+
+
+class LinePanel(NamedTuple):
+    """One panel of `line_panels`.
+
+    Attributes:
+        y_label: What y is, with its unit.
+        series: From the name of a line to its points, `(x values, y values)`.
+        bands: From the name of a line to the `(lower, upper)` edge of the band around it, such as quartiles; lines
+            that are missing have no band.
+        levels: From the name of a horizontal line, for what does not depend on x, to its height.
+        y_log: Whether the vertical axis is logarithmic.
+    """
+
+    y_label: str
+    series: dict
+    bands: dict | None = None
+    levels: dict | None = None
+    y_log: bool = False
+
+
+def line_panels(panels, x_label, *, x_log=False, width=style.TEXT_WIDTH, title=None):
+    """Draws panels side by side; a name has the same colour and marker in all of them, and one legend tells it.
+
+    Args:
+        panels: List of `LinePanel`.
+        x_label: What x is, with its unit.
+        x_log: Whether the horizontal axes are logarithmic; the x values of the lines are marked on them then.
+        width: In inches.
+        title: Above the figure.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+
+    Raises:
+        ValueError: If there is no panel or a panel has no line, x and y differ in length, or a band belongs to no line.
+    """
+    if not panels or not all(panel.series for panel in panels):
+        raise ValueError(f"There is nothing to draw. Received: {len(panels)} panels; expected each to have a line.")
+    names = list(dict.fromkeys(name for panel in panels for name in panel.series))
+    levels = list(dict.fromkeys(name for panel in panels for name in panel.levels or {}))
+    looks = {name: _line_look(index) for index, name in enumerate(names)}
+    looks.update({name: _level_look(index) for index, name in enumerate(levels)})
+
+    figure = style.new_figure(width, 0.55 + 0.75 * width / max(2, len(panels)))
+    handles = {}
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
+        style.style_axes(axes)
+        for name, (x, y) in panel.series.items():
+            x, y = np.asarray(x, float), np.asarray(y, float)
+            if x.ndim != 1 or x.shape != y.shape or not x.size:
+                raise ValueError(
+                    f"Line {name!r} does not fit. Received: x of shape {x.shape} and y of shape {y.shape}."
+                )
+            (handles[name],) = axes.plot(x, y, label=name, **looks[name])
+        for name, (lower, upper) in (panel.bands or {}).items():
+            if name not in panel.series:
+                raise ValueError(f"Received: a band for {name!r}; expected names of {sorted(panel.series)}.")
+            axes.fill_between(
+                panel.series[name][0], lower, upper, color=looks[name]["color"], alpha=0.2, linewidth=0
+            )
+        for name, height in (panel.levels or {}).items():
+            handles[name] = axes.axhline(height, label=name, **looks[name])
+        axes.set_yscale("log" if panel.y_log else "linear")
+        axes.set_ylabel(panel.y_label)
+        axes.set_xlabel(x_label)
+        if x_log:
+            axes.set_xscale("log")
+            marked = sorted({float(value) for x, _ in panel.series.values() for value in x})
+            axes.set_xticks(marked, [f"{value:g}" for value in marked])
+            axes.minorticks_off()
+    rows = -(-len(looks) // 4)
+    figure.legend(
+        [handles[name] for name in looks],
+        list(looks),
+        loc="outside lower center",
+        ncols=-(-len(looks) // rows),
+        fontsize=style.TICK_SIZE,
+        frameon=False,
+        labelcolor=style.TEXT,
+    )
+    style.add_title(figure, title)
+    return figure
+
+
+def _line_look(index):
+    return {
+        "color": style.PALETTE[index % len(style.PALETTE)],
+        "marker": style.MARKERS[index % len(style.MARKERS)],
+        "linestyle": "-" if index < len(style.PALETTE) else "--",
+        "linewidth": 1.2,
+        "markersize": 3.2,
+    }
+
+
+def _level_look(index):
+    return {"color": style.TEXT, "linestyle": ("--", ":", "-.")[index % 3], "linewidth": 1.0, "zorder": 1.5}
