@@ -35,6 +35,29 @@ def test_a_class_has_one_colour():
     np.testing.assert_allclose(first.collections[0].get_facecolors()[-1], first.patches[1].get_edgecolor())
 
 
+def test_a_colour_comes_back_with_another_line():
+    (axes,) = class_hulls({"a": HullPanel({label: SQUARE + 2.0 * label for label in range(12)})}).axes
+    looks = {(patch.get_edgecolor(), str(patch.get_linestyle())) for patch in axes.patches}
+    assert len(looks) == 12 and len({color for color, _ in looks}) == 6
+
+
+def test_texts_of_one_place_do_not_cover_each_other():
+    (axes,) = class_hulls({"a": HullPanel({**dict.fromkeys(range(4), SQUARE), 9: SQUARE + 3.0})}).axes
+    places = np.array([text.get_position() for text in axes.texts])
+    apart = np.linalg.norm(places[:, None] - places, axis=-1) + np.eye(5)
+    assert apart.min() > 0.04 * np.ptp(axes.get_xlim())
+    assert np.abs(places[:4] - 0.5).max() < 0.15 * np.ptp(axes.get_xlim())
+    # Where there is room the text stands at the hull.
+    np.testing.assert_allclose(places[4], [3.5, 3.5])
+
+
+def test_a_small_hull_stays_visible():
+    (axes,) = class_hulls({"a": HullPanel({0: 1e-3 * SQUARE, 1: SQUARE + 3.0})}).axes
+    small, large = [np.array(text.get_position()) for text in axes.texts]
+    assert small[0] == pytest.approx(0.0, abs=1e-3) and small[1] > 0.02 * np.ptp(axes.get_ylim())
+    np.testing.assert_allclose(large, [3.5, 3.5])
+
+
 def test_names():
     (axes,) = class_hulls({"a": panel()}, class_names=dict(enumerate("abcdefgh"))).axes
     assert [text.get_text() for text in axes.texts] == ["a", "h"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from tfdml.studies.gap_analysis import beyond, combine_prototypes, gap_analysis
+from tfdml.studies.gap_analysis import beyond, combine_prototypes, gap_analysis, prototype_hulls
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,29 @@ def test_bound_on_every_image(quick_run):
     assert 0.0 < result.errors.max() <= result.radius <= result.all_radius
     assert beyond(result) == (0, 0)
     assert beyond(result._replace(radius=0.5 * np.median(result.errors)))[0] > 40
+
+
+def test_bad_options(tmp_path):
+    with pytest.raises(ValueError, match="prototypes=3"):
+        gap_analysis(str(tmp_path), prototypes=3)
+    with pytest.raises(ValueError, match="active_share=0.0"):
+        gap_analysis(str(tmp_path), active_share=0.0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_class_has_an_active_prototype(quick_run):
+    # A share that no prototype reaches leaves the one that most of a class' local features go to.
+    _, result = quick_run
+    shares = np.stack([result.weights[result.labels == label].mean(axis=0) for label in range(10)])
+    hulls = prototype_hulls(result, 0.999)
+    assert list(hulls) == list(range(10))
+    for label, hull in hulls.items():
+        np.testing.assert_allclose(hull.points.mean(axis=0), result.prototypes[shares[label].argmax()], atol=1e-9)
+    # All that are in use, on the other hand, span the class' local features up to δ.
+    (corners,) = [hull.points for label, hull in prototype_hulls(result, 1e-6).items() if label == 3]
+    used = result.prototypes[shares[3] > 0]
+    np.testing.assert_allclose(corners.min(axis=0), used.min(axis=0), atol=1e-4)
+    np.testing.assert_allclose(corners.max(axis=0), used.max(axis=0), atol=1e-4)
 
 
 def test_report(quick_run):

@@ -12,6 +12,9 @@ from matplotlib.patches import Polygon
 from tfdml.plots import style
 
 _MARK_SHAPES = ("o", "X", "D", "^")
+_STROKES = ("-", (0, (3.5, 1.2)), (0, (1.0, 1.0)))
+# Between the texts at the hulls, as a share of a panel's width.
+_TEXT_DISTANCE = 0.05
 
 
 class HullPanel(NamedTuple):
@@ -34,6 +37,9 @@ class HullPanel(NamedTuple):
 def class_hulls(panels, *, points_name="embeddings", class_names=None, width=style.TEXT_WIDTH, title=None):
     """Draws the convex hulls of classes, with the points in them, in panels side by side on one scale.
 
+    Classes that share a colour, for there are fewer colours than classes, differ in the line around their hull. A
+    class' text stands in its hull, or a little beside where it would cover another text or a small hull.
+
     Args:
         panels: From a panel's name to its `HullPanel`.
         points_name: What the small dots are, in the legend.
@@ -53,6 +59,8 @@ def class_hulls(panels, *, points_name="embeddings", class_names=None, width=sty
     grid = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     classes = sorted({label for panel in panels.values() for label in panel.outlines})
     inks = {label: style.PALETTE[place % len(style.PALETTE)] for place, label in enumerate(classes)}
+    strokes = {label: _STROKES[place // len(style.PALETTE) % len(_STROKES)] for place, label in enumerate(classes)}
+    low, high = _limits(panels.values())
     kinds = list(dict.fromkeys(name for panel in panels.values() for name in panel.marks))
     for axes, (name, panel) in zip(grid, panels.items()):
         style.style_axes(axes, grid=False)
@@ -60,15 +68,22 @@ def class_hulls(panels, *, points_name="embeddings", class_names=None, width=sty
         axes.set_xlabel("dimension 1")
         for label, corners in panel.outlines.items():
             axes.add_patch(
-                Polygon(corners, facecolor=(*to_rgb(inks[label]), 0.25), edgecolor=inks[label], linewidth=0.9, zorder=2)
+                Polygon(
+                    corners,
+                    facecolor=(*to_rgb(inks[label]), 0.25),
+                    edgecolor=inks[label],
+                    linewidth=0.9,
+                    linestyle=strokes[label],
+                    zorder=2,
+                )
             )
         if panel.points is not None:
             _scatter(axes, panel.points, panel.labels, inks, "o", 3.0, 0.0, 1)
         for kind, (points, labels) in panel.marks.items():
             _scatter(axes, points, labels, inks, _shape(kinds.index(kind)), 16.0, 0.5, 3)
-        for label, corners in panel.outlines.items():
+        for label, place in zip(panel.outlines, _text_places(panel, _TEXT_DISTANCE * (high - low)[0])):
             axes.text(
-                *np.mean(corners, axis=0),
+                *place,
                 style.drawable(label if class_names is None else class_names[label]),
                 ha="center",
                 va="center",
@@ -81,7 +96,6 @@ def class_hulls(panels, *, points_name="embeddings", class_names=None, width=sty
                 parse_math=False,
             )
         axes.set_aspect("equal")
-    low, high = _limits(panels.values())
     grid[0].set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     grid[0].set_ylabel("dimension 2")
     entries = [Line2D([], [], linewidth=6, color=style.BACKGROUND_POINTS, label="hull of a class")]
@@ -111,6 +125,30 @@ def _limits(panels):
     low, high = everything.min(axis=0), everything.max(axis=0)
     half = 0.53 * (high - low).max() or 1.0
     return 0.5 * (low + high) - half, 0.5 * (low + high) + half
+
+
+def _text_places(panel, distance):
+    """In the middle of the hulls, or above those that the text would cover."""
+    places = [
+        np.mean(corners, axis=0) + (0.0, 0.7 * distance if np.ptp(corners, axis=0).max() < 0.5 * distance else 0.0)
+        for corners in panel.outlines.values()
+    ]
+    return _spread(places, distance)
+
+
+def _spread(places, distance):
+    """Moves places, `(n, 2)`, that are nearer than `distance` to each other apart, all others not."""
+    places = np.array(places, np.float64)
+    # A place on another one is moved upwards.
+    tiny = 1e-3 * distance * np.arange(len(places))[:, None] * [0.0, 1.0]
+    for _ in range(200):
+        apart = (places + tiny)[:, None] - (places + tiny)
+        lengths = np.linalg.norm(apart, axis=-1) + np.where(np.eye(len(places)), np.inf, 0.0)
+        lacking = np.maximum(0.0, distance - lengths)
+        if lacking.max() < 1e-2 * distance:
+            break
+        places += 0.5 * np.sum(apart * (lacking / lengths)[..., None], axis=1)
+    return places
 
 
 def _shape(place):

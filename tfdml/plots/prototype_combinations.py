@@ -9,11 +9,18 @@ from matplotlib.patches import Circle
 from tfdml.plots import style
 from tfdml.plots.pictures import as_picture, show
 
+# The height of an image, as a share of its column's width.
+_IMAGE_HEIGHT = 0.45
+# In inches, at most.
+_PANEL_SIDE = 2.6
+
 
 def prototype_combinations(
     images, features, prototypes, weights, radius, *, names=None, width=style.TEXT_WIDTH, title=None
 ):  # fmt: skip
     """Draws, for each image, the average of its local features and the convex combination of prototypes near it.
+
+    Below the image stands the whole plane, and below that the neighbourhood of the average, at a larger scale.
 
     Args:
         images: `b` images, as for `pooling_maps`.
@@ -21,7 +28,7 @@ def prototype_combinations(
         prototypes: `(m, 2)`.
         weights: Of the prototypes in each image, `(b, m)`, >= 0, each row's sum 1. A prototype's area in the
             picture goes with its weight.
-        radius: Of the disc around the average, within which the combination is claimed to lie.
+        radius: Of the disc around the average, within which the combination is claimed to lie, > 0.
         names: Text above the images, `(b,)`.
         width: In inches.
         title: Above the figure.
@@ -30,10 +37,58 @@ def prototype_combinations(
         A `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: If shapes do not fit or weights do not sum to 1.
+        ValueError: If shapes do not fit, weights do not sum to 1, or the radius is not positive.
     """
     features, prototypes, weights = (np.asarray(values, np.float64) for values in (features, prototypes, weights))
+    _check(len(images), features, prototypes, weights, radius, names)
     count = len(images)
+    side = min(width / count, _PANEL_SIDE)
+    figure = style.new_figure(width, (2.0 + _IMAGE_HEIGHT) * side + 0.6)
+    grid = figure.subplots(3, count, squeeze=False, height_ratios=[_IMAGE_HEIGHT, 1.0, 1.0])
+    low, high = _limits(features, prototypes)
+    for index, (picture_axes, plane, neighbourhood) in enumerate(grid.T):
+        show(picture_axes, as_picture(images[index], f"images[{index}]"))
+        picture_axes.set(xticks=[], yticks=[])
+        if names is not None:
+            picture_axes.set_title(
+                style.drawable(names[index]), fontsize=style.LABEL_SIZE, color=style.TEXT, parse_math=False
+            )
+        average, combination = features[index].mean(axis=0), weights[index] @ prototypes
+        for axes, scale in ((plane, 1.0), (neighbourhood, 2.0)):
+            style.style_axes(axes, grid=False)
+            _points(axes, features[index], prototypes, weights[index], scale)
+            axes.add_patch(Circle(average, radius, fill=False, edgecolor=style.TEXT, linewidth=0.8, zorder=4))
+            axes.set_aspect("equal")
+            axes.set_xlabel("dimension 1")
+        plane.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+        neighbourhood.plot(*np.stack([average, combination]).T, color=style.TEXT, linewidth=1.0, zorder=5)
+        neighbourhood.scatter(*average, s=18.0, color=style.BLUE, edgecolors="white", linewidths=0.6, zorder=6)
+        neighbourhood.scatter(
+            *combination, s=20.0, marker="^", color=style.VERMILLION, edgecolors="white", linewidths=0.6, zorder=7
+        )
+        reach = 1.12 * np.array([-radius, radius])
+        neighbourhood.set(xlim=average[0] + reach, ylim=average[1] + reach)
+        neighbourhood.set_title(
+            f"‖GAP − PCC‖ = {np.linalg.norm(average - combination):.3f}", fontsize=style.NOTE_SIZE, color=style.TEXT
+        )
+        neighbourhood.locator_params(nbins=4)
+    for axes in grid[1:, 0]:
+        axes.set_ylabel("dimension 2")
+    figure.legend(
+        handles=_entries(radius),
+        loc="outside lower center",
+        ncols=6,
+        fontsize=style.TICK_SIZE,
+        frameon=False,
+        labelcolor=style.TEXT,
+        handletextpad=0.3,
+        columnspacing=1.0,
+    )
+    style.add_title(figure, title)
+    return figure
+
+
+def _check(count, features, prototypes, weights, radius, names):
     if (
         not count
         or features.ndim != 3
@@ -48,49 +103,34 @@ def prototype_combinations(
         )
     if weights.min() < 0 or np.abs(weights.sum(axis=1) - 1.0).max() > 1e-3:
         raise ValueError("Weights must be >= 0 and sum to 1 for each image.")
+    if not 0.0 < radius < np.inf:
+        raise ValueError(f"Received: radius={radius}; expected a positive number.")
 
-    side = width / count
-    figure = style.new_figure(width, 1.75 * side + 0.5)
-    above, below = figure.subplots(2, count, squeeze=False, height_ratios=[0.55, 1.0])
-    for axes in below[1:]:
-        axes.sharex(below[0])
-        axes.sharey(below[0])
-    for index in range(count):
-        show(above[index], as_picture(images[index], f"images[{index}]"))
-        above[index].set(xticks=[], yticks=[])
-        if names is not None:
-            above[index].set_title(
-                style.drawable(names[index]), fontsize=style.LABEL_SIZE, color=style.TEXT, parse_math=False
-            )
-        axes = below[index]
-        style.style_axes(axes, grid=False)
-        axes.scatter(*prototypes.T, s=4.0, marker="D", color=style.BACKGROUND_POINTS, linewidths=0, zorder=1)
-        active = weights[index] > 0.0
-        axes.scatter(
-            *prototypes[active].T,
-            s=6.0 + 150.0 * weights[index, active],
-            marker="D",
-            color=style.ORANGE,
-            edgecolors="white",
-            linewidths=0.4,
-            zorder=2,
-        )
-        axes.scatter(*features[index].T, s=5.0, color=style.SKY, linewidths=0, zorder=3)
-        average, combination = features[index].mean(axis=0), weights[index] @ prototypes
-        axes.add_patch(Circle(average, radius, fill=False, edgecolor=style.TEXT, linewidth=0.8, zorder=4))
-        axes.scatter(*average, s=26.0, color=style.BLUE, edgecolors="white", linewidths=0.6, zorder=5)
-        axes.scatter(
-            *combination, s=34.0, marker="^", color=style.VERMILLION, edgecolors="white", linewidths=0.6, zorder=6
-        )
-        axes.set_aspect("equal")
-        axes.set_xlabel("dimension 1")
+
+def _limits(features, prototypes):
+    """The lower left and the upper right corner of a square around everything."""
     everything = np.concatenate([features.reshape(-1, 2), prototypes])
     low, high = everything.min(axis=0), everything.max(axis=0)
-    half = max(0.55 * (high - low).max(), radius)
-    below[0].set(
-        xlim=0.5 * (low + high)[0] + np.array([-half, half]), ylim=0.5 * (low + high)[1] + np.array([-half, half])
+    half = 0.55 * (high - low).max()
+    return 0.5 * (low + high) - half, 0.5 * (low + high) + half
+
+
+def _points(axes, features, prototypes, weights, scale):
+    axes.scatter(*prototypes.T, s=4.0 * scale, marker="D", color=style.BACKGROUND_POINTS, linewidths=0, zorder=1)
+    active = weights > 0.0
+    axes.scatter(
+        *prototypes[active].T,
+        s=scale * (6.0 + 150.0 * weights[active]),
+        marker="D",
+        color=style.ORANGE,
+        edgecolors="white",
+        linewidths=0.4,
+        zorder=2,
     )
-    below[0].set_ylabel("dimension 2")
+    axes.scatter(*features.T, s=5.0 * scale, color=style.SKY, linewidths=0, zorder=3)
+
+
+def _entries(radius):
     shapes = [
         ("o", 2.5, style.SKY, "local features"),
         ("D", 2.5, style.BACKGROUND_POINTS, "prototypes"),
@@ -102,16 +142,4 @@ def prototype_combinations(
         Line2D([], [], linestyle="", marker=marker, markersize=size, color=color, label=name)
         for marker, size, color, name in shapes
     ]
-    entries.append(Line2D([], [], color=style.TEXT, linewidth=0.8, label=f"radius δ = {radius:.3f}"))
-    figure.legend(
-        handles=entries,
-        loc="outside lower center",
-        ncols=len(entries),
-        fontsize=style.TICK_SIZE,
-        frameon=False,
-        labelcolor=style.TEXT,
-        handletextpad=0.3,
-        columnspacing=1.0,
-    )
-    style.add_title(figure, title)
-    return figure
+    return [*entries, Line2D([], [], color=style.TEXT, linewidth=0.8, label=f"radius δ = {radius:.3f}")]

@@ -73,7 +73,8 @@ def gap_analysis(
         steps: Training steps.
         per_class: Images of each class in the sample.
         prototypes: Their number.
-        active_share: A prototype is active in a class from this share of the class' local features on.
+        active_share: A prototype is active in a class from this share of the class' local features on; the one that
+            most of them go to is always.
         learning_rate: Of Adam.
         seeds: One network for each.
         quick: 20 steps, eight images of each class, one seed.
@@ -82,8 +83,14 @@ def gap_analysis(
         From the seed to its `Analysis`.
 
     Raises:
+        ValueError: If the prototypes are too few to draw, or the share is none.
         ArithmeticError: If an image breaks the bound; the tables are written before.
     """
+    if prototypes < 4 or not 0.0 < active_share < 1.0:
+        raise ValueError(
+            f"Received: prototypes={prototypes}, active_share={active_share}; expected four prototypes or more and a "
+            "share between 0 and 1."
+        )
     if quick:
         steps, per_class, seeds = min(steps, 20), min(per_class, 8), list(seeds)[:1]
     options = {} if path is None else {"path": path}
@@ -124,6 +131,24 @@ def beyond(result):
     )
 
 
+def prototype_hulls(result, active_share):
+    """The hull of each class' active prototypes.
+
+    Args:
+        result: An `Analysis`.
+        active_share: As for `gap_analysis`.
+
+    Returns:
+        From the class to a `scipy.spatial.ConvexHull`.
+    """
+    active = _active(result, active_share)
+    # The hulls refer to the extent of all points; with all prototypes (-1) there is one even if few are active.
+    points = np.concatenate([result.prototypes, *(result.prototypes[indices] for indices in active.values())])
+    owners = np.repeat([-1, *active], [len(result.prototypes), *(len(indices) for indices in active.values())])
+    hulls = class_hulls(points, owners)
+    return {label: hulls[label] for label in active}
+
+
 def _train(train, steps, learning_rate, seed):
     keras.utils.set_random_seed(seed)
     embedder = models.build_embedder(
@@ -140,17 +165,17 @@ def _preprocessing(images):
     return data.Preprocessing(images.image_shape[:2], images.image_shape[2])
 
 
-def _local_features(embedder, images):
+def _local_features(forward, images):
     """`(images, places, 2)`, float64."""
-    forward = models.inference_function(models.local_features(embedder))
     maps = models.embed(forward, data.evaluation_batches(images, 256, _preprocessing(images)))[0]
     return maps.reshape(len(maps), -1, maps.shape[-1]).astype(np.float64)
 
 
 def _analyse(embedder, train, test, per_class, prototypes, seed):
     sample = _sample(test.labels, per_class, seed)
-    of_test = _local_features(embedder, test)
-    everything = np.concatenate([_local_features(embedder, train), of_test])
+    forward = models.inference_function(models.local_features(embedder))
+    of_test = _local_features(forward, test)
+    everything = np.concatenate([_local_features(forward, train), of_test])
     longest = np.linalg.norm(everything, axis=-1).max()
     everything, features = everything / longest, of_test[sample] / longest
 
@@ -179,17 +204,11 @@ def _sample(labels, per_class, seed):
 
 
 def _active(result, active_share):
-    """From the class to its active prototypes' indices."""
-    return {
-        int(label): np.flatnonzero(result.weights[result.labels == label].mean(axis=0) >= active_share)
-        for label in np.unique(result.labels)
-    }
-
-
-def _prototype_hulls(result, active_share):
-    active = _active(result, active_share)
-    points = np.concatenate([result.prototypes[indices] for indices in active.values()])
-    return class_hulls(points, np.repeat(list(active), [len(indices) for indices in active.values()]))
+    """From the class to its active prototypes' indices, one at least."""
+    shares = {
+        int(label): result.weights[result.labels == label].mean(axis=0) for label in np.unique(result.labels)
+    }  # fmt: skip
+    return {label: np.flatnonzero(share >= min(active_share, share.max())) for label, share in shares.items()}
 
 
 def _report(report, train, results, active_share, steps):
@@ -210,7 +229,7 @@ def _report(report, train, results, active_share, steps):
                 f"{result.all_errors.max():.4f}",
                 f"{outside_of_all} of {len(result.all_errors)}",
                 f"{np.sum(counts > 1)} of {np.sum(counts > 0)}",
-                f"{100 * hull_overlap(_prototype_hulls(result, active_share).values()).pairs:.0f}",
+                f"{100 * hull_overlap(prototype_hulls(result, active_share).values()).pairs:.0f}",
                 f"{100 * hull_overlap(class_hulls(result.features.mean(axis=1), result.labels).values()).pairs:.0f}",
             ]
         )
@@ -240,11 +259,14 @@ def _report(report, train, results, active_share, steps):
     pooled = first.features.mean(axis=1)
     marks = {"prototypes": (first.prototypes, None)}
     hulls = {
-        "hulls of the active prototypes": _prototype_hulls(first, active_share),
+        "hulls of the active prototypes": prototype_hulls(first, active_share),
         "hulls of the embeddings": class_hulls(pooled, first.labels),
     }
+    points = {"hulls of the embeddings": (pooled, first.labels)}
     panels = {
-        name: plots.HullPanel({label: outline(hull) for label, hull in of.items()}, pooled, first.labels, marks)
+        name: plots.HullPanel(
+            {label: outline(hull) for label, hull in of.items()}, *points.get(name, (None, None)), marks
+        )
         for name, of in hulls.items()
     }
     report.picture(

@@ -53,13 +53,13 @@ class Outcome(NamedTuple):
 
 def synthetic(
     out: str,
-    margins: list[float] = (0.5, 0.3, 0.2, 0.1),
+    margins: list[float] = (0.5, 0.3, 0.25, 0.2, 0.1, 0.07),
     ratio: float = 0.1,
-    smoothing: float = 50.0,
+    smoothing: float = 100.0,
     prototypes: int = 64,
     learning_rate: float = 1e-3,
     steps_per_epoch: int = 50,
-    epochs: int = 200,
+    epochs: int = 100,
     patience: int = 30,
     seeds: list[int] = (0, 1, 2),
     quick: bool = False,
@@ -74,8 +74,9 @@ def synthetic(
     Args:
         out: Folder for tables and pictures.
         margins: Of negative pairs in C2. In a square of side 0.6, 16 points can be 0.2 apart, not more than four 0.5.
+            Average pooling leaves half of the weight to shared tokens, which halves the room: it needs smaller ones.
         ratio: μ of generalized sum pooling.
-        smoothing: ε of generalized sum pooling.
+        smoothing: ε of generalized sum pooling. Tokens are at most 0.85 apart, so one that selects is large.
         prototypes: Its number of prototypes, which start from the tokens.
         learning_rate: Of Adam.
         steps_per_epoch: Batches of 16 classes × 4 bags between validations.
@@ -86,7 +87,11 @@ def synthetic(
 
     Returns:
         From (pooling, margin) to the `Outcome` of each seed.
+
+    Raises:
+        ValueError: If an option is out of its range.
     """
+    _check(margins, prototypes, ratio, smoothing, seeds)
     if quick:
         margins, seeds, epochs = list(margins)[:1], list(seeds)[:1], min(epochs, 10)
     results = {}
@@ -132,6 +137,17 @@ class Box(keras.constraints.Constraint):
         return {"limit": self.limit}
 
 
+def _check(margins, prototypes, ratio, smoothing, seeds):
+    """Before the first training rather than after some of them."""
+    if not margins or not seeds:
+        raise ValueError(f"Received: margins={margins}, seeds={seeds}; expected one of each at least.")
+    if prototypes > TOKENS:
+        raise ValueError(f"Received: prototypes={prototypes}; expected {TOKENS}, the number of tokens, at most.")
+    _pooling("gsp", prototypes, ratio, smoothing)
+    for margin in margins:
+        losses.get("c2", negative_margin=margin)
+
+
 def _pooling(name, prototypes, ratio, smoothing):
     if name == "gap":
         return keras.layers.GlobalAveragePooling1D(name="pooling")
@@ -158,6 +174,7 @@ def _train(pooling, margin, learning_rate, steps_per_epoch, epochs, patience, se
         epochs=epochs,
         validation_data=_fixed_bags(VALIDATION_PER_CLASS, [seed, 1]),
         callbacks=[callbacks.RetrievalEarlyStopping(patience)],
+        shuffle=False,
         verbose=0,
     )
     return _judge(embedder, pooling, np.asarray(tokens.embeddings), seed, len(history.epoch))
