@@ -1,11 +1,12 @@
 """The collage study: what it arranges, and the weight on targets."""
 
+import cifar_files
 import numpy as np
 import pytest
 import tiny_backbone
 
 from tfdml import data, models
-from tfdml.experiments import InputError
+from tfdml.experiments import InputError, load_recipe
 from tfdml.studies.collage import collage, weight_on_targets
 
 
@@ -37,7 +38,7 @@ def small():
         yield {
             "model.backbone": "tiny", "model.embedding_size": 4, "model.gsp.prototypes": 4, "batches.classes": 3,
             "data.options.target_options": {"characters": "ABCDEFGHKLMN"}, "data.options.backgrounds": "digits",
-            "data.size": 18, "data.options.tile": 9, "training.steps_per_validation": 2, "training.max_validations": 2,
+            "data.options.tile": 9, "training.steps_per_validation": 2, "training.max_validations": 2,
             "evaluation.pictures": False,
         }  # fmt: skip
 
@@ -58,6 +59,21 @@ def test_runs_of_all_kinds_and_goes_on(tmp_path, small, capsys):
         patch.setattr(models.MetricModel, "fit", fail)
         again = collage(tmp_path, methods=["gap", "gsp_zero_shot"], seeds=[0], overrides=small)
     np.testing.assert_array_equal(again, scores[1:3])
+
+
+def test_cifar_collage_where_its_files_are(tmp_path, small):
+    cifar_files.write_cifar100(tmp_path / "files")
+    cifar = {key: value for key, value in small.items() if not key.startswith("data.")}
+    cifar |= {"data.name": "cifar_collage", "data.options.path": str(tmp_path / "files")}
+    cifar |= {"batches.samples_per_class": 2}
+    scores = collage(tmp_path / "out", methods=["distilled", "gap"], seeds=[0], overrides=cifar)
+    assert scores.shape == (2, 1)
+    runs = tmp_path / "out" / "runs"
+    sizes = [load_recipe(runs / f"{name}-0" / "recipe.yaml").data.image_size for name in ("distilled", "gap")]
+    assert [tuple(size) for size in sizes] == [(32, 32), (64, 64)]
+    # The feature maps have 31×31 places, which are not four tiles.
+    assert "| GAP           " in (text := (tmp_path / "out" / "collage.md").read_text())
+    assert "0.250" not in text and (tmp_path / "out" / "pooling_maps.png").exists()
 
 
 def test_an_unknown_method(tmp_path):

@@ -26,7 +26,6 @@ METHODS = {
         "model.pooling": "gap",
         "zero_shot.enabled": False,
         "data.options.distilled": True,
-        "data.size": None,
     },
     "gap": {"model.pooling": "gap", "zero_shot.enabled": False},
     "gap_zero_shot": {"model.pooling": "gap", "zero_shot.enabled": True},
@@ -59,7 +58,7 @@ def collage(
 
     The runs are kept in the folder: a study that was stopped goes on, and one that is called again with more methods or
     seeds trains only what is new. For Cifar Collage: --overrides.data.name cifar_collage
-    --overrides.data.options.path CIFAR-100 --overrides.data.channels 3 --overrides.data.size 64.
+    --overrides.data.options.path CIFAR-100.
 
     Args:
         out: Folder for the tables, the pictures and the runs.
@@ -99,10 +98,12 @@ def collage(
     if of_collages:
         images, places = _test_collages(next(iter(of_collages.values()))[0], _MEASURED)
         maps = {method: [_maps(folder, images) for folder in paths] for method, paths in of_collages.items()}
+        maps = {method: of_seeds for method, of_seeds in maps.items() if of_seeds[0] is not None}
+    # Of a feature map with an odd side some places lie on two tiles.
     shares = {
         method: [weight_on_targets(of_seed, places).mean() for of_seed in of_seeds]
         for method, of_seeds in maps.items()
-        if of_seeds[0] is not None
+        if not any(side % 2 for side in of_seeds[0].shape[1:])
     }
     _tables(report, results, list(seeds), shares)
     curves = {TITLES.get(method, method): _curve(folders[method]) for method in methods}
@@ -115,9 +116,9 @@ def collage(
             spread={name: values.std(axis=0) for name, (_, values) in curves.items() if len(values) > 1},
         ),
     )
-    if shares:
+    if maps:
         drawn = np.linspace(0, len(images) - 1, _DRAWN).astype(int)
-        rows = {TITLES.get(method, method): maps[method][0][drawn] for method in shares}
+        rows = {TITLES.get(method, method): of_seeds[0][drawn] for method, of_seeds in maps.items()}
         report.picture("pooling_maps", plots.pooling_maps(images[drawn], rows))
     return np.array([[result.test["map_at_r"] for result in results[method]] for method in methods])
 
