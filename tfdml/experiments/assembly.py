@@ -111,20 +111,20 @@ def start_embedder(recipe: Recipe, embedder, pictures: ExperimentData):
     # What a warm-up starts from in the end does not count, and random prototypes are those of the layer.
     from_features = not isinstance(pooling, GeneralizedSumPooling) or recipe.model.gsp.start == "k_center"
     if isinstance(pooling, PrototypePooling) and from_features:
-        adapt_pooling(embedder, prototype_pictures(recipe, pictures)(0), seed=recipe.seed)
+        adapt_pooling(embedder, prototype_pictures(recipe, pictures), seed=recipe.seed)
 
 
 def prototype_pictures(recipe: Recipe, pictures: ExperimentData):
-    """What prototypes are chosen from: a callable that gives batches of the same training pictures of all classes."""
+    """What prototypes are chosen from: batches of training pictures, always the same, as many of each class."""
     of_each_class = -(-_PICTURES_FOR_PROTOTYPES // pictures.train.num_classes)
-    return data.class_pool(pictures.train, of_each_class, recipe.seed, pictures.preprocessing)
+    return data.class_pool(pictures.train, of_each_class, recipe.seed, pictures.preprocessing)(0)
 
 
 def prototype_warmup(recipe: Recipe, pictures: ExperimentData):
     """The callback that gives the pooling its prototypes after a warm-up, or None."""
     if not recipe.warmup_validations:
         return None
-    return PrototypeWarmup(prototype_pictures(recipe, pictures)(0), recipe.warmup_validations, seed=recipe.seed)
+    return PrototypeWarmup(prototype_pictures(recipe, pictures), recipe.warmup_validations, seed=recipe.seed)
 
 
 def restore_embedder(recipe: Recipe, weights):

@@ -121,10 +121,7 @@ def _limits(panels):
     groups = [corners for panel in panels for corners in panel.outlines.values()]
     groups += [points for panel in panels for points, _ in panel.marks.values()]
     groups += [panel.points for panel in panels if panel.points is not None]
-    everything = np.concatenate([np.reshape(points, (-1, 2)) for points in groups])
-    low, high = everything.min(axis=0), everything.max(axis=0)
-    half = 0.53 * (high - low).max() or 1.0
-    return 0.5 * (low + high) - half, 0.5 * (low + high) + half
+    return style.square_around(np.concatenate([np.reshape(points, (-1, 2)) for points in groups]), margin=0.03)
 
 
 def _text_places(panel, distance):

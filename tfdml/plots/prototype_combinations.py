@@ -45,7 +45,7 @@ def prototype_combinations(
     side = min(width / count, _PANEL_SIDE)
     figure = style.new_figure(width, (2.0 + _IMAGE_HEIGHT) * side + 0.6)
     grid = figure.subplots(3, count, squeeze=False, height_ratios=[_IMAGE_HEIGHT, 1.0, 1.0])
-    low, high = _limits(features, prototypes)
+    low, high = style.square_around(np.concatenate([features.reshape(-1, 2), prototypes]))
     for index, (picture_axes, plane, neighbourhood) in enumerate(grid.T):
         show(picture_axes, as_picture(images[index], f"images[{index}]"))
         picture_axes.set(xticks=[], yticks=[])
@@ -105,14 +105,6 @@ def _check(count, features, prototypes, weights, radius, names):
         raise ValueError("Weights must be >= 0 and sum to 1 for each image.")
     if not 0.0 < radius < np.inf:
         raise ValueError(f"Received: radius={radius}; expected a positive number.")
-
-
-def _limits(features, prototypes):
-    """The lower left and the upper right corner of a square around everything."""
-    everything = np.concatenate([features.reshape(-1, 2), prototypes])
-    low, high = everything.min(axis=0), everything.max(axis=0)
-    half = 0.55 * (high - low).max()
-    return 0.5 * (low + high) - half, 0.5 * (low + high) + half
 
 
 def _points(axes, features, prototypes, weights, scale):

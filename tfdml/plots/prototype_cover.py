@@ -57,11 +57,8 @@ def prototype_cover(features, prototypes, *, max_points=6000, seed=0, width=styl
     centre = prototypes[nearest[farthest]]
     axes.add_patch(Circle(centre, apart[farthest], fill=False, edgecolor=style.TEXT, linewidth=1.0, zorder=4))
     axes.plot(*np.stack([centre, features[farthest]]).T, color=style.TEXT, linewidth=1.0, zorder=4)
-    both = np.concatenate([features, prototypes])
-    low, high = both.min(axis=0), both.max(axis=0)
-    half = 0.55 * (high - low).max()
-    axes.set_xlim(0.5 * (low + high)[0] - half, 0.5 * (low + high)[0] + half)
-    axes.set_ylim(0.5 * (low + high)[1] - half, 0.5 * (low + high)[1] + half)
+    low, high = style.square_around(np.concatenate([features, prototypes]))
+    axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     axes.set_aspect("equal")
     axes.set_xlabel("dimension 1")
     axes.set_ylabel("dimension 2")

@@ -64,6 +64,16 @@ def style_axes(axes, grid=True):
         axes.set_axisbelow(True)
 
 
+def square_around(points, margin=0.05):
+    """The lower left and the upper right corner of a square around points `(n, 2)`, with a margin on each side.
+
+    The margin is a share of the points' greater extent.
+    """
+    low, high = points.min(axis=0), points.max(axis=0)
+    half = (0.5 + margin) * (high - low).max() or 1.0
+    return 0.5 * (low + high) - half, 0.5 * (low + high) + half
+
+
 def add_title(figure, title):
     """Writes the title above the whole figure, if there is one."""
     if title is not None:

@@ -18,7 +18,7 @@ from tfdml.layers.pooling import pooling_names
 from tfdml.models import pooling_maps
 from tfdml.naming import unknown_name
 from tfdml.studies.queue import result_of
-from tfdml.studies.report import Report, command
+from tfdml.studies.report import Report, command, mean_and_deviation
 
 # What is not named here is equal for all. Distilled pictures are the targets alone, in the size of a tile.
 METHODS = {
@@ -40,6 +40,8 @@ TITLES = {
     "gsp_zero_shot": "GSP + zero-shot",
 }
 _DRAWN, _MEASURED = 6, 512
+# Enough classes to split, and rendered in seconds.
+_QUICK_CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghmnqrt"
 
 
 def collage(
@@ -123,10 +125,6 @@ def collage(
     return np.array([[result.test["map_at_r"] for result in results[method]] for method in methods])
 
 
-# Enough classes to split, and rendered in seconds.
-_QUICK_CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghmnqrt"
-
-
 def weight_on_targets(maps, places):
     """Share of the pooling weights that lies on the target's tile.
 
@@ -187,9 +185,9 @@ def _tables(report, results, seeds, shares):
         rows.append(
             [
                 TITLES.get(method, method),
-                *(_mean_and_spread(scores[column]) for column in columns),
-                "–" if share is None else _mean_and_spread(np.array(share)),
-                _mean_and_spread(np.array([result.training["steps"] for result in of_seeds]), "{:.0f}"),
+                *(mean_and_deviation(scores[column], ddof=1) for column in columns),
+                "–" if share is None else mean_and_deviation(share, ddof=1),
+                mean_and_deviation([result.training["steps"] for result in of_seeds], digits=0, ddof=1),
                 *(f"{score:.4f}" for score in scores["map_at_r"]),
             ]
         )
@@ -199,11 +197,6 @@ def _tables(report, results, seeds, shares):
         rows,
         f"Unseen classes; mean ± standard deviation of {len(seeds)} seed(s). Keras {keras.__version__}.",
     )
-
-
-def _mean_and_spread(values, form="{:.3f}"):
-    mean = form.format(values.mean())
-    return mean if len(values) == 1 else f"{mean} ± {form.format(values.std(ddof=1))}"
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from tfdml.experiments import InputError, assembly, load_recipe
 from tfdml.naming import unknown_name
 from tfdml.studies.measurement import interleaved_times
 from tfdml.studies.queue import result_of
-from tfdml.studies.report import Report, command
+from tfdml.studies.report import Report, command, mean_and_deviation
+from tfdml.studies.tournament import CONTESTANTS
 
 # Names of `tfdml.layers.pooling.pooling_names()`, but for those that stand there for free parameters; and one more.
 ZERO_SHOT = "gsp_zero_shot"
@@ -42,14 +43,9 @@ TITLES = {
 # The proxies as in the tournament of losses: one a class, ten times as fast as the network.
 LOSSES = {
     "c2": {"loss.name": "c2", "references.name": "batch"},
-    "proxy_nca_plus_plus": {
-        "loss.name": "proxy_nca_plus_plus",
-        "references.name": "proxies",
-        "references.per_class": 1,
-        "optimizer.proxy_learning_rate_multiplier": 10.0,
-    },
+    "proxy_nca_plus_plus": CONTESTANTS["proxy_nca_plus_plus"],
 }
-_LOSS_TITLES = {"c2": "C2", "proxy_nca_plus_plus": "ProxyNCA++"}
+LOSS_TITLES = {"c2": "C2", "proxy_nca_plus_plus": "ProxyNCA++"}
 
 
 def pooling_comparison(
@@ -155,14 +151,14 @@ def _report(report, poolings, losses, seeds, metrics, times, settings):
         [
             "pooling",
             "name",
-            *(f"{metric}, {_LOSS_TITLES[loss]}" for loss in losses for metric in ("MAP@R", "P@1")),
+            *(f"{metric}, {LOSS_TITLES[loss]}" for loss in losses for metric in ("MAP@R", "P@1")),
             "time of a step, GAP = 1",
         ],
         [
             [
                 titles[index],
                 poolings[index],
-                *(_cell(values) for loss in losses for values in metrics[poolings[index], loss]),
+                *(mean_and_deviation(values) for loss in losses for values in metrics[poolings[index], loss]),
                 # Turn by turn: the machine may be busier in one than in another.
                 f"{np.median(times[poolings[index]] / gap_times):.2f}" if times else "–",
             ]
@@ -173,7 +169,7 @@ def _report(report, poolings, losses, seeds, metrics, times, settings):
     )
     report.table(
         "scores",
-        ["name", *(f"{_LOSS_TITLES[loss]}, seed {seed}" for loss in losses for seed in seeds)],
+        ["name", *(f"{LOSS_TITLES[loss]}, seed {seed}" for loss in losses for seed in seeds)],
         [[poolings[index], *(f"{score:.4f}" for loss in losses for score in map_at_r[loss][index])] for index in order],
         "MAP@R of each run.",
     )
@@ -181,16 +177,12 @@ def _report(report, poolings, losses, seeds, metrics, times, settings):
         "pooling_comparison",
         plots.dot_plot(
             titles,
-            {_LOSS_TITLES[loss]: scores for loss, scores in map_at_r.items()},
+            {LOSS_TITLES[loss]: scores for loss, scores in map_at_r.items()},
             "MAP@R on unseen classes",
             baseline=TITLES["gap"],
             emphasized=[title for title in titles if title.startswith("GSP")],
         ),
     )
-
-
-def _cell(values):
-    return f"{values.mean():.3f} ± {values.std():.3f}" if len(values) > 1 else f"{values[0]:.3f}"
 
 
 if __name__ == "__main__":

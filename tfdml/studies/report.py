@@ -7,6 +7,7 @@ import pathlib
 import sys
 
 import jsonargparse
+import numpy as np
 
 from tfdml import plots
 from tfdml.experiments.errors import InputError
@@ -58,6 +59,22 @@ def markdown_table(header, rows):
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in cells]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines) + "\n"
+
+
+def mean_and_deviation(values, digits=3, ddof=0):
+    """The mean of a few runs with their standard deviation, or the value of one.
+
+    Args:
+        values: Of the runs, `(runs,)`.
+        digits: After the point.
+        ddof: As for `numpy.std`: 1 for the deviation of a sample.
+
+    Example:
+        >>> mean_and_deviation([0.5, 0.7]), mean_and_deviation([0.5])
+        ('0.600 ± 0.100', '0.500')
+    """
+    mean = f"{np.mean(values):.{digits}f}"
+    return f"{mean} ± {np.std(values, ddof=ddof):.{digits}f}" if len(values) > 1 else mean
 
 
 def command(study):

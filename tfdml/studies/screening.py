@@ -14,9 +14,9 @@ from scipy import stats
 from tfdml import plots
 from tfdml.arguments import check_between, check_positive, check_whole_number
 from tfdml.experiments import InputError, load_recipe
-from tfdml.studies.pooling_comparison import LOSSES
+from tfdml.studies.pooling_comparison import LOSS_TITLES, LOSSES
 from tfdml.studies.queue import result_of
-from tfdml.studies.report import Report, command
+from tfdml.studies.report import Report, command, mean_and_deviation
 
 # From a factor's symbol to its key in the recipe.
 FACTORS = {
@@ -31,7 +31,6 @@ THESIS = {
     "c2": (40.63, 36.11, 40.41, 39.11, 40.22, 39.61, 40.07, 35.36),
     "proxy_nca_plus_plus": (40.59, 40.51, 40.34, 39.88, 40.35, 39.12, 40.85, 39.92),
 }
-_LOSS_TITLES = {"c2": "C2", "proxy_nca_plus_plus": "ProxyNCA++"}
 _CONFIDENCE = 0.95
 
 
@@ -296,13 +295,13 @@ def _name(effect):
 
 def _report(report, levels, screened, seeds, setting):
     def mean_of(values):
-        return f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else f"{values[0]:.2f}"
+        return mean_and_deviation(values, digits=2, ddof=1)
 
     runs = at_levels(half_fraction(len(levels)), levels)
     blank = [""] * (len(levels) - 1)
     report.table(
         "runs",
-        [*levels, *(f"MAP@R (%), {_LOSS_TITLES[loss]}" for loss in screened)],
+        [*levels, *(f"MAP@R (%), {LOSS_TITLES[loss]}" for loss in screened)],
         [
             *(
                 [*(f"{value:g}" for value in run.values()), *(mean_of(of.scores[row]) for of in screened.values())]
@@ -322,7 +321,7 @@ def _report(report, levels, screened, seeds, setting):
                 told = "yes" if abs(effect.value) > of.analysis.limit else "no"
             rows.append(
                 [
-                    _LOSS_TITLES[loss],
+                    LOSS_TITLES[loss],
                     _name(effect.names[0]),
                     _name(effect.names[1]),
                     f"{effect.value:+.2f}",
@@ -334,7 +333,7 @@ def _report(report, levels, screened, seeds, setting):
             )
         if of.analysis.limit is not None:
             rows.append(
-                [_LOSS_TITLES[loss], "unexplained", "", "", "", "", f"{100 * of.analysis.residual:.1f}"]
+                [LOSS_TITLES[loss], "unexplained", "", "", "", "", f"{100 * of.analysis.residual:.1f}"]
                 + (["", ""] if at_thesis_levels else [])
             )
     report.table(
@@ -354,7 +353,7 @@ def _report(report, levels, screened, seeds, setting):
     )
     panels = [
         plots.EffectPanel(
-            _LOSS_TITLES[loss],
+            LOSS_TITLES[loss],
             [_name(effect.names[0]) + _also(effect.names[1]) for effect in of.analysis.effects],
             [effect.value for effect in of.analysis.effects],
             of.analysis.limit,

@@ -12,7 +12,7 @@ from tfdml import plots
 from tfdml.experiments import InputError, load_recipe
 from tfdml.naming import unknown_name
 from tfdml.studies.queue import result_of
-from tfdml.studies.report import Report, command
+from tfdml.studies.report import Report, command, mean_and_deviation
 
 # One proxy a class unless the loss is made for more, and ten times the learning rate of the network, which is as raw
 # as they are; the thesis' hundred times goes with a pretrained one.
@@ -144,8 +144,7 @@ def _report(report, contestants, embedding_sizes, settings, scores, precisions, 
 
 
 def _of_size(scores, settings, size):
-    chosen = [score for score, (of, _) in zip(scores, settings) if of == size]
-    return f"{np.mean(chosen):.3f} ± {np.std(chosen):.3f}" if len(chosen) > 1 else f"{chosen[0]:.3f}"
+    return mean_and_deviation([score for score, (of, _) in zip(scores, settings) if of == size])
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from tfdml.experiments import RunFolder, assembly, load_recipe
 from tfdml.layers.pooling import GeneralizedSumPooling
 from tfdml.studies.queue import result_of
 from tfdml.studies.report import Report, command
+from tfdml.studies.tournament import CONTESTANTS
 
 # A split has ten classes, as the thesis' data set: five to fit on, five to predict.
 CLASSES_OF_HALF = 5
@@ -24,12 +25,7 @@ _PARTS = {"train": 0.6, "validation": 0.2, "test": 0.2}
 _LOSS = {"untrained": "untrained", "without": "without the loss", "with": "with the loss"}
 _TASKS = {"seen": "seen classes", "unseen": "unseen classes"}
 # One proxy a class, ten times as fast as the network, as in the tournament of losses.
-_PNCA = {
-    "loss.name": "proxy_nca_plus_plus",
-    "references.name": "proxies",
-    "references.per_class": 1,
-    "optimizer.proxy_learning_rate_multiplier": 10.0,
-}
+_PNCA = CONTESTANTS["proxy_nca_plus_plus"]
 
 
 class Transfer(NamedTuple):
