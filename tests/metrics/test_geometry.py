@@ -5,7 +5,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist, pdist
 
-from tfdml.metrics import class_spread, covering_radius, geometry, proxy_spread
+from tfdml.metrics import (
+    class_spread,
+    covering_radius,
+    distance_range,
+    geometry,
+    geometry_metrics,
+    interclass_distance,
+    mean_covering_radius,
+    proxy_spread,
+)
 
 GENERATOR = np.random.default_rng(0)
 POINTS = GENERATOR.normal(size=(60, 4)).astype(np.float32)
@@ -116,3 +125,64 @@ def test_wrong_values():
     for function, arguments in ((covering_radius, (POINTS, CENTERS)), (class_spread, (POINTS, POINT_LABELS))):
         with pytest.raises(ValueError, match="Received: reduction='sum'; expected one of"):
             function(*arguments, reduction="sum")
+
+
+def greedy_radii(points):
+    """Radii of covers by one, two, … points, by loops over a matrix of distances."""
+    distances = cdist(points, points)
+    chosen = [int(np.argmin(distances.max(axis=1)))]
+    radii = []
+    while True:
+        to_nearest = [min(distances[i, c] for c in chosen) for i in range(len(points))]
+        radii.append(max(to_nearest))
+        if len(chosen) == len(points):
+            return radii
+        chosen.append(int(np.argmax(to_nearest)))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.integers(1, 3), st.integers(0, 1000))
+def test_mean_covering_radius_equals_loops(counts, dim, seed):
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    points = np.random.default_rng(seed).normal(size=(len(labels), dim))
+    expected = [np.mean(greedy_radii(points[labels == c])) for c in range(len(counts))]
+    np.testing.assert_allclose(mean_covering_radius(points, labels, None), expected, rtol=1e-9, atol=1e-12)
+    assert mean_covering_radius(points, labels) == pytest.approx(np.mean(expected), abs=1e-12)
+
+
+@pytest.mark.parametrize("block_bytes", [1, 2**25])
+@pytest.mark.parametrize("metric", ["l2", "squared_l2", "cosine"])
+def test_distances_between_and_within_classes(monkeypatch, metric, block_bytes):
+    monkeypatch.setattr(geometry, "_BLOCK_BYTES", block_bytes)
+    distances = cdist(POINTS, POINTS, {"l2": "euclidean", "squared_l2": "sqeuclidean"}.get(metric, metric))
+    same = POINT_LABELS[:, None] == POINT_LABELS
+    largest, smallest = distance_range(POINTS, POINT_LABELS, metric)
+    assert largest == pytest.approx(distances[~same].max(), rel=1e-6)
+    assert smallest == pytest.approx(distances[same & ~np.eye(60, dtype=bool)].min(), rel=1e-6)
+    if metric == "l2":
+        assert interclass_distance(POINTS, POINT_LABELS) == pytest.approx(distances[~same].mean(), rel=1e-9)
+
+
+def test_duplicates_are_at_distance_zero_and_lonely_classes_have_no_distance():
+    far = np.repeat(np.random.default_rng(0).normal(size=(3, 128)), 2, axis=0)
+    assert distance_range(far, [0, 0, 1, 1, 2, 2])[1] < 1e-6
+    assert np.isnan(distance_range(far, np.arange(6))[1])
+    assert np.isnan(distance_range(far, np.zeros(6, int))[0]) and np.isnan(interclass_distance(far, np.zeros(6, int)))
+    with pytest.raises(ValueError, match="metric='l1'"):
+        distance_range(far, np.arange(6), "l1")
+
+
+def test_geometry_metrics_take_whole_classes_where_there_are_too_many_samples():
+    whole = geometry_metrics(POINTS, POINT_LABELS)
+    assert whole == {
+        "mean_covering_radius": mean_covering_radius(POINTS, POINT_LABELS),
+        "interclass_distance": interclass_distance(POINTS, POINT_LABELS),
+        "class_spread": class_spread(POINTS, POINT_LABELS),
+    }
+    ends = POINT_LABELS != 7
+    for max_samples in (1, 40, 59):
+        assert geometry_metrics(POINTS, POINT_LABELS, max_samples) == geometry_metrics(
+            POINTS[ends], POINT_LABELS[ends]
+        )
+    with pytest.raises(ValueError, match="max_samples=0"):
+        geometry_metrics(POINTS, POINT_LABELS, 0)
