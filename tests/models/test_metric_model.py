@@ -1,6 +1,7 @@
 """MetricModel: the training step, evaluation over the whole set, serialisation."""
 
 import sys
+import warnings
 
 import keras
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import tensorflow as tf
 from learning_loss import LearningLoss
 
-from tfdml import layers, losses, models
+from tfdml import layers, losses, metrics, models
 from tfdml.metrics import retrieval_metrics
 
 
@@ -311,3 +312,43 @@ def test_losses_of_tensorflow_addons_train(blobs, linear_embedder, name):
     model.compile(optimizer=keras.optimizers.Adam(0.02), loss=getattr(addons.losses, name)())
     history = model.fit(*blobs, batch_size=32, epochs=20, verbose=0, validation_data=blobs)
     assert history.history["val_map_at_r"][-1] > history.history["val_map_at_r"][0]
+
+
+def test_geometry_of_a_validation(blobs, linear_embedder):
+    points, labels = blobs
+    model = models.MetricModel(linear_embedder())
+    model.compile(optimizer=keras.optimizers.SGD(0.01), loss=losses.get("triplet", margin=0.3), geometry=True)
+    logs = model.evaluate(points, labels, verbose=0, return_dict=True)
+    embeddings = points @ linear_embedder().get_weights()[0]
+    for name, value in metrics.geometry_metrics(embeddings, labels).items():
+        assert logs[name] == pytest.approx(value, rel=1e-5)
+    largest, smallest = metrics.distance_range(embeddings, labels)
+    assert logs["margin_slack"] == pytest.approx(largest - smallest - 0.3, rel=1e-5)
+    history = model.fit(points, labels, epochs=1, verbose=0, validation_data=blobs).history
+    logged = {"val_mean_covering_radius", "val_interclass_distance", "val_class_spread", "val_margin_slack"}
+    assert logged <= set(history)
+    model.compile(optimizer="sgd", loss="multi_similarity", geometry=True)
+    assert "margin_slack" not in model.evaluate(points, labels, verbose=0, return_dict=True)
+    nothing = model.evaluate(np.full_like(points, np.nan), labels, verbose=0, return_dict=True)
+    assert np.isnan(nothing["class_spread"])
+    assert model.get_compile_config()["geometry"] is True
+
+
+def test_margins_without_room_are_warned_about(blobs, linear_embedder):
+    clipped = models.build_embedder("resnet20", "gap", 4, "clip", input_shape=(16, 16, 1))
+    with pytest.warns(UserWarning, match="l2 distance of 3 between classes.*leaves room for 2. Received: TripletLoss"):
+        models.MetricModel(clipped).compile(loss=losses.get("triplet", margin=3.0))
+    with pytest.warns(UserWarning, match="squared_l2 distance of 4.5 .*room for 4"):
+        loss = losses.get("contrastive", negative_margin=4.5, distance="squared_l2")
+        models.MetricModel(clipped).compile(loss=loss)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        models.MetricModel(clipped).compile(loss=losses.get("triplet", margin=2.0))
+        # Nothing is known of where a linear embedder ends.
+        model = models.MetricModel(linear_embedder())
+        model.compile(loss=losses.get("triplet", margin=300.0), geometry=True)
+        for _ in range(2):
+            model.evaluate(*blobs, verbose=0)
+    with pytest.warns(UserWarning, match="No triplet of these samples .* ask for a difference of 300") as caught:
+        logs = [model.evaluate(*blobs, verbose=0, return_dict=True) for _ in range(5)]
+    assert len(caught) == 1 and logs[0]["margin_slack"] < 0

@@ -1,12 +1,27 @@
 """The base of every metric-learning loss."""
 
 import abc
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
 from tfdml import miners, ops
 from tfdml.arguments import configuration
+
+
+class Separation(NamedTuple):
+    """What distances must be like for a loss with margins to be 0.
+
+    Attributes:
+        gap: By how much a negative must be farther than a positive, at least.
+        reach: How far negatives must be, at least.
+        distance: In which distance: `"l2"`, `"squared_l2"` or `"cosine"`.
+    """
+
+    gap: float
+    reach: float
+    distance: str
 
 
 class MetricLoss(keras.losses.Loss, abc.ABC):
@@ -37,6 +52,11 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
     """
 
     parameters = None
+
+    @property
+    def separation(self):
+        """The `Separation` that the margins ask for, or `None` for a loss without margins of distances."""
+        return None
 
     def __init__(self, name=None, *, miner=None, reduction="sum_over_batch_size"):
         super().__init__(name=name, reduction=reduction)

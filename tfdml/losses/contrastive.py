@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from tfdml import ops
 from tfdml.arguments import check_choice
-from tfdml.losses.base import MetricLoss, per_sample_share
+from tfdml.losses.base import MetricLoss, Separation, per_sample_share
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -67,6 +67,10 @@ class ContrastiveLoss(MetricLoss):
         self.distance = check_choice("distance", distance, ops.METRICS)
         self.power = check_choice("power", power, (1, 2))
         self.average = check_choice("average", average, ("nonzero", "pairs", "anchor"))
+
+    @property
+    def separation(self):
+        return Separation(self.negative_margin - self.positive_margin, self.negative_margin, self.distance)
 
     def compare(self, pairs):
         distances = pairs.distances(self.distance)

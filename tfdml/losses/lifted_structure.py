@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from tfdml import ops
 from tfdml.arguments import check_choice, check_not_negative
-from tfdml.losses.base import MetricLoss, per_sample_share
+from tfdml.losses.base import MetricLoss, Separation, per_sample_share
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -43,6 +43,10 @@ class LiftedStructureLoss(MetricLoss):
         super().__init__(name, **kwargs)
         self.margin = check_not_negative("margin", margin)
         self.distance = check_choice("distance", distance, ops.METRICS)
+
+    @property
+    def separation(self):
+        return Separation(self.margin, self.margin, self.distance)
 
     def compare(self, pairs):
         distances = pairs.distances(self.distance)
@@ -85,6 +89,10 @@ class GeneralizedLiftedStructureLoss(MetricLoss):
         super().__init__(name, **kwargs)
         self.margin = check_not_negative("margin", margin)
         self.distance = check_choice("distance", distance, ops.METRICS)
+
+    @property
+    def separation(self):
+        return Separation(self.margin, self.margin, self.distance)
 
     def compare(self, pairs):
         distances = pairs.distances(self.distance)

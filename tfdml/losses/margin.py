@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from tfdml import ops
 from tfdml.arguments import check_choice, check_not_negative, check_positive, check_whole_number
-from tfdml.losses.base import MetricLoss, per_sample_share
+from tfdml.losses.base import MetricLoss, Separation, per_sample_share
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -67,6 +67,11 @@ class MarginLoss(MetricLoss):
         self.distance = check_choice("distance", distance, ops.METRICS)
         if trainable is not None:
             self.parameters = _Boundaries(self.num_classes or 1, self.boundary)
+
+    @property
+    def separation(self):
+        gap = 2 * self.margin
+        return Separation(gap, gap if self.parameters is not None else self.boundary + self.margin, self.distance)
 
     def compare(self, pairs):
         distances = pairs.distances(self.distance)

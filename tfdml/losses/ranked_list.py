@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from tfdml import ops
 from tfdml.arguments import check_between, check_not_negative, check_positive
-from tfdml.losses.base import MetricLoss
+from tfdml.losses.base import MetricLoss, Separation
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -48,6 +48,10 @@ class RankedListLoss(MetricLoss):
         self.margin = check_between("margin", margin, 0.0, self.negative_boundary)
         self.temperature = check_not_negative("temperature", temperature)
         self.balance = check_between("balance", balance, 0.0, 1.0)
+
+    @property
+    def separation(self):
+        return Separation(self.margin, self.negative_boundary, "l2")
 
     def compare(self, pairs):
         distances = pairs.distances("l2")

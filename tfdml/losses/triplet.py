@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from tfdml import ops
 from tfdml.arguments import check_choice, check_not_negative
-from tfdml.losses.base import MetricLoss, per_sample_share
+from tfdml.losses.base import MetricLoss, Separation, per_sample_share
 
 MINING = ("all", "semi_hard", "hard")
 
@@ -57,6 +57,12 @@ class TripletLoss(MetricLoss):
         self.mining = check_choice("mining", mining, MINING)
         self.distance = check_choice("distance", distance, ops.METRICS)
         self.average = check_choice("average", average, ("all", "nonzero"))
+
+    @property
+    def separation(self):
+        if self.margin == "soft":
+            return None
+        return Separation(self.margin, self.margin, self.distance)
 
     def compare(self, pairs):
         distances = pairs.distances(self.distance)

@@ -1,5 +1,7 @@
 """Training an embedder by a metric-learning loss, judged by exact retrieval metrics."""
 
+import warnings
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -7,9 +9,9 @@ import tensorflow as tf
 from tfdml import losses, ops
 from tfdml.arguments import check_between, check_not_negative, check_whole_number
 from tfdml.layers import ClassProxies
-from tfdml.metrics import retrieval_metrics
 from tfdml.models import training_step
-from tfdml.models.embedder import inference_function, with_attributes
+from tfdml.models.embedder import inference_function, largest_distance, with_attributes
+from tfdml.models.judgement import geometry_logs, retrieval_logs
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -79,7 +81,14 @@ class MetricModel(keras.Model):
         self.built = True
 
     def compile(
-        self, optimizer="adam", loss="c2", reference_optimizer=None, weight_decay=0.0, warmup_steps=0, **kwargs
+        self,
+        optimizer="adam",
+        loss="c2",
+        reference_optimizer=None,
+        weight_decay=0.0,
+        warmup_steps=0,
+        geometry=False,
+        **kwargs,
     ):
         r"""Prepares training.
 
@@ -97,11 +106,19 @@ class MetricModel(keras.Model):
                 reported is without it. AdamW's decoupled decay is an argument of that optimizer.
             warmup_steps: For so many steps (`optimizer.iterations`) the embedder is held as it is, its layer named
                 `"embedding"` excepted.
+            geometry: Whether `evaluate` also tells how the embeddings lie: `tfdml.metrics.geometry_metrics`, and, for a
+                loss with margins, `margin_slack`: $d_{\max} - d_{\min} - m$, of the largest distance between classes,
+                the smallest within one, and what the margins ask for (`loss.separation`). Where it is negative no
+                triplet of these samples can meet them, which is warned about when it is so for the third time in a row.
             **kwargs: As for `keras.Model.compile`: `jit_compile`, `run_eagerly`, `steps_per_execution`, …
 
         Raises:
             ValueError: If the loss cannot be scored against references; a number is negative; an optimizer has nothing
                 to train; the embedder cannot be held; or metrics are given: `evaluate` has its own.
+
+        Warns:
+            UserWarning: If the margins of the loss ask for larger distances than the normalisation of the embedder
+                leaves room for, such as 2 for vectors of unit length.
         """
         if kwargs.get("metrics") or kwargs.get("weighted_metrics"):
             raise ValueError(
@@ -121,6 +138,8 @@ class MetricModel(keras.Model):
         self.warmup_steps = check_whole_number("warmup_steps", warmup_steps, minimum=0)
         self.reference_optimizer = None if reference_optimizer is None else keras.optimizers.get(reference_optimizer)
         self._check_optimizers()
+        self.geometry = bool(geometry)
+        self._check_margins()
         self._evaluation_function = self._inference_function = None
 
     def retrace(self):
@@ -141,6 +160,18 @@ class MetricModel(keras.Model):
             # Keras 3 would go on training what the attribute no longer holds.
             self._tracker.untrack(before)
         self.loss_parameters = layer
+
+    def _check_margins(self):
+        self._evaluations_without_room = 0
+        separation = getattr(self.metric_loss, "separation", None)
+        room = None if separation is None else largest_distance(self.embedder, separation.distance)
+        if room is not None and max(separation.gap, separation.reach) > room:
+            warnings.warn(
+                f"No embeddings can meet the margins of this loss: they ask for a {separation.distance} distance of "
+                f"{max(separation.gap, separation.reach):g} between classes, and the embedder's normalization leaves "
+                f"room for {room:g}. Received: {type(self.metric_loss).__name__}.",
+                stacklevel=3,
+            )
 
     def _check_optimizers(self):
         if self.warmup_steps:
@@ -298,8 +329,8 @@ class MetricModel(keras.Model):
 
         Returns:
             `loss` (each batch scored by itself), `map_at_r`, `precision_at_1`, `r_precision`, `recall_at_1`,
-            `recall_at_2`, `recall_at_4`, `recall_at_8`: as a dict, or as a list in this order. Embeddings that are
-            not finite have metrics NaN.
+            `recall_at_2`, `recall_at_4`, `recall_at_8`, and what `geometry` of `compile` asks for: as a dict, or as a
+            list in this order. Embeddings that are not finite have metrics NaN.
         """
         from_fit = kwargs.pop("_use_cached_eval_dataset", False)
         unknown = sorted(set(kwargs) - {"max_queue_size", "use_multiprocessing", "workers"})
@@ -332,9 +363,20 @@ class MetricModel(keras.Model):
         if not embeddings:
             raise ValueError("There is nothing to evaluate. Received: a data set without a batch.")
         logs = {"loss": float(mean_loss.result())}
-        logs.update(_retrieval_logs(np.concatenate(embeddings), np.concatenate(all_labels)))
+        embeddings, all_labels = np.concatenate(embeddings), np.concatenate(all_labels)
+        logs.update(retrieval_logs(embeddings, all_labels))
+        if self.geometry:
+            logs.update(self._geometry_logs(embeddings, all_labels))
         callbacks.on_test_end(logs)
         return logs if return_dict else list(logs.values())
+
+    def _geometry_logs(self, embeddings, labels):
+        logs, complaint = geometry_logs(embeddings, labels, getattr(self.metric_loss, "separation", None))
+        # Embeddings that have hardly begun to spread are no reason to worry.
+        self._evaluations_without_room = 0 if complaint is None else self._evaluations_without_room + 1
+        if self._evaluations_without_room == _PATIENCE_WITH_MARGINS:
+            warnings.warn(f"{complaint} Received: {type(self.metric_loss).__name__}.", stacklevel=3)
+        return logs
 
     def get_config(self):
         references = self.references
@@ -375,6 +417,7 @@ class MetricModel(keras.Model):
             "reference_optimizer": None if second is None else keras.saving.serialize_keras_object(second),
             "weight_decay": self.weight_decay,
             "warmup_steps": self.warmup_steps,
+            "geometry": self.geometry,
         }
 
     def compile_from_config(self, config):
@@ -386,15 +429,7 @@ class MetricModel(keras.Model):
         self.build_optimizers()
 
 
-RECALLS = (1, 2, 4, 8)
-RETRIEVAL_LOGS = ("map_at_r", "precision_at_1", "r_precision", *(f"recall_at_{k}" for k in RECALLS))
-
-
-def _retrieval_logs(embeddings, labels):
-    if not np.isfinite(embeddings).all():
-        return dict.fromkeys(RETRIEVAL_LOGS, float("nan"))
-    values = retrieval_metrics(embeddings, labels, ks=RECALLS)
-    return {name: float(values[name]) for name in RETRIEVAL_LOGS}
+_PATIENCE_WITH_MARGINS = 3
 
 
 def _weighted_mean(values, sample_weight):

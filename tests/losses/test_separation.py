@@ -1,0 +1,43 @@
+"""What a loss with margins says it asks of distances, against the loss itself on a line."""
+
+import numpy as np
+import pytest
+
+from tfdml import losses
+
+OF_MARGINS = [
+    losses.get("contrastive", positive_margin=0.2, negative_margin=0.7),
+    losses.get("contrastive", distance="squared_l2"),
+    losses.get("triplet", margin=0.3, mining="hard"),
+    losses.get("triplet_all", margin=0.3),
+    losses.get("triplet", margin=0.3, distance="squared_l2"),
+    losses.get("margin", margin=0.1, boundary=0.6),
+    losses.get("ranked_list", margin=0.4, negative_boundary=1.2),
+]
+
+
+def value(loss, within, between):
+    """Of two classes of two points each: on a line, so far apart within and between classes at the nearest."""
+    points = np.cumsum([0.0, within, between, within])[:, None]
+    return float(np.mean(loss.call(np.array([0, 0, 1, 1]), points)))
+
+
+@pytest.mark.parametrize("loss", OF_MARGINS, ids=lambda loss: f"{loss.name}-{loss.separation.distance}")
+def test_the_loss_is_zero_from_there_on(loss):
+    of_distance = np.sqrt if loss.separation.distance == "squared_l2" else float
+    reach, gap = of_distance(loss.separation.reach), of_distance(loss.separation.gap)
+    assert value(loss, 0.0, reach + 1e-3) == pytest.approx(0.0, abs=1e-9)
+    assert value(loss, 0.0, reach - 1e-2) > 0
+    if loss.separation.distance == "l2":
+        # With the positives as far apart as they may be, negatives must be farther by the gap.
+        within = max(0.05, reach - gap)
+        assert value(loss, within, within + gap + 1e-3) == pytest.approx(0.0, abs=1e-9)
+        assert value(loss, within, within + gap - 1e-2) > 0
+
+
+def test_losses_without_margins_of_distances_ask_for_none():
+    asking = {name for name in losses.loss_names() if getattr(losses.get(name), "separation", None) is not None}
+    assert "triplet" in asking and "multi_similarity" not in asking and "proxy_anchor" not in asking
+    assert losses.get("triplet", margin="soft").separation is None
+    # A boundary that is learnt can go anywhere above the margin.
+    assert losses.get("margin", margin=0.2, trainable="global").separation.reach == 0.4
