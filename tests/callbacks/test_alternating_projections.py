@@ -131,6 +131,76 @@ def test_a_class_with_fewer_pictures_than_proxies(blobs, linear_embedder):
     np.testing.assert_array_equal(proxies[1:], converged[3, 1:])
 
 
+def test_what_each_problem_did(blobs, linear_embedder):
+    points, labels = blobs
+    model = build(linear_embedder)
+    proxies_at_the_end = []
+    before = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: proxies_at_the_end.append(np.asarray(model.references.proxies).copy())
+    )
+    # Problems of three and of two validations.
+    scripted = Scripted([0.2, 0.5, 0.4, 0.6, 0.5])
+    callback = callbacks.AlternatingProjections(dataset(points, labels), pool_size=6, patience=1)
+    history = model.fit(points, labels, epochs=5, verbose=0, callbacks=[before, scripted, callback]).history
+    first, second = callback.projections
+    assert [(p["projection"], p["first_step"], p["steps"]) for p in (first, second)] == [(0, 0, 9), (1, 9, 6)]
+    assert [p["best"] for p in (first, second)] == [pytest.approx(0.5), pytest.approx(0.6)]
+    radii = [history["covering_radius"][0], history["covering_radius"][3]]
+    assert [p["covering_radius"] for p in (first, second)] == radii
+    # The weights of the second validation are one further than the first, those of the first one from the beginning.
+    np.testing.assert_allclose(first["weight_change"], 2.0 * 4.0, rtol=1e-5)
+    np.testing.assert_allclose(second["weight_change"], 1.0 * 4.0, rtol=1e-5)
+    converged = proxies_at_the_end[1]
+    pool = np.stack([(points @ scripted.kernels[1])[labels == label][:6] for label in range(4)])
+    radii = [np.linalg.norm(p[:, None] - c, axis=2).min(axis=1).max() for p, c in zip(pool, converged)]
+    assert first["converged_covering_radius"] == pytest.approx(np.mean(radii), rel=1e-4)
+    spread = np.linalg.norm(converged[:, 0] - converged[:, 1], axis=1).mean()
+    assert first["converged_proxy_diversity"] == pytest.approx(spread, rel=1e-5)
+    assert history["proxy_diversity"][1] == pytest.approx(spread, rel=1e-5)
+    assert first["selection_seconds"] >= 0
+    assert callbacks.AlternatingProjections(None).projections == []
+
+
+def test_outer_patience_stops_with_the_best_weights_of_all(blobs, linear_embedder):
+    points, labels = blobs
+    model = build(linear_embedder)
+    # The second problem is the best, the third and the fourth bring nothing better; the fifth would never begin.
+    scripted = Scripted([0.5, 0.4, 0.6, 0.7, 0.1, 0.65, 0.1, 0.7, 0.1, 0.9, 0.1])
+    callback = callbacks.AlternatingProjections(dataset(points, labels), pool_size=6, patience=1, outer_patience=2)
+    history = model.fit(points, labels, epochs=11, verbose=0, callbacks=[scripted, callback]).history
+    assert history["projection"] == [0, 0, 1, 1, 1, 2, 2, 3, 3]
+    assert callback.is_over
+    assert [problem["best"] for problem in callback.projections] == pytest.approx([0.5, 0.7, 0.65, 0.7])
+    np.testing.assert_array_equal(model.embedder.get_weights()[0], scripted.kernels[3])
+    assert (int(model.incumbent_projection), float(model.incumbent_value)) == (1, np.float32(0.7))
+
+
+def test_without_outer_patience_problems_go_on(blobs, linear_embedder):
+    model = build(linear_embedder)
+    callback = callbacks.AlternatingProjections(dataset(*blobs), pool_size=6, patience=1)
+    history = model.fit(*blobs, epochs=6, verbose=0, callbacks=[Scripted([0.5, 0.4, 0.3, 0.2, 0.1, 0.0]), callback])
+    assert history.history["projection"] == [0, 0, 1, 1, 2, 2] and not callback.is_over
+
+
+@pytest.mark.parametrize("batch", [1, 7, 96])
+def test_the_pool_is_the_first_pictures_of_each_class_in_the_stream(blobs, linear_embedder, batch):
+    points, labels = blobs
+    order = np.random.default_rng(0).permutation(96)
+    points, labels = points[order], labels[order]
+    # Of class 2 there are two pictures.
+    keep = (labels != 2) | (np.cumsum(labels == 2) <= 2)
+    points, labels = points[keep], labels[keep]
+    model = build(linear_embedder)
+    callback = callbacks.AlternatingProjections(dataset(points, labels, batch), pool_size=5)
+    callback.set_model(model)
+    pool, exists = callback._embed_pool(draw=0)
+    embeddings = points @ linear_embedder().get_weights()[0]
+    for label in range(4):
+        expected = embeddings[labels == label][:5]
+        assert exists[label].sum() == len(expected) == (2 if label == 2 else 5)
+        np.testing.assert_allclose(pool[label][exists[label]], expected, atol=1e-5)
+
+
 def test_a_missing_metric_is_warned_about(blobs, linear_embedder):
     model = build(linear_embedder)
     callback = callbacks.AlternatingProjections(dataset(*blobs), pool_size=3)
@@ -138,7 +208,7 @@ def test_a_missing_metric_is_warned_about(blobs, linear_embedder):
         model.fit(*blobs, epochs=1, verbose=0, callbacks=[callback])
 
 
-@pytest.mark.parametrize("name", ["pool_size", "patience"])
+@pytest.mark.parametrize("name", ["pool_size", "patience", "outer_patience"])
 def test_bad_counts(name):
     with pytest.raises(ValueError, match=f"Received: {name}=0"):
         callbacks.AlternatingProjections(None, **{name: 0})
@@ -159,6 +229,8 @@ def test_bad_pools(blobs, linear_embedder):
     spoilt = np.where((labels == 1)[:, None], np.nan, points)
     with pytest.raises(ValueError, match="not finite in 1 classes: \\[1\\]"):
         fit(dataset(spoilt, labels))
+    with pytest.raises(ValueError, match="endless data set"):
+        fit(dataset(points, labels).repeat())
     with pytest.raises(ValueError, match="without labels"):
         fit(tf.data.Dataset.from_tensor_slices(points).batch(8))
     plain = models.MetricModel(linear_embedder())

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfdml import layers, losses, models
+from tfdml import callbacks, layers, losses, models
 
 
 def build(linear_embedder, optimizer=None, jit_compile=False, **options):
@@ -132,6 +132,7 @@ def test_every_checkpoint_holds_the_state(blobs, linear_embedder, tmp_path, form
     [
         (dict(projection_weight=-1.0), "projection_weight=-1.0"),
         (dict(in_batch_weight=-0.1), "in_batch_weight=-0.1"),
+        (dict(projection_decay=1.5), "projection_decay=1.5; expected 0 <= projection_decay <= 1"),
         (dict(references=None), "class proxies. Received: references=None"),
         (dict(references=layers.CrossBatchMemory(4, 2)), "class proxies. Received: references="),
         (dict(references=[layers.ClassProxies(4, dim=2)] * 2), "one layer of class proxies"),
@@ -140,3 +141,67 @@ def test_every_checkpoint_holds_the_state(blobs, linear_embedder, tmp_path, form
 def test_bad_input(linear_embedder, options, message):
     with pytest.raises(ValueError, match=message):
         models.CCPModel(**{"embedder": linear_embedder(), "references": layers.ClassProxies(4, dim=2), **options})
+
+
+def test_the_pull_decays_from_problem_to_problem(blobs, linear_embedder):
+    model = build(linear_embedder, projection_weight=0.5, projection_decay=0.25)
+    kernel = model.embedder.weights[0]
+    expected = [0.0, 0.5, 0.125, 0.03125]
+    for weight in expected:
+        start = np.asarray(kernel).copy()
+        kernel.assign(start + 2.0)
+        # Before the first problem has ended the anchor is the first weights.
+        assert float(model.projection_penalty()) == pytest.approx(weight / 2 * 4.0 * start.size, rel=1e-5)
+        assert model.weight_change() == pytest.approx(2.0 * np.sqrt(start.size), rel=1e-5)
+        model.begin_projection(np.asarray(model.references.proxies))
+    assert models.CCPModel.from_config(model.get_config()).projection_decay == 0.25
+
+
+def test_the_best_of_a_problem_and_of_all_problems(blobs, linear_embedder):
+    model = build(linear_embedder)
+    kernel, proxies = model.embedder.weights[0], np.zeros((4, 2, 2), "float32")
+    # Problem by problem: validations, whether each is the problem's best, and what is kept of all after it.
+    story = [([0.3, 0.5, 0.4], [True, True, False], (0.5, 0)), ([0.2, 0.45], [True, True], (0.5, 0)),
+             ([float("nan"), 0.6, 0.6], [False, True, False], (0.6, 2))]  # fmt: skip
+    moved = 0
+    for values, best, (kept, problem) in story:
+        model.wait.assign(0)
+        for value, is_best in zip(values, best):
+            moved += 1
+            kernel.assign(np.full((8, 2), moved))
+            assert model.take_validation(value) is is_best
+            if is_best:
+                assert np.asarray(model.best.copies[0])[0, 0] == moved and int(model.wait) == 0
+        assert (float(model.incumbent_value), int(model.incumbent_projection)) == (np.float32(kept), problem)
+        model.begin_projection(proxies)
+    assert np.asarray(model.incumbent.copies[0])[0, 0] == 7
+
+
+PAIR_LOSSES = [name for name in losses.loss_names() if name not in ("in_batch_negatives", "pair_contrastive")]
+
+
+@pytest.mark.parametrize("name", PAIR_LOSSES)
+def test_every_loss_takes_part(blobs, linear_embedder, name):
+    """A step against proxies in the second problem moves embedder and proxies and stays finite."""
+    points, labels = blobs
+    proxies = layers.ClassProxies(4, 2, dim=2, initializer=keras.initializers.RandomNormal(seed=1))
+    model = models.CCPModel(linear_embedder(), proxies, in_batch_weight=0.5)
+    model.compile(optimizer=keras.optimizers.SGD(0.05), loss=name)
+    model.begin_projection(np.random.default_rng(0).normal(size=(4, 2, 2)).astype("float32"))
+    before = [np.asarray(weight).copy() for weight in (*model.embedder.weights, proxies.proxies)]
+    history = model.fit(points[:32], labels[:32], batch_size=16, epochs=2, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    for old, weight in zip(before, (*model.embedder.weights, proxies.proxies)):
+        assert np.isfinite(np.asarray(weight)).all() and np.abs(np.asarray(weight) - old).max() > 0
+
+
+@pytest.mark.parametrize("per_class", [1, 3, 16])
+def test_proxies_per_class(blobs, linear_embedder, per_class):
+    proxies = layers.ClassProxies(4, per_class, dim=2)
+    model = models.CCPModel(linear_embedder(), proxies)
+    model.compile(optimizer="sgd", loss="c2")
+    callback = callbacks.AlternatingProjections(tf.data.Dataset.from_tensor_slices(blobs).batch(32), patience=1)
+    history = model.fit(*blobs, validation_data=blobs, epochs=4, verbose=0, callbacks=[callback]).history
+    assert history["projection"][-1] >= 0 and np.isfinite(history["loss"]).all()
+    assert history["proxy_diversity"][0] > 0 if per_class > 1 else set(history["proxy_diversity"]) == {0.0}
+    assert np.isfinite(np.asarray(proxies.proxies)).all()

@@ -1,6 +1,7 @@
 """The outer loop of chance constrained programming."""
 
 import logging
+import time
 
 import keras
 import numpy as np
@@ -9,7 +10,7 @@ import tensorflow as tf
 from tfdml import ops
 from tfdml.arguments import check_whole_number
 from tfdml.callbacks.monitor import monitored_value
-from tfdml.metrics import covering_radius
+from tfdml.metrics import covering_radius, proxy_spread
 from tfdml.models import CCPModel, image_batches
 
 _logger = logging.getLogger(__name__)
@@ -24,46 +25,77 @@ class AlternatingProjections(keras.callbacks.Callback):
     are chosen from a pool alone. A class with fewer pictures than proxies gets them all; its remaining proxies stay
     those of $\rho^*$, and at the start repeat its first picture's.
 
-    Every epoch's logs get `projection` (number of the problem, from 0), `covering_radius` (of the pool by the proxies
-    as they were chosen: the largest distance of a sample to the nearest proxy of its class, averaged over the classes)
-    and `projection_steps` (training steps in this problem so far).
+    When `outer_patience` problems in a row have brought no better value than the best of all before them, training
+    stops with the best weights of all problems.
+
+    Every epoch's logs get `projection` (number of the problem, from 0), `projection_steps` (training steps in it so
+    far), `covering_radius` (of the pool by the proxies as they were chosen: the largest distance of a sample to the
+    nearest proxy of its class, averaged over the classes) and `proxy_diversity` (the mean distance of two proxies of a
+    class as they are now, averaged over the classes; 0 when they have collapsed).
 
     Args:
         pool_dataset: A finite `tf.data.Dataset` of batches (images, labels) of the training classes, or a callable that
             gives one for the number of a draw (0 for the first proxies, then 1, 2, …). The pool is the first
             `pool_size` pictures of each class in it, so a data set given as such should be shuffled anew at each pass.
-        pool_size: How many pictures of each class are embedded. With 1 the proxies are random samples: the pool is
-            as large as the number of proxies per class and no choice is left.
+            It is embedded batch by batch, and read until every class has its share; only embeddings are held.
+        pool_size: How many pictures of each class are embedded, and at least as many as a class has proxies. With 1 the
+            proxies are random samples: the pool is as large as their number and no choice is left. A class with fewer
+            pictures gives all it has.
         patience: How many validations in a row may pass without a better value.
         monitor: Metric in the logs; larger is better.
         start_from_epoch: Validations of the epochs before, counted from 0, are passed over, as those of a warm-up.
+        outer_patience: How many problems in a row may end without a better value; `None` for no limit.
+
+    Attributes:
+        projections: What each problem that has ended did, a list of dicts: `projection`, `first_step`, `steps`, `best`
+            (its best value), `covering_radius` (as in the logs), `converged_covering_radius` (of the pool that the next
+            proxies are chosen from, by the converged proxies), `proxy_diversity` and `converged_proxy_diversity` (at
+            its begin and of its best weights), `weight_change` (how far the embedder's trainable weights went, in l2)
+            and `selection_seconds` (for embedding that pool and choosing from it).
 
     Raises:
-        ValueError: If `pool_size` or `patience` is below 1, the pool lacks a class, or its embeddings are not finite.
+        ValueError: If a count is below 1, the pool is endless, lacks a class, or its embeddings are not finite.
         TypeError: If the model is no `CCPModel`.
 
     Reference:
         Gürbüz, "Novel Optimization Models to Generalize Deep Metric Learning", METU 2022, Algorithms 1 and 2.
     """
 
-    def __init__(self, pool_dataset, pool_size=12, patience=3, monitor="val_map_at_r", start_from_epoch=0):
+    def __init__(
+        self, pool_dataset, pool_size=12, patience=3, monitor="val_map_at_r", start_from_epoch=0, outer_patience=None
+    ):
         super().__init__()
-        for name, value in (("pool_size", pool_size), ("patience", patience)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1. Received: {name}={value}.")
         self.pool_dataset = pool_dataset
-        self.pool_size = int(pool_size)
-        self.patience = int(patience)
+        self.pool_size = check_whole_number("pool_size", pool_size, minimum=1)
+        self.patience = check_whole_number("patience", patience, minimum=1)
         self.monitor = monitor
         self.start_from_epoch = check_whole_number("start_from_epoch", start_from_epoch, minimum=0)
-        self._covering_radius = float("nan")
+        if outer_patience is not None:
+            check_whole_number("outer_patience", outer_patience, minimum=1)
+        self.outer_patience = outer_patience
+        self._reset()
+
+    def _reset(self):
+        self.projections = []
+        self._covering_radius = self._proxy_diversity = float("nan")
+
+    @property
+    def is_over(self):
+        """Whether the last problem has ended and the outer patience is at its end."""
+        model = self.model
+        without_better = int(model.projection) - int(model.incumbent_projection)
+        ended = int(model.wait) >= self.patience
+        return self.outer_patience is not None and ended and without_better >= self.outer_patience
 
     def on_train_begin(self, logs=None):
-        if not isinstance(self.model, CCPModel):
-            raise TypeError(f"AlternatingProjections drives a CCPModel. Received: {type(self.model).__name__}.")
-        if int(self.model.optimizer.iterations) == 0 and int(self.model.projection) == 0:
-            proxies, self._covering_radius = self._choose_proxies(draw=0, given_present=False)
-            self.model.proxies.assign(proxies)
+        model = self.model
+        if not isinstance(model, CCPModel):
+            raise TypeError(f"AlternatingProjections drives a CCPModel. Received: {type(model).__name__}.")
+        if int(model.optimizer.iterations) == 0 and int(model.projection) == 0:
+            self._reset()
+            model.anchor.take(model.embedder.weights)
+            proxies = self._choose(self._embed_pool(draw=0))
+            model.proxies.assign(proxies)
 
     def on_epoch_end(self, epoch, logs=None):
         model = self.model
@@ -71,55 +103,72 @@ class AlternatingProjections(keras.callbacks.Callback):
         logs["projection"] = int(model.projection)
         logs["covering_radius"] = self._covering_radius
         logs["projection_steps"] = int(model.optimizer.iterations) - int(model.projection_start)
+        logs["proxy_diversity"] = _diversity(model.proxies.proxies)
         value = monitored_value(logs, self.monitor)
         if value is None or epoch < self.start_from_epoch:
             return
-        if value > float(tf.convert_to_tensor(model.best_value)):
-            model.best_value.assign(float(value))
-            model.best.take(model.solution)
-            model.wait.assign(0)
-            return
-        model.wait.assign(model.wait + 1)
-        if int(model.wait) >= self.patience and not model.stop_training:
-            self._next_projection(logs["projection_steps"])
+        if not model.take_validation(value) and int(model.wait) >= self.patience and not model.stop_training:
+            self._end_problem(logs["projection_steps"])
 
-    def _next_projection(self, steps):
+    def _end_problem(self, steps):
         model = self.model
-        solved, best = int(model.projection), float(tf.convert_to_tensor(model.best_value))
+        began = time.perf_counter()
         model.best.restore(model.solution)
-        proxies, self._covering_radius = self._choose_proxies(draw=solved + 1, given_present=True)
-        model.begin_projection(proxies)
+        ended = {
+            "projection": int(model.projection),
+            "first_step": int(model.projection_start),
+            "steps": steps,
+            "best": float(tf.convert_to_tensor(model.best_value)),
+            "covering_radius": self._covering_radius,
+            "proxy_diversity": self._proxy_diversity,
+            "converged_proxy_diversity": _diversity(model.proxies.proxies),
+            "weight_change": model.weight_change(),
+        }
+        pool = self._embed_pool(draw=ended["projection"] + 1)
+        converged = np.asarray(model.proxies.proxies)
+        ended["converged_covering_radius"] = _radius(pool, converged)
+        proxies = self._choose(pool, given=converged)
+        ended["selection_seconds"] = round(time.perf_counter() - began, 3)
+        self.projections.append(ended)
         _logger.info(
-            "Projection %d ends after %d steps at %s = %.4f; the proxies of projection %d cover the pool within %.4f.",
-            solved, steps, self.monitor, best, solved + 1, self._covering_radius,
+            "Projection %d ends after %d steps at %s = %.4f. Its proxies covered the pool within %.4f at its begin, "
+            "the converged ones within %.4f, the next ones within %.4f. The weights went %.4f far. Embedding %d "
+            "pictures and choosing from them took %.1f s.",
+            ended["projection"], steps, self.monitor, ended["best"], ended["covering_radius"],
+            ended["converged_covering_radius"], self._covering_radius, ended["weight_change"], pool[1].sum(),
+            ended["selection_seconds"],
+        )  # fmt: skip
+        if not self.is_over:
+            model.begin_projection(proxies)
+            return
+        model.incumbent.restore(model.solution)
+        model.stop_training = True
+        _logger.info(
+            "%d problems have brought nothing better: training ends with the weights of projection %d, %s = %.4f.",
+            self.outer_patience, int(model.incumbent_projection), self.monitor,
+            float(tf.convert_to_tensor(model.incumbent_value)),
         )  # fmt: skip
 
-    def _choose_proxies(self, draw, given_present):
+    def _choose(self, pool, given=None):
+        """Proxies from a pool, given those that are there; notes how they cover it."""
         layer = self.model.proxies
-        present = np.asarray(layer.proxies)
-        pool, exists = self._embed_pool(draw)
-        indices = np.asarray(
-            ops.greedy_k_center(pool, layer.per_class, initial=present if given_present else None, mask=exists)
-        )
-        chosen = np.take_along_axis(pool, np.maximum(indices, 0)[:, :, None], axis=1)
-        proxies = np.where(indices[:, :, None] >= 0, chosen, present if given_present else chosen[:, :1])
-        classes = np.arange(layer.num_classes)
-        radius = covering_radius(
-            pool[exists],
-            proxies.reshape(-1, layer.dim),
-            np.repeat(classes, pool.shape[1])[exists.reshape(-1)],
-            np.repeat(classes, layer.per_class),
-            reduction="mean",
-        )
-        return proxies, float(radius)
+        points, exists = pool
+        indices = np.asarray(ops.greedy_k_center(points, layer.per_class, initial=given, mask=exists))
+        chosen = np.take_along_axis(points, np.maximum(indices, 0)[:, :, None], axis=1)
+        proxies = np.where(indices[:, :, None] >= 0, chosen, chosen[:, :1] if given is None else given)
+        self._covering_radius = _radius(pool, proxies)
+        self._proxy_diversity = _diversity(proxies)
+        return proxies
 
     def _embed_pool(self, draw):
         """Embeddings `(classes, size, dim)` and which of them exist, `(classes, size)`."""
         layer = self.model.proxies
         size = max(self.pool_size, layer.per_class)
-        pool = np.zeros((layer.num_classes, size, layer.dim), np.float32)
+        points = np.zeros((layer.num_classes, size, layer.dim), np.float32)
         counts = np.zeros(layer.num_classes, int)
         dataset = self.pool_dataset(draw) if callable(self.pool_dataset) else self.pool_dataset
+        if isinstance(dataset, tf.data.Dataset) and dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
+            raise ValueError("The pool must come to an end. Received: an endless data set.")
         for images, labels in image_batches(dataset):
             if labels is None:
                 raise ValueError("Proxies are drawn class by class. Received: a pool data set without labels.")
@@ -129,24 +178,54 @@ class AlternatingProjections(keras.callbacks.Callback):
                     f"The pool has labels without proxies. Received: labels {labels.min()}..{labels.max()}; "
                     f"expected 0..{layer.num_classes - 1}."
                 )
-            for embedding, label in zip(embeddings, labels):
-                if counts[label] < size:
-                    pool[label, counts[label]] = embedding
-                    counts[label] += 1
+            places = counts[labels] + _ranks(labels)
+            kept = places < size
+            points[labels[kept], places[kept]] = embeddings[kept]
+            counts = np.minimum(counts + np.bincount(labels, minlength=layer.num_classes), size)
             if counts.min() == size:
                 break
         missing = np.flatnonzero(counts == 0)
         if len(missing):
             raise ValueError(f"The pool lacks {len(missing)} classes. Received: no picture of {missing[:10].tolist()}.")
-        if not np.isfinite(pool).all():
-            bad = np.flatnonzero(~np.isfinite(pool).all(axis=(1, 2)))
+        if not np.isfinite(points).all():
+            bad = np.flatnonzero(~np.isfinite(points).all(axis=(1, 2)))
             raise ValueError(f"The pool's embeddings are not finite in {len(bad)} classes: {bad[:10].tolist()}.")
-        return pool, np.arange(size)[None, :] < counts[:, None]
+        return points, np.arange(size)[None, :] < counts[:, None]
 
     def get_state(self):
-        """What the model's own state does not hold: the covering radius for the logs."""
-        return {"covering_radius": self._covering_radius}
+        """What the model's own state does not hold: what was measured of the problems."""
+        return {
+            "covering_radius": self._covering_radius,
+            "proxy_diversity": self._proxy_diversity,
+            "projections": self.projections,
+        }
 
     def set_state(self, state):
         """Takes over what `get_state` gave."""
-        self._covering_radius = state["covering_radius"]
+        self._covering_radius, self._proxy_diversity = state["covering_radius"], state["proxy_diversity"]
+        self.projections = list(state["projections"])
+
+
+def _ranks(labels):
+    """For each label how many equal ones stand before it."""
+    order = np.argsort(labels, kind="stable")
+    ranks = np.empty(len(labels), int)
+    ranks[order] = np.arange(len(labels)) - np.searchsorted(labels[order], labels[order])
+    return ranks
+
+
+def _radius(pool, proxies):
+    """The covering radius of a pool by the proxies, averaged over the classes."""
+    points, exists = pool
+    classes = np.arange(len(points))
+    return covering_radius(
+        points[exists],
+        proxies.reshape(-1, proxies.shape[-1]),
+        np.repeat(classes, points.shape[1])[exists.reshape(-1)],
+        np.repeat(classes, proxies.shape[1]),
+        reduction="mean",
+    )
+
+
+def _diversity(proxies):
+    return float(proxy_spread(np.asarray(proxies)).mean())

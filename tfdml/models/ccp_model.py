@@ -1,9 +1,10 @@
 """Chance constrained programming: metric learning as a chain of proxy problems."""
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from tfdml.arguments import check_not_negative
+from tfdml.arguments import check_between, check_not_negative
 from tfdml.layers import ClassProxies
 from tfdml.models.metric_model import MetricModel
 from tfdml.models.snapshot import WeightSnapshot
@@ -15,17 +16,20 @@ class CCPModel(MetricModel):
 
     Problem $k$ of the chain is
 
-    $$\theta^{(k)} = \arg\min_{\theta, \rho} \; \frac{\lambda}{2} \lVert \theta - \theta^* \rVert_2^2
+    $$\theta^{(k)} = \arg\min_{\theta, \rho} \; \frac{\lambda_k}{2} \lVert \theta - \theta^* \rVert_2^2
       + \mathbb{E}_z \big[ \ell(\rho, z; \theta) \big] \; \big( + w \, \ell_{\text{batch}} \big),$$
 
-    so a step's gradient gets the pull $\lambda (\theta - \theta^*)$ on the embedder's trainable weights $\theta$;
-    the proxies $\rho$ are not pulled, and there is no pull in the first problem, which has no $\theta^*$ yet. The
-    callback `AlternatingProjections` tells when a problem is solved, makes its best weights $\theta^*$ and draws the
-    next proxies. Any loss of this package that compares pairs can be $\ell$.
+    so a step's gradient gets the pull $\lambda_k (\theta - \theta^*)$ on the embedder's trainable weights $\theta$;
+    the proxies $\rho$ are not pulled. There is no pull in the first problem ($k = 0$), which has no $\theta^*$ yet;
+    after that $\lambda_k = \lambda \gamma^{k - 1}$. The callback `AlternatingProjections` tells when a problem is
+    solved, makes its best weights $\theta^*$ and draws the next proxies. Any loss of this package that compares pairs
+    can be $\ell$.
 
     All that is needed to go on after an interruption is among the model's weights, so that every Keras
     checkpoint holds it: $\theta^*$ (`anchor`), the best weights of the present problem (`best`), its number
-    (`projection`), best validation (`best_value`), validations since then (`wait`) and first step (`projection_start`).
+    (`projection`), best validation (`best_value`), validations since then (`wait`) and first step
+    (`projection_start`); the best weights of all problems (`incumbent`), their validation (`incumbent_value`) and
+    problem (`incumbent_projection`).
 
     Args:
         embedder: A model from images to embeddings.
@@ -33,27 +37,34 @@ class CCPModel(MetricModel):
         projection_weight: $\lambda \ge 0$.
         in_batch_weight: $w \ge 0$, the weight of the same loss inside the batch. `None` is 0 with proxies alone and 1
             with other references beside them.
+        projection_decay: $\gamma$ from 0 to 1: the pull of a problem relative to that of the one before.
         **kwargs: `zero_shot` and `zero_shot_weight`, as for `MetricModel`.
 
     Raises:
-        ValueError: If a weight is negative or there is not one layer of proxies.
+        ValueError: If a weight is negative, the decay is out of range, or there is not one layer of proxies.
 
     Reference:
         Gürbüz, "Novel Optimization Models to Generalize Deep Metric Learning", METU 2022, Algorithm 1 (with the sign of
         the pull corrected) and eq. 3.2.11.
     """
 
-    def __init__(self, embedder, references, projection_weight=2e-4, in_batch_weight=None, **kwargs):
+    def __init__(
+        self, embedder, references, projection_weight=2e-4, in_batch_weight=None, projection_decay=1.0, **kwargs
+    ):
         super().__init__(embedder, references, in_batch_weight, **kwargs)
         if sum(isinstance(layer, ClassProxies) for layer in self._all_references()) != 1:
             raise ValueError(f"CCP re-initialises one layer of class proxies. Received: references={references!r}.")
         self.projection_weight = check_not_negative("projection_weight", projection_weight)
+        self.projection_decay = check_between("projection_decay", projection_decay, 0.0, 1.0)
         self.anchor = WeightSnapshot(embedder.weights, name="anchor")
         self.best = WeightSnapshot(self.solution, name="best")
+        self.incumbent = WeightSnapshot(self.solution, name="incumbent")
         self.projection = self._state("projection", "int64", 0)
         self.projection_start = self._state("projection_start", "int64", 0)
         self.wait = self._state("wait", "int64", 0)
         self.best_value = self._state("best_value", "float32", float("-inf"))
+        self.incumbent_value = self._state("incumbent_value", "float32", float("-inf"))
+        self.incumbent_projection = self._state("incumbent_projection", "int64", 0)
 
     def _state(self, name, dtype, value):
         return self.add_weight(
@@ -65,6 +76,29 @@ class CCPModel(MetricModel):
         """What a problem is solved for: the weights of the embedder, the proxies and the zero-shot loss."""
         zero_shot = [] if self.zero_shot is None else self.zero_shot.weights
         return [*self.embedder.weights, *self.proxies.weights, *zero_shot]
+
+    def take_validation(self, value):
+        """Notes the validation of the present weights, and keeps them if they are the best.
+
+        Args:
+            value: Larger is better.
+
+        Returns:
+            Whether it is the best of the present problem.
+        """
+        # As it is kept: an equal one must not be better by the digits that are lost.
+        value = np.float32(value)
+        if not value > np.asarray(self.best_value):
+            self.wait.assign(self.wait + 1)
+            return False
+        self.best_value.assign(value)
+        self.best.take(self.solution)
+        self.wait.assign(0)
+        if value > np.asarray(self.incumbent_value):
+            self.incumbent_value.assign(value)
+            self.incumbent.take(self.solution)
+            self.incumbent_projection.assign(self.projection)
+        return True
 
     def begin_projection(self, proxies):
         """Begins the next problem from the best weights of the present one.
@@ -83,17 +117,29 @@ class CCPModel(MetricModel):
         return super().penalty() + self.projection_penalty()
 
     def projection_penalty(self):
-        r"""$\frac{\lambda}{2} \lVert \theta - \theta^* \rVert_2^2$ of the trainable $\theta$; at first 0."""
+        r"""$\frac{\lambda_k}{2} \lVert \theta - \theta^* \rVert_2^2$ of the trainable $\theta$; at first 0."""
         if not self.projection_weight:
             return 0.0
+        problem = tf.cast(tf.convert_to_tensor(self.projection), tf.float32)
+        decay = self.projection_decay ** tf.maximum(problem - 1.0, 0.0)
+        return self.projection_weight * tf.where(problem > 0.0, decay, 0.0) * self._half_square_from_anchor()
+
+    def weight_change(self):
+        r"""$\lVert \theta - \theta^* \rVert_2$ of the trainable $\theta$: how far they are from the anchor."""
+        return float(tf.sqrt(2.0 * self._half_square_from_anchor()))
+
+    def _half_square_from_anchor(self):
         trainable = {id(variable) for variable in self.embedder.trainable_variables}
         squares = [
             tf.nn.l2_loss(tf.convert_to_tensor(variable) - tf.convert_to_tensor(anchor))
             for variable, anchor in zip(self.embedder.weights, self.anchor.copies)
             if id(variable) in trainable
         ]
-        pulled = tf.cast(tf.convert_to_tensor(self.projection) > 0, tf.float32)
-        return self.projection_weight * pulled * tf.add_n(squares)
+        return tf.add_n(squares)
 
     def get_config(self):
-        return {**super().get_config(), "projection_weight": self.projection_weight}
+        return {
+            **super().get_config(),
+            "projection_weight": self.projection_weight,
+            "projection_decay": self.projection_decay,
+        }
