@@ -1,8 +1,10 @@
 import csv
+import json
 import logging
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -10,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny_backbone
 
 from tfdml.experiments import (
     InputError,
@@ -28,6 +31,7 @@ _FILES = [
     "embedder.keras",
     "environment.json",
     "history.csv",
+    "projections.csv",
     "recipe.yaml",
     "saved_model/saved_model.pb",
     "state.npz",
@@ -336,3 +340,138 @@ def test_overrides_go_with_a_name(tmp_path):
     for options in ({"overrides": {"seed": 1}}, {"presets": ["thesis/c1"]}):
         with pytest.raises(ValueError, match="Overrides and presets go with a recipe's name"):
             train(load_recipe("digits-quick"), tmp_path / "run", **options)
+
+
+_EVERYTHING = {
+    "references.name": "proxies_and_memory",
+    "references.memory_size": 24,
+    "references.memory_warmup": 6,
+    "ccp.projection_weight": 0.01,
+    "ccp.projection_decay": 0.5,
+    "ccp.outer_patience": 3,
+    "ccp.in_batch_weight": 0.5,
+    "zero_shot.enabled": True,
+    "optimizer.proxy_learning_rate_multiplier": 3.0,
+    "training.max_validations": 9,
+    "evaluation.pictures": False,
+}
+
+_KILLED_ANYWHERE = """
+import json, os, signal, sys
+sys.path.insert(0, {here!r})
+import keras, tiny_backbone
+from tfdml import callbacks
+from tfdml.experiments import train
+
+path, place, changes = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
+passed = 0
+
+def pass_place():
+    global passed
+    passed += 1
+    if passed > place:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+# Places: every training step, every batch of a pool, before and after every file that is replaced.
+class Steps(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        pass_place()
+
+replace = os.replace
+def replace_and_pass(*arguments):
+    pass_place()
+    replace(*arguments)
+    pass_place()
+os.replace = replace_and_pass
+
+choose = callbacks.AlternatingProjections._choose
+def choose_and_pass(*arguments, **options):
+    pass_place()
+    chosen = choose(*arguments, **options)
+    pass_place()
+    return chosen
+callbacks.AlternatingProjections._choose = choose_and_pass
+
+with tiny_backbone.registered():
+    train("digits-quick", path, overrides=changes, extra_callbacks=[Steps()], verbose=0)
+"""
+
+
+@pytest.fixture(scope="session")
+def everything_run(tmp_path_factory):
+    """A run with CCP, a memory, GSP and the zero-shot loss; its changes."""
+    changes = {**tiny_backbone.CHANGES, **_EVERYTHING}
+    with tiny_backbone.registered():
+        folder = tmp_path_factory.mktemp("everything") / "run"
+        return train("digits-quick", folder, overrides=changes, verbose=0), changes
+
+
+def _projections(path):
+    with open(path / "projections.csv", newline="") as file:
+        return [{k: v for k, v in row.items() if k != "selection_seconds"} for row in csv.DictReader(file)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_killed_anywhere_it_ends_the_same(tmp_path, everything_run, request, seed):
+    whole, changes = everything_run
+    assert len(_projections(whole.folder)) >= 2
+    # Some ninety places; the first few are before there is anything to go on with.
+    place = int(np.random.default_rng(seed).integers(8, 80))
+    code = _KILLED_ANYWHERE.format(here=str(pathlib.Path(__file__).parents[1] / "helpers"))
+    environment = {**os.environ, "PYTHONPATH": str(request.config.rootpath)}
+    path = tmp_path / "killed"
+    command = [sys.executable, "-c", code, str(path), str(place), json.dumps(changes)]
+    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+    assert not (path / "test_metrics.json").exists()
+    resume(path, verbose=0)
+    _assert_same_end(path, whole.folder)
+    assert _projections(path) == _projections(whole.folder)
+
+
+def test_outer_patience_ends_the_training_and_is_remembered(tmp_path, tiny_changes):
+    changes = {**tiny_changes, "ccp.outer_patience": 1, "training.max_validations": 40, "evaluation.pictures": False}
+    result = train("digits-quick", tmp_path / "run", overrides=changes, verbose=0)
+    assert result.training["epochs"] < 40
+    problems = _projections(tmp_path / "run")
+    best = [float(problem["best"]) for problem in problems]
+    # The last is the first that is no better than all before it.
+    assert best[-1] <= max(best[:-1]) and all(b > max(best[:i], default=0) for i, b in enumerate(best[:-1]))
+    assert sum(int(problem["steps"]) for problem in problems) == result.training["steps"]
+    assert result.validation["map_at_r"] == pytest.approx(max(best), rel=1e-6)
+    (tmp_path / "run" / "test_metrics.json").unlink()
+    again = resume(tmp_path / "run", verbose=0)
+    assert (again.training, again.test) == (result.training, result.test)
+
+
+def test_first_weights_are_those_of_another_run(tmp_path, finished_run, tiny_changes):
+    changes = {**tiny_changes, "training.max_validations": 1, "evaluation.pictures": False}
+    weights = str(finished_run.folder / "best.weights.h5")
+    again = train("digits-quick", tmp_path / "run", overrides={**changes, "model.first_weights": weights}, verbose=0)
+    assert again.untrained == finished_run.test
+    with pytest.raises(InputError, match="no file of weights. Received: model.first_weights='nowhere.h5'"):
+        train("digits-quick", tmp_path / "none", overrides={**changes, "model.first_weights": "nowhere.h5"})
+    other = {**changes, "model.first_weights": weights, "model.embedding_size": 9}
+    with pytest.raises(InputError, match="not weights of this network"):
+        train("digits-quick", tmp_path / "other", overrides=other)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
+
+
+def test_averaged_weights_are_kept(tmp_path, tiny_changes):
+    changes = {
+        **tiny_changes, "references.name": "batch", "ccp.enabled": False, "ccp.in_batch_weight": None,
+        "training.average_momentum": 0.9, "evaluation.pictures": False,
+    }  # fmt: skip
+    whole = train("digits-quick", tmp_path / "whole", overrides=changes, verbose=0)
+    rows = _history(tmp_path / "whole")
+    assert whole.validation["map_at_r"] == max(float(row["val_map_at_r"]) for row in rows)
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 3:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train("digits-quick", tmp_path / "stopped", overrides=changes, extra_callbacks=[Stop()], verbose=0)
+    resume(tmp_path / "stopped", verbose=0)
+    _assert_same_end(tmp_path / "stopped", tmp_path / "whole")

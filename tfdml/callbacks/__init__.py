@@ -1,6 +1,7 @@
-"""Keras callbacks: early stopping, alternating projections, prototypes after a warm-up, backup."""
+"""Keras callbacks: early stopping, alternating projections, averaged weights, prototypes after a warm-up, backup."""
 
 from tfdml.callbacks.alternating_projections import AlternatingProjections
+from tfdml.callbacks.averaged_weights import AveragedWeights
 from tfdml.callbacks.early_stopping import RetrievalEarlyStopping
 from tfdml.callbacks.non_finite_loss import StopOnNonFiniteLoss
 from tfdml.callbacks.prototype_warmup import PrototypeWarmup
@@ -9,6 +10,7 @@ from tfdml.callbacks.training_backup import TrainingBackup
 
 __all__ = [
     "AlternatingProjections",
+    "AveragedWeights",
     "PrototypeWarmup",
     "RetrievalEarlyStopping",
     "RetrievalMetrics",

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import inspect
 import math
+import pathlib
 from typing import NamedTuple
 
 import keras
@@ -105,13 +106,33 @@ def make_pooling(recipe: Recipe):
 
 
 def start_embedder(recipe: Recipe, embedder, pictures: ExperimentData):
-    """Fits what training does not begin from random numbers to the data: batch statistics and prototypes."""
+    """Gives an embedder the weights of another run, or fits batch statistics and prototypes to the data."""
+    first_weights = recipe.model.first_weights
+    if first_weights is not None:
+        load_first_weights(embedder, first_weights)
+        return
     settle_batch_normalization(embedder, training_batches(recipe, pictures).take(_BATCHES_TO_SETTLE))
     pooling = embedder.get_layer("pooling")
     # What a warm-up starts from in the end does not count, and random prototypes are those of the layer.
     from_features = not isinstance(pooling, GeneralizedSumPooling) or recipe.model.gsp.start == "k_center"
     if isinstance(pooling, PrototypePooling) and from_features:
         adapt_pooling(embedder, prototype_pictures(recipe, pictures), seed=recipe.seed)
+
+
+def load_first_weights(embedder, path):
+    """Loads the weights of another run.
+
+    Raises:
+        RecipeError: If there is no such file, or it is not of the same network.
+    """
+    if not pathlib.Path(path).is_file():
+        raise RecipeError(f"There is no file of weights. Received: model.first_weights={path!r}.")
+    try:
+        embedder.load_weights(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise RecipeError(
+            f"These are not weights of this network. Received: model.first_weights={path!r}: {error}"
+        ) from error
 
 
 def prototype_pictures(recipe: Recipe, pictures: ExperimentData):
@@ -207,8 +228,8 @@ def make_model(recipe: Recipe, embedder, train):
     if recipe.ccp.enabled:
         weight = weight if recipe.ccp.in_batch_weight is None else recipe.ccp.in_batch_weight
         model = CCPModel(
-            embedder, references, recipe.ccp.projection_weight, in_batch_weight=weight, zero_shot=zero_shot,
-            zero_shot_weight=recipe.zero_shot.weight,
+            embedder, references, recipe.ccp.projection_weight, in_batch_weight=weight,
+            projection_decay=recipe.ccp.projection_decay, zero_shot=zero_shot, zero_shot_weight=recipe.zero_shot.weight,
         )  # fmt: skip
     else:
         model = MetricModel(
@@ -230,6 +251,7 @@ def make_model(recipe: Recipe, embedder, train):
         reference_optimizer=None if multiplier == 1 else make_optimizer(recipe, steps_per_epoch, multiplier),
         weight_decay=config.l2_weight_decay,
         warmup_steps=math.ceil(config.warmup_epochs * steps_per_epoch),
+        geometry=recipe.training.geometry,
         jit_compile=recipe.training.jit_compile,
     )
     return model

@@ -123,6 +123,8 @@ class ModelConfig:
     """Size of the local features that are pooled; that of the embedding, too, unless the pooling gives another."""
     normalization: Literal["l2", "clip", "none"] = "clip"
     """Embeddings of unit length, of at most unit length, or as they are."""
+    first_weights: Optional[str] = None
+    """best.weights.h5 of a run with the same network, to go on from; null for random weights."""
 
     def __post_init__(self):
         _check_name("model.backbone", self.backbone, backbones.backbone_names())
@@ -206,8 +208,21 @@ class CCPConfig:
     """Validations without a better MAP@R after which a problem counts as solved."""
     projection_weight: float = 2e-4
     """Pull towards the weights that solved the problem before."""
+    projection_decay: float = 1.0
+    """The pull of a problem relative to that of the one before, 0 to 1."""
+    outer_patience: Optional[int] = None
+    """Training ends after so many problems without a better MAP@R; null for no such limit."""
     in_batch_weight: Optional[float] = None
     """Weight of the same loss inside the batch, under CCP; null for references.in_batch_weight."""
+
+    def __post_init__(self):
+        for key in ("pool_size", "patience"):
+            _check(getattr(self, key) >= 1, f"ccp.{key}", getattr(self, key), "at least 1")
+        _check(self.projection_weight >= 0, "ccp.projection_weight", self.projection_weight, "at least 0")
+        _check(0 <= self.projection_decay <= 1, "ccp.projection_decay", self.projection_decay, "0 to 1")
+        for key, least in (("outer_patience", 1), ("in_batch_weight", 0)):
+            value = getattr(self, key)
+            _check(value is None or value >= least, f"ccp.{key}", value, f"at least {least}, or null")
 
 
 @dataclass(frozen=True)
@@ -290,6 +305,10 @@ class TrainingConfig:
     """Training ends after so many validations without a better MAP@R."""
     max_minutes: Optional[float] = None
     """Training ends after so many minutes; null for no limit."""
+    average_momentum: Optional[float] = None
+    """Momentum of a moving average of the weights, which is then what is judged and kept, 0 to 1; null for none."""
+    geometry: bool = True
+    """Whether a validation also tells how the embeddings lie: covering radius, distances, room for the margin."""
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     """Keras' precision policy."""
     jit_compile: bool = False
@@ -298,6 +317,8 @@ class TrainingConfig:
     def __post_init__(self):
         for key in ("steps_per_validation", "max_validations", "patience"):
             _check(getattr(self, key) >= 1, f"training.{key}", getattr(self, key), "at least 1")
+        momentum = self.average_momentum
+        _check(momentum is None or 0 <= momentum <= 1, "training.average_momentum", momentum, "0 to 1, or null")
         minutes = self.max_minutes
         _check(minutes is None or minutes > 0, "training.max_minutes", minutes, "above 0, or null")
 
@@ -358,6 +379,11 @@ class Recipe:
             raise RecipeError(
                 f"CCP draws class proxies. Received: ccp.enabled=true with references.name={self.references.name!r}; "
                 "expected references.name='proxies' or 'proxies_and_memory', or ccp.enabled=false."
+            )
+        if self.ccp.enabled and self.training.average_momentum is not None:
+            raise RecipeError(
+                "CCP goes back to the weights that solved a problem, which are no average. Received: ccp.enabled=true "
+                f"with training.average_momentum={self.training.average_momentum:g}."
             )
         if self.zero_shot.enabled and self.model.pooling_options:
             raise RecipeError(

@@ -55,11 +55,7 @@ class HistoryLog(keras.callbacks.Callback):
     def write(self):
         """Writes the file."""
         columns = self.columns
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values()))
-        write_text(self.path, text.getvalue())
+        _write_csv(self.path, columns, zip(*columns.values()))
 
     def get_state(self):
         """What a resumed training needs."""
@@ -68,6 +64,35 @@ class HistoryLog(keras.callbacks.Callback):
     def set_state(self, state):
         """Takes over what `get_state` gave."""
         self.rows, self.seconds = list(state["rows"]), state["seconds"]
+
+
+class ProjectionsLog(keras.callbacks.Callback):
+    """Writes what each proxy problem of CCP did as CSV, the whole file anew when one has ended.
+
+    Args:
+        path: The file.
+        projections: The `AlternatingProjections` of the training, before this one among the callbacks.
+    """
+
+    def __init__(self, path, projections):
+        super().__init__()
+        self.path = path
+        self.projections = projections
+        self._written = None
+
+    def on_epoch_end(self, epoch, logs=None):
+        ended = self.projections.projections
+        if ended and len(ended) != self._written:
+            _write_csv(self.path, ended[0], (problem.values() for problem in ended))
+            self._written = len(ended)
+
+
+def _write_csv(path, header, rows):
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 class BestWeights(keras.callbacks.Callback):

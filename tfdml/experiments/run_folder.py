@@ -27,7 +27,8 @@ class RunFolder:
     environment.json       versions of Python and of the packages, seed, git commit
     train.log              what happened, with times
     history.csv            a line for each validation
-    tensorboard/           the same for TensorBoard
+    projections.csv        under CCP, a row for each proxy problem that has ended
+    tensorboard/           the history for TensorBoard
     untrained_metrics.json  metrics of the first weights on the test classes
     best.weights.h5        the embedder's weights at the best validation
     state.npz              all that --resume needs
@@ -49,6 +50,7 @@ class RunFolder:
         self.environment = self.path / "environment.json"
         self.log = self.path / "train.log"
         self.history = self.path / "history.csv"
+        self.projections = self.path / "projections.csv"
         self.tensorboard = self.path / "tensorboard"
         self.best_weights = self.path / "best.weights.h5"
         self.state = self.path / "state.npz"

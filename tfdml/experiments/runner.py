@@ -17,7 +17,7 @@ from tfdml.experiments.errors import RunFolderError, input_errors
 from tfdml.experiments.evaluation import judge
 from tfdml.experiments.recipe import Recipe
 from tfdml.experiments.recipe_files import load_recipe
-from tfdml.experiments.run_callbacks import BestWeights, HistoryLog, TensorBoardLog, TimeLimit
+from tfdml.experiments.run_callbacks import BestWeights, HistoryLog, ProjectionsLog, TensorBoardLog, TimeLimit
 from tfdml.experiments.run_folder import RunFolder, check_is_free, environment, read_json, write_json
 from tfdml.export import export_saved_model
 
@@ -186,15 +186,22 @@ class _Run:
         stateful = [self.early_stopping, self.history]
         # Early stopping looks at the weights before alternating projections may replace them.
         self.callbacks = [self.non_finite, self.early_stopping, self.best_weights]
+        if recipe.training.average_momentum is not None:
+            averaged = callbacks.AveragedWeights(recipe.training.average_momentum)
+            stateful.append(averaged)
+            # What is kept are the averages.
+            self.callbacks.insert(0, averaged)
+        self.projections = None
         if recipe.ccp.enabled:
-            projections = callbacks.AlternatingProjections(
+            self.projections = callbacks.AlternatingProjections(
                 assembly.proxy_pool(recipe, self.pictures),
                 pool_size=recipe.ccp.pool_size,
                 patience=recipe.ccp.patience,
                 start_from_epoch=warmup,
+                outer_patience=recipe.ccp.outer_patience,
             )
-            stateful.append(projections)
-            self.callbacks.append(projections)
+            stateful.append(self.projections)
+            self.callbacks += [self.projections, ProjectionsLog(folder.projections, self.projections)]
         prototype_warmup = assembly.prototype_warmup(recipe, self.pictures)
         if prototype_warmup is not None:
             stateful.append(prototype_warmup)
@@ -206,6 +213,8 @@ class _Run:
         if self.backup.initial_epoch:
             # Here rather than in fit, to know whether there is anything left to train.
             self.backup.set_model(self.model)
+            if self.projections is not None:
+                self.projections.set_model(self.model)
             self.history.write()
             _logger.info("Going on after %d validations.", self.backup.initial_epoch)
 
@@ -215,6 +224,7 @@ class _Run:
         return bool(done) and (
             done >= self.recipe.training.max_validations
             or self.early_stopping.wait >= self.recipe.training.patience
+            or (self.projections is not None and self.projections.is_over)
             or self.time_limit.is_over
         )
 
