@@ -1,0 +1,187 @@
+"""Class proxies and the samples they stand for, in the plane."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.colors import to_rgb
+from matplotlib.lines import Line2D
+
+from tfdml.plots import style
+
+_TITLE_LINE = 0.15
+# Mark, size in square points and place above the samples. The next proxies lie on top: they are samples themselves.
+_KINDS = {"proxies": ("s", 20.0, 3), "next_proxies": ("o", 15.0, 4)}
+
+
+class ProxyPanel(NamedTuple):
+    """What one panel of `proxy_plane` shows.
+
+    Attributes:
+        points: Embeddings of samples, `(n, 2)`.
+        labels: Their classes, `(n,)`: whole numbers from 0.
+        proxies: Those of the classes, `(classes, k, 2)`.
+        next_proxies: Those that follow, `(classes, k, 2)`, or `None`.
+    """
+
+    points: np.ndarray
+    labels: np.ndarray
+    proxies: np.ndarray
+    next_proxies: np.ndarray | None = None
+
+
+def proxy_plane(
+    panels,
+    class_names=None,
+    *,
+    columns=3,
+    max_points=600,
+    seed=0,
+    proxies_name="converged proxies",
+    next_name="next proxies",
+    width=style.TEXT_WIDTH,
+    title=None,
+):
+    """Draws samples in the colours of their classes, with proxies as squares and those that follow as circles.
+
+    Classes that share a colour, for there are fewer colours than classes, differ in its darkness and in the shape of
+    the samples. A class' name stands beside it, away from the middle of the plane. All panels have one scale.
+
+    Args:
+        panels: From a panel's heading to its `ProxyPanel`.
+        class_names: The names of the classes: `class_names[label]`. `None` shows the labels.
+        columns: At most so many panels stand side by side.
+        max_points: At most so many samples of a panel are drawn, chosen at random; the names' places are by all.
+        seed: For that choice; panels with as many samples show the same ones.
+        proxies_name: What the squares are, in the legend.
+        next_name: What the circles are.
+        width: In inches.
+        title: Above the figure.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+
+    Raises:
+        ValueError: If there is no panel, shapes do not fit, a number is not finite, or a limit is below 1.
+    """
+    if not panels or columns < 1 or max_points < 1:
+        raise ValueError(
+            f"Received: {len(panels)} panels, columns={columns}, max_points={max_points}; expected one or more of each."
+        )
+    panels = {heading: _checked(panel) for heading, panel in panels.items()}
+    columns = min(int(columns), len(panels))
+    rows = -(-len(panels) // columns)
+    lines = max(heading.count("\n") + 1 for heading in panels)
+    height = rows * (width / columns + _TITLE_LINE * lines) + 0.35 + (0.25 if title is not None else 0.0)
+    figure = style.new_figure(width, height)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    low, high = style.square_around(np.concatenate([_everything(panel) for panel in panels.values()]))
+    for place, (axes, (heading, panel)) in enumerate(zip(grid.flat, panels.items())):
+        style.style_axes(axes, grid=False)
+        axes.set_title(heading, fontsize=style.LABEL_SIZE, color=style.TEXT, pad=4, parse_math=False)
+        shown = np.zeros(len(panel.points), bool)
+        shown[np.random.default_rng(seed).permutation(len(shown))[:max_points]] = True
+        _draw(axes, panel, shown, class_names, 0.035 * (high - low)[0])
+        axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
+        # Below the last panel of a column, which may stand above an empty place.
+        if place + columns >= len(panels):
+            axes.set_xlabel("dimension 1")
+            axes.tick_params(labelbottom=True)
+        if place % columns == 0:
+            axes.set_ylabel("dimension 2")
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    _legend(figure, proxies_name, next_name if any(p.next_proxies is not None for p in panels.values()) else None)
+    style.add_title(figure, title)
+    return figure
+
+
+def _checked(panel):
+    points, labels = np.asarray(panel.points, np.float64), np.asarray(panel.labels)
+    if points.ndim != 2 or points.shape[1] != 2 or not len(points) or labels.shape != points.shape[:1]:
+        raise ValueError(
+            f"Received: points of shape {points.shape} and labels of shape {labels.shape}; expected (n, 2) and (n,)."
+        )
+    proxies = [None if of is None else np.asarray(of, np.float64) for of in (panel.proxies, panel.next_proxies)]
+    for of in proxies:
+        if of is not None and (of.ndim != 3 or of.shape[2] != 2 or len(of) <= labels.max()):
+            raise ValueError(
+                f"Received: proxies of shape {of.shape} and labels up to {labels.max()}; expected (classes, k, 2)."
+            )
+    panel = ProxyPanel(points, labels, *proxies)
+    if not np.isfinite(_everything(panel)).all():
+        raise ValueError("Received: points or proxies with NaN or infinity; expected finite numbers.")
+    return panel
+
+
+def _everything(panel):
+    proxies = [of.reshape(-1, 2) for of in (panel.proxies, panel.next_proxies) if of is not None]
+    return np.concatenate([panel.points, *proxies])
+
+
+def _draw(axes, panel, shown, class_names, distance):
+    """One panel, of its samples those that are shown; class names have the distance from their samples."""
+    middle = panel.points.mean(axis=0)
+    for label in np.unique(panel.labels):
+        is_member, color = panel.labels == label, _color(label)
+        members = panel.points[is_member]
+        marker = style.MARKERS[label // len(style.PALETTE) % len(style.MARKERS)]
+        axes.scatter(
+            *panel.points[is_member & shown].T, s=3.0, color=color, marker=marker, linewidths=0, alpha=0.45, zorder=1
+        )
+        for kind, (mark, size, order) in _KINDS.items():
+            proxies = getattr(panel, kind)
+            if proxies is not None:
+                axes.scatter(
+                    *proxies[label].T, s=size, color=color, marker=mark, linewidths=0.7,
+                    edgecolors=style.TEXT if kind == "proxies" else "white", zorder=order,
+                )  # fmt: skip
+        axes.text(
+            *_beside(members, middle, distance),
+            style.drawable(label if class_names is None else class_names[label]),
+            ha="center",
+            va="center",
+            fontsize=style.LABEL_SIZE,
+            fontweight="bold",
+            family=style.TYPEFACE,
+            color=0.6 * np.array(to_rgb(color)),
+            path_effects=style.halo(2.0),
+            zorder=5,
+            parse_math=False,
+        )
+
+
+def _beside(members, middle, distance):
+    """Beside most members of a class, on the side that is away from the middle."""
+    center = np.median(members, axis=0)
+    outwards = center - middle
+    length = np.linalg.norm(outwards)
+    outwards = outwards / length if length else np.array([0.0, 1.0])
+    return center + (np.quantile((members - center) @ outwards, 0.9) + distance) * outwards
+
+
+def _color(label):
+    turn, place = divmod(int(label), len(style.PALETTE))
+    return (0.55 if turn % 2 else 1.0) * np.array(to_rgb(style.PALETTE[place]))
+
+
+def _legend(figure, proxies_name, next_name):
+    entries = [_entry("o", 2.0, "samples", style.QUIET, style.QUIET)]
+    entries.append(_entry("s", 4.5, proxies_name, style.QUIET, style.TEXT))
+    if next_name is not None:
+        entries.append(_entry("o", 4.5, next_name, style.QUIET, "white"))
+    figure.legend(
+        handles=entries,
+        loc="outside lower center",
+        ncols=len(entries),
+        fontsize=style.TICK_SIZE,
+        frameon=False,
+        labelcolor=style.TEXT,
+    )
+
+
+def _entry(marker, size, name, color, edge):
+    return Line2D(
+        [], [], linestyle="", marker=marker, markersize=size, color=color, markeredgecolor=edge, label=name
+    )
