@@ -349,10 +349,11 @@ _EVERYTHING = {
     "ccp.projection_weight": 0.01,
     "ccp.projection_decay": 0.5,
     "ccp.outer_patience": 3,
-    "ccp.in_batch_weight": 0.5,
     "zero_shot.enabled": True,
+    "optimizer.learning_rate": 0.05,
     "optimizer.proxy_learning_rate_multiplier": 3.0,
-    "training.max_validations": 9,
+    "training.steps_per_validation": 3,
+    "training.max_validations": 12,
     "evaluation.pictures": False,
 }
 
@@ -415,7 +416,7 @@ def _projections(path):
 @pytest.mark.parametrize("seed", range(10))
 def test_killed_anywhere_it_ends_the_same(tmp_path, everything_run, request, seed):
     whole, changes = everything_run
-    assert len(_projections(whole.folder)) >= 2
+    assert len(_projections(whole.folder)) >= 1
     # Some ninety places; the first few are before there is anything to go on with.
     place = int(np.random.default_rng(seed).integers(8, 80))
     code = _KILLED_ANYWHERE.format(here=str(pathlib.Path(__file__).parents[1] / "helpers"))
