@@ -12,7 +12,7 @@ from tfdml.plots import style
 
 _TITLE_LINE = 0.15
 # Mark, size in square points and place above the samples. The next proxies lie on top: they are samples themselves.
-_KINDS = {"proxies": ("s", 20.0, 3), "next_proxies": ("o", 15.0, 4)}
+_KINDS = {"proxies": ("s", 26.0, 3), "next_proxies": ("o", 12.0, 4)}
 
 
 class ProxyPanel(NamedTuple):
@@ -82,7 +82,7 @@ def proxy_plane(
         axes.set_title(heading, fontsize=style.LABEL_SIZE, color=style.TEXT, pad=4, parse_math=False)
         shown = np.zeros(len(panel.points), bool)
         shown[np.random.default_rng(seed).permutation(len(shown))[:max_points]] = True
-        _draw(axes, panel, shown, class_names, 0.035 * (high - low)[0])
+        _draw(axes, panel, shown, class_names, 0.05 * (high - low)[0])
         axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
         # Below the last panel of a column, which may stand above an empty place.
         if place + columns >= len(panels):
@@ -167,8 +167,8 @@ def _color(label):
 
 
 def _legend(figure, proxies_name, next_name):
-    entries = [_entry("o", 2.0, "samples", style.QUIET, style.QUIET)]
-    entries.append(_entry("s", 4.5, proxies_name, style.QUIET, style.TEXT))
+    entries = [_entry("o", 1.5, "samples", style.QUIET, style.QUIET)]
+    entries.append(_entry("s", 5.0, proxies_name, style.QUIET, style.TEXT))
     if next_name is not None:
         entries.append(_entry("o", 4.5, next_name, style.QUIET, "white"))
     figure.legend(
