@@ -159,7 +159,7 @@ def test_a_file_that_is_no_text(tmp_path):
 
 def test_an_unknown_recipe_names_the_nearest_and_all():
     with pytest.raises(
-        RecipeError, match="Unknown recipe 'defalt'. Did you mean 'default'.*digits-quick, gap"
+        RecipeError, match="Unknown recipe 'defalt'. Did you mean 'default'.*digits-quick, ema, gap"
     ) as error:
         load_recipe("defalt")
     assert isinstance(error.value, ValueError)

@@ -342,7 +342,7 @@ def test_margins_without_room_are_warned_about(blobs, linear_embedder):
         loss = losses.get("contrastive", negative_margin=4.5, distance="squared_l2")
         models.MetricModel(clipped).compile(loss=loss)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         models.MetricModel(clipped).compile(loss=losses.get("triplet", margin=2.0))
         # Nothing is known of where a linear embedder ends.
         model = models.MetricModel(linear_embedder())

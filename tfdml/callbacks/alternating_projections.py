@@ -228,4 +228,6 @@ def _radius(pool, proxies):
 
 
 def _diversity(proxies):
-    return float(proxy_spread(np.asarray(proxies)).mean())
+    proxies = np.asarray(proxies)
+    # A training that has diverged is for other callbacks to tell of.
+    return float(proxy_spread(proxies).mean()) if np.isfinite(proxies).all() else float("nan")
