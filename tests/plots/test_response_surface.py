@@ -32,11 +32,12 @@ def test_the_best_trial_has_a_star():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["best trial"]
 
 
-def test_ticks_and_a_flat_surface():
-    figure = response_surface(
-        X, Y, np.ones((2, 3)), POINTS, VALUES, *LABELS, x_ticks={-6.5: "0", 0.0: "1"}, y_ticks={2.0: "4"}
-    )
+def test_ticks_break_and_a_flat_surface():
+    ticks = {"x_ticks": {-6.5: "0", 0.0: "1"}, "y_ticks": {2.0: "4"}}
+    figure = response_surface(X, Y, np.ones((2, 3)), POINTS, VALUES, *LABELS, **ticks, x_break=-6)
     axes = figure.axes[0]
+    (line,) = [line for line in axes.lines if line.get_linestyle() == "--"]
+    assert set(line.get_xdata()) == {-6}
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "1"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["4"]
     figure.draw_without_rendering()

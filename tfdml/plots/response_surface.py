@@ -9,7 +9,7 @@ from tfdml.plots import style
 
 
 def response_surface(
-    x, y, surface, points, values, x_label, y_label, label, *, x_ticks=None, y_ticks=None,
+    x, y, surface, points, values, x_label, y_label, label, *, x_ticks=None, y_ticks=None, x_break=None,
     width=style.COLUMN_WIDTH, title=None,
 ):  # fmt: skip
     """Draws a surface over a plane in colours with contours, and on it the trials in the colours of their own values.
@@ -27,6 +27,7 @@ def response_surface(
         label: What the surface and the values are.
         x_ticks: From places on the horizontal axis to their text; `None` for matplotlib's numbers.
         y_ticks: The same of the vertical axis.
+        x_break: Where the horizontal axis changes its meaning, as from 0 to a logarithm: a dashed line.
         width: In inches.
         title: Above the figure.
 
@@ -60,6 +61,8 @@ def response_surface(
         *points[best], marker="*", markersize=11, color=style.ORANGE, markeredgecolor=style.TEXT, markeredgewidth=0.6,
         linestyle="none", label="best trial", zorder=4, clip_on=False,
     )  # fmt: skip
+    if x_break is not None:
+        axes.axvline(x_break, color="white", linewidth=1.0, linestyle="--")
     axes.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
     for axis, ticks in ((axes.xaxis, x_ticks), (axes.yaxis, y_ticks)):
         if ticks is not None:
