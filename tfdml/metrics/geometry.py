@@ -56,8 +56,8 @@ def covering_radius(points, centers, point_labels=None, center_labels=None, redu
         raise ValueError(
             f"Received: points without a center in {len(names)} classes, such as {names[:10].tolist()}."
         )
-    of_class = members_of(center_classes)
-    radii = [_radius(points[rows], centers[of_class[c]]) for c, rows in members_of(classes).items()]
+    of_class = _members_of(center_classes)
+    radii = [_radius(points[rows], centers[of_class[c]]) for c, rows in _members_of(classes).items()]
     return _reduce(np.array(radii), reduction)
 
 
@@ -89,9 +89,8 @@ def mean_covering_radius(points, labels, reduction="mean"):
         1.3333333333333333
     """
     _check_reduction(reduction)
-    points = as_embeddings(points, "points")
-    classes = np.unique(as_labels(labels, len(points)), return_inverse=True)[1]
-    return _reduce(np.array([_mean_radius(points[rows]) for rows in members_of(classes).values()]), reduction)
+    points, classes = _with_classes(points, labels)
+    return _reduce(np.array([_mean_radius(points[rows]) for rows in _members_of(classes).values()]), reduction)
 
 
 def interclass_distance(points, labels):
@@ -114,8 +113,7 @@ def interclass_distance(points, labels):
         >>> interclass_distance([[0.0], [1.0], [5.0]], ["a", "a", "b"])
         4.5
     """
-    points = as_embeddings(points, "points")
-    classes = np.unique(as_labels(labels, len(points)), return_inverse=True)[1]
+    points, classes = _with_classes(points, labels)
     total, count = 0.0, 0
     for distances, same, _ in _pairs(points, classes):
         total += distances.sum(where=~same, dtype=np.float64)
@@ -146,8 +144,7 @@ def distance_range(points, labels, metric="l2"):
         (5.0, 1.0)
     """
     check_choice("metric", metric, ("l2", "squared_l2", "cosine"))
-    points = as_embeddings(points, "points")
-    classes = np.unique(as_labels(labels, len(points)), return_inverse=True)[1]
+    points, classes = _with_classes(points, labels)
     if metric == "cosine":
         points = points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), np.finfo(points.dtype).tiny)
     largest, smallest = -np.inf, np.inf
@@ -230,9 +227,8 @@ def class_spread(points, labels, reduction="mean"):
         array([1., 0.])
     """
     _check_reduction(reduction)
-    points = as_embeddings(points, "points")
-    classes = np.unique(as_labels(labels, len(points)), return_inverse=True)[1]
-    members = [points[rows].astype(np.float64) for rows in members_of(classes).values()]
+    points, classes = _with_classes(points, labels)
+    members = [points[rows].astype(np.float64) for rows in _members_of(classes).values()]
     spreads = [np.linalg.norm(group - group.mean(axis=0), axis=1).mean() for group in members]
     return _reduce(np.array(spreads), reduction)
 
@@ -268,7 +264,13 @@ def proxy_spread(proxies):
     return total / max(1, per_class * (per_class - 1) // 2)
 
 
-def members_of(classes):
+def _with_classes(points, labels):
+    """Checked points, and the numbers of their classes, from 0 in the sorted order of the labels."""
+    points = as_embeddings(points, "points")
+    return points, np.unique(as_labels(labels, len(points)), return_inverse=True)[1]
+
+
+def _members_of(classes):
     """From each class, in their sorted order, to the places where it stands."""
     order = np.argsort(classes, kind="stable")
     names, starts = np.unique(classes[order], return_index=True)
