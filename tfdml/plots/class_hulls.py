@@ -82,19 +82,8 @@ def class_hulls(panels, *, points_name="embeddings", class_names=None, width=sty
         for kind, (points, labels) in panel.marks.items():
             _scatter(axes, points, labels, inks, _shape(kinds.index(kind)), 16.0, 0.5, 3)
         for label, place in zip(panel.outlines, _text_places(panel, _TEXT_DISTANCE * (high - low)[0])):
-            axes.text(
-                *place,
-                style.drawable(label if class_names is None else class_names[label]),
-                ha="center",
-                va="center",
-                fontsize=style.NOTE_SIZE,
-                fontweight="bold",
-                family=style.TYPEFACE,
-                color=0.6 * np.array(to_rgb(inks[label])),
-                path_effects=style.halo(),
-                zorder=4,
-                parse_math=False,
-            )
+            text = style.drawable(label if class_names is None else class_names[label])
+            style.write_class(axes, place, text, inks[label], size=style.NOTE_SIZE, outline=1.6, order=4)
         axes.set_aspect("equal")
     grid[0].set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     grid[0].set_ylabel("dimension 2")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from matplotlib.colors import to_rgb
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
@@ -101,7 +100,7 @@ def draw_classes(axes, points, labels, names, size, width, above=False):
     # About the height and width of a letter, as a share of the picture's side.
     side = np.ptp(points, axis=0).max() * 1.1 or 1.0
     height, letter = (np.array([1.2, 0.7]) * style.LABEL_SIZE / 72 / width) * side
-    shown, places, inks = [], [], []
+    shown, places, colors = [], [], []
     for index, (label, name) in enumerate(names.items()):
         members = points[labels == label]
         if not len(members):
@@ -121,24 +120,12 @@ def draw_classes(axes, points, labels, names, size, width, above=False):
             label=name if not name.startswith("_") else f"\u200b{name}",
         )
         shown.append(name)
-        inks.append(0.6 * np.array(to_rgb(color)))
+        colors.append(color)
         place = _middle(members)
         places.append([place[0], _top(members, place) + 0.8 * height] if above else place)
     boxes = np.array([[letter * max(len(name), 1.3), height] for name in shown])
-    for name, place, ink in zip(shown, _apart(np.array(places), boxes), inks):
-        axes.text(
-            *place,
-            name,
-            ha="center",
-            va="center",
-            fontsize=style.LABEL_SIZE,
-            fontweight="bold",
-            family=style.TYPEFACE,
-            color=ink,
-            path_effects=style.halo(2.0),
-            zorder=3,
-            parse_math=False,
-        )
+    for name, place, color in zip(shown, _apart(np.array(places), boxes), colors):
+        style.write_class(axes, place, name, color)
 
 
 def _middle(members):

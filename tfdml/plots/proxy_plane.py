@@ -137,19 +137,8 @@ def _draw(axes, panel, shown, class_names, distance):
                     *proxies[label].T, s=size, color=color, marker=mark, linewidths=0.7,
                     edgecolors=style.TEXT if kind == "proxies" else "white", zorder=order,
                 )  # fmt: skip
-        axes.text(
-            *_beside(members, middle, distance),
-            style.drawable(label if class_names is None else class_names[label]),
-            ha="center",
-            va="center",
-            fontsize=style.LABEL_SIZE,
-            fontweight="bold",
-            family=style.TYPEFACE,
-            color=0.6 * np.array(to_rgb(color)),
-            path_effects=style.halo(2.0),
-            zorder=5,
-            parse_math=False,
-        )
+        name = style.drawable(label if class_names is None else class_names[label])
+        style.write_class(axes, _beside(members, middle, distance), name, color, order=5)
 
 
 def _beside(members, middle, distance):

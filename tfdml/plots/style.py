@@ -5,7 +5,9 @@ from __future__ import annotations
 import unicodedata
 from functools import lru_cache
 
+import numpy as np
 from matplotlib import patheffects
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont
 from matplotlib.ft2font import FT2Font
@@ -72,6 +74,33 @@ def square_around(points, margin=0.05):
     low, high = points.min(axis=0), points.max(axis=0)
     half = (0.5 + margin) * (high - low).max() or 1.0
     return 0.5 * (low + high) - half, 0.5 * (low + high) + half
+
+
+def write_class(axes, place, name, color, *, size=LABEL_SIZE, outline=2.0, order=3):
+    """Writes the name of a class at a place `(2,)`, in a darker shade of the class' colour and with a halo.
+
+    Args:
+        axes: Of matplotlib.
+        place: The middle of the text.
+        name: Text that is `drawable`.
+        color: Of the class.
+        size: Of the letters, in points.
+        outline: Width of the halo, in points.
+        order: What lies above what, as matplotlib's zorder.
+    """
+    axes.text(
+        *place,
+        name,
+        ha="center",
+        va="center",
+        fontsize=size,
+        fontweight="bold",
+        family=TYPEFACE,
+        color=0.6 * np.array(to_rgb(color)),
+        path_effects=halo(outline),
+        zorder=order,
+        parse_math=False,
+    )
 
 
 def add_title(figure, title):
