@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import datetime
 import importlib.metadata
 import json
@@ -175,6 +176,12 @@ def _plain(value):
 def read_json(path):
     """What `write_json` wrote."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_csv(path):
+    """The rows of a run's CSV file, each a dict of texts by column."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def environment(seed):

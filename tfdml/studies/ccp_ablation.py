@@ -3,7 +3,6 @@
 python -m tfdml.studies.ccp_ablation --out DIR
 """
 
-import csv
 import pathlib
 import warnings
 from typing import NamedTuple, Optional
@@ -16,6 +15,7 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
 from tfdml import plots
 from tfdml.experiments import InputError, RunFolder, load_recipe
+from tfdml.experiments.run_folder import read_csv
 from tfdml.naming import unknown_name
 from tfdml.studies.queue import result_of
 from tfdml.studies.report import Report, command, mean_and_deviation
@@ -328,10 +328,7 @@ def steps_of_problems(folder):
         folder: The run's.
     """
     path = RunFolder.open(folder).projections
-    if not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return [int(row["steps"]) for row in csv.DictReader(file)]
+    return [int(row["steps"]) for row in read_csv(path)] if path.exists() else []
 
 
 def best_within(folder, steps):
@@ -341,8 +338,8 @@ def best_within(folder, steps):
         folder: The run's.
         steps: How many.
     """
-    with open(RunFolder.open(folder).history, newline="", encoding="utf-8") as file:
-        values = [float(row["val_map_at_r"]) for row in csv.DictReader(file) if int(row["step"]) <= steps]
+    rows = read_csv(RunFolder.open(folder).history)
+    values = [float(row["val_map_at_r"]) for row in rows if int(row["step"]) <= steps]
     return max(values, default=float("nan"))
 
 

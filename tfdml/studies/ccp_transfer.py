@@ -3,7 +3,6 @@
 python -m tfdml.studies.ccp_transfer --out DIR
 """
 
-import csv
 import os
 import pathlib
 from typing import NamedTuple, Optional
@@ -15,7 +14,7 @@ import tensorflow as tf
 from tfdml import data, metrics, plots
 from tfdml.experiments import InputError, load_recipe
 from tfdml.experiments.assembly import load_data, restore_embedder
-from tfdml.experiments.run_folder import RunFolder
+from tfdml.experiments.run_folder import RunFolder, read_csv
 from tfdml.models import embed
 from tfdml.plots import style
 from tfdml.studies.queue import result_of
@@ -228,11 +227,10 @@ def best_validations(history, passed_over=0):
         passed_over: So many validations at the beginning do not count, as those of a warm-up.
     """
     best = {}
-    with open(history, newline="", encoding="utf-8") as file:
-        for row in list(csv.DictReader(file))[passed_over:]:
-            problem, step, value = int(row["projection"]), int(row["step"]), float(row["val_map_at_r"])
-            if problem not in best or value > best[problem][1]:
-                best[problem] = step, value
+    for row in read_csv(history)[passed_over:]:
+        problem, step, value = int(row["projection"]), int(row["step"]), float(row["val_map_at_r"])
+        if problem not in best or value > best[problem][1]:
+            best[problem] = step, value
     return list(best.values())
 
 

@@ -3,7 +3,6 @@
 python -m tfdml.studies.collage --out DIR
 """
 
-import csv
 import pathlib
 from typing import Optional
 
@@ -13,7 +12,7 @@ import numpy as np
 from tfdml import plots
 from tfdml.experiments import InputError, load_recipe
 from tfdml.experiments.assembly import load_data, restore_embedder
-from tfdml.experiments.run_folder import RunFolder
+from tfdml.experiments.run_folder import RunFolder, read_csv
 from tfdml.layers.pooling import pooling_names
 from tfdml.models import pooling_maps
 from tfdml.naming import unknown_name
@@ -167,10 +166,10 @@ def _maps(folder, images):
 
 def _curve(folders):
     """Steps, and the MAP@R of each seed at them, as far as all seeds were trained."""
-    histories = []
-    for folder in folders:
-        with open(RunFolder.open(folder).history, newline="", encoding="utf-8") as file:
-            histories.append([(int(row["step"]), float(row["val_map_at_r"])) for row in csv.DictReader(file)])
+    histories = [
+        [(int(row["step"]), float(row["val_map_at_r"])) for row in read_csv(RunFolder.open(folder).history)]
+        for folder in folders
+    ]
     length = min(len(history) for history in histories)
     steps = [step for step, _ in histories[0][:length]]
     return steps, np.array([[value for _, value in history[:length]] for history in histories])
