@@ -1,6 +1,21 @@
 """Backbones: from images to maps of local features."""
 
+from tfdml.backbones.bn_inception import bn_inception
+from tfdml.backbones.googlenet import googlenet
 from tfdml.backbones.registry import backbone_names, get_backbone, register
 from tfdml.backbones.resnet20 import resnet20, resnet20v2
+from tfdml.backbones.resnet50 import resnet50
+from tfdml.backbones.weights import convert_weights, load_weights
 
-__all__ = ["backbone_names", "get_backbone", "register", "resnet20", "resnet20v2"]
+__all__ = [
+    "backbone_names",
+    "bn_inception",
+    "convert_weights",
+    "get_backbone",
+    "googlenet",
+    "load_weights",
+    "register",
+    "resnet20",
+    "resnet20v2",
+    "resnet50",
+]

@@ -3,13 +3,13 @@
 import numbers
 
 
-def check_input_shape(input_shape, smallest, largest, channels=(1, 3)):
+def check_input_shape(input_shape, smallest, largest=None, channels=(1, 3)):
     """Checks a backbone's input shape and gives it as a tuple of integers (or `None`).
 
     Args:
         input_shape: `(height, width, channels)`; height and width can be `None` (unknown).
         smallest: Least height and width.
-        largest: Greatest height and width.
+        largest: Greatest height and width, or `None`.
         channels: The numbers of channels that are taken.
 
     Returns:
@@ -22,8 +22,9 @@ def check_input_shape(input_shape, smallest, largest, channels=(1, 3)):
         >>> check_input_shape([28, None, 1], smallest=28, largest=64)
         (28, None, 1)
     """
+    sides = f"at least {smallest}" if largest is None else f"from {smallest} to {largest}"
     expected = (
-        f"expected (height, width, channels) with height and width from {smallest} to {largest} or None and "
+        f"expected (height, width, channels) with height and width {sides} or None and "
         f"channels one of {tuple(channels)}."
     )
     try:
@@ -32,7 +33,9 @@ def check_input_shape(input_shape, smallest, largest, channels=(1, 3)):
         raise ValueError(f"Received: input_shape={input_shape!r}; {expected}") from None
 
     def fits(size):
-        return size is None or (_is_integer(size) and smallest <= size <= largest)
+        if size is None:
+            return True
+        return _is_integer(size) and smallest <= size and (largest is None or size <= largest)
 
     right = (
         len(shape) == 3

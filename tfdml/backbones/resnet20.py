@@ -2,6 +2,7 @@
 
 import keras
 
+from tfdml.backbones.batch_normalization import Normalizer
 from tfdml.backbones.input_shapes import check_input_shape
 from tfdml.backbones.registry import register
 
@@ -11,7 +12,7 @@ BLOCKS_PER_STAGE = 3
 
 
 @register("resnet20")
-def resnet20(input_shape, batch_norm_momentum=0.9, name="resnet20"):
+def resnet20(input_shape, batch_norm_momentum=0.9, frozen_batch_norm="none", name="resnet20"):
     r"""ResNet-20, first version: each block adds, then activates.
 
     $$y = \mathrm{relu}\big(\mathrm{bn}(w_2 * \mathrm{relu}(\mathrm{bn}(w_1 * x))) + s(x)\big)$$
@@ -25,7 +26,9 @@ def resnet20(input_shape, batch_norm_momentum=0.9, name="resnet20"):
     Args:
         input_shape: `(height, width, channels)` of the images: 16 to 64 pixels a side or `None` (unknown), 1
             or 3 channels.
-        batch_norm_momentum: How much of the moving statistics stays at each step.
+        batch_norm_momentum: How much of the moving statistics stays at each step, if they are not frozen.
+        frozen_batch_norm: `"none"`; `"statistics"`: training normalises by the moving statistics and leaves them as
+            they are, γ and β train; `"all"`: γ and β are frozen, too.
         name: The model's name.
 
     Returns:
@@ -33,16 +36,16 @@ def resnet20(input_shape, batch_norm_momentum=0.9, name="resnet20"):
         `(b, ⌈height/4⌉, ⌈width/4⌉, 64)`, not negative.
 
     Raises:
-        ValueError: If it takes no such images, or the momentum is not in [0, 1).
+        ValueError: If it takes no such images, the momentum is not in [0, 1), or `frozen_batch_norm` is another word.
 
     Reference:
         He, Zhang, Ren and Sun, Deep residual learning for image recognition, CVPR 2016, sections 3.3 and 4.2.
     """
-    return _build(input_shape, _PostActivation(batch_norm_momentum), name)
+    return _build(input_shape, _PostActivation(Normalizer(batch_norm_momentum, frozen_batch_norm)), name)
 
 
 @register("resnet20v2")
-def resnet20v2(input_shape, batch_norm_momentum=0.9, name="resnet20v2"):
+def resnet20v2(input_shape, batch_norm_momentum=0.9, frozen_batch_norm="none", name="resnet20v2"):
     r"""ResNet-20, second version: each block activates first, and the sum stays as it is.
 
     $$y = w_2 * \mathrm{relu}(\mathrm{bn}(w_1 * a)) + s, \qquad a = \mathrm{relu}(\mathrm{bn}(x))$$
@@ -56,7 +59,9 @@ def resnet20v2(input_shape, batch_norm_momentum=0.9, name="resnet20v2"):
     Args:
         input_shape: `(height, width, channels)` of the images: 16 to 64 pixels a side or `None` (unknown), 1
             or 3 channels.
-        batch_norm_momentum: How much of the moving statistics stays at each step.
+        batch_norm_momentum: How much of the moving statistics stays at each step, if they are not frozen.
+        frozen_batch_norm: `"none"`; `"statistics"`: training normalises by the moving statistics and leaves them as
+            they are, γ and β train; `"all"`: γ and β are frozen, too.
         name: The model's name.
 
     Returns:
@@ -64,13 +69,13 @@ def resnet20v2(input_shape, batch_norm_momentum=0.9, name="resnet20v2"):
         `(b, ⌈height/4⌉, ⌈width/4⌉, 64)`, not negative.
 
     Raises:
-        ValueError: If it takes no such images, or the momentum is not in [0, 1).
+        ValueError: If it takes no such images, the momentum is not in [0, 1), or `frozen_batch_norm` is another word.
 
     Reference:
         He, Zhang, Ren and Sun, Identity mappings in deep residual networks, ECCV 2016, figure 4(e) and
         appendix.
     """
-    return _build(input_shape, _PreActivation(batch_norm_momentum), name)
+    return _build(input_shape, _PreActivation(Normalizer(batch_norm_momentum, frozen_batch_norm)), name)
 
 
 def _build(input_shape, version, name):
@@ -88,18 +93,11 @@ def _build(input_shape, version, name):
 class _Version:
     """What the two versions share; they differ in where the activations stand."""
 
-    def __init__(self, momentum):
-        if not 0.0 <= momentum < 1.0:
-            raise ValueError(
-                f"Received: batch_norm_momentum={momentum!r}; expected 0 <= batch_norm_momentum < 1."
-            )
-        self.momentum = momentum
+    def __init__(self, normalizer):
+        self.normalizer = normalizer
 
     def normalize(self, features, name):
-        layer = keras.layers.BatchNormalization(
-            momentum=self.momentum, epsilon=1e-5, name=f"{name}_normalization"
-        )
-        return layer(features)
+        return self.normalizer(features, f"{name}_normalization")
 
     def activate(self, features, name):
         return keras.layers.ReLU(name=f"{name}_relu")(self.normalize(features, name))

@@ -1,0 +1,98 @@
+"""Times one training step of each backbone, and measures its memory.
+
+A step embeds a batch (128 dimensions, average pooling), scores it by the contrastive loss C2 and updates the weights by
+Adam. Each backbone, with batch normalisation as it is and frozen, runs in a process of its own; memory is what that
+process needed at its peak beyond what it had after TensorFlow was loaded. Ratios are to the first row.
+
+    python benchmarks/backbones.py
+    python benchmarks/backbones.py bn_inception --frozen all --batch 32 --side 227
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+from tfdml.backbones import get_backbone  # noqa: E402
+from tfdml.backbones.batch_normalization import FROZEN  # noqa: E402
+from tfdml.models import MetricModel, build_embedder  # noqa: E402
+
+BACKBONES = ("bn_inception", "googlenet", "resnet50")
+PER_CLASS = 4
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("backbones", nargs="*", default=BACKBONES, metavar="BACKBONE", help="the large ones by default")
+    parser.add_argument("--frozen", nargs="+", choices=FROZEN, default=("none", "all"))
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--side", type=int, default=227)
+    parser.add_argument("--repeats", type=int, default=3, help="steps that are timed, after two that are not")
+    parser.add_argument("--xla", action="store_true", help="compile the step")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        print(json.dumps(measure(options)))
+        return
+    print(
+        f"TensorFlow {tf.__version__}, {len(os.sched_getaffinity(0))} cores. One training step, batch "
+        f"{options.batch} of {options.side}x{options.side}, {'XLA' if options.xla else 'graph'}."
+    )
+    print(f"{'backbone':14s} {'frozen':11s} {'seconds':>8s} {'ratio':>6s} {'peak MiB':>9s} {'ratio':>6s}")
+    first = None
+    for backbone in options.backbones:
+        for frozen in options.frozen:
+            seconds, mebibytes = run_in_child(backbone, frozen, options)
+            first = first or (seconds, mebibytes)
+            print(
+                f"{backbone:14s} {frozen:11s} {seconds:8.2f} {seconds / first[0]:6.2f} "
+                f"{mebibytes:9.0f} {mebibytes / first[1]:6.2f}",
+                flush=True,
+            )
+
+
+def run_in_child(backbone, frozen, options):
+    command = [sys.executable, __file__, backbone, "--child", "--frozen", frozen, "--batch", str(options.batch),
+               "--side", str(options.side), "--repeats", str(options.repeats)]  # fmt: skip
+    command += ["--xla"] if options.xla else []
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return json.loads(output.splitlines()[-1])
+
+
+def measure(options):
+    rng = np.random.default_rng(0)
+    images = tf.constant(rng.random((options.batch, options.side, options.side, 3), np.float32))
+    labels = tf.constant(np.arange(options.batch) // PER_CLASS)
+    before = peak_memory()
+    backbone = get_backbone(
+        options.backbones[0], (options.side, options.side, 3), frozen_batch_norm=options.frozen[0]
+    )
+    model = MetricModel(build_embedder(backbone, embedding_size=128))
+    model.compile(optimizer="adam", loss="c2", jit_compile=options.xla)
+    for _ in range(2):
+        model.train_on_batch(images, labels)
+    times = []
+    for _ in range(options.repeats):
+        start = time.perf_counter()
+        model.train_on_batch(images, labels)
+        times.append(time.perf_counter() - start)
+    return float(np.median(times)), peak_memory() - before
+
+
+def peak_memory():
+    """The most that this process has held, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""What published weights expect of images, as a layer."""
+
+import keras
+import tensorflow as tf
+
+
+@keras.saving.register_keras_serializable(package="tfdml")
+class InputConvention(keras.layers.Layer):
+    r"""Brings images, RGB in 0–1, to the range, order and mean that a network was trained with.
+
+    $$y_c = s \, x_{\pi(c)} - m_c$$
+
+    It computes in float32 under every dtype policy: half precision would take the last bits of a grey value before the
+    mean is subtracted.
+
+    Args:
+        scale: $s$, the value of white.
+        mean: $m$, a number for each channel, in the order of the output.
+        reverse_channels: Whether $\pi$ reverses the channels, RGB to BGR.
+        **kwargs: As for `keras.layers.Layer`.
+    """
+
+    def __init__(self, scale, mean, reverse_channels=False, **kwargs):
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(**kwargs)
+        self.scale = float(scale)
+        self.mean = [float(value) for value in mean]
+        self.reverse_channels = bool(reverse_channels)
+
+    def call(self, images):
+        if self.reverse_channels:
+            images = tf.reverse(images, axis=[-1])
+        return self.scale * images - tf.constant(self.mean, images.dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "scale": self.scale,
+            "mean": self.mean,
+            "reverse_channels": self.reverse_channels,
+        }

@@ -1,0 +1,72 @@
+"""ResNet-50 with Keras' weights."""
+
+import keras
+
+from tfdml.backbones.batch_normalization import Normalizer
+from tfdml.backbones.convolution_units import ConvolutionUnit
+from tfdml.backbones.input_convention import InputConvention
+from tfdml.backbones.input_shapes import check_input_shape
+from tfdml.backbones.registry import register
+from tfdml.backbones.weights import KerasApplication, start_from
+
+SMALLEST_SIDE = 32
+PUBLISHED = KerasApplication("ResNet50", "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5")
+
+# Width of the 3×3 convolutions and number of blocks of the stages conv2 to conv5.
+STAGES = {"conv2": (64, 3), "conv3": (128, 4), "conv4": (256, 6), "conv5": (512, 3)}
+_EXPANSION = 4
+
+
+@register("resnet50")
+def resnet50(input_shape, weights=None, frozen_batch_norm="none", batch_norm_momentum=0.9, name="resnet50"):
+    """ResNet-50 as `keras.applications` has it, layer by layer under its names.
+
+    A 7×7 convolution and max pooling, then four stages of 3, 4, 6 and 3 bottlenecks (1×1, 3×3, 1×1); from the second
+    stage on the first 1×1 convolution of a stage halves height and width (in PyTorch's it is the 3×3, so its weights do
+    not fit). Convolutions have a bias. 23,534,592 parameters train; 53,120 moving statistics come to them.
+
+    Args:
+        input_shape: `(height, width, 3)` of the images: at least 32 pixels a side or `None` (unknown).
+        weights: `None` (random), `"imagenet"` (downloaded by Keras), or a file: `.h5`, `.weights.h5` or `.npz`
+            (`tfdml.backbones.load_weights`).
+        frozen_batch_norm: `"none"`; `"statistics"`: training normalises by the moving statistics and leaves them as
+            they are, γ and β train; `"all"`: γ and β are frozen, too.
+        batch_norm_momentum: How much of the moving statistics stays at each step, if they are not frozen.
+        name: The model's name.
+
+    Returns:
+        A functional `keras.Model` from images, RGB float32 in 0–1 (BGR in 0–255 less the mean (103.939, 116.779,
+        123.68) inside), to a feature map `(b, ⌈height/32⌉, ⌈width/32⌉, 2048)`, not negative.
+
+    Raises:
+        ValueError: If an argument is out of range, or the file is not of these weights.
+        FileNotFoundError: If there are no such weights.
+
+    Reference:
+        He, Zhang, Ren and Sun, Deep residual learning for image recognition, CVPR 2016, table 1.
+    """
+    input_shape = check_input_shape(input_shape, SMALLEST_SIDE, channels=(3,))
+    unit = ConvolutionUnit(Normalizer(batch_norm_momentum, frozen_batch_norm, epsilon=1.001e-5), use_bias=True)
+    images = keras.Input(input_shape, name="images")
+    convention = InputConvention(255.0, (103.939, 116.779, 123.68), reverse_channels=True, name="convention")
+    features = unit(convention(images), 64, "conv1", size=7, stride=2)
+    features = keras.layers.ZeroPadding2D(1, name="pool1_pad")(features)
+    features = keras.layers.MaxPooling2D(3, strides=2, name="pool1_pool")(features)
+    for stage, (width, blocks) in STAGES.items():
+        for block in range(1, blocks + 1):
+            stride = 2 if block == 1 and stage != "conv2" else 1
+            features = _bottleneck(features, width, stride, f"{stage}_block{block}", unit, project=block == 1)
+    model = keras.Model(images, features, name=name)
+    start_from(model, weights, PUBLISHED)
+    return model
+
+
+def _bottleneck(features, width, stride, name, unit, project):
+    shortcut = features
+    if project:
+        shortcut = unit(features, _EXPANSION * width, f"{name}_0", stride=stride, activate=False)
+    residual = unit(features, width, f"{name}_1", stride=stride)
+    residual = unit(residual, width, f"{name}_2", size=3)
+    residual = unit(residual, _EXPANSION * width, f"{name}_3", activate=False)
+    total = keras.layers.Add(name=f"{name}_add")([shortcut, residual])
+    return keras.layers.ReLU(name=f"{name}_out")(total)

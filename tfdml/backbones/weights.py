@@ -1,0 +1,299 @@
+"""Weights of backbones: from files, from what others published, and to files."""
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import pathlib
+import re
+import uuid
+import zipfile
+
+import h5py
+import keras
+import numpy as np
+
+from tfdml.backbones.registry import get_backbone
+from tfdml.backbones.torch_files import read_state_dict
+
+_ENDINGS = (".pth", ".pt", ".npz", ".h5")
+_OF_CONVOLUTION = {"weight": "kernel", "bias": "bias"}
+_OF_BATCH_NORM = {
+    "weight": "gamma",
+    "bias": "beta",
+    "running_mean": "moving_mean",
+    "running_var": "moving_variance",
+}
+# Classifiers, the auxiliary ones of GoogLeNet among them, in the words of PyTorch and of Keras.
+_CLASSIFIERS = ("last_linear", "fc", "aux1", "aux2", "predictions")
+_NAMES_IN_A_MESSAGE = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedFile:
+    """ImageNet weights that are a PyTorch file at a public address.
+
+    Attributes:
+        backbone: The name of the backbone.
+        address: Where the file is.
+    """
+
+    backbone: str
+    address: str
+
+    def load_into(self, backbone):
+        """Loads the file, or what was converted from it, out of the folder of Keras' downloads."""
+        original = cache_folder() / self.address.rsplit("/", 1)[-1]
+        converted = original.with_suffix(".npz")
+        for path in (converted, original):
+            if path.is_file():
+                return load_weights(backbone, path)
+        raise FileNotFoundError(
+            f"The ImageNet weights of {self.backbone} are not here. Expected: {original} or {converted}. Fetch "
+            f"{self.address} (its sha256 begins with {_hash_in_name(original)}) into that folder; or convert it, "
+            f"wherever it is, with 'python -m tfdml.backbones.convert {original.name} {converted.name} --backbone "
+            f"{self.backbone}' and give the .npz as weights=…."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class KerasApplication:
+    """ImageNet weights that Keras downloads.
+
+    Attributes:
+        name: A name in `keras.applications`.
+        file: What Keras calls its file.
+    """
+
+    name: str
+    file: str
+
+    def load_into(self, backbone):
+        """Copies the weights of Keras' own model, layer by layer."""
+        try:
+            model = getattr(keras.applications, self.name)(include_top=False, weights="imagenet")
+        except Exception as error:  # Keras raises a bare Exception when a download fails.
+            raise FileNotFoundError(
+                f"The ImageNet weights of {self.name} are not here and cannot be downloaded ({error}). Expected: "
+                f"{cache_folder() / self.file}, which a machine with a network makes by "
+                f"'keras.applications.{self.name}(include_top=False)'."
+            ) from error
+        _assign(backbone, _named_arrays(model), f"keras.applications.{self.name}")
+
+
+def cache_folder():
+    """Where Keras puts the weights that it downloads."""
+    return pathlib.Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "models"
+
+
+def start_from(backbone, weights, published):
+    """Gives a new backbone its weights.
+
+    Args:
+        backbone: The model.
+        weights: `None` (it stays as it is), `"imagenet"`, or the path of a file.
+        published: Its ImageNet weights.
+    """
+    if weights is None:
+        return
+    if isinstance(weights, str) and weights == "imagenet":
+        published.load_into(backbone)
+    else:
+        load_weights(backbone, weights)
+
+
+def load_weights(backbone, path):
+    """Loads the weights of a backbone from a file.
+
+    | ending | what it is |
+    |---|---|
+    | `.pth`, `.pt` | a PyTorch state dict, of both formats; nothing pickled in it is run |
+    | `.npz` | arrays by the names `layer/variable`, as `convert_weights` writes them |
+    | `.h5` | Keras' older layout, by the layers' names (`model.save_weights("….h5")` of Keras 2) |
+    | `.weights.h5` | that, or Keras' newer layout of the same model and the same line of Keras |
+
+    Classifiers in the file are left out. Where a PyTorch file's name ends in a part of its hash, as in
+    `bn_inception-52deb4733.pth`, that is checked.
+
+    Args:
+        backbone: A model of `get_backbone`.
+        path: The file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, of another kind, or its hash another one; or if weights are missing in it, are
+            not of this network, or have another shape: all are named, and the backbone stays as it was.
+    """
+    path = pathlib.Path(path).expanduser()
+    if path.suffix not in _ENDINGS:
+        raise ValueError(
+            f"Received: weights={str(path)!r}; expected None, 'imagenet' or a file that ends in one of {_ENDINGS}."
+        )
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no such file. Received: weights={str(path)!r}.")
+    if path.suffix in (".pth", ".pt"):
+        _check_hash(path)
+        arrays = _from_torch(read_state_dict(path), backbone)
+    elif path.suffix == ".npz":
+        arrays = _read_npz(path)
+    else:
+        arrays = _read_h5(path)
+        if arrays is None:
+            _load_by_keras(backbone, path)
+            return
+    _assign(backbone, arrays, path)
+
+
+def convert_weights(source, target, backbone="bn_inception"):
+    """Writes the weights of a file as an `.npz`, which every version of Keras and NumPy reads.
+
+    Args:
+        source: A file that `load_weights` reads, such as `bn_inception-52deb4733.pth`.
+        target: The `.npz` to write. It appears whole or not at all, in the place of one that is there.
+        backbone: The name of the network that they are of.
+
+    Returns:
+        The path of the target, as `pathlib.Path`.
+
+    Raises:
+        FileNotFoundError: If there is no such source.
+        ValueError: If the source is not of this network, or the target is no `.npz`.
+        OSError: If the target cannot be written.
+    """
+    target = pathlib.Path(target).expanduser()
+    if target.suffix != ".npz":
+        raise ValueError(f"Received: target={str(target)!r}; expected a file that ends in .npz.")
+    model = get_backbone(backbone, (None, None, 3))
+    load_weights(model, source)
+    unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}.unfinished")
+    try:
+        with unfinished.open("wb") as file:
+            np.savez(file, **_named_arrays(model))
+        os.replace(unfinished, target)
+    except OSError as error:
+        raise OSError(f"The weights cannot be written. Received: target={str(target)!r} ({error}).") from error
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
+    return target
+
+
+def _from_torch(state, backbone):
+    """Arrays of a state dict under Keras' names; what this network does not have keeps its own."""
+    layers = {layer.name: layer for layer in backbone.layers}
+    arrays = {}
+    for key, array in state.items():
+        module, _, leaf = key.rpartition(".")
+        if leaf == "num_batches_tracked":
+            continue
+        layer = layers.get(module.replace(".", "_"))
+        variables = _OF_BATCH_NORM if isinstance(layer, keras.layers.BatchNormalization) else _OF_CONVOLUTION
+        if layer is not None and leaf in variables:
+            key = f"{layer.name}/{variables[leaf]}"
+            if array.ndim == 4:
+                # PyTorch's kernels are (out, in, height, width).
+                array = array.transpose(2, 3, 1, 0)
+            elif array.ndim == 2 and len(array) == 1:
+                # What came from Caffe has its vectors as rows.
+                array = array[0]
+        arrays[key] = array
+    return arrays
+
+
+def _read_npz(path):
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"Not a readable .npz. Received: weights={str(path)!r} ({error}).") from error
+
+
+def _read_h5(path):
+    """Arrays by the layers' names, or None if the file has the newer layout."""
+    arrays = {}
+    try:
+        with h5py.File(path, "r") as file:
+            layers = file["model_weights"] if "model_weights" in file else file
+            if "layer_names" not in layers.attrs:
+                return None
+            for layer in map(_text, layers.attrs["layer_names"]):
+                for weight in map(_text, layers[layer].attrs["weight_names"]):
+                    arrays[f"{layer}/{_variable_name(weight)}"] = layers[layer][weight][()]
+    except (OSError, KeyError, RuntimeError) as error:
+        raise ValueError(f"Not a readable file of weights. Received: weights={str(path)!r} ({error}).") from error
+    return arrays
+
+
+def _load_by_keras(backbone, path):
+    before = backbone.get_weights()
+    try:
+        backbone.load_weights(str(path))
+    except Exception as error:  # Keras has no class of error of its own.
+        backbone.set_weights(before)
+        raise ValueError(
+            f"Not weights of {backbone.name!r}. Received: weights={str(path)!r} ({error}); expected a file of "
+            f"save_weights of the same model and Keras {keras.__version__}."
+        ) from error
+
+
+def _assign(backbone, arrays, source):
+    arrays = {name: array for name, array in arrays.items() if re.split(r"[./]", name)[0] not in _CLASSIFIERS}
+    variables = _named_variables(backbone)
+    complaints = {
+        "missing": [name for name in variables if name not in arrays],
+        "not of this network": [name for name in arrays if name not in variables],
+        "of another shape": [
+            f"{name} {arrays[name].shape} rather than {tuple(variable.shape)}"
+            for name, variable in variables.items()
+            if name in arrays and arrays[name].shape != tuple(variable.shape)
+        ],
+    }
+    if any(complaints.values()):
+        said = "; ".join(f"{what}: {_listed(names)}" for what, names in complaints.items() if names)
+        raise ValueError(f"Not weights of {backbone.name!r}. Received: {source}; {said}.")
+    for name, variable in variables.items():
+        variable.assign(arrays[name].astype(np.float32))
+
+
+def _listed(names):
+    rest = len(names) - _NAMES_IN_A_MESSAGE
+    return ", ".join(names[:_NAMES_IN_A_MESSAGE]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _named_variables(model):
+    return {f"{layer.name}/{_variable_name(v.name)}": v for layer in model.layers for v in layer.weights}
+
+
+def _named_arrays(model):
+    return {name: np.asarray(variable) for name, variable in _named_variables(model).items()}
+
+
+def _variable_name(name):
+    """`kernel` of `conv/kernel:0`: Keras 2 names variables after their layers, too."""
+    return name.split("/")[-1].split(":")[0]
+
+
+def _text(name):
+    return name.decode() if isinstance(name, bytes) else name
+
+
+def _hash_in_name(path):
+    """The first digits of a file's sha256, as PyTorch puts them at the end of a name, or None."""
+    found = re.search(r"-([0-9a-f]{8,64})$", path.stem)
+    # Digits alone are a date.
+    return found[1] if found and not found[1].isdigit() else None
+
+
+def _check_hash(path):
+    expected = _hash_in_name(path)
+    if expected is None:
+        return
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for part in iter(lambda: file.read(1 << 20), b""):
+            digest.update(part)
+    if not digest.hexdigest().startswith(expected):
+        raise ValueError(
+            f"The file is damaged, cut off, or another one. Received: {path} with sha256 {digest.hexdigest()}; "
+            f"expected one that begins with {expected}, as the name says."
+        )
