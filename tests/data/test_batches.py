@@ -16,6 +16,7 @@ from tfdml.data import (
     folder,
     steps_per_epoch,
 )
+from tfdml.data.batches import _cropped, _read
 
 PLAIN = Preprocessing((6, 6), 1)
 COUNTS = [5, 3, 8, 2, 4, 6, 4]
@@ -211,6 +212,67 @@ def test_refuses_classes_with_one_picture():
 def test_refuses(make, message, in_memory):
     with pytest.raises(ValueError, match=message):
         make(in_memory)
+
+
+@pytest.fixture(params=["444", "420", "grey", "turned", "png"])
+def encoded(request, tmp_path):
+    """A picture's file and its kind; "turned" has an EXIF orientation, which is not applied."""
+    kind = request.param
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (61, 83, 3), dtype=np.uint8))
+    picture = picture.convert("L") if kind == "grey" else picture
+    path, options = tmp_path / f"picture.{'png' if kind == 'png' else 'jpg'}", {}
+    if kind != "png":
+        options = {"subsampling": 2 if kind == "420" else 0, "quality": 90}
+    if kind == "turned":
+        options["exif"] = Image.Exif()
+        options["exif"][0x0112] = 6
+    picture.save(path, **options)
+    return str(path), kind
+
+
+def test_decoding_no_more_than_the_crop_gives_the_same_pixels(encoded):
+    path, kind = encoded
+    augmentation = Augmentation(crop_area=(0.16, 1.0))
+    whole = PLAIN.decode(tf.io.read_file(path))
+    assert whole.shape == (61, 83, 1 if kind == "grey" else 3)
+    sizes = set()
+    for number in range(20):
+        expected = augmentation.crop(whole, (0, number)).numpy()
+        cropped = _cropped(*_read(path), augmentation, (0, number)).numpy()
+        assert cropped.shape == expected.shape
+        # Chroma of half the resolution is interpolated between columns, of which the decoder has no more at an edge.
+        inner = slice(1, -1) if kind == "420" else slice(None)
+        np.testing.assert_array_equal(cropped[:, inner], expected[:, inner])
+        sizes.add(expected.shape)
+    assert len(sizes) > 10
+
+
+def test_batches_of_crops(encoded):
+    """Pixels of the batches are those of decoding, cropping and resizing one after another."""
+    path, kind = encoded
+    dataset = LabeledImages([path] * 4, [0, 0, 1, 1], "ab")
+    augmentation, preprocessing = Augmentation(crop_area=(0.16, 1.0)), Preprocessing((24, 32), 3)
+    batches = collect(balanced_batches(dataset, 2, 2, 3, preprocessing, augmentation, start_batch=5), 2)
+    whole = preprocessing.decode(tf.io.read_file(path))
+    for batch, (images, _) in enumerate(batches, start=5):
+        for place, image in enumerate(images):
+            expected = preprocessing(augmentation.crop(whole, (3, 4 * batch + place)))
+            np.testing.assert_allclose(image, expected, atol=0.2 if kind == "420" else 1e-6)
+
+
+def test_a_random_crop_takes_the_place_of_the_central_one(tmp_path):
+    # Of a picture with one bright row at the top, nothing would be left in the centre.
+    picture = np.zeros((40, 20), np.uint8)
+    picture[:10] = 255
+    Image.fromarray(picture).save(tmp_path / "picture.png")
+    dataset = LabeledImages([str(tmp_path / "picture.png")] * 2, [0, 0], "a")
+    preprocessing = Preprocessing((8, 8), 1, short_side=8)
+    ((central, _),) = collect(evaluation_batches(dataset, 2, preprocessing))
+    assert central.max() < 0.2
+    whole = Augmentation(crop_area=(1.0, 1.0), crop_aspect=(0.5, 0.5))
+    ((cropped, _),) = collect(balanced_batches(dataset, 1, 2, 0, preprocessing, whole), 1)
+    np.testing.assert_allclose(cropped[:, :2], 1.0, atol=0.2)
+    np.testing.assert_allclose(cropped[:, 3:], 0.0, atol=0.1)
 
 
 def test_settings_can_be_pickled():

@@ -55,7 +55,7 @@ def test_cifar10(tmp_path, part, numbers):
 
 @pytest.mark.parametrize(("load", "name"), [(cifar10, "cifar-10"), (cifar100, "cifar-100")])
 def test_says_what_to_get_and_where_to_put_it(tmp_path, load, name):
-    advice = rf"Get {name}-binary.tar.gz.*cs.toronto.edu.*give its folder {name}-\S+ as path="
+    advice = rf"Put {name}-binary.tar.gz, from https://www.cs.toronto.edu.*run: python -m tfdml.data.prepare"
     with pytest.raises(FileNotFoundError, match=rf"nowhere.*{advice}"):
         load(tmp_path / "nowhere")
     # The python version: files without an ending.
@@ -63,6 +63,14 @@ def test_says_what_to_get_and_where_to_put_it(tmp_path, load, name):
         (tmp_path / file).write_bytes(b"\x80\x02}")
     with pytest.raises(FileNotFoundError, match=rf"does not hold \S+txt.*{advice}.*pickles, is not read"):
         load(tmp_path)
+
+
+def test_half_of_the_classes_are_to_train(tmp_path):
+    cifar_files.write_cifar10(tmp_path / "cifar-10-batches-bin")
+    cifar_files.write_cifar100(tmp_path / "cifar-100-binary")
+    assert cifar10(tmp_path).num_train_classes == 5
+    assert cifar100(tmp_path).num_train_classes == 50
+    assert cifar100(tmp_path, labels="coarse").num_train_classes == 10
 
 
 def test_a_missing_part_is_named(tmp_path):

@@ -202,11 +202,12 @@ def cifar_folder(tmp_path):
     return cifar_files.write_cifar100(tmp_path / "cifar-100-binary")
 
 
-def test_cifar_collage_splits_every_superclass(cifar_folder):
+@pytest.mark.parametrize("test", [0.4, "published"])
+def test_cifar_collage_splits_every_superclass(cifar_folder, test):
     """Two classes of each super-class to train, one to validate, two to test; targets and backgrounds alike."""
     shared = ("people", "insects", "fish", "trees")
     collages = load("cifar_collage", path=cifar_folder, shared=shared)
-    splits = split_classes(collages, validation=0.2, test=0.4)
+    splits = split_classes(collages, validation=0.2, test=test)
     used = []
     for split, of_each in zip(splits, (2, 1, 2)):
         for pictures, number in ((split.targets, 16), (split.backgrounds, 4)):

@@ -105,11 +105,11 @@ def test_other_formats_under_a_png_name_are_refused(tree):
         folder(tree)
 
 
-def test_jpeg_that_tensorflow_cannot_decode_is_refused(tree):
-    path = tree / "dog" / "print.jpg"
-    Image.new("CMYK", (8, 8)).save(path)
-    with pytest.raises(ValueError, match=r"print\.jpg.*CMYK"):
-        folder(tree)
+def test_jpeg_for_print_is_decoded_to_colour(tree):
+    picture = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+    picture.save(tree / "dog" / "c.jpg", quality=95)
+    images, _ = next(iter(evaluation_batches(folder(tree).subset([1]), 3, Preprocessing((8, 8), 3))))
+    np.testing.assert_allclose(images[2], np.broadcast_to([1.0, 0.0, 0.0], (8, 8, 3)), atol=0.02)
 
 
 def test_many_unreadable_pictures_are_counted(tree):

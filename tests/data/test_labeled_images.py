@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -65,3 +67,32 @@ def test_subset_refuses(classes, message):
 def test_refuses_what_does_not_fit(images, labels, error, message):
     with pytest.raises(error, match=message):
         LabeledImages(images, labels, ("a", "b"))
+
+
+def test_published_split_and_roles():
+    plain = pictures([0, 1, 2, 3])
+    assert plain.num_train_classes is None and plain.roles is None and plain.is_query is None
+    published = dataclasses.replace(pictures([0, 1, 2, 2, 3, 3]), num_train_classes=2, roles=[0, 0, 1, 2, 2, 1])
+    assert published.num_train_classes == 2
+    assert published.roles.dtype == np.int8
+    assert published.is_query is None
+    test = published.subset([3, 2])
+    assert test.num_train_classes is None
+    assert test.roles.tolist() == [1, 2, 2, 1]
+    assert test.is_query.tolist() == [True, False, False, True]
+    assert published.subset([0]).is_query is None
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"num_train_classes": 4}, "num_train_classes=4; expected an integer with 0 < num_train_classes < 4"),
+        ({"num_train_classes": 0}, "num_train_classes=0"),
+        ({"num_train_classes": 1.5}, "num_train_classes=1.5"),
+        ({"roles": [1, 2, 3]}, r"roles with \[3\]; expected 0 \(both\), 1 \(query\) or 2 \(gallery\)"),
+        ({"roles": [1, 2]}, r"roles of shape \(2,\); expected \(3,\)"),
+    ],
+)
+def test_refuses_splits_and_roles(fields, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(pictures([0, 1, 1]), **fields)

@@ -10,7 +10,8 @@ from tfdml.data import dataset_names, dataset_options, load
 
 def test_names():
     collages, files = ["cifar_collage", "collage"], ["cifar10", "cifar100", "fashion_mnist", "folder", "mnist"]
-    assert dataset_names() == sorted(["digits", "glyphs", *collages, *files])
+    published = ["cars196", "cub", "in_shop", "sop"]
+    assert dataset_names() == sorted(["digits", "features", "glyphs", *collages, *files, *published])
 
 
 def test_options():

@@ -6,11 +6,11 @@ from hypothesis import strategies as st
 from tfdml.data import LabeledImages, split_classes
 
 
-def numbered(num_classes, per_class=2):
+def numbered(num_classes, per_class=2, **fields):
     labels = np.repeat(np.arange(num_classes), per_class)
     images = np.zeros((len(labels), 2, 2, 1), np.uint8)
     images[:, 0, 0, 0] = labels
-    return LabeledImages(images, labels, tuple(f"class {label}" for label in range(num_classes)))
+    return LabeledImages(images, labels, tuple(f"class {label}" for label in range(num_classes)), **fields)
 
 
 def names(split):
@@ -66,6 +66,38 @@ def test_parts_can_be_left_out():
     assert names(splits.validation) == [0, 1]
 
 
+def test_published_test_classes():
+    dataset = numbered(10, num_train_classes=6)
+    assert [names(split) for split in split_classes(dataset, 0.2, "published")] == [[0, 1, 2, 3], [4, 5], [6, 7, 8, 9]]
+    folds = [split_classes(dataset, test="published", fold=fold, folds=3) for fold in range(3)]
+    assert [names(fold.validation) for fold in folds] == [[0, 1], [2, 3], [4, 5]]
+    shuffled = [split_classes(dataset, 0.2, "published", seed=seed) for seed in range(9)]
+    assert len({tuple(names(splits.validation)) for splits in shuffled}) > 3
+    for splits in shuffled:
+        assert sorted(names(splits.train) + names(splits.validation)) == list(range(6))
+        assert names(splits.test) == [6, 7, 8, 9]
+
+
+def test_the_last_half_is_tested_where_no_split_is_published():
+    splits = split_classes(numbered(11), validation=None, test="published")
+    assert names(splits.train) == [0, 1, 2, 3, 4, 5]
+    assert names(splits.test) == [6, 7, 8, 9, 10]
+
+
+def test_the_conventional_protocol_validates_on_the_test_classes():
+    splits = split_classes(numbered(10, num_train_classes=6), validation="test", test="published")
+    assert names(splits.train) == [0, 1, 2, 3, 4, 5]
+    assert splits.validation is splits.test
+    assert names(splits.test) == [6, 7, 8, 9]
+
+
+def test_roles_stay_with_their_pictures():
+    roles = [0] * 12 + [1, 2] * 4
+    splits = split_classes(numbered(10, num_train_classes=6, roles=roles), validation=0.2, test="published")
+    assert splits.train.is_query is None and splits.validation.is_query is None
+    assert splits.test.is_query.tolist() == [True, False] * 4
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -82,6 +114,11 @@ def test_parts_can_be_left_out():
         ({"fold": 4}, "fold=4"),
         ({"fold": -1}, "fold=-1"),
         ({"fold": 0, "folds": 1}, "folds=1"),
+        ({"test": "half"}, "test='half'; expected 0 < test < 1, 'published' or None"),
+        ({"validation": "published"}, "validation='published'; expected 0 < validation < 1, 'test' or None"),
+        ({"validation": "test", "test": None}, "validation='test' with test=None"),
+        ({"validation": "test", "fold": 0}, "expected a test split and no fold"),
+        ({"validation": 0.5, "test": "published"}, "train split without classes"),
     ],
 )
 def test_refuses(options, message):

@@ -2,12 +2,19 @@
 
 from tfdml.data.augmentation import Augmentation
 from tfdml.data.batches import balanced_batches, class_pool, evaluation_batches
+from tfdml.data.cars196 import cars196
 from tfdml.data.cifar import cifar10, cifar100
 from tfdml.data.collage import Collages, cifar_collage, collage
+from tfdml.data.cub import cub
+from tfdml.data.features import features
 from tfdml.data.glyph_rendering import glyphs
 from tfdml.data.image_folder import folder
+from tfdml.data.in_shop import in_shop
+from tfdml.data.labeled_features import LabeledFeatures
 from tfdml.data.labeled_images import LabeledImages
+from tfdml.data.labeled_samples import LabeledSamples
 from tfdml.data.mnist_files import fashion_mnist, mnist
+from tfdml.data.online_products import sop
 from tfdml.data.preprocessing import Preprocessing
 from tfdml.data.registry import dataset_names, dataset_options, load
 from tfdml.data.sampler import BalancedSampler, steps_per_epoch
@@ -18,24 +25,31 @@ __all__ = [
     "Augmentation",
     "BalancedSampler",
     "Collages",
+    "LabeledFeatures",
     "LabeledImages",
+    "LabeledSamples",
     "Preprocessing",
     "Splits",
     "balanced_batches",
+    "cars196",
     "cifar10",
     "cifar100",
     "cifar_collage",
     "class_pool",
     "collage",
+    "cub",
     "dataset_names",
     "dataset_options",
     "digits",
     "evaluation_batches",
     "fashion_mnist",
+    "features",
     "folder",
     "glyphs",
+    "in_shop",
     "load",
     "mnist",
+    "sop",
     "split_classes",
     "steps_per_epoch",
 ]

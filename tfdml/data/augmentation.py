@@ -83,14 +83,24 @@ class Augmentation:
         if self.crop_area is None:
             return image
         image = tf.convert_to_tensor(image)
-        shape = tf.shape(image)
-        height, width = tf.cast(shape[0], tf.float32), tf.cast(shape[1], tf.float32)
+        row, column, rows, columns = tf.unstack(self.crop_window(tf.shape(image)[:2], seed))
+        return image[row : row + rows, column : column + columns]
+
+    def crop_window(self, size, seed):
+        """What `crop` cuts out of a picture, for a decoder that decodes no more than that.
+
+        Args:
+            size: int32 `(2,)`, height and width of the picture in pixels.
+            seed: Two integers.
+
+        Returns:
+            int32 `(4,)`: first row, first column, number of rows and of columns.
+        """
+        height, width = tf.unstack(tf.cast(size, tf.float32))
         top, left, box_height, box_width = (edge[0] for edge in self._boxes(1, width / height, seed))
-        rows = tf.maximum(1, tf.cast(tf.round(box_height * height), tf.int32))
-        columns = tf.maximum(1, tf.cast(tf.round(box_width * width), tf.int32))
-        start_row = tf.minimum(tf.cast(tf.round(top * height), tf.int32), shape[0] - rows)
-        start_column = tf.minimum(tf.cast(tf.round(left * width), tf.int32), shape[1] - columns)
-        return image[start_row : start_row + rows, start_column : start_column + columns]
+        sides = tf.maximum(1, tf.cast(tf.round([box_height * height, box_width * width]), tf.int32))
+        start = tf.minimum(tf.cast(tf.round([top * height, left * width]), tf.int32), size - sides)
+        return tf.concat([start, sides], axis=0)
 
     def after_crop(self, images, seed):
         """All changes but the crop, for a batch whose pictures went through `crop`."""
@@ -140,6 +150,9 @@ class Augmentation:
         place = tf.random.stateless_uniform((2, count), _fold(seed, 9))
         return place[0] * (1.0 - height), place[1] * (1.0 - width), height, width
 
+    def _mirrored(self, count, seed):
+        return tf.random.stateless_uniform((count,), _fold(seed, 6)) < 0.5
+
     def _transform(self, images, seed, with_crop):
         images = tf.convert_to_tensor(images)
         is_affine = any((self.rotation, self.scale, self.shear, self.translation))
@@ -147,6 +160,10 @@ class Augmentation:
             return images
         count = tf.shape(images)[0]
         height, width = images.shape[1], images.shape[2]
+        if not (is_affine or with_crop):
+            # Without interpolation, which costs several times as much.
+            is_mirrored = self._mirrored(count, seed)[:, tf.newaxis, tf.newaxis, tf.newaxis]
+            return tf.where(is_mirrored, tf.reverse(images, [2]), images)
 
         def uniform(number, largest):
             return tf.random.stateless_uniform((count,), _fold(seed, number), -largest, largest)
@@ -164,8 +181,7 @@ class Augmentation:
             rows = [[cosine + slant * sine, sine - slant * cosine], [-sine, cosine]]
             backward = [[*row, -(row[0] * right + row[1] * down)] for row in rows]
         if self.horizontal_flip:
-            mirrored = tf.random.stateless_uniform((count,), _fold(seed, 6)) < 0.5
-            sign = tf.where(mirrored, -1.0, 1.0)
+            sign = tf.where(self._mirrored(count, seed), -1.0, 1.0)
             backward = [[sign * entry for entry in backward[0]], backward[1]]
         if with_crop:
             top, left, box_height, box_width = self._boxes(count, width / height, seed)

@@ -1,4 +1,8 @@
-"""Batches of pictures as tf.data: for training, for evaluation, and as a pool of samples of each class."""
+"""Batches of pictures or features as tf.data: for training, for evaluation, and as a pool of samples of each class.
+
+Of `LabeledFeatures` the batches are (float32 features `(b, d)`, labels); there is no preprocessing (`None`) and no
+augmentation of them.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfdml.arguments import check_whole_number
+from tfdml.data.labeled_features import LabeledFeatures
+from tfdml.data.preprocessing import Preprocessing
 from tfdml.data.sampler import BalancedSampler
 
 # Epochs are asked for together until they make so many batches: a call into Python costs more than a short
@@ -30,12 +36,15 @@ def balanced_batches(
     `BalancedSampler`. Batch t follows from (seed, t) alone, augmentation included: `start_batch=t` gives what
     an uninterrupted run would get, without decoding the batches before.
 
+    Of pictures in files a random crop (`crop_area`) is cut out before they are resized, and is stretched to the size:
+    `short_side`, with its crop of the centre, is for evaluation only. Of a JPEG no more than the crop is decoded.
+
     Args:
-        dataset: A `LabeledImages`.
+        dataset: A `LabeledImages` or `LabeledFeatures`.
         classes_per_batch: Distinct classes in a batch.
         samples_per_class: Pictures of each of them, distinct where the class has enough.
         seed: Integer of at least 0.
-        preprocessing: A `Preprocessing`.
+        preprocessing: A `Preprocessing`, or `None` for features.
         augmentation: An `Augmentation`, or `None`.
         start_batch: Number of the first batch that is given.
 
@@ -80,9 +89,9 @@ def evaluation_batches(dataset, batch_size, preprocessing):
     """All pictures of a set once, in their order.
 
     Args:
-        dataset: A `LabeledImages` with at least one picture.
+        dataset: A `LabeledImages` or `LabeledFeatures` with at least one sample.
         batch_size: Pictures in a batch; the last one may have fewer.
-        preprocessing: A `Preprocessing`.
+        preprocessing: A `Preprocessing`, or `None` for features.
 
     Returns:
         A finite `tf.data.Dataset` of (float32 images `(b, h, w, c)` in 0–1, int64 labels `(b,)`).
@@ -97,10 +106,10 @@ def class_pool(dataset, pool_size, seed, preprocessing, batch_size=256):
     """Random samples of each class, drawn anew for each projection of chance constrained programming.
 
     Args:
-        dataset: A `LabeledImages`.
+        dataset: A `LabeledImages` or `LabeledFeatures`.
         pool_size: Pictures of each class; a class with fewer gives all it has.
         seed: Integer of at least 0.
-        preprocessing: A `Preprocessing`.
+        preprocessing: A `Preprocessing`, or `None` for features.
         batch_size: Pictures in a batch.
 
     Returns:
@@ -146,6 +155,10 @@ def _with_pictures(
     batches, dataset, batch_size, preprocessing, augmentation=None, seed=0, start_batch=0, is_endless=False
 ):
     """From batches of indices to batches of pictures and labels, in the same order."""
+    if isinstance(dataset, LabeledFeatures):
+        return _with_features(batches, dataset, preprocessing, augmentation)
+    if preprocessing is None:
+        raise ValueError(f"Received: preprocessing=None with {dataset!r}; expected a Preprocessing.")
     # One copy on the host, which the pipeline's functions take as an input rather than as a constant of their
     # graph.
     with tf.device("cpu:0"):
@@ -157,11 +170,17 @@ def _with_pictures(
             batch = augmentation(batch, (seed, number))
         return batch, tf.gather(labels, indices)
 
+    # A random crop takes the place of the central one.
+    crops = augmentation is not None and augmentation.crop_area is not None
+    to_size = Preprocessing(preprocessing.size, preprocessing.channels) if crops else preprocessing
+
     def read(number, index):
-        image = _decode(tf.gather(images, index), preprocessing)
-        if augmentation is not None:
-            image = augmentation.crop(image, (seed, number))
-        return preprocessing(image), tf.gather(labels, index)
+        contents, is_jpeg = _read(tf.gather(images, index))
+        if crops:
+            image = _cropped(contents, is_jpeg, augmentation, (seed, number))
+        else:
+            image = preprocessing.decode(contents)
+        return to_size(image), tf.gather(labels, index)
 
     def change(number, batch_and_labels):
         batch, batch_labels = batch_and_labels
@@ -183,11 +202,41 @@ def _with_pictures(
     return batches.with_options(options).prefetch(2)
 
 
-def _decode(path, preprocessing):
+def _with_features(batches, dataset, preprocessing, augmentation):
+    for name, value in (("preprocessing", preprocessing), ("augmentation", augmentation)):
+        if value is not None:
+            raise ValueError(f"Features are taken as they are. Received: {name}={value!r} with {dataset!r}.")
+    with tf.device("cpu:0"):
+        labels = tf.constant(dataset.labels)
+
+    def read(indices):
+        features = tf.numpy_function(dataset.read, [indices], tf.float32, stateful=False)
+        return tf.ensure_shape(features, (*indices.shape, dataset.feature_size)), tf.gather(labels, indices)
+
+    return batches.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(2)
+
+
+def _read(path):
+    """The bytes of a picture's file, and whether it is a JPEG rather than a PNG."""
     contents = tf.io.read_file(path)
-    start = tf.strings.substr(contents, 0, 4)
-    is_picture = (start == b"\x89PNG") | (tf.strings.substr(start, 0, 2) == b"\xff\xd8")
+    is_png = tf.strings.substr(contents, 0, 4) == b"\x89PNG"
+    is_jpeg = tf.strings.substr(contents, 0, 2) == b"\xff\xd8"
     # The decoder's own error does not say which file it was.
-    check = tf.debugging.Assert(is_picture, ["Unreadable picture, neither PNG nor JPEG:", path])
+    check = tf.debugging.Assert(is_png | is_jpeg, ["Unreadable picture, neither PNG nor JPEG:", path])
     with tf.control_dependencies([check]):
-        return preprocessing.decode(contents)
+        return tf.identity(contents), is_jpeg
+
+
+def _cropped(contents, is_jpeg, augmentation, seed):
+    """The random crop of a picture, decoded; of a JPEG no other part is decoded."""
+
+    def jpeg():
+        window = augmentation.crop_window(tf.io.extract_jpeg_shape(contents)[:2], seed)
+        return tf.io.decode_and_crop_jpeg(contents, window)
+
+    def png():
+        return augmentation.crop(tf.io.decode_png(contents), seed)
+
+    image = tf.cond(is_jpeg, jpeg, png)
+    image.set_shape([None, None, None])
+    return image

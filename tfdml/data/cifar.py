@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import pathlib
 from typing import NamedTuple
 
 import numpy as np
 
 from tfdml.arguments import check_choice
 from tfdml.data.labeled_images import LabeledImages
+from tfdml.data.list_files import first_half
+from tfdml.data.published import PUBLISHED
 
 _PARTS = ("train", "test", "all")
 _PIXELS = 3 * 32 * 32
-_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 
 
 class Cifar100(NamedTuple):
@@ -42,17 +42,18 @@ def cifar10(path, part="train"):
         part: `"train"`, `"test"` or `"all"`.
 
     Returns:
-        `LabeledImages` with pictures `(n, 32, 32, 3)`.
+        `LabeledImages` with pictures `(n, 32, 32, 3)`. To learn metrics, the first half of the classes is to train.
 
     Raises:
         FileNotFoundError: If a file is not there; the message says how to get it.
         ValueError: If a file is damaged, or the part is unknown.
     """
     train = [f"data_batch_{number}.bin" for number in range(1, 6)]
-    folder = _Folder(path, "cifar-10-batches-bin", archive="cifar-10-binary.tar.gz")
+    folder = _Folder(path, PUBLISHED["cifar10"])
     class_names = folder.names("batches.meta.txt")
     labels, images = folder.records(part, {"train": train, "test": ["test_batch.bin"]}, [len(class_names)])
-    return LabeledImages(images, labels[:, 0], class_names, name="cifar10")
+    split = first_half(len(class_names))
+    return LabeledImages(images, labels[:, 0], class_names, name="cifar10", num_train_classes=split)
 
 
 def cifar100(path, part="train", labels="fine"):
@@ -64,7 +65,7 @@ def cifar100(path, part="train", labels="fine"):
         labels: `"fine"` for the 100 classes, `"coarse"` for the 20 super-classes of five classes each.
 
     Returns:
-        `LabeledImages` with pictures `(n, 32, 32, 3)`.
+        `LabeledImages` with pictures `(n, 32, 32, 3)`. To learn metrics, the first half of the classes is to train.
 
     Raises:
         FileNotFoundError: If a file is not there; the message says how to get it.
@@ -73,8 +74,11 @@ def cifar100(path, part="train", labels="fine"):
     check_choice("labels", labels, ("fine", "coarse"))
     files = read_cifar100(path, part)
     if labels == "coarse":
-        return LabeledImages(files.images, files.superclass_labels, files.superclass_names, name="cifar100")
-    return LabeledImages(files.images, files.labels, files.class_names, name="cifar100")
+        numbers, class_names = files.superclass_labels, files.superclass_names
+    else:
+        numbers, class_names = files.labels, files.class_names
+    split = first_half(len(class_names))
+    return LabeledImages(files.images, numbers, class_names, name="cifar100", num_train_classes=split)
 
 
 def read_cifar100(path, part="train"):
@@ -83,7 +87,7 @@ def read_cifar100(path, part="train"):
     Returns:
         A `Cifar100`.
     """
-    folder = _Folder(path, "cifar-100-binary", archive="cifar-100-binary.tar.gz")
+    folder = _Folder(path, PUBLISHED["cifar100"])
     superclass_names = folder.names("coarse_label_names.txt")
     class_names = folder.names("fine_label_names.txt")
     labels, images = folder.records(
@@ -100,15 +104,8 @@ def read_cifar100(path, part="train"):
 class _Folder:
     """A folder of binary CIFAR files: records of label bytes and 3,072 pixels, channel after channel."""
 
-    def __init__(self, path, name, archive):
-        self.advice = (
-            f"Get {archive}, the binary version, from {_PAGE}, extract it, and give its folder {name} as path=…; "
-            "the python version, which holds pickles, is not read."
-        )
-        path = pathlib.Path(path).expanduser()
-        if not path.is_dir():
-            raise FileNotFoundError(f"There is no such folder. Received: path={str(path)!r}. {self.advice}")
-        self.path = path / name if (path / name).is_dir() else path
+    def __init__(self, path, published):
+        self.path, self.advice = published.root(path), published.advice(path)
 
     def find(self, name):
         if not (self.path / name).is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -10,6 +11,7 @@ import tensorflow as tf
 from tfdml.arguments import check_whole_number
 from tfdml.data.cifar import read_cifar100
 from tfdml.data.labeled_images import LabeledImages
+from tfdml.data.labeled_samples import LabeledSamples
 from tfdml.data.preprocessing import Preprocessing
 from tfdml.naming import unknown_name
 
@@ -69,9 +71,8 @@ class Collages(LabeledImages):
         self.seed = check_whole_number("seed", seed, minimum=0)
         self.distilled = bool(distilled)
         labels = targets.labels if self.distilled else np.repeat(targets.labels, self.per_target)
-        # The base is frozen, and its __init__ would want the pictures.
-        for field, value in (("labels", labels), ("class_names", targets.class_names), ("name", name)):
-            object.__setattr__(self, field, value)
+        # Not that of LabeledImages, which would want the pictures.
+        LabeledSamples.__init__(self, labels, targets.class_names, name, targets.num_train_classes)
 
     @functools.cached_property
     def images(self):
@@ -184,8 +185,8 @@ def cifar_collage(path, shared=_SHARED, part="all", tile=32, per_target=1, seed=
     """Cifar Collage: targets of sixteen super-classes of CIFAR-100 among backgrounds of the other four.
 
     The classes are those of CIFAR-100, five in each super-class. They are in such an order, the first of every
-    super-class, then the second, …, that `split_classes(validation=0.2, test=0.4)` gives two of every super-class to
-    training, one to validation and two to test, of the targets as of the backgrounds.
+    super-class, then the second, …, that `split_classes(validation=0.2, test="published")` gives two of every
+    super-class to training, one to validation and two to test, of the targets as of the backgrounds.
 
     Args:
         path: Folder of the binary version of CIFAR-100, as for `cifar100`.
@@ -217,8 +218,10 @@ def cifar_collage(path, shared=_SHARED, part="all", tile=32, per_target=1, seed=
     names = [files.superclass_names[index] for index in files.superclass_of_class[order]]
     is_shared = np.isin(names, list(shared))
     pictures = LabeledImages(files.images, files.labels, files.class_names)
-    targets, backgrounds = pictures.subset(order[~is_shared]), pictures.subset(order[is_shared])
-    return Collages(targets, backgrounds, tile, per_target, seed, distilled, name="cifar_collage")
+    parts = [pictures.subset(order[~is_shared]), pictures.subset(order[is_shared])]
+    # Three classes of five: two to train, one to validate.
+    parts = [dataclasses.replace(of_part, num_train_classes=of_part.num_classes * 3 // 5) for of_part in parts]
+    return Collages(*parts, tile, per_target, seed, distilled, name="cifar_collage")
 
 
 def _tiles(pictures, side, channels):

@@ -7,6 +7,7 @@ import os
 import pathlib
 
 import numpy as np
+from tqdm import tqdm
 
 from tfdml.data.labeled_images import LabeledImages
 
@@ -64,10 +65,17 @@ def folder(path, verify=True):
     return LabeledImages(np.array(paths), np.array(labels), tuple(class_names), name=root.resolve().name)
 
 
-def verify_pictures(paths):
-    """Reads files and raises a ValueError that names those which are no readable PNG or JPEG pictures."""
+def verify_pictures(paths, progress=False):
+    """Reads files and raises a ValueError that names those which are no readable PNG or JPEG pictures.
+
+    Args:
+        paths: The files.
+        progress: Whether a terminal shows how far it is.
+    """
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        problems = list(pool.map(_problem, paths))
+        results = pool.map(_problem, paths)
+        bar = tqdm(results, "reading", len(paths), unit=" pictures", disable=None if progress else True)
+        problems = list(bar)
     unreadable = [f"{path} ({problem})" for path, problem in zip(paths, problems) if problem is not None]
     if unreadable:
         more = f", and {len(unreadable) - 10} more" if len(unreadable) > 10 else ""
@@ -80,8 +88,6 @@ def _problem(path):
     try:
         with Image.open(path, formats=_FORMATS) as picture:
             if picture.format == "JPEG":
-                if picture.mode not in ("L", "RGB"):
-                    return f"a JPEG in {picture.mode}; expected grey or colour"
                 # Goes through the whole file, but decodes it at an eighth of its size.
                 picture.draft(picture.mode, (1, 1))
                 picture.load()

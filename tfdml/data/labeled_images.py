@@ -6,9 +6,12 @@ import dataclasses
 
 import numpy as np
 
+from tfdml.data.labeled_samples import LabeledSamples
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class LabeledImages:
+
+# With an __init__ of its own: the pictures come first, before what has defaults.
+@dataclasses.dataclass(frozen=True, eq=False, repr=False, init=False)
+class LabeledImages(LabeledSamples):
     """Pictures and their classes, in memory or as paths of files.
 
     Args:
@@ -16,10 +19,15 @@ class LabeledImages:
         labels: Integers `(n,)` from 0 to `len(class_names) - 1`.
         class_names: The classes' names; label `i` belongs to `class_names[i]`.
         name: What the set is called in messages and tables.
+        num_train_classes: Classes 0 to `num_train_classes - 1` are published as training classes, the others as test
+            classes. `None` if there is no published split.
+        roles: Integers `(n,)`: what a picture is for in the published evaluation, 1 a query, 2 one of the gallery,
+            0 both. `None` if there are no such roles.
 
     Raises:
         TypeError: If images are neither uint8 nor paths, or labels are no integers.
-        ValueError: If ranks or lengths do not match, or a label has no class name.
+        ValueError: If ranks or lengths do not match, a label has no class name, or the published split or a role is
+            out of range.
 
     Example:
         >>> import numpy as np
@@ -29,49 +37,15 @@ class LabeledImages:
     """
 
     images: np.ndarray
-    labels: np.ndarray
-    class_names: tuple[str, ...]
-    name: str | None = None
 
-    def __post_init__(self):
-        images, labels = _checked_images(self.images), np.asarray(self.labels)
-        if labels.ndim != 1:
-            raise ValueError(
-                f"labels must have rank 1. Received: labels of shape {labels.shape}; expected (n,)."
-            )
-        if len(labels) != len(images):
-            raise ValueError(
-                "images and labels must have the same length. "
-                f"Received: {len(images)} images and {len(labels)} labels."
-            )
-        if len(labels) and labels.dtype.kind not in "iu":
-            raise TypeError(f"labels must be integers. Received: labels of type {labels.dtype}.")
-        labels = labels.astype(np.int64)
-        class_names = tuple(str(class_name) for class_name in self.class_names)
-        if len(labels) and not 0 <= labels.min() <= labels.max() < len(class_names):
-            raise ValueError(
-                f"labels must be in 0..{len(class_names) - 1}, one for each class name. "
-                f"Received: labels from {labels.min()} to {labels.max()} with {len(class_names)} class names."
-            )
-        for field, value in (("images", images), ("labels", labels), ("class_names", class_names)):
-            object.__setattr__(self, field, value)
-
-    def __len__(self):
-        return len(self.labels)
+    def __init__(self, images, labels, class_names, name=None, num_train_classes=None, roles=None):
+        object.__setattr__(self, "images", _checked_images(images))
+        super().__init__(labels, class_names, name, num_train_classes, roles)
+        self._check_length("images", self.images)
 
     def __repr__(self):
         kind = "paths" if self.holds_paths else "x".join(map(str, self.image_shape))
         return f"LabeledImages(name={self.name!r}, images={len(self)} ({kind}), classes={self.num_classes})"
-
-    @property
-    def num_classes(self):
-        """How many classes there are."""
-        return len(self.class_names)
-
-    @property
-    def class_counts(self):
-        """Pictures of each class, `(num_classes,)`."""
-        return np.bincount(self.labels, minlength=self.num_classes)
 
     @property
     def holds_paths(self):
@@ -83,51 +57,8 @@ class LabeledImages:
         """`(height, width, channels)`, or `None` for paths, whose pictures may differ."""
         return None if self.holds_paths else self.images.shape[1:]
 
-    def subset(self, class_indices):
-        """The pictures of some classes, relabelled 0, 1, … in the given order of classes.
-
-        Args:
-            class_indices: Distinct labels of this set.
-
-        Returns:
-            A `LabeledImages` whose pictures keep this set's order.
-
-        Raises:
-            ValueError: If a class is out of range or is named twice.
-        """
-        classes = np.asarray(class_indices)
-        if classes.ndim != 1 or (classes.size and classes.dtype.kind not in "iu"):
-            raise ValueError(f"class_indices must be a list of integers. Received: {class_indices!r}.")
-        classes = classes.astype(np.int64)
-        if classes.size and not 0 <= classes.min() <= classes.max() < self.num_classes:
-            raise ValueError(
-                f"class_indices must be in 0..{self.num_classes - 1}. "
-                f"Received: classes from {classes.min()} to {classes.max()}."
-            )
-        if len(np.unique(classes)) != len(classes):
-            raise ValueError(f"class_indices must be distinct. Received: {class_indices!r}.")
-        new_labels = np.full(self.num_classes, -1, np.int64)
-        new_labels[classes] = np.arange(len(classes))
-        chosen = np.flatnonzero(new_labels[self.labels] >= 0)
-        return LabeledImages(
-            self.images[chosen],
-            new_labels[self.labels[chosen]],
-            tuple(self.class_names[index] for index in classes),
-            name=self.name,
-        )
-
-    def split(self, partition):
-        """The pictures in parts without a common class.
-
-        Args:
-            partition: A function from a number of classes to one array of labels for each part, or `None` for a part
-                that is not wanted. `split_classes` makes it.
-
-        Returns:
-            A list with a `LabeledImages`, or `None`, for each part.
-        """
-        parts = partition(self.num_classes)
-        return [None if classes is None else self.subset(classes) for classes in parts]
+    def _take(self, indices, **fields):
+        return LabeledImages(self.images[indices], **fields)
 
 
 def _checked_images(images):

@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import inspect
 
+from tfdml.data.cars196 import cars196
 from tfdml.data.cifar import cifar10, cifar100
 from tfdml.data.collage import cifar_collage, collage
+from tfdml.data.cub import cub
+from tfdml.data.features import features
 from tfdml.data.glyph_rendering import glyphs
 from tfdml.data.image_folder import folder
+from tfdml.data.in_shop import in_shop
 from tfdml.data.mnist_files import fashion_mnist, mnist
+from tfdml.data.online_products import sop
 from tfdml.data.sklearn_digits import digits
 from tfdml.naming import unknown_name
 
 _LOADERS = {
+    "cars196": cars196,
     "cifar10": cifar10,
     "cifar100": cifar100,
     "cifar_collage": cifar_collage,
     "collage": collage,
+    "cub": cub,
     "digits": digits,
     "fashion_mnist": fashion_mnist,
+    "features": features,
     "folder": folder,
     "glyphs": glyphs,
+    "in_shop": in_shop,
     "mnist": mnist,
+    "sop": sop,
 }
 
 
@@ -52,7 +62,7 @@ def load(name, **options):
         **options: Arguments of the function of the same name in `tfdml.data`.
 
     Returns:
-        A `LabeledImages`.
+        A `LabeledImages`; for the name "features" a `LabeledFeatures`.
 
     Raises:
         ValueError: If the name or an option is unknown (the nearest right one is suggested), or an option is

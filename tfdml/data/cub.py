@@ -1,0 +1,49 @@
+"""CUB-200-2011: photographs of birds."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tfdml.data.labeled_images import LabeledImages
+from tfdml.data.list_files import first_half, read_columns
+from tfdml.data.published import PUBLISHED
+
+
+def cub(path, verify=True, counts="published"):
+    """CUB-200-2011: 11,788 photographs of birds of 200 species; the first 100 are to train.
+
+    Args:
+        path: The folder `CUB_200_2011` of the archive, or the folder it lies in.
+        verify: Whether all pictures that the lists name must be there. `tfdml.data.prepare` reads them, too.
+        counts: `"published"` to take the whole set only, `"any"` to take other numbers of classes and pictures, too.
+
+    Returns:
+        `LabeledImages` of paths; the first half of the classes is published to train.
+
+    Raises:
+        FileNotFoundError: If a list or a picture is not there; the message says what to put where.
+        ValueError: If a list is damaged, or does not have the published counts.
+
+    Reference:
+        Wah et al., "The Caltech-UCSD Birds-200-2011 Dataset", 2011.
+    """
+    published = PUBLISHED["cub"]
+    root = published.require(path)
+    numbers, class_names = read_columns(root / "classes.txt", class_id=int, class_name=str)
+    picture_ids, names = read_columns(root / "images.txt", image_id=int, image_name=str)
+    labeled_ids, class_ids = read_columns(root / "image_class_labels.txt", image_id=int, class_id=int)
+    class_of = dict(zip(labeled_ids, class_ids))
+    label_of = {number: label for label, number in enumerate(numbers)}
+    if set(class_of) != set(picture_ids) or not set(class_ids) <= set(numbers):
+        raise ValueError(
+            f"The lists of {root} do not fit together. Received: images.txt with {len(picture_ids)} pictures, "
+            f"image_class_labels.txt with {len(class_of)}, and classes.txt with {len(numbers)} classes."
+        )
+    pictures = LabeledImages(
+        np.array([str(root / "images" / name) for name in names]),
+        np.array([label_of[class_of[picture]] for picture in picture_ids]),
+        class_names,
+        name="cub",
+        num_train_classes=first_half(len(class_names)),
+    )
+    return published.checked(pictures, path, verify, counts)

@@ -1,0 +1,173 @@
+"""Features that were stored as `.npy`, with the labels of their pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+
+import numpy as np
+
+from tfdml.data.labeled_features import LabeledFeatures
+
+FEATURES, LABELS, CLASSES, ROLES, SOURCE = "features.npy", "labels.npy", "classes.txt", "roles.npy", "source.json"
+
+
+def features(path, labels=None, classes=None, roles=None, num_train_classes=None, verify=True):
+    """Features of pictures, one in each row of an array on disk, which need not fit into memory.
+
+    ```
+    features.npy   float16, float32 or float64 (n, d)
+    labels.npy     (n,): integers, or the classes' names as text
+    classes.txt    optional: a line for each class, in the order of the labels
+    roles.npy      optional: integers (n,), 1 for queries, 2 for their gallery, 0 for both
+    source.json    optional, as `tfdml-extract` writes it
+    ```
+
+    Without `classes.txt` the classes are the labels that occur, in their order: they need not count from 0. No file is
+    unpickled.
+
+    Args:
+        path: A folder of such files, or the file of the features, with the others beside it.
+        labels: Path of the labels; by default `labels.npy` in the same folder.
+        classes: Path of the classes' names; by default `classes.txt` in the same folder, if there is one.
+        roles: Path of the roles; by default `roles.npy` in the same folder, if there is one.
+        num_train_classes: So many classes, the first, are published as training classes, the others as test classes; by
+            default as `source.json` in the same folder tells, if it does.
+        verify: Whether all features are read once, to find those that are not finite.
+
+    Returns:
+        `LabeledFeatures`; the features are read when batches are made.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file cannot be read or is of the wrong kind, the files do not fit together, or a feature is not
+            finite; the message names the file, and the rows.
+    """
+    path = pathlib.Path(path).expanduser()
+    features_path = path / FEATURES if path.is_dir() else path
+    folder = features_path.parent
+    if not features_path.is_file():
+        raise FileNotFoundError(_missing(features_path))
+    array = _read(features_path, lambda: np.lib.format.open_memmap(features_path, mode="r"))
+    labels_path = _companion(labels, folder / LABELS)
+    if labels_path is None:
+        raise FileNotFoundError(f"Features without labels. Received: {features_path}; expected {folder / LABELS}.")
+    numbers, names = _numbers_and_names(labels_path, _companion(classes, folder / CLASSES))
+    roles_path = _companion(roles, folder / ROLES)
+    if num_train_classes is None:
+        num_train_classes = _published_split(folder / SOURCE)
+    try:
+        dataset = LabeledFeatures(
+            array,
+            numbers,
+            names,
+            name=folder.resolve().name if path.is_dir() else path.stem,
+            num_train_classes=num_train_classes,
+            roles=None if roles_path is None else _load(roles_path),
+        )
+    except (TypeError, ValueError) as error:
+        others = f" and {roles_path}" if roles_path is not None else ""
+        raise ValueError(f"{error} Read from {features_path} with {labels_path}{others}.") from error
+    if not len(dataset):
+        raise ValueError(f"There are no features. Received: {features_path} of shape {array.shape}.")
+    if verify:
+        _check_finite(dataset, features_path)
+    return dataset
+
+
+def _companion(given, usual):
+    """The path that is given, or the usual one if there is such a file."""
+    if given is None:
+        return usual if usual.is_file() else None
+    given = pathlib.Path(given).expanduser()
+    if not given.is_file():
+        raise FileNotFoundError(f"There is no such file. Received: {given}.")
+    return given
+
+
+def _missing(path):
+    if path.with_name(f"{path.name}.partial").exists():
+        return f"The extraction of these features was interrupted. Received: {path.parent} without {path.name}."
+    if path.parent.is_dir() and path.name == FEATURES:
+        return f"The folder holds no features. Received: {path.parent}; expected {FEATURES} and {LABELS} in it."
+    return f"There is no such file. Received: {path}; expected a .npy file, or a folder with {FEATURES} and {LABELS}."
+
+
+def _read(path, read):
+    try:
+        return read()
+    except (OSError, ValueError, EOFError, SyntaxError) as error:
+        raise ValueError(f"Not a readable .npy file of numbers or text. Received: {path} ({error}).") from error
+
+
+def _load(path):
+    def read():
+        with open(path, "rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+
+    return _read(path, read)
+
+
+def _numbers_and_names(labels_path, classes_path):
+    """Labels from 0 and the classes' names."""
+    labels = _load(labels_path)
+    names = None if classes_path is None else _read_names(classes_path)
+    if labels.ndim != 1 or labels.dtype.kind not in "iuUS":
+        raise ValueError(
+            f"Received: {labels_path} with labels of shape {labels.shape} and type {labels.dtype}; "
+            "expected integers or text (n,)."
+        )
+    if labels.dtype.kind == "S":
+        labels = np.char.decode(labels, "utf-8")
+    if labels.dtype.kind in "iu" and labels.size and labels.min() < 0:
+        raise ValueError(f"Received: {labels_path} with labels down to {labels.min()}; expected labels of at least 0.")
+    if names is None:
+        present, numbers = np.unique(labels, return_inverse=True)
+        return numbers, tuple(map(str, present))
+    if labels.dtype.kind == "U":
+        return _numbers_of(labels, names, labels_path, classes_path), names
+    if labels.size and labels.max() >= len(names):
+        raise ValueError(
+            f"Received: {labels_path} with labels up to {labels.max()} and {classes_path} with {len(names)} names; "
+            "expected a name for each label, the first for 0."
+        )
+    return labels, names
+
+
+def _numbers_of(labels, names, labels_path, classes_path):
+    numbers = {name: number for number, name in enumerate(names)}
+    if len(numbers) != len(names):
+        twice = next(name for number, name in enumerate(names) if numbers[name] != number)
+        raise ValueError(f"Labels as text need names that differ. Received: {twice!r} twice in {classes_path}.")
+    unknown = sorted(set(labels.tolist()) - set(numbers))
+    if unknown:
+        raise ValueError(f"Received: {labels_path} with classes that {classes_path} does not name: {unknown[:10]}.")
+    return np.array([numbers[label] for label in labels.tolist()], np.int64)
+
+
+def _read_names(path):
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"The names of the classes cannot be read. Received: {path} ({error}).") from error
+    return tuple(line.rstrip("\r") for line in (lines[:-1] if lines[-1] == "" else lines))
+
+
+def _published_split(path):
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get("num_train_classes")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(f"Not a JSON file of tfdml-extract. Received: {path} ({error}).") from error
+
+
+def _check_finite(dataset, path):
+    rows = dataset.not_finite()
+    if len(rows):
+        more = f" and {len(rows) - 10} more" if len(rows) > 10 else ""
+        raise ValueError(
+            f"Features that are not finite. Received: {os.fspath(path)}, rows {', '.join(map(str, rows[:10]))}{more} "
+            "(from 0); expected finite numbers that float32 can hold."
+        )

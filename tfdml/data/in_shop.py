@@ -1,0 +1,61 @@
+"""DeepFashion In-shop Clothes Retrieval: photographs of clothes, with queries and a gallery of their own."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tfdml.data.labeled_images import LabeledImages
+from tfdml.data.labeled_samples import BOTH, GALLERY, QUERY
+from tfdml.data.list_files import read_columns, train_classes_first
+from tfdml.data.published import PUBLISHED
+
+_LIST = "Eval/list_eval_partition.txt"
+_ROLES = {"train": BOTH, "query": QUERY, "gallery": GALLERY}
+
+
+def in_shop(path, verify=True, counts="published"):
+    """In-shop Clothes Retrieval: photographs of 7,982 pieces of clothing; 3,997 of them are to train.
+
+    Of the other classes 14,218 pictures are queries, and 12,612 are the gallery they are compared with.
+
+    Args:
+        path: The folder `In-shop Clothes Retrieval Benchmark` with `Eval/list_eval_partition.txt` and `Img/img` (or
+            `img`), or the folder it lies in.
+        verify: Whether all pictures that the list names must be there. `tfdml.data.prepare` reads them, too.
+        counts: `"published"` to take the whole set only, `"any"` to take other numbers of classes and pictures, too.
+
+    Returns:
+        `LabeledImages` of paths with `roles`, the training classes first. A class is named by its item, as in
+        "id_00000002".
+
+    Raises:
+        FileNotFoundError: If the list or a picture is not there; the message says what to put where.
+        ValueError: If the list is damaged, or does not have the published counts.
+
+    Reference:
+        Liu et al., "DeepFashion: Powering Robust Clothes Recognition and Retrieval with Rich Annotations", CVPR 2016.
+    """
+    published = PUBLISHED["in_shop"]
+    root = published.require(path)
+    list_file = root / _LIST
+    names, items, statuses = read_columns(list_file, header=2, image_name=str, item_id=str, evaluation_status=str)
+    unknown = set(statuses) - set(_ROLES)
+    if unknown:
+        raise ValueError(
+            f"Damaged list file. Received: {list_file} with the status {min(unknown)!r}; expected {tuple(_ROLES)}."
+        )
+    is_train = np.array(statuses) == "train"
+    order = np.concatenate([np.flatnonzero(is_train), np.flatnonzero(~is_train)])
+    items = [items[index] for index in order]
+    split = int(is_train.sum())
+    class_names, labels, num_train_classes = train_classes_first(items[:split], items[split:], list_file)
+    folder = root / "Img" if (root / "Img" / "img").is_dir() else root
+    pictures = LabeledImages(
+        np.array([str(folder / names[index]) for index in order]),
+        labels,
+        class_names,
+        name="in_shop",
+        num_train_classes=num_train_classes,
+        roles=np.array([_ROLES[statuses[index]] for index in order]),
+    )
+    return published.checked(pictures, path, verify, counts)

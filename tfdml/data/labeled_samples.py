@@ -1,0 +1,165 @@
+"""What every labelled set has in common, whether its samples are pictures or something else."""
+
+from __future__ import annotations
+
+import dataclasses
+import numbers
+
+import numpy as np
+
+BOTH, QUERY, GALLERY = range(3)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class LabeledSamples:
+    """The classes of samples, and how they are published to be split; a base class.
+
+    A subclass holds the samples themselves, one for each label, and implements `_take`.
+
+    Args:
+        labels: Integers `(n,)` from 0 to `len(class_names) - 1`.
+        class_names: The classes' names; label `i` belongs to `class_names[i]`.
+        name: What the set is called in messages and tables.
+        num_train_classes: Classes 0 to `num_train_classes - 1` are published as training classes, the others as test
+            classes. `None` if there is no published split.
+        roles: Integers `(n,)`: what a sample is for in the published evaluation, 1 a query, 2 one of the gallery that
+            queries are compared with, 0 both. `None` if there are no such roles.
+
+    Raises:
+        TypeError: If labels are no integers.
+        ValueError: If ranks or lengths do not match, a label has no class name, or the published split or a role is
+            out of range.
+    """
+
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    name: str | None = None
+    num_train_classes: int | None = None
+    roles: np.ndarray | None = None
+
+    def __post_init__(self):
+        labels = np.asarray(self.labels)
+        if labels.ndim != 1:
+            raise ValueError(
+                f"labels must have rank 1. Received: labels of shape {labels.shape}; expected (n,)."
+            )
+        if len(labels) and labels.dtype.kind not in "iu":
+            raise TypeError(f"labels must be integers. Received: labels of type {labels.dtype}.")
+        labels = labels.astype(np.int64)
+        class_names = tuple(str(class_name) for class_name in self.class_names)
+        if len(labels) and not 0 <= labels.min() <= labels.max() < len(class_names):
+            raise ValueError(
+                f"labels must be in 0..{len(class_names) - 1}, one for each class name. "
+                f"Received: labels from {labels.min()} to {labels.max()} with {len(class_names)} class names."
+            )
+        fields = {
+            "labels": labels,
+            "class_names": class_names,
+            "num_train_classes": _checked_split(self.num_train_classes, len(class_names)),
+            "roles": _checked_roles(self.roles, len(labels)),
+        }
+        for field, value in fields.items():
+            object.__setattr__(self, field, value)
+
+    def __len__(self):
+        return len(self.labels)
+
+    @property
+    def num_classes(self):
+        """How many classes there are."""
+        return len(self.class_names)
+
+    @property
+    def class_counts(self):
+        """Samples of each class, `(num_classes,)`."""
+        return np.bincount(self.labels, minlength=self.num_classes)
+
+    @property
+    def is_query(self):
+        """Which samples are queries, bool `(n,)`; the others are the gallery. `None` if any is of no one role."""
+        if self.roles is None or (self.roles == BOTH).any():
+            return None
+        return self.roles == QUERY
+
+    def subset(self, class_indices):
+        """The samples of some classes, relabelled 0, 1, … in the given order of classes.
+
+        Args:
+            class_indices: Distinct labels of this set.
+
+        Returns:
+            A set of the same kind, whose samples keep this set's order and their roles. It has no published split.
+
+        Raises:
+            ValueError: If a class is out of range or is named twice.
+        """
+        classes = np.asarray(class_indices)
+        if classes.ndim != 1 or (classes.size and classes.dtype.kind not in "iu"):
+            raise ValueError(f"class_indices must be a list of integers. Received: {class_indices!r}.")
+        classes = classes.astype(np.int64)
+        if classes.size and not 0 <= classes.min() <= classes.max() < self.num_classes:
+            raise ValueError(
+                f"class_indices must be in 0..{self.num_classes - 1}. "
+                f"Received: classes from {classes.min()} to {classes.max()}."
+            )
+        if len(np.unique(classes)) != len(classes):
+            raise ValueError(f"class_indices must be distinct. Received: {class_indices!r}.")
+        new_labels = np.full(self.num_classes, -1, np.int64)
+        new_labels[classes] = np.arange(len(classes))
+        chosen = np.flatnonzero(new_labels[self.labels] >= 0)
+        return self._take(
+            chosen,
+            labels=new_labels[self.labels[chosen]],
+            class_names=tuple(self.class_names[index] for index in classes),
+            name=self.name,
+            roles=None if self.roles is None else self.roles[chosen],
+        )
+
+    def split(self, partition):
+        """The samples in parts without a common class.
+
+        Args:
+            partition: A function from a labelled set to one array of its labels for each part, or `None` for a part
+                that is not wanted. `split_classes` makes it.
+
+        Returns:
+            A list with a set of the same kind, or `None`, for each part.
+        """
+        return [None if classes is None else self.subset(classes) for classes in partition(self)]
+
+    def _take(self, indices, **fields):
+        """A new set of the samples at these indices; `fields` are the arguments of `LabeledSamples` for it."""
+        raise NotImplementedError
+
+    def _check_length(self, kind, samples):
+        """Raises a ValueError unless there are as many samples, called `kind`, as labels."""
+        if len(samples) != len(self.labels):
+            raise ValueError(
+                f"{kind} and labels must have the same length. "
+                f"Received: {len(samples)} {kind} and {len(self.labels)} labels."
+            )
+
+
+def _checked_split(num_train_classes, num_classes):
+    if num_train_classes is None:
+        return None
+    if not isinstance(num_train_classes, numbers.Integral) or not 0 < num_train_classes < num_classes:
+        raise ValueError(
+            f"Received: num_train_classes={num_train_classes!r}; expected an integer with "
+            f"0 < num_train_classes < {num_classes}, the number of classes, or None."
+        )
+    return int(num_train_classes)
+
+
+def _checked_roles(roles, count):
+    if roles is None:
+        return None
+    roles = np.asarray(roles)
+    if roles.shape != (count,):
+        raise ValueError(f"Received: roles of shape {roles.shape}; expected ({count},), one for each label.")
+    if not np.isin(roles, (BOTH, QUERY, GALLERY)).all():
+        raise ValueError(
+            f"Received: roles with {sorted(set(roles.tolist()) - {BOTH, QUERY, GALLERY})}; "
+            f"expected {BOTH} (both), {QUERY} (query) or {GALLERY} (gallery)."
+        )
+    return roles.astype(np.int8)

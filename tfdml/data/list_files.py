@@ -1,0 +1,100 @@
+"""List files of published data sets: which picture is of which class."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import numpy as np
+
+
+def counts_of(dataset):
+    """What there is of each kind in a `LabeledImages` with a published split."""
+    is_train = dataset.labels < dataset.num_train_classes
+    roles = np.zeros(len(dataset), np.int8) if dataset.roles is None else dataset.roles
+    return {
+        "classes": dataset.num_classes,
+        "pictures": len(dataset),
+        "training classes": dataset.num_train_classes,
+        "training pictures": int(is_train.sum()),
+        "query classes": len(np.unique(dataset.labels[roles == 1])),
+        "query pictures": int((roles == 1).sum()),
+        "gallery classes": len(np.unique(dataset.labels[roles == 2])),
+        "gallery pictures": int((roles == 2).sum()),
+    }
+
+
+def first_half(num_classes):
+    """How many classes the field trains on where it takes "the first half": the larger one of an odd number."""
+    return num_classes - num_classes // 2
+
+
+def read_columns(path, /, header=0, **columns):
+    """Reads a list file whose lines are words.
+
+    Args:
+        path: The file.
+        header: How many lines to skip.
+        **columns: The columns' names and types; lines must have as many words.
+
+    Returns:
+        A list of values for each column.
+
+    Raises:
+        ValueError: If a line is not of this form, or there is none; the message names file and line.
+    """
+    expected = " ".join(columns)
+    lines = pathlib.Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    rows = []
+    for number, line in enumerate(lines[header:], start=header + 1):
+        words = line.split()
+        if not words:
+            continue
+        try:
+            if len(words) != len(columns):
+                raise ValueError
+            rows.append([kind(word) for kind, word in zip(columns.values(), words)])
+        except ValueError as error:
+            raise ValueError(
+                f"Damaged list file. Received: {path} with line {number}: {line[:200]!r}; expected {expected!r}."
+            ) from error
+    if not rows:
+        raise ValueError(f"Damaged list file. Received: {path} without entries; expected lines of {expected!r}.")
+    return [list(column) for column in zip(*rows)]
+
+
+def train_classes_first(train, test, path):
+    """Numbers the classes of two lists: those to train in sorted order, then those to test.
+
+    Args:
+        train, test: The class of each picture.
+        path: Of the list file, for the message.
+
+    Returns:
+        The classes in order, the labels of `train + test`, and how many classes are to train.
+
+    Raises:
+        ValueError: If a class is in both, or a list is empty.
+    """
+    seen, unseen = sorted(set(train)), sorted(set(test))
+    shared = sorted(set(train) & set(test))
+    if shared or not seen or not unseen:
+        received = f"with {len(shared)} classes in both, such as {shared[0]!r}" if shared else "without one of them"
+        raise ValueError(
+            f"Training and test classes must be apart. Received: {path} {received}; expected both kinds of classes."
+        )
+    classes = seen + unseen
+    label_of = {of_class: label for label, of_class in enumerate(classes)}
+    return classes, np.array([label_of[of_class] for of_class in [*train, *test]]), len(seen)
+
+
+def missing_files(paths):
+    """Which of the files are not there; it lists folders rather than asking for each file."""
+    names_in, missing = {}, []
+    for path in paths:
+        folder, name = os.path.split(path)
+        if folder not in names_in:
+            names_in[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        if name not in names_in[folder]:
+            missing.append(path)
+    return missing

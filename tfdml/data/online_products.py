@@ -1,0 +1,47 @@
+"""Stanford Online Products: photographs of things for sale."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tfdml.data.labeled_images import LabeledImages
+from tfdml.data.list_files import read_columns, train_classes_first
+from tfdml.data.published import PUBLISHED
+
+
+def sop(path, verify=True, counts="published"):
+    """Stanford Online Products: 120,053 photographs of 22,634 things for sale; 11,318 of them are to train.
+
+    Args:
+        path: The folder `Stanford_Online_Products` of the archive, or the folder it lies in.
+        verify: Whether all pictures that the lists name must be there. `tfdml.data.prepare` reads them, too.
+        counts: `"published"` to take the whole set only, `"any"` to take other numbers of classes and pictures, too.
+
+    Returns:
+        `LabeledImages` of paths, the classes of `Ebay_train.txt` before those of `Ebay_test.txt`. A class is named by
+        its kind and number, as in "bicycle 1".
+
+    Raises:
+        FileNotFoundError: If a list or a picture is not there; the message says what to put where.
+        ValueError: If a list is damaged, or does not have the published counts.
+
+    Reference:
+        Song et al., "Deep Metric Learning via Lifted Structured Feature Embedding", CVPR 2016.
+    """
+    published = PUBLISHED["sop"]
+    root = published.require(path)
+    (train_classes, train_names), (test_classes, test_names) = (
+        read_columns(root / name, header=1, image_id=int, class_id=int, super_class_id=int, path=str)[1::2]
+        for name in ("Ebay_train.txt", "Ebay_test.txt")
+    )
+    names = train_names + test_names
+    classes, labels, num_train_classes = train_classes_first(train_classes, test_classes, root / "Ebay_test.txt")
+    kind_of = {of_class: name.split("/")[0] for of_class, name in zip(train_classes + test_classes, names)}
+    pictures = LabeledImages(
+        np.array([str(root / name) for name in names]),
+        labels,
+        [f"{kind_of[number].replace('_final', '').replace('_', ' ')} {number}" for number in classes],
+        name="sop",
+        num_train_classes=num_train_classes,
+    )
+    return published.checked(pictures, path, verify, counts)

@@ -1,0 +1,304 @@
+"""What is published about a data set: where it comes from, how it lies on disk, and its counts."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import NamedTuple
+
+from tfdml.arguments import check_choice
+from tfdml.data.list_files import counts_of, missing_files
+
+
+class Part(NamedTuple):
+    """A piece of a data set as it is handed out.
+
+    Attributes:
+        target: The folder or file that must be there, relative to the data set's folder; "" is that folder itself.
+        archive: Name of the archive, beside the target, that gives it; `None` if the target is handed out as it is.
+        url: The official address, or `None` where one has to ask.
+        md5: Of the archive or file, or `None` where none is published.
+    """
+
+    target: str
+    archive: str | None = None
+    url: str | None = None
+    md5: str | None = None
+
+    def place(self, root):
+        """Where the target is, or should be."""
+        return root / self.target if self.target else root
+
+    def source(self, root):
+        """Where the archive or file that is handed out is, or should be put."""
+        place = self.place(root)
+        return place if self.archive is None else place.with_name(self.archive)
+
+
+class Layout(NamedTuple):
+    """One of the ways in which a data set lies on disk.
+
+    Attributes:
+        parts: Its `Part`s.
+        lists: The files, relative to the data set's folder, that say which picture is of which class.
+    """
+
+    parts: tuple[Part, ...]
+    lists: tuple[str, ...]
+
+
+class PublishedSet(NamedTuple):
+    """A data set as published.
+
+    Attributes:
+        name: Its name in `dataset_names()`.
+        title: Its name in the literature.
+        page: Where it is described.
+        layouts: Its `Layout`s, the usual one first.
+        counts: What there is of each kind, such as `{"classes": 200, "pictures": 11788}`.
+        folder: Name of its folder, which `path` may be or hold; `None` if its parts are put into any folder.
+        note: What else one has to know to get it.
+    """
+
+    name: str
+    title: str
+    page: str
+    layouts: tuple[Layout, ...]
+    counts: dict[str, int]
+    folder: str | None = None
+    note: str = ""
+
+    def root(self, path):
+        """The data set's folder, which need not be there: `path` itself, or the folder of the right name in it."""
+        path = pathlib.Path(path).expanduser()
+        if self.folder is None:
+            return path
+        inner = path / self.folder
+        if inner.is_dir():
+            return inner
+        whole = [part for layout in self.layouts for part in layout.parts if not part.target]
+        if not whole:
+            return path
+        is_it = path.name == self.folder or any((path / name).exists() for name in self.layouts[0].lists)
+        return path if is_it and not whole[0].source(inner).is_file() else inner
+
+    def layout(self, root):
+        """The layout of which most is there."""
+
+        def pieces(layout):
+            sources = sum(part.source(root).exists() for part in layout.parts)
+            return sources + sum(part.place(root).exists() for part in layout.parts)
+
+        return max(self.layouts, key=pieces)
+
+    def require(self, path):
+        """The data set's folder, with all list files of its layout in it.
+
+        Raises:
+            FileNotFoundError: If one is missing; the message says what to put where.
+        """
+        root = self.root(path)
+        for name in self.layout(root).lists:
+            if not (root / name).is_file():
+                raise FileNotFoundError(
+                    f"{self.title} is not there. Received: path={str(path)!r}, where there is no {root / name}. "
+                    f"{self.advice(path)}"
+                )
+        return root
+
+    def advice(self, path):
+        """What to put where, and what to run then."""
+        root = self.root(path)
+        missing = [part for part in self.layout(root).parts if not part.place(root).exists()]
+        if not missing:
+            return f"What is in {root} is not whole: remove it, and extract or copy it anew. {self.note}".rstrip()
+        steps, absent = [], []
+        for part in missing:
+            source = part.source(root)
+            if source.is_file():
+                steps.append(f"{source} is there, but not extracted.")
+            else:
+                absent.append(part)
+                steps.append(f"Put {source.name}, from {part.url or self.page}, into the folder {source.parent}.")
+        command = f"python -m tfdml.data.prepare {self.name} {str(path)!r}"
+        can_download = absent and all(part.url is not None for part in absent)
+        fetches = " (with --download it fetches what is missing)" if can_download else ""
+        steps.append(f"{'Then run' if absent else 'Run'}: {command}{fetches}.")
+        return " ".join([*steps, self.note]).rstrip()
+
+    def checked(self, pictures, path, verify, counts):
+        """Returns the `LabeledImages` that a loader has read from the lists, if they are as published.
+
+        Raises:
+            ValueError: If counts are wrong.
+            FileNotFoundError: If pictures are missing, where `verify` asks for them.
+        """
+        self.check_counts(counts_of(pictures), self.root(path), counts)
+        if verify:
+            missing = missing_files(pictures.images.tolist())
+            if missing:
+                more = f", and {len(missing) - 5} more" if len(missing) > 5 else ""
+                raise FileNotFoundError(
+                    f"{len(missing)} of {len(pictures)} pictures that the lists of {self.title} name are not there. "
+                    f"Received: no {', '.join(missing[:5])}{more}. {self.advice(path)}"
+                )
+        return pictures
+
+    def check_counts(self, found, path, counts):
+        """Raises a ValueError if `counts` is "published" and what was found is not what is published.
+
+        Args:
+            found: Dict of what `self.counts` is of.
+            path: Where it was found, for the message.
+            counts: `"published"` or `"any"`.
+        """
+        check_choice("counts", counts, ("published", "any"))
+        wrong = [kind for kind, number in self.counts.items() if found[kind] != number]
+        if counts == "published" and wrong:
+            received, expected = (", ".join(f"{of[kind]:,} {kind}" for kind in wrong) for of in (found, self.counts))
+            raise ValueError(
+                f"These are not the published pictures of {self.title}. Received: {path} with {received}; "
+                f"expected {expected}. With counts='any' other counts are taken, too."
+            )
+
+
+_CUB = PublishedSet(
+    name="cub",
+    title="CUB-200-2011",
+    page="https://www.vision.caltech.edu/datasets/cub_200_2011/",
+    folder="CUB_200_2011",
+    layouts=(
+        Layout(
+            parts=(
+                Part(
+                    target="",
+                    archive="CUB_200_2011.tgz",
+                    url="https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
+                    md5="97eceeb196236b17998738112f37df78",
+                ),
+            ),
+            lists=("images.txt", "image_class_labels.txt", "classes.txt"),
+        ),
+    ),
+    counts={"classes": 200, "pictures": 11_788, "training classes": 100, "training pictures": 5_864},
+)
+
+_SOP = PublishedSet(
+    name="sop",
+    title="Stanford Online Products",
+    page="https://cvgl.stanford.edu/projects/lifted_struct/",
+    folder="Stanford_Online_Products",
+    layouts=(
+        Layout(
+            parts=(
+                Part(
+                    target="",
+                    archive="Stanford_Online_Products.zip",
+                    url="ftp://cs.stanford.edu/cs/cvgl/Stanford_Online_Products.zip",
+                    md5="7f73d41a2f44250d4779881525aea32e",
+                ),
+            ),
+            lists=("Ebay_train.txt", "Ebay_test.txt"),
+        ),
+    ),
+    counts={"classes": 22_634, "pictures": 120_053, "training classes": 11_318, "training pictures": 59_551},
+)
+
+_IN_SHOP_LIST = "Eval/list_eval_partition.txt"
+
+_IN_SHOP = PublishedSet(
+    name="in_shop",
+    title="DeepFashion In-shop Clothes Retrieval",
+    page="https://mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html",
+    folder="In-shop Clothes Retrieval Benchmark",
+    layouts=tuple(
+        Layout(parts=(Part(target=_IN_SHOP_LIST), Part(target=target, archive="img.zip")), lists=(_IN_SHOP_LIST,))
+        for target in ("Img/img", "img")
+    ),
+    counts={
+        "classes": 7_982,
+        "training classes": 3_997,
+        "training pictures": 25_882,
+        "query classes": 3_985,
+        "query pictures": 14_218,
+        "gallery classes": 3_985,
+        "gallery pictures": 12_612,
+    },
+    note="Its licence lets nobody hand the pictures on: its page says how to ask for them.",
+)
+
+_CARS_HOST = "https://ai.stanford.edu/~jkrause"
+_CARS_TEST = "cars_test_annos_withlabels.mat"
+
+
+def _cars_part(target, archive, address, md5):
+    return Part(target, archive, f"{_CARS_HOST}/{address}", md5)
+
+
+_CARS_IN_ONE = Layout(
+    parts=(
+        _cars_part("car_ims", "car_ims.tgz", "car196/car_ims.tgz", "d5c8f0aa497503f355e17dc7886c3f14"),
+        _cars_part("cars_annos.mat", None, "car196/cars_annos.mat", "b407c6086d669747186bd1d764ff9dbc"),
+    ),
+    lists=("cars_annos.mat",),
+)
+# The labels of the test pictures came later, and are kept beside the devkit or in it.
+_CARS_IN_TWO = tuple(
+    Layout(
+        parts=(
+            _cars_part("cars_train", "cars_train.tgz", "car196/cars_train.tgz", "065e5b463ae28d29e77c1b4b166cfe61"),
+            _cars_part("cars_test", "cars_test.tgz", "car196/cars_test.tgz", "4ce7ebf6a94d07f1952d94dd34c4d501"),
+            _cars_part("devkit", "car_devkit.tgz", "cars/car_devkit.tgz", "c3b158d763b6e2245038c8ad08e45376"),
+            _cars_part(test, None, f"car196/{_CARS_TEST}", "b0a2b23655a3edd16d84508592a98d10"),
+        ),
+        lists=("devkit/cars_meta.mat", "devkit/cars_train_annos.mat", test),
+    )
+    for test in (_CARS_TEST, f"devkit/{_CARS_TEST}")
+)
+
+_CARS196 = PublishedSet(
+    name="cars196",
+    title="Cars196",
+    page=f"{_CARS_HOST}/cars/car_dataset.html",
+    layouts=(_CARS_IN_ONE, *_CARS_IN_TWO),
+    counts={"classes": 196, "pictures": 16_185, "training classes": 98, "training pictures": 8_054},
+    note=(
+        "Where the official address no longer answers, copies elsewhere are taken as well: checksums and counts tell "
+        "whether they are whole."
+    ),
+)
+
+_CIFAR_HOST = "https://www.cs.toronto.edu/~kriz"
+
+
+def _cifar(name, title, part, folder, lists, classes):
+    return PublishedSet(
+        name=name,
+        title=title,
+        page=f"{_CIFAR_HOST}/cifar.html",
+        layouts=(Layout((part,), lists),),
+        counts={"classes": classes, "pictures in the training files": 50_000, "pictures in the test files": 10_000},
+        folder=folder,
+        note="The python version, which holds pickles, is not read.",
+    )
+
+
+_CIFAR10 = _cifar(
+    "cifar10",
+    "CIFAR-10",
+    Part("", "cifar-10-binary.tar.gz", f"{_CIFAR_HOST}/cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"),
+    folder="cifar-10-batches-bin",
+    lists=("batches.meta.txt",),
+    classes=10,
+)
+
+_CIFAR100 = _cifar(
+    "cifar100",
+    "CIFAR-100",
+    Part("", "cifar-100-binary.tar.gz", f"{_CIFAR_HOST}/cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8"),
+    folder="cifar-100-binary",
+    lists=("coarse_label_names.txt", "fine_label_names.txt"),
+    classes=100,
+)
+
+# By name. What is read from the same files is prepared under the name of those.
+PUBLISHED = {published.name: published for published in (_CUB, _CARS196, _SOP, _IN_SHOP, _CIFAR10, _CIFAR100)}
