@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import label_ranking_average_precision_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from tfdml.metrics import retrieval_metrics
+from tfdml.metrics import query_gallery_metrics, retrieval_metrics
 
 
 def brute_force(embeddings, labels, references, reference_labels, ks, alone):
@@ -298,3 +298,31 @@ def test_wrong_values(arguments, message):
 def test_wrong_types(arguments, message):
     with pytest.raises(TypeError, match=message):
         retrieval_metrics(*arguments)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_queries_in_a_gallery_by_loops(seed):
+    generator = np.random.default_rng(seed)
+    embeddings, labels = generator.normal(size=(40, 3)), generator.integers(0, 4, 40)
+    is_query = generator.random(40) < 0.4
+    first_right, average_precisions = [], []
+    for query in np.flatnonzero(is_query):
+        distances = np.linalg.norm(embeddings - embeddings[query], axis=1)
+        gallery = sorted(np.flatnonzero(~is_query), key=lambda other: distances[other])
+        right = [labels[other] == labels[query] for other in gallery]
+        relevant = sum(right)
+        first_right.append(right[0])
+        average_precisions.append(
+            sum(sum(right[: rank + 1]) / (rank + 1) for rank in range(relevant) if right[rank]) / relevant
+        )
+    metrics = query_gallery_metrics(embeddings, labels, is_query, ks=(1,))
+    assert metrics["queries"] == is_query.sum()
+    assert metrics["precision_at_1"] == pytest.approx(np.mean(first_right))
+    assert metrics["map_at_r"] == pytest.approx(np.mean(average_precisions))
+    assert query_gallery_metrics(embeddings, labels) == retrieval_metrics(embeddings, labels)
+
+
+@pytest.mark.parametrize("is_query", [[True, True], [False, False], [True]])
+def test_queries_need_a_gallery(is_query):
+    with pytest.raises(ValueError, match="some of them queries and some not"):
+        query_gallery_metrics([[0.0], [1.0]], [0, 0], is_query)

@@ -219,6 +219,22 @@ def test_evaluate_loss_is_the_mean_over_samples(blobs, linear_embedder):
     assert result["loss"] == pytest.approx((weights * terms).mean(), rel=1e-5)
 
 
+def test_queries_are_searched_for_in_the_gallery(blobs, linear_embedder):
+    points, labels = blobs[0][:50], blobs[1][:50]
+    is_query = np.arange(50) % 3 == 0
+    model = models.MetricModel(linear_embedder())
+    model.compile(optimizer=keras.optimizers.SGD(0.0), loss="c2", geometry=True)
+    batches = tf.data.Dataset.from_tensor_slices((points, {"label": labels, "is_query": is_query})).batch(16)
+    found = model.evaluate(batches, verbose=0, return_dict=True)
+    embeddings = np.asarray(model.embedder(points))
+    expected = metrics.query_gallery_metrics(embeddings, labels, is_query)
+    among_themselves = metrics.retrieval_metrics(embeddings, labels)
+    assert found["map_at_r"] == pytest.approx(expected["map_at_r"]) != pytest.approx(among_themselves["map_at_r"])
+    assert found["precision_at_1"] == pytest.approx(expected["precision_at_1"])
+    history = model.fit(points, labels, batch_size=25, validation_data=batches, verbose=0).history
+    assert history["val_map_at_r"] == pytest.approx([expected["map_at_r"]], abs=1e-6)
+
+
 def test_learns_and_predicts(blobs, linear_embedder):
     points, labels = blobs
     model = models.MetricModel(linear_embedder())

@@ -3,6 +3,7 @@
 from tfdml.callbacks.alternating_projections import AlternatingProjections
 from tfdml.callbacks.averaged_weights import AveragedWeights
 from tfdml.callbacks.early_stopping import RetrievalEarlyStopping
+from tfdml.callbacks.learning_rate_on_plateau import LearningRateOnPlateau
 from tfdml.callbacks.non_finite_loss import StopOnNonFiniteLoss
 from tfdml.callbacks.prototype_warmup import PrototypeWarmup
 from tfdml.callbacks.retrieval_metrics import RetrievalMetrics
@@ -11,6 +12,7 @@ from tfdml.callbacks.training_backup import TrainingBackup
 __all__ = [
     "AlternatingProjections",
     "AveragedWeights",
+    "LearningRateOnPlateau",
     "PrototypeWarmup",
     "RetrievalEarlyStopping",
     "RetrievalMetrics",

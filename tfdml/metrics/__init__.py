@@ -10,7 +10,7 @@ from tfdml.metrics.geometry import (
     proxy_spread,
 )
 from tfdml.metrics.neighbors import nearest_neighbors
-from tfdml.metrics.retrieval import retrieval_metrics
+from tfdml.metrics.retrieval import query_gallery_metrics, retrieval_metrics
 
 __all__ = [
     "class_spread",
@@ -21,5 +21,6 @@ __all__ = [
     "mean_covering_radius",
     "nearest_neighbors",
     "proxy_spread",
+    "query_gallery_metrics",
     "retrieval_metrics",
 ]

@@ -94,6 +94,34 @@ def retrieval_metrics(
     return {**result, "queries": number, "queries_without_reference": len(queries) - number}
 
 
+def query_gallery_metrics(embeddings, labels, is_query=None, ks=(1, 2, 4, 8)):
+    """Retrieval metrics of pictures that are queries or gallery, as those of the In-shop data set.
+
+    Args:
+        embeddings: `(n, d)`.
+        labels: `(n,)`.
+        is_query: `(n,)` bools: queries are to be found among those that are none. `None`: each among all others.
+        ks: The k of recall at k.
+
+    Returns:
+        What `retrieval_metrics` gives.
+
+    Raises:
+        ValueError: If `is_query` is of another length, or there is no query or no gallery.
+    """
+    if is_query is None:
+        return retrieval_metrics(embeddings, labels, ks=ks)
+    embeddings, labels, is_query = np.asarray(embeddings), np.asarray(labels), np.asarray(is_query, bool)
+    if is_query.shape != labels.shape or is_query.all() or not is_query.any():
+        raise ValueError(
+            f"Received: is_query of shape {is_query.shape} with {np.count_nonzero(is_query)} queries; expected one for "
+            f"each of {len(labels)} labels, some of them queries and some not."
+        )
+    return retrieval_metrics(
+        embeddings[is_query], labels[is_query], embeddings[~is_query], labels[~is_query], ks=ks
+    )
+
+
 def _names(ks):
     return ["precision_at_1", *(f"recall_at_{k}" for k in ks), "r_precision", "map_at_r"]
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tfdml.metrics import distance_range, geometry_metrics, retrieval_metrics
+from tfdml.metrics import distance_range, geometry_metrics, query_gallery_metrics
 from tfdml.metrics.geometry import some_classes
 
 RECALLS = (1, 2, 4, 8)
@@ -12,11 +12,17 @@ GEOMETRY_LOGS = ("mean_covering_radius", "interclass_distance", "class_spread")
 _MAX_SAMPLES = 4096
 
 
-def retrieval_logs(embeddings, labels):
-    """Exact retrieval metrics; NaN if an embedding is not finite."""
+def retrieval_logs(embeddings, labels, is_query=None):
+    """Exact retrieval metrics; NaN if an embedding is not finite.
+
+    Args:
+        embeddings: `(n, d)`.
+        labels: `(n,)`.
+        is_query: `(n,)` bools, to find queries in a gallery of the others; `None` to find each among all others.
+    """
     if not np.isfinite(embeddings).all():
         return dict.fromkeys(RETRIEVAL_LOGS, float("nan"))
-    values = retrieval_metrics(embeddings, labels, ks=RECALLS)
+    values = query_gallery_metrics(embeddings, labels, is_query, ks=RECALLS)
     return {name: float(values[name]) for name in RETRIEVAL_LOGS}
 
 

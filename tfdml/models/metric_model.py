@@ -1,6 +1,7 @@
 """Training an embedder by a metric-learning loss, judged by exact retrieval metrics."""
 
 import warnings
+from collections.abc import Mapping
 
 import keras
 import numpy as np
@@ -317,7 +318,9 @@ class MetricModel(keras.Model):
         """Embeds a set and gives its loss and its exact retrieval metrics.
 
         Args:
-            x: Images, or a finite `tf.data.Dataset` (or another iterable) of batches (images, labels).
+            x: Images, or a finite `tf.data.Dataset` (or another iterable) of batches (images, labels). Where
+                queries are to be found in a gallery rather than among themselves, the labels are a dict of `"label"`
+                and `"is_query"`, a bool for each image.
             y: Integer class labels, for images in an array.
             batch_size: For an array; 32 by default.
             verbose: 0 for no progress bar.
@@ -346,7 +349,7 @@ class MetricModel(keras.Model):
         if self._evaluation_function is None:
             step = self._embed_and_score
             self._evaluation_function = step if self.run_eagerly else tf.function(step, reduce_retracing=True)
-        embeddings, all_labels, mean_loss = [], [], keras.metrics.Mean()
+        embeddings, all_labels, are_queries, mean_loss = [], [], [], keras.metrics.Mean()
         callbacks.on_test_begin()
         for index, batch in enumerate(batches):
             if steps is not None and index >= steps:
@@ -355,6 +358,9 @@ class MetricModel(keras.Model):
             images, labels, weight = keras.utils.unpack_x_y_sample_weight(batch)
             if labels is None:
                 raise ValueError("Retrieval is judged by labels. Received: a data set of images without labels.")
+            if isinstance(labels, Mapping):
+                are_queries.append(np.asarray(labels["is_query"], bool).reshape(-1))
+                labels = labels["label"]
             batch_embeddings, loss = self._evaluation_function(images, tf.convert_to_tensor(labels), weight)
             mean_loss.update_state(loss, sample_weight=len(batch_embeddings))
             embeddings.append(np.asarray(batch_embeddings))
@@ -364,7 +370,7 @@ class MetricModel(keras.Model):
             raise ValueError("There is nothing to evaluate. Received: a data set without a batch.")
         logs = {"loss": float(mean_loss.result())}
         embeddings, all_labels = np.concatenate(embeddings), np.concatenate(all_labels)
-        logs.update(retrieval_logs(embeddings, all_labels))
+        logs.update(retrieval_logs(embeddings, all_labels, np.concatenate(are_queries) if are_queries else None))
         if self.geometry:
             logs.update(self._geometry_logs(embeddings, all_labels))
         callbacks.on_test_end(logs)
