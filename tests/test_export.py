@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfdml.data import Preprocessing
 from tfdml.export import SavedEmbedder, export_saved_model, load_saved_model
-from tfdml.models import build_embedder, embed
+from tfdml.models import build_embedder, build_head, embed
 
 SIZE, CHANNELS, DIMENSIONS = 12, 3, 5
 
@@ -272,13 +272,13 @@ def test_what_is_no_embedder(tmp_path):
     others = keras.Input((8, 8, 3))
     vector = keras.layers.GlobalAveragePooling2D()(images)
     dense = keras.layers.Dense(2)
-    numbers = keras.Input((4,))
+    rows = keras.Input((4, 3))
     path = tmp_path / "model"
     with pytest.raises(TypeError, match="embedder of type function; expected a keras.Model"):
         export_saved_model(lambda images: images, path)
     for model in (
         keras.Model(images, images),
-        keras.Model(numbers, dense(numbers)),
+        keras.Model(rows, dense(keras.layers.Flatten()(rows))),
         keras.Model([images, others], keras.layers.GlobalAveragePooling2D()(keras.layers.Add()([images, others]))),
         keras.Model(images, [vector, vector]),
     ):
@@ -311,3 +311,39 @@ def test_what_cannot_be_embedded(exported):
         saved(pictures(1), training=True)
     with pytest.raises(tf.errors.InvalidArgumentError):
         saved([b"no picture"])
+
+
+@pytest.mark.parametrize("policy", [None, "mixed_float16"])
+def test_a_head_takes_features(tmp_path, policy, dtype_policy):
+    if policy is not None:
+        dtype_policy(policy)
+    head = build_head(7, DIMENSIONS, hidden=(6,), dropout=0.5, batch_normalization=True)
+    features = np.random.default_rng(0).normal(size=(33, 7)).astype("float32")
+    head(features, training=True)
+    path = export_saved_model(head, tmp_path / "head")
+    saved = load_saved_model(path)
+    assert saved.takes_features and saved.metadata["input_shape"] == [7] and saved.metadata["preprocessing"] is None
+    assert list(tf.saved_model.load(str(path)).signatures) == ["serving_default"]
+    expected = embed(head, features)
+    np.testing.assert_allclose(saved.embed(features), expected, atol=1e-5)
+    np.testing.assert_allclose(saved(features.astype("float64")), expected, atol=1e-5)
+    assert saved(features[:0]).shape == (0, DIMENSIONS)
+    script = """
+        import sys
+        import numpy as np
+        import tensorflow as tf
+        model = tf.saved_model.load(sys.argv[1])
+        print(np.asarray(model.signatures["serving_default"](features=tf.ones((1, 7)))["embedding"])[0, 0])
+    """
+    printed = float(run_without_tfdml(script, tmp_path, path))
+    assert printed == pytest.approx(embed(head, np.ones((1, 7), "float32"))[0, 0], abs=1e-5)
+
+
+def test_a_head_refuses_what_is_no_feature(tmp_path):
+    head = build_head(7, DIMENSIONS)
+    with pytest.raises(ValueError, match="Features are taken as they are. Received: preprocessing=Preprocessing"):
+        export_saved_model(head, tmp_path / "head", Preprocessing((4, 4), 3))
+    saved = load_saved_model(export_saved_model(head, tmp_path / "head"))
+    for wrong in (np.zeros((2, 6), "float32"), np.zeros((2, 7), np.uint8), np.zeros((2, 4, 4, 3), "float32")):
+        with pytest.raises(ValueError, match=r"expected features \(b, 7\), float"):
+            saved(wrong)

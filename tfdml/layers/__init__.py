@@ -1,5 +1,6 @@
 """Keras layers: normalisation, pooling, references, zero-shot prediction."""
 
+from tfdml.layers.dropout import CountedDropout
 from tfdml.layers.memory import CrossBatchMemory
 from tfdml.layers.normalization import L2Clip, L2Normalization
 from tfdml.layers.pooling import GeneralizedSumPooling
@@ -8,6 +9,7 @@ from tfdml.layers.zero_shot import ZeroShotPrediction
 
 __all__ = [
     "ClassProxies",
+    "CountedDropout",
     "CrossBatchMemory",
     "GeneralizedSumPooling",
     "L2Clip",

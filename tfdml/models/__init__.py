@@ -12,6 +12,7 @@ from tfdml.models.embedder import (
     settle_batch_normalization,
     with_attributes,
 )
+from tfdml.models.head import build_head
 from tfdml.models.metric_model import MetricModel
 from tfdml.models.snapshot import WeightSnapshot
 from tfdml.models.training_step import optimizer_state
@@ -22,6 +23,7 @@ __all__ = [
     "WeightSnapshot",
     "adapt_pooling",
     "build_embedder",
+    "build_head",
     "embed",
     "image_batches",
     "inference_function",

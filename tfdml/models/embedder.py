@@ -62,7 +62,7 @@ def build_embedder(
         # The attributes are there for `with_attributes`; the embedder itself gives embeddings alone.
         embeddings = embeddings[0]
     if normalization is not None:
-        embeddings = _resolve_normalization(normalization)(embeddings)
+        embeddings = resolve_normalization(normalization)(embeddings)
     return keras.Model(backbone.inputs[0], embeddings, name=name)
 
 
@@ -74,7 +74,8 @@ def _resolve_pooling(choice, options):
     return get_pooling(choice, name="pooling", **options)
 
 
-def _resolve_normalization(choice):
+def resolve_normalization(choice):
+    """The layer that normalises embeddings, from its name (`"l2"`, `"clip"`) or itself."""
     if isinstance(choice, keras.layers.Layer):
         return choice
     if choice not in _NORMALIZATIONS:

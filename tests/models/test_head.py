@@ -1,0 +1,132 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfdml import layers, losses, models
+
+
+def features(count=24, size=6):
+    generator = np.random.default_rng(0)
+    labels = np.arange(count) % 4
+    centres = generator.normal(size=(4, size)) * 2
+    return (centres[labels] + generator.normal(size=(count, size))).astype("float32"), labels
+
+
+def test_a_linear_head_is_a_matrix():
+    head = models.build_head(6, 3, normalization=None)
+    assert [layer.name for layer in head.layers] == ["features", "embedding"]
+    kernel, bias = head.get_layer("embedding").get_weights()
+    x, _ = features()
+    np.testing.assert_allclose(head(x), x @ kernel + bias, atol=1e-5)
+
+
+def test_an_mlp_by_hand():
+    head = models.build_head(6, 3, hidden=(5, 4), activation="tanh", normalization="l2")
+    values, _ = features()
+    for name, activation in (("hidden_1", np.tanh), ("hidden_2", np.tanh), ("embedding", lambda value: value)):
+        kernel, bias = head.get_layer(name).get_weights()
+        values = activation(values @ kernel + bias)
+    expected = values / np.linalg.norm(values, axis=1, keepdims=True)
+    np.testing.assert_allclose(head(features()[0]), expected, atol=1e-5)
+
+
+def test_batch_normalization_standardises_the_features():
+    x, _ = features()
+    head = models.build_head(6, 3, batch_normalization=True, normalization=None)
+    kernel, bias = head.get_layer("embedding").get_weights()
+    expected = (x - x.mean(axis=0)) / np.sqrt(x.var(axis=0) + 1e-5) @ kernel + bias
+    np.testing.assert_allclose(head(x, training=True), expected, atol=1e-5)
+    names = [layer.name for layer in models.build_head(6, 3, hidden=[5], batch_normalization=True).layers]
+    assert names == [
+        "features", "input_batch_normalization", "hidden_1", "batch_normalization_1", "activation_1", "embedding",
+        "normalization",
+    ]  # fmt: skip
+
+
+def test_dropout_is_before_each_dense_layer():
+    head = models.build_head(6, 3, hidden=[5], dropout=0.5)
+    names = [layer.name for layer in head.layers]
+    assert names.index("dropout_1") + 1 == names.index("hidden_1")
+    assert names.index("dropout_2") + 1 == names.index("embedding")
+    x, _ = features()
+    assert (np.asarray(head(x, training=True)) != np.asarray(head(x))).any()
+
+
+@pytest.mark.parametrize(("normalization", "largest"), [("l2", 1.0), ("clip", 1.0), (None, np.inf)])
+def test_norms(normalization, largest):
+    head = models.build_head(6, 3, normalization=normalization)
+    norms = np.linalg.norm(head(features()[0] * 50), axis=1)
+    assert (norms <= largest + 1e-5).all() and norms.max() >= min(largest, 2.0) - 1e-5
+    assert models.build_head(6, 3, normalization=layers.L2Clip(0.5)).layers[-1].max_norm == 0.5
+
+
+EVERYTHING = {"hidden": (5,), "dropout": 0.2, "batch_normalization": True, "normalization": "clip"}
+
+
+@pytest.mark.parametrize("options", [{}, EVERYTHING], ids=["linear", "everything"])
+def test_round_trip(options, tmp_path):
+    head = models.build_head(6, 3, **options)
+    head.save(tmp_path / "head.keras")
+    again = keras.saving.load_model(tmp_path / "head.keras", safe_mode=True)
+    np.testing.assert_allclose(again(features()[0]), head(features()[0]), atol=1e-6)
+
+
+def trained(head, loss, references=None, model=models.MetricModel, jit_compile=False, steps=12):
+    model = model(head, references)
+    model.compile(optimizer=keras.optimizers.Adam(0.02), loss=loss, jit_compile=jit_compile)
+    x, labels = features()
+    batches = tf.data.Dataset.from_tensors((x, labels)).repeat()
+    history = model.fit(batches, steps_per_epoch=steps, epochs=2, verbose=0, shuffle=False)
+    return model, history.history["loss"]
+
+
+@pytest.mark.parametrize(
+    "loss", ["c1", "c2", "triplet", "multi_similarity", "normalized_softmax", "proxy_anchor", "soft_triple", "margin"]
+)
+def test_every_kind_of_loss_and_reference_trains_a_head(loss):
+    keras.utils.set_random_seed(0)
+    head = models.build_head(6, 3, hidden=(8,))
+    references = [layers.ClassProxies(4, 2, dim=3), layers.CrossBatchMemory(24, 3, 1)]
+    before = [np.array(weight) for weight in head.trainable_variables]
+    _, values = trained(head, losses.get(loss), references)
+    assert np.isfinite(values).all() and values[1] < values[0]
+    for weight, first in zip(head.trainable_variables, before):
+        assert (np.asarray(weight) != first).any()
+
+
+def test_ccp_and_the_metrics_of_the_model():
+    keras.utils.set_random_seed(0)
+    head = models.build_head(6, 3)
+    model = models.CCPModel(head, layers.ClassProxies(4, 2, dim=3), in_batch_weight=1.0)
+    model.compile(optimizer=keras.optimizers.Adam(0.05), loss="c2")
+    x, labels = features()
+    before = model.evaluate(x, labels, return_dict=True, verbose=0)
+    model.fit(x, labels, batch_size=24, epochs=20, verbose=0)
+    assert model.evaluate(x, labels, return_dict=True, verbose=0)["map_at_r"] > before["map_at_r"]
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
+def test_xla_and_mixed_precision(policy, dtype_policy):
+    dtype_policy(policy)
+    keras.utils.set_random_seed(0)
+    head = models.build_head(6, 3, **EVERYTHING)
+    _, values = trained(head, "c2", layers.ClassProxies(4, 2, dim=3), jit_compile=policy != "mixed_float16", steps=6)
+    assert np.isfinite(values).all()
+    assert models.embed(head, features()[0]).dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"input_size": 0}, "Received: input_size=0"),
+        ({"embedding_size": 1.5}, "Received: embedding_size=1.5"),
+        ({"hidden": (8, 0)}, "Received: hidden=0"),
+        ({"dropout": 1.0}, "Received: rate=1.0"),
+        ({"hidden": (8,), "activation": "rellu"}, "rellu"),
+        ({"normalization": "l1"}, "Unknown normalization. Received: 'l1'"),
+    ],
+)
+def test_bad_arguments(options, message):
+    with pytest.raises(ValueError, match=message):
+        models.build_head(**{"input_size": 6, **options})
