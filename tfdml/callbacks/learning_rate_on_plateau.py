@@ -15,8 +15,8 @@ _logger = logging.getLogger(__name__)
 class LearningRateOnPlateau(keras.callbacks.Callback):
     """Multiplies the learning rate by a factor when so many validations in a row were not better.
 
-    Unlike `keras.callbacks.ReduceLROnPlateau` it changes every optimizer of a `MetricModel`, that of the proxies, too, and
-    its state can be saved by `TrainingBackup`.
+    Unlike `keras.callbacks.ReduceLROnPlateau` it changes every optimizer of a `MetricModel`, that of the proxies, too,
+    and its state can be saved by `TrainingBackup`.
 
     Args:
         patience: How many validations in a row may pass without a better value before the rate falls.

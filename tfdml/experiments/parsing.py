@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import typing
 from collections.abc import Mapping
@@ -72,8 +73,7 @@ def recipe_from_mapping(mapping):
             refuses a value.
     """
     _check_keys(mapping, Recipe, "")
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Recipe, None)
+    parser = _recipe_parser()
     try:
         values = parser.instantiate(parser.parse_object(dict(mapping)))
         return Recipe(**{field.name: values[field.name] for field in dataclasses.fields(Recipe)})
@@ -83,6 +83,14 @@ def recipe_from_mapping(mapping):
         raise
     except (TypeError, ValueError) as error:
         raise RecipeError(str(error)) from error
+
+
+@functools.cache
+def _recipe_parser():
+    """Making it takes much longer than using it."""
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Recipe, None)
+    return parser
 
 
 def to_mapping(value):
