@@ -64,7 +64,7 @@ from tfdml.experiments.recipe_files import load_recipe, nested
         ({"evaluation.recall_at": []}, "evaluation.recall_at"),
         ({"evaluation.recall_at": [0]}, "evaluation.recall_at"),
         ({"seed": -1}, "seed=-1; expected 0 <= seed < 2"),
-        ({"name": "a/b"}, "name='a/b'; expected text that can name a folder"),
+        ({"name": "a//b"}, "name='a//b'; expected text that can name a folder"),
         ({"name": ""}, "name=''"),
     ],
 )
@@ -85,3 +85,27 @@ def test_the_warm_up_of_prototypes_belongs_to_generalized_sum_pooling():
     assert load_recipe("gsp", changes).warmup_validations == 3
     assert load_recipe("gap", changes).warmup_validations == 0
     assert load_recipe("gsp").warmup_validations == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.size": 32}, "data.size=32; expected null with data.name='features'"),
+        ({"data.channels": 1}, "data.channels=1; expected null"),
+        ({"data.short_side": 256}, "data.short_side=256; expected null"),
+        ({"model.pooling": "gsp"}, "model.pooling='gsp'; expected 'gap' with data.name='features'"),
+        ({"model.pooling_options": {"power": 2}}, "model.pooling_options={'power': 2}; expected none"),
+        ({"model.backbone_options": {"weights": "x"}}, "model.backbone_options={'weights': 'x'}; expected none"),
+        ({"zero_shot.enabled": True}, "zero_shot.enabled=True; expected false with data.name='features'"),
+        ({"augmentation.rotation": 5.0}, "augmentation with data.name='features'"),
+        ({"augmentation.horizontal_flip": True}, "augmentation with data.name='features'"),
+        ({"model.head.hidden": [8, 0]}, "model.head.hidden=(8, 0); expected integers >= 1"),
+        ({"model.head.dropout": 1.0}, "model.head.dropout=1.0; expected 0 <= dropout < 1"),
+        ({"model.head.input_size": 0}, "model.head.input_size=0; expected at least 1, or null"),
+        ({"data.name": "digits", "model.head.hidden": [8]}, "with data.name='digits'; expected data.name='features'"),
+    ],
+)
+def test_what_contradicts_a_head(changes, message):
+    with pytest.raises(RecipeError) as error:
+        load_recipe("features", changes)
+    assert message in str(error.value)

@@ -1,13 +1,20 @@
+import copy
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tfdml.experiments.errors import RecipeError
+from tfdml.experiments.parsing import to_mapping
 from tfdml.experiments.recipe_files import (
+    decisive_values,
     dump_recipe,
     load_preset,
     load_recipe,
     merge,
     nested,
     preset_names,
+    recipe_hash,
     recipe_names,
 )
 
@@ -15,7 +22,9 @@ from tfdml.experiments.recipe_files import (
 def test_the_recipes_of_the_package():
     assert recipe_names()[0] == "default"
     assert {"default", "gap", "gap-ccp", "gsp", "xbm", "digits-quick"} <= set(recipe_names())
-    for name in recipe_names():
+    built_in = recipe_names(tables=False)
+    assert recipe_names()[: len(built_in)] == built_in and "table-3.1/cub/c1" in recipe_names()[len(built_in) :]
+    for name in built_in:
         recipe = load_recipe(name)
         assert recipe.name == name and recipe.description
 
@@ -159,9 +168,100 @@ def test_a_file_that_is_no_text(tmp_path):
 
 def test_an_unknown_recipe_names_the_nearest_and_all():
     with pytest.raises(
-        RecipeError, match="Unknown recipe 'defalt'. Did you mean 'default'.*digits-quick, ema, gap"
+        RecipeError, match="Unknown recipe 'defalt'. Did you mean 'default'.*digits-quick, ema, .*gap"
     ) as error:
         load_recipe("defalt")
     assert isinstance(error.value, ValueError)
     with pytest.raises(RecipeError, match="There is no recipe file .*missing.yaml"):
         load_recipe("somewhere/missing.yaml")
+
+
+GAP = to_mapping(load_recipe("gap"))
+
+
+def leaves(mapping, prefix=()):
+    """The paths of all values of a recipe."""
+    for key, value in mapping.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, (*prefix, key))
+        else:
+            yield (*prefix, key)
+
+
+def changed(path, value):
+    mapping = copy.deepcopy(GAP)
+    section = mapping
+    for key in path[:-1]:
+        section = section[key]
+    section[path[-1]] = value
+    return mapping
+
+
+def shuffled(mapping, random):
+    items = [(key, shuffled(value, random) if isinstance(value, dict) else value) for key, value in mapping.items()]
+    random.shuffle(items)
+    return dict(items)
+
+
+VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(-5, 5), st.floats(-9, 9), st.text("abc/1e", max_size=4),
+    st.lists(st.integers(0, 3), max_size=2),
+    st.dictionaries(st.sampled_from(["margin", "scale"]), st.floats(-9, 9), max_size=2),
+)  # fmt: skip
+
+
+@given(st.sampled_from(sorted(leaves(GAP))), VALUES, VALUES, st.randoms(use_true_random=False))
+@settings(max_examples=200, deadline=None)
+def test_recipes_that_differ_have_other_hashes(path, one, other, random):
+    first, second = changed(path, one), changed(path, other)
+    assert recipe_hash(first) == recipe_hash(shuffled(first, random))
+    # Text that is a number is that number in YAML, and true equals 1 in Python.
+    is_number = any(isinstance(value, str) and value[:1] == "1" for value in (one, other))
+    assumed_same = str(one) == str(other) or one == other or is_number
+    if path in (("name",), ("description",)):
+        assert recipe_hash(first) == recipe_hash(second)
+    elif path == ("model", "first_weights") and isinstance(one, str) and isinstance(other, str):
+        assert (recipe_hash(first) == recipe_hash(second)) == (one.split("/")[-1] == other.split("/")[-1])
+    elif not assumed_same:
+        assert recipe_hash(first) != recipe_hash(second)
+
+
+def test_what_does_not_decide_results_is_not_in_the_hash():
+    known = recipe_hash(load_recipe("gap"))
+    assert len(known) == 12 and int(known, 16)
+    assert known == recipe_hash(load_recipe("gap", {"name": "mine", "description": "my own"}))
+    assert known == recipe_hash(load_recipe("gap", {"data.options.path": "/data/cub"}))
+    options = "model.backbone_options.weights"
+    weights = [recipe_hash(load_recipe("gap", {options: path})) for path in ("/a/w.npz", "b/w.npz", "w.npz", "v.npz")]
+    assert weights[0] == weights[1] == weights[2] != weights[3] and known not in weights
+    first = [recipe_hash(load_recipe("gap", {"model.first_weights": path})) for path in ("/a/best.h5", "best.h5")]
+    assert first[0] == first[1] != known
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 1},
+        {"protocol.name": "fair"},
+        {"data.options.min_typefaces": 12},
+        {"data.fold": 0},
+        {"model.backbone_options.frozen_batch_norm": "all"},
+        {"loss.options.negative_margin": 0.4},
+        {"evaluation.recall_at": [1, 2, 4]},
+        {"training.precision": "mixed_float16"},
+    ],
+)
+def test_what_decides_results_is_in_the_hash(changes):
+    assert recipe_hash(load_recipe("gap", changes)) != recipe_hash(load_recipe("gap"))
+
+
+def test_the_hash_outlasts_dumping_and_more_keys(tmp_path, monkeypatch):
+    recipe = load_recipe("gap", {"loss.options.negative_margin": 0.4, "data.size": [28, 32]})
+    (tmp_path / "dumped.yaml").write_text(dump_recipe(recipe))
+    assert recipe_hash(load_recipe(tmp_path / "dumped.yaml")) == recipe_hash(recipe) == recipe_hash(to_mapping(recipe))
+    # A mapping may leave out what is as in Recipe(), and so may a recipe of an earlier version.
+    values = decisive_values(recipe)
+    assert values["loss.options"] == {"negative_margin": 0.4} and "training.precision" not in values
+    assert recipe_hash(nested(values)) == recipe_hash(recipe)
+    assert recipe_hash({"optimizer": {"learning_rate": "2e-3"}}) == recipe_hash({"optimizer": {"learning_rate": 0.002}})
+    assert recipe_hash({"seed": 1}) == recipe_hash({"seed": 1.0})

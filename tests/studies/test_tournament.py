@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
-from tfdml.experiments import InputError, load_recipe
-from tfdml.studies import queue
+from tfdml.experiments import InputError, load_recipe, runner
 from tfdml.studies.tournament import CONTESTANTS, ranks_of, tournament
 
 QUICK = {key: value for key, value in tiny_backbone.CHANGES.items() if key.partition(".")[0] in ("model", "training")}
@@ -33,13 +32,13 @@ def test_contestants_differ_in_what_belongs_to_the_loss_alone(name):
 
 def test_runs_ranks_and_goes_on(tmp_path, monkeypatch):
     names = ["contrastive", "margin", "proxy_anchor"]
-    trained, train = [], queue.train
+    trained, train = [], runner.train
 
     def count_and_train(recipe, *args, **kwargs):
         trained.append(recipe)
         return train(recipe, *args, **kwargs)
 
-    monkeypatch.setattr(queue, "train", count_and_train)
+    monkeypatch.setattr(runner, "train", count_and_train)
     with tiny_backbone.registered():
         arguments = dict(embedding_sizes=[4], seeds=[0], overrides=QUICK)
         tournament(str(tmp_path), names[:2], **arguments)

@@ -3,6 +3,7 @@
 from tfdml.experiments.commands import evaluate_main, train_main
 from tfdml.experiments.errors import InputError, RecipeError, RunFolderError
 from tfdml.experiments.evaluation import Evaluation, evaluate, judge
+from tfdml.experiments.protocols import ProtocolResult, plan, resume_protocol, run_protocol
 from tfdml.experiments.recipe import Recipe
 from tfdml.experiments.recipe_files import dump_recipe, load_preset, load_recipe, preset_names, recipe_names
 from tfdml.experiments.run_folder import RunFolder
@@ -12,6 +13,7 @@ __all__ = [
     "Evaluation",
     "InputError",
     "NonFiniteLossError",
+    "ProtocolResult",
     "Recipe",
     "RecipeError",
     "RunFolder",
@@ -23,9 +25,12 @@ __all__ = [
     "judge",
     "load_preset",
     "load_recipe",
+    "plan",
     "preset_names",
     "recipe_names",
     "resume",
+    "resume_protocol",
+    "run_protocol",
     "train",
     "train_main",
 ]

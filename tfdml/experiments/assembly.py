@@ -10,14 +10,22 @@ import pathlib
 from typing import NamedTuple
 
 import keras
+import tensorflow as tf
 
-from tfdml import data, losses, miners
+from tfdml import backbones, data, losses, miners
 from tfdml.callbacks import PrototypeWarmup
 from tfdml.experiments.errors import RecipeError, input_errors, nearest_key
 from tfdml.experiments.recipe import Recipe
 from tfdml.layers import ClassProxies, CrossBatchMemory, ZeroShotPrediction
 from tfdml.layers.pooling import GeneralizedSumPooling, PrototypePooling, get_pooling
-from tfdml.models import CCPModel, MetricModel, adapt_pooling, build_embedder, settle_batch_normalization
+from tfdml.models import (
+    CCPModel,
+    MetricModel,
+    adapt_pooling,
+    build_embedder,
+    build_head,
+    settle_batch_normalization,
+)
 
 # So many training pictures are enough to choose the first prototypes from their local features.
 _PICTURES_FOR_PROTOTYPES = 512
@@ -28,28 +36,40 @@ class ExperimentData(NamedTuple):
     """The pictures of a run.
 
     Attributes:
-        train, validation, test: `LabeledImages` without a common class.
-        preprocessing: What brings their pictures into the network's shape.
+        train, validation, test: `LabeledImages` (or `LabeledFeatures`) without a common class; validation and test can
+            be the same.
+        preprocessing: What brings their pictures into the network's shape; None for features.
     """
 
-    train: data.LabeledImages
-    validation: data.LabeledImages
-    test: data.LabeledImages
-    preprocessing: data.Preprocessing
+    train: data.LabeledSamples
+    validation: data.LabeledSamples
+    test: data.LabeledSamples
+    preprocessing: data.Preprocessing | None
 
 
 def load_data(recipe: Recipe) -> ExperimentData:
     """Loads the data set, splits its classes and says how pictures are preprocessed."""
     config = recipe.data
     pictures = data.load(config.name, **config.options)
-    splits = data.split_classes(
-        pictures, validation=config.validation_classes, test=config.test_classes, seed=config.split_seed
+    return ExperimentData(*split(config, pictures), make_preprocessing(config, pictures))
+
+
+def split(config, pictures):
+    """The classes of a data set, split as a recipe's `data` section says: `Splits`."""
+    return data.split_classes(
+        pictures,
+        validation=config.validation_classes,
+        test=config.test_classes,
+        seed=config.split_seed,
+        fold=config.fold,
+        folds=config.folds,
     )
-    return ExperimentData(*splits, make_preprocessing(config, pictures))
 
 
 def make_preprocessing(config, pictures=None):
-    """The preprocessing of a recipe's `data` section; what that leaves open is taken from the pictures."""
+    """The preprocessing of a recipe's `data` section, what that leaves open from the pictures; None for features."""
+    if config.name == "features":
+        return None
     shape = None if pictures is None else pictures.image_shape
     if shape is None and (config.size is None or config.channels is None):
         raise RecipeError(
@@ -61,8 +81,21 @@ def make_preprocessing(config, pictures=None):
     return data.Preprocessing(size=size, channels=channels, short_side=config.short_side)
 
 
-def complete_recipe(recipe: Recipe, preprocessing) -> Recipe:
-    """The recipe with the pictures' shape in it, which it may have left to the data set."""
+def complete_recipe(recipe: Recipe, pictures: ExperimentData) -> Recipe:
+    """The recipe with the shape of the pictures, or the size of the features, which it may have left to the data set.
+
+    Raises:
+        RecipeError: If its features are of another size.
+    """
+    if recipe.has_head:
+        head = dataclasses.replace(recipe.model.head, input_size=pictures.train.feature_size)
+        if recipe.model.head.input_size not in (None, head.input_size):
+            raise RecipeError(
+                f"Received: model.head.input_size={recipe.model.head.input_size} with features of {head.input_size} "
+                "numbers; expected the same, or null."
+            )
+        return dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, head=head))
+    preprocessing = pictures.preprocessing
     size = recipe.data.size if recipe.data.size is not None else preprocessing.size
     shape = dataclasses.replace(recipe.data, size=size, channels=preprocessing.channels)
     return dataclasses.replace(recipe, data=shape)
@@ -70,21 +103,34 @@ def complete_recipe(recipe: Recipe, preprocessing) -> Recipe:
 
 def make_augmentation(recipe: Recipe):
     """The augmentation, or None if it would change nothing."""
-    options = dataclasses.asdict(recipe.augmentation)
-    changes = any(value for name, value in options.items() if name != "crop_aspect")
-    return data.Augmentation(**options) if changes else None
+    config = recipe.augmentation
+    return data.Augmentation(**dataclasses.asdict(config)) if config.changes else None
 
 
 def make_embedder(recipe: Recipe, preprocessing):
-    """The embedder with its first random weights."""
+    """The embedder of a complete recipe, with its first random weights."""
     config = recipe.model
+    if recipe.has_head:
+        return make_head(recipe)
+    with input_errors():
+        backbone = backbones.get_backbone(config.backbone, preprocessing.image_shape, **config.backbone_options)
     return build_embedder(
-        config.backbone,
+        backbone,
         pooling=make_pooling(recipe),
         embedding_size=config.embedding_size,
         normalization=None if config.normalization == "none" else config.normalization,
-        input_shape=preprocessing.image_shape,
     )
+
+
+def make_head(recipe: Recipe):
+    """What embeds features, with its first random weights."""
+    config = recipe.model
+    with input_errors():
+        return build_head(
+            **dataclasses.asdict(config.head),
+            embedding_size=config.embedding_size,
+            normalization=None if config.normalization == "none" else config.normalization,
+        )
 
 
 def make_pooling(recipe: Recipe):
@@ -111,7 +157,11 @@ def start_embedder(recipe: Recipe, embedder, pictures: ExperimentData):
     if first_weights is not None:
         load_first_weights(embedder, first_weights)
         return
-    settle_batch_normalization(embedder, training_batches(recipe, pictures).take(_BATCHES_TO_SETTLE))
+    # Statistics of pretrained weights are those that its convolutions were trained with.
+    if not recipe.model.is_pretrained:
+        settle_batch_normalization(embedder, training_batches(recipe, pictures).take(_BATCHES_TO_SETTLE))
+    if recipe.has_head:
+        return
     pooling = embedder.get_layer("pooling")
     # What a warm-up starts from in the end does not count, and random prototypes are those of the layer.
     from_features = not isinstance(pooling, GeneralizedSumPooling) or recipe.model.gsp.start == "k_center"
@@ -150,6 +200,9 @@ def prototype_warmup(recipe: Recipe, pictures: ExperimentData):
 
 def restore_embedder(recipe: Recipe, weights):
     """The embedder of a complete recipe, with the weights in a file."""
+    # Those that the training began with would be read in vain, if they are still there.
+    options = {name: value for name, value in recipe.model.backbone_options.items() if name != "weights"}
+    recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, backbone_options=options))
     with precision_policy(recipe.training.precision):
         embedder = make_embedder(recipe, make_preprocessing(recipe.data))
     embedder.load_weights(weights)
@@ -309,6 +362,18 @@ def training_batches(recipe: Recipe, pictures: ExperimentData, start_batch=0):
         pictures.preprocessing,
         augmentation=make_augmentation(recipe),
         start_batch=start_batch,
+    )
+
+
+def validation_batches(recipe: Recipe, pictures: ExperimentData):
+    """All validation pictures once; labels are a dict with `"is_query"` where queries are to be found in a gallery."""
+    validation = pictures.validation
+    batches = data.evaluation_batches(validation, recipe.evaluation.batch_size, pictures.preprocessing)
+    if validation.is_query is None:
+        return batches
+    are_queries = tf.data.Dataset.from_tensor_slices(validation.is_query).batch(recipe.evaluation.batch_size)
+    return tf.data.Dataset.zip((batches, are_queries)).map(
+        lambda batch, is_query: (batch[0], {"label": batch[1], "is_query": is_query})
     )
 
 

@@ -6,21 +6,28 @@ import contextlib
 import json
 import logging
 import sys
-from typing import Literal
+from typing import Literal, Union
 
 from tfdml.experiments.errors import InputError
 from tfdml.experiments.evaluation import evaluate
 from tfdml.experiments.parsing import CommandParser, add_recipe_options
+from tfdml.experiments.protocols import ProtocolResult, is_protocol_folder, resume_protocol, run_protocol
+from tfdml.experiments.queue import run_queue
 from tfdml.experiments.recipe_files import dump_recipe, load_preset, load_recipe, preset_names, recipe_names
 from tfdml.experiments.run_folder import RunFolder
 from tfdml.experiments.runner import NonFiniteLossError, resume, train
+from tfdml.experiments.table_files import load_table, table_names
+
+_METRIC_NAMES = {"map_at_r": "MAP@R", "precision_at_1": "P@1"}
 
 _TRAIN_EXAMPLES = """
 examples:
   %(prog)s                                         the default recipe
   %(prog)s gap --training.max_validations 10       a recipe with a change
   %(prog)s --recipe mine.yaml --out runs/mine      your own, in a folder of your choice
-  %(prog)s --resume runs/mine                      goes on after an interruption
+  %(prog)s --resume runs/mine                      goes on after an interruption, with a protocol, too
+  %(prog)s gap --protocol.name fair                the four runs of the fair protocol, and their mean
+  %(prog)s --queue 'table-5.1/cub/*' --out runs/cub  a queue of recipes; the same again goes on
   %(prog)s gsp --print-recipe > mine.yaml          a recipe to change
   %(prog)s gap --preset thesis/c2-cub              published hyperparameters over a recipe; repeat --preset for more
 
@@ -30,6 +37,7 @@ _EVALUATE_EXAMPLES = """
 examples:
   %(prog)s runs/mine                                    the run's own test classes
   %(prog)s runs/mine --split validation
+  %(prog)s runs/fair/runs/repeat0-fold* --ensemble      the embeddings of several networks side by side
   %(prog)s runs/mine/saved_model --data digits          any data set, all classes
   %(prog)s runs/mine --data PICTURES                    a folder with a sub-folder for each class
   %(prog)s runs/mine --data glyphs --options.min_typefaces 20"""
@@ -55,27 +63,33 @@ def train_main(argv=None):
         overrides.pop(name, False) for name in ("list_recipes", "list_presets", "print_recipe")
     )
     name, presets = overrides.pop("recipe", None), overrides.pop("preset", None) or []
+    queue = overrides.pop("queue", None)
     with _told_input_errors(parser):
         if list_recipes:
-            for known in recipe_names():
-                print(f"{known:14} {load_recipe(known).description}")
+            print("\n".join(_recipe_list()))
             return 0
         if list_presets:
             for known in preset_names():
                 print(f"{known:32} {_in_one_line(load_preset(known))}")
             return 0
         if resumed is not None:
-            if positional or name or out or overrides or presets or print_recipe:
+            if positional or name or queue or out or overrides or presets or print_recipe:
                 parser.refuse(
                     "--resume takes everything from the run: no recipe, --out, presets or changes go with it."
                 )
             return _run(lambda: _resume(resumed, verbose))
+        if queue is not None:
+            if positional or name or resumed or print_recipe or out is None:
+                parser.refuse("--queue names all recipes itself, and takes changes, presets and --out, which it needs.")
+            return _run_queue(queue, out, overrides, presets, verbose)
         if positional and name:
             parser.refuse(f"Two recipes. Received: {positional!r} and --recipe {name}.")
         recipe = load_recipe(positional or name or "default", overrides, presets)
         if print_recipe:
             print(dump_recipe(recipe), end="")
             return 0
+        if recipe.protocol.name != "single":
+            return _run(lambda: run_protocol(recipe, out, verbose=verbose))
         return _run(lambda: train(recipe, out, verbose=verbose))
 
 
@@ -91,15 +105,19 @@ def evaluate_main(argv=None):
     argv = sys.argv[1:] if argv is None else list(argv)
     parser = _evaluate_parser()
     given = parser.parse_given(argv)
-    path, options = given.pop("RUN_OR_SAVEDMODEL"), given.pop("options", {})
-    pictures = not given.pop("no_pictures", False)
+    paths, options = given.pop("RUN_OR_SAVEDMODEL"), given.pop("options", {})
+    pictures, as_one = not given.pop("no_pictures", False), given.pop("ensemble", False)
     data, split, out = (given.pop(name, None) for name in ("data", "split", "out"))
-    with _told_input_errors(parser), _console_log():
-        done = evaluate(path, data, options, split=split, splitting=given, out=out, pictures=pictures)
-    print(f"{done.data}, {done.split} classes: {done.images} pictures of {done.classes} classes")
-    for name, value in done.metrics.items():
-        print(f"  {name:26} {value:.4f}" if isinstance(value, float) else f"  {name:26} {value}")
-    print(f"Files: {done.folder}")
+    if len(paths) > 1 and out is not None and not as_one:
+        parser.refuse(f"One folder for several evaluations. Received: --out {out} with {len(paths)} runs.")
+    for path in [paths] if as_one else paths:
+        with _told_input_errors(parser), _console_log():
+            done = evaluate(path, data, options, split=split, splitting=given, out=out, pictures=pictures)
+        together = f", {len(paths)} networks as one" if as_one else ""
+        print(f"{done.data}, {done.split} classes: {done.images} pictures of {done.classes} classes{together}")
+        for name, value in done.metrics.items():
+            print(f"  {name:26} {value:.4f}" if isinstance(value, float) else f"  {name:26} {value}")
+        print(f"Files: {done.folder}")
     return 0
 
 
@@ -118,18 +136,50 @@ def _run(run):
     return 0
 
 
+def _run_queue(patterns, out, overrides, presets, verbose):
+    try:
+        with _console_log():
+            results, errors = run_queue(patterns, out, overrides, presets, verbose=verbose)
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command again goes on.", file=sys.stderr)
+        return 130
+    for name, result in results.items():
+        print(f"{name}\n{_summary(result)}\n")
+    print(f"{len(results)} of {len(results) + len(errors)} recipes finished in {out}.")
+    return 1 if errors else 0
+
+
 def _resume(folder, verbose):
+    if is_protocol_folder(folder):
+        return resume_protocol(folder, verbose=verbose)
     if RunFolder.open(folder).is_finished:
         print("This run is finished; there is nothing to resume.")
     return resume(folder, verbose=verbose)
 
 
 def _summary(result):
+    return _summary_of_protocol(result) if isinstance(result, ProtocolResult) else _summary_of_run(result)
+
+
+def _summary_of_protocol(result):
+    summary = result.summary
+    number, note = summary["evaluations"], ", early stopping on the test classes" * summary["monitors_test_classes"]
+    lines = [f"Protocol {summary['protocol']}{note}: {number} evaluation{'s' * (number > 1)}", "Test classes"]
+    for kind, metrics in summary["metrics"].items():
+        lines.append(f"  {kind}")
+        for name, value in metrics.items():
+            deviation = "" if value["deviation"] is None else f" ± {value['deviation']:.4f}"
+            lines.append(f"    {name:18} {value['mean']:6.4f}{deviation}")
+    return "\n".join([*lines, f"Files: {result.folder}"])
+
+
+def _summary_of_run(result):
+    monitored = next(name for name in result.validation if name != "epoch")
     training, test, untrained = result.training, result.test, result.untrained
     projections = f", {training['projections']} projections" if "projections" in training else ""
     lines = [
         f"Trained for {training['steps']} steps in {training['seconds']:.0f} s{projections}; "
-        f"best validation MAP@R {result.validation['map_at_r']:.4f} "
+        f"best validation {_METRIC_NAMES[monitored]} {result.validation[monitored]:.4f} "
         f"after validation {result.validation['epoch']}.",
         "Test classes        MAP@R     P@1",
         f"  untrained        {untrained['map_at_r']:6.4f}  {untrained['precision_at_1']:6.4f}",
@@ -141,6 +191,14 @@ def _summary(result):
     return "\n".join(lines)
 
 
+def _recipe_list():
+    """The lines of --list-recipes: the recipes of the package, then those of each table with braces as a shell has."""
+    lines = [f"{known:14} {load_recipe(known).description}" for known in recipe_names(tables=False)]
+    for table in map(load_table, table_names()):
+        lines += ["", table.title, *(f"  {names}" for names in table.recipes_in_braces())]
+    return lines
+
+
 def _in_one_line(mapping):
     """A preset as YAML without line breaks."""
     return " ".join(f"{key}: {json.dumps(value)}".replace('"', "") for key, value in mapping.items())
@@ -148,11 +206,15 @@ def _in_one_line(mapping):
 
 def _train_parser():
     parser = CommandParser(
-        usage="%(prog)s [RECIPE] [--preset PRESET ...] [--KEY VALUE ...] [--out DIR] | --resume RUN",
+        usage="%(prog)s [RECIPE] [--preset PRESET ...] [--KEY VALUE ...] [--out DIR] | --resume RUN |"
+        " --queue PATTERN ... --out DIR",
         description="Trains an embedder by a recipe and leaves a run folder with everything about it.",
         epilog=_TRAIN_EXAMPLES,
     )
-    parser.add_argument("RECIPE", nargs="?", help=f"One of {', '.join(recipe_names())}, or a YAML file.")
+    parser.add_argument(
+        "RECIPE", nargs="?", help=f"One of {', '.join(recipe_names(tables=False))}, a row of a table as in "
+        "table-3.1/cub/c2-ccp-l (--list-recipes has them all), or a YAML file.",
+    )  # fmt: skip
     parser.add_argument("--recipe", metavar="RECIPE", help="The same as an option.")
     parser.add_argument(
         "--preset", metavar="PRESET", action="append", help="Part of a recipe that goes over it; can be repeated."
@@ -160,6 +222,10 @@ def _train_parser():
     parser.add_argument(
         "--out", metavar="DIR", help="The run's folder, which must not exist; runs/NAME-DATE-TIME."
     )
+    parser.add_argument(
+        "--queue", metavar="PATTERN", nargs="+",
+        help="Recipes one after the other, with * and ? as in a shell, each in its folder of --out; can go on.",
+    )  # fmt: skip
     parser.add_argument("--resume", metavar="RUN", help="Go on with an interrupted run.")
     parser.add_argument(
         "--verbose", type=Literal[0, 1, 2],
@@ -176,11 +242,16 @@ def _train_parser():
 
 def _evaluate_parser():
     parser = CommandParser(
-        usage="%(prog)s RUN_OR_SAVEDMODEL [--data NAME_OR_FOLDER] [--split SPLIT] [--out DIR] ...",
+        usage="%(prog)s RUN_OR_SAVEDMODEL ... [--ensemble] [--data NAME_OR_FOLDER] [--split SPLIT] [--out DIR] ...",
         description="Judges a trained embedder on any data: retrieval metrics and pictures.",
         epilog=_EVALUATE_EXAMPLES,
     )
-    parser.add_argument("RUN_OR_SAVEDMODEL", help="A run's folder, or an exported SavedModel.")
+    parser.add_argument(
+        "RUN_OR_SAVEDMODEL", nargs="+", help="A run's folder, or an exported SavedModel; each of several is judged."
+    )
+    parser.add_argument(
+        "--ensemble", action="store_true", help="Judge several as one: their embeddings are laid side by side."
+    )
     parser.add_argument(
         "--data", metavar="NAME_OR_FOLDER",
         help="A data set of the registry or a folder of pictures; by default the run's own.",
@@ -195,7 +266,11 @@ def _evaluate_parser():
     parser.add_argument(
         "--validation_classes", type=float, help="Share of the validation classes; the run's, or 0.2."
     )
-    parser.add_argument("--test_classes", type=float, help="Share of the test classes; the run's, or 0.3.")
+    parser.add_argument(
+        "--test_classes", type=Union[float, Literal["published"]], help="Share of the test classes; the run's, or 0.3."
+    )
+    parser.add_argument("--fold", type=int, help="Part of the training classes that validates; the run's, or none.")
+    parser.add_argument("--folds", type=int, help="How many such parts there are; the run's, or 4.")
     parser.add_argument("--split_seed", type=int, help="Shuffles the classes before; the run's, or none.")
     parser.add_argument(
         "--out",

@@ -25,9 +25,11 @@ def draw_training(folder, history):
 def draw_evaluation(folder, pictures, preprocessing, embeddings, labels, config, seed, embedder=None):
     """Writes `embedding_map.png`, `nearest_neighbors.png` and, if the pooling weighs, `pooling_maps.png`.
 
+    Of features, which cannot be shown, only the first.
+
     Args:
         folder: Where to.
-        pictures: The `LabeledImages` that were embedded.
+        pictures: The `LabeledImages` or `LabeledFeatures` that were embedded.
         preprocessing: How they are brought into shape.
         embeddings: `(n, d)`, in the order of the pictures.
         labels: `(n,)`.
@@ -40,6 +42,8 @@ def draw_evaluation(folder, pictures, preprocessing, embeddings, labels, config,
         return
     names = pictures.class_names
     plots.save(plots.embedding_map(embeddings, labels, names, seed=seed), folder / "embedding_map.png")
+    if not isinstance(pictures, data.LabeledImages):
+        return
     queries = _choose_queries(labels, config.queries, seed)
     shown = _show(pictures, queries, preprocessing)
     neighbors = min(config.neighbors, len(labels) - 1)

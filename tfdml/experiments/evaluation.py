@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+from typing import NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfdml import data
@@ -16,7 +18,7 @@ from tfdml.experiments.errors import InputError, RunFolderError, input_errors
 from tfdml.experiments.recipe import DataConfig, EvaluationConfig
 from tfdml.experiments.run_folder import RunFolder, check_is_free, new_dated_folder, new_folder, write_json
 from tfdml.export import load_saved_model
-from tfdml.metrics import retrieval_metrics
+from tfdml.metrics import query_gallery_metrics
 from tfdml.models import embed
 
 SPLITS = ("all", "train", "validation", "test")
@@ -42,19 +44,20 @@ class Evaluation:
     classes: int
 
 
-def judge(embedder, batches, ks=(1, 2, 4, 8)):
-    """Embeds pictures and compares each with all others.
+def judge(embedder, batches, ks=(1, 2, 4, 8), is_query=None):
+    """Embeds pictures and compares each with all others, or the queries with the gallery.
 
     Args:
         embedder: A model from images to embeddings.
         batches: A finite `tf.data.Dataset` of (images, labels).
         ks: The k of recall@k.
+        is_query: Whether each picture is a query or in the gallery, `(n,)` bools; `None` for both.
 
     Returns:
         The embeddings `(n, d)`, their labels `(n,)` and the retrieval metrics.
     """
     embeddings, labels = embed(embedder, batches)
-    return embeddings, labels, retrieval_metrics(embeddings, labels, ks=ks)
+    return embeddings, labels, query_gallery_metrics(embeddings, labels, is_query, ks)
 
 
 def evaluate(
@@ -67,52 +70,59 @@ def evaluate(
     out=None,
     pictures=True,
 ):
-    """Judges a run or a SavedModel and leaves a folder with `metrics.json` and pictures.
+    """Judges a run or a SavedModel, or several of them as one, and leaves a folder with `metrics.json` and pictures.
+
+    Several are an ensemble: their embeddings are laid side by side, as the fair protocol does with the models of its
+    folds, so that squared distances add up.
 
     Args:
-        path: A run's folder, or a SavedModel that this package exported.
-        data_name: A data set of the registry, or a folder of pictures; by default the run's own.
+        path: A run's folder, or a SavedModel that this package exported; or a list of these, for an ensemble.
+        data_name: A data set of the registry, or a folder of pictures; by default the (first) run's own.
         data_options: What the data set takes.
         split: `"all"`, `"train"`, `"validation"` or `"test"` classes; by default test for the run's own data,
             else all.
-        splitting: Changes of the class shares: `validation_classes`, `test_classes`, `split_seed`; by default
-            the run's, else those of `DataConfig`.
+        splitting: Changes of how classes are split: `validation_classes`, `test_classes`, `split_seed`, `fold` or
+            `folds`; by default the run's, else those of `DataConfig`.
         out: The folder, which must not exist; by default a new one in the run's folder `evaluations`, or, for
-            a SavedModel, in `evaluations` where the program runs.
+            a SavedModel or an ensemble, in `evaluations` where the program runs.
         pictures: Whether pictures are drawn.
 
     Returns:
         An `Evaluation`.
 
     Raises:
-        ValueError: If the path is neither a run nor a SavedModel, the run has no weights yet, the data cannot
-            be had, or the folder exists.
+        ValueError: If a path is neither a run nor a SavedModel, a run has no weights yet, the data cannot
+            be had, runs of an ensemble keep other classes for the test, or the folder exists.
     """
     check_is_free(out)
     split = split or ("test" if data_name is None else "all")
     if split not in SPLITS:
         raise ValueError(f"Unknown split. Received: split={split!r}; expected one of {SPLITS}.")
-    path = pathlib.Path(path).expanduser()
+    paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
+    if not paths:
+        raise ValueError("There is nothing to evaluate. Received: no run and no SavedModel.")
     with input_errors():
-        open_model = _open_saved_model if (path / "saved_model.pb").is_file() else _open_run
-        recipe, preprocessing, embedder, keras_embedder = open_model(path)
+        models = [open_network(pathlib.Path(one).expanduser()) for one in paths]
+        recipe = models[0].recipe
+        _check_same_classes(models, paths, split)
         images = _load(recipe, data_name, data_options or {}, split, splitting or {})
     config = recipe.evaluation if recipe is not None else EvaluationConfig()
-    if keras_embedder is None:
-        # A SavedModel does the preprocessing itself.
-        batches = _raw_batches(images, config.batch_size)
-    else:
-        batches = data.evaluation_batches(images, config.batch_size, preprocessing)
-    embeddings, labels, metrics = judge(embedder, batches, ks=config.recall_at)
-    name = f"{images.name or 'data'}-{split}"
+    embeddings, labels = zip(*(embed(model.embedder, model.batches(images, config.batch_size)) for model in models))
+    embeddings, labels = np.concatenate(embeddings, axis=1), labels[0]
+    metrics = query_gallery_metrics(embeddings, labels, images.is_query, config.recall_at)
+    name = f"{images.name or 'data'}-{split}" + ("-ensemble" if len(models) > 1 else "")
     if out is not None:
         folder = new_folder(out)
+    elif recipe is None or len(models) > 1:
+        folder = new_dated_folder("evaluations", name)
     else:
-        folder = new_dated_folder(path / "evaluations" if recipe is not None else "evaluations", name)
+        folder = new_dated_folder(pathlib.Path(paths[0]).expanduser() / "evaluations", name)
     if pictures:
         draw_evaluation(
-            folder / "pictures", images, preprocessing, embeddings, labels, config,
-            seed=recipe.seed if recipe is not None else 0, embedder=keras_embedder,
+            folder / "pictures", images, models[0].preprocessing, embeddings, labels, config,
+            seed=recipe.seed if recipe is not None else 0,
+            # The pooling of an ensemble is that of each of its networks.
+            embedder=models[0].keras_embedder if len(models) == 1 else None,
         )  # fmt: skip
     facts = {
         "data": images.name or str(data_name),
@@ -120,16 +130,70 @@ def evaluate(
         "images": len(images),
         "classes": images.num_classes,
     }
-    # The model's path as it was given: the file may be read elsewhere.
-    write_json(folder / "metrics.json", {"model": str(path), **facts, "metrics": metrics})
+    # The paths as they were given: the file may be read elsewhere.
+    given = {"model": str(paths[0])} if len(paths) == 1 else {"ensemble": [str(one) for one in paths]}
+    write_json(folder / "metrics.json", {**given, **facts, "metrics": metrics})
     return Evaluation(folder=folder, metrics=metrics, **facts)
+
+
+class _Opened(NamedTuple):
+    """A network that was read: its recipe (None for a SavedModel), how pictures come in, and the network itself.
+
+    `keras_embedder` is None for a SavedModel, which does the preprocessing itself; `preprocessing` is None for a head,
+    which takes features of `feature_size` numbers.
+    """
+
+    recipe: object
+    preprocessing: data.Preprocessing | None
+    embedder: object
+    keras_embedder: object
+    feature_size: int | None = None
+
+    def batches(self, images, batch_size):
+        if getattr(images, "feature_size", None) != self.feature_size:
+            takes = "pictures" if self.feature_size is None else f"features of {self.feature_size} numbers"
+            raise InputError(f"The network takes {takes}. Received: {images!r}.")
+        if self.feature_size is not None:
+            return data.evaluation_batches(images, batch_size, None)
+        if self.keras_embedder is None:
+            return _raw_batches(images, batch_size)
+        return data.evaluation_batches(images, batch_size, self.preprocessing)
+
+
+def open_network(path):
+    """Reads a run's folder or a SavedModel of this package.
+
+    Returns:
+        A tuple of `recipe` (None for a SavedModel), `preprocessing`, `embedder`, and `keras_embedder` (None for a
+        SavedModel), with the method `batches(images, batch_size)`.
+    """
+    return _open_saved_model(path) if (path / "saved_model.pb").is_file() else _open_run(path)
+
+
+def _check_same_classes(models, paths, split):
+    """Raises an InputError if runs of an ensemble do not agree on what they were not trained with."""
+    if split == "all":
+        return
+    kept = ("name", "options", "test_classes", "split_seed") + (("fold", "folds") if split != "test" else ())
+    runs = [(path, model.recipe.data) for path, model in zip(paths, models) if model.recipe is not None]
+    for path, config in runs[1:]:
+        differing = [key for key in kept if getattr(config, key) != getattr(runs[0][1], key)]
+        # A seed that shuffles the training classes alone leaves the test classes what they are.
+        if split == "test" and config.test_classes == "published":
+            differing = [key for key in differing if key != "split_seed"]
+        if differing:
+            key = differing[0]
+            raise InputError(
+                f"Networks of an ensemble must have the same {split} classes. Received: {path} with data.{key}="
+                f"{getattr(config, key)!r}, and {runs[0][0]} with {getattr(runs[0][1], key)!r}."
+            )
 
 
 def _load(recipe, name, options, split, splitting):
     """The classes of a split of a data set, by default those of the run."""
     config = recipe.data if recipe is not None else DataConfig()
     if name is not None:
-        images = _load_any(name, options)
+        images = load_pictures(name, options)
     elif recipe is not None:
         images = data.load(config.name, **{**config.options, **options})
     else:
@@ -139,18 +203,19 @@ def _load(recipe, name, options, split, splitting):
         )
     if split == "all":
         return images
-    config = dataclasses.replace(config, **splitting)
-    splits = data.split_classes(
-        images, validation=config.validation_classes, test=config.test_classes, seed=config.split_seed
-    )
-    return getattr(splits, split)
+    if "validation_classes" in splitting:
+        # Which takes the place of the run's fold.
+        splitting = {"fold": None, **splitting}
+    return getattr(assembly.split(dataclasses.replace(config, **splitting), images), split)
 
 
-def _load_any(name, options):
+def load_pictures(name, options):
+    """Loads a data set by its name, or a folder of pictures or of features by its path."""
     if name not in data.dataset_names() and (
         os.path.isdir(os.path.expanduser(name)) or os.path.basename(name) != name
     ):
-        return data.load("folder", path=name, **options)
+        is_of_features = os.path.isfile(os.path.join(os.path.expanduser(name), "features.npy"))
+        return data.load("features" if is_of_features else "folder", path=name, **options)
     return data.load(name, **options)
 
 
@@ -166,12 +231,14 @@ def _raw_batches(pictures, batch_size):
 
 def _open_saved_model(path):
     saved = load_saved_model(path)
+    if saved.takes_features:
+        return _Opened(None, None, saved, None, saved.metadata["input_shape"][0])
     config = saved.metadata["preprocessing"]
     if config is None:
         # Of another preprocessing, which is inside the model, the pictures need only the shape.
         height, width, channels = saved.metadata["input_shape"]
         config = {"size": (height, width), "channels": channels}
-    return None, data.Preprocessing.from_config(config), saved, None
+    return _Opened(None, data.Preprocessing.from_config(config), saved, None)
 
 
 def _open_run(path):
@@ -184,4 +251,6 @@ def _open_run(path):
         embedder = assembly.restore_embedder(recipe, folder.best_weights)
     else:
         raise RunFolderError(f"{folder.path} has no weights yet: no validation was reached.")
-    return recipe, assembly.make_preprocessing(recipe.data), embedder, embedder
+    return _Opened(
+        recipe, assembly.make_preprocessing(recipe.data), embedder, embedder, recipe.model.head.input_size
+    )

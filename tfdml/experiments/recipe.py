@@ -1,6 +1,6 @@
 """A recipe: everything that decides a training run, as typed dataclasses."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Optional, Union
 
 from tfdml import backbones
@@ -22,25 +22,46 @@ class DataConfig:
     """1 (grey) or 3 (colour); null takes them from the data set."""
     short_side: Optional[int] = None
     """Scale the shorter side to so many pixels and cut out the centre; null stretches to the size."""
-    validation_classes: float = 0.2
-    """Share of the classes that choose the best weights, 0 to 1."""
-    test_classes: float = 0.3
-    """Share of the classes that only the final metrics see, 0 to 1."""
+    validation_classes: Union[float, Literal["test"]] = 0.2
+    """Share of the classes that choose the best weights, 0 to 1; 'test' chooses them by the test classes themselves."""
+    test_classes: Union[float, Literal["published"]] = 0.3
+    """Share of the classes that only the final metrics see, 0 to 1; 'published' for those of the data set's authors, or
+    the second half of the classes."""
     split_seed: Optional[int] = None
-    """Shuffles the classes before they are split; null keeps their order."""
+    """Shuffles the classes before they are split, but for published test classes; null keeps their order."""
+    fold: Optional[int] = None
+    """Number, from 0, of the part of the training classes that validates in place of validation_classes; or null."""
+    folds: int = 4
+    """How many parts the training classes are divided into for fold."""
 
     def __post_init__(self):
         # The data of a run are known when they are loaded; what is wrong with every data set is told before.
-        for key in ("validation_classes", "test_classes"):
-            share = getattr(self, key)
+        shares = {
+            key: getattr(self, key)
+            for key, word in (("validation_classes", "test"), ("test_classes", "published"))
+            if getattr(self, key) != word
+        }
+        for key, share in shares.items():
             _check(0 < share < 1, f"data.{key}", share, f"0 < {key} < 1")
-        total = self.validation_classes + self.test_classes
         _check(
-            total < 1,
+            sum(shares.values()) < 1 or self.fold is not None,
             "data.validation_classes + data.test_classes",
-            total,
+            sum(shares.values()),
             "less than 1: training needs classes",
         )
+        _check(self.folds >= 2, "data.folds", self.folds, "at least 2")
+        if self.fold is not None:
+            _check(0 <= self.fold < self.folds, "data.fold", self.fold, f"0 <= fold < folds={self.folds}, or null")
+            if self.validates_on_test:
+                raise RecipeError(
+                    "A fold validates on training classes. Received: data.fold="
+                    f"{self.fold} with data.validation_classes='test'; expected one of the two."
+                )
+
+    @property
+    def validates_on_test(self):
+        """Whether the test classes choose the best weights, as in the conventional protocol."""
+        return self.validation_classes == "test"
 
     @property
     def image_size(self):
@@ -83,6 +104,11 @@ class AugmentationConfig:
     crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
     """Smallest and largest width by height of a crop."""
 
+    @property
+    def changes(self):
+        """Whether a picture is changed at all."""
+        return any(getattr(self, field.name) for field in fields(self) if field.name != "crop_aspect")
+
 
 @dataclass(frozen=True)
 class GSPConfig:
@@ -108,17 +134,43 @@ class GSPConfig:
 
 
 @dataclass(frozen=True)
+class HeadConfig:
+    """What embeds features of a frozen network, for data.name 'features'; then backbone and pooling have no part."""
+
+    input_size: Optional[int] = None
+    """Numbers in a feature; null takes them from the data."""
+    hidden: tuple[int, ...] = ()
+    """Sizes of the hidden layers; [] for a linear head."""
+    activation: str = "relu"
+    """Activation of the hidden layers, by its name in Keras."""
+    dropout: float = 0.0
+    """Share of what each layer receives, the features among it, that training sets to 0; 0 to 1."""
+    batch_normalization: bool = False
+    """Whether the features and each hidden layer are batch-normalised."""
+
+    def __post_init__(self):
+        size = self.input_size
+        _check(size is None or size >= 1, "model.head.input_size", size, "at least 1, or null")
+        _check(min(self.hidden, default=1) >= 1, "model.head.hidden", self.hidden, "integers >= 1")
+        _check(0 <= self.dropout < 1, "model.head.dropout", self.dropout, "0 <= dropout < 1")
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """The embedder: backbone, pooling, embedding, normalization."""
 
     backbone: str = "resnet20v2"
     """Network from pictures to local features."""
+    backbone_options: dict[str, Any] = field(default_factory=dict)
+    """What the backbone takes, as in --model.backbone_options.weights imagenet."""
     pooling: str = "gsp"
     """'gap' (average), 'gsp' (generalized sum pooling), or another pooling of tfdml by its name."""
     pooling_options: dict[str, Any] = field(default_factory=dict)
     """What a pooling without a section of its own takes, as in --model.pooling_options.power 4."""
     gsp: GSPConfig = field(default_factory=GSPConfig)
     """Generalized sum pooling."""
+    head: HeadConfig = field(default_factory=HeadConfig)
+    """Embeds features in place of backbone and pooling."""
     embedding_size: int = 128
     """Size of the local features that are pooled; that of the embedding, too, unless the pooling gives another."""
     normalization: Literal["l2", "clip", "none"] = "clip"
@@ -134,6 +186,11 @@ class ModelConfig:
                 f"The options of generalized sum pooling are in model.gsp. Received: model.pooling_options="
                 f"{self.pooling_options} with model.pooling={self.pooling!r}."
             )
+
+    @property
+    def is_pretrained(self):
+        """Whether the backbone begins with weights of another training."""
+        return self.backbone_options.get("weights") is not None
 
     @property
     def has_gsp(self):
@@ -273,6 +330,10 @@ class OptimizerConfig:
     """The learning rate falls after every so many passes over the training pictures; null keeps it."""
     decay_factor: float = 0.1
     """To so much of itself does the learning rate fall."""
+    plateau_patience: Optional[int] = None
+    """The learning rate falls after so many validations without a better training.monitor; null keeps it."""
+    plateau_factor: float = 0.5
+    """To so much of itself does the learning rate fall on a plateau."""
 
     def __post_init__(self):
         for key in ("learning_rate", "proxy_learning_rate_multiplier"):
@@ -280,6 +341,14 @@ class OptimizerConfig:
         _check(0 <= self.beta_2 < 1, "optimizer.beta_2", self.beta_2, "0 <= beta_2 < 1")
         _check(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "0 <= momentum < 1")
         _check(0 < self.decay_factor <= 1, "optimizer.decay_factor", self.decay_factor, "0 < decay_factor <= 1")
+        _check(0 < self.plateau_factor < 1, "optimizer.plateau_factor", self.plateau_factor, "0 < plateau_factor < 1")
+        patience = self.plateau_patience
+        _check(patience is None or patience >= 1, "optimizer.plateau_patience", patience, "at least 1, or null")
+        if patience is not None and self.decay_epochs is not None:
+            raise RecipeError(
+                "The learning rate falls by a schedule or on a plateau. Received: "
+                f"optimizer.decay_epochs={self.decay_epochs:g} with optimizer.plateau_patience={patience}."
+            )
         for key in ("weight_decay", "l2_weight_decay", "warmup_epochs"):
             _check(getattr(self, key) >= 0, f"optimizer.{key}", getattr(self, key), "at least 0")
         for key in ("global_clipnorm", "decay_epochs"):
@@ -301,8 +370,10 @@ class TrainingConfig:
     """Training steps between two validations; an epoch of the progress bar."""
     max_validations: int = 60
     """Training ends after so many validations at the latest."""
+    monitor: Literal["map_at_r", "precision_at_1"] = "map_at_r"
+    """The metric of the validation classes that chooses the best weights, ends a proxy problem and the training."""
     patience: int = 15
-    """Training ends after so many validations without a better MAP@R."""
+    """Training ends after so many validations without a better value of monitor."""
     max_minutes: Optional[float] = None
     """Training ends after so many minutes; null for no limit."""
     average_momentum: Optional[float] = None
@@ -333,6 +404,8 @@ class EvaluationConfig:
     """The k of recall@k."""
     pictures: bool = True
     """Whether pictures are drawn."""
+    keep_embeddings: bool = False
+    """Whether the run folder keeps the embeddings of the test pictures; a protocol needs them."""
     queries: int = 8
     """Queries in the pictures of neighbours and pooling weights."""
     neighbors: int = 8
@@ -350,8 +423,29 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class ProtocolConfig:
+    """Which runs of the recipe make a result."""
+
+    name: Literal["single", "fair", "conventional", "cross_validation", "fixed_validation"] = "single"
+    """'single': one run, with the classes that data gives. 'fair': a run for each of 4 contiguous parts of the training
+    classes, which validates on it; their mean, and all of their embeddings side by side. 'conventional': validation on
+    the test classes. 'cross_validation': a run for each of 10 random parts of the training classes.
+    'fixed_validation': validation on the last of 10 parts."""
+    folds: Optional[int] = None
+    """Parts of the training classes; null for 4 in 'fair', 10 in 'cross_validation' and 'fixed_validation'."""
+    repeats: int = 1
+    """How often each run is done, with other seeds."""
+
+    def __post_init__(self):
+        _check(self.folds is None or self.folds >= 2, "protocol.folds", self.folds, "at least 2, or null")
+        _check(self.repeats >= 1, "protocol.repeats", self.repeats, "at least 1")
+        if self.folds is not None and self.name in ("single", "conventional"):
+            raise RecipeError(f"Received: protocol.folds={self.folds} with protocol.name={self.name!r}; expected null.")
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """A training run. Same recipe, same run: nothing outside it decides what happens."""
+    """A training run, or the runs of a protocol. Same recipe, same run: nothing outside it decides what happens."""
 
     name: str = "default"
     """The recipe's name, and the start of its run folders' names."""
@@ -359,6 +453,7 @@ class Recipe:
     """One line on what it is."""
     seed: int = 0
     """Decides the first weights, the batches and the pools."""
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     data: DataConfig = field(default_factory=DataConfig)
     batches: BatchConfig = field(default_factory=BatchConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
@@ -373,8 +468,9 @@ class Recipe:
 
     def __post_init__(self):
         _check(0 <= self.seed < 2**32, "seed", self.seed, "0 <= seed < 2**32")
-        named = bool(self.name) and not set(self.name) & set("/\\\0") and self.name not in (".", "..")
-        _check(named, "name", self.name, "text that can name a folder")
+        parts = self.name.split("/")
+        named = not set(self.name) & set("\\\0") and not set(parts) & {"", ".", ".."}
+        _check(named, "name", self.name, "text that can name a folder, / between its parts")
         if self.ccp.enabled and not self.references.has_proxies:
             raise RecipeError(
                 f"CCP draws class proxies. Received: ccp.enabled=true with references.name={self.references.name!r}; "
@@ -395,6 +491,16 @@ class Recipe:
                 f"This pooling has no attributes. Received: zero_shot.enabled=true with model.pooling="
                 f"{self.model.pooling!r}; expected model.pooling='gsp', 'gsp_gmp' or 'gap'."
             )
+        if self.protocol.name != "single" and self.data.fold is not None:
+            raise RecipeError(
+                f"The protocol gives each run its fold. Received: data.fold={self.data.fold} with "
+                f"protocol.name={self.protocol.name!r}; expected data.fold=null, or protocol.name='single'."
+            )
+        if self.protocol.name == "single" and self.protocol.repeats != 1:
+            raise RecipeError(
+                f"Received: protocol.repeats={self.protocol.repeats} with protocol.name='single'; expected 1."
+            )
+        self._check_head()
         warmup = self.warmup_validations
         _check(
             warmup < self.training.max_validations, "model.gsp.warmup_validations", warmup,
@@ -404,6 +510,36 @@ class Recipe:
             self.references.name != "batch" or self.batches.samples_per_class >= 2, "batches.samples_per_class",
             self.batches.samples_per_class, "at least 2 with references.name='batch', for positive pairs",
         )  # fmt: skip
+
+    def _check_head(self):
+        if not self.has_head:
+            if self.model.head != HeadConfig():
+                raise RecipeError(
+                    f"A head embeds features. Received: model.head={self.model.head} with data.name="
+                    f"{self.data.name!r}; expected data.name='features', or no model.head."
+                )
+            return
+        for key in ("size", "channels", "short_side"):
+            value = getattr(self.data, key)
+            _check(value is None, f"data.{key}", value, "null with data.name='features', which are no pictures")
+        _check(
+            self.model.pooling == "gap", "model.pooling", self.model.pooling,
+            "'gap' with data.name='features': there is no map to be pooled",
+        )  # fmt: skip
+        for key in ("pooling_options", "backbone_options"):
+            value = getattr(self.model, key)
+            _check(not value, f"model.{key}", value, "none with data.name='features'")
+        _check(not self.zero_shot.enabled, "zero_shot.enabled", True, "false with data.name='features'")
+        if self.augmentation.changes:
+            raise RecipeError(
+                "Features are taken as they are. Received: augmentation with data.name='features'; expected all of it "
+                "to be 0."
+            )
+
+    @property
+    def has_head(self):
+        """Whether features are embedded rather than pictures."""
+        return self.data.name == "features"
 
     @property
     def warmup_validations(self):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
+import hashlib
+import json
 import os
 import pathlib
+import re
 from collections.abc import Mapping
 
 import yaml
@@ -12,17 +16,21 @@ import yaml
 from tfdml.experiments.errors import RecipeError, nearest_key
 from tfdml.experiments.parsing import parse_yaml, recipe_from_mapping, to_mapping
 from tfdml.experiments.recipe import Recipe
+from tfdml.experiments.table_files import load_table, quoted_rows, table_names, table_recipes
 
 _BUILT_IN = pathlib.Path(__file__).parent / "recipes"
 _PRESETS = pathlib.Path(__file__).parent / "presets"
 _SUFFIXES = (".yaml", ".yml")
 
 
-def recipe_names():
-    """The names of the recipes that come with the package, `default` first."""
-    return sorted(
-        (path.stem for path in _BUILT_IN.glob("*.yaml")), key=lambda name: (name != "default", name)
-    )
+def recipe_names(tables=True):
+    """The names of the recipes that come with the package, `default` first.
+
+    Args:
+        tables: Whether the recipes of the rows of tables are among them, as in `"table-3.1/cub/c2-ccp-l"`.
+    """
+    names = sorted((path.stem for path in _BUILT_IN.glob("*.yaml")), key=lambda name: (name != "default", name))
+    return [*names, *table_recipes()] if tables else names
 
 
 def preset_names():
@@ -65,8 +73,8 @@ def load_recipe(name_or_path="default", overrides=None, presets=()):
 
     A recipe's file may name others, recipes or presets, in the key `base` and give what differs from them; of a list
     each goes over those before it. What none of them gives has the default of `Recipe`. Mappings are merged key by
-    key, with one exception: the `options` of a section, and the `miner` of a loss, belong to its `name`, so who gives a
-    section another name starts without them.
+    key, with one exception: the `options` of a section, and the `miner` of a loss, belong to its `name`, as those of
+    backbone and pooling to theirs, so who gives a section another name starts without them.
 
     Args:
         name_or_path: A name of `recipe_names()`, or the path of a YAML file.
@@ -97,11 +105,20 @@ def dump_recipe(recipe):
     return yaml.safe_dump(to_mapping(recipe), sort_keys=False, allow_unicode=True)
 
 
+# What belongs to a name, and is not for another.
+_OF_NAMES = {
+    "name": ("options", "miner"),
+    "backbone": ("backbone_options",),
+    "pooling": ("pooling_options",),
+}
+
+
 def merge(base, changes):
     """The base with the changes laid over it; a section's new `name` drops `options` and `miner` of the old one."""
     base = dict(base)
-    if changes.get("name", base.get("name")) != base.get("name"):
-        base.update({key: {} for key in ("options", "miner") if key in base})
+    for name, of_name in _OF_NAMES.items():
+        if changes.get(name, base.get(name)) != base.get(name):
+            base.update({key: {} for key in of_name if key in base})
     return _lay_over(base, changes, merge)
 
 
@@ -132,7 +149,25 @@ def nested(overrides):
     return result
 
 
+@functools.cache
+def table_recipe_mapping(name):
+    """The recipe of a table's row as a nested mapping, composed of its parts; what they leave out is not in it.
+
+    Args:
+        name: A key of `table_recipes()`.
+    """
+    table, row, data = table_recipes()[name]
+    mapping = {}
+    for part in table.parts_of(row, data):
+        if not isinstance(part, Mapping):
+            part = load_preset(part) if part in _all_presets() else _compose(part, None, ())
+        mapping = merge(mapping, part)
+    return {**mapping, "name": name, "description": f"{table.title}: {row.label}, {data.label}"}
+
+
 def _compose(name_or_path, folder, seen):
+    if name_or_path in table_recipes():
+        return table_recipe_mapping(name_or_path)
     path = _find(name_or_path, folder)
     if path in seen:
         chain = " -> ".join(str(other) for other in (*seen, path))
@@ -160,17 +195,19 @@ def _compose(name_or_path, folder, seen):
         is_preset = base in preset_names()
         composed = merge(composed, load_preset(base) if is_preset else _compose(base, path.parent, (*seen, path)))
     mapping = merge(composed, mapping)
-    try:
-        recipe_from_mapping(mapping)
-    except RecipeError as error:
-        raise RecipeError(f"{error} (in {path})") from error
+    if path.parent != _BUILT_IN:
+        # So that the message names the file, which may be the base of another one.
+        try:
+            recipe_from_mapping(mapping)
+        except RecipeError as error:
+            raise RecipeError(f"{error} (in {path})") from error
     return mapping
 
 
 def _find(name_or_path, folder):
     """The file of a recipe; a path inside a recipe is taken from that recipe's folder."""
     text = os.fspath(name_or_path)
-    if text in recipe_names():
+    if text in recipe_names(tables=False):
         return _BUILT_IN / f"{text}.yaml"
     path = pathlib.Path(text).expanduser()
     path = path if folder is None else folder / path
@@ -178,12 +215,83 @@ def _find(name_or_path, folder):
         return path.resolve()
     if folder is None and text in preset_names():
         raise RecipeError(f"{text} is a preset, which goes over a recipe: RECIPE --preset {text}.")
-    if path.suffix in _SUFFIXES or len(path.parts) > 1 and folder is None:
-        raise RecipeError(
-            f"There is no recipe file {path}. Recipes of the package: {', '.join(recipe_names())}."
-        )
-    nearest = nearest_key(text, [*recipe_names(), *(preset_names() if folder is not None else ())])
+    if text in quoted_rows():
+        raise RecipeError(f"The table quotes {text} from the literature: it has figures and no recipe.")
+    rows = _rows_like(text)
+    is_path = path.suffix in _SUFFIXES or len(path.parts) > 1 and folder is None and not rows
+    built_in = ", ".join(recipe_names(tables=False))
+    if is_path:
+        raise RecipeError(f"There is no recipe file {path}. Recipes of the package: {built_in}; --list-recipes.")
+    presets = preset_names() if folder is not None else ()
+    nearest = nearest_key(text, rows or [*recipe_names(), *presets])
     raise RecipeError(
         f"Unknown recipe {text!r}. Did you mean {nearest!r}? "
-        f"Expected one of {', '.join(recipe_names())}, or the path of a YAML file."
+        f"Expected one of {built_in}, a row of a table (--list-recipes), or the path of a YAML file."
     )
+
+
+def _rows_like(text):
+    """The rows of the table that a text names, perhaps misspelt; nothing if it is no such name."""
+    prefixes = {table.recipes for table in map(load_table, table_names())}
+    first, *rest = text.split("/")
+    of_table = difflib.get_close_matches(first, prefixes, n=1, cutoff=0.75) if rest else ()
+    return [name for name in table_recipes() if name.split("/")[0] in of_table]
+
+
+def recipe_hash(recipe):
+    """Twelve hexadecimal digits that tell a recipe by what decides its results.
+
+    That is everything but the recipe's name and description, and where on this machine its files lie:
+    `data.options.path`, and of a file of weights the folder. Values that are those of `Recipe()` are left out, so that
+    a later version with more keys gives the same digits; the order of keys does not matter.
+
+    Args:
+        recipe: A `Recipe`, or a nested mapping of what differs from `Recipe()`.
+
+    Returns:
+        The first digits of the SHA-256 of canonical JSON.
+
+    Example:
+        >>> one, other = load_recipe("gap"), load_recipe("gap", {"name": "mine", "data.options.path": "/data"})
+        >>> recipe_hash(one) == recipe_hash(other) != recipe_hash(load_recipe("gap", {"seed": 1}))
+        True
+    """
+    text = json.dumps(decisive_values(recipe), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def decisive_values(recipe):
+    """What `recipe_hash` looks at: from dotted keys to values, of those that are not the default of `Recipe`."""
+    mapping = recipe if isinstance(recipe, Mapping) else to_mapping(recipe)
+    values = {}
+
+    def collect(mapping, defaults, prefix):
+        for key, value in mapping.items():
+            if isinstance(value, Mapping) and isinstance(defaults[key], Mapping) and defaults[key]:
+                collect(value, defaults[key], f"{prefix}{key}.")
+            elif (plain := _plain(f"{prefix}{key}", value)) != _plain(f"{prefix}{key}", defaults[key]):
+                values[prefix + key] = plain
+
+    collect({key: mapping[key] for key in mapping if key not in ("name", "description")}, _defaults(), "")
+    return values
+
+
+@functools.cache
+def _defaults():
+    return to_mapping(Recipe())
+
+
+def _plain(key, value):
+    """A value as JSON knows it, equal for equal values; without folders."""
+    if isinstance(value, Mapping):
+        paths = {f"{key}.{name}": (name, item) for name, item in value.items()}
+        paths.pop("data.options.path", None)
+        return {str(name): _plain(path, item) for path, (name, item) in paths.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(key, item) for item in value]
+    if isinstance(value, str):
+        if key in ("model.first_weights", "model.backbone_options.weights"):
+            return re.split(r"[/\\]", value)[-1]
+        # YAML takes 1e-3, without a point, for text.
+        value = float(value) if re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value) else value
+    return int(value) if isinstance(value, float) and value.is_integer() else value

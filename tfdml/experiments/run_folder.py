@@ -12,6 +12,9 @@ import os
 import pathlib
 import platform
 import subprocess
+import zipfile
+
+import numpy as np
 
 from tfdml.experiments.errors import RecipeError, RunFolderError
 from tfdml.experiments.recipe_files import dump_recipe, load_recipe
@@ -33,6 +36,7 @@ class RunFolder:
     untrained_metrics.json  metrics of the first weights on the test classes
     best.weights.h5        the embedder's weights at the best validation
     state.npz              all that --resume needs
+    test_embeddings.npz    if evaluation.keep_embeddings, the embeddings of the test pictures with their labels
     embedder.keras         the finished network for Keras
     saved_model/           the finished network for TensorFlow without tfdml
     pictures/*.png
@@ -56,6 +60,7 @@ class RunFolder:
         self.best_weights = self.path / "best.weights.h5"
         self.state = self.path / "state.npz"
         self.untrained_metrics = self.path / "untrained_metrics.json"
+        self.test_embeddings = self.path / "test_embeddings.npz"
         self.embedder = self.path / "embedder.keras"
         self.saved_model = self.path / "saved_model"
         self.pictures = self.path / "pictures"
@@ -138,7 +143,7 @@ def new_folder(path):
 
 def new_dated_folder(parent, name):
     """Makes the folder `parent/name-DATE-TIME`, with a number behind it if two begin in the same second."""
-    stem = f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    stem = f"{name.replace('/', '-')}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     for number in range(1, 1000):
         path = pathlib.Path(parent) / (stem if number == 1 else f"{stem}-{number}")
         if not path.exists():
@@ -161,6 +166,32 @@ def write_text(path, text):
 def write_json(path, content):
     """Writes numbers and text as JSON, as a whole or not at all; what is not finite becomes null."""
     write_text(path, json.dumps(_plain(content), indent=2, ensure_ascii=False) + "\n")
+
+
+def write_embeddings(path, embeddings, labels, is_query=None):
+    """Writes embeddings `(n, d)` and labels `(n,)`, and which are queries, as a whole or not at all."""
+    arrays = {"embeddings": embeddings, "labels": labels}
+    if is_query is not None:
+        arrays["is_query"] = is_query
+    partial = path.with_name(f"{path.name}.partial")
+    with open(partial, "wb") as file:
+        np.savez(file, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def read_embeddings(path):
+    """What `write_embeddings` wrote: embeddings, labels, and which are queries or None.
+
+    Raises:
+        RunFolderError: If the file is not there or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays["embeddings"], arrays["labels"], arrays["is_query"] if "is_query" in arrays else None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise RunFolderError(f"The embeddings {path} cannot be read: {error}") from error
 
 
 def _plain(value):

@@ -18,7 +18,14 @@ from tfdml.experiments.evaluation import judge
 from tfdml.experiments.recipe import Recipe
 from tfdml.experiments.recipe_files import load_recipe
 from tfdml.experiments.run_callbacks import BestWeights, HistoryLog, ProjectionsLog, TensorBoardLog, TimeLimit
-from tfdml.experiments.run_folder import RunFolder, check_is_free, environment, read_json, write_json
+from tfdml.experiments.run_folder import (
+    RunFolder,
+    check_is_free,
+    environment,
+    read_json,
+    write_embeddings,
+    write_json,
+)
 from tfdml.export import export_saved_model
 
 _logger = logging.getLogger(__name__)
@@ -36,7 +43,8 @@ class TrainingResult:
         folder: Where its files are.
         test: Retrieval metrics of the best weights on the test classes.
         untrained: The same of the network before training.
-        validation: The best `map_at_r` on the validation classes, and after which `epoch` it was reached.
+        validation: The best `map_at_r` (or what the recipe monitors) on the validation classes, and after which `epoch`
+            it was reached.
         training: `epochs`, `steps`, `seconds`, under CCP `projections`.
         embedder: The embedder, or None where the run had finished before.
     """
@@ -105,6 +113,37 @@ def resume(path, *, extra_callbacks=(), verbose=None):
     return _Run(folder.load_recipe(), lambda recipe: folder, extra_callbacks, verbose).carry_out()
 
 
+def result_of(recipe, folder, verbose=0, extra_callbacks=()):
+    """The result of a recipe's run: taken from its folder if it is there, else trained, from where it stopped.
+
+    Args:
+        recipe: A `Recipe`.
+        folder: The run's folder.
+        verbose: Of Keras' `fit`.
+        extra_callbacks: Further Keras callbacks of the training, called last.
+
+    Returns:
+        A `TrainingResult`.
+
+    Raises:
+        RunFolderError: If the folder holds a run of another recipe.
+    """
+    folder = pathlib.Path(folder)
+    if not folder.exists():
+        return train(recipe, folder, verbose=verbose, extra_callbacks=extra_callbacks)
+    found = RunFolder.open(folder).load_recipe()
+    # A run's recipe has the pictures' shape in it, which the given one may leave to the data set.
+    if _without_shape(found) != _without_shape(recipe):
+        raise RunFolderError(
+            f"{folder} holds a run of another recipe. Choose another --out, or remove the folder to run it anew."
+        )
+    return resume(folder, verbose=verbose, extra_callbacks=extra_callbacks)
+
+
+def _without_shape(recipe):
+    return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, size=None, channels=None))
+
+
 def _read_result(folder):
     content = read_json(folder.test_metrics)
     fields = {field.name for field in dataclasses.fields(TrainingResult)} - {"folder", "embedder"}
@@ -147,7 +186,7 @@ class _Run:
         self.pictures = assembly.load_data(recipe)
         # The sampler checks the training classes.
         assembly.training_batches(recipe, self.pictures)
-        self.recipe = recipe = assembly.complete_recipe(recipe, self.pictures.preprocessing)
+        self.recipe = recipe = assembly.complete_recipe(recipe, self.pictures)
         self.embedder = assembly.make_embedder(recipe, self.pictures.preprocessing)
         assembly.start_embedder(recipe, self.embedder, self.pictures)
         self.model = assembly.make_model(recipe, self.embedder, self.pictures.train)
@@ -171,15 +210,17 @@ class _Run:
     def judge(self, pictures):
         config = self.recipe.evaluation
         batches = data.evaluation_batches(pictures, config.batch_size, self.pictures.preprocessing)
-        return judge(self.embedder, batches, ks=config.recall_at)
+        return judge(self.embedder, batches, ks=config.recall_at, is_query=pictures.is_query)
 
     def restore(self):
         """Makes the callbacks and takes up the state of the last whole epoch, if there is one."""
         recipe, folder = self.recipe, self.folder
         steps = recipe.training.steps_per_validation
         self.non_finite = callbacks.StopOnNonFiniteLoss()
-        warmup = recipe.warmup_validations
-        self.early_stopping = callbacks.RetrievalEarlyStopping(recipe.training.patience, start_from_epoch=warmup)
+        warmup, monitor = recipe.warmup_validations, f"val_{recipe.training.monitor}"
+        self.early_stopping = callbacks.RetrievalEarlyStopping(
+            recipe.training.patience, monitor, start_from_epoch=warmup
+        )
         self.history = HistoryLog(folder.history, steps)
         self.time_limit = TimeLimit(recipe.training.max_minutes, self.history)
         self.best_weights = BestWeights(folder.best_weights, self.early_stopping)
@@ -191,12 +232,19 @@ class _Run:
             stateful.append(averaged)
             # What is kept are the averages.
             self.callbacks.insert(0, averaged)
+        if recipe.optimizer.plateau_patience is not None:
+            plateau = callbacks.LearningRateOnPlateau(
+                recipe.optimizer.plateau_patience, recipe.optimizer.plateau_factor, monitor
+            )
+            stateful.append(plateau)
+            self.callbacks.append(plateau)
         self.projections = None
         if recipe.ccp.enabled:
             self.projections = callbacks.AlternatingProjections(
                 assembly.proxy_pool(recipe, self.pictures),
                 pool_size=recipe.ccp.pool_size,
                 patience=recipe.ccp.patience,
+                monitor=monitor,
                 start_from_epoch=warmup,
                 outer_patience=recipe.ccp.outer_patience,
             )
@@ -240,9 +288,7 @@ class _Run:
             steps_per_epoch=config.steps_per_validation,
             epochs=config.max_validations,
             initial_epoch=done,
-            validation_data=data.evaluation_batches(
-                pictures.validation, self.recipe.evaluation.batch_size, pictures.preprocessing
-            ),
+            validation_data=assembly.validation_batches(self.recipe, pictures),
             callbacks=[*self.callbacks, *self.extra_callbacks],
             verbose=self.verbose,
             # The batches come shuffled; Keras 3 would warn that it does not do it.
@@ -254,8 +300,8 @@ class _Run:
     def fail(self):
         step, best = self.non_finite.stopped_step, self.early_stopping.best_epoch
         kept = (
-            f"The best weights (validation MAP@R {self.early_stopping.best:.4f} after validation {best + 1}) "
-            f"are in {self.folder.best_weights}."
+            f"The best weights ({self.early_stopping.monitor} {self.early_stopping.best:.4f} after validation "
+            f"{best + 1}) are in {self.folder.best_weights}."
             if best is not None
             else "There was no validation before, so there are no best weights."
         )
@@ -268,12 +314,14 @@ class _Run:
         recipe, folder, early_stopping = self.recipe, self.folder, self.early_stopping
         if early_stopping.best_epoch is None:
             raise NonFiniteLossError(
-                "No validation gave a MAP@R that is a number, so there are no best weights."
+                f"No validation gave a {recipe.training.monitor} that is a number, so there are no best weights."
             )
         if not folder.best_weights.exists():
             self.best_weights.set_model(self.model)
             self.best_weights.write()
         embeddings, labels, metrics = self.judge(self.pictures.test)
+        if recipe.evaluation.keep_embeddings:
+            write_embeddings(folder.test_embeddings, embeddings, labels, self.pictures.test.is_query)
         self.embedder.save(folder.embedder)
         if not folder.saved_model.exists():
             export_saved_model(self.embedder, folder.saved_model, preprocessing=self.pictures.preprocessing)
@@ -294,7 +342,7 @@ class _Run:
         result = {
             "test": metrics,
             "untrained": untrained,
-            "validation": {"map_at_r": early_stopping.best, "epoch": early_stopping.best_epoch + 1},
+            "validation": {recipe.training.monitor: early_stopping.best, "epoch": early_stopping.best_epoch + 1},
             "training": training,
         }
         write_json(folder.test_metrics, result)

@@ -11,8 +11,8 @@ import numpy as np
 
 from tfdml import plots
 from tfdml.experiments import InputError, load_recipe
+from tfdml.experiments.runner import result_of
 from tfdml.naming import unknown_name
-from tfdml.studies.queue import result_of
 from tfdml.studies.report import Report, command, mean_and_deviation
 
 # A cosine of embeddings that are shorter than 1 says nothing of the distances by which they are judged.

@@ -15,9 +15,9 @@ from tfdml import data, metrics, plots
 from tfdml.experiments import InputError, load_recipe
 from tfdml.experiments.assembly import load_data, restore_embedder
 from tfdml.experiments.run_folder import RunFolder, read_csv
+from tfdml.experiments.runner import result_of
 from tfdml.models import embed
 from tfdml.plots import style
-from tfdml.studies.queue import result_of
 from tfdml.studies.report import Report, command, mean_and_deviation
 
 SETTING = {

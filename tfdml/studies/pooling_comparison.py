@@ -11,9 +11,9 @@ import tensorflow as tf
 
 from tfdml import plots
 from tfdml.experiments import InputError, assembly, load_recipe
+from tfdml.experiments.runner import result_of
 from tfdml.naming import unknown_name
 from tfdml.studies.measurement import interleaved_times
-from tfdml.studies.queue import result_of
 from tfdml.studies.report import Report, command, mean_and_deviation
 from tfdml.studies.tournament import CONTESTANTS
 

@@ -14,8 +14,8 @@ from scipy import stats
 from tfdml import plots
 from tfdml.arguments import check_between, check_positive, check_whole_number
 from tfdml.experiments import InputError, load_recipe
+from tfdml.experiments.runner import result_of
 from tfdml.studies.pooling_comparison import LOSS_TITLES, LOSSES
-from tfdml.studies.queue import result_of
 from tfdml.studies.report import Report, command, mean_and_deviation
 
 # From a factor's symbol to its key in the recipe.

@@ -13,8 +13,8 @@ import tensorflow as tf
 from tfdml import data, metrics, models, ops, plots
 from tfdml.arguments import check_positive
 from tfdml.experiments import RunFolder, assembly, load_recipe
+from tfdml.experiments.runner import result_of
 from tfdml.layers.pooling import GeneralizedSumPooling
-from tfdml.studies.queue import result_of
 from tfdml.studies.report import Report, command
 from tfdml.studies.tournament import CONTESTANTS
 

@@ -1,0 +1,190 @@
+"""From a frozen network to a trained head: extraction, recipe, run, evaluation."""
+
+import csv
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import yaml
+
+from tfdml.data import features, load, split_classes
+from tfdml.experiments import InputError, RunFolder, evaluate, evaluate_main, load_recipe, resume, train, train_main
+from tfdml.experiments.extraction import extract_features
+from tfdml.export import export_saved_model, load_saved_model
+from tfdml.metrics import retrieval_metrics
+from tfdml.models import embed
+
+QUICK = {
+    "batches.classes": 4,
+    "model.embedding_size": 8,
+    "training.steps_per_validation": 4,
+    "training.max_validations": 3,
+    "training.geometry": False,
+    "evaluation.pictures": False,
+}
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """Features of the digits from a random network that is worth something: 24 numbers."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 1))
+    maps = keras.layers.Conv2D(24, 5, activation="relu")(inputs)
+    folder = tmp_path_factory.mktemp("features") / "digits"
+    extract_features(keras.Model(inputs, maps, name="random"), "digits", folder, pooling="gmp", verbose=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def changes(stored):
+    return {**QUICK, "data.options.path": str(stored)}
+
+
+CCP = {
+    "references.name": "proxies_and_memory",
+    "references.per_class": 2,
+    "references.memory_warmup": 2,
+    "references.memory_size": 40,
+    "ccp.enabled": True,
+    "ccp.patience": 1,
+    "ccp.pool_size": 4,
+    "model.head.hidden": [16],
+    "model.head.dropout": 0.2,
+    "model.head.batch_normalization": True,
+    "optimizer.learning_rate": 0.03,
+    "training.max_validations": 5,
+    "training.geometry": True,
+    "evaluation.pictures": True,
+}
+
+
+@pytest.fixture(scope="module")
+def finished(changes, tmp_path_factory):
+    """An MLP head, trained with CCP and a memory."""
+    recipe = load_recipe("features", {**changes, **CCP})
+    return train(recipe, tmp_path_factory.mktemp("runs") / "head", verbose=0)
+
+
+def test_a_run_leaves_its_files(finished):
+    folder = finished.folder
+    pictures = sorted(path.name for path in (folder / "pictures").iterdir())
+    assert pictures == ["embedding_map.png", "training_curve.png"]
+    for name in ("best.weights.h5", "embedder.keras", "history.csv", "projections.csv", "saved_model", "state.npz"):
+        assert (folder / name).exists()
+    recipe = RunFolder.open(folder).load_recipe()
+    assert recipe.model.head.input_size == 24 and recipe.data.size is None and recipe.data.channels is None
+    assert finished.embedder.get_layer("hidden_1").units == 16
+
+
+def test_the_metrics_are_those_of_the_head_on_unseen_classes(finished, stored):
+    test = split_classes(features(stored), 0.2, 0.3, seed=0).test
+    expected = retrieval_metrics(embed(finished.embedder, test.read(slice(None))), test.labels)
+    assert finished.test["map_at_r"] == pytest.approx(float(expected["map_at_r"]), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"loss.name": "multi_similarity", "references.name": "memory", "references.memory_warmup": 0},
+        {"loss.name": "c1", "loss.miner.name": "semi_hard", "training.average_momentum": 0.9},
+        {
+            "loss.name": "soft_triple", "references.name": "proxies", "references.per_class": 2,
+            "optimizer.proxy_learning_rate_multiplier": 10.0, "training.precision": "mixed_bfloat16",
+            "training.jit_compile": True,
+        },
+    ],
+    ids=lambda more: more["loss.name"],
+)
+def test_losses_and_references(changes, tmp_path, more):
+    changes = {**changes, **more, "training.max_validations": 1}
+    result = train(load_recipe("features", changes), tmp_path / "run", verbose=0)
+    assert 0 < result.test["map_at_r"] <= 1
+
+
+class _Stop(Exception):
+    pass
+
+
+class _StopAfter(keras.callbacks.Callback):
+    """Ends the training in the middle of an epoch."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if int(self.model.optimizer.iterations) == 10:
+            raise _Stop
+
+
+def test_a_resumed_run_ends_like_the_uninterrupted_one(changes, finished, tmp_path):
+    recipe = load_recipe("features", {**changes, **CCP})
+    with pytest.raises(_Stop):
+        train(recipe, tmp_path / "run", extra_callbacks=[_StopAfter()], verbose=0)
+    result = resume(tmp_path / "run", verbose=0)
+    assert result.test == finished.test
+    for ours, theirs in zip(result.embedder.get_weights(), finished.embedder.get_weights()):
+        np.testing.assert_array_equal(ours, theirs)
+    histories = []
+    for folder in (result.folder, finished.folder):
+        with open(folder / "history.csv", newline="") as file:
+            histories.append(list(csv.reader(file)))
+    assert histories[0] == histories[1] and len(histories[0]) == 6
+
+
+def test_evaluation_of_a_run(finished, stored, tmp_path):
+    again = evaluate(finished.folder)
+    assert again.metrics["map_at_r"] == pytest.approx(finished.test["map_at_r"], abs=1e-6)
+    assert sorted(path.name for path in (again.folder / "pictures").iterdir()) == ["embedding_map.png"]
+    # A folder of features is known by its file; the weights are there before the run is finished.
+    shutil.copytree(finished.folder, tmp_path / "run")
+    (tmp_path / "run" / "embedder.keras").unlink()
+    whole = evaluate(tmp_path / "run", str(stored), out=tmp_path / "whole", pictures=False)
+    assert (whole.data, whole.split, whole.images) == ("digits", "all", 1797)
+
+
+def test_evaluation_of_the_saved_model(finished, stored, tmp_path, capsys):
+    path = finished.folder / "saved_model"
+    saved = load_saved_model(path)
+    values = features(stored).read(slice(0, 20))
+    np.testing.assert_allclose(saved.embed(values), embed(finished.embedder, values), atol=1e-5)
+    arguments = ["--data", "features", "--options.path", str(stored), "--split", "test", "--split_seed", "0"]
+    assert evaluate_main([str(path), *arguments, "--out", str(tmp_path / "out")]) == 0
+    assert "digits, test classes" in capsys.readouterr().out
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"]
+    assert metrics["map_at_r"] == pytest.approx(finished.test["map_at_r"], abs=1e-4)
+
+
+def test_what_does_not_fit_a_head(finished, stored, tmp_path):
+    np.save(tmp_path / "features.npy", np.zeros((4, 7), "float32"))
+    np.save(tmp_path / "labels.npy", np.array([0, 0, 1, 1]))
+    for path in (finished.folder, finished.folder / "saved_model"):
+        with pytest.raises(InputError, match="The network takes features of 24 numbers. Received: LabeledImages"):
+            evaluate(path, "digits", out=tmp_path / "out")
+        with pytest.raises(InputError, match=r"features of 24 numbers. Received: LabeledFeatures.*\(of 7\)"):
+            evaluate(path, str(tmp_path), out=tmp_path / "out")
+    inputs = keras.Input((8, 8, 1))
+    export_saved_model(keras.Model(inputs, keras.layers.Flatten()(inputs)), tmp_path / "of pictures")
+    with pytest.raises(InputError, match="The network takes pictures. Received: LabeledFeatures"):
+        evaluate(tmp_path / "of pictures", str(stored), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match="takes features rather than pictures"):
+        extract_features(finished.folder, load("digits"), tmp_path / "out")
+
+
+def test_the_command(changes, tmp_path, capsys):
+    arguments = [part for key, value in changes.items() for part in (f"--{key}", str(value))]
+    assert train_main(["features", *arguments, "--model.head.hidden", "[16, 8]", "--print-recipe"]) == 0
+    recipe = yaml.safe_load(capsys.readouterr().out)
+    assert recipe["model"]["head"]["hidden"] == [16, 8] and recipe["data"]["options"] == {
+        "path": changes["data.options.path"]
+    }
+    with pytest.raises(SystemExit):
+        train_main(["features", "--out", str(tmp_path / "none")])
+    assert "The data set 'features' needs the option 'path'" in capsys.readouterr().err
+    wrong = ["--model.head.activation", "rellu", "--model.head.hidden", "[8]"]
+    with pytest.raises(SystemExit):
+        train_main(["features", *arguments, *wrong, "--out", str(tmp_path / "none")])
+    assert "rellu" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        train_main(["features", *arguments, "--model.head.input_size", "7", "--out", str(tmp_path / "none")])
+    assert "model.head.input_size=7 with features of 24 numbers" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()

@@ -1,0 +1,345 @@
+"""Protocols: the runs of a recipe that together make one row of a table."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+import pathlib
+import shutil
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from tqdm import tqdm
+
+from tfdml.experiments.errors import InputError, RunFolderError
+from tfdml.experiments.recipe import Recipe
+from tfdml.experiments.recipe_files import dump_recipe, load_recipe, recipe_hash
+from tfdml.experiments.run_folder import (
+    RunFolder,
+    check_is_free,
+    new_dated_folder,
+    new_folder,
+    read_embeddings,
+    read_json,
+    write_json,
+    write_text,
+)
+from tfdml.experiments.runner import result_of
+from tfdml.metrics import query_gallery_metrics
+
+_logger = logging.getLogger(__name__)
+
+_FOLDS = {"fair": 4, "cross_validation": 10, "fixed_validation": 10}
+
+
+class PlannedRun(NamedTuple):
+    """One of the runs of a protocol.
+
+    Attributes:
+        name: Of its folder.
+        recipe: What it does, a recipe of a single run.
+        fold: The part of the training classes that it validates on, from 0; None for the test classes.
+        repeat: Which repetition it is, from 0.
+    """
+
+    name: str
+    recipe: Recipe
+    fold: int | None
+    repeat: int
+
+
+class ProtocolFolder:
+    """Paths in the folder of a protocol.
+
+    ```
+    recipe.yaml     the whole recipe, with its protocol
+    runs/           a run folder for each fold and repeat
+    summary.json    the result, once all runs have finished
+    ```
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path):
+        self.path = pathlib.Path(path)
+        self.recipe = self.path / "recipe.yaml"
+        self.runs = self.path / "runs"
+        self.summary = self.path / "summary.json"
+
+    @classmethod
+    def create(cls, recipe, path=None):
+        """Makes the folder; arguments and errors are those of `RunFolder.create`."""
+        folder = cls(new_folder(path) if path is not None else new_dated_folder("runs", recipe.name))
+        write_text(folder.recipe, dump_recipe(recipe))
+        return folder
+
+    @classmethod
+    def open(cls, path):
+        """The folder of a protocol that has begun, with its recipe.
+
+        Returns:
+            A `ProtocolFolder` and a `Recipe`.
+
+        Raises:
+            RunFolderError: If there is no such folder, or it is no protocol's.
+        """
+        folder = cls(path)
+        if not is_protocol_folder(path):
+            raise RunFolderError(f"{folder.path} is no folder of a protocol: it lacks the recipe.yaml of one.")
+        return folder, load_recipe(folder.recipe.resolve())
+
+
+def is_protocol_folder(path):
+    """Whether a folder is that of a protocol, rather than of a run or something else."""
+    folder = ProtocolFolder(path)
+    # A run has its environment beside its recipe.
+    if not folder.recipe.is_file() or RunFolder(path).environment.exists():
+        return False
+    try:
+        return load_recipe(folder.recipe.resolve()).protocol.name != "single"
+    except ValueError:
+        return False
+
+
+def plan(recipe: Recipe):
+    """The runs of a recipe's protocol, in the order in which they are done.
+
+    Run `fold` of repetition `repeat` has the seed `seed + repeat * folds + fold`. Test classes are always those of the
+    recipe:
+
+    - fair: fold k of 4 validates on the k-th contiguous part of the training classes and trains on the others;
+    - conventional: validates on the test classes and trains on all others;
+    - cross_validation: as fair, with 10 parts of the training classes in an order shuffled by the recipe's seed;
+    - fixed_validation: one run, which validates on the last of 10 parts.
+
+    Args:
+        recipe: A recipe whose protocol is not `"single"`.
+
+    Returns:
+        A list of `PlannedRun`.
+
+    Raises:
+        ValueError: If the recipe is of a single run.
+
+    Reference:
+        Musgrave, Belongie and Lim, "A metric learning reality check", ECCV 2020 (fair); Gürbüz, METU 2022, sections
+        3.3.2.1 and 5.3.4.1; Psomas, "Metric learning: a deep dive", 2020 (cross-validation, fixed validation).
+    """
+    protocol = recipe.protocol
+    if protocol.name == "single":
+        raise ValueError("A single run has no plan. Received: protocol.name='single'.")
+    count = protocol.folds or _FOLDS.get(protocol.name)
+    folds = {"conventional": [None], "fixed_validation": [count - 1 if count else None]}.get(
+        protocol.name, range(count or 0)
+    )
+    runs = []
+    for repeat, fold in itertools.product(range(protocol.repeats), folds):
+        name = f"repeat{repeat}" + ("" if fold is None else f"-fold{fold}")
+        runs.append(PlannedRun(name, _single(recipe, fold, count, repeat), fold, repeat))
+    return runs
+
+
+def _single(recipe, fold, count, repeat):
+    changes = {"fold": fold}
+    if fold is None:
+        changes["validation_classes"] = "test"
+    else:
+        changes["folds"] = count
+    if recipe.protocol.name == "cross_validation" and recipe.data.split_seed is None:
+        # Neighbouring classes can be alike, so that contiguous parts would be of unlike difficulty.
+        changes["split_seed"] = recipe.seed
+    return dataclasses.replace(
+        recipe,
+        seed=recipe.seed + repeat * (count or 1) + (fold or 0),
+        protocol=dataclasses.replace(recipe.protocol, name="single", folds=None, repeats=1),
+        data=dataclasses.replace(recipe.data, **changes),
+        evaluation=dataclasses.replace(recipe.evaluation, keep_embeddings=True),
+    )
+
+
+def run_protocol(recipe, out=None, *, verbose=None):
+    """Does all runs of a recipe's protocol and sums them up.
+
+    A run that has finished is not repeated, and one that was interrupted goes on: `resume_protocol`.
+
+    Args:
+        recipe: A `Recipe` whose protocol is not `"single"`.
+        out: The folder, which must not exist; by default `runs/NAME-DATE-TIME`.
+        verbose: As for `tfdml.experiments.train`.
+
+    Returns:
+        A `ProtocolResult`.
+
+    Raises:
+        ValueError: If the recipe or its data cannot be used (nothing is written then), or the folder exists.
+        NonFiniteLossError: If the loss of a run becomes NaN or infinite.
+    """
+    check_is_free(out)
+    plan(recipe)
+    folder = ProtocolFolder.create(recipe, out)
+    try:
+        return _carry_out(folder, recipe, verbose)
+    except InputError:
+        # The first run has not begun: recipe or data cannot be used.
+        if not folder.runs.exists():
+            shutil.rmtree(folder.path)
+        raise
+
+
+def resume_protocol(path, *, verbose=None):
+    """Goes on with a protocol that was interrupted; of a finished one it gives the result.
+
+    Args:
+        path: Its folder.
+        verbose: As for `tfdml.experiments.train`.
+
+    Returns:
+        A `ProtocolResult`.
+
+    Raises:
+        ValueError: If the folder is no protocol's, or a run in it is of another recipe.
+        NonFiniteLossError: If the loss of a run becomes NaN or infinite.
+    """
+    folder, recipe = ProtocolFolder.open(path)
+    if folder.summary.exists():
+        return ProtocolResult(folder.path, read_json(folder.summary))
+    return _carry_out(folder, recipe, verbose)
+
+
+def protocol_result_of(recipe, folder, verbose=None):
+    """The result of a protocol: taken from its folder if it is there, else carried out, from where it stopped.
+
+    Args:
+        recipe: A `Recipe` whose protocol is not `"single"`.
+        folder: The protocol's folder.
+        verbose: As for `tfdml.experiments.train`.
+
+    Returns:
+        A `ProtocolResult`.
+
+    Raises:
+        RunFolderError: If the folder holds something else, or runs of another recipe.
+    """
+    if not pathlib.Path(folder).exists():
+        return run_protocol(recipe, folder, verbose=verbose)
+    if ProtocolFolder.open(folder)[1] != recipe:
+        raise RunFolderError(
+            f"{folder} holds runs of another recipe. Choose another --out, or remove the folder to run it anew."
+        )
+    return resume_protocol(folder, verbose=verbose)
+
+
+@dataclasses.dataclass(frozen=True)
+class ProtocolResult:
+    """What a protocol gives.
+
+    Attributes:
+        folder: Where its files are.
+        summary: The content of `summary.json`: `recipe`, `recipe_hash`, `protocol`, `data`, `folds`, `repeats`,
+            `evaluations`, and `metrics` of the networks by themselves, `"separate"`, and in the fair protocol of all
+            folds side by side, `"ensemble"`: for each metric of the test classes `mean`, `deviation` and `best`.
+    """
+
+    folder: pathlib.Path
+    summary: dict
+
+
+def _carry_out(folder, recipe, verbose):
+    runs = plan(recipe)
+    for number, run in enumerate(runs, start=1):
+        path = folder.runs / run.name
+        if not RunFolder(path).is_finished:
+            _logger.info("Run %d of %d: %s", number, len(runs), run.name)
+        if path.exists() and not (RunFolder(path).recipe.exists() and RunFolder(path).environment.exists()):
+            # Stopped before it was a run: there is nothing in it to go on from.
+            shutil.rmtree(path)
+        result_of(run.recipe, path, verbose=verbose)
+        # Keras keeps graphs of networks that nobody uses any more.
+        keras.backend.clear_session()
+    summary = summarize(recipe, folder)
+    write_json(folder.summary, summary)
+    return ProtocolResult(folder.path, read_json(folder.summary))
+
+
+def summarize(recipe, folder):
+    """Sums up the finished runs of a protocol.
+
+    In the fair protocol with r repeats of f folds there are $r^f$ ways to take one network of each fold. Each way is an
+    evaluation: of the mean of its networks by themselves, and of their embeddings side by side. In the other protocols
+    each network is an evaluation. Means and deviations (of a population) are over the evaluations.
+
+    Args:
+        recipe: The recipe.
+        folder: A `ProtocolFolder` whose runs have all finished.
+
+    Returns:
+        The content of `ProtocolResult.summary`.
+    """
+    runs = plan(recipe)
+    metrics = {run.name: _floats(read_json(RunFolder(folder.runs / run.name).test_metrics)["test"]) for run in runs}
+    if recipe.protocol.name == "fair":
+        ways = _ways(runs)
+        separate = [_mean([metrics[name] for name in way]) for way in ways]
+        results = {"separate": _statistics(separate), "ensemble": _statistics(_ensembles(folder, recipe, ways))}
+    else:
+        results = {"separate": _statistics(list(metrics.values()))}
+    folds = sorted({run.fold for run in runs if run.fold is not None})
+    return {
+        "recipe": recipe.name,
+        "recipe_hash": recipe_hash(recipe),
+        "protocol": recipe.protocol.name,
+        "data": recipe.data.name,
+        "folds": len(folds) or None,
+        "repeats": recipe.protocol.repeats,
+        "evaluations": len(ways) if recipe.protocol.name == "fair" else len(runs),
+        "monitors_test_classes": recipe.protocol.name == "conventional",
+        "metrics": results,
+        "runs": metrics,
+    }
+
+
+def _ways(runs):
+    """All ways to take one run of each fold: tuples of names."""
+    by_fold = {}
+    for run in runs:
+        by_fold.setdefault(run.fold, []).append(run.name)
+    return list(itertools.product(*by_fold.values()))
+
+
+def _ensembles(folder, recipe, ways):
+    """The retrieval metrics of each way's embeddings side by side."""
+    files = {name: read_embeddings(RunFolder(folder.runs / name).test_embeddings) for way in ways for name in way}
+    first = files[ways[0][0]]
+    for name, (_, labels, _) in files.items():
+        if not np.array_equal(labels, first[1]):
+            raise RunFolderError(
+                f"The runs of a protocol must have the same test pictures. Received: {folder.runs / name} with others "
+                f"than {folder.runs / ways[0][0]}."
+            )
+    results = []
+    for way in tqdm(ways, desc="ensembles", disable=None if len(ways) > 1 else True):
+        embeddings = np.concatenate([files[name][0] for name in way], axis=1)
+        results.append(_floats(query_gallery_metrics(embeddings, first[1], first[2], recipe.evaluation.recall_at)))
+    return results
+
+
+def _floats(metrics):
+    """Counts of queries are no results."""
+    return {name: value for name, value in metrics.items() if isinstance(value, float)}
+
+
+def _mean(dicts):
+    return {name: float(np.mean([one[name] for one in dicts])) for name in dicts[0]}
+
+
+def _statistics(evaluations):
+    """Mean, deviation and best of each metric over the evaluations; no deviation of a single one."""
+    statistics = {}
+    for name in evaluations[0]:
+        values = [one[name] for one in evaluations]
+        deviation = float(np.std(values)) if len(values) > 1 else None
+        statistics[name] = {"mean": float(np.mean(values)), "deviation": deviation, "best": float(np.max(values))}
+    return statistics
