@@ -26,6 +26,34 @@ def test_average_pooling_equals_a_dense_layer_after_it():
     np.testing.assert_allclose(embedder(pictures()), expected, atol=1e-6)
 
 
+def test_a_dense_layer_after_the_pooling(tmp_path):
+    backbone = small_backbone()
+    embedder = models.build_embedder(backbone, "gap_gmp", 6, normalization=None, embed_before_pooling=False)
+    kernel, bias = embedder.get_layer("embedding").get_weights()
+    features = np.asarray(backbone(pictures()))
+    expected = (features.mean(axis=(1, 2)) + features.max(axis=(1, 2))) @ kernel + bias
+    np.testing.assert_allclose(embedder(pictures()), expected, atol=1e-5)
+    embedder.save(tmp_path / "embedder.keras")
+    again = keras.saving.load_model(tmp_path / "embedder.keras", safe_mode=True)
+    np.testing.assert_allclose(again(pictures()), expected, atol=1e-5)
+
+
+def test_prototypes_of_the_backbones_features_with_a_dense_layer_after_the_pooling():
+    backbone = small_backbone()
+    options = {"prototypes": 3, "return_attributes": True}
+    embedder = models.build_embedder(backbone, "gsp", 6, pooling_options=options, embed_before_pooling=False)
+    models.adapt_pooling(embedder, pictures(8), seed=0)
+    assert [weight.shape for weight in embedder.get_layer("pooling").get_weights()] == [(3, backbone.output_shape[-1])]
+    embeddings, attributes = models.with_attributes(embedder)(pictures())
+    assert embeddings.shape == (5, 6) and attributes.shape == (5, 3)
+    weights = models.pooling_maps(embedder, pictures())
+    pooled = np.einsum("bhw,bhwc->bc", weights, np.asarray(backbone(pictures())))
+    kernel, bias = embedder.get_layer("embedding").get_weights()
+    expected = pooled @ kernel + bias
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(embeddings, expected, atol=1e-4)
+
+
 @pytest.mark.parametrize(("normalization", "largest"), [("l2", 1.0), ("clip", 1.0), (None, np.inf)])
 @pytest.mark.parametrize("pooling", ["gap", "gsp"])
 def test_structure_and_norms(pooling, normalization, largest):

@@ -119,6 +119,7 @@ def make_embedder(recipe: Recipe, preprocessing):
         pooling=make_pooling(recipe),
         embedding_size=config.embedding_size,
         normalization=None if config.normalization == "none" else config.normalization,
+        embed_before_pooling=config.embed_before_pooling,
     )
 
 

@@ -173,6 +173,8 @@ class ModelConfig:
     """Embeds features in place of backbone and pooling."""
     embedding_size: int = 128
     """Size of the local features that are pooled; that of the embedding, too, unless the pooling gives another."""
+    embed_before_pooling: bool = True
+    """Whether local features are brought to embedding_size, or what is pooled of them; the same for average pooling."""
     normalization: Literal["l2", "clip", "none"] = "clip"
     """Embeddings of unit length, of at most unit length, or as they are."""
     first_weights: Optional[str] = None

@@ -19,11 +19,13 @@ def build_embedder(
     input_shape=None,
     pooling_options=None,
     name="embedder",
+    embed_before_pooling=True,
 ):
     r"""Builds an embedder: backbone → 1×1 convolution → pooling → normalisation.
 
     The convolution brings every local feature to the size of the embedding before pooling. With average pooling
-    that is the usual fully connected layer after it, since both are linear.
+    that is the usual fully connected layer after it, since both are linear; with poolings that are not linear it is
+    another network, which `embed_before_pooling=False` builds.
 
     Args:
         backbone: A name of `tfdml.backbones.backbone_names()`, or a model from images to a feature map
@@ -35,6 +37,8 @@ def build_embedder(
         input_shape: `(height, width, channels)` of the images, for a backbone given by name.
         pooling_options: Arguments of a pooling layer given by name.
         name: The model's name.
+        embed_before_pooling: Whether local features are brought to the size of the embedding, or what is pooled of
+            them: backbone → pooling → fully connected layer → normalisation.
 
     Returns:
         A functional `keras.Model` from images (float32 in 0–1 for the backbones of this package) to embeddings
@@ -56,11 +60,14 @@ def build_embedder(
         )
     pooling = _resolve_pooling(pooling, pooling_options or {})
     features = backbone.outputs[0]
-    features = keras.layers.Conv2D(int(embedding_size), 1, name="embedding")(features)
+    if embed_before_pooling:
+        features = keras.layers.Conv2D(int(embedding_size), 1, name="embedding")(features)
     embeddings = pooling(features)
     if isinstance(embeddings, (list, tuple)):
         # The attributes are there for `with_attributes`; the embedder itself gives embeddings alone.
         embeddings = embeddings[0]
+    if not embed_before_pooling:
+        embeddings = keras.layers.Dense(int(embedding_size), name="embedding")(embeddings)
     if normalization is not None:
         embeddings = resolve_normalization(normalization)(embeddings)
     return keras.Model(backbone.inputs[0], embeddings, name=name)
