@@ -50,8 +50,7 @@ def test_from_prepare_to_evaluate(name, protocol, tmp_path, monkeypatch, capsys)
     path = miniatures.make(name, tmp_path / "data")
     prepare(name, path, counts="any")
     changes = {**_SMALL, "data.options.path": str(path), "protocol.name": protocol}
-    if protocol in _FOLDED:
-        changes["protocol.folds"] = 2
+    changes["protocol.folds"] = 2 if protocol in _FOLDED else "null"
     if not name.startswith("cifar"):
         # Crops and centre crops stay, in small.
         changes.update({"data.size": 24, "data.short_side": 28, "data.options.counts": "any"})
