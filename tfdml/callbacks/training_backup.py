@@ -7,6 +7,7 @@ import zipfile
 import keras
 import numpy as np
 
+from tfdml.files import whole_file
 from tfdml.models import MetricModel, optimizer_state
 
 
@@ -68,12 +69,8 @@ class TrainingBackup(keras.callbacks.Callback):
             "callbacks": [callback.get_state() for callback in self._callbacks],
         }
         arrays["content"] = np.array(json.dumps(_pack(content, arrays)))
-        temporary = f"{self.path}.partial"
-        with open(temporary, "wb") as file:
+        with whole_file(self.path) as file:
             np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.path)
 
     def _variables(self):
         model = self.model

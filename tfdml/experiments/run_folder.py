@@ -18,6 +18,7 @@ import numpy as np
 
 from tfdml.experiments.errors import RecipeError, RunFolderError
 from tfdml.experiments.recipe_files import dump_recipe, load_recipe
+from tfdml.files import whole_file
 from tfdml.version import __version__
 
 _PACKAGES = ("tensorflow", "keras", "numpy", "scikit-learn", "matplotlib", "h5py", "tensorflow-addons")
@@ -69,6 +70,11 @@ class RunFolder:
         self.evaluations = self.path / "evaluations"
 
     @property
+    def has_begun(self):
+        """Whether there is a run in the folder, finished or not."""
+        return self.recipe.is_file() and self.environment.is_file()
+
+    @property
     def is_finished(self):
         """Whether nothing is left to do."""
         return self.test_metrics.exists()
@@ -100,7 +106,7 @@ class RunFolder:
         folder = cls(path)
         if not folder.path.is_dir():
             raise RunFolderError(f"There is no run folder {folder.path}.")
-        if not (folder.recipe.is_file() and folder.environment.is_file()):
+        if not folder.has_begun:
             raise RunFolderError(
                 f"{folder.path} is no run: it lacks the recipe.yaml and environment.json of a run."
             )
@@ -155,12 +161,8 @@ def new_dated_folder(parent, name):
 
 def write_text(path, text):
     """Writes a file as a whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    with open(partial, "w", encoding="utf-8") as file:
+    with whole_file(path, "w", encoding="utf-8") as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def write_json(path, content):
@@ -173,12 +175,8 @@ def write_embeddings(path, embeddings, labels, is_query=None):
     arrays = {"embeddings": embeddings, "labels": labels}
     if is_query is not None:
         arrays["is_query"] = is_query
-    partial = path.with_name(f"{path.name}.partial")
-    with open(partial, "wb") as file:
+    with whole_file(path) as file:
         np.savez(file, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def read_embeddings(path):

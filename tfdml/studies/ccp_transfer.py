@@ -3,7 +3,6 @@
 python -m tfdml.studies.ccp_transfer --out DIR
 """
 
-import os
 import pathlib
 from typing import NamedTuple, Optional
 
@@ -16,6 +15,7 @@ from tfdml.experiments import InputError, load_recipe
 from tfdml.experiments.assembly import load_data, restore_embedder
 from tfdml.experiments.run_folder import RunFolder, read_csv
 from tfdml.experiments.runner import result_of
+from tfdml.files import whole_file
 from tfdml.models import embed
 from tfdml.plots import style
 from tfdml.studies.report import Report, command, mean_and_deviation
@@ -107,10 +107,8 @@ class ProblemWeights(keras.callbacks.Callback):
         path = self.folder / f"{problem}.npz"
         # A problem's solution begins with the embedder's weights.
         weights = [np.asarray(copy) for copy, _ in zip(model.best.copies, model.embedder.weights)]
-        partial = path.with_name(f"{path.name}.partial")
-        with open(partial, "wb") as file:
+        with whole_file(path) as file:
             np.savez(file, *weights)
-        os.replace(partial, path)
         self._written = problem, best
 
 
