@@ -8,7 +8,6 @@ import logging
 import sys
 from typing import Literal, Union
 
-from tfdml.experiments.errors import InputError
 from tfdml.experiments.evaluation import evaluate
 from tfdml.experiments.parsing import CommandParser, add_recipe_options
 from tfdml.experiments.protocols import ProtocolResult, is_protocol_folder, resume_protocol, run_protocol
@@ -64,7 +63,7 @@ def train_main(argv=None):
     )
     name, presets = overrides.pop("recipe", None), overrides.pop("preset", None) or []
     queue = overrides.pop("queue", None)
-    with _told_input_errors(parser):
+    with parser.refusing_input_errors():
         if list_recipes:
             print("\n".join(_recipe_list()))
             return 0
@@ -111,7 +110,7 @@ def evaluate_main(argv=None):
     if len(paths) > 1 and out is not None and not as_one:
         parser.refuse(f"One folder for several evaluations. Received: --out {out} with {len(paths)} runs.")
     for path in [paths] if as_one else paths:
-        with _told_input_errors(parser), _console_log():
+        with parser.refusing_input_errors(), _console_log():
             done = evaluate(path, data, options, split=split, splitting=given, out=out, pictures=pictures)
         together = f", {len(paths)} networks as one" if as_one else ""
         print(f"{done.data}, {done.split} classes: {done.images} pictures of {done.classes} classes{together}")
@@ -279,15 +278,6 @@ def _evaluate_parser():
     )
     parser.add_argument("--no-pictures", action="store_true", help="Only the metrics.")
     return parser
-
-
-@contextlib.contextmanager
-def _told_input_errors(parser):
-    """Tells what is wrong with the input, without a traceback."""
-    try:
-        yield
-    except InputError as error:
-        parser.refuse(str(error))
 
 
 @contextlib.contextmanager

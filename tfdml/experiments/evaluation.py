@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdml import data
+from tfdml.data.features import FEATURES
 from tfdml.experiments import assembly
 from tfdml.experiments.drawing import draw_evaluation
 from tfdml.experiments.errors import InputError, RunFolderError, input_errors
@@ -214,7 +215,7 @@ def load_pictures(name, options):
     if name not in data.dataset_names() and (
         os.path.isdir(os.path.expanduser(name)) or os.path.basename(name) != name
     ):
-        is_of_features = os.path.isfile(os.path.join(os.path.expanduser(name), "features.npy"))
+        is_of_features = os.path.isfile(os.path.join(os.path.expanduser(name), FEATURES))
         return data.load("features" if is_of_features else "folder", path=name, **options)
     return data.load(name, **options)
 

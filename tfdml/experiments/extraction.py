@@ -17,10 +17,10 @@ import tqdm
 from tfdml import backbones, data
 from tfdml.arguments import check_choice, check_whole_number
 from tfdml.data.features import CLASSES, FEATURES, LABELS, ROLES, SOURCE
-from tfdml.experiments.errors import InputError, RunFolderError, input_errors, nearest_key
+from tfdml.experiments.errors import InputError, input_errors, nearest_key
 from tfdml.experiments.evaluation import load_pictures, open_network
 from tfdml.experiments.parsing import CommandParser
-from tfdml.experiments.run_folder import write_json, write_text
+from tfdml.experiments.run_folder import check_is_free, write_json, write_text
 from tfdml.export import is_own_saved_model
 from tfdml.layers.pooling import get_pooling
 from tfdml.version import __version__
@@ -133,12 +133,8 @@ def extract_features(
 
 def _check_out(folder):
     """Raises a RunFolderError unless there is nothing at the path, or an extraction that was interrupted."""
-    if not os.path.lexists(folder):
-        return
     if not folder.is_dir() or set(os.listdir(folder)) - _UNFINISHED:
-        raise RunFolderError(
-            f"{folder} exists already, and nothing is written over. Choose another folder or remove it."
-        )
+        check_is_free(folder)
 
 
 @contextlib.contextmanager
@@ -436,9 +432,8 @@ def extract_main(argv=None):
         parser.refuse(f"{' and '.join(missing)} must be given.")
     pictures, out, verbose = given.pop("data"), given.pop("out"), not given.pop("quiet", False)
     try:
-        features = extract_features(model, pictures, out, data_options=options, verbose=verbose, **given)
-    except InputError as error:
-        parser.refuse(str(error))
+        with parser.refusing_input_errors():
+            features = extract_features(model, pictures, out, data_options=options, verbose=verbose, **given)
     except KeyboardInterrupt:
         print("\nInterrupted; nothing is left of it.", file=sys.stderr)
         return 130

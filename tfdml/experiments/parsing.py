@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import re
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 import jsonargparse
 import yaml
 
-from tfdml.experiments.errors import RecipeError, nearest_key
+from tfdml.experiments.errors import InputError, RecipeError, nearest_key
 from tfdml.experiments.recipe import Recipe
 from tfdml.version import __version__
 
@@ -38,6 +39,14 @@ class CommandParser(jsonargparse.ArgumentParser):
     def refuse(self, message):
         """Ends the program because of its input."""
         self.exit(2, f"{self.prog}: error: {message}\n")
+
+    @contextlib.contextmanager
+    def refusing_input_errors(self):
+        """Ends the program, without a traceback, if the input of the block is wrong."""
+        try:
+            yield
+        except InputError as error:
+            self.refuse(str(error))
 
     def _with_nearest(self, message):
         unknown = re.match(r"unrecognized arguments: --([^\s=]+)", message, flags=re.IGNORECASE)

@@ -41,13 +41,11 @@ class PlannedRun(NamedTuple):
         name: Of its folder.
         recipe: What it does, a recipe of a single run.
         fold: The part of the training classes that it validates on, from 0; None for the test classes.
-        repeat: Which repetition it is, from 0.
     """
 
     name: str
     recipe: Recipe
     fold: int | None
-    repeat: int
 
 
 class ProtocolFolder:
@@ -131,14 +129,16 @@ def plan(recipe: Recipe):
     protocol = recipe.protocol
     if protocol.name == "single":
         raise ValueError("A single run has no plan. Received: protocol.name='single'.")
-    count = protocol.folds or _FOLDS.get(protocol.name)
-    folds = {"conventional": [None], "fixed_validation": [count - 1 if count else None]}.get(
-        protocol.name, range(count or 0)
-    )
+    if protocol.name == "conventional":
+        # Seeds count as if there were one fold.
+        count, folds = 1, [None]
+    else:
+        count = protocol.folds or _FOLDS[protocol.name]
+        folds = [count - 1] if protocol.name == "fixed_validation" else range(count)
     runs = []
     for repeat, fold in itertools.product(range(protocol.repeats), folds):
         name = f"repeat{repeat}" + ("" if fold is None else f"-fold{fold}")
-        runs.append(PlannedRun(name, _single(recipe, fold, count, repeat), fold, repeat))
+        runs.append(PlannedRun(name, _single(recipe, fold, count, repeat), fold))
     return runs
 
 
@@ -153,7 +153,7 @@ def _single(recipe, fold, count, repeat):
         changes["split_seed"] = recipe.seed
     return dataclasses.replace(
         recipe,
-        seed=recipe.seed + repeat * (count or 1) + (fold or 0),
+        seed=recipe.seed + repeat * count + (fold or 0),
         protocol=dataclasses.replace(recipe.protocol, name="single", folds=None, repeats=1),
         data=dataclasses.replace(recipe.data, **changes),
         evaluation=dataclasses.replace(recipe.evaluation, keep_embeddings=True),
@@ -253,7 +253,7 @@ def _carry_out(folder, recipe, verbose):
         path = folder.runs / run.name
         if not RunFolder(path).is_finished:
             _logger.info("Run %d of %d: %s", number, len(runs), run.name)
-        if path.exists() and not (RunFolder(path).recipe.exists() and RunFolder(path).environment.exists()):
+        if path.exists() and not RunFolder(path).has_begun:
             # Stopped before it was a run: there is nothing in it to go on from.
             shutil.rmtree(path)
         result_of(run.recipe, path, verbose=verbose)
@@ -311,7 +311,8 @@ def _ways(runs):
 
 def _ensembles(folder, recipe, ways):
     """The retrieval metrics of each way's embeddings side by side."""
-    files = {name: read_embeddings(RunFolder(folder.runs / name).test_embeddings) for way in ways for name in way}
+    names = sorted({name for way in ways for name in way})
+    files = {name: read_embeddings(RunFolder(folder.runs / name).test_embeddings) for name in names}
     first = files[ways[0][0]]
     for name, (_, labels, _) in files.items():
         if not np.array_equal(labels, first[1]):

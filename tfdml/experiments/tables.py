@@ -338,10 +338,8 @@ def tables_main(argv=None):
     """
     parser = _parser()
     given = parser.parse_given(sys.argv[1:] if argv is None else list(argv))
-    try:
+    with parser.refusing_input_errors():
         return _print_tables(given.get("FOLDER") or ["runs"], given.get("table"), given.get("out"))
-    except InputError as error:
-        parser.refuse(str(error))
 
 
 def _print_tables(folders, table, out):
