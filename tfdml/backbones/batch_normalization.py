@@ -4,6 +4,7 @@ import dataclasses
 
 import keras
 
+from tfdml import ops
 from tfdml.arguments import check_choice
 
 FROZEN = ("none", "statistics", "all")
@@ -30,6 +31,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
 class Normalizer:
     """Makes the batch normalisations of one backbone.
 
+    In the scope of a `tf.distribute` strategy of several replicas their statistics are those of the whole batch.
+
     Attributes:
         momentum: How much of the moving statistics stays at each step.
         frozen: `"none"`; `"statistics"`: the moving statistics are used in training, too, and stay as they are; or
@@ -55,5 +58,11 @@ class Normalizer:
         """Normalises features by a new layer of this name."""
         kind = BatchNormalization if self.frozen == "statistics" else keras.layers.BatchNormalization
         # Keras runs a batch normalisation that is not trainable as at inference.
-        layer = kind(momentum=self.momentum, epsilon=self.epsilon, trainable=self.frozen != "all", name=name)
+        layer = kind(
+            momentum=self.momentum,
+            epsilon=self.epsilon,
+            trainable=self.frozen != "all",
+            synchronized=ops.has_replicas(),
+            name=name,
+        )
         return layer(features)

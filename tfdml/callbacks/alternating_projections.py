@@ -11,7 +11,7 @@ from tfdml import ops
 from tfdml.arguments import check_whole_number
 from tfdml.callbacks.monitor import monitored_value
 from tfdml.metrics import covering_radius, proxy_spread
-from tfdml.models import CCPModel, image_batches
+from tfdml.models import CCPModel, array_of, image_batches, number
 
 _logger = logging.getLogger(__name__)
 
@@ -83,15 +83,15 @@ class AlternatingProjections(keras.callbacks.Callback):
     def is_over(self):
         """Whether the last problem has ended and the outer patience is at its end."""
         model = self.model
-        without_better = int(model.projection) - int(model.incumbent_projection)
-        ended = int(model.wait) >= self.patience
+        without_better = number(model.projection) - number(model.incumbent_projection)
+        ended = number(model.wait) >= self.patience
         return self.outer_patience is not None and ended and without_better >= self.outer_patience
 
     def on_train_begin(self, logs=None):
         model = self.model
         if not isinstance(model, CCPModel):
             raise TypeError(f"AlternatingProjections drives a CCPModel. Received: {type(model).__name__}.")
-        if int(model.optimizer.iterations) == 0 and int(model.projection) == 0:
+        if number(model.optimizer.iterations) == 0 and number(model.projection) == 0:
             self._reset()
             model.anchor.take(model.embedder.weights)
             proxies = self._choose(self._embed_pool(draw=0))
@@ -100,14 +100,14 @@ class AlternatingProjections(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         model = self.model
         logs = logs if logs is not None else {}
-        logs["projection"] = int(model.projection)
+        logs["projection"] = number(model.projection)
         logs["covering_radius"] = self._covering_radius
-        logs["projection_steps"] = int(model.optimizer.iterations) - int(model.projection_start)
+        logs["projection_steps"] = number(model.optimizer.iterations) - number(model.projection_start)
         logs["proxy_diversity"] = _diversity(model.proxies.proxies)
         value = monitored_value(logs, self.monitor)
         if value is None or epoch < self.start_from_epoch:
             return
-        if not model.take_validation(value) and int(model.wait) >= self.patience and not model.stop_training:
+        if not model.take_validation(value) and number(model.wait) >= self.patience and not model.stop_training:
             self._end_problem(logs["projection_steps"])
 
     def _end_problem(self, steps):
@@ -115,17 +115,17 @@ class AlternatingProjections(keras.callbacks.Callback):
         began = time.perf_counter()
         model.best.restore(model.solution)
         ended = {
-            "projection": int(model.projection),
-            "first_step": int(model.projection_start),
+            "projection": number(model.projection),
+            "first_step": number(model.projection_start),
             "steps": steps,
-            "best": float(tf.convert_to_tensor(model.best_value)),
+            "best": number(model.best_value),
             "covering_radius": self._covering_radius,
             "proxy_diversity": self._proxy_diversity,
             "converged_proxy_diversity": _diversity(model.proxies.proxies),
             "weight_change": model.weight_change(),
         }
         pool = self._embed_pool(draw=ended["projection"] + 1)
-        converged = np.asarray(model.proxies.proxies)
+        converged = array_of(model.proxies.proxies)
         ended["converged_covering_radius"] = _radius(pool, converged)
         proxies = self._choose(pool, given=converged)
         ended["selection_seconds"] = round(time.perf_counter() - began, 3)
@@ -145,8 +145,8 @@ class AlternatingProjections(keras.callbacks.Callback):
         model.stop_training = True
         _logger.info(
             "%d problems have brought nothing better: training ends with the weights of projection %d, %s = %.4f.",
-            self.outer_patience, int(model.incumbent_projection), self.monitor,
-            float(tf.convert_to_tensor(model.incumbent_value)),
+            self.outer_patience, number(model.incumbent_projection), self.monitor,
+            number(model.incumbent_value),
         )  # fmt: skip
 
     def _choose(self, pool, given=None):
@@ -156,6 +156,8 @@ class AlternatingProjections(keras.callbacks.Callback):
         indices = np.asarray(ops.greedy_k_center(points, layer.per_class, initial=given, mask=exists))
         chosen = np.take_along_axis(points, np.maximum(indices, 0)[:, :, None], axis=1)
         proxies = np.where(indices[:, :, None] >= 0, chosen, chosen[:, :1] if given is None else given)
+        # Every worker has embedded the pool, and the first one's choice counts.
+        proxies = self.model.crew.agree(proxies)
         self._covering_radius = _radius(pool, proxies)
         self._proxy_diversity = _diversity(proxies)
         return proxies
@@ -228,6 +230,6 @@ def _radius(pool, proxies):
 
 
 def _diversity(proxies):
-    proxies = np.asarray(proxies)
+    proxies = array_of(proxies)
     # A training that has diverged is for other callbacks to tell of.
     return float(proxy_spread(proxies).mean()) if np.isfinite(proxies).all() else float("nan")

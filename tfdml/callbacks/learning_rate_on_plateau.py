@@ -7,7 +7,7 @@ import keras
 
 from tfdml.arguments import check_whole_number
 from tfdml.callbacks.monitor import monitored_value
-from tfdml.models import MetricModel
+from tfdml.models import MetricModel, number
 
 _logger = logging.getLogger(__name__)
 
@@ -61,8 +61,8 @@ class LearningRateOnPlateau(keras.callbacks.Callback):
         if self.wait >= self.patience:
             self.wait = 0
             for optimizer in self._optimizers():
-                optimizer.learning_rate = self.factor * float(optimizer.learning_rate)
-            _logger.info("The learning rate falls to %g.", float(self.model.optimizer.learning_rate))
+                optimizer.learning_rate = self.factor * number(optimizer.learning_rate)
+            _logger.info("The learning rate falls to %g.", number(self.model.optimizer.learning_rate))
 
     def _optimizers(self):
         if isinstance(self.model, MetricModel):
@@ -71,7 +71,7 @@ class LearningRateOnPlateau(keras.callbacks.Callback):
 
     def get_state(self):
         """What a resumed training needs."""
-        rates = [float(optimizer.learning_rate) for optimizer in self._optimizers()]
+        rates = [number(optimizer.learning_rate) for optimizer in self._optimizers()]
         return {"best": self.best, "wait": self.wait, "rates": rates}
 
     def set_state(self, state):

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from tfdml.files import whole_file
-from tfdml.models import MetricModel, optimizer_state
+from tfdml.models import MetricModel, array_of, optimizer_state
 
 
 class TrainingBackup(keras.callbacks.Callback):
@@ -65,7 +65,7 @@ class TrainingBackup(keras.callbacks.Callback):
         arrays = {}
         content = {
             "epoch": epoch + 1,
-            "variables": [np.asarray(variable) for variable in self._variables()],
+            "variables": [array_of(variable) for variable in self._variables()],
             "callbacks": [callback.get_state() for callback in self._callbacks],
         }
         arrays["content"] = np.array(json.dumps(_pack(content, arrays)))

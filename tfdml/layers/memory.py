@@ -101,4 +101,8 @@ class CrossBatchMemory(keras.layers.Layer):
 def _put(weight, places, rows):
     """Writes rows in place, rather than a new array with the old rows in it."""
     variable = weight if isinstance(weight, tf.Variable) else weight.value  # Keras 3 wraps TensorFlow's variable.
-    variable.scatter_nd_update(places[:, None], rows)
+    if isinstance(variable, tf.distribute.DistributedValues):
+        # Those of several replicas cannot be written in part. Each replica writes the same into its own.
+        variable.assign(tf.tensor_scatter_nd_update(tf.convert_to_tensor(variable), places[:, None], rows))
+    else:
+        variable.scatter_nd_update(places[:, None], rows)

@@ -14,6 +14,7 @@ def retrieval_metrics(
     reference_labels=None,
     ks=(1, 2, 4, 8),
     block_bytes=BLOCK_BYTES,
+    part=None,
 ):
     r"""Exact retrieval metrics: precision at 1, recall at k, R-precision and MAP@R.
 
@@ -41,6 +42,8 @@ def retrieval_metrics(
         reference_labels: Classes of `reference_embeddings`, `(m,)`.
         ks: The k of recall at k.
         block_bytes: About how much memory a block of queries takes; it does not change the results.
+        part: `(index, count)`: only every `count`-th query from `index` on is judged, as one of so many workers does.
+            The averages of all parts, weighted by their `"queries"`, are those of the whole. `None` judges all.
 
     Returns:
         A dict with the floats `"precision_at_1"`, `"recall_at_<k>"` for each k, `"r_precision"` and
@@ -49,7 +52,7 @@ def retrieval_metrics(
 
     Raises:
         ValueError: If shapes do not fit, a set is empty, embeddings are not finite, only one of the
-            references' arguments is given, or a k is not positive.
+            references' arguments is given, a k is not positive, or there is no such part.
         TypeError: If embeddings are no numbers, labels neither integers nor strings, or a k is no integer.
 
     Reference:
@@ -79,6 +82,8 @@ def retrieval_metrics(
     classes, reference_classes = class_numbers(query_labels, labels_of_references)
     relevant = np.bincount(reference_classes, minlength=classes.max() + 1)[classes] - alone
     counts = np.minimum(np.maximum(relevant, max(ks, default=1)), len(references) - alone)
+    mine = _in_part(len(queries), part)
+    relevant = np.where(mine, relevant, 0)
     counts[relevant == 0] = 0
 
     values = {name: np.full(len(queries), np.nan) for name in _names(ks)}
@@ -91,10 +96,10 @@ def retrieval_metrics(
     judged = relevant > 0
     number = int(np.count_nonzero(judged))
     result = {name: float(value[judged].mean()) if number else float("nan") for name, value in values.items()}
-    return {**result, "queries": number, "queries_without_reference": len(queries) - number}
+    return {**result, "queries": number, "queries_without_reference": int(np.count_nonzero(mine)) - number}
 
 
-def query_gallery_metrics(embeddings, labels, is_query=None, ks=(1, 2, 4, 8)):
+def query_gallery_metrics(embeddings, labels, is_query=None, ks=(1, 2, 4, 8), part=None):
     """Retrieval metrics of pictures that are queries or gallery, as those of the In-shop data set.
 
     Args:
@@ -102,6 +107,7 @@ def query_gallery_metrics(embeddings, labels, is_query=None, ks=(1, 2, 4, 8)):
         labels: `(n,)`.
         is_query: `(n,)` bools: queries are to be found among those that are none. `None`: each among all others.
         ks: The k of recall at k.
+        part: As for `retrieval_metrics`.
 
     Returns:
         What `retrieval_metrics` gives.
@@ -110,7 +116,7 @@ def query_gallery_metrics(embeddings, labels, is_query=None, ks=(1, 2, 4, 8)):
         ValueError: If `is_query` is of another length, or there is no query or no gallery.
     """
     if is_query is None:
-        return retrieval_metrics(embeddings, labels, ks=ks)
+        return retrieval_metrics(embeddings, labels, ks=ks, part=part)
     embeddings, labels, is_query = np.asarray(embeddings), np.asarray(labels), np.asarray(is_query, bool)
     if is_query.shape != labels.shape or is_query.all() or not is_query.any():
         raise ValueError(
@@ -118,7 +124,7 @@ def query_gallery_metrics(embeddings, labels, is_query=None, ks=(1, 2, 4, 8)):
             f"each of {len(labels)} labels, some of them queries and some not."
         )
     return retrieval_metrics(
-        embeddings[is_query], labels[is_query], embeddings[~is_query], labels[~is_query], ks=ks
+        embeddings[is_query], labels[is_query], embeddings[~is_query], labels[~is_query], ks=ks, part=part
     )
 
 
@@ -146,6 +152,16 @@ def _judge(right, relevant, ks):
     yield hits[:, -1] / relevant
     # One by one, so that the sum does not depend on what else is in the block.
     yield np.cumsum(np.where(counted, hits / places, 0.0), axis=1)[:, -1] / relevant
+
+
+def _in_part(count, part):
+    """Which of so many queries belong to a part."""
+    if part is None:
+        return np.ones(count, bool)
+    index, parts = part
+    if not 0 <= index < parts:
+        raise ValueError(f"Received: part={part!r}; expected (index, count) with 0 <= index < count.")
+    return np.arange(count) % parts == index
 
 
 def _check_ks(ks):

@@ -1,6 +1,7 @@
 """Embedders and the models that train them."""
 
 from tfdml.models.ccp_model import CCPModel
+from tfdml.models.crew import Crew, array_of, crew_of, number
 from tfdml.models.embedder import (
     adapt_pooling,
     build_embedder,
@@ -19,15 +20,19 @@ from tfdml.models.training_step import optimizer_state
 
 __all__ = [
     "CCPModel",
+    "Crew",
     "MetricModel",
     "WeightSnapshot",
     "adapt_pooling",
+    "array_of",
     "build_embedder",
     "build_head",
+    "crew_of",
     "embed",
     "image_batches",
     "inference_function",
     "local_features",
+    "number",
     "optimizer_state",
     "pooling_maps",
     "settle_batch_normalization",

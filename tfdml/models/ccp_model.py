@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tfdml.arguments import check_between, check_not_negative
 from tfdml.layers import ClassProxies
+from tfdml.models.crew import number
 from tfdml.models.metric_model import MetricModel
 from tfdml.models.snapshot import WeightSnapshot
 
@@ -88,13 +89,13 @@ class CCPModel(MetricModel):
         """
         # As it is kept: an equal one must not be better by the digits that are lost.
         value = np.float32(value)
-        if not value > np.asarray(self.best_value):
+        if not value > number(self.best_value):
             self.wait.assign(self.wait + 1)
             return False
         self.best_value.assign(value)
         self.best.take(self.solution)
         self.wait.assign(0)
-        if value > np.asarray(self.incumbent_value):
+        if value > number(self.incumbent_value):
             self.incumbent_value.assign(value)
             self.incumbent.take(self.solution)
             self.incumbent_projection.assign(self.projection)

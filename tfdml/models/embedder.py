@@ -1,5 +1,7 @@
 """Embedders: from a picture to a point in the embedding space."""
 
+import functools
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -205,9 +207,25 @@ def pooling_maps(embedder, images):
     return np.full((batch, height, width), 1.0 / (height * width), np.float32)
 
 
-def inference_function(embedder):
-    """The embedder as one graph from images to float32 embeddings, for those who embed again and again."""
-    return tf.function(lambda images: tf.cast(embedder(images, training=False), tf.float32), reduce_retracing=True)
+def inference_function(embedder, crew=None):
+    """The embedder as one graph from images to float32 embeddings, for those who embed again and again.
+
+    Args:
+        embedder: A model from images to embeddings.
+        crew: The `Crew` whose replicas share each batch; `None` embeds on one device.
+    """
+
+    def forward(images):
+        return tf.cast(embedder(images, training=False), tf.float32)
+
+    if crew is None or crew.is_alone:
+        return tf.function(forward, reduce_retracing=True)
+
+    @functools.partial(tf.function, reduce_retracing=True)
+    def on_replicas(parts):
+        return tf.concat(crew.strategy.experimental_local_results(crew.strategy.run(forward, (parts,))), axis=0)
+
+    return lambda images: on_replicas(crew.split(images))
 
 
 def embed(embedder, data, batch_size=256):

@@ -2,6 +2,7 @@
 
 import keras
 
+from tfdml import ops
 from tfdml.arguments import check_whole_number
 from tfdml.layers import CountedDropout
 from tfdml.models.embedder import resolve_normalization
@@ -66,7 +67,7 @@ def build_head(
 
 
 def _batch_normalization(name):
-    return keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)
+    return keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, synchronized=ops.has_replicas(), name=name)
 
 
 def _dropped_out(values, rate, number):

@@ -1,5 +1,7 @@
 """What the embeddings of a whole validation set say, as numbers for the logs."""
 
+from typing import NamedTuple, Optional
+
 import numpy as np
 
 from tfdml.metrics import distance_range, geometry_metrics, query_gallery_metrics
@@ -12,18 +14,75 @@ GEOMETRY_LOGS = ("mean_covering_radius", "interclass_distance", "class_spread")
 _MAX_SAMPLES = 4096
 
 
-def retrieval_logs(embeddings, labels, is_query=None):
+class Judged(NamedTuple):
+    """A batch, or a whole set, as an evaluation has it.
+
+    Attributes:
+        number: Of the batch, from 0; `None` for a set.
+        embeddings: `(n, d)`.
+        labels: `(n,)`.
+        is_query: `(n,)` bools, or `None`.
+        loss: The mean over the samples.
+    """
+
+    number: Optional[int]
+    embeddings: np.ndarray
+    labels: np.ndarray
+    is_query: Optional[np.ndarray]
+    loss: float
+
+
+def collect(parts, crew):
+    """The whole set from the batches of all workers of a `Crew`, in its order.
+
+    Raises:
+        ValueError: If there is no batch, or not for every worker.
+    """
+    smallest = min(crew.gather(np.array([len(parts)]))) if crew.workers > 1 else len(parts)
+    if not smallest:
+        fewer = f" for each of {crew.workers} workers" if crew.workers > 1 else ""
+        raise ValueError(f"There is nothing to evaluate. Received: a data set without a batch{fewer}.")
+    embeddings, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("embeddings", "labels"))
+    is_query = None if parts[0].is_query is None else np.concatenate([part.is_query for part in parts])
+    if crew.workers == 1:
+        return Judged(None, embeddings, labels, is_query, mean_loss(parts))
+    sizes = [len(part.labels) for part in parts]
+    order = np.argsort(crew.gather(np.repeat([part.number for part in parts], sizes)), kind="stable")
+    losses = crew.gather(np.repeat([part.loss for part in parts], sizes))
+    if is_query is not None:
+        is_query = crew.gather(is_query.astype(np.int32)).astype(bool)[order]
+    return Judged(
+        None, crew.gather(embeddings)[order], crew.gather(labels)[order], is_query, float(np.mean(losses))
+    )
+
+
+def mean_loss(parts):
+    """The mean loss of the samples of some batches."""
+    return float(np.average([part.loss for part in parts], weights=[len(part.labels) for part in parts]))
+
+
+def retrieval_logs(embeddings, labels, is_query=None, crew=None):
     """Exact retrieval metrics; NaN if an embedding is not finite.
 
     Args:
         embeddings: `(n, d)`.
         labels: `(n,)`.
         is_query: `(n,)` bools, to find queries in a gallery of the others; `None` to find each among all others.
+        crew: The `Crew` whose workers share the queries, all of which have the whole set; `None` judges all here.
     """
     if not np.isfinite(embeddings).all():
         return dict.fromkeys(RETRIEVAL_LOGS, float("nan"))
-    values = query_gallery_metrics(embeddings, labels, is_query, ks=RECALLS)
-    return {name: float(values[name]) for name in RETRIEVAL_LOGS}
+    if crew is None or crew.workers == 1:
+        values = query_gallery_metrics(embeddings, labels, is_query, ks=RECALLS)
+        return {name: float(values[name]) for name in RETRIEVAL_LOGS}
+    values = query_gallery_metrics(embeddings, labels, is_query, ks=RECALLS, part=(crew.index, crew.workers))
+    counts = crew.gather(np.array([values["queries"]], np.float64))
+    of_parts = crew.gather(np.array([[values[name] for name in RETRIEVAL_LOGS]], np.float64))
+    if not counts.sum():
+        return dict.fromkeys(RETRIEVAL_LOGS, float("nan"))
+    # A part without a query that counts has no averages.
+    means = np.average(np.nan_to_num(of_parts), axis=0, weights=counts)
+    return dict(zip(RETRIEVAL_LOGS, map(float, means)))
 
 
 def geometry_logs(embeddings, labels, separation=None):

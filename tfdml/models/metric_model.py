@@ -11,8 +11,9 @@ from tfdml import losses, ops
 from tfdml.arguments import check_between, check_not_negative, check_whole_number
 from tfdml.layers import ClassProxies
 from tfdml.models import training_step
+from tfdml.models.crew import crew_of
 from tfdml.models.embedder import inference_function, largest_distance, with_attributes
-from tfdml.models.judgement import geometry_logs, retrieval_logs
+from tfdml.models.judgement import Judged, collect, geometry_logs, mean_loss, retrieval_logs
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -132,6 +133,8 @@ class MetricModel(keras.Model):
                 f"Only losses of tfdml can be scored against references. Received: {type(loss).__name__} with "
                 f"references {names}; leave out the references or use a tfdml loss."
             )
+        self.crew = crew_of(self.distribute_strategy)
+        self._check_crew(kwargs.get("jit_compile"))
         super().compile(optimizer=optimizer, **kwargs)
         self.metric_loss = loss
         self._replace_loss_parameters(getattr(loss, "parameters", None))
@@ -143,6 +146,22 @@ class MetricModel(keras.Model):
         self._check_margins()
         self._evaluation_function = self._inference_function = None
 
+    def _check_crew(self, jit_compile):
+        if self.crew.is_alone:
+            return
+        replicas = self.crew.workers * self.crew.replicas
+        if self.crew.workers > 1 and keras.__version__.startswith("3."):
+            raise ValueError(
+                "The training loop of Keras 3 does not support several workers of tf.distribute. Received: "
+                f"{self.crew.workers} workers with Keras {keras.__version__}; expected Keras 2.15, or "
+                "MirroredStrategy on one machine."
+            )
+        if jit_compile is True:
+            raise ValueError(
+                "XLA does not compile what gathers the batch of several replicas. Received: jit_compile=True with "
+                f"{replicas} replicas; expected jit_compile=False."
+            )
+
     def retrace(self):
         """Forgets the graphs of training, evaluation and embedding, after an option of a layer has changed."""
         self._evaluation_function = self._inference_function = None
@@ -152,7 +171,7 @@ class MetricModel(keras.Model):
     def embed_batch(self, images):
         """Float32 embeddings `(b, d)` of a batch, as at inference, by a graph that is kept for the next batch."""
         if self._inference_function is None:
-            self._inference_function = inference_function(self.embedder)
+            self._inference_function = inference_function(self.embedder, self.crew)
         return self._inference_function(images)
 
     def _replace_loss_parameters(self, layer):
@@ -190,6 +209,11 @@ class MetricModel(keras.Model):
             raise ValueError(
                 "The loss is scaled by `optimizer` alone. Received: reference_optimizer=LossScaleOptimizer(…); "
                 "expected the optimizer inside."
+            )
+        if isinstance(self.optimizer, keras.mixed_precision.LossScaleOptimizer) and not self.crew.is_alone:
+            raise ValueError(
+                "Replicas cannot skip a step in two optimizers for the sake of the scale of the loss. Received: "
+                "LossScaleOptimizer with a reference_optimizer; expected one of the two, or mixed_bfloat16."
             )
         for (_, variables), place in zip(self.optimizer_groups(), ("in", "outside")):
             if not variables:
@@ -259,14 +283,15 @@ class MetricModel(keras.Model):
     def train_step(self, data):
         images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         with tf.GradientTape() as tape:
-            embeddings, values = self._embed_and_compare(images, labels)
-            loss = _weighted_mean(values, sample_weight)
+            embeddings, labels, values = self._embed_and_compare(images, labels)
+            loss = _weighted_mean(values, None if sample_weight is None else ops.gather_batch(sample_weight))
             loss += tf.cast(self.penalty(), loss.dtype)
             objective = loss
             if self.weight_decay:
                 decayed = training_step.decayed_variables(self.embedder)
                 objective += tf.cast(training_step.weight_penalty(decayed, self.weight_decay), loss.dtype)
-            scaled_objective = training_step.scale_loss(self.optimizer, objective)
+            # All replicas see the same loss, and the optimizers sum their gradients.
+            scaled_objective = training_step.scale_loss(self.optimizer, objective / ops.replica_count())
         variables = self.trainable_variables
         gradients = tape.gradient(scaled_objective, variables)
         if self.warmup_steps:
@@ -281,27 +306,34 @@ class MetricModel(keras.Model):
         return {"loss": self.loss_tracker.result()}
 
     def _embed_and_compare(self, images, labels):
-        """Embeddings and losses of the samples of a training batch."""
+        """Embeddings, labels and losses of the samples of a training batch, of all replicas."""
         if self.zero_shot is None:
             embeddings = self.embedder(images, training=True)
-            return embeddings, self.sample_losses(labels, embeddings)
-        embeddings, attributes = self._attributed_embedder(images, training=True)
+        else:
+            embeddings, attributes = self._attributed_embedder(images, training=True)
+        labels, embeddings = ops.gather_batch(labels), ops.gather_batch(embeddings)
         values = self.sample_losses(labels, embeddings)
-        transfer = self.zero_shot(attributes, ops.check_labels(labels, attributes))
-        return embeddings, (1.0 - self.zero_shot_weight) * values + self.zero_shot_weight * tf.cast(
-            transfer, values.dtype
-        )
+        if self.zero_shot is None:
+            return embeddings, labels, values
+        attributes = ops.gather_batch(attributes)
+        transfer = tf.cast(self.zero_shot(attributes, ops.check_labels(labels, attributes)), values.dtype)
+        return embeddings, labels, (1.0 - self.zero_shot_weight) * values + self.zero_shot_weight * transfer
 
     def test_step(self, data):
         images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        _, loss = self._embed_and_score(images, labels, sample_weight)
+        embeddings = ops.gather_batch(tf.cast(self.embedder(images, training=False), tf.float32))
+        weight = None if sample_weight is None else ops.gather_batch(sample_weight)
+        loss = self._score(embeddings, ops.gather_batch(labels), weight)
         self.loss_tracker.update_state(loss)
         return {"loss": self.loss_tracker.result()}
 
     def _embed_and_score(self, images, labels, sample_weight=None):
-        # Other classes than those of the training have no references: what is judged is the batch by itself.
         embeddings = tf.cast(self.embedder(images, training=False), tf.float32)
-        return embeddings, _weighted_mean(self._in_batch_losses(labels, embeddings), sample_weight)
+        return embeddings, self._score(embeddings, labels, sample_weight)
+
+    def _score(self, embeddings, labels, sample_weight=None):
+        # Other classes than those of the training have no references: what is judged is the batch by itself.
+        return _weighted_mean(self._in_batch_losses(labels, embeddings), sample_weight)
 
     def evaluate(
         self,
@@ -347,32 +379,37 @@ class MetricModel(keras.Model):
                 steps=steps or _cardinality(batches), model=self,
             )  # fmt: skip
         if self._evaluation_function is None:
-            step = self._embed_and_score
+            step = self._embed_and_score if self.crew.is_alone else self._score
             self._evaluation_function = step if self.run_eagerly else tf.function(step, reduce_retracing=True)
-        embeddings, all_labels, are_queries, mean_loss = [], [], [], keras.metrics.Mean()
+        parts = []
         callbacks.on_test_begin()
-        for index, batch in enumerate(batches):
+        for index, batch in self.crew.share(batches):
             if steps is not None and index >= steps:
                 break
             callbacks.on_test_batch_begin(index)
             images, labels, weight = keras.utils.unpack_x_y_sample_weight(batch)
             if labels is None:
                 raise ValueError("Retrieval is judged by labels. Received: a data set of images without labels.")
+            is_query = None
             if isinstance(labels, Mapping):
-                are_queries.append(np.asarray(labels["is_query"], bool).reshape(-1))
+                is_query = np.asarray(labels["is_query"], bool).reshape(-1)
                 labels = labels["label"]
-            batch_embeddings, loss = self._evaluation_function(images, tf.convert_to_tensor(labels), weight)
-            mean_loss.update_state(loss, sample_weight=len(batch_embeddings))
-            embeddings.append(np.asarray(batch_embeddings))
-            all_labels.append(np.asarray(labels).reshape(-1))
-            callbacks.on_test_batch_end(index, {"loss": float(mean_loss.result())})
-        if not embeddings:
-            raise ValueError("There is nothing to evaluate. Received: a data set without a batch.")
-        logs = {"loss": float(mean_loss.result())}
-        embeddings, all_labels = np.concatenate(embeddings), np.concatenate(all_labels)
-        logs.update(retrieval_logs(embeddings, all_labels, np.concatenate(are_queries) if are_queries else None))
+            if self.crew.is_alone:
+                embeddings, loss = self._evaluation_function(images, tf.convert_to_tensor(labels), weight)
+            else:
+                embeddings = self.embed_batch(images)
+                loss = self._evaluation_function(embeddings, tf.convert_to_tensor(labels), weight)
+            parts.append(Judged(index, np.asarray(embeddings), np.asarray(labels).reshape(-1), is_query, float(loss)))
+            callbacks.on_test_batch_end(index, {"loss": mean_loss(parts)})
+        judged = collect(parts, self.crew)
+        logs = {"loss": judged.loss}
+        embeddings, labels = judged.embeddings, judged.labels
+        logs.update(retrieval_logs(embeddings, labels, judged.is_query, self.crew))
         if self.geometry:
-            logs.update(self._geometry_logs(embeddings, all_labels))
+            logs.update(self._geometry_logs(embeddings, labels))
+        if self.crew.workers > 1:
+            # What is decided by them must be decided alike, whatever processors the workers have.
+            logs = dict(zip(logs, map(float, self.crew.agree(list(logs.values())))))
         callbacks.on_test_end(logs)
         return logs if return_dict else list(logs.values())
 

@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+from tfdml import ops
+
 
 def decayed_variables(embedder):
     """The trainable weights of an embedder without those of batch normalisation."""
@@ -63,6 +65,8 @@ def apply_gradients(groups, gradients, variables):
             skip a step in which a gradient is not finite, as it does.
         gradients: Of the scaled loss, one for each variable.
         variables: The variables of all groups together.
+
+    Among several replicas the gradients are summed over them before an optimizer clips them.
     """
     gradient_of = {id(variable): gradient for variable, gradient in zip(variables, gradients)}
     parts = [(optimizer, [gradient_of[id(variable)] for variable in group], group) for optimizer, group in groups]
@@ -72,14 +76,44 @@ def apply_gradients(groups, gradients, variables):
     # The first comes last, as it may change the scale.
     for optimizer, part, group in parts[1:]:
         if scale is one:
+            if not hasattr(optimizer, "aggregate_gradients"):
+                part = _clipped_sum(optimizer, part, scale)
             optimizer.apply_gradients(zip(part, group))
         else:
             _apply_if(_all_finite(gradients), optimizer, [_times(gradient, 1 / scale) for gradient in part], group)
     _, part, group = parts[0]
+    if not hasattr(scaling_optimizer, "aggregate_gradients"):
+        part = _clipped_sum(scaling_optimizer, part, scale)
     if hasattr(scaling_optimizer, "get_unscaled_gradients"):
         # Keras 3 unscales while it applies the gradients, Keras 2 wants it done before.
         part = scaling_optimizer.get_unscaled_gradients(part)
     scaling_optimizer.apply_gradients(zip(part, group))
+
+
+def _clipped_sum(optimizer, gradients, scale):
+    """Gradients whose sum over the replicas, which the optimizers of Keras 3 take after they clip, is clipped already.
+
+    Args:
+        optimizer: The optimizer, which clips by what it says of itself.
+        gradients: Those of this replica, or `None`, times the scale.
+        scale: Of the loss.
+    """
+    count = ops.replica_count()
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    by_variable, by_all, by_value = inner.clipnorm, inner.global_clipnorm, inner.clipvalue
+    if count == 1 or not (by_variable or by_all or by_value or inner is not optimizer):
+        return gradients
+    there = [tf.convert_to_tensor(gradient) for gradient in gradients if gradient is not None]
+    summed = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, there)
+    if by_variable:
+        summed = [tf.clip_by_norm(gradient, by_variable * scale) for gradient in summed]
+    elif by_all:
+        summed, _ = tf.clip_by_global_norm(summed, by_all * scale)
+    elif by_value:
+        summed = [tf.clip_by_value(gradient, -by_value * scale, by_value * scale) for gradient in summed]
+    # What the optimizer sums: it has nothing left to clip.
+    shares = iter([gradient / count for gradient in summed])
+    return [None if gradient is None else next(shares) for gradient in gradients]
 
 
 def build_optimizer(optimizer, variables):

@@ -18,6 +18,7 @@ from tfdml.ops.normalization import l2_clip, l2_normalize
 from tfdml.ops.optimal_transport import PartialTransport, partial_transport
 from tfdml.ops.pair_masks import PairMasks, pair_masks
 from tfdml.ops.precision import at_least_float32
+from tfdml.ops.replicas import gather_batch, has_replicas, replica_count
 from tfdml.ops.ridge import ridge_regression
 
 __all__ = [
@@ -34,7 +35,9 @@ __all__ = [
     "compare",
     "count_below",
     "count_sorted_below",
+    "gather_batch",
     "greedy_k_center",
+    "has_replicas",
     "l2_clip",
     "l2_normalize",
     "masked_count",
@@ -46,6 +49,7 @@ __all__ = [
     "pair_masks",
     "pairwise_distances",
     "partial_transport",
+    "replica_count",
     "ridge_regression",
     "sort_masked",
 ]

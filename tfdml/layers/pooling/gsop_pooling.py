@@ -3,6 +3,7 @@
 import keras
 import tensorflow as tf
 
+from tfdml import ops
 from tfdml.arguments import check_whole_number
 from tfdml.layers.pooling.base import Pooling, build_part, count_places
 
@@ -53,8 +54,9 @@ class GSoPPooling(Pooling):
         super().build(input_shape)
         units, filters = self.units, self.filters_per_row
         self.reduce = keras.layers.Dense(units, name="reduce", dtype=self.precision)
-        self.reduced_normalization = keras.layers.BatchNormalization(name="reduced_normalization", dtype=self.precision)
-        self.row_normalization = keras.layers.BatchNormalization(name="row_normalization", dtype=self.precision)
+        options = {"dtype": self.precision, "synchronized": ops.has_replicas()}
+        self.reduced_normalization = keras.layers.BatchNormalization(name="reduced_normalization", **options)
+        self.row_normalization = keras.layers.BatchNormalization(name="row_normalization", **options)
         self.gate = keras.layers.Dense(self.input_channels, activation="sigmoid", name="gate", dtype=self.precision)
         build_part(self.reduce, (None, None, self.input_channels))
         build_part(self.reduced_normalization, (None, None, units))

@@ -1,0 +1,161 @@
+"""Ten training steps of several kinds, in a process of its own: on one device, on two, or as one of two workers.
+
+    python ten_steps.py FILE single|mirrored
+    python ten_steps.py FILE worker INDEX PORT
+
+Writes all weights and what an evaluation says to FILE (.npz).
+"""
+
+import json
+import os
+import sys
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+FILE, MODE = sys.argv[1:3]
+if MODE == "worker":
+    INDEX, PORT = int(sys.argv[3]), int(sys.argv[4])
+    addresses = [f"localhost:{PORT}", f"localhost:{PORT + 1}"]
+    os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": INDEX}})
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+from tfdml import callbacks, layers, models, ops  # noqa: E402
+from tfdml.backbones.batch_normalization import Normalizer  # noqa: E402
+
+# Where the weights of a model are that training changes; the others are counters of its metrics.
+PARTS = ("embedder", "references", "loss_parameters", "zero_shot", "anchor", "best")
+CLASSES, OF_EACH = 6, 8
+SIDE = 16
+STEPS = 10
+
+
+def main():
+    # One device, too, takes batch statistics by the formula of several: that of Keras 2 for one device corrects the
+    # moving variance by n / (n - 1).
+    ops.has_replicas = lambda: True
+    with make_strategy().scope():
+        kinds = {name: make_kind(name) for name in KINDS}
+    arrays = {}
+    for name, (model, options) in kinds.items():
+        logs = run(model, **options)
+        for part in PARTS:
+            layer = getattr(model, part, None)
+            of_part = layer if isinstance(layer, tuple) else [layer] if layer is not None else []
+            for index, weight in enumerate(weight for layer in of_part for weight in layer.weights):
+                arrays[f"{name}/{part}/{index}"] = models.array_of(weight)
+        for key, value in logs.items():
+            arrays[f"{name}/logs/{key}"] = value
+    np.savez(FILE, **arrays)
+
+
+def make_strategy():
+    if MODE == "worker":
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    if MODE == "mirrored":
+        device = tf.config.LogicalDeviceConfiguration()
+        tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [device] * 2)
+        return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    return tf.distribute.get_strategy()
+
+
+def pictures():
+    """Pictures of classes that differ, in random order."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(CLASSES), OF_EACH)
+    images = rng.uniform(0.3, 0.7, (CLASSES, SIDE, SIDE, 1))[labels] + rng.normal(size=(len(labels), SIDE, SIDE, 1)) / 8
+    order = rng.permutation(len(labels))
+    return images[order].astype("float32"), labels[order]
+
+
+def batches(strategy, size, weighted):
+    images, labels = pictures()
+    places = np.arange(STEPS * size) % len(labels)
+    columns = (images[places], labels[places])
+    if weighted:
+        columns += (np.linspace(0.5, 1.5, len(places)).astype("float32"),)
+    whole = tf.data.Dataset.from_tensor_slices(columns).batch(size, drop_remainder=True)
+    if MODE != "worker":
+        return whole
+    # The first worker has the smaller half where the batch is odd, as among the replicas of one process.
+    half = size // 2
+    mine = slice(None, half) if INDEX == 0 else slice(half, None)
+    share = whole.map(lambda *columns: tuple(column[mine] for column in columns))
+    return strategy.distribute_datasets_from_function(lambda context: share)
+
+
+def backbone():
+    """Two convolutions with batch normalisation: deeper ones make much of rounding."""
+    normalizer = Normalizer(momentum=0.9, frozen="none")
+    features = images = keras.Input((SIDE, SIDE, 1))
+    for index, channels in enumerate((8, 12)):
+        features = keras.layers.Conv2D(channels, 3, strides=2, padding="same", use_bias=False)(features)
+        features = keras.layers.ReLU()(normalizer(features, name=f"normalization_{index}"))
+    return keras.Model(images, features)
+
+
+def make_kind(name):
+    keras.utils.set_random_seed(0)
+    options = dict(KINDS[name])
+    has_zero_shot, normalization = options.pop("zero_shot", False), options.pop("normalization", "l2")
+    pooling = "gap"
+    if has_zero_shot:
+        pooling = layers.GeneralizedSumPooling(4, return_attributes=True, name="pooling")
+    embedder = models.build_embedder(backbone(), pooling, 8, normalization)
+    references = [REFERENCES[kind]() for kind in options.pop("references", ())] or None
+    zero_shot = layers.ZeroShotPrediction(CLASSES, 8) if has_zero_shot else None
+    run_options = {key: options.pop(key) for key in ("size", "weighted", "problems") if key in options}
+    if run_options.get("problems"):
+        model = models.CCPModel(embedder, references, projection_weight=0.1, zero_shot=zero_shot)
+    else:
+        model = models.MetricModel(embedder, references, zero_shot=zero_shot)
+    # Gradients that are clipped: by their norm in all replicas together.
+    sgd = {"learning_rate": 0.01, "momentum": 0.9, "global_clipnorm": 0.5}
+    second = keras.optimizers.SGD(0.5, clipnorm=0.1) if options.pop("two_optimizers", False) else None
+    optimizer = options.pop("optimizer", lambda: keras.optimizers.SGD(**sgd))()
+    model.compile(
+        optimizer, options.pop("loss", "multi_similarity"), reference_optimizer=second, weight_decay=1e-3, geometry=True
+    )
+    assert not options, options
+    return model, run_options
+
+
+def run(model, size=16, weighted=False, problems=False):
+    images, labels = pictures()
+    validation = tf.data.Dataset.from_tensor_slices((images, labels)).batch(10)
+    calls = []
+    if problems:
+        # The loss falls, and larger is better here: every problem ends soon.
+        calls.append(callbacks.AlternatingProjections(validation, pool_size=3, patience=1, monitor="val_loss"))
+    history = model.fit(
+        batches(model.distribute_strategy, size, weighted), epochs=1 if not problems else STEPS // 2, verbose=0, callbacks=calls, shuffle=False,
+        steps_per_epoch=STEPS if not problems else 2, validation_data=validation,
+    )  # fmt: skip
+    # Whether its second problem, and with it the pull, is among what is compared.
+    assert not problems or models.number(model.projection) >= 1
+    logs = {key: np.array(values) for key, values in history.history.items()}
+    steps = model.evaluate(validation, steps=3, verbose=0, return_dict=True)
+    return {**logs, **{f"three_batches_{key}": value for key, value in steps.items()}}
+
+
+def proxies():
+    return layers.ClassProxies(CLASSES, 2, dim=8, initializer=keras.initializers.RandomNormal(stddev=0.3, seed=1))
+
+
+REFERENCES = {"proxies": proxies, "memory": lambda: layers.CrossBatchMemory(40, 8, warmup_steps=2)}
+KINDS = {
+    "batch": {"loss": "c2"},
+    "memory": {"references": ["memory"]},
+    "proxies": {"references": ["proxies"]},
+    "ccp": {"references": ["proxies"], "normalization": "clip", "loss": "c1", "problems": True},
+    "ccp_memory": {"references": ["proxies", "memory"], "normalization": "clip", "problems": True},
+    "zero_shot": {"zero_shot": True, "loss": "c2"},
+    # Keras 3 itself cannot begin with replicas that have parts of different sizes.
+    "learnt_boundary": {"loss": "margin", "size": 16 if keras.__version__ >= "3" else 15, "weighted": True},
+    "two_optimizers": {"references": ["proxies"], "two_optimizers": True},
+    "adam": {"loss": "triplet", "optimizer": lambda: keras.optimizers.Adam(1e-5, global_clipnorm=1.0)},
+}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""Training on two devices and by two workers: the same weights as on one device."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfdml import models, ops
+
+HELPERS = pathlib.Path(__file__).parents[1] / "helpers"
+KINDS = ("batch", "memory", "proxies", "ccp", "ccp_memory", "zero_shot", "learnt_boundary", "two_optimizers", "adam")
+IS_KERAS_3 = keras.__version__ >= "3"
+
+
+def start(script, *arguments):
+    """A process of its own, as devices and workers are made before anything else."""
+    environment = {**os.environ, "PYTHONPATH": str(HELPERS.parents[1]), "CUDA_VISIBLE_DEVICES": "-1"}
+    command = [sys.executable, str(HELPERS / script), *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process, timeout=300):
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    finally:
+        process.kill()
+    return process.returncode, output
+
+
+def free_ports():
+    """Two neighbouring ports that nobody listens on."""
+    while True:
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("localhost", 0))
+            port = first.getsockname()[1]
+            try:
+                second.bind(("localhost", port + 1))
+                return port
+            except (OSError, OverflowError):
+                continue
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """What each way of training leaves, trained when it is asked for."""
+    folder, done = tmp_path_factory.mktemp("replicas"), {}
+
+    def result(mode):
+        if mode not in done:
+            files = [folder / f"{mode}-{index}.npz" for index in range(2 if mode == "worker" else 1)]
+            port = free_ports()
+            arguments = [(index, port) if mode == "worker" else () for index in range(len(files))]
+            processes = [start("ten_steps.py", file, mode, *more) for file, more in zip(files, arguments)]
+            for process in processes:
+                code, output = finish(process)
+                assert code == 0, output
+            done[mode] = [dict(np.load(file)) for file in files]
+        return done[mode]
+
+    return result
+
+
+def assert_same(kind, result, expected):
+    names = [name for name in expected if name.startswith(f"{kind}/")]
+    assert names and names == [name for name in result if name.startswith(f"{kind}/")]
+    for name in names:
+        np.testing.assert_allclose(result[name], expected[name], rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_devices_train_as_one(results, kind):
+    assert_same(kind, results("mirrored")[0], results("single")[0])
+
+
+@pytest.mark.skipif(IS_KERAS_3, reason="the training loop of Keras 3 does not support several workers")
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_workers_train_as_one_device(results, kind):
+    for result in results("worker"):
+        assert_same(kind, result, results("single")[0])
+
+
+@pytest.mark.skipif(IS_KERAS_3, reason="the training loop of Keras 3 does not support several workers")
+def test_workers_agree_to_the_bit(results):
+    first, second = results("worker")
+    for name, value in first.items():
+        np.testing.assert_array_equal(second[name], value, err_msg=name)
+
+
+@pytest.mark.skipif(not IS_KERAS_3, reason="Keras 2 supports several workers")
+def test_several_workers_with_keras_3_are_an_error():
+    model = models.MetricModel(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
+    model.crew = models.Crew(tf.distribute.get_strategy(), index=0, workers=2, replicas=1)
+    with pytest.raises(ValueError, match="Received: 2 workers with Keras 3"):
+        model._check_crew(jit_compile=False)
+
+
+def test_replicas_are_not_compiled_by_xla():
+    model = models.MetricModel(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
+    model.crew = models.Crew(tf.distribute.get_strategy(), index=0, workers=1, replicas=2)
+    with pytest.raises(ValueError, match="Received: jit_compile=True with 2 replicas"):
+        model._check_crew(jit_compile=True)
+
+
+def test_without_a_strategy_the_batch_is_the_whole():
+    values = tf.constant([[1.0], [2.0]], tf.float16)
+    assert ops.gather_batch(values) is values
+    assert ops.replica_count() == 1 and not ops.has_replicas()
+    crew = models.crew_of(tf.distribute.get_strategy())
+    assert crew.is_alone and crew.is_chief
+    assert list(crew.share("abc")) == [(0, "a"), (1, "b"), (2, "c")]
+
+
+def test_workers_share_batches():
+    shares = []
+    for index in range(2):
+        crew = models.Crew(tf.distribute.get_strategy(), index, workers=2, replicas=1)
+        shares.append(list(crew.share(iter("abcde"))))
+        dataset = tf.data.Dataset.range(5)
+        assert [(number, int(batch)) for number, batch in crew.share(dataset)] == [(n, n) for n, _ in shares[-1]]
+        options = tf.data.Options()
+        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+        own = [int(batch) for _, batch in crew.share(dataset.with_options(options))]
+        assert own == [0, 1, 2, 3, 4]
+    assert shares == [[(0, "a"), (2, "c"), (4, "e")], [(1, "b"), (3, "d")]]

@@ -1,0 +1,120 @@
+"""The workers and replicas of a `tf.distribute` strategy, and how they share an evaluation."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True)
+class Crew:
+    """Who takes part in a training.
+
+    Attributes:
+        strategy: The `tf.distribute.Strategy`.
+        index: Which worker this process is, from 0.
+        workers: How many worker processes there are.
+        replicas: How many replicas (devices) each of them has.
+    """
+
+    strategy: tf.distribute.Strategy
+    index: int
+    workers: int
+    replicas: int
+
+    @property
+    def is_alone(self):
+        """Whether there is one device only."""
+        return self.workers * self.replicas == 1
+
+    @property
+    def is_chief(self):
+        """Whether this process writes the files and speaks for all."""
+        return self.index == 0
+
+    def share(self, batches):
+        """This worker's batches with their numbers: every `workers`-th one.
+
+        Args:
+            batches: An iterable of all batches; or a `tf.data.Dataset` with the auto-shard policy OFF, which is already
+                the worker's share.
+
+        Yields:
+            (number, batch).
+        """
+        if self.workers == 1:
+            yield from enumerate(batches)
+            return
+        if isinstance(batches, tf.data.Dataset):
+            mine = batches if is_share(batches) else batches.shard(self.workers, self.index)
+        else:
+            mine = itertools.islice(batches, self.index, None, self.workers)
+        for place, batch in enumerate(mine):
+            yield place * self.workers + self.index, batch
+
+    def split(self, values):
+        """Consecutive parts of a batch for the replicas of this worker, as `strategy.run` takes them."""
+        values = tf.convert_to_tensor(values)
+        rows = len(values)
+        edges = [replica * rows // self.replicas for replica in range(self.replicas + 1)]
+
+        def part(context):
+            place = int(context.replica_id_in_sync_group) % self.replicas
+            return values[edges[place] : edges[place + 1]]
+
+        return self.strategy.experimental_distribute_values_from_function(part)
+
+    def gather(self, array):
+        """The rows of all workers' arrays, worker by worker. All workers must call it.
+
+        Args:
+            array: NumPy, `(n, …)`; the other axes and the type are the same on all workers.
+        """
+        if self.workers == 1:
+            return array
+
+        def part(context):
+            return tf.constant(array if int(context.replica_id_in_sync_group) % self.replicas == 0 else array[:0])
+
+        return self.strategy.gather(self.strategy.experimental_distribute_values_from_function(part), axis=0).numpy()
+
+    def agree(self, array):
+        """The first worker's array, for all. All workers must call it, with arrays of one shape and type."""
+        return array if self.workers == 1 else self.gather(np.asarray(array)[np.newaxis])[0]
+
+
+def crew_of(strategy):
+    """The `Crew` of a strategy.
+
+    Args:
+        strategy: A `tf.distribute.Strategy`; the default one is one worker with one replica.
+    """
+    total = strategy.num_replicas_in_sync
+    if total == 1:
+        return Crew(strategy, 0, 1, 1)
+    replicas = len(strategy.extended.worker_devices)
+    if replicas == total:
+        return Crew(strategy, 0, 1, replicas)
+    first = np.ravel(strategy.experimental_local_results(strategy.run(_replica_id)))[0]
+    return Crew(strategy, int(first) // replicas, total // replicas, replicas)
+
+
+def is_share(dataset):
+    """Whether a data set says of itself that it is a worker's share already: its auto-shard policy is OFF."""
+    policy = dataset.options().experimental_distribute.auto_shard_policy
+    return policy == tf.data.experimental.AutoShardPolicy.OFF
+
+
+def array_of(variable):
+    """The value of a variable as a NumPy array; variables of several replicas do not convert themselves."""
+    return np.asarray(tf.convert_to_tensor(variable))
+
+
+def number(variable):
+    """The value of a variable without axes as a plain number."""
+    return array_of(variable).item()
+
+
+def _replica_id():
+    return tf.convert_to_tensor(tf.distribute.get_replica_context().replica_id_in_sync_group)
