@@ -19,6 +19,7 @@ from tfdml.data.sampler import BalancedSampler
 # Epochs are asked for together until they make so many batches: a call into Python costs more than a short
 # epoch.
 _BATCHES_PER_CALL = 64
+_SCALED_DECODING = 2.0
 
 
 def balanced_batches(
@@ -170,17 +171,16 @@ def _with_pictures(
             batch = augmentation(batch, (seed, number))
         return batch, tf.gather(labels, indices)
 
-    # A random crop takes the place of the central one.
-    crops = augmentation is not None and augmentation.crop_area is not None
-    to_size = Preprocessing(preprocessing.size, preprocessing.channels) if crops else preprocessing
-
     def read(number, index):
         contents, is_jpeg = _read(tf.gather(images, index))
-        if crops:
-            image = _cropped(contents, is_jpeg, augmentation, (seed, number))
+        if augmentation is None or augmentation.crop_area is None:
+            image = preprocessing.from_encoded(contents)
         else:
-            image = preprocessing.decode(contents)
-        return to_size(image), tf.gather(labels, index)
+            image = _cropped(contents, is_jpeg, preprocessing, augmentation, (seed, number))
+        if augmentation is not None and augmentation.flips_only:
+            is_mirrored = augmentation.is_mirrored(batch_size, (seed, number // batch_size))[number % batch_size]
+            image = tf.cond(is_mirrored, lambda: tf.reverse(image, [1]), lambda: image)
+        return image, tf.gather(labels, index)
 
     def change(number, batch_and_labels):
         batch, batch_labels = batch_and_labels
@@ -193,7 +193,7 @@ def _with_pictures(
             .map(read, num_parallel_calls=tf.data.AUTOTUNE)
         )
         batches = pictures.batch(batch_size, drop_remainder=is_endless)
-        if augmentation is not None:
+        if augmentation is not None and not augmentation.flips_only:
             batches = batches.enumerate(start_batch).map(change, num_parallel_calls=tf.data.AUTOTUNE)
     else:
         batches = batches.enumerate(start_batch).map(gather, num_parallel_calls=tf.data.AUTOTUNE)
@@ -227,16 +227,32 @@ def _read(path):
         return tf.identity(contents), is_jpeg
 
 
-def _cropped(contents, is_jpeg, augmentation, seed):
-    """The random crop of a picture, decoded; of a JPEG no other part is decoded."""
+def _cropped(contents, is_jpeg, preprocessing, augmentation, seed):
+    """The random crop of a picture, which takes the place of the central one; of a JPEG no other part is decoded.
+
+    A large JPEG is decoded at 1/2, 1/4 or 1/8 of its size, where that leaves at least `_SCALED_DECODING` times as many
+    pixels on either side as the result has.
+    """
+    to_size = Preprocessing(preprocessing.size, preprocessing.channels)
 
     def jpeg():
-        window = augmentation.crop_window(tf.io.extract_jpeg_shape(contents)[:2], seed)
-        return tf.io.decode_and_crop_jpeg(contents, window)
+        size = tf.io.extract_jpeg_shape(contents)[:2]
+        window = augmentation.crop_window(size, seed)
+        # How often both sides can be halved: from libjpeg's factors there is nothing else to choose from.
+        room = tf.reduce_min(tf.cast(window[2:], tf.float32) / (_SCALED_DECODING * tf.constant(to_size.size, tf.float32)))
+        halvings = tf.reduce_sum(tf.cast(room >= [2.0, 4.0, 8.0], tf.int32))
+        return tf.switch_case(halvings, [lambda ratio=ratio: decoded(window, ratio) for ratio in (1, 2, 4, 8)])
+
+    def decoded(window, ratio):
+        window = tf.concat([window[:2] // ratio, window[2:] // ratio], axis=0)
+        # Grey that is to be repeated is repeated by the decoder; colour that is to be grey is not in its hands.
+        channels = 3 if to_size.channels == 3 else 0
+        image = tf.io.decode_and_crop_jpeg(contents, window, channels=channels, ratio=ratio)
+        return to_size(image)
 
     def png():
-        return augmentation.crop(tf.io.decode_png(contents), seed)
+        image = tf.io.decode_png(contents)
+        image.set_shape([None, None, None])
+        return to_size(augmentation.crop(image, seed))
 
-    image = tf.cond(is_jpeg, jpeg, png)
-    image.set_shape([None, None, None])
-    return image
+    return tf.cond(is_jpeg, jpeg, png)
