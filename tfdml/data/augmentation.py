@@ -107,14 +107,20 @@ class Augmentation:
         return self._transform(images, seed, with_crop=False)
 
     @property
-    def flips_only(self):
-        """Whether `after_crop` moves no pixel but by mirroring."""
+    def is_flip_at_most(self):
+        """Whether `after_crop` does nothing but mirror pictures, if anything."""
         return not any((self.rotation, self.scale, self.shear, self.translation))
 
     def is_mirrored(self, count, seed):
-        """Which of the `count` pictures of a batch are mirrored: bool `(count,)`."""
-        if not self.horizontal_flip:
-            return tf.zeros((count,), tf.bool)
+        """Which pictures of a batch `horizontal_flip` mirrors.
+
+        Args:
+            count: Pictures in the batch.
+            seed: Two integers, the seed of the batch.
+
+        Returns:
+            bool `(count,)`.
+        """
         return tf.random.stateless_uniform((count,), _fold(seed, 6)) < 0.5
 
     def config(self):
@@ -163,7 +169,7 @@ class Augmentation:
 
     def _transform(self, images, seed, with_crop):
         images = tf.convert_to_tensor(images)
-        is_affine = not self.flips_only
+        is_affine = not self.is_flip_at_most
         if not (is_affine or with_crop or self.horizontal_flip):
             return images
         count = tf.shape(images)[0]

@@ -134,8 +134,9 @@ class Preprocessing:
             # Rational arithmetic in integers: the short side comes out exactly.
             shortest = tf.reduce_min(scaled)
             scaled = (scaled * self.short_side + shortest // 2) // shortest
-        # Anti-aliasing can overshoot the range by a rounding error.
-        return tf.clip_by_value(_resize(images, scaled, self.size) / largest, 0.0, 1.0)
+        resized = _resize(images, scaled, self.size) / largest
+        # Anti-aliasing can overshoot the range by a rounding error; no weight is negative.
+        return tf.minimum(resized, 1.0) if largest > 1.0 else tf.clip_by_value(resized, 0.0, 1.0)
 
 
 def _resize(images, scaled, size):
