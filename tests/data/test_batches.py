@@ -256,21 +256,25 @@ def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(subsampling, channel
     """Against Pillow: decoded in full, cut out and resized with its anti-aliased bilinear filter."""
     path, size = str(tmp_path / "picture.jpg"), (60, 70)
     photograph(1200, 900).save(path, quality=90, subsampling=subsampling)
-    augmentation, preprocessing = Augmentation(crop_area=(0.01, 1.0)), Preprocessing(size, channels)
-    crop = tf.function(lambda number: _cropped(*_read(path), preprocessing, augmentation, (0, number)))
+    preprocessing = Preprocessing(size, channels)
     whole = Image.open(path).convert("RGB" if channels == 3 else "L")
-    ratios = set()
-    for number in range(40):
-        top, left, rows, columns = augmentation.crop_window((900, 1200), (0, number)).numpy()
-        ratio = max(r for r in (1, 2, 4, 8) if rows // r >= size[0] and columns // r >= size[1] or r == 1)
-        top, left, rows, columns = (edge // ratio * ratio for edge in (top, left, rows, columns))
-        box = (left, top, left + columns, top + rows)
-        expected = np.asarray(whole.resize(size[::-1], Image.Resampling.BILINEAR, box=box), np.float32)
-        difference = np.abs(255 * crop(tf.constant(number, tf.int64)).numpy() - expected.reshape(*size, channels))
-        assert difference.mean() < (2.0 if ratio > 1 else 1.0)
-        assert np.quantile(difference, 0.99) < 12
-        ratios.add(ratio)
-    assert ratios == {1, 2, 4, 8}
+    means = {1: [], 2: [], 4: [], 8: []}
+    for augmentation in (Augmentation(crop_area=(0.004, 0.03)), Augmentation(crop_area=(0.03, 1.0))):
+        # A function of each augmentation.
+        crop = tf.function(lambda seed, it=augmentation: _cropped(*_read(path), preprocessing, it, seed))
+        for number in range(30):
+            window = augmentation.crop_window((900, 1200), (0, number)).numpy()
+            ratio = max(ratio for ratio in means if ratio == 1 or (window[2:] // ratio >= size).all())
+            top, left, rows, columns = window // ratio * ratio
+            box = (left, top, left + columns, top + rows)
+            expected = np.asarray(whole.resize(size[::-1], Image.Resampling.BILINEAR, box=box), np.float32)
+            cropped = 255 * crop(tf.constant([0, number], tf.int64)).numpy()
+            difference = np.abs(cropped - expected.reshape(*size, channels))
+            assert np.quantile(difference, 0.99) < 15
+            means[ratio].append(difference.mean())
+    # Decoded in full, what differs is the decoders, by a grey level.
+    for of_ratio in means.values():
+        assert np.mean(of_ratio) < 1.8 and np.max(of_ratio) < 3.0
 
 
 def test_decoding_smaller_does_not_alias(tmp_path):

@@ -39,9 +39,9 @@ def balanced_batches(
     an uninterrupted run would get, without decoding the batches before.
 
     Of pictures in files a random crop (`crop_area`) is cut out before they are resized, and is stretched to the size:
-    `short_side`, with its crop of the centre, is for evaluation only. Of a JPEG no more than the crop is decoded, and of
-    a crop of at least twice the size (on both sides) no more than half its pixels on either side; what that changes is
-    below two of 256 grey levels on average.
+    `short_side`, with its crop of the centre, is for evaluation only. Of a JPEG no more than the crop is decoded, and
+    of a crop at least twice as large as the size no more than every other pixel of a side, averaged; what that changes
+    is below three of 256 grey levels on average.
 
     Args:
         dataset: A `LabeledImages` or `LabeledFeatures`.
@@ -238,8 +238,8 @@ def _cropped(contents, is_jpeg, preprocessing, augmentation, seed):
     """The random crop of a picture, stretched to the size; of a JPEG no other part is decoded, nor pixels of no use.
 
     A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that leaves at least as many pixels of the crop as the result
-    has, whose edges then are at multiples of 2, 4 or 8 pixels. The resized photographs differ from those decoded in
-    full by one or two of 256 grey levels on average, as they do between anti-aliasing filters (bilinear, box, bicubic).
+    has, whose edges then are at multiples of 2, 4 or 8 pixels. The resized photographs then differ from those decoded
+    in full by one or two of 256 grey levels on average, as they do between anti-aliasing filters (bilinear, box).
     """
     # A random crop takes the place of the central one.
     to_size = Preprocessing(preprocessing.size, preprocessing.channels)
