@@ -1,83 +1,267 @@
-"""Pictures per second of the training pipeline, with JPEG decoding fused with the random crop and without.
+"""Pictures per second and peak memory of the training pipeline from JPEG files, and what its sampler costs.
 
-python benchmarks/input_pipeline.py                          # pictures of 500×375 pixels, as in CUB-200-2011
-python benchmarks/input_pipeline.py --size 1500 1125
+    python benchmarks/input_pipeline.py                          # pictures of 500×375 pixels, as in CUB-200-2011
+    python benchmarks/input_pipeline.py --size 1500 1125
+    python benchmarks/input_pipeline.py --only sampler
 
 Pictures are written to a temporary folder and go through the augmentation of the protocols: a random crop of 16–100 %
-of the area, resized to 227×227, and a flip. Both ways are timed by turns in the same run; the ratio of their medians is
-what counts.
+of the area, resized to 227×227 with anti-aliasing, and a flip; float32 in 0–1, batches of 32. The ways are
+
+    tfdml        balanced_batches
+    pillow       two threads that open, crop and resize with Pillow, and write into the batch's array
+    whole        tf.data as in textbooks: the whole picture is decoded, made float, cropped, resized and flipped
+
+and, for the sampler, the same pictures with the same preprocessing in the order of the set instead of drawn by class
+(`ordered`), from files and in memory, with 200 classes (CUB-200-2011) and with 11,318 classes (the training half of
+Stanford Online Products). Ways are timed by turns in one run; a ratio is the median of the turns' quotients. Memory is
+what a process of its own, which does nothing else, needs at its peak beyond what it had before the pipeline.
 """
 
 import argparse
+import concurrent.futures
+import functools
+import itertools
+import json
 import os
 import pathlib
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from unittest import mock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from tfdml.data import Augmentation, LabeledImages, Preprocessing, balanced_batches, batches  # noqa: E402
+from tfdml.data import (  # noqa: E402
+    Augmentation,
+    BalancedSampler,
+    LabeledImages,
+    Preprocessing,
+    balanced_batches,
+    batches,
+)
 
-
-def make_pictures(folder, count, size):
-    """Writes pictures of soft shapes with noise, which compress about as well as photographs; returns a set of them."""
-    rng = np.random.default_rng(0)
-    paths = []
-    for number in range(count):
-        coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
-        picture = np.asarray(coarse.resize(size, Image.BICUBIC)) + rng.normal(scale=6.0, size=(*size[::-1], 3))
-        paths.append(str(pathlib.Path(folder) / f"{number}.jpg"))
-        Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).save(paths[-1], quality=90)
-    return LabeledImages(paths, np.arange(count) % 8, "abcdefgh", name="jpegs")
-
-
-def unfused(contents, is_jpeg, augmentation, seed):
-    """Decodes the whole picture, then crops."""
-    del is_jpeg
-    return augmentation.crop(Preprocessing((1, 1), 3).decode(contents), seed)
-
-
-def pictures_per_second(dataset, number_of_batches, crop):
-    with mock.patch.object(batches, "_cropped", crop):
-        pipeline = balanced_batches(
-            dataset, 8, 4, 0, Preprocessing((227, 227), 3), Augmentation(horizontal_flip=True, crop_area=(0.16, 1.0))
-        )
-        iterator = iter(pipeline)
-    next(iterator)
-    start = time.perf_counter()
-    for _ in range(number_of_batches):
-        next(iterator)
-    return 32 * number_of_batches / (time.perf_counter() - start)
+SIDE, BATCH = 227, 32
+AREA, ASPECT = (0.16, 1.0), (3 / 4, 4 / 3)
+PREPROCESSING, AUGMENTATION = Preprocessing((SIDE, SIDE), 3), Augmentation(horizontal_flip=True, crop_area=AREA)
+SETS = {"200 classes": (11_788, 200), "11,318 classes": (59_551, 11_318)}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, nargs=2, default=(500, 375), metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--pictures", type=int, default=64)
-    parser.add_argument("--batches", type=int, default=12)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batches", type=int, default=16, help="batches in a turn")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", choices=("files", "sampler"))
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    ways = {"fused": batches._cropped, "unfused": unfused}
+    if given.child:
+        print(json.dumps(peak_memory(*given.child, given)))
+        return
     with tempfile.TemporaryDirectory() as folder:
-        dataset = make_pictures(folder, given.pictures, tuple(given.size))
-        size = statistics.mean(os.path.getsize(path) for path in dataset.images)
+        paths = make_pictures(folder, given.pictures, tuple(given.size))
+        kibibytes = statistics.mean(os.path.getsize(path) for path in paths) / 1024
         width, height = given.size
-        print(f"{given.pictures} JPEGs of {width}x{height} pixels and {size / 1024:.0f} KiB; batches of 32")
-        speeds = {way: [] for way in ways}
-        for _ in range(given.rounds):
-            for way, crop in ways.items():
-                speeds[way].append(pictures_per_second(dataset, given.batches, crop))
-    medians = {way: statistics.median(values) for way, values in speeds.items()}
+        print(f"TensorFlow {tf.__version__}, {os.cpu_count()} cores; {given.pictures} JPEGs of {width}x{height} pixels "
+              f"and {kibibytes:.0f} KiB; batches of {BATCH}")  # fmt: skip
+        if given.only != "sampler":
+            compare_ways(folder, paths, given)
+        if given.only != "files":
+            compare_samplers(paths, given)
+
+
+def make_pictures(folder, count, size):
+    """Writes pictures of soft shapes with noise, which compress about as well as photographs; returns their paths."""
+    rng = np.random.default_rng(0)
+    paths = []
+    for number in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
+        picture = np.asarray(coarse.resize(size, Image.BICUBIC)) + rng.normal(scale=6.0, size=(*size[::-1], 3))
+        paths.append(str(pathlib.Path(folder) / f"{number:04d}.jpg"))
+        Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).save(paths[-1], quality=90)
+    return paths
+
+
+# --------------------------------------------------------------------------------- from files to batches, three ways
+
+
+def compare_ways(folder, paths, given):
+    speeds, _ = by_turns({way: functools.partial(make, paths) for way, make in WAYS.items()}, given)
+    print(f"{'way':10s} {'pictures/s':>10s} {'tfdml is':>9s} {'peak MiB':>9s}")
     for way, values in speeds.items():
-        print(f"{way:8} {medians[way]:7.0f} pictures/s  (rounds: {', '.join(f'{value:.0f}' for value in values)})")
-    print(f"ratio    {medians['fused'] / medians['unfused']:7.2f}")
+        mebibytes = run_in_child(folder, way, given)
+        print(f"{way:10s} {statistics.median(values):10.0f} {ratio(speeds['tfdml'], values):8.2f}x {mebibytes:9.0f}")
+
+
+def tfdml_batches(paths):
+    labels = np.arange(len(paths)) % 8
+    return balanced_batches(LabeledImages(paths, labels, "abcdefgh"), 8, 4, 0, PREPROCESSING, AUGMENTATION)
+
+
+def whole_batches(paths):
+    def picture(path):
+        image = tf.image.convert_image_dtype(tf.io.decode_jpeg(tf.io.read_file(path), channels=3), tf.float32)
+        begin, size, _ = tf.image.sample_distorted_bounding_box(
+            tf.shape(image),
+            tf.zeros((1, 1, 4)),
+            min_object_covered=0.0,
+            area_range=AREA,
+            aspect_ratio_range=ASPECT,
+            use_image_if_no_bounding_boxes=True,
+        )
+        image = tf.image.resize(tf.slice(image, begin, size), (SIDE, SIDE), antialias=True)
+        return tf.image.random_flip_left_right(image)
+
+    pictures = tf.data.Dataset.from_tensor_slices(paths).shuffle(len(paths)).repeat()
+    return pictures.map(picture, num_parallel_calls=tf.data.AUTOTUNE).batch(BATCH, drop_remainder=True).prefetch(2)
+
+
+def pillow_batches(paths):
+    """Two threads; three batches are under way at any time, as many as tf.data holds."""
+    rng = np.random.default_rng(0)
+
+    def fill(batch, place, path, draws):
+        area, aspect, left, top, mirror = draws
+        with Image.open(path) as image:
+            # `convert` copies a picture that is RGB already.
+            image = image if image.mode == "RGB" else image.convert("RGB")
+            pixels = (AREA[0] + area * (AREA[1] - AREA[0])) * image.width * image.height
+            aspect = ASPECT[0] * (ASPECT[1] / ASPECT[0]) ** aspect
+            width, height = min(image.width, (pixels * aspect) ** 0.5), min(image.height, (pixels / aspect) ** 0.5)
+            left, top = round(left * (image.width - width)), round(top * (image.height - height))
+            box = (left, top, left + round(width), top + round(height))
+            crop = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box))
+        # One pass mirrors, makes floats of the bytes, scales them and stacks them.
+        np.multiply(crop[:, ::-1] if mirror < 0.5 else crop, np.float32(1 / 255), out=batch[place])
+
+    with concurrent.futures.ThreadPoolExecutor(2) as threads:
+
+        def begin():
+            batch = np.empty((BATCH, SIDE, SIDE, 3), np.float32)
+            chosen = rng.choice(paths, BATCH)
+            return batch, [threads.submit(fill, batch, place, path, rng.random(5)) for place, path in enumerate(chosen)]
+
+        under_way = [begin() for _ in range(3)]
+        while True:
+            batch, tasks = under_way.pop(0)
+            for task in tasks:
+                task.result()
+            under_way.append(begin())
+            yield batch
+
+
+WAYS = {"tfdml": tfdml_batches, "pillow": pillow_batches, "whole": whole_batches}
+
+
+# --------------------------------------------------------------------------------------- what drawing by class costs
+
+
+def compare_samplers(paths, given):
+    print(f"{'':30s} {'pictures/s':>10s} {'ordered':>10s} {'costs':>7s} {'first batch, s':>15s}")
+    rng = np.random.default_rng(0)
+    for name, (count, classes) in SETS.items():
+        extra = rng.multinomial(count - 2 * classes, rng.dirichlet(np.full(classes, 2.0)))
+        labels = rng.permutation(np.repeat(np.arange(classes), 2 + extra))
+        names = tuple(map(str, range(classes)))
+        small = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+        turning = Augmentation(rotation=10, translation=0.1, horizontal_flip=True, crop_area=AREA)
+        files, arrays = (LabeledImages(images, labels, names) for images in (list(rng.choice(paths, count)), small))
+        to_32 = Preprocessing((32, 32), 3)
+        sources = {
+            "JPEG files": (files, PREPROCESSING, AUGMENTATION, 1),
+            "32x32 in memory": (arrays, to_32, turning, 60),
+            "32x32 in memory, as they are": (arrays, to_32, None, 120),
+        }
+        print(f"{name}: {1e6 * drawing_alone(labels):.0f} microseconds a batch for drawing alone")
+        for source, (dataset, preprocessing, augmentation, longer) in sources.items():
+            rest = dataset, preprocessing, augmentation
+            ways = {
+                "drawn": functools.partial(drawn_batches, *rest),
+                "ordered": functools.partial(ordered_batches, *rest),
+            }
+            speeds, firsts = by_turns(ways, given, longer)
+            print(
+                f"{source:30s} {statistics.median(speeds['drawn']):10.0f} "
+                f"{statistics.median(speeds['ordered']):10.0f} {ratio(speeds['ordered'], speeds['drawn']) - 1:+7.1%} "
+                f"{firsts['drawn']:6.2f} ({firsts['ordered']:.2f})",
+                flush=True,
+            )
+
+
+def drawn_batches(dataset, preprocessing, augmentation):
+    return balanced_batches(dataset, 8, 4, 0, preprocessing, augmentation)
+
+
+def ordered_batches(dataset, preprocessing, augmentation):
+    """The pipeline of `balanced_batches` over the set's own order; it has no public name, as nobody trains with it."""
+    order = np.arange(len(dataset), dtype=np.int64)
+    indices = tf.data.Dataset.from_tensor_slices(order).batch(BATCH, drop_remainder=True).repeat()
+    return batches._with_pictures(indices, dataset, BATCH, preprocessing, augmentation, is_endless=True)
+
+
+# ------------------------------------------------------------------------------------------------------- measurements
+
+
+def by_turns(ways, given, longer=1):
+    """Pictures per second of each way in each round, and the seconds to its first batch."""
+    speeds, firsts, iterators = {way: [] for way in ways}, {}, {}
+    for way, source in ways.items():
+        start = time.perf_counter()
+        iterators[way] = iter(source())
+        next(iterators[way])
+        firsts[way] = time.perf_counter() - start
+        # What is made ahead should be there before another one starts.
+        time.sleep(1.0)
+    number = given.batches * longer
+    for _ in range(given.rounds):
+        for way, iterator in iterators.items():
+            # Those made ahead come for nothing.
+            for _ in range(6):
+                next(iterator)
+            start = time.perf_counter()
+            for _ in range(number):
+                next(iterator)
+            speeds[way].append(BATCH * number / (time.perf_counter() - start))
+    return speeds, firsts
+
+
+def drawing_alone(labels, epochs=20):
+    """Seconds that the sampler takes for a batch, without a pipeline and once the first epoch is drawn."""
+    sampler = BalancedSampler(labels, 8, 4, 0)
+    sampler.epoch(0)
+    start = time.perf_counter()
+    for epoch in range(1, 1 + epochs):
+        sampler.epoch(epoch)
+    return (time.perf_counter() - start) / (epochs * sampler.steps_per_epoch)
+
+
+def ratio(first, second):
+    return statistics.median(one / other for one, other in zip(first, second))
+
+
+def run_in_child(folder, way, given):
+    command = [sys.executable, __file__, "--child", folder, way, "--batches", str(given.batches)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
+def peak_memory(folder, way, given):
+    paths = sorted(map(str, pathlib.Path(folder).glob("*.jpg")))
+    before = high_water_mark()
+    for _ in itertools.islice(WAYS[way](paths), given.batches):
+        pass
+    return high_water_mark() - before
+
+
+def high_water_mark():
+    """MiB; what the system tells of usage (ru_maxrss) would count the process that started this one."""
+    lines = pathlib.Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
 
 
 if __name__ == "__main__":

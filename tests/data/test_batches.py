@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from sklearn.datasets import load_sample_image
 
 from tfdml.data import (
     Augmentation,
@@ -232,26 +233,85 @@ def encoded(request, tmp_path):
 
 def test_decoding_no_more_than_the_crop_gives_the_same_pixels(encoded):
     path, kind = encoded
-    augmentation = Augmentation(crop_area=(0.16, 1.0))
-    whole = PLAIN.decode(tf.io.read_file(path))
+    # No crop is twice as large: all are decoded in full.
+    augmentation, preprocessing = Augmentation(crop_area=(0.16, 1.0)), Preprocessing((40, 50), 3)
+    whole = preprocessing.decode(tf.io.read_file(path))
     assert whole.shape == (61, 83, 1 if kind == "grey" else 3)
-    sizes = set()
     for number in range(20):
-        expected = augmentation.crop(whole, (0, number)).numpy()
-        cropped = _cropped(*_read(path), augmentation, (0, number)).numpy()
-        assert cropped.shape == expected.shape
+        expected = preprocessing(augmentation.crop(whole, (0, number))).numpy()
+        cropped = _cropped(*_read(path), preprocessing, augmentation, (0, number)).numpy()
         # Chroma of half the resolution is interpolated between columns, of which the decoder has no more at an edge.
-        inner = slice(1, -1) if kind == "420" else slice(None)
-        np.testing.assert_array_equal(cropped[:, inner], expected[:, inner])
-        sizes.add(expected.shape)
-    assert len(sizes) > 10
+        inner = slice(5, -5) if kind == "420" else slice(None)
+        np.testing.assert_allclose(cropped[:, inner], expected[:, inner], atol=1e-6)
+
+
+def photograph(width, height):
+    """One of scikit-learn's two photographs, enlarged if need be."""
+    return Image.fromarray(load_sample_image("china.jpg")).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("subsampling", [0, 2])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(subsampling, channels, tmp_path):
+    """Against Pillow: decoded in full, cut out and resized with its anti-aliased bilinear filter."""
+    path, size = str(tmp_path / "picture.jpg"), (60, 70)
+    photograph(1200, 900).save(path, quality=90, subsampling=subsampling)
+    preprocessing = Preprocessing(size, channels)
+    whole = Image.open(path).convert("RGB" if channels == 3 else "L")
+    means = {1: [], 2: [], 4: [], 8: []}
+    for augmentation in (Augmentation(crop_area=(0.004, 0.03)), Augmentation(crop_area=(0.03, 1.0))):
+        # A function of each augmentation.
+        crop = tf.function(lambda seed, it=augmentation: _cropped(*_read(path), preprocessing, it, seed))
+        for number in range(30):
+            window = augmentation.crop_window((900, 1200), (0, number)).numpy()
+            ratio = max(ratio for ratio in means if ratio == 1 or (window[2:] // ratio >= size).all())
+            top, left, rows, columns = window // ratio * ratio
+            box = (left, top, left + columns, top + rows)
+            expected = np.asarray(whole.resize(size[::-1], Image.Resampling.BILINEAR, box=box), np.float32)
+            cropped = 255 * crop(tf.constant([0, number], tf.int64)).numpy()
+            difference = np.abs(cropped - expected.reshape(*size, channels))
+            assert np.quantile(difference, 0.99) < 15
+            means[ratio].append(difference.mean())
+    # Decoded in full, what differs is the decoders, by a grey level.
+    for of_ratio in means.values():
+        assert np.mean(of_ratio) < 1.8 and np.max(of_ratio) < 3.0
+
+
+def test_decoding_smaller_does_not_alias(tmp_path):
+    # Stripes that are too fine for the result become the grey between them, as without scaled decoding.
+    stripes = np.broadcast_to(np.uint8(255 * (np.arange(600) // 2 % 2))[:, None], (600, 600))
+    Image.fromarray(stripes).save(tmp_path / "stripes.jpg", quality=100)
+    augmentation, preprocessing = Augmentation(crop_area=(0.5, 1.0)), Preprocessing((50, 50), 1)
+    for number in range(5):
+        image = _cropped(*_read(str(tmp_path / "stripes.jpg")), preprocessing, augmentation, (0, number)).numpy()
+        assert abs(image.mean() - 0.5) < 0.02 and image.std() < 0.03
+
+
+@pytest.mark.parametrize("with_crop", [True, False])
+def test_flips_of_single_pictures_are_those_of_batches(with_crop, tmp_path):
+    paths = [str(tmp_path / f"{number}.jpg") for number in range(8)]
+    for path, pixels in zip(paths, np.random.default_rng(0).integers(0, 256, (8, 30, 40, 3), dtype=np.uint8)):
+        Image.fromarray(pixels).save(path, quality=95)
+    dataset, preprocessing = LabeledImages(paths, np.arange(8) // 2, "abcd"), Preprocessing((20, 24), 3)
+    options = {"crop_area": (0.3, 1.0)} if with_crop else {}
+    flipping, plain = Augmentation(horizontal_flip=True, **options), Augmentation(**options)
+    flipped, kept = (
+        collect(balanced_batches(dataset, 4, 2, 3, preprocessing, augmentation, start_batch=5), 6)
+        for augmentation in (flipping, plain)
+    )
+    expected = [
+        (flipping.after_crop(images, (3, number)).numpy(), labels) for number, (images, labels) in enumerate(kept, 5)
+    ]
+    assert_same(flipped, expected)
+    changed = [(images != images_kept).any((1, 2, 3)) for (images, _), (images_kept, _) in zip(flipped, kept)]
+    assert 10 < np.sum(changed) < 38
 
 
 def test_batches_of_crops(encoded):
     """Pixels of the batches are those of decoding, cropping and resizing one after another."""
     path, kind = encoded
     dataset = LabeledImages([path] * 4, [0, 0, 1, 1], "ab")
-    augmentation, preprocessing = Augmentation(crop_area=(0.16, 1.0)), Preprocessing((24, 32), 3)
+    augmentation, preprocessing = Augmentation(crop_area=(0.16, 1.0)), Preprocessing((33, 45), 3)
     batches = collect(balanced_batches(dataset, 2, 2, 3, preprocessing, augmentation, start_batch=5), 2)
     whole = preprocessing.decode(tf.io.read_file(path))
     for batch, (images, _) in enumerate(batches, start=5):

@@ -56,6 +56,48 @@ def test_resizing_averages_as_pillow_does():
     np.testing.assert_allclose(result[..., 0] * 255, expected, atol=1.5)
 
 
+def triangle_filter(size, scaled, kept):
+    """The weights of an anti-aliased bilinear resize along one axis, one row for each of the central pixels kept."""
+    support = max(1.0, size / scaled)
+    first = (scaled - kept) // 2
+    weights = np.zeros((kept, size))
+    for row in range(kept):
+        center = (first + row + 0.5) * size / scaled
+        for pixel in range(size):
+            weights[row, pixel] = max(0.0, 1.0 - abs(pixel + 0.5 - center) / support)
+    return weights / weights.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("shape", [(3, 40, 61, 3), (1, 9, 50, 1), (2, 13, 11, 4), (37, 23, 2), (31, 31, 3)])
+@pytest.mark.parametrize("short_side", [None, 26])
+def test_resizing_is_a_product_with_triangles(shape, short_side):
+    pictures, size = random_picture(*shape), (17, 22)
+    height, width = shape[-3:-1]
+    shortest = min(height, width)
+    scaled = size if short_side is None else [(2 * side * 26 + shortest) // (2 * shortest) for side in (height, width)]
+    rows, columns = triangle_filter(height, scaled[0], size[0]), triangle_filter(width, scaled[1], size[1])
+    shown = pictures / 255.0
+    if shape[-1] in (2, 4):
+        shown = shown[..., :-1] * shown[..., -1:]
+    expected = np.einsum("yh,xw,...hwc->...yxc", rows, columns, shown)
+    preprocessing = Preprocessing(size, 1 if shape[-1] < 3 else 3, short_side)
+    np.testing.assert_allclose(preprocessing(pictures), expected, atol=5e-5)
+    np.testing.assert_allclose(preprocessing((pictures / 255.0).astype(np.float32)), expected, atol=5e-5)
+    unknown = tf.function(preprocessing, input_signature=[tf.TensorSpec([None] * len(shape), tf.uint8)])
+    np.testing.assert_allclose(unknown(pictures), expected, atol=5e-5)
+
+
+@pytest.mark.parametrize("short_side", [None, 14])
+def test_resizing_has_a_gradient(short_side):
+    pictures = tf.constant(random_picture(2, 25, 30, 3) / 255.0, tf.float32)
+    weights = tf.constant(np.random.default_rng(1).normal(size=(2, 9, 12, 3)), tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(pictures)
+        result = tf.reduce_sum(weights * Preprocessing((9, 12), 3, short_side)(pictures))
+    # Linear, and nothing is clipped: the product with the gradient is the value.
+    np.testing.assert_allclose(tf.reduce_sum(tape.gradient(result, pictures) * pictures), result, rtol=1e-4)
+
+
 def test_result_stays_in_range_when_resized():
     picture = np.full((9, 9, 1), 255, np.uint8)
     result = Preprocessing((5, 5), 1)(picture).numpy()

@@ -69,6 +69,41 @@ def test_a_batch_follows_from_seed_and_number_alone(options, numbers):
         np.testing.assert_array_equal(sampler.batch(number), sampler.epoch(epoch)[step])
 
 
+def passes_of_one_class(count, visit, generator):
+    """What the visits of a period are, one pass after the other."""
+    number = visit // math.gcd(count, visit)
+    order = generator.permuted(np.tile(np.arange(count), (number, 1)), axis=1).tolist()
+    for index in range(1, number):
+        behind = index * count % visit
+        if behind:
+            taken = order[index - 1][count - behind :]
+            head = [one for one in order[index] if one not in taken][: visit - behind]
+            order[index] = head + [one for one in order[index] if one not in head]
+    return np.reshape(order, (-1, visit))
+
+
+@settings(deadline=None, max_examples=60)
+@given(samplers(), st.integers(0, 40))
+def test_visits_are_drawn_for_each_class_and_period_by_itself(options, epoch):
+    labels, per_class = options["labels"], options["samples_per_class"]
+    sampler = BalancedSampler(**options)
+    visits = np.zeros(len(np.bincount(labels)), int)
+    for number in range(epoch + 1):
+        for group in sampler.epoch(number).reshape(-1, per_class):
+            label = labels[group[0]]
+            members = np.flatnonzero(labels == label)
+            copies, rest = divmod(per_class, len(members))
+            period, place = divmod(visits[label], len(members) // math.gcd(len(members), per_class))
+            visits[label] += 1
+            if number < epoch:
+                continue
+            np.testing.assert_array_equal(group[: copies * len(members)], np.tile(members, copies))
+            if rest:
+                generator = np.random.default_rng([options["seed"], 1, int(label), int(period)])
+                drawn = members[passes_of_one_class(len(members), rest, generator)[place]]
+                np.testing.assert_array_equal(group[copies * len(members) :], drawn)
+
+
 def test_order_is_random_and_depends_on_the_seed():
     labels = np.repeat(np.arange(20), 10)
     first, second = (BalancedSampler(labels, 4, 2, seed) for seed in (0, 1))

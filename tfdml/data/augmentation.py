@@ -106,6 +106,23 @@ class Augmentation:
         """All changes but the crop, for a batch whose pictures went through `crop`."""
         return self._transform(images, seed, with_crop=False)
 
+    @property
+    def is_flip_at_most(self):
+        """Whether `after_crop` does nothing but mirror pictures, if anything."""
+        return not any((self.rotation, self.scale, self.shear, self.translation))
+
+    def is_mirrored(self, count, seed):
+        """Which pictures of a batch `horizontal_flip` mirrors.
+
+        Args:
+            count: Pictures in the batch.
+            seed: Two integers, the seed of the batch.
+
+        Returns:
+            bool `(count,)`.
+        """
+        return tf.random.stateless_uniform((count,), _fold(seed, 6)) < 0.5
+
     def config(self):
         """The arguments from which `from_config` makes the same augmentation."""
         return {
@@ -150,19 +167,16 @@ class Augmentation:
         place = tf.random.stateless_uniform((2, count), _fold(seed, 9))
         return place[0] * (1.0 - height), place[1] * (1.0 - width), height, width
 
-    def _mirrored(self, count, seed):
-        return tf.random.stateless_uniform((count,), _fold(seed, 6)) < 0.5
-
     def _transform(self, images, seed, with_crop):
         images = tf.convert_to_tensor(images)
-        is_affine = any((self.rotation, self.scale, self.shear, self.translation))
+        is_affine = not self.is_flip_at_most
         if not (is_affine or with_crop or self.horizontal_flip):
             return images
         count = tf.shape(images)[0]
         height, width = images.shape[1], images.shape[2]
         if not (is_affine or with_crop):
             # Without interpolation, which costs several times as much.
-            is_mirrored = self._mirrored(count, seed)[:, tf.newaxis, tf.newaxis, tf.newaxis]
+            is_mirrored = self.is_mirrored(count, seed)[:, tf.newaxis, tf.newaxis, tf.newaxis]
             return tf.where(is_mirrored, tf.reverse(images, [2]), images)
 
         def uniform(number, largest):
@@ -181,7 +195,7 @@ class Augmentation:
             rows = [[cosine + slant * sine, sine - slant * cosine], [-sine, cosine]]
             backward = [[*row, -(row[0] * right + row[1] * down)] for row in rows]
         if self.horizontal_flip:
-            sign = tf.where(self._mirrored(count, seed), -1.0, 1.0)
+            sign = tf.where(self.is_mirrored(count, seed), -1.0, 1.0)
             backward = [[sign * entry for entry in backward[0]], backward[1]]
         if with_crop:
             top, left, box_height, box_width = self._boxes(count, width / height, seed)

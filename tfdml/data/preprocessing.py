@@ -68,9 +68,7 @@ class Preprocessing:
         rank = images.shape.rank
         if rank not in (3, 4):
             raise ValueError(f"Pictures must be (h, w, c) or (b, h, w, c). Received: shape {images.shape}.")
-        if images.dtype.is_integer:
-            images = tf.cast(images, tf.float32) / float(images.dtype.max)
-        images = self._resize(self._to_channels(tf.cast(images, tf.float32)))
+        images = self._from_channels(images)
         images.set_shape([*images.shape[: rank - 3], *self.image_shape])
         return images
 
@@ -102,7 +100,7 @@ class Preprocessing:
     def __repr__(self):
         return f"Preprocessing(size={self.size}, channels={self.channels}, short_side={self.short_side})"
 
-    def _to_channels(self, images):
+    def _from_channels(self, images):
         if images.shape[-1] is not None:
             return self._from_known_channels(images, images.shape[-1])
 
@@ -115,25 +113,53 @@ class Preprocessing:
     def _from_known_channels(self, images, count):
         if count not in (1, 2, 3, 4):
             raise ValueError(f"Pictures must have 1 to 4 channels. Received: shape {images.shape}.")
+        # Bytes stay bytes until they are fewer, and are divided once.
+        largest = float(images.dtype.max) if images.dtype.is_integer else 1.0
+        images = images if images.dtype == tf.uint8 else tf.cast(images, tf.float32)
         if count in (2, 4):
-            images = images[..., :-1] * images[..., -1:]
-            count -= 1
-        if count == self.channels:
-            return images
-        if count == 1:
-            return tf.repeat(images, 3, axis=-1)
-        return tf.tensordot(images, tf.constant(_LUMA), 1)[..., tf.newaxis]
+            images = tf.cast(images, tf.float32)
+            images, count = images[..., :-1] * (images[..., -1:] / largest), count - 1
+        if count > self.channels:
+            images = tf.tensordot(tf.cast(images, tf.float32), tf.constant(_LUMA), 1)[..., tf.newaxis]
+        images = self._to_size(images, largest)
+        return tf.repeat(images, 3, axis=-1) if count < self.channels else images
 
-    def _resize(self, images):
+    def _to_size(self, images, largest):
+        if self.short_side is None and tuple(images.shape[-3:-1]) == self.size:
+            return tf.cast(images, tf.float32) / largest
+        scaled = tf.shape(images)[-3:-1]
         if self.short_side is None:
-            if tuple(images.shape[-3:-1]) == self.size:
-                return images
-            # Anti-aliasing can overshoot the range by a rounding error.
-            return tf.clip_by_value(tf.image.resize(images, self.size, antialias=True), 0.0, 1.0)
-        spatial = tf.shape(images)[-3:-1]
-        # Rational arithmetic in integers: the short side comes out exactly.
-        shortest = tf.reduce_min(spatial)
-        scaled = (spatial * self.short_side + shortest // 2) // shortest
-        images = tf.clip_by_value(tf.image.resize(images, scaled, antialias=True), 0.0, 1.0)
-        top, left = (scaled[0] - self.size[0]) // 2, (scaled[1] - self.size[1]) // 2
-        return images[..., top : top + self.size[0], left : left + self.size[1], :]
+            scaled = self.size
+        else:
+            # Rational arithmetic in integers: the short side comes out exactly.
+            shortest = tf.reduce_min(scaled)
+            scaled = (scaled * self.short_side + shortest // 2) // shortest
+        resized = _resize(images, scaled, self.size) / largest
+        # Anti-aliasing can overshoot the range by a rounding error; no weight is negative.
+        return tf.minimum(resized, 1.0) if largest > 1.0 else tf.clip_by_value(resized, 0.0, 1.0)
+
+
+def _resize(images, scaled, size):
+    """The centre, `size`, of pictures `(…, h, w, c)` resized to `scaled`: bilinear and anti-aliased.
+
+    The pixels are those of `tf.image.resize(images, scaled, antialias=True)`, whose kernel goes through the channels of
+    each pixel by themselves when it works along a row. Here a row, and then a column, is one pixel of many channels,
+    which it weighs as a vector: with the two transpositions that takes a third of the time.
+    """
+    shape = tf.shape(images)
+    leading, (height, width, channels) = shape[:-3], tf.unstack(shape[-3:])
+    count = tf.reduce_prod(leading)
+    images = _along_first(tf.reshape(images, [count, height, 1, width * channels]), scaled[0], size[0])
+    images = tf.transpose(tf.reshape(images, [count, size[0], width, channels]), [0, 2, 1, 3])
+    images = _along_first(tf.reshape(images, [count, width, 1, size[0] * channels]), scaled[1], size[1])
+    images = tf.transpose(tf.reshape(images, [count, size[1], size[0], channels]), [0, 2, 1, 3])
+    return tf.reshape(images, tf.concat([leading, [*size, channels]], axis=0))
+
+
+def _along_first(images, scaled, size):
+    """From `(b, n, 1, c)` to the central `size` of `scaled` along its first axis."""
+    scale = tf.cast(scaled, tf.float32) / tf.cast(tf.shape(images)[1], tf.float32)
+    start = tf.cast((scaled - size) // 2, tf.float32)
+    return tf.raw_ops.ScaleAndTranslate(
+        images=images, size=[size, 1], scale=[scale, 1.0], translation=[-start, 0.0], kernel_type="triangle"
+    )
