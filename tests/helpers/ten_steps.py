@@ -129,8 +129,8 @@ def run(model, size=16, weighted=False, problems=False):
         # The loss falls, and larger is better here: every problem ends soon.
         calls.append(callbacks.AlternatingProjections(validation, pool_size=3, patience=1, monitor="val_loss"))
     history = model.fit(
-        batches(model.distribute_strategy, size, weighted), epochs=1 if not problems else STEPS // 2, verbose=0, callbacks=calls, shuffle=False,
-        steps_per_epoch=STEPS if not problems else 2, validation_data=validation,
+        batches(model.distribute_strategy, size, weighted), epochs=STEPS // 2 if problems else 1,
+        steps_per_epoch=2 if problems else STEPS, validation_data=validation, callbacks=calls, verbose=0, shuffle=False,
     )  # fmt: skip
     # Whether its second problem, and with it the pull, is among what is compared.
     assert not problems or models.number(model.projection) >= 1

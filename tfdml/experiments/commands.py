@@ -106,12 +106,14 @@ def evaluate_main(argv=None):
     given = parser.parse_given(argv)
     paths, options = given.pop("RUN_OR_SAVEDMODEL"), given.pop("options", {})
     pictures, as_one = not given.pop("no_pictures", False), given.pop("ensemble", False)
-    data, split, out = (given.pop(name, None) for name in ("data", "split", "out"))
+    data, split, out, search = (given.pop(name, None) for name in ("data", "split", "out", "search"))
     if len(paths) > 1 and out is not None and not as_one:
         parser.refuse(f"One folder for several evaluations. Received: --out {out} with {len(paths)} runs.")
     for path in [paths] if as_one else paths:
         with parser.refusing_input_errors(), _console_log():
-            done = evaluate(path, data, options, split=split, splitting=given, out=out, pictures=pictures)
+            done = evaluate(
+                path, data, options, split=split, splitting=given, out=out, pictures=pictures, search=search
+            )
         together = f", {len(paths)} networks as one" if as_one else ""
         print(f"{done.data}, {done.split} classes: {done.images} pictures of {done.classes} classes{together}")
         for name, value in done.metrics.items():
@@ -277,6 +279,10 @@ def _evaluate_parser():
         help="A folder that does not exist; by default a new one in evaluations/ of the run.",
     )
     parser.add_argument("--no-pictures", action="store_true", help="Only the metrics.")
+    parser.add_argument(
+        "--search", type=Literal["exact", "faiss"],
+        help="How the nearest pictures are found; faiss is approximate and tells its recall. The run's, or exact.",
+    )  # fmt: skip
     return parser
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdml import data
+from tfdml.arguments import check_choice
 from tfdml.data.features import FEATURES
 from tfdml.experiments import assembly
 from tfdml.experiments.drawing import draw_evaluation
@@ -20,6 +21,8 @@ from tfdml.experiments.recipe import DataConfig, EvaluationConfig
 from tfdml.experiments.run_folder import RunFolder, check_is_free, new_dated_folder, new_folder, write_json
 from tfdml.export import load_saved_model
 from tfdml.metrics import query_gallery_metrics
+from tfdml.metrics.approximate import import_faiss
+from tfdml.metrics.retrieval import SEARCHES
 from tfdml.models import embed
 
 SPLITS = ("all", "train", "validation", "test")
@@ -45,7 +48,7 @@ class Evaluation:
     classes: int
 
 
-def judge(embedder, batches, ks=(1, 2, 4, 8), is_query=None):
+def judge(embedder, batches, ks=(1, 2, 4, 8), is_query=None, search="exact"):
     """Embeds pictures and compares each with all others, or the queries with the gallery.
 
     Args:
@@ -53,12 +56,13 @@ def judge(embedder, batches, ks=(1, 2, 4, 8), is_query=None):
         batches: A finite `tf.data.Dataset` of (images, labels).
         ks: The k of recall@k.
         is_query: Whether each picture is a query or in the gallery, `(n,)` bools; `None` for both.
+        search: `"exact"` or `"faiss"`.
 
     Returns:
         The embeddings `(n, d)`, their labels `(n,)` and the retrieval metrics.
     """
     embeddings, labels = embed(embedder, batches)
-    return embeddings, labels, query_gallery_metrics(embeddings, labels, is_query, ks)
+    return embeddings, labels, query_gallery_metrics(embeddings, labels, is_query, ks, search)
 
 
 def evaluate(
@@ -70,6 +74,7 @@ def evaluate(
     splitting=None,
     out=None,
     pictures=True,
+    search=None,
 ):
     """Judges a run or a SavedModel, or several of them as one, and leaves a folder with `metrics.json` and pictures.
 
@@ -87,13 +92,15 @@ def evaluate(
         out: The folder, which must not exist; by default a new one in the run's folder `evaluations`, or, for
             a SavedModel or an ensemble, in `evaluations` where the program runs.
         pictures: Whether pictures are drawn.
+        search: `"exact"`, or `"faiss"` for an approximate search that tells its recall; by default the (first) run's.
 
     Returns:
         An `Evaluation`.
 
     Raises:
         ValueError: If a path is neither a run nor a SavedModel, a run has no weights yet, the data cannot
-            be had, runs of an ensemble keep other classes for the test, or the folder exists.
+            be had, runs of an ensemble keep other classes for the test, or the folder exists, or
+            Faiss is asked for and not installed.
     """
     check_is_free(out)
     split = split or ("test" if data_name is None else "all")
@@ -108,9 +115,10 @@ def evaluate(
         _check_same_classes(models, paths, split)
         images = _load(recipe, data_name, data_options or {}, split, splitting or {})
     config = recipe.evaluation if recipe is not None else EvaluationConfig()
+    search = check_search(search or config.search)
     embeddings, labels = zip(*(embed(model.embedder, model.batches(images, config.batch_size)) for model in models))
     embeddings, labels = np.concatenate(embeddings, axis=1), labels[0]
-    metrics = query_gallery_metrics(embeddings, labels, images.is_query, config.recall_at)
+    metrics = query_gallery_metrics(embeddings, labels, images.is_query, config.recall_at, search)
     name = f"{images.name or 'data'}-{split}" + ("-ensemble" if len(models) > 1 else "")
     if out is not None:
         folder = new_folder(out)
@@ -135,6 +143,16 @@ def evaluate(
     given = {"model": str(paths[0])} if len(paths) == 1 else {"ensemble": [str(one) for one in paths]}
     write_json(folder / "metrics.json", {**given, **facts, "metrics": metrics})
     return Evaluation(folder=folder, metrics=metrics, **facts)
+
+
+def check_search(search):
+    """Gives the search if it is there to be used, before pictures are embedded for it; else raises an InputError."""
+    try:
+        if check_choice("search", search, SEARCHES) == "faiss":
+            import_faiss()
+    except (ImportError, ValueError) as error:
+        raise InputError(str(error)) from error
+    return search
 
 
 class _Opened(NamedTuple):

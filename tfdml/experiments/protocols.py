@@ -320,10 +320,11 @@ def _ensembles(folder, recipe, ways):
                 f"The runs of a protocol must have the same test pictures. Received: {folder.runs / name} with others "
                 f"than {folder.runs / ways[0][0]}."
             )
-    results = []
+    results, config = [], recipe.evaluation
     for way in tqdm(ways, desc="ensembles", disable=None if len(ways) > 1 else True):
         embeddings = np.concatenate([files[name][0] for name in way], axis=1)
-        results.append(_floats(query_gallery_metrics(embeddings, first[1], first[2], recipe.evaluation.recall_at)))
+        metrics = query_gallery_metrics(embeddings, first[1], first[2], config.recall_at, config.search)
+        results.append(_floats(metrics))
     return results
 
 

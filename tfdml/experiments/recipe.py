@@ -412,6 +412,9 @@ class EvaluationConfig:
     """Queries in the pictures of neighbours and pooling weights."""
     neighbors: int = 8
     """Neighbours of each query in the picture."""
+    search: Literal["exact", "faiss"] = "exact"
+    """How test embeddings are searched: 'faiss' is approximate, for very large sets, and also gives the recall of what
+    it finds. Validation is always exact."""
 
     def __post_init__(self):
         for key in ("batch_size", "queries", "neighbors"):

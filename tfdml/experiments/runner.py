@@ -210,7 +210,7 @@ class _Run:
     def judge(self, pictures):
         config = self.recipe.evaluation
         batches = data.evaluation_batches(pictures, config.batch_size, self.pictures.preprocessing)
-        return judge(self.embedder, batches, ks=config.recall_at, is_query=pictures.is_query)
+        return judge(self.embedder, batches, ks=config.recall_at, is_query=pictures.is_query, search=config.search)
 
     def restore(self):
         """Makes the callbacks and takes up the state of the last whole epoch, if there is one."""

@@ -2,9 +2,13 @@
 
 import numpy as np
 
+from tfdml.arguments import check_choice
+from tfdml.metrics.approximate import ApproximateSearch, neighbor_recall
 from tfdml.metrics.inputs import as_embeddings, as_labels, class_numbers, same_space
 from tfdml.metrics.neighbors import check_positive
 from tfdml.metrics.search import BLOCK_BYTES, NeighborSearch
+
+SEARCHES = ("exact", "faiss")
 
 
 def retrieval_metrics(
@@ -14,9 +18,11 @@ def retrieval_metrics(
     reference_labels=None,
     ks=(1, 2, 4, 8),
     block_bytes=BLOCK_BYTES,
+    neighbors="exact",
+    probes=0.25,
     part=None,
 ):
-    r"""Exact retrieval metrics: precision at 1, recall at k, R-precision and MAP@R.
+    r"""Retrieval metrics, exact by default: precision at 1, recall at k, R-precision and MAP@R.
 
     A query with $R$ references of its class, itself left out, ranks the references by their L2 distance; of
     equally near ones the lower index is first. With $\mathrm{rel}(i)$ 1 if the i-th is of the query's class,
@@ -31,7 +37,7 @@ def retrieval_metrics(
     answer; they stay out of the averages and are counted.
 
     The work goes block by block, never as a whole query × reference matrix: beside its arguments it takes
-    about `block_bytes` and a few copies of the references.
+    about `block_bytes` and a copy of the references (two for a moment; three where float32 cannot order them).
 
     Args:
         embeddings: Queries, `(n, d)`; NumPy, a tensor or nested lists, of any real type.
@@ -42,18 +48,27 @@ def retrieval_metrics(
         reference_labels: Classes of `reference_embeddings`, `(m,)`.
         ks: The k of recall at k.
         block_bytes: About how much memory a block of queries takes; it does not change the results.
+        neighbors: `"exact"`, or `"faiss"` for an approximate search (`pip install 'tfdml[faiss]'`): the references lie
+            in lists about √m centres, and a query is compared with the nearest lists only. A reference that is not
+            found counts as if it were wrong, or leaves its place to one farther away.
+        probes: Of the approximate search: the share of the lists, above 0 and up to 1; with 1 it is exact but for
+            rounding among nearly equal distances.
         part: `(index, count)`: only every `count`-th query from `index` on is judged, as one of so many workers does.
             The averages of all parts, weighted by their `"queries"`, are those of the whole. `None` judges all.
 
     Returns:
         A dict with the floats `"precision_at_1"`, `"recall_at_<k>"` for each k, `"r_precision"` and
         `"map_at_r"`, and the integers `"queries"` (those averaged) and `"queries_without_reference"`. If no
-        query has a reference of its class the floats are NaN.
+        query has a reference of its class the floats are NaN. An approximate search also gives
+        `"neighbor_recall"`: the mean, over a fixed sample of 1,000 of those queries, of the share of their
+        max(R, largest k) true nearest references that it found, the truth being the exact search's.
 
     Raises:
         ValueError: If shapes do not fit, a set is empty, embeddings are not finite, only one of the
-            references' arguments is given, a k is not positive, or there is no such part.
+            references' arguments is given, a k is not positive, `neighbors` is unknown, `probes` out of range, or
+            there is no such part.
         TypeError: If embeddings are no numbers, labels neither integers nor strings, or a k is no integer.
+        ImportError: If `neighbors` is `"faiss"` and Faiss is not installed.
 
     Reference:
         Musgrave, Belongie and Lim, A metric learning reality check, ECCV 2020, section 3.2.
@@ -67,6 +82,8 @@ def retrieval_metrics(
     """
     ks = _check_ks(ks)
     block_bytes = check_positive(block_bytes, "block_bytes")
+    check_choice("neighbors", neighbors, SEARCHES)
+    probes = _check_probes(probes)
     if (reference_embeddings is None) != (reference_labels is None):
         given = "reference_labels" if reference_embeddings is None else "reference_embeddings"
         raise ValueError(
@@ -88,18 +105,24 @@ def retrieval_metrics(
 
     values = {name: np.full(len(queries), np.nan) for name in _names(ks)}
     own = np.arange(len(queries)) if alone else None
-    search = NeighborSearch(references, block_bytes)
-    for rows, neighbors in search.blocks(queries, counts, own):
-        right = reference_classes[neighbors] == classes[rows, None]
+    approximate = neighbors == "faiss"
+    search = (
+        ApproximateSearch(references, probes, block_bytes) if approximate else NeighborSearch(references, block_bytes)
+    )
+    for rows, found in search.blocks(queries, counts, own):
+        right = (reference_classes[found] == classes[rows, None]) & (found >= 0)
         for name, of_rows in zip(values, _judge(right, relevant[rows], ks)):
             values[name][rows] = of_rows
     judged = relevant > 0
     number = int(np.count_nonzero(judged))
     result = {name: float(value[judged].mean()) if number else float("nan") for name, value in values.items()}
+    if approximate:
+        exact = NeighborSearch(references, block_bytes)
+        result["neighbor_recall"] = neighbor_recall(search, exact, queries, counts, own)
     return {**result, "queries": number, "queries_without_reference": int(np.count_nonzero(mine)) - number}
 
 
-def query_gallery_metrics(embeddings, labels, is_query=None, ks=(1, 2, 4, 8), part=None):
+def query_gallery_metrics(embeddings, labels, is_query=None, ks=(1, 2, 4, 8), neighbors="exact", part=None):
     """Retrieval metrics of pictures that are queries or gallery, as those of the In-shop data set.
 
     Args:
@@ -107,6 +130,7 @@ def query_gallery_metrics(embeddings, labels, is_query=None, ks=(1, 2, 4, 8), pa
         labels: `(n,)`.
         is_query: `(n,)` bools: queries are to be found among those that are none. `None`: each among all others.
         ks: The k of recall at k.
+        neighbors: `"exact"` or `"faiss"`, as for `retrieval_metrics`.
         part: As for `retrieval_metrics`.
 
     Returns:
@@ -116,7 +140,7 @@ def query_gallery_metrics(embeddings, labels, is_query=None, ks=(1, 2, 4, 8), pa
         ValueError: If `is_query` is of another length, or there is no query or no gallery.
     """
     if is_query is None:
-        return retrieval_metrics(embeddings, labels, ks=ks, part=part)
+        return retrieval_metrics(embeddings, labels, ks=ks, neighbors=neighbors, part=part)
     embeddings, labels, is_query = np.asarray(embeddings), np.asarray(labels), np.asarray(is_query, bool)
     if is_query.shape != labels.shape or is_query.all() or not is_query.any():
         raise ValueError(
@@ -124,8 +148,9 @@ def query_gallery_metrics(embeddings, labels, is_query=None, ks=(1, 2, 4, 8), pa
             f"each of {len(labels)} labels, some of them queries and some not."
         )
     return retrieval_metrics(
-        embeddings[is_query], labels[is_query], embeddings[~is_query], labels[~is_query], ks=ks, part=part
-    )
+        embeddings[is_query], labels[is_query], embeddings[~is_query], labels[~is_query], ks=ks,
+        neighbors=neighbors, part=part,
+    )  # fmt: skip
 
 
 def _names(ks):
@@ -172,3 +197,9 @@ def _check_ks(ks):
             f"Received: ks={ks!r}; expected a sequence of positive integers, such as (1, 2, 4, 8)."
         ) from None
     return tuple(check_positive(k, "k in ks") for k in ks)
+
+
+def _check_probes(probes):
+    if not 0 < probes <= 1:
+        raise ValueError(f"Received: probes={probes!r}; expected 0 < probes <= 1.")
+    return float(probes)

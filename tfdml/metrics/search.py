@@ -7,6 +7,7 @@ BLOCK_BYTES = 2**26
 # How many candidates beyond the neighbours sought: with more, fewer queries need a second, more precise look.
 _SLACK = 8
 _PADDING = 64
+_PART_BYTES = 2**24
 
 
 class NeighborSearch:
@@ -202,6 +203,37 @@ def _depth(references, width):
     return depth
 
 
+class Frame:
+    """Vectors as products take them: centred at the references' mean, and scaled so that no square overflows.
+
+    Args:
+        references: `(m, d)` float32 or float64.
+        center: Their mean in float64, `(d,)`.
+        dtype: The type of the products.
+    """
+
+    def __init__(self, references, center, dtype):
+        self.dtype = dtype
+        # A power of two brings the references to length 1 at most.
+        extent = np.maximum(references.max(axis=0) - center, center - references.min(axis=0)).max()
+        extent *= references.shape[1] ** 0.5
+        working = np.result_type(references, dtype)
+        range_exponent = np.finfo(working).maxexp - 2
+        exponent = np.clip(-np.ceil(np.log2(extent)), -range_exponent, range_exponent) if extent > 0 else 0
+        self.scale = working.type(2.0**exponent)
+        self.offset = (center * self.scale).astype(working)
+
+    def __call__(self, vectors):
+        scaled = np.multiply(vectors, self.scale, dtype=self.offset.dtype)
+        return np.subtract(scaled, self.offset, out=scaled).astype(self.dtype, copy=False)
+
+
+def parts(count, row_bytes):
+    """Slices of so many rows each that a copy of them stays small beside the whole."""
+    size = max(1, _PART_BYTES // row_bytes)
+    return [slice(start, start + size) for start in range(0, count, size)]
+
+
 class _Products:
     """Scores 2xᵀy − ‖y‖² of centred and scaled vectors, as one matrix product in one precision."""
 
@@ -209,26 +241,20 @@ class _Products:
         self.dtype = dtype
         self.count, dim = references.shape
         self.roundoff = np.finfo(dtype).eps / 2
-        # A power of two brings the references to length 1 at most, so that no square overflows.
-        extent = np.maximum(references.max(axis=0) - center, center - references.min(axis=0)).max() * dim**0.5
-        working = np.result_type(references, dtype)
-        range_exponent = np.finfo(working).maxexp - 2
-        exponent = np.clip(-np.ceil(np.log2(extent)), -range_exponent, range_exponent) if extent > 0 else 0
-        self.scale = working.type(2.0**exponent)
-        self.offset = (center * self.scale).astype(working)
-        centered = self.center(references)
+        self.center = Frame(references, center, dtype)
         columns = -(-self.count // _PADDING) * _PADDING
-        matrix = np.zeros((dim + 1, columns), dtype)
-        np.multiply(centered.T, 2, out=matrix[:-1, : self.count])
+        # No variable, which a strategy of tf.distribute would mirror.
+        matrix = np.empty((dim + 1, columns), dtype)
+        for part in parts(self.count, 8 * dim):
+            centered = self.center(references[part])
+            scores = matrix[:, part.start : part.start + len(centered)]
+            np.multiply(centered.T, 2, out=scores[:-1])
+            scores[-1] = -np.einsum("ij,ij->i", centered, centered, dtype=np.float64)
         # What fills up the last cells is farther than anything.
-        matrix[-1] = -1e30
-        matrix[-1, : self.count] = -np.einsum("ij,ij->i", centered, centered, dtype=np.float64)
+        matrix[:-1, self.count :] = 0
+        matrix[-1, self.count :] = -1e30
         with tf.device("/CPU:0"):
             self.matrix = tf.constant(matrix)
-
-    def center(self, vectors):
-        scaled = np.multiply(vectors, self.scale, dtype=self.offset.dtype)
-        return np.subtract(scaled, self.offset, out=scaled).astype(self.dtype, copy=False)
 
     def best(self, centered, width):
         """The best candidates, `(b, width)`, and their scores in float64, best first."""
@@ -276,12 +302,13 @@ class _Duplicates:
 
     def __init__(self, references):
         # By their bytes. 0 and −0 count as different: that costs time, as equal distances go by index anyway.
-        rows = np.ascontiguousarray(references)
-        rows = rows.view(np.dtype((np.void, rows.shape[1] * rows.itemsize))).reshape(-1)
+        groups = _equal_rows(references)
+        self.none = groups is None
+        if self.none:
+            return
         _, self.first, group, self.sizes = np.unique(
-            rows, return_index=True, return_inverse=True, return_counts=True
+            groups, return_index=True, return_inverse=True, return_counts=True
         )
-        self.none = len(self.first) == len(references)
         # The members of each group stand together, in order of their indices.
         self.members = np.argsort(group.reshape(-1), kind="stable")
         self.starts = np.cumsum(self.sizes) - self.sizes
@@ -324,3 +351,31 @@ class _Duplicates:
         members = members[np.lexsort((members, ranks, rows))]
         firsts = np.searchsorted(rows, np.arange(len(candidates)))
         return members[firsts[:, None] + np.arange(count)]
+
+
+def _equal_rows(rows):
+    """Numbers that equal rows share, `(m,)`, or None if no two are equal.
+
+    Rows of equal sums of their bits, under odd weights, are suspects; only these are compared byte by byte, as sorting
+    all rows by their bytes would copy them twice.
+    """
+    sums = np.empty(len(rows), np.uint64)
+    weights = np.random.default_rng(0).integers(2**63, size=rows.shape[1], dtype=np.uint64)
+    weights = weights * np.uint64(2) + np.uint64(1)
+    bits = np.dtype(f"u{rows.itemsize}")
+    for part in parts(len(rows), 8 * rows.shape[1]):
+        some = np.ascontiguousarray(rows[part]).view(bits)
+        sums[part] = np.multiply(some, weights, dtype=np.uint64).sum(axis=1)
+    _, number, sizes = np.unique(sums, return_inverse=True, return_counts=True)
+    suspects = np.flatnonzero(sizes[number] > 1)
+    if not len(suspects):
+        return None
+    suspicious = np.ascontiguousarray(rows[suspects])
+    suspicious = suspicious.view(np.dtype((np.void, rows.shape[1] * rows.itemsize))).reshape(-1)
+    first, group = np.unique(suspicious, return_index=True, return_inverse=True)[1:]
+    if len(first) == len(suspects):
+        return None
+    # Each row by the index of the first that equals it.
+    groups = np.arange(len(rows))
+    groups[suspects] = suspects[first[group.reshape(-1)]]
+    return groups
