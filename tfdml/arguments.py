@@ -64,3 +64,11 @@ def configuration(instance):
 def _is_finite(value):
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     return is_number and math.isfinite(value)
+
+
+def check_part(part):
+    """Gives a pair (index, count) of integers, which part of how many, if there is such a part."""
+    index, count = part
+    if not 0 <= index < count:
+        raise ValueError(f"Received: part={part!r}; expected (index, count) with 0 <= index < count.")
+    return int(index), int(count)

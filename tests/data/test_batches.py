@@ -338,3 +338,37 @@ def test_a_random_crop_takes_the_place_of_the_central_one(tmp_path):
 def test_settings_can_be_pickled():
     for setting in (PLAIN, Augmentation(rotation=3)):
         assert pickle.loads(pickle.dumps(setting)) == setting
+
+
+@pytest.mark.parametrize("source", ["in_memory", "in_files"])
+@pytest.mark.parametrize(
+    "augmentation",
+    [None, Augmentation(rotation=20), Augmentation(horizontal_flip=True), Augmentation(rotation=9, crop_area=(0.3, 1))],
+)
+def test_the_parts_of_workers_are_the_whole(source, augmentation, request):
+    dataset = request.getfixturevalue(source)
+    arguments = (dataset, 2, 3, 7, Preprocessing((8, 8), 1), augmentation, 2)
+    whole = collect(balanced_batches(*arguments), 5)
+    parts = [collect(balanced_batches(*arguments, part=(index, 4)), 5) for index in range(4)]
+    assert [len(part[0][1]) for part in parts] == [1, 2, 1, 2]
+    assert_same([tuple(map(np.concatenate, zip(*batches))) for batches in zip(*parts)], whole)
+
+
+def test_workers_evaluate_every_other_batch(in_files):
+    preprocessing = Preprocessing((8, 8), 1)
+    whole = collect(evaluation_batches(in_files, 5, preprocessing))
+    for index in range(2):
+        mine = evaluation_batches(in_files, 5, preprocessing, part=(index, 2))
+        assert len(mine) == len(whole[index::2])
+        assert_same(collect(mine), whole[index::2])
+        policy = mine.options().experimental_distribute.auto_shard_policy
+        assert policy == tf.data.experimental.AutoShardPolicy.OFF
+
+
+@pytest.mark.parametrize("part", [(2, 2), (-1, 2)])
+def test_refuses_parts_that_do_not_exist(part, in_memory):
+    preprocessing = Preprocessing((8, 8), 1)
+    with pytest.raises(ValueError, match=r"Received: part=.*; expected \(index, count\) with 0 <= index < count"):
+        balanced_batches(in_memory, 2, 3, 0, preprocessing, part=part)
+    with pytest.raises(ValueError, match=r"Received: part=.*; expected \(index, count\) with 0 <= index < count"):
+        evaluation_batches(in_memory, 2, preprocessing, part=part)

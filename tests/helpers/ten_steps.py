@@ -1,7 +1,6 @@
 """Ten training steps of several kinds, in a process of its own: on one device, on two, or as one of two workers.
 
-    python ten_steps.py FILE single|mirrored
-    python ten_steps.py FILE worker INDEX PORT
+    python ten_steps.py FILE single|mirrored|worker
 
 Writes all weights and what an evaluation says to FILE (.npz).
 """
@@ -11,11 +10,9 @@ import os
 import sys
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-FILE, MODE = sys.argv[1:3]
+FILE, MODE = sys.argv[1:]
 if MODE == "worker":
-    INDEX, PORT = int(sys.argv[3]), int(sys.argv[4])
-    addresses = [f"localhost:{PORT}", f"localhost:{PORT + 1}"]
-    os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": INDEX}})
+    INDEX = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
 
 import keras  # noqa: E402
 import numpy as np  # noqa: E402

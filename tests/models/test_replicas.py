@@ -1,49 +1,15 @@
 """Training on two devices and by two workers: the same weights as on one device."""
 
-import os
-import pathlib
-import socket
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from processes import finish, free_ports, start
 
 from tfdml import models, ops
 
-HELPERS = pathlib.Path(__file__).parents[1] / "helpers"
 KINDS = ("batch", "memory", "proxies", "ccp", "ccp_memory", "zero_shot", "learnt_boundary", "two_optimizers", "adam")
 IS_KERAS_3 = keras.__version__ >= "3"
-
-
-def start(script, *arguments):
-    """A process of its own, as devices and workers are made before anything else."""
-    environment = {**os.environ, "PYTHONPATH": str(HELPERS.parents[1]), "CUDA_VISIBLE_DEVICES": "-1"}
-    command = [sys.executable, str(HELPERS / script), *map(str, arguments)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def finish(process, timeout=300):
-    try:
-        output, _ = process.communicate(timeout=timeout)
-    finally:
-        process.kill()
-    return process.returncode, output
-
-
-def free_ports():
-    """Two neighbouring ports that nobody listens on."""
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("localhost", 0))
-            port = first.getsockname()[1]
-            try:
-                second.bind(("localhost", port + 1))
-                return port
-            except (OSError, OverflowError):
-                continue
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +21,8 @@ def results(tmp_path_factory):
         if mode not in done:
             files = [folder / f"{mode}-{index}.npz" for index in range(2 if mode == "worker" else 1)]
             port = free_ports()
-            arguments = [(index, port) if mode == "worker" else () for index in range(len(files))]
-            processes = [start("ten_steps.py", file, mode, *more) for file, more in zip(files, arguments)]
+            workers = [(index, port) if mode == "worker" else None for index in range(len(files))]
+            processes = [start("ten_steps.py", file, mode, worker=worker) for file, worker in zip(files, workers)]
             for process in processes:
                 code, output = finish(process)
                 assert code == 0, output

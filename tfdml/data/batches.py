@@ -11,7 +11,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from tfdml.arguments import check_whole_number
+from tfdml.arguments import check_part, check_whole_number
 from tfdml.data.labeled_features import LabeledFeatures
 from tfdml.data.preprocessing import Preprocessing
 from tfdml.data.sampler import BalancedSampler
@@ -31,6 +31,7 @@ def balanced_batches(
     preprocessing,
     augmentation=None,
     start_batch=0,
+    part=None,
 ):
     """Endless training batches with the same number of pictures of each of their classes.
 
@@ -51,6 +52,9 @@ def balanced_batches(
         preprocessing: A `Preprocessing`, or `None` for features.
         augmentation: An `Augmentation`, or `None`.
         start_batch: Number of the first batch that is given.
+        part: `(index, count)`: of each batch only the index-th of so many consecutive parts, as one of so many workers
+            trains on: the rows from ⌊index · b / count⌋ on, the very pictures that the whole batch has there. Other
+            files are not read.
 
     Returns:
         An infinite `tf.data.Dataset` of (float32 images `(b, h, w, c)` in 0–1, int64 labels `(b,)`), where b
@@ -85,25 +89,33 @@ def balanced_batches(
         sampler.seed,
         start_batch,
         is_endless=True,
+        part=part,
     )
     return pictures.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
 
-def evaluation_batches(dataset, batch_size, preprocessing):
+def evaluation_batches(dataset, batch_size, preprocessing, part=None):
     """All pictures of a set once, in their order.
 
     Args:
         dataset: A `LabeledImages` or `LabeledFeatures` with at least one sample.
         batch_size: Pictures in a batch; the last one may have fewer.
         preprocessing: A `Preprocessing`, or `None` for features.
+        part: `(index, count)`: only every count-th batch from the index-th on, as one of so many workers embeds; the
+            other pictures are not read. The auto-shard policy OFF says that they are a worker's share already.
 
     Returns:
         A finite `tf.data.Dataset` of (float32 images `(b, h, w, c)` in 0–1, int64 labels `(b,)`).
 
     Raises:
-        ValueError: If the set is empty or the batch size is no positive integer.
+        ValueError: If the set is empty, the batch size is no positive integer, or there is no such part.
     """
-    return _finite_batches(dataset, np.arange(len(dataset)), batch_size, preprocessing)
+    if part is None:
+        return _finite_batches(dataset, np.arange(len(dataset)), batch_size, preprocessing)
+    batches = _finite_batches(dataset, np.arange(len(dataset)), batch_size, preprocessing, check_part(part))
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return batches.with_options(options)
 
 
 def class_pool(dataset, pool_size, seed, preprocessing, batch_size=256):
@@ -142,12 +154,14 @@ def class_pool(dataset, pool_size, seed, preprocessing, batch_size=256):
     return pool
 
 
-def _finite_batches(dataset, indices, batch_size, preprocessing):
+def _finite_batches(dataset, indices, batch_size, preprocessing, part=(0, 1)):
     _check_not_empty(dataset)
     batch_size = check_whole_number("batch_size", batch_size, minimum=1)
     batches = tf.data.Dataset.from_tensor_slices(indices.astype(np.int64)).batch(batch_size)
-    pictures = _with_pictures(batches, dataset, batch_size, preprocessing)
-    return pictures.apply(tf.data.experimental.assert_cardinality(math.ceil(len(indices) / batch_size)))
+    index, count = part
+    number = len(range(index, math.ceil(len(indices) / batch_size), count))
+    pictures = _with_pictures(batches.shard(count, index), dataset, batch_size, preprocessing)
+    return pictures.apply(tf.data.experimental.assert_cardinality(number))
 
 
 def _check_not_empty(dataset):
@@ -156,10 +170,15 @@ def _check_not_empty(dataset):
 
 
 def _with_pictures(
-    batches, dataset, batch_size, preprocessing, augmentation=None, seed=0, start_batch=0, is_endless=False
+    batches, dataset, batch_size, preprocessing, augmentation=None, seed=0, start_batch=0, is_endless=False, part=None
 ):
     """From batches of indices to batches of pictures and labels, in the same order."""
+    index, count = (0, 1) if part is None else check_part(part)
+    # The rows of each batch that are given; only the last of finite batches has fewer, and these have no part.
+    rows = slice(index * batch_size // count, (index + 1) * batch_size // count)
     if isinstance(dataset, LabeledFeatures):
+        if part is not None:
+            batches = batches.map(lambda indices: indices[rows])
         return _with_features(batches, dataset, preprocessing, augmentation)
     if preprocessing is None:
         raise ValueError(f"Received: preprocessing=None with {dataset!r}; expected a Preprocessing.")
@@ -169,9 +188,12 @@ def _with_pictures(
         images, labels = tf.constant(dataset.images), tf.constant(dataset.labels)
 
     def gather(number, indices):
+        if augmentation is None:
+            indices = indices[rows]
         batch = preprocessing(tf.gather(images, indices))
         if augmentation is not None:
-            batch = augmentation(batch, (seed, number))
+            # Changes are drawn for the whole batch.
+            batch, indices = augmentation(batch, (seed, number))[rows], indices[rows]
         return batch, tf.gather(labels, indices)
 
     crops = augmentation is not None and augmentation.crop_area is not None
@@ -189,17 +211,21 @@ def _with_pictures(
             image = tf.cond(is_mirrored, lambda: tf.reverse(image, [1]), lambda: image)
         return image, tf.gather(labels, index)
 
+    def is_mine(row):
+        return (row >= rows.start) & (row < rows.stop)
+
     def change(number, batch_and_labels):
         batch, batch_labels = batch_and_labels
-        return augmentation.after_crop(batch, (seed, number)), batch_labels
+        # Changes are drawn for the whole batch.
+        batch = tf.pad(batch, [[rows.start, batch_size - rows.stop], [0, 0], [0, 0], [0, 0]])
+        return augmentation.after_crop(batch, (seed, number))[rows], batch_labels
 
     if dataset.holds_paths:
-        pictures = (
-            batches.unbatch()
-            .enumerate(start_batch * batch_size)
-            .map(read, num_parallel_calls=tf.data.AUTOTUNE)
-        )
-        batches = pictures.batch(batch_size, drop_remainder=is_endless)
+        pictures = batches.unbatch().enumerate(start_batch * batch_size)
+        if part is not None:
+            pictures = pictures.filter(lambda number, _: is_mine(number % batch_size))
+        pictures = pictures.map(read, num_parallel_calls=tf.data.AUTOTUNE)
+        batches = pictures.batch(rows.stop - rows.start, drop_remainder=is_endless)
         if augmentation is not None and not augmentation.is_flip_at_most:
             batches = batches.enumerate(start_batch).map(change, num_parallel_calls=tf.data.AUTOTUNE)
     else:

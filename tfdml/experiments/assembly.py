@@ -200,13 +200,16 @@ def prototype_warmup(recipe: Recipe, pictures: ExperimentData):
 
 
 def restore_embedder(recipe: Recipe, weights):
-    """The embedder of a complete recipe, with the weights in a file."""
+    """The embedder of a complete recipe, with the weights in a file or those of a list of arrays."""
     # Those that the training began with would be read in vain, if they are still there.
     options = {name: value for name, value in recipe.model.backbone_options.items() if name != "weights"}
     recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, backbone_options=options))
     with precision_policy(recipe.training.precision):
         embedder = make_embedder(recipe, make_preprocessing(recipe.data))
-    embedder.load_weights(weights)
+    if isinstance(weights, list):
+        embedder.set_weights(weights)
+    else:
+        embedder.load_weights(weights)
     return embedder
 
 
@@ -290,8 +293,7 @@ def make_model(recipe: Recipe, embedder, train):
             embedder, references, in_batch_weight=weight, zero_shot=zero_shot, zero_shot_weight=recipe.zero_shot.weight
         )
     config, loss = recipe.optimizer, make_loss(recipe)
-    pictures_in_batch = recipe.batches.classes * recipe.batches.samples_per_class
-    steps_per_epoch = len(train) / pictures_in_batch
+    steps_per_epoch = len(train) / recipe.batches.size
     multiplier = config.proxy_learning_rate_multiplier
     if multiplier != 1 and not recipe.references.has_proxies and getattr(loss, "parameters", None) is None:
         raise RecipeError(
@@ -353,8 +355,8 @@ def make_optimizer(recipe: Recipe, steps_per_epoch, multiplier=1.0):
     return keras.optimizers.Adam(beta_2=config.beta_2, **common)
 
 
-def training_batches(recipe: Recipe, pictures: ExperimentData, start_batch=0):
-    """Endless training batches; batch t follows from the recipe and t alone."""
+def training_batches(recipe: Recipe, pictures: ExperimentData, start_batch=0, part=None):
+    """Endless training batches; batch t follows from the recipe and t alone. A `part` is a worker's share of each."""
     return data.balanced_batches(
         pictures.train,
         recipe.batches.classes,
@@ -363,16 +365,23 @@ def training_batches(recipe: Recipe, pictures: ExperimentData, start_batch=0):
         pictures.preprocessing,
         augmentation=make_augmentation(recipe),
         start_batch=start_batch,
+        part=part,
     )
 
 
-def validation_batches(recipe: Recipe, pictures: ExperimentData):
-    """All validation pictures once; labels are a dict with `"is_query"` where queries are to be found in a gallery."""
+def validation_batches(recipe: Recipe, pictures: ExperimentData, part=None):
+    """All validation pictures once; labels are a dict with `"is_query"` where queries are to be found in a gallery.
+
+    With a `part` they are a worker's share of the batches.
+    """
     validation = pictures.validation
-    batches = data.evaluation_batches(validation, recipe.evaluation.batch_size, pictures.preprocessing)
+    batches = data.evaluation_batches(validation, recipe.evaluation.batch_size, pictures.preprocessing, part=part)
     if validation.is_query is None:
         return batches
     are_queries = tf.data.Dataset.from_tensor_slices(validation.is_query).batch(recipe.evaluation.batch_size)
+    if part is not None:
+        index, count = part
+        are_queries = are_queries.shard(count, index)
     return tf.data.Dataset.zip((batches, are_queries)).map(
         lambda batch, is_query: (batch[0], {"label": batch[1], "is_query": is_query})
     )

@@ -8,6 +8,7 @@ import logging
 import sys
 from typing import Literal, Union
 
+from tfdml.experiments.errors import InputError
 from tfdml.experiments.evaluation import evaluate
 from tfdml.experiments.parsing import CommandParser, add_recipe_options
 from tfdml.experiments.protocols import ProtocolResult, is_protocol_folder, resume_protocol, run_protocol
@@ -15,6 +16,7 @@ from tfdml.experiments.queue import run_queue
 from tfdml.experiments.recipe_files import dump_recipe, load_preset, load_recipe, preset_names, recipe_names
 from tfdml.experiments.run_folder import RunFolder
 from tfdml.experiments.runner import NonFiniteLossError, resume, train
+from tfdml.experiments.strategies import STRATEGIES, WorkerLostError
 from tfdml.experiments.table_files import load_table, table_names
 
 _METRIC_NAMES = {"map_at_r": "MAP@R", "precision_at_1": "P@1"}
@@ -24,6 +26,7 @@ examples:
   %(prog)s                                         the default recipe
   %(prog)s gap --training.max_validations 10       a recipe with a change
   %(prog)s --recipe mine.yaml --out runs/mine      your own, in a folder of your choice
+  %(prog)s --strategy mirrored                     on all GPUs of this machine, with the same result
   %(prog)s --resume runs/mine                      goes on after an interruption, with a protocol, too
   %(prog)s gap --protocol.name fair                the four runs of the fair protocol, and their mean
   %(prog)s --queue 'table-5.1/cub/*' --out runs/cub  a queue of recipes; the same again goes on
@@ -49,8 +52,8 @@ def train_main(argv=None):
         argv: The arguments; by default those of the program.
 
     Returns:
-        The exit code: 0, or 1 if the loss became no number, or 130 after Ctrl-C. Wrong arguments and input
-        exit with 2.
+        The exit code: 0, or 1 if the loss became no number or another worker died, or 130 after Ctrl-C. Wrong
+        arguments and input exit with 2.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     parser = _train_parser()
@@ -62,7 +65,7 @@ def train_main(argv=None):
         overrides.pop(name, False) for name in ("list_recipes", "list_presets", "print_recipe")
     )
     name, presets = overrides.pop("recipe", None), overrides.pop("preset", None) or []
-    queue = overrides.pop("queue", None)
+    queue, strategy = overrides.pop("queue", None), overrides.pop("strategy", None)
     with parser.refusing_input_errors():
         if list_recipes:
             print("\n".join(_recipe_list()))
@@ -76,7 +79,9 @@ def train_main(argv=None):
                 parser.refuse(
                     "--resume takes everything from the run: no recipe, --out, presets or changes go with it."
                 )
-            return _run(lambda: _resume(resumed, verbose))
+            return _run(lambda: _resume(resumed, strategy, verbose))
+        if strategy is not None:
+            overrides.setdefault("training", {})["strategy"] = strategy
         if queue is not None:
             if positional or name or resumed or print_recipe or out is None:
                 parser.refuse("--queue names all recipes itself, and takes changes, presets and --out, which it needs.")
@@ -130,6 +135,9 @@ def _run(run):
     except NonFiniteLossError as error:
         print(f"Training stopped: {error}", file=sys.stderr)
         return 1
+    except WorkerLostError as error:
+        print(f"Training stopped: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nInterrupted. Go on with --resume and the run's folder.", file=sys.stderr)
         return 130
@@ -150,12 +158,18 @@ def _run_queue(patterns, out, overrides, presets, verbose):
     return 1 if errors else 0
 
 
-def _resume(folder, verbose):
-    if is_protocol_folder(folder):
-        return resume_protocol(folder, verbose=verbose)
-    if RunFolder.open(folder).is_finished:
-        print("This run is finished; there is nothing to resume.")
-    return resume(folder, verbose=verbose)
+def _resume(folder, strategy, verbose):
+    # Of several workers only the first has the folder.
+    if strategy != "multi_worker":
+        if is_protocol_folder(folder):
+            if strategy is not None:
+                raise InputError(
+                    f"The runs of a protocol go on where they began. Received: --strategy {strategy} with {folder}."
+                )
+            return resume_protocol(folder, verbose=verbose)
+        if RunFolder.open(folder).is_finished:
+            print("This run is finished; there is nothing to resume.")
+    return resume(folder, strategy=strategy, verbose=verbose)
 
 
 def _summary(result):
@@ -226,6 +240,11 @@ def _train_parser():
     parser.add_argument(
         "--queue", metavar="PATTERN", nargs="+",
         help="Recipes one after the other, with * and ? as in a shell, each in its folder of --out; can go on.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--strategy", type=Literal[STRATEGIES],
+        help="On which devices: one, all of this machine, or those of several workers (docs/distributed.md); the same "
+        "as --training.strategy, and goes with --resume.",
     )  # fmt: skip
     parser.add_argument("--resume", metavar="RUN", help="Go on with an interrupted run.")
     parser.add_argument(

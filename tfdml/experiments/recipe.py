@@ -84,6 +84,11 @@ class BatchConfig:
         )
         _check(self.samples_per_class >= 1, "batches.samples_per_class", self.samples_per_class, "at least 1")
 
+    @property
+    def size(self):
+        """Pictures in a batch."""
+        return self.classes * self.samples_per_class
+
 
 @dataclass(frozen=True)
 class AugmentationConfig:
@@ -386,6 +391,9 @@ class TrainingConfig:
     """Keras' precision policy."""
     jit_compile: bool = False
     """Whether XLA compiles the training step."""
+    strategy: Literal["single", "mirrored", "multi_worker"] = "single"
+    """On which devices: 'single' is one; 'mirrored' are all of this machine; 'multi_worker' those of the workers that
+    the variable TF_CONFIG names, each started with the same command. The weights are the same up to rounding."""
 
     def __post_init__(self):
         for key in ("steps_per_validation", "max_validations", "patience"):
@@ -504,6 +512,11 @@ class Recipe:
         if self.protocol.name == "single" and self.protocol.repeats != 1:
             raise RecipeError(
                 f"Received: protocol.repeats={self.protocol.repeats} with protocol.name='single'; expected 1."
+            )
+        if self.protocol.name != "single" and self.training.strategy == "multi_worker":
+            raise RecipeError(
+                "Several workers train one run at a time. Received: training.strategy='multi_worker' with "
+                f"protocol.name={self.protocol.name!r}; expected 'mirrored', or protocol.name='single' with data.fold."
             )
         self._check_head()
         warmup = self.warmup_validations

@@ -241,9 +241,10 @@ def _rows_like(text):
 def recipe_hash(recipe):
     """Twelve hexadecimal digits that tell a recipe by what decides its results.
 
-    That is everything but the recipe's name and description, and where on this machine its files lie:
-    `data.options.path`, and of a file of weights the folder. Values that are those of `Recipe()` are left out, so that
-    a later version with more keys gives the same digits; the order of keys does not matter.
+    That is everything but the recipe's name and description, the devices it runs on (`training.strategy`), and where
+    on this machine its files lie: `data.options.path`, and of a file of weights the folder. Values that are those of
+    `Recipe()` are left out, so that a later version with more keys gives the same digits; the order of keys does not
+    matter.
 
     Args:
         recipe: A `Recipe`, or a nested mapping of what differs from `Recipe()`.
@@ -273,6 +274,7 @@ def decisive_values(recipe):
                 values[prefix + key] = plain
 
     collect({key: mapping[key] for key in mapping if key not in ("name", "description")}, _defaults(), "")
+    values.pop("training.strategy", None)
     return values
 
 

@@ -8,6 +8,7 @@ import os
 import time
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfdml.experiments.run_folder import write_text
@@ -153,7 +154,7 @@ class TensorBoardLog(keras.callbacks.Callback):
 
 
 class TimeLimit(keras.callbacks.Callback):
-    """Ends the training at the first epoch's end after so many minutes.
+    """Ends the training at the first epoch's end after so many minutes; of several workers by the clock of the first.
 
     Args:
         minutes: The limit, or None.
@@ -171,5 +172,5 @@ class TimeLimit(keras.callbacks.Callback):
         return self.minutes is not None and self.history.seconds >= 60 * self.minutes
 
     def on_epoch_end(self, epoch, logs=None):
-        if self.is_over:
+        if self.minutes is not None and self.model.crew.agree(np.int32(self.is_over)):
             self.model.stop_training = True

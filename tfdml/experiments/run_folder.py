@@ -70,6 +70,14 @@ class RunFolder:
         self.evaluations = self.path / "evaluations"
 
     @property
+    def needed_to_resume(self):
+        """The files that a run goes on from."""
+        return [
+            self.recipe, self.environment, self.history, self.projections, self.untrained_metrics, self.best_weights,
+            self.state, self.failure, self.test_metrics,
+        ]  # fmt: skip
+
+    @property
     def has_begun(self):
         """Whether there is a run in the folder, finished or not."""
         return self.recipe.is_file() and self.environment.is_file()

@@ -26,7 +26,17 @@ from tfdml.experiments.run_folder import (
     write_embeddings,
     write_json,
 )
+from tfdml.experiments.strategies import (
+    check_recipe,
+    distribute,
+    folder_of_worker,
+    lost_workers,
+    make_crew,
+    send_files,
+    worker_of_environment,
+)
 from tfdml.export import export_saved_model
+from tfdml.models import inference_function
 
 _logger = logging.getLogger(__name__)
 
@@ -75,23 +85,40 @@ def train(recipe="default", out=None, *, overrides=None, presets=(), extra_callb
     Raises:
         ValueError: If the recipe or its data cannot be used (nothing is written then), or the folder exists.
         NonFiniteLossError: If the loss becomes NaN or infinite.
+        WorkerLostError: If another worker dies.
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides, presets)
     elif overrides or presets:
         raise ValueError("Overrides and presets go with a recipe's name. Received: overrides or presets with a Recipe.")
-    check_is_free(out)
-    return _Run(recipe, lambda recipe: RunFolder.create(recipe, out), extra_callbacks, verbose).carry_out()
+    if recipe.training.strategy != "multi_worker" or worker_of_environment() == 0:
+        check_is_free(out)
+    crew = make_crew(recipe.training.strategy)
+    check_recipe(recipe, crew)
+    with _place_of_files(crew, out) as place:
+        return _Run(recipe, lambda recipe: RunFolder.create(recipe, place), extra_callbacks, verbose, crew).carry_out()
 
 
-def resume(path, *, extra_callbacks=(), verbose=None):
+@contextlib.contextmanager
+def _place_of_files(crew, path):
+    """The run's folder for the first worker, one that does not last for each other."""
+    if crew.is_chief:
+        yield path
+    else:
+        with folder_of_worker(crew) as folder:
+            yield folder
+
+
+def resume(path, *, strategy=None, extra_callbacks=(), verbose=None):
     """Goes on with an interrupted run after its last whole epoch, and ends as it would have ended.
 
     Training that was complete is not repeated: what is missing of the results is made. A finished run gives
     its result.
 
     Args:
-        path: The run's folder.
+        path: The run's folder. Of several workers only the first needs it.
+        strategy: Where it goes on, as `training.strategy` of a recipe; by default where it began. For several workers
+            it must be given.
         extra_callbacks: As for `train`.
         verbose: As for `train`.
 
@@ -101,8 +128,27 @@ def resume(path, *, extra_callbacks=(), verbose=None):
     Raises:
         ValueError: If the folder is no run, or the run ended with a loss that is no number.
         NonFiniteLossError: If the loss becomes NaN or infinite.
+        WorkerLostError: If another worker dies.
     """
+    if strategy == "multi_worker":
+        if worker_of_environment() == 0:
+            RunFolder.open(path)
+        crew = make_crew(strategy)
+        with _place_of_files(crew, path) as place:
+            send_files(RunFolder(path).needed_to_resume, place, crew)
+            return _resume(RunFolder.open(place), crew, strategy, extra_callbacks, verbose)
     folder = RunFolder.open(path)
+    began_with = folder.load_recipe().training.strategy
+    if strategy is None and began_with == "multi_worker" and not folder.is_finished:
+        raise RunFolderError(
+            f"{folder.path} began with several workers. Received: no strategy; expected strategy='multi_worker' "
+            "(--strategy multi_worker) with each of them, or another one."
+        )
+    crew = make_crew(strategy or ("single" if folder.is_finished else began_with))
+    return _resume(folder, crew, strategy or began_with, extra_callbacks, verbose)
+
+
+def _resume(folder, crew, strategy, extra_callbacks, verbose):
     if folder.is_finished:
         return _read_result(folder)
     if folder.failure.exists():
@@ -110,7 +156,10 @@ def resume(path, *, extra_callbacks=(), verbose=None):
             f"{folder.path} cannot go on: {read_json(folder.failure)['message']} "
             "Start anew, for instance with a smaller optimizer.learning_rate."
         )
-    return _Run(folder.load_recipe(), lambda recipe: folder, extra_callbacks, verbose).carry_out()
+    recipe = folder.load_recipe()
+    recipe = dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, strategy=strategy))
+    check_recipe(recipe, crew)
+    return _Run(recipe, lambda recipe: folder, extra_callbacks, verbose, crew).carry_out()
 
 
 def result_of(recipe, folder, verbose=0, extra_callbacks=()):
@@ -153,11 +202,14 @@ def _read_result(folder):
 class _Run:
     """One run, new or gone on with; the steps in `carry_out` are in the order in which they happen."""
 
-    def __init__(self, recipe, open_folder, extra_callbacks, verbose):
+    def __init__(self, recipe, open_folder, extra_callbacks, verbose, crew):
         self.recipe = recipe
+        self.crew = crew
         self.open_folder = open_folder
         self.extra_callbacks = list(extra_callbacks)
         self.verbose = (1 if sys.stdout.isatty() else 2) if verbose is None else verbose
+        if not crew.is_chief:
+            self.verbose = 0
 
     def carry_out(self):
         with assembly.precision_policy(self.recipe.training.precision):
@@ -166,14 +218,16 @@ class _Run:
                 self.prepare()
             self.folder = self.open_folder(self.recipe)
             with log_file(self.folder.log):
-                _logger.info("Run folder: %s", self.folder.path)
+                if self.crew.is_chief:
+                    _logger.info("Run folder: %s", self.folder.path)
                 self.warn_of_other_versions()
                 try:
-                    untrained = self.judge_untrained()
-                    with input_errors():
-                        self.restore()
-                    self.fit()
-                    return self.finish(untrained)
+                    with lost_workers(self.crew, self.folder.path):
+                        untrained = self.judge_untrained()
+                        with input_errors():
+                            self.restore()
+                        self.fit()
+                        return self.finish(untrained)
                 except BaseException as error:
                     # The file is all that is left of a run on a machine that nobody watches.
                     _logger.error("The run ends with %s: %s", type(error).__name__, error, exc_info=True)
@@ -189,7 +243,30 @@ class _Run:
         self.recipe = recipe = assembly.complete_recipe(recipe, self.pictures)
         self.embedder = assembly.make_embedder(recipe, self.pictures.preprocessing)
         assembly.start_embedder(recipe, self.embedder, self.pictures)
+        if not self.crew.is_alone:
+            self.bring_to_replicas()
+            return
         self.model = assembly.make_model(recipe, self.embedder, self.pictures.train)
+
+    def bring_to_replicas(self):
+        """Makes embedder and model for several replicas, with the weights that one device begins with."""
+        recipe, weights = self.recipe, self.embedder.get_weights()
+        # The same random numbers again.
+        keras.utils.set_random_seed(recipe.seed)
+        assembly.make_loss(recipe)
+        with self.crew.strategy.scope():
+            self.embedder = assembly.make_embedder(recipe, self.pictures.preprocessing)
+            self.embedder.set_weights(weights)
+            self.model = assembly.make_model(recipe, self.embedder, self.pictures.train)
+
+    def leave_replicas(self):
+        """Makes an embedder for one device of what the replicas have trained. All workers must call it."""
+        self.embedder = assembly.restore_embedder(self.recipe, self.embedder.get_weights())
+
+    @property
+    def part(self):
+        """Which share of each batch is this worker's, or None."""
+        return None if self.crew.workers == 1 else (self.crew.index, self.crew.workers)
 
     def warn_of_other_versions(self):
         then, now = read_json(self.folder.environment), environment(self.recipe.seed)
@@ -203,14 +280,15 @@ class _Run:
     def judge_untrained(self):
         """Metrics of the first weights; an interrupted run has them, or has the same first weights."""
         if not self.folder.untrained_metrics.exists():
-            metrics = self.judge(self.pictures.test)[-1]
+            metrics = self.judge(self.pictures.test, self.crew)[-1]
             write_json(self.folder.untrained_metrics, metrics)
         return read_json(self.folder.untrained_metrics)
 
-    def judge(self, pictures):
+    def judge(self, pictures, crew=None):
         config = self.recipe.evaluation
         batches = data.evaluation_batches(pictures, config.batch_size, self.pictures.preprocessing)
-        return judge(self.embedder, batches, ks=config.recall_at, is_query=pictures.is_query, search=config.search)
+        embed = inference_function(self.embedder, crew)
+        return judge(embed, batches, ks=config.recall_at, is_query=pictures.is_query, search=config.search)
 
     def restore(self):
         """Makes the callbacks and takes up the state of the last whole epoch, if there is one."""
@@ -283,12 +361,14 @@ class _Run:
             self.early_stopping.on_train_end()
             return
         config, pictures, done = self.recipe.training, self.pictures, self.backup.initial_epoch
+        start_batch = done * config.steps_per_validation
+        batches = assembly.training_batches(self.recipe, pictures, start_batch=start_batch, part=self.part)
         self.model.fit(
-            assembly.training_batches(self.recipe, pictures, start_batch=done * config.steps_per_validation),
+            distribute(batches, self.recipe.batches.size, self.crew),
             steps_per_epoch=config.steps_per_validation,
             epochs=config.max_validations,
             initial_epoch=done,
-            validation_data=assembly.validation_batches(self.recipe, pictures),
+            validation_data=assembly.validation_batches(self.recipe, pictures, part=self.part),
             callbacks=[*self.callbacks, *self.extra_callbacks],
             verbose=self.verbose,
             # The batches come shuffled; Keras 3 would warn that it does not do it.
@@ -319,6 +399,16 @@ class _Run:
         if not folder.best_weights.exists():
             self.best_weights.set_model(self.model)
             self.best_weights.write()
+        if not self.crew.is_alone:
+            self.leave_replicas()
+        if self.crew.is_chief:
+            self.write_result(untrained)
+        if self.crew.workers > 1:
+            send_files([folder.test_metrics], folder.path, self.crew)
+        return dataclasses.replace(_read_result(folder), embedder=self.embedder)
+
+    def write_result(self, untrained):
+        recipe, folder, early_stopping = self.recipe, self.folder, self.early_stopping
         embeddings, labels, metrics = self.judge(self.pictures.test)
         if recipe.evaluation.keep_embeddings:
             write_embeddings(folder.test_embeddings, embeddings, labels, self.pictures.test.is_query)
@@ -347,7 +437,6 @@ class _Run:
         }
         write_json(folder.test_metrics, result)
         _logger.info("Test MAP@R %.4f (untrained %.4f).", metrics["map_at_r"], untrained["map_at_r"])
-        return dataclasses.replace(_read_result(folder), embedder=self.embedder)
 
 
 @contextlib.contextmanager

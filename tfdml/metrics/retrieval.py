@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tfdml.arguments import check_choice
+from tfdml.arguments import check_choice, check_part
 from tfdml.metrics.approximate import ApproximateSearch, neighbor_recall
 from tfdml.metrics.inputs import as_embeddings, as_labels, class_numbers, same_space
 from tfdml.metrics.neighbors import check_positive
@@ -183,9 +183,7 @@ def _in_part(count, part):
     """Which of so many queries belong to a part."""
     if part is None:
         return np.ones(count, bool)
-    index, parts = part
-    if not 0 <= index < parts:
-        raise ValueError(f"Received: part={part!r}; expected (index, count) with 0 <= index < count.")
+    index, parts = check_part(part)
     return np.arange(count) % parts == index
 
 

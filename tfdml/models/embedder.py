@@ -225,7 +225,11 @@ def inference_function(embedder, crew=None):
     def on_replicas(parts):
         return tf.concat(crew.strategy.experimental_local_results(crew.strategy.run(forward, (parts,))), axis=0)
 
-    return lambda images: on_replicas(crew.split(images))
+    def embed_on_replicas(images):
+        return on_replicas(crew.split(images))
+
+    embed_on_replicas.get_concrete_function = on_replicas.get_concrete_function
+    return embed_on_replicas
 
 
 def embed(embedder, data, batch_size=256):

@@ -1,0 +1,147 @@
+"""Runs on two devices and by two workers, from the command line."""
+
+import csv
+import json
+import os
+import signal
+import time
+
+import keras
+import numpy as np
+import pytest
+from processes import finish, free_ports, start
+
+from tfdml.experiments import InputError, RecipeError, load_recipe, train_main
+from tfdml.experiments.recipe_files import recipe_hash
+from tfdml.experiments.strategies import check_recipe, worker_of_environment
+from tfdml.models import Crew
+
+IS_KERAS_3 = keras.__version__ >= "3"
+RECIPE = {
+    "data.name": "digits", "data.options": "{}", "data.size": "[16,16]", "batches.classes": 2,
+    "batches.samples_per_class": 4, "model.embedding_size": 8, "model.gsp.prototypes": 4, "references.per_class": 2,
+    "ccp.pool_size": 4, "training.steps_per_validation": 3, "training.geometry": "false", "evaluation.pictures": "false",
+    "optimizer.learning_rate": 1e-4,
+}  # fmt: skip
+
+
+def arguments(out, **changes):
+    options = {**RECIPE, "training.max_validations": 2, **changes}
+    return ["default", "--out", out, *(str(part) for key, value in options.items() for part in (f"--{key}", value))]
+
+
+def history(folder):
+    with open(folder / "history.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def assert_about_same(folder, expected):
+    rows, expected_rows = history(folder), history(expected)
+    assert len(rows) == len(expected_rows) and rows[0].keys() == expected_rows[0].keys()
+    for row, expected_row in zip(rows, expected_rows):
+        # Through twenty layers; the ten steps of tests/models/test_replicas.py are held to 1e-4.
+        np.testing.assert_allclose(float(row["loss"]), float(expected_row["loss"]), rtol=0.02)
+        np.testing.assert_allclose(float(row["val_map_at_r"]), float(expected_row["val_map_at_r"]), atol=0.03)
+    assert (folder / "saved_model" / "saved_model.pb").exists() and (folder / "test_metrics.json").exists()
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("single") / "run"
+    code, output = finish(start("train_on.py", *arguments(folder)))
+    assert code == 0, output
+    return folder
+
+
+def test_a_run_on_two_devices(single, tmp_path):
+    folder = tmp_path / "run"
+    code, output = finish(start("train_on.py", *arguments(folder), "--strategy", "mirrored"))
+    assert code == 0, output
+    assert_about_same(folder, single)
+    assert "strategy: mirrored" in (folder / "recipe.yaml").read_text()
+
+
+@pytest.mark.skipif(IS_KERAS_3, reason="the training loop of Keras 3 does not support several workers")
+def test_a_run_of_two_workers_is_written_by_the_first(single, tmp_path):
+    folders, port = [tmp_path / str(index) / "run" for index in range(2)], free_ports()
+    processes = [
+        start("train_on.py", *arguments(folder), "--strategy", "multi_worker", worker=(index, port))
+        for index, folder in enumerate(folders)
+    ]
+    for process in processes:
+        code, output = finish(process)
+        assert code == 0, output
+    assert_about_same(folders[0], single)
+    assert not folders[1].exists()
+
+
+@pytest.mark.skipif(IS_KERAS_3, reason="the training loop of Keras 3 does not support several workers")
+def test_a_run_goes_on_after_the_death_of_a_worker(tmp_path):
+    folder, port = tmp_path / "run", free_ports()
+    more = {"training.max_validations": 400, "training.patience": 400}
+    processes = [
+        start("train_on.py", *arguments(folder, **more), "--strategy", "multi_worker", worker=(index, port))
+        for index in range(2)
+    ]
+    try:
+        wait_for(lambda: (folder / "state.npz").exists(), processes)
+        os.kill(processes[1].pid, signal.SIGKILL)
+        code, output = finish(processes[0], timeout=120)
+    finally:
+        for process in processes:
+            process.kill()
+    assert code == 1, output
+    assert "Training stopped: Worker 0 of 2 has lost the others" in output and "--resume" in output
+    done = len(history(folder))
+    # On one device, and no longer than that.
+    recipe = (folder / "recipe.yaml").read_text().replace("max_validations: 400", f"max_validations: {done + 1}")
+    (folder / "recipe.yaml").write_text(recipe)
+    code, output = finish(start("train_on.py", "--resume", folder, "--strategy", "single"))
+    assert code == 0, output
+    assert len(history(folder)) == done + 1
+
+
+def wait_for(condition, processes, seconds=180):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert all(process.poll() is None for process in processes), finish(processes[0])[1]
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [None, "{}", "nonsense", json.dumps({"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}})],
+)
+def test_workers_need_a_cluster(config, monkeypatch, capsys):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    if config is not None:
+        monkeypatch.setenv("TF_CONFIG", config)
+    with pytest.raises(InputError, match="TF_CONFIG.*Received|Received: TF_CONFIG"):
+        worker_of_environment()
+    with pytest.raises(SystemExit) as ended:
+        train_main(["--strategy", "multi_worker"])
+    assert ended.value.code == 2 and "TF_CONFIG" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not IS_KERAS_3, reason="Keras 2 supports several workers")
+def test_keras_3_says_that_it_does_not_support_workers(monkeypatch, capsys):
+    config = {"cluster": {"worker": ["localhost:1"]}, "task": {"type": "worker", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    with pytest.raises(SystemExit) as ended:
+        train_main(["--strategy", "multi_worker"])
+    assert ended.value.code == 2 and "Keras 3 does not support several workers" in capsys.readouterr().err
+
+
+def test_recipes_that_replicas_cannot_train():
+    crew = Crew(None, index=0, workers=1, replicas=3)
+    with pytest.raises(RecipeError, match="expected a product that 3 divides"):
+        check_recipe(load_recipe("default"), crew)
+    with pytest.raises(RecipeError, match="Received: training.jit_compile=true with 3 replicas"):
+        check_recipe(load_recipe("default", {"training.jit_compile": True}), crew)
+    with pytest.raises(RecipeError, match="Received: training.strategy='multi_worker' with protocol.name='fair'"):
+        load_recipe("gap", {"training.strategy": "multi_worker", "protocol.name": "fair"})
+
+
+def test_devices_are_no_part_of_what_a_recipe_is():
+    assert recipe_hash(load_recipe("gap", {"training.strategy": "mirrored"})) == recipe_hash(load_recipe("gap"))
