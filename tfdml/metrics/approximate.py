@@ -64,7 +64,7 @@ class ApproximateSearch:
         return max(1, int(self.block_bytes // ((count + _SLACK) * (64 + 32 * self.references.shape[1]))))
 
     def _neighbors(self, queries, count, own):
-        width = min(count + (own is not None) + _SLACK, len(self.references))
+        width = int(min(count + (own is not None) + _SLACK, len(self.references)))
         _, found = self.index.search(self.frame(queries), width)
         distances = squared_distances(queries[:, None], self.references[found])
         missing = found < 0 if own is None else (found < 0) | (found == own[:, None])
