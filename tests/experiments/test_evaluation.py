@@ -59,7 +59,8 @@ def test_a_split_of_other_data(finished_run, in_tmp_path):
     embedder = keras.models.load_model(finished_run.folder / "embedder.keras", compile=False)
     images = np.stack([data.Preprocessing((12, 12), 1)(image) for image in test.images])
     expected = retrieval_metrics(embedder.predict(images, verbose=0), test.labels)
-    assert done.metrics == pytest.approx(expected, abs=1e-6)
+    # Resized in batches of another size, pictures differ in the last digit, which may turn one query's neighbours.
+    assert done.metrics == pytest.approx(expected, abs=1.5 / len(test))
     assert not (done.folder / "pictures").exists()
 
 
