@@ -9,6 +9,9 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+# No tests, and some are scripts: the search for doctests would import them.
+collect_ignore = ["helpers"]
+
 
 @pytest.fixture
 def dtype_policy():

@@ -9,7 +9,8 @@ import tensorflow as tf  # noqa: E402
 
 from tfdml.experiments import train_main  # noqa: E402
 
-if "mirrored" in sys.argv:
-    device = tf.config.LogicalDeviceConfiguration()
-    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [device] * 2)
-sys.exit(train_main(sys.argv[1:]))
+if __name__ == "__main__":
+    if "mirrored" in sys.argv:
+        device = tf.config.LogicalDeviceConfiguration()
+        tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [device] * 2)
+    sys.exit(train_main(sys.argv[1:]))
