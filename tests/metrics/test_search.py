@@ -142,3 +142,37 @@ def test_one_compiled_function_serves_all_sizes():
     for count, dim, k in ((70, 5, 1), (300, 2, 4), (1_000, 7, 9)):
         nearest_neighbors(generator.normal(size=(count, dim)).astype(np.float32), k)
     assert search._BEST[np.float32].experimental_get_tracing_count() == traced == 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 2**16),
+    count=st.integers(1, 60),
+    dim=st.integers(1, 4),
+    values=st.integers(1, 4),
+    dtype=st.sampled_from([np.float32, np.float64]),
+)
+def test_equal_rows_are_those_of_a_sort(seed, count, dim, values, dtype):
+    generator = np.random.default_rng(seed)
+    rows = (generator.integers(values, size=(count, dim)) * 0.1).astype(dtype)
+    _, expected, sizes = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
+    found = search._equal_rows(rows)
+    if sizes.max() == 1:
+        assert found is None
+        return
+    expected = expected.reshape(-1)
+    np.testing.assert_array_equal(found[:, None] == found, expected[:, None] == expected)
+    # Each row has the number of the first that equals it.
+    np.testing.assert_array_equal(found, np.argmax(expected[:, None] == expected, axis=1))
+
+
+def test_rows_with_equal_sums_of_their_bits_are_compared(monkeypatch):
+    class NoWeights:
+        def integers(self, *args, size, dtype):
+            return np.zeros(size, dtype)
+
+    # All weights 1: rows of the same numbers in another order are suspects, and not equal.
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: NoWeights())
+    rows = np.array([[1, 2], [2, 1], [1, 2], [3, 4]], np.float32)
+    np.testing.assert_array_equal(search._equal_rows(rows), [0, 1, 0, 3])
+    assert search._equal_rows(rows[[0, 1, 3]]) is None

@@ -198,10 +198,18 @@ def test_evaluation_does_not_retrace(blobs, linear_embedder):
 
     model = models.MetricModel(keras.Sequential([keras.Input((8,)), linear_embedder(), Counting()]))
     model.compile(optimizer="sgd", loss="c2")
-    model.evaluate(points, labels, batch_size=32, verbose=0)
+    # The last batch is smaller.
+    model.evaluate(points, labels, batch_size=40, verbose=0)
+    model.embed_batch(points[:40])
     count = len(traces)
     for _ in range(3):
-        model.evaluate(points, labels, batch_size=32, verbose=0)
+        model.fit(points, labels, batch_size=40, validation_data=(points, labels), verbose=0)
+        model.embed_batch(points[:40])
+    # The step of training is traced, once for each size of a batch.
+    assert len(traces) <= count + 2
+    count = len(traces)
+    model.evaluate(points, labels, batch_size=40, verbose=0)
+    model.fit(points, labels, batch_size=40, validation_data=(points, labels), verbose=0)
     assert len(traces) == count
 
 
