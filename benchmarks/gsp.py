@@ -7,10 +7,11 @@ kernel in each iteration.
 
 "layer" is the whole pooling, with the distances and the weighted average, which all variants but the last share;
 "transport" goes from the costs to the weights and back. The variants take turns, so a busy machine slows all of them
-alike; times are medians.
+alike; times are medians, and ratios are medians of the turns' quotients.
 
     python benchmarks/gsp.py
     python benchmarks/gsp.py --batch 128 --size 7 --channels 1024 --prototypes 128 --modes graph
+    python benchmarks/gsp.py --size 7 8 14 --prototypes 16 64 256 --modes graph
 """
 
 import argparse
@@ -45,9 +46,9 @@ DEFAULT = "newton, closed form"
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--size", type=int, default=8, help="height and width of the feature map")
+    parser.add_argument("--size", type=int, nargs="+", default=[8], help="height and width of the feature map")
     parser.add_argument("--channels", type=int, default=128)
-    parser.add_argument("--prototypes", type=int, default=64)
+    parser.add_argument("--prototypes", type=int, nargs="+", default=[64])
     parser.add_argument("--ratio", type=float, default=0.3)
     parser.add_argument("--smoothing", type=float, default=5.0)
     parser.add_argument("--iterations", type=int, default=100, help="of the fixed-point iteration")
@@ -64,6 +65,7 @@ def variants_of(iterations):
         DEFAULT: {"solver": "newton"},
         f"{iterations} iterations, closed form": {**CLOSED_FORM, **iterated},
         f"{iterations} iterations, unrolled": {**UNROLLED, **iterated},
+        f"{iterations} as printed, closed form": {**CLOSED_FORM, **iterated, "as_printed": True},
         f"{iterations} as printed, unrolled": {**UNROLLED, **iterated, "as_printed": True},
         "global average": None,
     }
@@ -91,19 +93,23 @@ def make_transport(setting, options):
 
 def main():
     arguments = parse_arguments()
-    setting = PoolingSetting(
-        **{key: value for key, value in vars(arguments).items() if key in PoolingSetting._fields}
-    )
+    print(f"TensorFlow {tf.__version__}, {os.cpu_count()} CPUs. Forward + backward.")
+    print("Errors against float64: weights relative to 1/n, gradients relative to their largest entry.\n")
+    for size in arguments.size:
+        for prototypes in arguments.prototypes:
+            given = {**vars(arguments), "size": size, "prototypes": prototypes}
+            compare(PoolingSetting(**{key: given[key] for key in PoolingSetting._fields}), arguments)
+
+
+def compare(setting, arguments):
     variants = variants_of(arguments.iterations)
     solved = {name: options for name, options in variants.items() if options is not None}
     features, prototypes, upstream = make_inputs(setting)
     errors = measure_errors(setting, solved, "float32")
     print(
-        f"TensorFlow {tf.__version__}, {os.cpu_count()} CPUs. Batch {setting.batch}, {setting.size}x"
-        f"{setting.size} features of {setting.channels}, {setting.prototypes} prototypes, ratio "
-        f"{setting.ratio}, smoothing {setting.smoothing}. Forward + backward."
+        f"Batch {setting.batch}, {setting.size}x{setting.size} features of {setting.channels}, {setting.prototypes} "
+        f"prototypes, ratio {setting.ratio}, smoothing {setting.smoothing}."
     )
-    print("Errors against float64: weights relative to 1/n, gradients relative to their largest entry.\n")
     width = max(map(len, variants))
     features = tf.constant(features)
     costs = clipped_distances(tf.reshape(features, (setting.batch, -1, setting.channels)), tf.constant(prototypes))
@@ -124,8 +130,8 @@ def main():
             of_layer, of_transport = np.median(layer_times[name]), np.median(transport_times.get(name, np.nan))
             print(
                 f"{name:<{width}}",
-                f"{1e3 * of_layer:10.2f} {of_layer / np.median(layer_times[DEFAULT]):7.2f}",
-                f"{1e3 * of_transport:14.2f} {of_transport / np.median(transport_times[DEFAULT]):7.2f}"
+                f"{1e3 * of_layer:10.2f} {np.median(layer_times[name] / layer_times[DEFAULT]):7.2f}",
+                f"{1e3 * of_transport:14.2f} {np.median(transport_times[name] / transport_times[DEFAULT]):7.2f}"
                 if name in solved
                 else f"{'-':>14} {'-':>7}",
                 f"{'-':>9}" if memory[name] is None else f"{memory[name] / 2**20:9.1f}",

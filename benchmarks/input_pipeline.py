@@ -56,8 +56,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, nargs=2, default=(500, 375), metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--pictures", type=int, default=64)
-    parser.add_argument("--batches", type=int, default=16, help="batches in a turn")
+    parser.add_argument("--batches", type=int, default=60, help="batches in a turn")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--warm-up", type=float, default=2.0, help="seconds of each turn before it is timed")
     parser.add_argument("--only", choices=("files", "sampler"))
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -209,26 +210,29 @@ def ordered_batches(dataset, preprocessing, augmentation):
 
 
 def by_turns(ways, given, longer=1):
-    """Pictures per second of each way in each round, and the seconds to its first batch."""
-    speeds, firsts, iterators = {way: [] for way in ways}, {}, {}
-    for way, source in ways.items():
-        start = time.perf_counter()
-        iterators[way] = iter(source())
-        next(iterators[way])
-        firsts[way] = time.perf_counter() - start
-        # What is made ahead should be there before another one starts.
-        time.sleep(1.0)
+    """Pictures per second of each way in each round, and the median seconds to its first batch.
+
+    In each turn a way begins anew and alone, and is timed when it has run for a while without a pause: what it has made
+    ahead was then made in the time before and is paid for by what is ahead at the end.
+    """
+    speeds, firsts = {way: [] for way in ways}, {way: [] for way in ways}
     number = given.batches * longer
     for _ in range(given.rounds):
-        for way, iterator in iterators.items():
-            # Those made ahead come for nothing.
-            for _ in range(6):
+        for way, source in ways.items():
+            start = time.perf_counter()
+            iterator = iter(source())
+            next(iterator)
+            firsts[way].append(time.perf_counter() - start)
+            until = time.perf_counter() + given.warm_up
+            while time.perf_counter() < until:
                 next(iterator)
             start = time.perf_counter()
             for _ in range(number):
                 next(iterator)
             speeds[way].append(BATCH * number / (time.perf_counter() - start))
-    return speeds, firsts
+            # Its threads end with it.
+            del iterator
+    return speeds, {way: statistics.median(values) for way, values in firsts.items()}
 
 
 def drawing_alone(labels, epochs=20):

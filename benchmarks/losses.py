@@ -1,12 +1,14 @@
-"""Times each loss, forward and backward, on a large batch, and measures its memory.
+"""Times each loss, forward and backward, on large batches, and measures its memory.
 
 Each loss runs in a process of its own. Times are ratios to the distances alone (one matrix product, its square root and
 their gradient), measured in the same process in turns; memory is what the process needed at its peak beyond what it
-had after TensorFlow was loaded. "triplet_all, dense" is what the triplet loss costs if all triplets of the batch
-stand in one array; it is measured on a batch that such an array can be made of (--dense-batch).
+had after TensorFlow was loaded, in MiB and in float32 matrices of (batch, batch): of what grows with the square of the
+batch these become constant. "memory grows" is the power of the last doubling. "triplet_all, dense" is what the triplet
+loss costs if all triplets of the batch stand in one array; it is measured on a batch that such an array can be made of
+(--dense-batch).
 
     python benchmarks/losses.py
-    python benchmarks/losses.py triplet_all multi_similarity --batch 4096 --modes graph xla
+    python benchmarks/losses.py triplet_all multi_similarity --batch 512 1024 2048 4096 --modes graph xla
 """
 
 import argparse
@@ -32,7 +34,7 @@ MODES = {"graph": False, "xla": True}
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("losses", nargs="*", default=losses.loss_names(), metavar="LOSS", help="all by default")
-    parser.add_argument("--batch", type=int, default=2048)
+    parser.add_argument("--batch", type=int, nargs="+", default=[2048], help="one batch size or several")
     parser.add_argument("--dense-batch", type=int, default=512)
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--per-class", type=int, default=4, help="samples of each class in the batch")
@@ -43,16 +45,28 @@ def main():
     if options.child:
         print(json.dumps(measure(options)))
         return
-    print(f"TensorFlow {tf.__version__}, batch {options.batch} x {options.dim}, {options.per_class} of each class, "
-          f"{os.cpu_count()} cores")  # fmt: skip
-    print(f"{'loss':28s} {'mode':6s} {'seconds':>8s} {'ratio':>7s} {'peak MiB':>9s}")
+    print(
+        f"TensorFlow {tf.__version__}, {options.dim} numbers, {options.per_class} of each class, {os.cpu_count()} cores"
+    )
+    print(f"{'loss':28s} {'mode':6s} {'batch':>6s} {'seconds':>8s} {'ratio':>7s} {'peak MiB':>9s} {'matrices':>9s}")
     jobs = [(name, options.batch) for name in options.losses]
-    jobs += [(DENSE, options.dense_batch), ("triplet_all", options.dense_batch)] if options.dense_batch else []
-    for name, batch in jobs:
+    jobs += [(name, [options.dense_batch]) for name in (DENSE, "triplet_all") if options.dense_batch]
+    for name, batches in jobs:
         for mode in options.modes:
-            seconds, ratio, mebibytes = run_in_child(name, batch, mode, options)
-            note = "" if batch == options.batch else f"   (batch {batch})"
-            print(f"{name:28s} {mode:6s} {seconds:8.3f} {ratio:7.1f} {mebibytes:9.0f}{note}", flush=True)
+            peaks = [report(name, batch, mode, options) for batch in batches]
+            if len(batches) > 1:
+                power = np.log(peaks[-1] / peaks[-2]) / np.log(batches[-1] / batches[-2])
+                print(f"{name:28s} {mode:6s} memory grows with the batch to the power {power:.2f}", flush=True)
+
+
+def report(name, batch, mode, options):
+    """Measures a loss and prints its line; gives its peak memory in MiB."""
+    seconds, ratio, mebibytes = run_in_child(name, batch, mode, options)
+    matrices = mebibytes * 2**20 / (4 * batch**2)
+    print(
+        f"{name:28s} {mode:6s} {batch:6d} {seconds:8.3f} {ratio:7.1f} {mebibytes:9.0f} {matrices:9.1f}", flush=True
+    )
+    return mebibytes
 
 
 def run_in_child(name, batch, mode, options):
@@ -63,10 +77,10 @@ def run_in_child(name, batch, mode, options):
 
 
 def measure(options):
-    rng = np.random.default_rng(0)
-    embeddings = rng.normal(size=(options.batch, options.dim)).astype("float32")
+    rng, (batch,) = np.random.default_rng(0), options.batch
+    embeddings = rng.normal(size=(batch, options.dim)).astype("float32")
     embeddings = tf.constant(embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True))
-    labels = tf.constant(np.arange(options.batch) // options.per_class)
+    labels = tf.constant(np.arange(batch) // options.per_class)
     formula = dense_triplets if options.child == DENSE else losses.get(options.child).call
     jit_compile = MODES[options.modes[0]]
     step, bare = make_step(formula, jit_compile), make_step(distances_alone, jit_compile)

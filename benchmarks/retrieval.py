@@ -2,6 +2,11 @@
 
 python benchmarks/retrieval.py                      # the size of Stanford Online Products' test set
 python benchmarks/retrieval.py --samples 10000 --classes 10 --dim 2
+python benchmarks/retrieval.py --samples 1000000 --classes 187000 --part 4000 --product-rows 64
+python benchmarks/retrieval.py --probes 0.05 0.25   # approximate search by Faiss beside the exact one
+
+With --part so many queries, evenly spread, are compared with all references; the time of all of them is reckoned from
+that: what one query takes, which is the preparation of the references, and the rest as many times more.
 """
 
 import argparse
@@ -40,28 +45,71 @@ def main():
         "--product-rows", type=int, default=512, help="rows of a block of the bare matrix product"
     )
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--part", type=int, help="judge about so many queries only, and reckon the time of all")
+    parser.add_argument(
+        "--probes", type=float, nargs="+", default=[], help="shares of the lists that an approximate search looks into"
+    )
     options = parser.parse_args()
 
     embeddings, labels = _samples(options)
     print(f"{options.samples} samples x {options.dim}, {len(np.unique(labels))} classes; "
           f"TensorFlow {tf.__version__}, NumPy {np.__version__}, {os.cpu_count()} cores")  # fmt: skip
-    _report_memory("start (data and TensorFlow)")
-    _product(embeddings[:1024], options.product_rows)
+    block_bytes = int(options.block_mib * 2**20)
+    _product(embeddings[:1024], embeddings[:1024], options.product_rows)
     retrieval_metrics(embeddings[:1024], labels[:1024])
+    before = _resident()
+    print(f"{'memory at the start':28s} {before:8.0f} MiB (data {embeddings.nbytes / 2**20:.0f} MiB, TensorFlow)")
+    step = max(1, options.samples // options.part) if options.part else 1
+    part = (0, step)
     # Alternating, as other work on the machine slows down both.
-    products, metrics = [], []
+    products, metrics, preparations = [], [], []
     for _ in range(options.repeats):
-        metrics.append(
-            _seconds(retrieval_metrics, embeddings, labels, block_bytes=int(options.block_mib * 2**20))
-        )
+        metrics.append(_seconds(retrieval_metrics, embeddings, labels, block_bytes=block_bytes, part=part))
         if len(metrics) == 1:
-            _report_memory("retrieval metrics")
-        products.append(_seconds(_product, embeddings, options.product_rows))
-    for name, seconds in (("bare matrix product", products), ("retrieval metrics", metrics)):
-        print(f"{name:28s} {min(seconds):8.2f} s   (all runs: {', '.join(f'{s:.2f}' for s in seconds)})")
-    print(f"{'ratio':28s} {min(metrics) / min(products):8.2f}     "
-          f"(each run: {', '.join(f'{a / b:.2f}' for a, b in zip(metrics, products))})")  # fmt: skip
-    print({name: round(value, 4) for name, value in retrieval_metrics(embeddings, labels).items()})
+            copies = (_peak() - before) * 2**20 / embeddings.nbytes
+            print(f"{'peak memory':28s} {_peak():8.0f} MiB ({copies:.1f} times the references more)")
+        products.append(_seconds(_product, embeddings[::step], embeddings, options.product_rows))
+        if options.part:
+            one = _seconds(retrieval_metrics, embeddings, labels, block_bytes=block_bytes, part=(0, options.samples))
+            preparations.append(one)
+    _print_times("bare matrix product", products)
+    _print_times("retrieval metrics", metrics)
+    _print_ratios("ratio", metrics, products)
+    if options.part:
+        _print_times("retrieval metrics, one query", preparations)
+        queries = len(embeddings[::step])
+        spent, share = np.subtract(metrics, preparations), options.samples / queries
+        # Of a part that is too small, the time beyond the preparation is noise.
+        minutes = np.median([preparations, spent * share, np.multiply(products, share)], axis=1) / 60
+        print(f"{queries} queries of {options.samples}; all would take {minutes[0]:.1f} + {minutes[1]:.1f} minutes, "
+              f"the bare matrix product {minutes[2]:.1f}")  # fmt: skip
+        _print_ratios("ratio without preparation", spent, products)
+    exact = retrieval_metrics(embeddings, labels, block_bytes=block_bytes, part=part)
+    print({name: round(value, 4) for name, value in exact.items()})
+    for probes in options.probes:
+        _compare_approximate(embeddings, labels, probes, part, options.repeats)
+
+
+def _compare_approximate(embeddings, labels, probes, part, repeats):
+    """Approximate search, the measure of its recall included, beside the exact one in turns."""
+    times, exact_times = [], []
+    for _ in range(repeats):
+        times.append(_seconds(retrieval_metrics, embeddings, labels, neighbors="faiss", probes=probes, part=part))
+        exact_times.append(_seconds(retrieval_metrics, embeddings, labels, part=part))
+    found = retrieval_metrics(embeddings, labels, neighbors="faiss", probes=probes, part=part)
+    exact = retrieval_metrics(embeddings, labels, part=part)
+    _print_ratios(f"faiss / exact, probes {probes:g}", times, exact_times)
+    print(f"{'':28s} recall {found['neighbor_recall']:.4f}, MAP@R {found['map_at_r']:.4f} for {exact['map_at_r']:.4f}, "
+          f"precision at 1 {found['precision_at_1']:.4f} for {exact['precision_at_1']:.4f}")  # fmt: skip
+
+
+def _print_times(name, times):
+    print(f"{name:28s} {min(times):8.2f} s   (all runs: {', '.join(f'{s:.2f}' for s in times)})")
+
+
+def _print_ratios(name, times, others):
+    ratios = np.divide(times, others)
+    print(f"{name:28s} {np.median(ratios):8.2f}     (each run: {', '.join(f'{r:.2f}' for r in ratios)})", flush=True)
 
 
 def _samples(options):
@@ -69,17 +117,22 @@ def _samples(options):
     labels = np.sort(generator.integers(options.classes, size=options.samples))
     labels[: int(options.giant * options.samples)] = labels[0]
     centers = generator.normal(size=(options.classes, options.dim))
-    embeddings = centers[labels] + options.noise * generator.normal(size=(options.samples, options.dim))
+    embeddings = np.empty((options.samples, options.dim), np.float32)
+    # In parts, so that the peak is the metrics' and not that of making the samples.
+    for start in range(0, options.samples, 10_000):
+        some = embeddings[start : start + 10_000]
+        noise = options.noise * generator.normal(size=some.shape)
+        vectors = centers[labels[start : start + len(some)]] + noise
+        some[:] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     copies = int(options.duplicates * options.samples)
     embeddings[generator.permutation(options.samples)[:copies]] = embeddings[:copies]
-    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-    return embeddings.astype(np.float32), labels
+    return embeddings, labels
 
 
-def _product(embeddings, rows):
+def _product(queries, embeddings, rows):
     references = tf.constant(embeddings)
-    for start in range(0, len(embeddings), rows):
-        _blocked_product(tf.constant(embeddings[start : start + rows]), references)
+    for start in range(0, len(queries), rows):
+        _blocked_product(tf.constant(queries[start : start + rows]), references)
 
 
 @tf.function(input_signature=[tf.TensorSpec((None, None)), tf.TensorSpec((None, None))])
@@ -93,9 +146,17 @@ def _seconds(function, *args, **kwargs):
     return time.perf_counter() - start
 
 
-def _report_memory(when):
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    print(f"peak memory, {when:26s} {peak:8.0f} MiB")
+def _peak():
+    """MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _resident():
+    """MiB; where the system does not tell it, the peak so far."""
+    try:
+        return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+    except OSError:
+        return _peak()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import dataclasses
 
 import keras
+import tensorflow as tf
 
 from tfdml import ops
 from tfdml.arguments import check_choice
@@ -10,21 +11,64 @@ from tfdml.arguments import check_choice
 FROZEN = ("none", "statistics", "all")
 
 
+_KERAS_FUSES = keras.__version__.startswith("2.")
+_FUSED_TYPES = (tf.float16, tf.bfloat16, tf.float32)
+
+
 # Files of weights name a layer after its class: with Keras' own class name they fit, frozen or not.
-@keras.saving.register_keras_serializable(package="tfdml", name="FrozenStatisticsBatchNormalization")
+@keras.saving.register_keras_serializable(package="tfdml")
 class BatchNormalization(keras.layers.BatchNormalization):
-    r"""Batch normalisation by moving statistics that training uses and never changes; γ and β train.
+    r"""Batch normalisation by one operation, or by moving statistics that training uses and never changes.
 
     $$y = \gamma \, \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta$$
 
-    with the moving mean $\mu$ and variance $\sigma^2$ that the layer was given, at training as at inference.
+    with the mean $\mu$ and variance $\sigma^2$ of the batch at training, and the moving ones at inference. Keras 3
+    computes that in nine operations, each of which reads the features from memory, and keeps what they give for the
+    backward pass; here it is one, as in Keras 2.
 
     Args:
-        **kwargs: As for `keras.layers.BatchNormalization`; the momentum has no effect.
+        frozen_statistics: Whether the moving statistics are used at training, too, and stay as they are; γ and β train.
+        **kwargs: As for `keras.layers.BatchNormalization`.
     """
 
+    def __init__(self, frozen_statistics=False, **kwargs):
+        super().__init__(**kwargs)
+        self.frozen_statistics = bool(frozen_statistics)
+
     def call(self, inputs, training=None, mask=None):
-        return super().call(inputs, training=False, mask=mask)
+        uses_batch = bool(training) and self.trainable and not self.frozen_statistics
+        if _KERAS_FUSES or not self._can_fuse(inputs, mask):
+            return super().call(inputs, training=False if self.frozen_statistics else training, mask=mask)
+        weights = map(tf.convert_to_tensor, (self.gamma, self.beta, self.moving_mean, self.moving_variance))
+        gamma, beta, moving_mean, moving_variance = weights
+        result = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=gamma,
+            offset=beta,
+            # Which it wants empty where it takes those of the batch.
+            mean=moving_mean[:0] if uses_batch else moving_mean,
+            variance=moving_variance[:0] if uses_batch else moving_variance,
+            epsilon=self.epsilon,
+            is_training=uses_batch,
+        )
+        if uses_batch:
+            # It gives the variance with n - 1 in the denominator; Keras 3 keeps the one with n.
+            count = tf.cast(tf.size(inputs) // inputs.shape[-1], tf.float32)
+            variance = result.batch_variance * ((count - 1.0) / count)
+            for kept, moving, of_batch in (
+                (self.moving_mean, moving_mean, result.batch_mean),
+                (self.moving_variance, moving_variance, variance),
+            ):
+                kept.assign(self.momentum * moving + (1.0 - self.momentum) * of_batch)
+        return result.y
+
+    def _can_fuse(self, inputs, mask):
+        is_known = inputs.shape.rank == 4 and inputs.dtype in _FUSED_TYPES
+        is_usual = self.axis in (-1, 3) and self.scale and self.center and not getattr(self, "renorm", False)
+        return is_known and is_usual and mask is None and not self.synchronized
+
+    def get_config(self):
+        return {**super().get_config(), "frozen_statistics": self.frozen_statistics}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +100,9 @@ class Normalizer:
 
     def __call__(self, features, name):
         """Normalises features by a new layer of this name."""
-        kind = BatchNormalization if self.frozen == "statistics" else keras.layers.BatchNormalization
         # Keras runs a batch normalisation that is not trainable as at inference.
-        layer = kind(
+        layer = BatchNormalization(
+            frozen_statistics=self.frozen == "statistics",
             momentum=self.momentum,
             epsilon=self.epsilon,
             trainable=self.frozen != "all",

@@ -145,7 +145,7 @@ def with_attributes(embedder):
             "The pooling layer gives no attributes; GeneralizedSumPooling does with return_attributes=True, of average "
             f"pooling with ratio=1.0. Received: {type(_pooling_layer(embedder)).__name__}."
         )
-    return keras.Model(embedder.input, [embedder.output, output[1]])
+    return keras.Model(embedder.input, [embedder.output, output[1]], name=f"{embedder.name}_with_attributes")
 
 
 def _pooling_layer(embedder):

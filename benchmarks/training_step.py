@@ -1,0 +1,199 @@
+"""Times training steps of MetricModel and CCPModel beside Keras' own step of the same network, in one run.
+
+"plain" is keras.Model with the same embedder, optimizer and batch, and a loss that costs nothing: forward, backward,
+update. The others:
+
+    c2              C2 inside the batch
+    c2_l2           with an L2 term on the weights
+    proxies         C2 against trainable proxies, four of each class
+    memory          C2 inside the batch and against a memory of 1,024 embeddings
+    ccp             CCPModel in its second problem: proxies, and the pull towards the first solution
+    gsp             generalized sum pooling with 64 prototypes, C2; the network is not the plain one's
+    gsp_zero_shot   the same with the zero-shot prediction loss of its attributes
+
+Steps take turns, so that a busy machine slows all alike; a ratio is the median of the turns' quotients, and "best" the
+quotient of the quickest turns. Memory is what a process of its own needs at its peak beyond what it had before the
+model was made.
+
+    python benchmarks/training_step.py
+    python benchmarks/training_step.py c2 gsp_zero_shot --profile   # what a step's time goes to, and no ratios
+"""
+
+import argparse
+import collections
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+from benchmarks import profiles  # noqa: E402
+from tfdml import layers, models  # noqa: E402
+
+PLAIN = "plain"
+VARIANTS = ("c2", "c2_l2", "proxies", "memory", "ccp", "gsp", "gsp_zero_shot")
+MODES = {"graph": False, "xla": True}
+DIM = 128
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("variants", nargs="*", default=VARIANTS, metavar="VARIANT", help="all by default")
+    parser.add_argument("--modes", nargs="+", choices=tuple(MODES), default=list(MODES))
+    parser.add_argument("--backbone", default="resnet20v2")
+    parser.add_argument("--side", type=int, default=32, help="of the pictures, in pixels")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--classes", type=int, default=300)
+    parser.add_argument("--turns", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=2, help="in a turn")
+    parser.add_argument("--profile", action="store_true", help="says what the time goes to, in graph mode")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    unknown = sorted(set(options.variants) - set(VARIANTS))
+    if unknown:
+        parser.error(f"unknown variants {unknown}; there are {', '.join(VARIANTS)}")
+    if options.child:
+        print(json.dumps(peak_memory(options.child, options)))
+        return
+    print(
+        f"TensorFlow {tf.__version__}, Keras {keras.__version__}, {os.cpu_count()} cores; {options.backbone}, "
+        f"batch {options.batch} of {options.side}x{options.side}"
+    )
+    if options.profile:
+        for name in options.variants:
+            profile(name, options)
+        return
+    for mode in options.modes:
+        compare(mode, options)
+
+
+def compare(mode, options):
+    names = (PLAIN, *options.variants)
+    batches = make_batches(options)
+    trainings = {name: Training(make_model(name, mode, options), batches) for name in names}
+    times = {name: [] for name in names}
+    for _ in range(options.turns):
+        for name, training in trainings.items():
+            times[name].append(training.seconds(options.steps))
+    print(f"{mode:16s} {'ms':>8s} {'ratio':>7s} {'best':>7s} {'peak MiB':>9s}")
+    for name in names:
+        ratios = np.divide(times[name], times[PLAIN])
+        print(
+            f"{name:16s} {1e3 * np.median(times[name]):8.1f} {np.median(ratios):7.3f} "
+            f"{min(times[name]) / min(times[PLAIN]):7.3f} {memory_in_child(name, mode, options):9.0f}",
+            flush=True,
+        )
+
+
+def make_batches(options):
+    rng = np.random.default_rng(0)
+    images = rng.random((options.batch, options.side, options.side, 1)).astype("float32")
+    labels = np.repeat(rng.permutation(options.classes)[: max(2, options.batch // 4)], 4)[: options.batch]
+    return tf.data.Dataset.from_tensors((images, labels)).cache().repeat()
+
+
+def make_model(name, mode, options):
+    keras.utils.set_random_seed(0)
+    pooling, pooling_options = "gap", None
+    if name.startswith("gsp"):
+        pooling, pooling_options = "gsp", {"return_attributes": name == "gsp_zero_shot"}
+    shape = (options.side, options.side, 1)
+    embedder = models.build_embedder(options.backbone, pooling, DIM, "clip", shape, pooling_options)
+    compiled = {"optimizer": keras.optimizers.Adam(1e-4, global_clipnorm=10.0), "jit_compile": MODES[mode]}
+    if name == PLAIN:
+        embedder.compile(loss=lambda labels, embeddings: tf.reduce_mean(embeddings, axis=-1), **compiled)
+        return embedder
+    references, arguments = None, {}
+    if name in ("proxies", "ccp"):
+        references = layers.ClassProxies(options.classes, per_class=4, dim=DIM)
+    elif name == "memory":
+        references = layers.CrossBatchMemory(1024, DIM)
+    elif name == "gsp_zero_shot":
+        arguments["zero_shot"] = layers.ZeroShotPrediction(options.classes, DIM)
+    of_class = models.CCPModel if name == "ccp" else models.MetricModel
+    model = of_class(embedder, references, **arguments)
+    model.compile(loss="c2", weight_decay=1e-4 if name == "c2_l2" else 0.0, **compiled)
+    if name == "ccp":
+        model.begin_projection(np.asarray(references.proxies))
+    return model
+
+
+class Training:
+    """A model's training step, as `fit` runs it."""
+
+    def __init__(self, model, batches):
+        self.model, self.batches = model, iter(batches)
+        # Keras 3 keeps it, Keras 2 gives it.
+        self.step = model.make_train_function() or model.train_function
+        # A memory that is not full costs less.
+        self.seconds(40)
+
+    def seconds(self, steps):
+        """Of one step."""
+        start = time.perf_counter()
+        for _ in range(steps):
+            self.step(self.batches)
+        # Waits for the last of them.
+        tf.convert_to_tensor(self.model.optimizer.iterations).numpy()
+        return (time.perf_counter() - start) / steps
+
+
+def profile(name, options, steps=10):
+    """Prints the milliseconds of a step's operations, summed over the cores, by what they are for."""
+    training = Training(make_model(name, "graph", options), make_batches(options))
+    found = profiles.operations(lambda: training.seconds(steps))
+    parts, kinds = collections.defaultdict(float), collections.defaultdict(float)
+    for operation, kind, milliseconds in found:
+        part = part_of(operation, kind)
+        parts[part] += milliseconds / steps
+        kinds[part, kind] += milliseconds / steps
+    total = sum(parts.values())
+    print(f"{name}: {total:.1f} ms in {len(found) / steps:.0f} operations a step, summed over {os.cpu_count()} cores")
+    for part, milliseconds in sorted(parts.items(), key=lambda item: -item[1]):
+        largest = sorted(((ms, kind) for (of, kind), ms in kinds.items() if of == part), reverse=True)[:4]
+        print(f"{milliseconds:9.2f} ms {milliseconds / total:6.1%}  {part:28s} "
+              f"{', '.join(f'{kind} {ms:.2f}' for ms, kind in largest)}")  # fmt: skip
+
+
+def part_of(operation, kind):
+    if kind.startswith("Iterator"):
+        return "input"
+    if "embedder" in operation:
+        place = "pooling" if "/pooling" in operation else "network"
+        return f"{place}, {'backward' if 'gradient_tape' in operation else 'forward'}"
+    if operation.lower().startswith(("adam", "clip", "global_norm")):
+        return "clipping and update"
+    if kind == "AddN":
+        return "sums of gradients"
+    return "losses, references, the rest"
+
+
+def memory_in_child(name, mode, options):
+    command = [sys.executable, __file__, "--child", name, "--modes", mode, "--backbone", options.backbone]
+    for option in ("side", "batch", "classes"):
+        command += [f"--{option}", str(getattr(options, option))]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
+def peak_memory(name, options):
+    batches, before = make_batches(options), high_water_mark()
+    Training(make_model(name, options.modes[0], options), batches)
+    return high_water_mark() - before
+
+
+def high_water_mark():
+    """MiB; what the system tells of usage (ru_maxrss) would count the process that started this one."""
+    lines = pathlib.Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+
+
+if __name__ == "__main__":
+    main()
