@@ -77,7 +77,7 @@ def make_transport(setting, options):
     def weights(costs):
         if "as_printed" in options:
             return weights_as_printed(
-                costs, setting.ratio, setting.smoothing, options["iterations"], options["gradient"]
+                costs, setting.ratio, setting.smoothing, options["iterations"], options.get("gradient", "implicit")
             )
         log_mass, _ = optimal_transport.soft_assignment(costs, setting.smoothing, axis=-1)
         return optimal_transport.transported_mass(log_mass, setting.ratio, **options).selected

@@ -3,15 +3,19 @@
 python benchmarks/retrieval.py                      # the size of Stanford Online Products' test set
 python benchmarks/retrieval.py --samples 10000 --classes 10 --dim 2
 python benchmarks/retrieval.py --samples 1000000 --classes 187000 --part 4000 --product-rows 64
-python benchmarks/retrieval.py --probes 0.05 0.25   # approximate search by Faiss beside the exact one
+python benchmarks/retrieval.py --probes 0.05 0.25 --intrinsic-dim 16 --noise 0.5   # Faiss beside the exact search
 
 With --part so many queries, evenly spread, are compared with all references; the time of all of them is reckoned from
-that: what one query takes, which is the preparation of the references, and the rest as many times more.
+that: what one query takes, which is the preparation of the references, and the rest as many times more. With --profile
+it says instead what the time goes to, by Python's functions and, within TensorFlow, by its operations.
 """
 
 import argparse
+import collections
+import cProfile
 import os
 import pathlib
+import pstats
 import resource
 import sys
 import time
@@ -22,6 +26,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
+from benchmarks import profiles  # noqa: E402
 from tfdml.metrics import retrieval_metrics  # noqa: E402
 from tfdml.metrics.search import BLOCK_BYTES  # noqa: E402
 
@@ -37,6 +42,9 @@ def main():
         "--noise", type=float, default=1.4, help="how far samples are from their class, relative to classes"
     )
     parser.add_argument(
+        "--intrinsic-dim", type=int, help="directions that classes and samples differ along; --dim by default"
+    )
+    parser.add_argument(
         "--duplicates", type=float, default=0.0, help="share of samples that equal another one"
     )
     parser.add_argument("--giant", type=float, default=0.0, help="share of samples that belong to one class")
@@ -49,6 +57,7 @@ def main():
     parser.add_argument(
         "--probes", type=float, nargs="+", default=[], help="shares of the lists that an approximate search looks into"
     )
+    parser.add_argument("--profile", action="store_true", help="says what the time goes to, and no ratios")
     options = parser.parse_args()
 
     embeddings, labels = _samples(options)
@@ -57,6 +66,9 @@ def main():
     block_bytes = int(options.block_mib * 2**20)
     _product(embeddings[:1024], embeddings[:1024], options.product_rows)
     retrieval_metrics(embeddings[:1024], labels[:1024])
+    if options.profile:
+        _profile(embeddings, labels, block_bytes)
+        return
     before = _resident()
     print(f"{'memory at the start':28s} {before:8.0f} MiB (data {embeddings.nbytes / 2**20:.0f} MiB, TensorFlow)")
     step = max(1, options.samples // options.part) if options.part else 1
@@ -90,6 +102,26 @@ def main():
         _compare_approximate(embeddings, labels, probes, part, options.repeats)
 
 
+def _profile(embeddings, labels, block_bytes):
+    profiler = cProfile.Profile()
+    profiler.runcall(retrieval_metrics, embeddings, labels, block_bytes=block_bytes)
+    stats = pstats.Stats(profiler).stats.items()
+    own = {f"{name} ({pathlib.Path(file).name})": times[2] for (file, _, name), times in stats}
+    _print_shares("functions, their own time", own)
+    kinds = collections.Counter()
+    found = profiles.operations(lambda: retrieval_metrics(embeddings, labels, block_bytes=block_bytes))
+    for _, kind, milliseconds in found:
+        kinds[kind] += milliseconds / 1e3
+    _print_shares("operations, summed over the cores", kinds)
+
+
+def _print_shares(title, seconds):
+    total = sum(seconds.values())
+    print(f"{title}: {total:.2f} s")
+    for name, value in sorted(seconds.items(), key=lambda item: -item[1])[:8]:
+        print(f"{value:10.2f} s {value / total:6.1%}  {name}")
+
+
 def _compare_approximate(embeddings, labels, probes, part, repeats):
     """Approximate search, the measure of its recall included, beside the exact one in turns."""
     times, exact_times = [], []
@@ -116,13 +148,17 @@ def _samples(options):
     generator = np.random.default_rng(0)
     labels = np.sort(generator.integers(options.classes, size=options.samples))
     labels[: int(options.giant * options.samples)] = labels[0]
-    centers = generator.normal(size=(options.classes, options.dim))
+    # Networks do not fill all dimensions of their embeddings, and approximate search lives on that.
+    inner = options.intrinsic_dim or options.dim
+    turn = np.linalg.qr(generator.normal(size=(options.dim, inner)))[0].T if options.intrinsic_dim else None
+    centers = generator.normal(size=(options.classes, inner))
     embeddings = np.empty((options.samples, options.dim), np.float32)
     # In parts, so that the peak is the metrics' and not that of making the samples.
     for start in range(0, options.samples, 10_000):
         some = embeddings[start : start + 10_000]
-        noise = options.noise * generator.normal(size=some.shape)
+        noise = options.noise * generator.normal(size=(len(some), inner))
         vectors = centers[labels[start : start + len(some)]] + noise
+        vectors = vectors if turn is None else vectors @ turn
         some[:] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     copies = int(options.duplicates * options.samples)
     embeddings[generator.permutation(options.samples)[:copies]] = embeddings[:copies]

@@ -28,7 +28,7 @@ class ApproximateSearch:
         ImportError: If Faiss is not installed.
     """
 
-    def __init__(self, references, probes=0.25, block_bytes=BLOCK_BYTES):
+    def __init__(self, references, probes=0.1, block_bytes=BLOCK_BYTES):
         faiss = import_faiss()
         self.references, self.block_bytes = references, block_bytes
         count, dim = references.shape

@@ -19,7 +19,7 @@ def retrieval_metrics(
     ks=(1, 2, 4, 8),
     block_bytes=BLOCK_BYTES,
     neighbors="exact",
-    probes=0.25,
+    probes=0.1,
     part=None,
 ):
     r"""Retrieval metrics, exact by default: precision at 1, recall at k, R-precision and MAP@R.
