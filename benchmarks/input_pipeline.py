@@ -25,7 +25,6 @@ import json
 import os
 import pathlib
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -37,6 +36,7 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from benchmarks import children  # noqa: E402
 from tfdml.data import (  # noqa: E402
     Augmentation,
     BalancedSampler,
@@ -250,22 +250,15 @@ def ratio(first, second):
 
 
 def run_in_child(folder, way, given):
-    command = [sys.executable, __file__, "--child", folder, way, "--batches", str(given.batches)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    return children.result_of(__file__, "--child", folder, way, "--batches", given.batches)
 
 
 def peak_memory(folder, way, given):
     paths = sorted(map(str, pathlib.Path(folder).glob("*.jpg")))
-    before = high_water_mark()
+    before = children.high_water_mark()
     for _ in itertools.islice(WAYS[way](paths), given.batches):
         pass
-    return high_water_mark() - before
-
-
-def high_water_mark():
-    """MiB; what the system tells of usage (ru_maxrss) would count the process that started this one."""
-    lines = pathlib.Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+    return children.high_water_mark() - before
 
 
 if __name__ == "__main__":

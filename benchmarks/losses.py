@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import pathlib
-import subprocess
 import sys
 import time
 
@@ -25,6 +24,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
+from benchmarks import children  # noqa: E402
 from tfdml import losses, ops  # noqa: E402
 
 DENSE = "triplet_all, dense"
@@ -70,10 +70,10 @@ def report(name, batch, mode, options):
 
 
 def run_in_child(name, batch, mode, options):
-    command = [sys.executable, __file__, "--child", name, "--batch", str(batch), "--dim", str(options.dim),
-               "--per-class", str(options.per_class), "--modes", mode, "--repeats", str(options.repeats)]  # fmt: skip
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return json.loads(output.splitlines()[-1])
+    given = [f"--{option}={getattr(options, option)}" for option in ("dim", "repeats")]
+    return children.result_of(
+        __file__, "--child", name, "--batch", batch, "--modes", mode, "--per-class", options.per_class, *given
+    )
 
 
 def measure(options):
@@ -84,9 +84,9 @@ def measure(options):
     formula = dense_triplets if options.child == DENSE else losses.get(options.child).call
     jit_compile = MODES[options.modes[0]]
     step, bare = make_step(formula, jit_compile), make_step(distances_alone, jit_compile)
-    before = peak_memory()
+    before = children.high_water_mark()
     step(labels, embeddings)
-    memory = peak_memory() - before
+    memory = children.high_water_mark() - before
     bare(labels, embeddings)
     times = [(seconds(step, labels, embeddings), seconds(bare, labels, embeddings)) for _ in range(options.repeats)]
     fastest, fastest_bare = (min(column) for column in zip(*times))
@@ -121,12 +121,6 @@ def seconds(step, *batch):
     start = time.perf_counter()
     step(*batch)[1].numpy()
     return time.perf_counter() - start
-
-
-def peak_memory():
-    """In MiB."""
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
 
 
 if __name__ == "__main__":

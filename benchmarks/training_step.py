@@ -24,7 +24,6 @@ import collections
 import json
 import os
 import pathlib
-import subprocess
 import sys
 import time
 
@@ -35,7 +34,7 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from benchmarks import profiles  # noqa: E402
+from benchmarks import children, profiles  # noqa: E402
 from tfdml import layers, models  # noqa: E402
 
 PLAIN = "plain"
@@ -177,22 +176,14 @@ def part_of(operation, kind):
 
 
 def memory_in_child(name, mode, options):
-    command = [sys.executable, __file__, "--child", name, "--modes", mode, "--backbone", options.backbone]
-    for option in ("side", "batch", "classes"):
-        command += [f"--{option}", str(getattr(options, option))]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    given = [f"--{option}={getattr(options, option)}" for option in ("backbone", "side", "batch", "classes")]
+    return children.result_of(__file__, "--child", name, "--modes", mode, *given)
 
 
 def peak_memory(name, options):
-    batches, before = make_batches(options), high_water_mark()
+    batches, before = make_batches(options), children.high_water_mark()
     Training(make_model(name, options.modes[0], options), batches)
-    return high_water_mark() - before
-
-
-def high_water_mark():
-    """MiB; what the system tells of usage (ru_maxrss) would count the process that started this one."""
-    lines = pathlib.Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+    return children.high_water_mark() - before
 
 
 if __name__ == "__main__":
