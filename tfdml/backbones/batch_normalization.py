@@ -9,8 +9,6 @@ from tfdml import ops
 from tfdml.arguments import check_choice
 
 FROZEN = ("none", "statistics", "all")
-
-
 _KERAS_FUSES = keras.__version__.startswith("2.")
 _FUSED_TYPES = (tf.float16, tf.bfloat16, tf.float32)
 
@@ -23,7 +21,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     $$y = \gamma \, \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta$$
 
     with the mean $\mu$ and variance $\sigma^2$ of the batch at training, and the moving ones at inference. Keras 3
-    computes that in nine operations, each of which reads the features from memory, and keeps what they give for the
+    computes that in several operations, each of which reads the features from memory, and keeps what they give for the
     backward pass; here it is one, as in Keras 2.
 
     Args:
@@ -36,9 +34,11 @@ class BatchNormalization(keras.layers.BatchNormalization):
         self.frozen_statistics = bool(frozen_statistics)
 
     def call(self, inputs, training=None, mask=None):
-        uses_batch = bool(training) and self.trainable and not self.frozen_statistics
+        if self.frozen_statistics:
+            training = False
         if _KERAS_FUSES or not self._can_fuse(inputs, mask):
-            return super().call(inputs, training=False if self.frozen_statistics else training, mask=mask)
+            return super().call(inputs, training=training, mask=mask)
+        uses_batch = bool(training and self.trainable)
         weights = map(tf.convert_to_tensor, (self.gamma, self.beta, self.moving_mean, self.moving_variance))
         gamma, beta, moving_mean, moving_variance = weights
         result = tf.raw_ops.FusedBatchNormV3(
@@ -55,12 +55,12 @@ class BatchNormalization(keras.layers.BatchNormalization):
             # It gives the variance with n - 1 in the denominator; Keras 3 keeps the one with n.
             count = tf.cast(tf.size(inputs) // inputs.shape[-1], tf.float32)
             variance = result.batch_variance * ((count - 1.0) / count)
-            for kept, moving, of_batch in (
-                (self.moving_mean, moving_mean, result.batch_mean),
-                (self.moving_variance, moving_variance, variance),
-            ):
-                kept.assign(self.momentum * moving + (1.0 - self.momentum) * of_batch)
+            self.moving_mean.assign(self._moved(moving_mean, result.batch_mean))
+            self.moving_variance.assign(self._moved(moving_variance, variance))
         return result.y
+
+    def _moved(self, moving, of_batch):
+        return self.momentum * moving + (1.0 - self.momentum) * of_batch
 
     def _can_fuse(self, inputs, mask):
         is_known = inputs.shape.rank == 4 and inputs.dtype in _FUSED_TYPES
