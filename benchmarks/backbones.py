@@ -12,8 +12,6 @@ import argparse
 import json
 import os
 import pathlib
-import resource
-import subprocess
 import sys
 import time
 
@@ -23,6 +21,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
+from benchmarks import children  # noqa: E402
 from tfdml.backbones import get_backbone  # noqa: E402
 from tfdml.backbones.batch_normalization import FROZEN  # noqa: E402
 from tfdml.models import MetricModel, build_embedder  # noqa: E402
@@ -62,18 +61,16 @@ def main():
 
 
 def run_in_child(backbone, frozen, options):
-    command = [sys.executable, __file__, backbone, "--child", "--frozen", frozen, "--batch", str(options.batch),
-               "--side", str(options.side), "--repeats", str(options.repeats)]  # fmt: skip
-    command += ["--xla"] if options.xla else []
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return json.loads(output.splitlines()[-1])
+    given = [f"--{option}={getattr(options, option)}" for option in ("batch", "side", "repeats")]
+    given += ["--xla"] if options.xla else []
+    return children.result_of(__file__, backbone, "--child", "--frozen", frozen, *given)
 
 
 def measure(options):
     rng = np.random.default_rng(0)
     images = tf.constant(rng.random((options.batch, options.side, options.side, 3), np.float32))
     labels = tf.constant(np.arange(options.batch) // PER_CLASS)
-    before = peak_memory()
+    before = children.high_water_mark()
     backbone = get_backbone(
         options.backbones[0], (options.side, options.side, 3), frozen_batch_norm=options.frozen[0]
     )
@@ -86,12 +83,7 @@ def measure(options):
         start = time.perf_counter()
         model.train_on_batch(images, labels)
         times.append(time.perf_counter() - start)
-    return float(np.median(times)), peak_memory() - before
-
-
-def peak_memory():
-    """The most that this process has held, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return float(np.median(times)), children.high_water_mark() - before
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """Measurements in a process of their own, whose memory nothing else has touched."""
 
 import json
-import pathlib
 import subprocess
 import sys
+
+from tfdml.studies.measurement import process_memory
 
 
 def result_of(script, *arguments):
@@ -15,5 +16,4 @@ def result_of(script, *arguments):
 
 def high_water_mark():
     """MiB; what the system tells of usage (ru_maxrss) would count the process that started this one."""
-    lines = pathlib.Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+    return process_memory("VmHWM") / 2**20

@@ -7,7 +7,6 @@
 import argparse
 import os
 import pathlib
-import resource
 import sys
 import time
 
@@ -17,6 +16,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
+from benchmarks import children  # noqa: E402
 from tfdml import ops  # noqa: E402
 
 
@@ -34,13 +34,13 @@ def choose(options):
     pool = rng.normal(size=(options.classes, options.pool_size, options.dim)).astype("float32")
     given = rng.normal(size=(options.classes, options.per_class, options.dim)).astype("float32")
     times, loop_times = [], []
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = children.high_water_mark()
     for _ in range(5):
         start = time.perf_counter()
         chosen = np.asarray(ops.greedy_k_center(pool, options.per_class, initial=given))
         times.append(time.perf_counter() - start)
         if len(times) == 1:
-            mebibytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+            mebibytes = children.high_water_mark() - before
         start = time.perf_counter()
         by_loop = np.array([k_center(*of_class, options.per_class) for of_class in zip(pool, given)])
         loop_times.append(time.perf_counter() - start)

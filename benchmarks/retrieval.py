@@ -16,7 +16,6 @@ import cProfile
 import os
 import pathlib
 import pstats
-import resource
 import sys
 import time
 
@@ -26,9 +25,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from benchmarks import profiles  # noqa: E402
+from benchmarks import children, profiles  # noqa: E402
 from tfdml.metrics import retrieval_metrics  # noqa: E402
 from tfdml.metrics.search import BLOCK_BYTES  # noqa: E402
+from tfdml.studies.measurement import process_memory  # noqa: E402
 
 
 def main():
@@ -69,21 +69,29 @@ def main():
     if options.profile:
         _profile(embeddings, labels, block_bytes)
         return
-    before = _resident()
+    exact = _compare(embeddings, labels, block_bytes, options)
+    for probes in options.probes:
+        _compare_approximate(embeddings, labels, block_bytes, probes, exact, options)
+
+
+def _compare(embeddings, labels, block_bytes, options):
+    """Prints time and memory of the metrics beside the product's, and gives the metrics."""
+    before = process_memory("VmRSS") / 2**20
     print(f"{'memory at the start':28s} {before:8.0f} MiB (data {embeddings.nbytes / 2**20:.0f} MiB, TensorFlow)")
-    step = max(1, options.samples // options.part) if options.part else 1
-    part = (0, step)
+    step = _step(options)
     # Alternating, as other work on the machine slows down both.
     products, metrics, preparations = [], [], []
     for _ in range(options.repeats):
-        metrics.append(_seconds(retrieval_metrics, embeddings, labels, block_bytes=block_bytes, part=part))
+        seconds, found = _timed(retrieval_metrics, embeddings, labels, block_bytes=block_bytes, part=(0, step))
+        metrics.append(seconds)
         if len(metrics) == 1:
-            copies = (_peak() - before) * 2**20 / embeddings.nbytes
-            print(f"{'peak memory':28s} {_peak():8.0f} MiB ({copies:.1f} times the references more)")
-        products.append(_seconds(_product, embeddings[::step], embeddings, options.product_rows))
+            peak = children.high_water_mark()
+            copies = (peak - before) * 2**20 / embeddings.nbytes
+            print(f"{'peak memory':28s} {peak:8.0f} MiB ({copies:.1f} times the references more)")
+        products.append(_timed(_product, embeddings[::step], embeddings, options.product_rows)[0])
         if options.part:
-            one = _seconds(retrieval_metrics, embeddings, labels, block_bytes=block_bytes, part=(0, options.samples))
-            preparations.append(one)
+            one = (0, options.samples)
+            preparations.append(_timed(retrieval_metrics, embeddings, labels, block_bytes=block_bytes, part=one)[0])
     _print_times("bare matrix product", products)
     _print_times("retrieval metrics", metrics)
     _print_ratios("ratio", metrics, products)
@@ -96,10 +104,8 @@ def main():
         print(f"{queries} queries of {options.samples}; all would take {minutes[0]:.1f} + {minutes[1]:.1f} minutes, "
               f"the bare matrix product {minutes[2]:.1f}")  # fmt: skip
         _print_ratios("ratio without preparation", spent, products)
-    exact = retrieval_metrics(embeddings, labels, block_bytes=block_bytes, part=part)
-    print({name: round(value, 4) for name, value in exact.items()})
-    for probes in options.probes:
-        _compare_approximate(embeddings, labels, probes, part, options.repeats)
+    print({name: round(value, 4) for name, value in found.items()})
+    return found
 
 
 def _profile(embeddings, labels, block_bytes):
@@ -122,17 +128,22 @@ def _print_shares(title, seconds):
         print(f"{value:10.2f} s {value / total:6.1%}  {name}")
 
 
-def _compare_approximate(embeddings, labels, probes, part, repeats):
+def _compare_approximate(embeddings, labels, block_bytes, probes, exact, options):
     """Approximate search, the measure of its recall included, beside the exact one in turns."""
+    given = {"block_bytes": block_bytes, "part": (0, _step(options))}
     times, exact_times = [], []
-    for _ in range(repeats):
-        times.append(_seconds(retrieval_metrics, embeddings, labels, neighbors="faiss", probes=probes, part=part))
-        exact_times.append(_seconds(retrieval_metrics, embeddings, labels, part=part))
-    found = retrieval_metrics(embeddings, labels, neighbors="faiss", probes=probes, part=part)
-    exact = retrieval_metrics(embeddings, labels, part=part)
+    for _ in range(options.repeats):
+        seconds, found = _timed(retrieval_metrics, embeddings, labels, neighbors="faiss", probes=probes, **given)
+        times.append(seconds)
+        exact_times.append(_timed(retrieval_metrics, embeddings, labels, **given)[0])
     _print_ratios(f"faiss / exact, probes {probes:g}", times, exact_times)
     print(f"{'':28s} recall {found['neighbor_recall']:.4f}, MAP@R {found['map_at_r']:.4f} for {exact['map_at_r']:.4f}, "
           f"precision at 1 {found['precision_at_1']:.4f} for {exact['precision_at_1']:.4f}")  # fmt: skip
+
+
+def _step(options):
+    """Every how many-th query is judged."""
+    return max(1, options.samples // options.part) if options.part else 1
 
 
 def _print_times(name, times):
@@ -176,23 +187,11 @@ def _blocked_product(queries, references):
     return tf.matmul(queries, references, transpose_b=True)
 
 
-def _seconds(function, *args, **kwargs):
+def _timed(function, *args, **kwargs):
+    """Seconds, and what the function gives."""
     start = time.perf_counter()
-    function(*args, **kwargs)
-    return time.perf_counter() - start
-
-
-def _peak():
-    """MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def _resident():
-    """MiB; where the system does not tell it, the peak so far."""
-    try:
-        return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
-    except OSError:
-        return _peak()
+    result = function(*args, **kwargs)
+    return time.perf_counter() - start, result
 
 
 if __name__ == "__main__":

@@ -77,13 +77,18 @@ def peak_memory(step, inputs, repeats=9):
     for _ in range(repeats):
         ctypes.CDLL(None).malloc_trim(0)
         reset.write_text("5")
-        before = _status("VmRSS")
+        before = process_memory("VmRSS")
         step(inputs)
-        peaks.append(_status("VmHWM") - before)
+        peaks.append(process_memory("VmHWM") - before)
     return max(0, int(np.median(peaks)))
 
 
-def _status(key):
+def process_memory(key):
+    """What Linux tells of this process' memory, in bytes: `"VmRSS"`, what it holds, or `"VmHWM"`, the most it has held.
+
+    Raises:
+        OSError: If the system does not tell.
+    """
     for line in pathlib.Path("/proc/self/status").read_text().splitlines():
         if line.startswith(key + ":"):
             return int(line.split()[1]) * 1024
