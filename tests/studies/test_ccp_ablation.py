@@ -248,6 +248,7 @@ def test_quick_is_small(tmp_path, trained):
         assert recipe.training.steps_per_validation * recipe.training.max_validations == 18
 
 
+@pytest.mark.integration
 def test_trains_and_goes_on(tmp_path):
     small = {
         "data.name": "digits", "data.size": 12, "model.backbone": "tiny", "model.embedding_size": 4,

@@ -49,6 +49,7 @@ def test_table_and_picture(tmp_path, monkeypatch):
     assert (tmp_path / "ccp_comparison.png").stat().st_size > 0
 
 
+@pytest.mark.integration
 def test_quick_trains(tmp_path):
     tiny = {key: value for key, value in tiny_backbone.CHANGES.items() if key.partition(".")[0] == "model"}
     changes = {**tiny, "data.name": "digits", "data.size": 12, "batches.classes": 4, "model.normalization": "clip"}

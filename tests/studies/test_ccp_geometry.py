@@ -132,6 +132,7 @@ def study(tmp_path_factory):
     return folder / "out", results
 
 
+@pytest.mark.integration
 def test_methods_begin_alike_and_take_the_same_steps(study):
     _, results = study
     assert list(results) == ["fixed", "ccp", "samples"]
@@ -147,6 +148,7 @@ def test_methods_begin_alike_and_take_the_same_steps(study):
         assert best_of(problems).record["best"] == max(problem.record["best"] for problem in problems)
 
 
+@pytest.mark.integration
 def test_what_is_seen_of_a_problem(study):
     _, results = study
     labels = load_digits().target[slice(*TEST)]
@@ -174,6 +176,7 @@ def apart(proxies):
     return np.linalg.norm(proxies[:, 0] - proxies[:, 1], axis=1).mean()
 
 
+@pytest.mark.integration
 def test_report(study):
     folder, results = study
     with open(folder / "ccp_geometry.csv", newline="") as file:

@@ -113,6 +113,7 @@ def weights_of(file):
         return [arrays[name] for name in arrays.files]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("run", ["ccp-0", "fixed-0"])
 def test_the_weights_of_each_problem_are_its_best(finished, run):
     folder, _, trained = finished
@@ -126,6 +127,7 @@ def test_the_weights_of_each_problem_are_its_best(finished, run):
             np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.integration
 def test_what_a_study_leaves(finished):
     folder, given, _ = finished
     for name in ("ccp_transfer.md", "ccp_transfer.csv", "changes.csv", "seeds.csv", "embeddings.png"):
@@ -140,6 +142,7 @@ def test_what_a_study_leaves(finished):
         assert of_seed[name].precision_at_1 == pytest.approx(test["precision_at_1"], rel=1e-6)
 
 
+@pytest.mark.integration
 def test_a_second_call_trains_nothing_and_gives_the_same(finished, monkeypatch):
     folder, given, _ = finished
 
@@ -151,6 +154,7 @@ def test_a_second_call_trains_nothing_and_gives_the_same(finished, monkeypatch):
     assert study.ccp_transfer(folder, [0], "digits-quick", TINY, shown_classes=3) == given
 
 
+@pytest.mark.integration
 def test_a_stopped_run_ends_with_the_same_weights(finished, tmp_path):
     """Stopped when the first epoch is saved and its weights, the best so far, are not yet written."""
     whole = finished[0] / "runs" / "ccp-0"
@@ -168,6 +172,7 @@ def test_a_stopped_run_ends_with_the_same_weights(finished, tmp_path):
             np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.integration
 def test_a_run_without_its_problems_weights(finished, tmp_path):
     shutil.copytree(finished[0] / "runs", tmp_path / "runs")
     (tmp_path / "runs" / "ccp-0" / "problems" / "2.npz").unlink()

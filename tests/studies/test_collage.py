@@ -43,6 +43,7 @@ def small():
         }  # fmt: skip
 
 
+@pytest.mark.integration
 def test_runs_of_all_kinds_and_goes_on(tmp_path, small, capsys):
     scores = collage(tmp_path, methods=["distilled", "gap", "gsp_zero_shot"], seeds=[0], overrides=small)
     assert scores.shape == (3, 1) and (scores > 0).all()
@@ -61,6 +62,7 @@ def test_runs_of_all_kinds_and_goes_on(tmp_path, small, capsys):
     np.testing.assert_array_equal(again, scores[1:3])
 
 
+@pytest.mark.integration
 def test_cifar_collage_where_its_files_are(tmp_path, small):
     cifar_files.write_cifar100(tmp_path / "files")
     cifar = {key: value for key, value in small.items() if not key.startswith("data.")}

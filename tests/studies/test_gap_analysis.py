@@ -42,6 +42,7 @@ def quick_run(tmp_path_factory, small_mnist):
     return folder, results[4]
 
 
+@pytest.mark.integration
 def test_bound_on_every_image(quick_run):
     _, result = quick_run
     assert result.features.shape == (80, 49, 2) and np.linalg.norm(result.features, axis=-1).max() <= 1.0 + 1e-9
@@ -64,6 +65,7 @@ def test_bad_options(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.integration
 def test_every_class_has_an_active_prototype(quick_run):
     # A share that no prototype reaches leaves the one that most of a class' local features go to.
     _, result = quick_run
@@ -79,6 +81,7 @@ def test_every_class_has_an_active_prototype(quick_run):
     np.testing.assert_allclose(corners.max(axis=0), used.max(axis=0), atol=1e-4)
 
 
+@pytest.mark.integration
 def test_report(quick_run):
     folder, _ = quick_run
     table = (folder / "gap_analysis.csv").read_text().splitlines()

@@ -7,6 +7,7 @@ from tfdml import losses
 from tfdml.studies.losses_on_digits import MARGIN_OVER_UNTRAINED, PAIRED, losses_on_digits
 
 
+@pytest.mark.integration
 def test_some_losses_with_all_references(tmp_path):
     names = ["c1", "margin", "in_batch_negatives", "pair_contrastive"]
     results = losses_on_digits(str(tmp_path), names=names, steps=60)

@@ -49,6 +49,7 @@ def test_fresh_process_that_dies():
         in_fresh_process(len, 1)
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(not LINUX, reason="Linux alone tells the peak")
 def test_peak_memory():
     setting = PoolingSetting(batch=64, size=8, channels=8, prototypes=128)

@@ -88,6 +88,7 @@ def test_unknown_pooling(tmp_path):
         pooling_comparison(str(tmp_path), ["weldom"])
 
 
+@pytest.mark.integration
 def test_times_of_training_steps():
     with tiny_backbone.registered():
         recipes = {

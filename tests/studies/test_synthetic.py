@@ -41,6 +41,7 @@ def test_bad_options_fail_before_training(tmp_path):
     assert not (tmp_path / "study").exists()
 
 
+@pytest.mark.integration
 def test_quick(tmp_path):
     results = synthetic(str(tmp_path), margins=[0.2, 0.5], steps_per_epoch=10, epochs=8, quick=True)
     assert set(results) == {("gap", 0.2), ("gsp", 0.2)}

@@ -30,6 +30,7 @@ def test_contestants_differ_in_what_belongs_to_the_loss_alone(name):
     assert recipe.references.has_proxies == (recipe.optimizer.proxy_learning_rate_multiplier > 1 or recipe.ccp.enabled)
 
 
+@pytest.mark.integration
 def test_runs_ranks_and_goes_on(tmp_path, monkeypatch):
     names = ["contrastive", "margin", "proxy_anchor"]
     trained, train = [], runner.train

@@ -191,6 +191,7 @@ def untrained(recipe, pictures):
     return study.assembly.make_embedder(recipe, pictures.preprocessing)
 
 
+@pytest.mark.integration
 def test_seen_classes(tmp_path, monkeypatch):
     asked = []
 
@@ -236,6 +237,7 @@ def test_a_training_with_the_loss_is_kept(tmp_path, monkeypatch):
     assert trained is not loaded
 
 
+@pytest.mark.integration
 def test_unseen_classes_are_those_of_the_recipe(tmp_path, monkeypatch):
     asked, generator = [], np.random.default_rng(0)
 
