@@ -4,6 +4,7 @@ import abc
 from typing import NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfdml import miners, ops
@@ -35,7 +36,8 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
     - `loss.against(embeddings, labels, references)`: against class proxies or a memory, one value per sample.
 
     A subclass states its formula once, in `compare`, and keeps every argument as an attribute of the same name. A batch
-    without a positive or without a negative pair is worth 0 on that side, with zero gradients.
+    without a positive or without a negative pair is worth 0 on that side, with zero gradients. A sample whose embedding
+    is not finite is worth NaN, and so is every sample if a reference is not finite.
 
     Args:
         miner: Which pairs count: a `tfdml.miners.Miner`, a name of `tfdml.miners.miner_names()`, or `None` for all.
@@ -110,11 +112,22 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
         )
 
     def _values(self, pairs):
-        return self.compare(pairs if self.miner is None else self.miner.mine(pairs))
+        values = self.compare(pairs if self.miner is None else self.miner.mine(pairs))
+        # Comparisons with NaN are false, so mining and margins would drop such pairs: a finite loss, NaN gradients.
+        return tf.where(_all_finite(pairs), values, tf.constant(np.nan, values.dtype))
 
     def get_config(self):
         miner = None if self.miner is None else keras.saving.serialize_keras_object(self.miner)
         return {**super().get_config(), **configuration(self), "miner": miner}
+
+
+def _all_finite(pairs):
+    """For each sample whether its embedding and all references are finite, `(batch,)`."""
+    of_samples = tf.reduce_all(tf.math.is_finite(pairs.embeddings), axis=1)
+    if pairs.in_batch:
+        return of_samples
+    of_references = tf.reduce_all(tf.math.is_finite(pairs.references), axis=1)
+    return of_samples & tf.reduce_all(of_references | ~pairs.exists)
 
 
 def share(total, pairs):

@@ -5,6 +5,7 @@ from tfdml.ops.comparison import Comparison, check_embeddings, check_labels, com
 from tfdml.ops.counting import count_below, count_sorted_below, sort_masked
 from tfdml.ops.distances import METRICS, check_metric, pairwise_distances
 from tfdml.ops.k_center import greedy_k_center
+from tfdml.ops.labels import check_label_range, integer_labels, known_labels
 from tfdml.ops.masked import (
     LOG_OF_NOTHING,
     masked_count,
@@ -29,6 +30,7 @@ __all__ = [
     "PartialTransport",
     "at_least_float32",
     "check_embeddings",
+    "check_label_range",
     "check_labels",
     "check_metric",
     "clipped_distances",
@@ -38,6 +40,8 @@ __all__ = [
     "gather_batch",
     "greedy_k_center",
     "has_replicas",
+    "integer_labels",
+    "known_labels",
     "l2_clip",
     "l2_normalize",
     "masked_count",

@@ -2,9 +2,11 @@
 
 from typing import NamedTuple, Optional
 
+import numpy as np
 import tensorflow as tf
 
 from tfdml.ops.distances import pairwise_distances
+from tfdml.ops.labels import as_label_tensor, integer_labels, known_labels
 from tfdml.ops.normalization import l2_normalize
 from tfdml.ops.pair_masks import PairMasks, pair_masks
 from tfdml.ops.precision import at_least_float32
@@ -55,7 +57,9 @@ def compare(embeddings, labels, references=None, reference_labels=None, exists=N
 
     Args:
         embeddings: `(batch, dim)`. Half precisions are computed in float32.
-        labels: Integer class labels, `(batch,)` or `(batch, 1)`; floats, as Keras hands them over, are rounded.
+        labels: Integer class labels, `(batch,)` or `(batch, 1)`, as `integer_labels` takes them: floats, as Keras hands
+            them over, must be whole numbers. Under XLA, which drops that check, a sample whose label is not has NaN in
+            place of its embedding, so that its loss is NaN.
         references: `(references, dim)`; `None` compares the batch with itself.
         reference_labels: Integers, `(references,)`.
         exists: Boolean, `(references,)`; `None` if all do.
@@ -65,10 +69,13 @@ def compare(embeddings, labels, references=None, reference_labels=None, exists=N
         A `Comparison` in which every positive and every negative pair counts.
 
     Raises:
-        ValueError: If the shapes do not fit.
+        ValueError: If the shapes do not fit, or a label is not an integer.
     """
     embeddings = check_embeddings(embeddings)
-    labels = check_labels(labels, embeddings)
+    given = _flat_labels(labels, embeddings)
+    labels = integer_labels(given)
+    if given.dtype.is_floating and tf.is_symbolic_tensor(given):
+        embeddings = tf.where(known_labels(given)[:, None], embeddings, tf.constant(np.nan, embeddings.dtype))
     if references is None:
         masks = pair_masks(labels)
         everyone = tf.ones_like(labels, tf.bool)
@@ -103,9 +110,13 @@ def check_labels(labels, embeddings):
     """The labels as int64, `(batch,)`.
 
     Raises:
-        ValueError: If they are not one for each embedding.
+        ValueError: If they are not one for each embedding, or not integers (see `integer_labels`).
     """
-    labels = tf.convert_to_tensor(labels)
+    return integer_labels(_flat_labels(labels, embeddings))
+
+
+def _flat_labels(labels, embeddings):
+    labels = as_label_tensor(labels)
     if labels.shape.rank == 2 and labels.shape[1] in (1, None):
         labels = tf.reshape(labels, (-1,))
     if labels.shape.rank not in (None, 1):
@@ -117,5 +128,4 @@ def check_labels(labels, embeddings):
             "There must be a label for every embedding. "
             f"Received: {labels.shape[0]} labels and {embeddings.shape[0]} embeddings."
         )
-    # Keras hands float labels to a loss; rounding undoes what a half precision policy may have left.
-    return tf.cast(tf.round(labels), tf.int64) if labels.dtype.is_floating else tf.cast(labels, tf.int64)
+    return labels
