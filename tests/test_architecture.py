@@ -17,6 +17,7 @@ LEVELS = [
     {"experiments"},
     {"studies"},
 ]
+EXTRAS = {"tensorflow_addons", "faiss", "optuna", "mlxtend"}
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
 
@@ -62,10 +63,29 @@ def test_the_check_sees_a_wrong_import(tmp_path):
     assert LEVEL_OF["models"] > LEVEL_OF["layers"]
 
 
+def _modules_imported_on_import(node):
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            yield child.module
+        elif not isinstance(child, (ast.FunctionDef, ast.Lambda)):
+            yield from _modules_imported_on_import(child)
+
+
+def test_extras_are_imported_in_functions_only():
+    for path in _sources():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert not EXTRAS & {module.split(".")[0] for module in _modules_imported_on_import(tree)}, path
+    tree = ast.parse("try:\n    import a.b\nexcept ImportError:\n    from c import d\ndef f():\n    import e")
+    assert list(_modules_imported_on_import(tree)) == ["a.b", "c"]
+
+
+@pytest.mark.integration
 def test_extras_are_imported_only_when_they_are_used():
     code = (
         "import sys, tfdml, tfdml.data, tfdml.metrics, tfdml.experiments;"
-        "sys.exit(', '.join({'tensorflow_addons', 'faiss', 'optuna', 'mlxtend'} & set(sys.modules)) or 0)"
+        f"sys.exit(', '.join({EXTRAS} & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""The examples in docs/ run, and what the pages say of the losses is so."""
+"""The examples in docs/ run, and what the pages say of the losses is so. Pages that train are integration tests."""
 
 import math
 import pathlib
@@ -12,13 +12,26 @@ from tfdml.layers.pooling import get_pooling, pooling_names
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
+# Blocks of a page share their names, so a page runs as a whole.
+BLOCKS = {page: re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL) for page in PAGES}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def with_tier(page):
+    trains = any(".fit(" in block for block in BLOCKS[page])
+    return pytest.param(page, id=page.stem, marks=[pytest.mark.integration] if trains else [])
+
+
+@pytest.mark.parametrize("page", [with_tier(page) for page in PAGES if BLOCKS[page]])
 def test_python_examples_run(page):
     namespace = {}
-    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
+    for block in BLOCKS[page]:
         exec(compile(block, page.name, "exec"), namespace)
+
+
+def test_python_examples_are_found():
+    assert sum(map(len, BLOCKS.values())) == sum(
+        len(re.findall("^```py", page.read_text(encoding="utf-8"), re.MULTILINE)) for page in PAGES
+    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

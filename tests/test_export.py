@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from tfdml.data import Preprocessing
 from tfdml.export import SavedEmbedder, export_saved_model, load_saved_model
@@ -47,22 +48,56 @@ def exported(tmp_path_factory):
     return embedder, export_saved_model(embedder, tmp_path_factory.mktemp("export") / "runs" / "model")
 
 
-@pytest.mark.parametrize("count", [1, 33])
-def test_all_signatures_give_the_embedder_s_numbers(exported, count):
-    embedder, path = exported
-    signatures = tf.saved_model.load(str(path)).signatures
-    images = pictures(count)
-    inputs = {
-        "serving_default": {"images": tf.constant(images / np.float32(255.0))},
-        "serving_uint8": {"images": tf.constant(images)},
-        "serving_encoded": {"encoded": tf.constant([png(image) for image in images])},
-    }
-    assert set(signatures) == set(inputs)
-    for name, arguments in inputs.items():
-        outputs = signatures[name](**arguments)
-        assert list(outputs) == ["embedding"]
-        assert outputs["embedding"].dtype == tf.float32
-        np.testing.assert_allclose(outputs["embedding"], expected(embedder, images), atol=1e-5, err_msg=name)
+@pytest.fixture(scope="module")
+def saved(exported):
+    return load_saved_model(exported[1])
+
+
+@pytest.fixture(scope="module")
+def exported_gsp(tmp_path_factory):
+    """An embedder with the solver and the custom gradient of generalized sum pooling."""
+    keras.utils.set_random_seed(2)
+    images = keras.Input((14, 14, 1))
+    features = keras.layers.Conv2D(6, 3, strides=2, activation="relu")(images)
+    backbone = keras.Model(images, keras.layers.BatchNormalization()(features))
+    embedder = build_embedder(backbone, "gsp", 4, "clip", pooling_options={"prototypes": 5, "ratio": 0.4})
+    return embedder, export_saved_model(embedder, tmp_path_factory.mktemp("gsp") / "model")
+
+
+@pytest.fixture(scope="module")
+def exported_head(tmp_path_factory):
+    head = build_head(7, DIMENSIONS, hidden=(6,), dropout=0.5, batch_normalization=True)
+    head(np.random.default_rng(0).normal(size=(33, 7)).astype("float32"), training=True)
+    return head, export_saved_model(head, tmp_path_factory.mktemp("head") / "head")
+
+
+def test_all_signatures_give_the_embedder_s_numbers(exported, exported_gsp):
+    for (embedder, path), (size, channels) in ((exported, (SIZE, CHANNELS)), (exported_gsp, (14, 1))):
+        signatures = tf.saved_model.load(str(path)).signatures
+        for count in (1, 33):
+            images = pictures(count, size, channels)
+            inputs = {
+                "serving_default": {"images": tf.constant(images / np.float32(255.0))},
+                "serving_uint8": {"images": tf.constant(images)},
+                "serving_encoded": {"encoded": tf.constant([png(image) for image in images])},
+            }
+            assert set(signatures) == set(inputs)
+            for name, arguments in inputs.items():
+                outputs = signatures[name](**arguments)
+                assert list(outputs) == ["embedding"]
+                assert outputs["embedding"].dtype == tf.float32
+                np.testing.assert_allclose(outputs["embedding"], expected(embedder, images), atol=1e-5, err_msg=name)
+
+
+def test_nothing_of_python_is_in_a_saved_model(exported, exported_gsp, exported_head):
+    for _, path in (exported, exported_gsp, exported_head):
+        model = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
+        (graph,) = model.meta_graphs
+        operations = {node.op for function in graph.graph_def.library.function for node in function.node_def}
+        assert "MatMul" in operations and not {name for name in operations if "PyFunc" in name}
+        # Objects of Keras or of this package would need their code when they are loaded.
+        kinds = {node.user_object.identifier for node in graph.object_graph_def.nodes if node.HasField("user_object")}
+        assert kinds <= {"_generic_user_object", "signature_map", "trackable_list_wrapper"}
 
 
 def run_without_tfdml(script, folder, *arguments):
@@ -102,6 +137,7 @@ LOAD_AND_EMBED = """
 """
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("pooling", ["gap", "gsp"])
 def test_a_process_with_tensorflow_alone_gives_the_same_numbers(tmp_path, pooling):
     keras.utils.set_random_seed(1)
@@ -118,8 +154,8 @@ def test_a_process_with_tensorflow_alone_gives_the_same_numbers(tmp_path, poolin
             np.testing.assert_allclose(results[name], expected(embedder, images[:count]), atol=1e-5, err_msg=name)
 
 
-def test_mixed_files_are_preprocessed_one_by_one(exported):
-    embedder, path = exported
+def test_mixed_files_are_preprocessed_one_by_one(exported, saved):
+    embedder, _ = exported
     preprocessing = Preprocessing((SIZE, SIZE), CHANNELS)
     images = [pictures(1, size, channels, seed)[0] for seed, (size, channels) in enumerate(
         [((12, 12), 3), ((30, 20), 3), ((7, 9), 1), ((16, 16), 4), ((12, 12), 2)]
@@ -128,23 +164,21 @@ def test_mixed_files_are_preprocessed_one_by_one(exported):
     files.append(tf.io.encode_jpeg(images[1]).numpy())
     images.append(tf.io.decode_jpeg(files[-1]).numpy())
     prepared = np.stack([preprocessing(image) for image in images])
-    received = load_saved_model(path)(files)
+    received = saved(files)
     np.testing.assert_allclose(received, embedder(prepared, training=False), atol=1e-5)
 
 
 @pytest.mark.parametrize(("size", "channels"), [((30, 20), 3), ((5, 9), 1), ((12, 12), 4)])
-def test_arrays_of_other_sizes_and_channels_are_preprocessed(exported, size, channels):
-    embedder, path = exported
+def test_arrays_of_other_sizes_and_channels_are_preprocessed(exported, saved, size, channels):
+    embedder, _ = exported
     images = pictures(4, size, channels)
     prepared = Preprocessing((SIZE, SIZE), CHANNELS)(images)
-    saved = load_saved_model(path)
     wanted = embedder(prepared, training=False)
     np.testing.assert_allclose(saved(images), wanted, atol=1e-5)
     np.testing.assert_allclose(saved(images / np.float32(255.0)), wanted, atol=1e-5)
 
 
-def test_no_image_is_no_embedding(exported):
-    saved = load_saved_model(exported[1])
+def test_no_image_is_no_embedding(saved):
     for images in (pictures(0), np.float32(pictures(0)), tf.constant([], tf.string)):
         assert saved(images).shape == (0, DIMENSIONS)
 
@@ -183,11 +217,10 @@ def test_an_embedder_of_any_size_needs_a_preprocessing(tmp_path):
     np.testing.assert_allclose(saved(images), wanted, atol=1e-5)
 
 
-def test_gradients_by_the_images_are_those_of_the_embedder(tmp_path):
-    keras.utils.set_random_seed(2)
-    embedder = build_embedder("resnet20", "gsp", 4, "clip", (28, 28, 1), pooling_options={"prototypes": 6})
-    saved = load_saved_model(export_saved_model(embedder, tmp_path / "model"))
-    images = tf.constant(pictures(2, 28, 1) / np.float32(255.0))
+def test_gradients_by_the_images_are_those_of_the_embedder(exported_gsp):
+    embedder, path = exported_gsp
+    saved = load_saved_model(path)
+    images = tf.constant(pictures(2, 14, 1) / np.float32(255.0))
     gradients = []
     for model in (embedder, saved):
         with tf.GradientTape() as tape:
@@ -198,9 +231,8 @@ def test_gradients_by_the_images_are_those_of_the_embedder(tmp_path):
     np.testing.assert_allclose(*gradients, atol=1e-4 * np.abs(gradients[0]).max())
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-def test_half_precision_inside_float32_outside(tmp_path, policy):
-    embedder = small_embedder(dtype=policy)
+def test_half_precision_inside_float32_outside(tmp_path):
+    embedder = small_embedder(dtype="mixed_bfloat16")
     images = pictures(4)
     half = embedder(np.float32(images) / 255.0, training=False)
     assert half.dtype != tf.float32
@@ -209,8 +241,8 @@ def test_half_precision_inside_float32_outside(tmp_path, policy):
     np.testing.assert_allclose(received, tf.cast(half, tf.float32), atol=1e-2)
 
 
-def test_metadata(exported):
-    metadata = load_saved_model(exported[1]).metadata
+def test_metadata(exported, saved):
+    metadata = saved.metadata
     assert metadata["input_shape"] == [SIZE, SIZE, CHANNELS]
     assert metadata["embedding_size"] == DIMENSIONS
     assert metadata["tensorflow_version"] == tf.__version__
@@ -221,9 +253,8 @@ def test_metadata(exported):
     assert on_disk == metadata
 
 
-def test_a_saved_embedder_stands_where_an_embedder_does(exported):
-    embedder, path = exported
-    saved = load_saved_model(path)
+def test_a_saved_embedder_stands_where_an_embedder_does(exported, saved):
+    embedder, _ = exported
     assert isinstance(saved, SavedEmbedder)
     images, labels = pictures(10), np.arange(10)
     wanted = expected(embedder, images)
@@ -301,8 +332,7 @@ def test_what_is_no_export(tmp_path):
         load_saved_model(tmp_path / "other")
 
 
-def test_what_cannot_be_embedded(exported):
-    saved = load_saved_model(exported[1])
+def test_what_cannot_be_embedded(saved):
     with pytest.raises(TypeError, match="images of type int64; expected float"):
         saved(pictures(1).astype(np.int64))
     with pytest.raises(ValueError, match=r"Received: uint8 of shape \(12, 12, 3\); expected \(b, h, w, c\)"):
@@ -313,21 +343,32 @@ def test_what_cannot_be_embedded(exported):
         saved([b"no picture"])
 
 
-@pytest.mark.parametrize("policy", [None, "mixed_float16"])
-def test_a_head_takes_features(tmp_path, policy, dtype_policy):
-    if policy is not None:
-        dtype_policy(policy)
-    head = build_head(7, DIMENSIONS, hidden=(6,), dropout=0.5, batch_normalization=True)
-    features = np.random.default_rng(0).normal(size=(33, 7)).astype("float32")
-    head(features, training=True)
-    path = export_saved_model(head, tmp_path / "head")
-    saved = load_saved_model(path)
+def check_head(head, path, saved):
     assert saved.takes_features and saved.metadata["input_shape"] == [7] and saved.metadata["preprocessing"] is None
     assert list(tf.saved_model.load(str(path)).signatures) == ["serving_default"]
+    features = np.random.default_rng(1).normal(size=(33, 7)).astype("float32")
     expected = embed(head, features)
     np.testing.assert_allclose(saved.embed(features), expected, atol=1e-5)
     np.testing.assert_allclose(saved(features.astype("float64")), expected, atol=1e-5)
     assert saved(features[:0]).shape == (0, DIMENSIONS)
+
+
+def test_a_head_takes_features(exported_head):
+    head, path = exported_head
+    check_head(head, path, load_saved_model(path))
+
+
+def test_a_head_of_half_precision_takes_features(tmp_path, dtype_policy):
+    dtype_policy("mixed_float16")
+    head = build_head(7, DIMENSIONS)
+    assert head.layers[-2].compute_dtype == "float16"
+    path = export_saved_model(head, tmp_path / "head")
+    check_head(head, path, load_saved_model(path))
+
+
+@pytest.mark.integration
+def test_a_process_with_tensorflow_alone_embeds_features(tmp_path, exported_head):
+    head, path = exported_head
     script = """
         import sys
         import numpy as np
@@ -339,11 +380,11 @@ def test_a_head_takes_features(tmp_path, policy, dtype_policy):
     assert printed == pytest.approx(embed(head, np.ones((1, 7), "float32"))[0, 0], abs=1e-5)
 
 
-def test_a_head_refuses_what_is_no_feature(tmp_path):
-    head = build_head(7, DIMENSIONS)
+def test_a_head_refuses_what_is_no_feature(tmp_path, exported_head):
+    head, path = exported_head
     with pytest.raises(ValueError, match="Features are taken as they are. Received: preprocessing=Preprocessing"):
         export_saved_model(head, tmp_path / "head", Preprocessing((4, 4), 3))
-    saved = load_saved_model(export_saved_model(head, tmp_path / "head"))
+    saved = load_saved_model(path)
     for wrong in (np.zeros((2, 6), "float32"), np.zeros((2, 7), np.uint8), np.zeros((2, 4, 4, 3), "float32")):
         with pytest.raises(ValueError, match=r"expected features \(b, 7\), float"):
             saved(wrong)
