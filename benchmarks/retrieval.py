@@ -2,6 +2,7 @@
 
 python benchmarks/retrieval.py                      # the size of Stanford Online Products' test set
 python benchmarks/retrieval.py --samples 10000 --classes 10 --dim 2
+python benchmarks/retrieval.py --samples 20000 --classes 4 --dim 64 --sort   # few large classes, beside sorted products
 python benchmarks/retrieval.py --samples 1000000 --classes 187000 --part 4000 --product-rows 64
 python benchmarks/retrieval.py --probes 0.05 0.25 --intrinsic-dim 16 --noise 0.5   # Faiss beside the exact search
 
@@ -52,6 +53,7 @@ def main():
     parser.add_argument(
         "--product-rows", type=int, default=512, help="rows of a block of the bare matrix product"
     )
+    parser.add_argument("--sort", action="store_true", help="compare with the matrix product and a sort of each row")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--part", type=int, help="judge about so many queries only, and reckon the time of all")
     parser.add_argument(
@@ -88,11 +90,11 @@ def _compare(embeddings, labels, block_bytes, options):
             peak = children.high_water_mark()
             copies = (peak - before) * 2**20 / embeddings.nbytes
             print(f"{'peak memory':28s} {peak:8.0f} MiB ({copies:.1f} times the references more)")
-        products.append(_timed(_product, embeddings[::step], embeddings, options.product_rows)[0])
+        products.append(_timed(_product, embeddings[::step], embeddings, options.product_rows, options.sort)[0])
         if options.part:
             one = (0, options.samples)
             preparations.append(_timed(retrieval_metrics, embeddings, labels, block_bytes=block_bytes, part=one)[0])
-    _print_times("bare matrix product", products)
+    _print_times("product and sorted rows" if options.sort else "bare matrix product", products)
     _print_times("retrieval metrics", metrics)
     _print_ratios("ratio", metrics, products)
     if options.part:
@@ -176,10 +178,12 @@ def _samples(options):
     return embeddings, labels
 
 
-def _product(queries, embeddings, rows):
+def _product(queries, embeddings, rows, sort=False):
     references = tf.constant(embeddings)
     for start in range(0, len(queries), rows):
-        _blocked_product(tf.constant(queries[start : start + rows]), references)
+        products = _blocked_product(tf.constant(queries[start : start + rows]), references)
+        if sort:
+            np.sort(products.numpy(), axis=1)
 
 
 @tf.function(input_signature=[tf.TensorSpec((None, None)), tf.TensorSpec((None, None))])

@@ -186,3 +186,16 @@ def test_geometry_metrics_take_whole_classes_where_there_are_too_many_samples():
         )
     with pytest.raises(ValueError, match="max_samples=0"):
         geometry_metrics(POINTS, POINT_LABELS, 0)
+
+
+def test_distances_keep_their_digits_far_from_the_origin():
+    points = np.random.default_rng(3).normal(size=(40, 3))
+    labels = np.arange(40) % 4
+    differences = np.linalg.norm(points[:, None] - points, axis=-1)
+    same = labels[:, None] == labels
+    for offset in (0.0, 1e6):
+        moved = points + offset
+        largest, smallest = distance_range(moved, labels)
+        assert largest == pytest.approx(differences[~same].max(), rel=1e-8)
+        assert smallest == pytest.approx(differences[same & ~np.eye(40, dtype=bool)].min(), rel=1e-8)
+        assert interclass_distance(moved, labels) == pytest.approx(differences[~same].mean(), rel=1e-8)

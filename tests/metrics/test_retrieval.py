@@ -7,6 +7,7 @@ from sklearn.metrics import label_ranking_average_precision_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from tfdml.metrics import query_gallery_metrics, retrieval_metrics
+from tfdml.metrics.search import NeighborSearch
 
 
 def brute_force(embeddings, labels, references, reference_labels, ks, alone):
@@ -326,3 +327,10 @@ def test_queries_in_a_gallery_by_loops(seed):
 def test_queries_need_a_gallery(is_query):
     with pytest.raises(ValueError, match="some of them queries and some not"):
         query_gallery_metrics([[0.0], [1.0]], [0, 0], is_query)
+
+
+def test_one_class_needs_no_search(monkeypatch):
+    monkeypatch.setattr(NeighborSearch, "_neighbors", None)
+    embeddings = np.random.default_rng(0).normal(size=(9, 2))
+    found = retrieval_metrics(embeddings, np.zeros(9, int), ks=(1, 20))
+    assert_same(found, brute_force(embeddings, np.zeros(9, int), embeddings, np.zeros(9, int), (1, 20), alone=True))

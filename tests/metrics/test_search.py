@@ -63,6 +63,27 @@ def test_large_sets_take_the_first_selection_by_cells():
     np.testing.assert_array_equal(indices, full_sort(references[:40], references, 3, alone=False))
 
 
+@pytest.mark.parametrize("kind", ["general", "binary codes", "far from the origin"])
+@pytest.mark.parametrize("copies", [0, 30, 600])
+def test_wide_searches_sort_whole_rows(kind, copies, monkeypatch):
+    generator = np.random.default_rng(0)
+    references = KINDS[kind](generator, (700, 5)).astype(np.float32)
+    references[generator.permutation(700)[:copies]] = references[:copies] if copies < 100 else references[0]
+    widths = []
+    first = search._first_of_sorted
+    monkeypatch.setattr(search, "_first_of_sorted", lambda *args: widths.append(args[1]) or first(*args))
+    for k in (60, 400, 699):
+        indices, _ = nearest_neighbors(references, k)
+        np.testing.assert_array_equal(indices, full_sort(references, references, k, alone=True))
+    assert widths
+
+
+def test_sorted_rows_give_the_places_of_the_greatest():
+    scores = np.random.default_rng(0).normal(size=(20, 1000))
+    expected = np.argsort(-scores, axis=1)
+    np.testing.assert_array_equal(search._first_of_sorted(scores, 30), expected[:, :30])
+
+
 def test_rounding_that_hides_the_order_is_resolved(monkeypatch):
     # In a cluster of radius 1e-4 the squared distances of 1e-8 are lost in products of about 1.
     generator = np.random.default_rng(0)

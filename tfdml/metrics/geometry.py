@@ -279,8 +279,9 @@ def _members_of(classes):
 
 def _pairs(points, classes):
     """Blocks of the matrix of distances, of where the classes are equal, and of its diagonal."""
-    # Products lose half of the digits of small distances.
+    # Products lose half of the digits of small distances, and all of those far from the origin.
     points = points.astype(np.float64)
+    points = points - points.mean(axis=0)
     squares = np.square(points).sum(axis=1)
     rows = max(1, _BLOCK_BYTES // (points.itemsize * len(points)))
     for start in range(0, len(points), rows):

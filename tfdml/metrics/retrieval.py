@@ -101,11 +101,14 @@ def retrieval_metrics(
     counts = np.minimum(np.maximum(relevant, max(ks, default=1)), len(references) - alone)
     mine = _in_part(len(queries), part)
     relevant = np.where(mine, relevant, 0)
-    counts[relevant == 0] = 0
-
-    values = {name: np.full(len(queries), np.nan) for name in _names(ks)}
-    own = np.arange(len(queries)) if alone else None
+    judged = relevant > 0
     approximate = neighbors == "faiss"
+    # Where every reference is of the query's class, all metrics are 1 whatever the order, if all are found.
+    settled = judged & (relevant == len(references) - alone) & (not approximate)
+    counts[~judged | settled] = 0
+
+    values = {name: np.where(settled, 1.0, np.nan) for name in _names(ks)}
+    own = np.arange(len(queries)) if alone else None
     search = (
         ApproximateSearch(references, probes, block_bytes) if approximate else NeighborSearch(references, block_bytes)
     )
@@ -113,7 +116,6 @@ def retrieval_metrics(
         right = (reference_classes[found] == classes[rows, None]) & (found >= 0)
         for name, of_rows in zip(values, _judge(right, relevant[rows], ks)):
             values[name][rows] = of_rows
-    judged = relevant > 0
     number = int(np.count_nonzero(judged))
     result = {name: float(value[judged].mean()) if number else float("nan") for name, value in values.items()}
     if approximate:

@@ -18,8 +18,8 @@ class NeighborSearch:
     These surely hold its neighbours if the last candidate is farther than the last neighbour by more than
     twice the bound on the rounding error; otherwise the query is searched again in float64, and then with
     ever more candidates. Candidates whose products differ by less than twice the bound are ordered by the
-    sums of their squared differences in float64. Equal references are searched as one, so that they tie
-    exactly.
+    sums of their squared differences in float64. Many equal references are searched as one. A query that wants
+    more than a sixteenth of all references has whole rows of products sorted.
 
     Runs on the CPU: graphics processors multiply float32 matrices in lower precision than the bound assumes.
 
@@ -124,8 +124,9 @@ class NeighborSearch:
         # What is as near as the last candidate has at most this norm, so the error of its product is bounded.
         farthest = np.sqrt(norms) + np.sqrt(squared[:, -1])
         # Each of the d + 1 summands is rounded with every sum; the rest is for the rounding of the vectors.
-        unit = products.roundoff * np.square(np.sqrt(norms) + farthest) + np.finfo(dtype).tiny
-        error = (queries.shape[1] + 8) * unit
+        extent = np.square(np.sqrt(norms) + farthest)
+        error = (queries.shape[1] + 8) * (products.roundoff * extent + np.finfo(dtype).tiny)
+        error += products.order_roundoff(width) * extent
         last = squared[:, min(count, width) - 1] + 2 * error
         certain = (squared[:, -1] > last) if width < len(self.distinct) else np.ones(len(queries), bool)
 
@@ -190,9 +191,16 @@ def block_rows(references, width, block_bytes, itemsize=4):
         263
     """
     depth = _depth(references, width)
-    products = itemsize * (references + _PADDING) * (1 + 1 / depth)
+    # A sorted row stands there four times: products, differences, keys and places.
+    copies = 4 if _is_wide(references, width, itemsize) else 1 + 1 / depth
+    products = itemsize * (references + _PADDING) * copies
     proposals = (itemsize + 4) * depth * width
     return max(1, int(block_bytes // (products + proposals + 80 * width)))
+
+
+def _is_wide(references, width, itemsize):
+    """Whether candidates are so many that sorting whole rows is faster than selecting from them."""
+    return itemsize == 8 and 16 * width >= references
 
 
 def _depth(references, width):
@@ -256,14 +264,45 @@ class _Products:
         with tf.device("/CPU:0"):
             self.matrix = tf.constant(matrix)
 
+    def order_roundoff(self, width):
+        """The error of the order of `best`, relative to the largest squared distance; 0 if scores alone decide it."""
+        if not _is_wide(self.count, width, np.dtype(self.dtype).itemsize):
+            return 0.0
+        return 2.0 ** (_index_bits(self.count) - 51)
+
     def best(self, centered, width):
-        """The best candidates, `(b, width)`, and their scores in float64, best first."""
+        """The best candidates, `(b, width)`, and their scores in float64, best first up to `order_roundoff`."""
         extended = np.ones((len(centered), centered.shape[1] + 1), self.dtype)
         extended[:, :-1] = centered
+        if _is_wide(self.count, width, np.dtype(self.dtype).itemsize):
+            with tf.device("/CPU:0"):
+                scores = tf.matmul(tf.constant(extended), self.matrix).numpy()[:, : self.count]
+            candidates = _first_of_sorted(scores, width)
+            return candidates, np.take_along_axis(scores, candidates, axis=1)
         cells = self.matrix.shape[1] // _depth(self.count, width)
         with tf.device("/CPU:0"):
             candidates, scores = _BEST[self.dtype](tf.constant(extended), self.matrix, width, cells)
         return candidates.numpy().astype(np.int64), scores.numpy().astype(np.float64)
+
+
+def _index_bits(count):
+    """Bits of the indices below `count`."""
+    return max(1, (count - 1).bit_length())
+
+
+def _first_of_sorted(scores, width):
+    """The places of the `width` greatest scores of each row, `(b, width)`, equal to `_index_bits` of the mantissa.
+
+    Sorting numbers is several times faster than sorting places by numbers: the last bits of the distance to the row's
+    best score, which sorts like its bits as it is not negative, make room for the place.
+    """
+    bits = _index_bits(scores.shape[1])
+    keys = (scores.max(axis=1, keepdims=True) - scores).view(np.uint64)
+    mask = np.uint64(2**bits - 1)
+    keys &= ~mask
+    keys |= np.arange(scores.shape[1], dtype=np.uint64)
+    keys.sort(axis=1)
+    return (keys[:, :width] & mask).astype(np.int64)
 
 
 def _best(queries, references, width, cells):
@@ -298,7 +337,7 @@ _BEST = {dtype: _compiled(dtype) for dtype in (np.float32, np.float64)}
 
 
 class _Duplicates:
-    """Which references are equal."""
+    """Which references are equal, unless no more than a few are."""
 
     def __init__(self, references):
         # By their bytes. 0 and −0 count as different: that costs time, as equal distances go by index anyway.
@@ -309,6 +348,10 @@ class _Duplicates:
         _, self.first, group, self.sizes = np.unique(
             groups, return_index=True, return_inverse=True, return_counts=True
         )
+        # Few equal ones are cheaper to order by their distances than to search as one.
+        if self.sizes.max() <= _SLACK:
+            self.none = True
+            return
         # The members of each group stand together, in order of their indices.
         self.members = np.argsort(group.reshape(-1), kind="stable")
         self.starts = np.cumsum(self.sizes) - self.sizes
@@ -348,7 +391,12 @@ class _Duplicates:
         within = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
         members = self.members[np.repeat(self.starts[candidates[rows, columns]], repeats) + within]
         rows, ranks = np.repeat(rows, repeats), np.repeat(ranks[rows, columns], repeats)
-        members = members[np.lexsort((members, ranks, rows))]
+        # The members of a group are in order already; only groups that tie can need sorting.
+        tied = (rows[1:] == rows[:-1]) & (ranks[1:] == ranks[:-1]) & (members[1:] < members[:-1])
+        if tied.any():
+            disordered = np.isin(rows, rows[1:][tied])
+            some = members[disordered]
+            members[disordered] = some[np.lexsort((some, ranks[disordered], rows[disordered]))]
         firsts = np.searchsorted(rows, np.arange(len(candidates)))
         return members[firsts[:, None] + np.arange(count)]
 
