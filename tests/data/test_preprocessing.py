@@ -125,15 +125,15 @@ def test_batches_equal_single_pictures():
             np.testing.assert_allclose(one, preprocessing(picture), atol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(9, 8), (9, 8, 2), (9, 8, 3), (9, 8, 4)])
-def test_encoded_png_inside_a_graph(shape):
-    picture = random_picture(*shape)
-    for channels in (1, 3):
-        preprocessing = Preprocessing((6, 6), channels)
-        in_graph = tf.function(
-            preprocessing.from_encoded, input_signature=[tf.TensorSpec((), tf.string)]
-        ).get_concrete_function()
-        assert in_graph.output_shapes == (6, 6, channels)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_encoded_png_inside_a_graph(channels):
+    preprocessing = Preprocessing((6, 6), channels)
+    in_graph = tf.function(
+        preprocessing.from_encoded, input_signature=[tf.TensorSpec((), tf.string)]
+    ).get_concrete_function()
+    assert in_graph.output_shapes == (6, 6, channels)
+    for shape in [(9, 8), (9, 8, 2), (9, 8, 3), (9, 8, 4)]:
+        picture = random_picture(*shape)
         expected = preprocessing(picture if picture.ndim == 3 else picture[..., None])
         np.testing.assert_allclose(in_graph(tf.constant(encoded(picture))), expected, atol=1e-6)
 

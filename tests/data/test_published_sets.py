@@ -199,9 +199,10 @@ def test_damaged_matlab_files(tmp_path):
         load("cars196", path=path, counts="any")
 
 
-def test_the_augmentation_of_the_protocols(name, path):
+def test_the_augmentation_of_the_protocols(tmp_path):
     """A random crop of 16-100 % of the area, resized to 227x227, and a flip; the test takes the centre."""
-    splits = split_classes(load(name, path=path, counts="any"), validation=None, test="published")
+    path = miniatures.make("cub", tmp_path, classes=6, per_class=4)
+    splits = split_classes(load("cub", path=path, counts="any"), validation=None, test="published")
     preprocessing = Preprocessing((227, 227), 3, short_side=256)
     augmentation = Augmentation(horizontal_flip=True, crop_area=(0.16, 1.0))
     images, labels = next(iter(balanced_batches(splits.train, 3, 4, 0, preprocessing, augmentation)))

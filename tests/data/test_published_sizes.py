@@ -42,6 +42,7 @@ def test_cub(tmp_path):
     assert splits.train.class_names[-1] == "100.Bird"
 
 
+@pytest.mark.integration  # SciPy takes seconds to write and to read 16,185 records.
 @pytest.mark.parametrize("devkit", [False, True])
 def test_cars196(tmp_path, devkit):
     labels = np.random.default_rng(0).permutation(halves(8_054, 98, 16_185 - 8_054, 98))

@@ -22,7 +22,7 @@ def samplers(draw):
     return options
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(samplers())
 def test_batches_hold_distinct_classes_and_distinct_pictures(options):
     labels, per_class = options["labels"], options["samples_per_class"]
@@ -44,7 +44,7 @@ def test_batches_hold_distinct_classes_and_distinct_pictures(options):
         assert set(labels[batches.ravel()]) == set(range(len(counts)))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 @given(samplers(), st.integers(1, 25))
 def test_classes_and_pictures_are_used_evenly(options, epochs):
     labels = options["labels"]
@@ -59,7 +59,7 @@ def test_classes_and_pictures_are_used_evenly(options, epochs):
         assert of_class.max() - of_class.min() <= 1
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=30)
 @given(samplers(), st.lists(st.integers(0, 200), min_size=1, max_size=5))
 def test_a_batch_follows_from_seed_and_number_alone(options, numbers):
     sampler = BalancedSampler(**options)
@@ -82,7 +82,7 @@ def passes_of_one_class(count, visit, generator):
     return np.reshape(order, (-1, visit))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(samplers(), st.integers(0, 40))
 def test_visits_are_drawn_for_each_class_and_period_by_itself(options, epoch):
     labels, per_class = options["labels"], options["samples_per_class"]
@@ -120,12 +120,12 @@ def test_straddling_visits_do_not_bind_pictures_together():
     # Seven pictures in visits of three: each pair should meet about equally often.
     sampler = BalancedSampler(np.zeros(7, int), 1, 3, seed=0)
     meetings = np.zeros((7, 7))
-    for epoch in range(7000):
+    for epoch in range(4000):
         group = sampler.epoch(epoch).ravel()
         meetings[np.ix_(group, group)] += 1
     pairs = meetings[np.triu_indices(7, 1)]
-    assert pairs.sum() == 7000 * 3
-    assert np.abs(pairs / pairs.mean() - 1).max() < 0.15
+    assert pairs.sum() == 4000 * 3
+    assert np.abs(pairs / pairs.mean() - 1).max() < 0.2
 
 
 def test_many_classes_stay_cheap():

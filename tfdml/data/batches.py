@@ -281,9 +281,12 @@ def _cropped(contents, is_jpeg, preprocessing, augmentation, seed):
     def decode(window, ratio):
         # The decoder repeats grey where colour is asked for; how colour becomes grey is for the preprocessing to say.
         channels = 3 if to_size.channels == 3 else 0
-        return to_size(tf.io.decode_and_crop_jpeg(contents, window, channels=channels, ratio=ratio))
+        return tf.io.decode_and_crop_jpeg(contents, window, channels=channels, ratio=ratio)
 
     def png():
-        return to_size(augmentation.crop(tf.io.decode_png(contents), seed))
+        return augmentation.crop(tf.io.decode_png(contents), seed)
 
-    return tf.cond(is_jpeg, jpeg, png)
+    # Resized after the branches: in each of them, the resizing would be traced again.
+    image = tf.cond(is_jpeg, jpeg, png)
+    image.set_shape([None, None, None])
+    return to_size(image)
