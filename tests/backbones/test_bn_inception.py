@@ -1,3 +1,5 @@
+import importlib
+
 import keras
 import numpy as np
 import pytest
@@ -147,10 +149,7 @@ def test_layers_have_the_shapes_of_the_paper_s_table(backbone, side, sides):
         "inception_5a_output": (fifth, 1024),
         "inception_5b_output": (fifth, 1024),
     }
-    model = outputs(backbone, expected)
-    shapes = tf.function(lambda images: model(images, training=False)).get_concrete_function(
-        tf.TensorSpec((2, side, side, 3))
-    ).output_shapes  # fmt: skip
+    shapes = outputs(backbone, expected).compute_output_shape((2, side, side, 3))
     assert {name: tuple(shape) for name, shape in shapes.items()} == {
         name: (2, side, side, channels) for name, (side, channels) in expected.items()
     }
@@ -203,43 +202,53 @@ def test_average_counts_the_border():
     np.testing.assert_allclose(np.asarray(pool(np.ones((1, 3, 3, 1), np.float32)))[0, ..., 0], expected, rtol=1e-6)
 
 
-def beginning(backbone):
+def beginning(backbone, end="inception_3c_output"):
     """The network up to its first block of stride 2: every kind of layer is in it."""
-    return keras.Model(backbone.inputs[0], backbone.get_layer("inception_3c_output").output)
+    return keras.Model(backbone.inputs[0], backbone.get_layer(end).output)
 
 
 def test_gradients_are_finite_and_reach_every_weight(backbone):
     images = np.random.default_rng(0).random((2, 64, 64, 3), np.float32)
     model = beginning(backbone)
     weights = model.trainable_weights
-
-    @tf.function
-    def gradients():
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(tf.square(model(images, training=False)))
-        return tape.gradient(loss, weights)
-
-    for weight, gradient in zip(weights, gradients()):
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(tf.square(model(images, training=False)))
+    for weight, gradient in zip(weights, tape.gradient(loss, weights)):
         assert np.isfinite(gradient).all(), weight.name
         assert np.abs(gradient).max() > 0, weight.name
 
 
-def test_mixed_policy(backbone, dtype_policy):
+@pytest.fixture
+def first_blocks(monkeypatch):
+    """Makes the network end after its first block of stride 2."""
+    module = importlib.import_module("tfdml.backbones.bn_inception")
+    monkeypatch.setattr(module, "BLOCKS", {name: module.BLOCKS[name] for name in ("3a", "3b", "3c")})
+
+
+def test_mixed_policy(backbone, first_blocks, dtype_policy):
     dtype_policy("mixed_bfloat16")
-    embedder = build_embedder("bn_inception", input_shape=(227, 227, 3))
+    mixed = get_backbone("bn_inception", (64, 64, 3))
     dtype_policy("float32")
-    assert embedder.output.shape == (None, 128)
-    assert embedder.get_layer("inception_5b_output").output.shape == (None, 7, 7, 1024)
-    assert {tf.as_dtype(weight.dtype) for weight in embedder.weights} == {tf.float32}
-    mixed, full = beginning(embedder), beginning(backbone)
+    assert mixed.output.shape == (None, 4, 4, 576)
+    assert {tf.as_dtype(weight.dtype) for weight in mixed.weights} == {tf.float32}
+    full = beginning(backbone)
     mixed.set_weights(full.get_weights())
     # A bright picture and a dark one: the mean is taken off before the last bits are lost.
-    images = np.random.default_rng(0).random((2, 227, 227, 3), np.float32) * np.reshape([1.0, 0.02], (2, 1, 1, 1))
+    images = np.random.default_rng(0).random((2, 64, 64, 3), np.float32) * np.reshape([1.0, 0.02], (2, 1, 1, 1))
     features, expected = mixed(images.astype(np.float32)), np.asarray(full(images.astype(np.float32)))
     assert features.dtype == tf.bfloat16
     assert np.abs(np.asarray(tf.cast(features, tf.float32)) - expected).max() < 0.05 * expected.max()
 
 
+def test_file_of_keras(backbone, tmp_path):
+    model = beginning(backbone, "inception_3a_output")
+    images = np.random.default_rng(0).random((2, 64, 64, 3), np.float32)
+    model.save(tmp_path / "model.keras")
+    restored = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+    np.testing.assert_array_equal(restored(images, training=False), model(images, training=False))
+
+
+@pytest.mark.integration
 @pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_files_of_keras_and_of_tensorflow(backbone, whole, tmp_path):
     embedder = build_embedder(backbone if whole else beginning(backbone), embedding_size=8)

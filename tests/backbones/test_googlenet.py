@@ -1,7 +1,6 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from numpy_layers import convolve, normalize, pool_everywhere, pool_to_the_end, relu
 from torch_writer import write_archive, write_state_dict
 
@@ -124,10 +123,7 @@ def test_converted_weights_give_the_activations_of_a_numpy_network(backbone, sta
 
 @pytest.mark.parametrize(("side", "expected"), [(224, 7), (227, 7), (256, 8), (32, 1)])
 def test_output_shape(backbone, side, expected):
-    graph = tf.function(lambda images: backbone(images, training=False)).get_concrete_function(
-        tf.TensorSpec((2, side, side, 3))
-    )
-    assert graph.output_shapes == (2, expected, expected, 1024)
+    assert tuple(backbone.compute_output_shape((2, side, side, 3))) == (2, expected, expected, 1024)
 
 
 @pytest.mark.parametrize("shape", [(31, 64, 3), (64, 64, 1)])
