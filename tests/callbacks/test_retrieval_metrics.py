@@ -12,7 +12,7 @@ from tfdml.metrics import retrieval_metrics
 @pytest.mark.parametrize("as_dataset", [False, True])
 def test_metrics_are_this_epochs(blobs, linear_embedder, as_dataset):
     model = linear_embedder()
-    model.compile(optimizer="sgd", loss=losses.get("c2"))
+    model.compile(optimizer="sgd", loss=losses.get("c2"), run_eagerly=True)
     data = tf.data.Dataset.from_tensor_slices(blobs).batch(7) if as_dataset else blobs
     expected = []
     after = keras.callbacks.LambdaCallback(
@@ -26,7 +26,7 @@ def test_metrics_are_this_epochs(blobs, linear_embedder, as_dataset):
 
 def test_images_without_labels(blobs, linear_embedder):
     model = linear_embedder()
-    model.compile(optimizer="sgd", loss=losses.get("c2"))
+    model.compile(optimizer="sgd", loss=losses.get("c2"), run_eagerly=True)
     data = tf.data.Dataset.from_tensor_slices(blobs[0]).batch(7)
     with pytest.raises(ValueError, match="without labels"):
         model.fit(*blobs, verbose=0, callbacks=[callbacks.RetrievalMetrics(data)])
