@@ -27,17 +27,18 @@ def loop_of(name):
     loss = losses.ContrastiveLoss(**FORMS[name])
 
     def loop(*batch):
-        pulls, pushes = [], []
+        pulls, pushes = [np.zeros(0)], [np.zeros(0)]
         for anchor in anchors(*batch):
             pull = distances(anchor.x, anchor.positives, loss.distance) - loss.positive_margin
             push = loss.negative_margin - distances(anchor.x, anchor.negatives, loss.distance)
-            pulls.extend(np.maximum(pull, 0.0) ** loss.power)
-            pushes.extend(np.maximum(push, 0.0) ** loss.power)
+            pulls.append(np.maximum(pull, 0.0) ** loss.power)
+            pushes.append(np.maximum(push, 0.0) ** loss.power)
+        pulls, pushes = np.concatenate(pulls), np.concatenate(pushes)
         if loss.average == "anchor":
-            return (sum(pulls) + sum(pushes)) / len(batch[0])
+            return (np.sum(pulls) + np.sum(pushes)) / len(batch[0])
         if loss.average == "pairs":
-            return (sum(pulls) + sum(pushes)) / max(len(pulls) + len(pushes), 1)
-        return sum(sum(terms) / max(np.count_nonzero(terms), 1) for terms in (pulls, pushes))
+            return (np.sum(pulls) + np.sum(pushes)) / max(len(pulls) + len(pushes), 1)
+        return sum(np.sum(terms) / max(np.count_nonzero(terms), 1) for terms in (pulls, pushes))
 
     return loop
 

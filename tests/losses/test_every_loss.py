@@ -12,6 +12,11 @@ from tfdml.layers import ClassProxies, References
 # Take given pairs rather than a batch of one kind.
 PAIRED = {"in_batch_negatives", "pair_contrastive"}
 NAMES = [name for name in losses.loss_names() if name not in PAIRED]
+# One loss for each way of computing: pairs, triplets, softmax over references, proxies as anchors, histograms.
+FAMILIES = ["multi_similarity", "triplet", "soft_triple", "proxy_anchor", "fast_ap"]
+# Others compute the same with other numbers.
+DISTINCT = [name for name in NAMES if name not in {"contrastive", "nt_xent", "normalized_softmax"}]
+OF_REFERENCES = {"angular", "proxy_nca", "proxy_proxy", "proxy_proxy_through_batch", "lifted_structure"}
 BATCHES = {
     **EDGES,
     "all zero": (np.zeros((4, 3)), [0, 0, 1, 1]),
@@ -29,9 +34,7 @@ def values_and_gradient(loss, labels, x, references=None):
     return values.numpy(), np.zeros(1) if gradient is None else tf.cast(gradient, tf.float64).numpy()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
-@pytest.mark.parametrize("name", NAMES)
-def test_no_batch_gives_nan(name, dtype):
+def check_edges(name, dtype):
     loss = losses.get(name)
     for case, (x, labels) in BATCHES.items():
         x = tf.cast(x, dtype)
@@ -41,6 +44,17 @@ def test_no_batch_gives_nan(name, dtype):
         assert np.isfinite(values).all() and np.isfinite(gradient).all(), case
         if case == "one sample" and name != "n_pairs":  # whose L2 term stays
             assert not values.any() and not gradient.any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_batch_gives_nan(name):
+    check_edges(name, "float32")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_no_batch_gives_nan_in_other_precisions(name, dtype):
+    check_edges(name, dtype)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -74,32 +88,48 @@ def test_references_that_do_not_exist_take_no_part(name):
     )
 
 
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
-@pytest.mark.parametrize("name", NAMES)
-def test_graph_and_xla(name, jit_compile):
+def check_graph_and_xla(name, batch, compiled=("batch", "references")):
+    """Graphs of unknown batch size, as they are and compiled, give the values and gradients of eager execution."""
     loss, rng = losses.get(name), np.random.default_rng(4)
-    x, labels = rng.normal(size=(512, 8)).astype("float32"), np.repeat(np.arange(128), 4)
-    proxies = References(rng.normal(size=(128, 8)).astype("float32"), np.repeat(np.arange(64), 2), per_class=2)
+    x, labels = tf.constant(rng.normal(size=(batch, 8)), tf.float32), tf.repeat(tf.range(batch // 4, dtype=tf.int64), 4)
+    points, point_labels = rng.normal(size=(batch // 2, 8)).astype("float32"), np.repeat(np.arange(batch // 4), 2)
+    proxies = References(points, point_labels, per_class=2)
+    ways = {"batch": loss.call, "references": lambda labels, x: loss.against(x, labels, proxies)}
+    for way, score in ways.items():
 
-    @tf.function(
-        jit_compile=jit_compile,
-        input_signature=[tf.TensorSpec((None,), tf.int64), tf.TensorSpec((None, 8), tf.float32)],
-    )
-    def both(labels, x):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            values = loss.call(labels, x) + loss.against(x, labels, proxies)
-            mean = tf.reduce_mean(values)
-        return values, tape.gradient(mean, x)
+        def with_gradient(labels, x, score=score):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                values = score(labels, x)
+                mean = tf.reduce_mean(values)
+            return values, tf.convert_to_tensor(tape.gradient(mean, x))
 
-    values, gradient = both(labels, x)
-    with tf.GradientTape() as tape:
-        variable = tf.Variable(x)
-        expected = loss.call(labels, variable) + loss.against(variable, labels, proxies)
-        mean = tf.reduce_mean(expected)
-    np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-4)
-    expected = tf.convert_to_tensor(tape.gradient(mean, variable))
-    np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=1e-4 * float(tf.reduce_max(tf.abs(expected))))
+        signature = [tf.TensorSpec((None,), tf.int64), tf.TensorSpec((None, 8), tf.float32)]
+        graph = tf.function(with_gradient, input_signature=signature, autograph=False)
+        # Compiles the same graph, so that it is traced once.
+        functions = [graph, tf.function(graph, jit_compile=True)] if way in compiled else [graph]
+        values, gradient = with_gradient(labels, x)
+        for function in functions:
+            found, found_gradient = function(labels, x)
+            np.testing.assert_allclose(found, values, rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(found_gradient, gradient, rtol=1e-3, atol=1e-4 * np.max(np.abs(gradient)))
+
+
+@pytest.mark.parametrize("name", [name for name in DISTINCT if name not in FAMILIES])
+def test_graph_and_xla(name):
+    """References are compiled where a formula does more with them than to take their distances or similarities."""
+    check_graph_and_xla(name, 32, ["references"] if name in OF_REFERENCES else ["batch"])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_graph_and_xla_of_a_family(name):
+    check_graph_and_xla(name, 32)
+
+
+@pytest.mark.parametrize("name", ["triplet_all", "fast_ap", "soft_triple"])
+def test_graph_and_xla_of_a_large_batch(name):
+    """Of those that sort, search or scatter."""
+    check_graph_and_xla(name, 512, ["batch"])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -125,21 +155,44 @@ def test_round_trip(name):
     assert again.name == name
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
-@pytest.mark.parametrize("name", NAMES)
-def test_plain_compile(name, policy, dtype_policy):
-    dtype_policy(policy)
+def model_and_batch(name, **options):
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-    model.compile(optimizer="sgd", loss=losses.get(name))
-    labels = np.repeat(np.arange(4), 4)
-    x = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
-    before = model.get_weights()[0]
-    # Dynamic loss scaling leaves out steps until its scale fits.
-    history = model.fit(x, labels, batch_size=10, epochs=8, shuffle=False, verbose=0)
-    assert np.isfinite(history.history["loss"]).all()
+    model.compile(optimizer="sgd", loss=losses.get(name), **options)
+    return model, np.random.default_rng(0).normal(size=(16, 4)).astype("float32"), np.repeat(np.arange(4), 4)
+
+
+def check_trained(model, before, values):
+    assert np.isfinite(values).all()
     after = model.get_weights()[0]
     assert np.isfinite(after).all() and np.any(after != before)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_plain_compile(name):
+    model, x, labels = model_and_batch(name, run_eagerly=True)
+    before = model.get_weights()[0]
+    check_trained(model, before, model.train_on_batch(x, labels))
+
+
+def check_fit(name, batch_size):
+    model, x, labels = model_and_batch(name)
+    before = model.get_weights()[0]
+    # Dynamic loss scaling leaves out steps until its scale fits.
+    history = model.fit(x, labels, batch_size=batch_size, epochs=8, shuffle=False, verbose=0)
+    check_trained(model, before, history.history["loss"])
+
+
+def test_plain_fit_with_a_last_batch_of_another_size():
+    check_fit("multi_similarity", batch_size=10)
+
+
+@pytest.mark.parametrize(
+    ("name", "policy"), [*((name, "mixed_float16") for name in FAMILIES), ("multi_similarity", "mixed_bfloat16")]
+)
+def test_plain_fit_under_a_policy(name, policy, dtype_policy):
+    dtype_policy(policy)
+    check_fit(name, batch_size=16)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -47,7 +47,7 @@ def test_equals_the_loop(options):
 def test_second_variation_equals_the_loop():
     options = FORMS[2]
     check_gradients(ProxyProxyLoss(**options), loop_of(**options))
-    # The loop over a batch of 512 is one over 512³ products, so it is one over the matrix here.
+    # The loop over a batch of 256 is one over 256³ products, so it is one over the matrix here.
     check_values(ProxyProxyLoss(**options), _by_matrices(loop_of(**options), **options))
 
 

@@ -28,7 +28,7 @@ def greedy_loop(points, k, initial=None, mask=None):
     return chosen + [-1] * (k - len(chosen))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(
     seed=st.integers(0, 10**6), classes=st.integers(1, 3), n=st.integers(1, 7), data=st.data(),
     with_initial=st.booleans(), with_mask=st.booleans(),

@@ -87,11 +87,11 @@ def test_a_loss_of_such_labels():
 def test_in_a_plain_keras_model(jit_compile):
     """Which casts labels to float32 before the loss sees them."""
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
-    model.compile(optimizer="sgd", loss=losses.get("c2"), jit_compile=jit_compile)
+    model.compile(optimizer="sgd", loss=losses.get("c2"), jit_compile=jit_compile, run_eagerly=not jit_compile)
     x = np.random.default_rng(0).normal(size=(4, 4)).astype("float32")
     assert np.isfinite(model.train_on_batch(x, np.array([0, 0, 1, 1])))
     if jit_compile:
         assert np.isnan(model.train_on_batch(x, np.float32([0, 0, 0.5, 1])))
     else:
-        with pytest.raises(tf.errors.InvalidArgumentError, match="Labels must be whole numbers"):
+        with pytest.raises(ValueError, match="Received: 0.5 among labels"):
             model.train_on_batch(x, np.float32([0, 0, 0.5, 1]))

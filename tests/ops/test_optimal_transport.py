@@ -99,7 +99,7 @@ def check_float32_solution(costs, ratio, smoothing, seed=0):
     assert np.isfinite(gradient).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     prototypes=st.integers(1, 128),
     count=st.integers(1, 256),
@@ -114,7 +114,7 @@ def test_random_problems(prototypes, count, ratio, log_smoothing, kind, seed):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("shape", [(1, 1), (2, 1), (1, 256), (128, 1), (128, 256)])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 256), (128, 1), (128, 256)])
 @pytest.mark.parametrize(("ratio", "smoothing"), [(0.01, 200.0), (0.01, 0.01), (0.999999, 200.0), (0.5, 200.0)])
 def test_corners(kind, shape, ratio, smoothing):
     check_float32_solution(random_costs(kind, shape, np.random.default_rng(0)), ratio, smoothing)
@@ -197,8 +197,15 @@ def test_approaches_the_linear_program(ratio):
     assert -1e-9 < excess < math.log((prototypes + 1) * count) / smoothing
 
 
-@pytest.mark.parametrize(("solver", "shape"), [*(("newton", shape) for shape in SMALL_SHAPES), ("bregman", (4, 7))])
-@pytest.mark.parametrize(("ratio", "smoothing"), [(0.05, 2.0), (0.3, 5.0), (0.9, 0.5), (0.97, 8.0)])
+@pytest.mark.parametrize(
+    ("solver", "shape", "ratio", "smoothing"),
+    [
+        *(("newton", (4, 7), *numbers) for numbers in ((0.05, 2.0), (0.3, 5.0), (0.9, 0.5), (0.97, 8.0))),
+        *(("newton", shape, 0.3, 5.0) for shape in SMALL_SHAPES[:-1]),
+        ("bregman", (4, 7), 0.3, 5.0),
+        ("bregman", (4, 7), 0.9, 0.5),
+    ],
+)
 def test_gradient_against_finite_differences_and_the_printed_formula(solver, shape, ratio, smoothing):
     generator = np.random.default_rng(0)
     costs = generator.uniform(0.1, 2.0, size=shape)
@@ -208,7 +215,7 @@ def test_gradient_against_finite_differences_and_the_printed_formula(solver, sha
         residual, plan = bisection(costs, ratio, smoothing)
         return (residual * upstream[0]).sum() + (plan * upstream[1]).sum()
 
-    options = {"solver": solver, "iterations": 1500} if solver == "bregman" else {}
+    options = {"solver": solver, "iterations": 300} if solver == "bregman" else {}
     residual, plan, gradient = solve_with_gradient(costs, *upstream, ratio, smoothing, **options)
     differences = np.zeros(shape)
     for index in np.ndindex(*shape):
@@ -318,8 +325,14 @@ def test_all_masked_with_other_options(options):
     assert np.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("options", [{}, {"solver": "bregman"}, {"solver": "bregman", "gradient": "unrolled"}])
-@pytest.mark.parametrize(("shape", "dtype"), [((4, 7), "float32"), ((2, 4, 7), "float64"), ((2, 3, 4, 7), "float32")])
+@pytest.mark.parametrize(
+    ("options", "shape", "dtype"),
+    [
+        ({}, (4, 7), "float32"),
+        ({"solver": "bregman"}, (2, 4, 7), "float64"),
+        ({"solver": "bregman", "gradient": "unrolled"}, (2, 3, 4, 7), "float32"),
+    ],
+)
 def test_eager_graph_and_compiled_agree(options, shape, dtype):
     generator = np.random.default_rng(0)
     costs = tf.constant(generator.uniform(size=shape), dtype)
@@ -335,11 +348,7 @@ def test_eager_graph_and_compiled_agree(options, shape, dtype):
 
     expected = run(costs)
     unknown = [tf.TensorSpec((None,) * len(shape), dtype)]
-    for function in (
-        tf.function(run),
-        tf.function(run, input_signature=unknown),
-        tf.function(run, jit_compile=True),
-    ):
+    for function in (tf.function(run, input_signature=unknown), tf.function(run, jit_compile=True)):
         for got, wanted in zip(function(costs), expected):
             assert got.shape == wanted.shape
             np.testing.assert_allclose(got, wanted, atol=2e-6)
