@@ -4,6 +4,7 @@ from tfdml.ops.clipped_distances import clipped_distances
 from tfdml.ops.comparison import Comparison, check_embeddings, check_labels, compare
 from tfdml.ops.counting import count_below, count_sorted_below, sort_masked
 from tfdml.ops.distances import METRICS, check_metric, pairwise_distances
+from tfdml.ops.encoded_images import MAX_PIXELS, decode_image, encoded_size, exif_orientation, orient
 from tfdml.ops.k_center import greedy_k_center
 from tfdml.ops.labels import check_label_range, integer_labels, known_labels
 from tfdml.ops.masked import (
@@ -24,6 +25,7 @@ from tfdml.ops.ridge import ridge_regression
 
 __all__ = [
     "LOG_OF_NOTHING",
+    "MAX_PIXELS",
     "METRICS",
     "Comparison",
     "PairMasks",
@@ -37,6 +39,9 @@ __all__ = [
     "compare",
     "count_below",
     "count_sorted_below",
+    "decode_image",
+    "encoded_size",
+    "exif_orientation",
     "gather_batch",
     "greedy_k_center",
     "has_replicas",
@@ -50,6 +55,7 @@ __all__ = [
     "masked_mean",
     "masked_min",
     "masked_sum",
+    "orient",
     "pair_masks",
     "pairwise_distances",
     "partial_transport",

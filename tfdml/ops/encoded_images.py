@@ -1,0 +1,260 @@
+"""Decodes image files in a graph: bounds the size before decoding and applies the EXIF orientation."""
+
+import numpy as np
+import tensorflow as tf
+
+# The limit at which Pillow warns: 256 MiB at three bytes per pixel.
+MAX_PIXELS = 89_478_485
+
+_OTHER, _PNG, _JPEG, _GIF, _BMP = range(5)
+_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM")
+# Where the headers have their numbers: first byte, number of bytes, byte order. Height, then width; JPEG has no place.
+_SIZES = ((0, 0, "big"), (0, 0, "big"), (20, 4, "big"), (16, 4, "big"), (0, 0, "big"), (0, 0, "big"),
+          (8, 2, "little"), (6, 2, "little"), (22, 4, "little"), (18, 4, "little"))  # fmt: skip
+# Of a BMP: size of the header, bits per pixel, compression.
+_BMP_KIND = ((14, 4, "little"), (28, 2, "little"), (30, 4, "little"))
+_HEADER = 34
+# Reading past the end of a file gives zeros.
+_PADDING = b"\0" * 64
+# More segments or chunks before the EXIF data than any camera or editor writes.
+_MAX_SEGMENTS = 1000
+_ORIENTATION_TAG = 0x0112
+_PROBLEMS = (
+    "",
+    "is not an image. Expected: the contents of a PNG, JPEG, GIF or BMP file.",
+    "is a BMP of an unsupported kind. Expected: 24 bits per pixel, uncompressed.",
+    "is an image without pixels, or damaged.",
+    "is too large to decode. Expected: at most",
+)
+
+
+def decode_image(contents, max_pixels=MAX_PIXELS, source=("The file",)):
+    """Decodes one PNG, JPEG, GIF or BMP file and turns it upright.
+
+    The header is checked first, so a small file that claims a huge image is refused before memory is allocated for it.
+    The EXIF orientation of JPEG and PNG files is applied. Of a GIF it is the first frame.
+
+    Args:
+        contents: Scalar string tensor. The bytes of the file.
+        max_pixels: int. Largest height × width that is decoded.
+        source: Sequence of strings and tensors that name the file at the start of an error message.
+
+    Returns:
+        uint8 tensor `(height, width, channels)` with the channels of the file.
+
+    Raises:
+        tf.errors.InvalidArgumentError: If the file is in another format, has no pixels or more than `max_pixels`, or is
+            damaged.
+
+    Example:
+        >>> decode_image(tf.io.encode_png(tf.zeros((4, 6, 1), tf.uint8))).shape
+        TensorShape([4, 6, 1])
+    """
+    contents = tf.ensure_shape(tf.convert_to_tensor(contents), [])
+    kind, size, is_supported = _read_header(contents)
+    height, width = tf.unstack(size)
+    # The first problem counts. The product of two 32-bit numbers may not fit into 64 bits.
+    problems = [kind == _OTHER, ~is_supported, (height < 1) | (width < 1), height > max_pixels // tf.maximum(width, 1)]
+    is_problem = tf.stack([*problems, True])
+    number = (tf.argmax(is_problem) + 1) % len(_PROBLEMS)
+    check = tf.debugging.Assert(
+        number == 0,
+        [
+            *source,
+            tf.gather(tf.constant(_PROBLEMS), number),
+            tf.where(number == 4, tf.strings.as_string(max_pixels) + " pixels.", ""),
+            "Received:",
+            height,
+            width,
+            "pixels (height, width),",
+            tf.strings.length(contents),
+            "bytes.",
+        ],
+    )
+    with tf.control_dependencies([check]):
+        image = tf.io.decode_image(tf.identity(contents), expand_animations=False)
+    image.set_shape([None, None, None])
+    return orient(image, _orientation(contents, kind))
+
+
+def exif_orientation(contents):
+    """Reads the EXIF orientation of a JPEG or PNG file.
+
+    Args:
+        contents: Scalar string tensor. The bytes of the file.
+
+    Returns:
+        int32 scalar tensor, 1 to 8; 1 (upright) for a file without orientation.
+    """
+    contents = tf.convert_to_tensor(contents)
+    return _orientation(contents, _read_kind(_first_bytes(contents)))
+
+
+def encoded_size(contents):
+    """Reads the size of an image from the header of its file, before the EXIF orientation is applied.
+
+    Args:
+        contents: Scalar string tensor. The bytes of a PNG, JPEG, GIF or BMP file.
+
+    Returns:
+        int64 tensor `(height, width)`; zeros for a file in another format.
+
+    Raises:
+        tf.errors.InvalidArgumentError: If the header of a JPEG file is damaged.
+    """
+    return _read_header(tf.convert_to_tensor(contents))[1]
+
+
+def orient(image, orientation):
+    """Turns an image upright.
+
+    Args:
+        image: Tensor `(h, w, c)` as it is stored.
+        orientation: int32 scalar tensor. EXIF orientation, 1 to 8.
+
+    Returns:
+        The upright image: `(h, w, c)`, or `(w, h, c)` for the orientations 5 to 8.
+    """
+    image = tf.convert_to_tensor(image)
+    channels = image.shape[-1]
+    orientation = tf.convert_to_tensor(orientation)
+
+    def flip_if(numbers, axis):
+        return tf.cond(tf.reduce_any(orientation == numbers), lambda: tf.reverse(image, [axis]), lambda: image)
+
+    def turned():
+        nonlocal image
+        image = tf.cond(orientation >= 5, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
+        image = flip_if([2, 3, 6, 7], 1)
+        return flip_if([3, 4, 7, 8], 0)
+
+    stored = image
+    result = tf.cond(orientation == 1, lambda: stored, turned)
+    result.set_shape([None, None, channels])
+    return result
+
+
+def _first_bytes(contents):
+    return tf.io.decode_raw(tf.strings.join([tf.strings.substr(contents, 0, _HEADER), _PADDING]), tf.uint8)[:_HEADER]
+
+
+def _read_kind(data):
+    length = max(map(len, _SIGNATURES))
+    bytes_of = np.array([list(signature.ljust(length)) for signature in _SIGNATURES], np.uint8)
+    is_free = np.array([[place >= len(signature) for place in range(length)] for signature in _SIGNATURES])
+    matches = tf.reduce_all((data[:length] == bytes_of) | is_free, axis=1)
+    # No two signatures match.
+    return tf.reduce_sum(tf.cast(matches, tf.int32) * tf.range(1, len(_SIGNATURES) + 1))
+
+
+def _read_header(contents):
+    """The kind of a file, its size, int64 `(height, width)`, and whether it is supported if it is a BMP."""
+    data = _first_bytes(contents)
+    kind = _read_kind(data)
+    weights = np.zeros((len(_SIZES + _BMP_KIND), _HEADER), np.int64)
+    for row, (start, count, order) in zip(weights, _SIZES + _BMP_KIND):
+        powers = 256 ** np.arange(count)
+        row[start : start + count] = powers[::-1] if order == "big" else powers
+    numbers = tf.reduce_sum(tf.cast(data, tf.int64) * weights, axis=1)
+    size = tf.reshape(numbers[: len(_SIZES)], [-1, 2])[kind]
+    # The height of a BMP that is stored from the top is negative, in two's complement.
+    size = tf.where((kind == _BMP) & (size >= 2**31), 2**32 - size, size)
+    size = tf.cond(
+        kind == _JPEG, lambda: tf.cast(tf.io.extract_jpeg_shape(contents)[:2], tf.int64), lambda: tf.identity(size)
+    )
+    header_size, bits, compression = tf.unstack(numbers[len(_SIZES) :])
+    return kind, size, (kind != _BMP) | ((header_size >= 40) & (bits == 24) & (compression == 0))
+
+
+def _orientation(contents, kind):
+    """The EXIF orientation of a file of this kind."""
+
+    def read(find):
+        # Files that do not have these bytes need no walk over their segments.
+        def orientation():
+            data = tf.io.decode_raw(tf.strings.join([contents, _PADDING]), tf.uint8)
+            start, size = find(data, tf.strings.length(contents))
+            return _read_orientation(contents, start, size)
+
+        return orientation
+
+    readers = [lambda: 1, read(_find_in_png), read(_find_in_jpeg)]
+    length = tf.strings.length(contents)
+    without = tf.strings.regex_replace(contents, r"Exif\x00\x00|eXIf", "", replace_global=False)
+    number = tf.where((tf.strings.length(without) != length) & (kind <= _JPEG), kind, 0)
+    return tf.switch_case(number, readers)
+
+
+def _find_in_png(data, size):
+    """Walks over the chunks up to the pixels; the start and the size of the EXIF data, 0 if there is none."""
+    exif_type, pixels_type = (int.from_bytes(name, "big") for name in (b"eXIf", b"IDAT"))
+
+    def advance(position, _, exif):
+        length = _number(data[position : position + 4], 4)
+        kind = _number(data[position + 4 : position + 8], 4)
+        found = tf.stack([position + 8, tf.cast(tf.minimum(length, 2**30), tf.int32)])
+        exif = tf.where(kind == exif_type, found, exif)
+        # Four bytes each of length, type and checksum. Past the end there is nothing to read.
+        position = tf.cast(tf.minimum(tf.cast(position, tf.int64) + length + 12, tf.cast(size, tf.int64)), tf.int32)
+        return position, (kind == pixels_type) | (kind == exif_type) | (position >= size), exif
+
+    return _walk(advance, 8)
+
+
+def _find_in_jpeg(data, size):
+    """Walks over the segments up to the pixels; the start and the size of the EXIF data, 0 if there is none."""
+    exif_name = tf.constant(list(b"Exif\0\0"), tf.uint8)
+
+    def advance(position, _, exif):
+        marker, code = data[position], data[position + 1]
+        length = tf.cast(_number(data[position + 2 : position + 4], 2), tf.int32)
+        is_exif = (code == 0xE1) & tf.reduce_all(data[position + 4 : position + 10] == exif_name)
+        exif = tf.where(is_exif, tf.stack([position + 10, tf.maximum(length - 8, 0)]), exif)
+        # 0xFF may be repeated before a code; TEM and RST stand alone.
+        is_alone = (code == 0x01) | ((code >= 0xD0) & (code <= 0xD8))
+        step = tf.where(code == 0xFF, 1, tf.where(is_alone, 2, 2 + length))
+        position = tf.minimum(position + step, size)
+        # Start of scan, end of image.
+        is_last = (marker != 0xFF) | is_exif | (code == 0xDA) | (code == 0xD9) | (position >= size)
+        return position, is_last, exif
+
+    return _walk(advance, 2)
+
+
+def _walk(advance, start):
+    state = (tf.constant(start), tf.constant(False), tf.zeros(2, tf.int32))
+    _, _, exif = tf.while_loop(
+        lambda position, is_done, exif: ~is_done,
+        advance,
+        state,
+        maximum_iterations=_MAX_SEGMENTS,
+        parallel_iterations=1,
+    )
+    return tf.unstack(exif)
+
+
+def _read_orientation(contents, start, size):
+    """The orientation in EXIF data, which is a TIFF file; 1 if there is none or it is damaged."""
+    block = tf.strings.substr(contents, tf.minimum(start, tf.strings.length(contents)), size)
+    size = tf.strings.length(block)
+    data = tf.io.decode_raw(tf.strings.join([block, _PADDING]), tf.uint8)
+    is_little = data[0] == ord("I")
+
+    def number(values, count):
+        return tf.where(is_little, _number(tf.reverse(values, [-1]), count), _number(values, count))
+
+    start = tf.cast(tf.minimum(number(data[4:8], 4), tf.cast(size, tf.int64)), tf.int32)
+    count = tf.cast(number(data[start : start + 2], 2), tf.int32)
+    # Each entry: tag and type, two bytes each; count and value, four bytes each.
+    entries = data[start + 2 : start + 2 + 12 * count]
+    entries = tf.reshape(entries[: tf.size(entries) // 12 * 12], [-1, 12])
+    is_here = number(entries[:, :2], 2) == _ORIENTATION_TAG
+    values = tf.where(number(entries[:, 2:4], 2) == 4, number(entries[:, 8:12], 4), number(entries[:, 8:10], 2))
+    value = tf.reduce_max(tf.where(is_here, values, 0))
+    return tf.cast(tf.where((value >= 1) & (value <= 8), value, 1), tf.int32)
+
+
+def _number(values, count):
+    """The unsigned big-endian number in the `count` bytes of the last axis, int64."""
+    weights = tf.constant([256**power for power in reversed(range(count))], tf.int64)
+    return tf.reduce_sum(tf.cast(values, tf.int64) * weights, axis=-1)
