@@ -4,10 +4,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from training_steps import what_a_step_does
 
 from tfdml import data, layers, losses, miners
 from tfdml.experiments import InputError, RecipeError, load_preset, load_recipe, preset_names
-from tfdml.experiments.assembly import make_loss, make_model, make_pooling
+from tfdml.experiments.assembly import make_loss, make_model, make_optimizer, make_pooling
+from tfdml.experiments.parsing import to_mapping
+from tfdml.experiments.recipe_files import merge
 
 
 def pictures(classes=40, of_each=3):
@@ -30,14 +33,30 @@ def model_of(recipe="gap", presets=(), **changes):
     return make_model(recipe, embedder(8), pictures())
 
 
+def with_preset(name):
+    return load_recipe("gap", {"model.embedding_size": 8, "references.memory_warmup": 0}, [name])
+
+
 # Several data sets share their values.
 DIFFERENT_PRESETS = sorted({str(load_preset(name)): name for name in preset_names()}.values())
 
 
-@pytest.mark.parametrize("name", DIFFERENT_PRESETS)
+def of_every_way_to_train():
+    """A preset for each way to train: those that differ in numbers alone take the same step."""
+    gap = to_mapping(load_recipe("gap"))
+    return sorted({what_a_step_does(merge(gap, load_preset(name))): name for name in DIFFERENT_PRESETS}.values())
+
+
+def test_every_preset_makes_loss_and_optimizer():
+    for name in DIFFERENT_PRESETS:
+        recipe = with_preset(name)
+        make_loss(recipe), make_optimizer(recipe, steps_per_epoch=10)
+
+
+@pytest.mark.parametrize("name", of_every_way_to_train())
 def test_every_preset_trains(name):
     keras.utils.set_random_seed(0)
-    recipe = load_recipe("gap", {"model.embedding_size": 8, "references.memory_warmup": 0}, [name])
+    recipe = with_preset(name)
     model = make_model(recipe, embedder(8, recipe.zero_shot.enabled), pictures())
     model.run_eagerly = True
     rng = np.random.default_rng(0)

@@ -129,8 +129,8 @@ def test_a_file_and_the_command_line_over_it(capsys, tmp_path):
         (["digits-quick", "--loss.name", "contrastve"], "Did you mean 'contrastive'?"),
         (["digits-quick", "--loss.options.margin", "3"], "does not take these options"),
         (["digits-quick", "--loss.miner.name", "hart"], "Unknown miner. Received: 'hart'"),
-        (["digits-quick", "--model.gsp.ratio", "1.3"], "Received: ratio=1.3"),
-        (["digits-quick", "--model.embedding_size", "0"], "embedding_size"),
+        (["digits-quick", "--model.backbone", "tiny", "--model.gsp.ratio", "1.3"], "Received: ratio=1.3"),
+        (["digits-quick", "--model.backbone", "tiny", "--model.embedding_size", "0"], "embedding_size"),
         (["digits-quick", "--augmentation.rotation", "200"], "rotation=200"),
         (["digits-quick", "--loss.name", "addons.TripletHardLoss"], "expected references.name='batch'"),
         (["digits-quick", "--data.name", "folder", "--data.options.path", "nowhere"], "no such folder"),
@@ -180,6 +180,7 @@ def test_evaluate_help(capsys):
     assert "--data NAME_OR_FOLDER" in capsys.readouterr().out
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
 def test_the_scripts_run(script, request):
     done = subprocess.run(

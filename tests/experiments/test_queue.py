@@ -2,7 +2,7 @@
 
 import pytest
 
-from tfdml.experiments import RecipeError, RunFolder, train_main
+from tfdml.experiments import NonFiniteLossError, RecipeError, RunFolder, RunFolderError, queue, train_main
 from tfdml.experiments.queue import match_recipes, run_queue
 
 
@@ -14,11 +14,45 @@ def test_patterns():
         match_recipes(["gapp"])
 
 
+def test_the_queue_goes_on_past_what_fails(monkeypatch, tmp_path):
+    asked = []
+
+    def carry_out(recipe, folder, verbose):
+        asked.append((recipe.name, recipe.protocol.name, folder, verbose))
+        if recipe.name == "gsp":
+            raise NonFiniteLossError("The loss was no finite number at step 3.")
+        if recipe.name == "xbm":
+            raise RunFolderError("holds a run of another recipe")
+        return recipe.seed
+
+    monkeypatch.setattr(queue, "result_of", carry_out)
+    monkeypatch.setattr(queue, "protocol_result_of", carry_out)
+    results, errors = run_queue(["gsp", "xbm", "ga[p]", "table-3.1/cub/c1"], tmp_path, {"seed": 5}, verbose=0)
+    assert results == {"gap": 5, "table-3.1/cub/c1": 5}
+    assert list(errors) == ["gsp", "xbm"] and "at step 3" in str(errors["gsp"])
+    assert asked == [
+        ("gsp", "single", tmp_path / "gsp", 0),
+        ("xbm", "single", tmp_path / "xbm", 0),
+        ("gap", "single", tmp_path / "gap", 0),
+        ("table-3.1/cub/c1", "fair", tmp_path / "table-3.1/cub/c1", 0),
+    ]
+    with pytest.raises(RecipeError, match="seed=-1"):
+        run_queue(["gap", "gsp"], tmp_path, {"seed": -1})
+    assert len(asked) == 4
+
+
+def test_a_queue_needs_a_folder(capsys):
+    with pytest.raises(SystemExit):
+        train_main(["--queue", "gap"])
+    assert "--out, which it needs" in capsys.readouterr().err
+
+
 @pytest.fixture
 def changes(tiny_changes):
     return {**tiny_changes, "data.name": "digits", "training.max_validations": 1, "evaluation.pictures": False}
 
 
+@pytest.mark.integration
 def test_what_has_finished_is_not_repeated(changes, tmp_path):
     changes["batches.classes"] = 2
     results, errors = run_queue(["digits-quick"], tmp_path, changes, verbose=0)
@@ -32,6 +66,7 @@ def test_what_has_finished_is_not_repeated(changes, tmp_path):
     assert not other and "another recipe" in str(errors["digits-quick"])
 
 
+@pytest.mark.integration
 def test_a_protocol_in_a_queue_and_one_that_fails(changes, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # So many classes are there to train with the loss in the batch of the one, but not in the folds of the other.
@@ -46,6 +81,3 @@ def test_a_protocol_in_a_queue_and_one_that_fails(changes, tmp_path, capsys, mon
     assert train_main([*command, "--batches.classes", "9"]) == 1
     shown = capsys.readouterr()
     assert "0 of 2 recipes finished" in shown.out and "another recipe" in shown.err + shown.out
-    with pytest.raises(SystemExit):
-        train_main(["--queue", "gap"])
-    assert "--out, which it needs" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import keras
 import miniatures
 import numpy as np
 import pytest
+from training_steps import what_a_step_does
 
 from tfdml.backbones import registry
 from tfdml.experiments import RecipeError, load_recipe, plan, train_main
@@ -19,7 +20,7 @@ from tfdml.experiments.assembly import (
     make_pooling,
     training_batches,
 )
-from tfdml.experiments.recipe_files import decisive_values, recipe_hash, table_recipe_mapping
+from tfdml.experiments.recipe_files import recipe_hash, table_recipe_mapping
 from tfdml.experiments.table_files import load_table, quoted_rows, table_names, table_recipes
 
 NAMES = list(table_recipes())
@@ -32,7 +33,8 @@ SMALL = {
     "references.memory_warmup": 0,
     "optimizer.learning_rate": 0.01,
 }
-_loaded, _steps = {}, set()
+# One recipe for each way to train: those that differ in numbers alone take the same step.
+WAYS = {what_a_step_does(table_recipe_mapping(name)): name for name in reversed(NAMES)}
 
 
 def tiny_pretrained(input_shape, weights=None, frozen_batch_norm="none"):
@@ -82,13 +84,19 @@ def in_small(name, paths, **changes):
     return load_recipe(name, {**small, **changes})
 
 
-def pictures_of(recipe):
-    """The pictures of a recipe's first run and a batch; the same of the same recipe."""
-    key = json.dumps({key: str(value) for key, value in vars(recipe.data).items()}) + str(recipe.batches)
-    if key not in _loaded:
-        pictures = load_data(plan(recipe)[0].recipe)
-        _loaded[key] = pictures, next(iter(training_batches(recipe, pictures)))
-    return _loaded[key]
+@pytest.fixture(scope="module")
+def pictures_of():
+    """From a recipe to the pictures of its first run and a batch; the same of recipes that read the same data."""
+    loaded = {}
+
+    def load(recipe):
+        key = json.dumps({key: str(value) for key, value in vars(recipe.data).items()}) + str(recipe.batches)
+        if key not in loaded:
+            pictures = load_data(plan(recipe)[0].recipe)
+            loaded[key] = pictures, next(iter(training_batches(recipe, pictures)))
+        return loaded[key]
+
+    return load
 
 
 def take_a_step(recipe, pictures, batch):
@@ -103,35 +111,35 @@ def take_a_step(recipe, pictures, batch):
     assert loss == 0 or np.abs(np.array(kernel) - start).max() > 0
 
 
-def what_a_step_does(recipe):
-    """The same for recipes whose training steps differ in numbers alone."""
-    values = decisive_values(recipe)
-    elsewhere = ("data", "augmentation", "evaluation", "protocol", "training")
-    kept = {key: value for key, value in values.items() if key.split(".")[0] not in elsewhere}
-    options = sorted(kept.pop("loss.options", {}))
-    numbers = {key for key, value in kept.items() if isinstance(value, (int, float)) and not isinstance(value, bool)}
-    return json.dumps([options, sorted(numbers), {key: kept[key] for key in sorted(kept) if key not in numbers}])
-
-
 @pytest.mark.parametrize("table", table_names())
-def test_every_recipe_trains_on_miniature_data(table, paths):
+def test_every_recipe_makes_its_loss_pooling_and_optimizer(table):
     names = [name for name in NAMES if table_recipes()[name][0].name == table]
     assert names
     for name in names:
+        recipe = load_recipe(name)
+        make_loss(recipe), make_pooling(recipe), make_optimizer(recipe, steps_per_epoch=10)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("table", table_names())
+def test_every_recipe_has_the_classes_that_its_batches_take(table, paths, pictures_of):
+    for name in [name for name in NAMES if table_recipes()[name][0].name == table]:
         recipe = in_small(name, paths)
-        pictures, batch = pictures_of(recipe)
+        pictures, _ = pictures_of(recipe)
         assert pictures.train.num_classes >= recipe.batches.classes, name
         assert min(pictures.validation.num_classes, pictures.test.num_classes) >= 2, name
-        if what_a_step_does(recipe) in _steps:
-            make_loss(recipe), make_pooling(recipe), make_optimizer(recipe, steps_per_epoch=10)
-        else:
-            _steps.add(what_a_step_does(recipe))
-            take_a_step(recipe, pictures, batch)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", WAYS.values())
+def test_every_way_to_train_takes_a_step(name, paths, pictures_of):
+    recipe = in_small(name, paths)
+    take_a_step(recipe, *pictures_of(recipe))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_each_recipe_trains_on_miniature_data(name, paths):
+def test_each_recipe_trains_on_miniature_data(name, paths, pictures_of):
     recipe = in_small(name, paths)
     take_a_step(recipe, *pictures_of(recipe))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import sys
@@ -219,7 +220,9 @@ def _in_one_line(mapping):
     return " ".join(f"{key}: {json.dumps(value)}".replace('"', "") for key, value in mapping.items())
 
 
+@functools.cache
 def _train_parser():
+    """Making it takes much longer than using it."""
     parser = CommandParser(
         usage="%(prog)s [RECIPE] [--preset PRESET ...] [--KEY VALUE ...] [--out DIR] | --resume RUN |"
         " --queue PATTERN ... --out DIR",
