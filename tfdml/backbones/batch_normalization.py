@@ -103,6 +103,7 @@ class Normalizer:
         # Keras runs a batch normalisation that is not trainable as at inference.
         layer = BatchNormalization(
             frozen_statistics=self.frozen == "statistics",
+            axis=-1,
             momentum=self.momentum,
             epsilon=self.epsilon,
             trainable=self.frozen != "all",

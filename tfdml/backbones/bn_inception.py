@@ -6,7 +6,12 @@ from typing import Optional
 import keras
 
 from tfdml.backbones.batch_normalization import Normalizer
-from tfdml.backbones.convolution_units import ConvolutionUnit, average_pool_with_border, max_pool_to_the_end
+from tfdml.backbones.convolution_units import (
+    ConvolutionUnit,
+    average_pool_with_border,
+    max_pool,
+    max_pool_to_the_end,
+)
 from tfdml.backbones.input_convention import InputConvention
 from tfdml.backbones.input_shapes import check_input_shape
 from tfdml.backbones.registry import register
@@ -111,7 +116,7 @@ def _inception(features, block, name, unit):
     branches.append(unit(branch, block.double[2], f"{name}_double_3x3_2", size=3, stride=stride))
     if stride == 2:
         # Of an even side "same" makes windows that reach over the end; of an odd one, those of the convolutions.
-        branches.append(keras.layers.MaxPooling2D(3, strides=2, padding="same", name=f"{name}_pool")(features))
+        branches.append(max_pool(features, 3, 2, f"{name}_pool"))
     else:
         branches.append(unit(_pool(features, block.pool, f"{name}_pool"), block.projection, f"{name}_pool_proj"))
     return keras.layers.Concatenate(name=f"{name}_output")(branches)
@@ -120,4 +125,4 @@ def _inception(features, block, name, unit):
 def _pool(features, kind, name):
     if kind == "average":
         return average_pool_with_border(features, name)
-    return keras.layers.MaxPooling2D(3, strides=1, padding="same", name=name)(features)
+    return max_pool(features, 3, 1, name)

@@ -38,7 +38,8 @@ class ConvolutionUnit:
         padding = "same"
         if stride > 1 and size > 1:
             # With a stride, "same" of TensorFlow would put less before than after.
-            features = keras.layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(features)
+            border = keras.layers.ZeroPadding2D(size // 2, data_format="channels_last", name=f"{name}_pad")
+            features = border(features)
             padding = "valid"
         features = keras.layers.Conv2D(
             width,
@@ -47,6 +48,7 @@ class ConvolutionUnit:
             padding=padding,
             use_bias=self.use_bias,
             kernel_initializer="he_normal",
+            data_format="channels_last",
             name=f"{name}{self.suffix}",
         )(features)
         features = self.normalizer(features, f"{name}_bn")
@@ -63,11 +65,24 @@ def max_pool_to_the_end(features, name):
         name: The pooling layer's name.
     """
     # An even side is one short of the last window; zeros are no larger than any feature.
-    padded = keras.layers.ZeroPadding2D(((0, 1), (0, 1)), name=f"{name}_pad")(features)
-    return keras.layers.MaxPooling2D(3, strides=2, name=name)(padded)
+    border = keras.layers.ZeroPadding2D(((0, 1), (0, 1)), data_format="channels_last", name=f"{name}_pad")
+    return keras.layers.MaxPooling2D(3, strides=2, data_format="channels_last", name=name)(border(features))
 
 
 def average_pool_with_border(features, name):
     """Average pooling 3×3 with stride 1 that counts a border of zeros: every sum is divided by 9."""
-    padded = keras.layers.ZeroPadding2D(1, name=f"{name}_pad")(features)
-    return keras.layers.AveragePooling2D(3, strides=1, name=name)(padded)
+    border = keras.layers.ZeroPadding2D(1, data_format="channels_last", name=f"{name}_pad")
+    return keras.layers.AveragePooling2D(3, strides=1, data_format="channels_last", name=name)(border(features))
+
+
+def max_pool(features, size, stride, name):
+    """Max pooling with the borders of `padding="same"`.
+
+    Args:
+        features: `(b, h, w, channels)`.
+        size: Side of the window.
+        stride: Distance of the windows.
+        name: The pooling layer's name.
+    """
+    pool = keras.layers.MaxPooling2D(size, strides=stride, padding="same", data_format="channels_last", name=name)
+    return pool(features)

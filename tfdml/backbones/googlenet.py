@@ -3,7 +3,7 @@
 import keras
 
 from tfdml.backbones.batch_normalization import Normalizer
-from tfdml.backbones.convolution_units import ConvolutionUnit, max_pool_to_the_end
+from tfdml.backbones.convolution_units import ConvolutionUnit, max_pool, max_pool_to_the_end
 from tfdml.backbones.input_convention import InputConvention
 from tfdml.backbones.input_shapes import check_input_shape
 from tfdml.backbones.registry import register
@@ -71,7 +71,7 @@ def googlenet(input_shape, weights=None, frozen_batch_norm="none", batch_norm_mo
             features = max_pool_to_the_end(features, "maxpool3")
         elif block_name == "5a":
             # Of 2×2 windows with stride 2, "same" lets the last reach over the end.
-            features = keras.layers.MaxPooling2D(2, strides=2, padding="same", name="maxpool4")(features)
+            features = max_pool(features, 2, 2, "maxpool4")
         features = _inception(features, widths, f"inception{block_name}", unit)
     model = keras.Model(images, features, name=name)
     start_from(model, weights, PUBLISHED)
@@ -84,6 +84,6 @@ def _inception(features, widths, name, unit):
     for branch, (reduced, width) in (("branch2", triple), ("branch3", second_triple)):
         reduced_features = unit(features, reduced, f"{name}_{branch}_0")
         branches.append(unit(reduced_features, width, f"{name}_{branch}_1", size=3))
-    pooled = keras.layers.MaxPooling2D(3, strides=1, padding="same", name=f"{name}_branch4_0")(features)
+    pooled = max_pool(features, 3, 1, f"{name}_branch4_0")
     branches.append(unit(pooled, projection, f"{name}_branch4_1"))
     return keras.layers.Concatenate(name=f"{name}_output")(branches)

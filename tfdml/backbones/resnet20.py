@@ -146,5 +146,6 @@ def _convolve(features, width, name, size=3, stride=1):
         padding="same",
         use_bias=False,
         kernel_initializer="he_normal",
+        data_format="channels_last",
         name=f"{name}_convolution",
     )(features)

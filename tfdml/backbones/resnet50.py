@@ -50,8 +50,8 @@ def resnet50(input_shape, weights=None, frozen_batch_norm="none", batch_norm_mom
     images = keras.Input(input_shape, name="images")
     convention = InputConvention(255.0, (103.939, 116.779, 123.68), reverse_channels=True, name="convention")
     features = unit(convention(images), 64, "conv1", size=7, stride=2)
-    features = keras.layers.ZeroPadding2D(1, name="pool1_pad")(features)
-    features = keras.layers.MaxPooling2D(3, strides=2, name="pool1_pool")(features)
+    features = keras.layers.ZeroPadding2D(1, data_format="channels_last", name="pool1_pad")(features)
+    features = keras.layers.MaxPooling2D(3, strides=2, data_format="channels_last", name="pool1_pool")(features)
     for stage, (width, blocks) in STAGES.items():
         for block in range(1, blocks + 1):
             stride = 2 if block == 1 and stage != "conv2" else 1

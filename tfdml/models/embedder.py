@@ -31,7 +31,7 @@ def build_embedder(
 
     Args:
         backbone: A name of `tfdml.backbones.backbone_names()`, or a model from images to a feature map
-            `(b, h, w, channels)`.
+            `(b, h, w, channels)`. Channels come last, whatever Keras' global image data format is.
         pooling: A name of `tfdml.layers.pooling.pooling_names()`, or a layer from `(b, h, w, c)` to `(b, d)`.
         embedding_size: Size of the local features that are pooled, and of the embedding unless the pooling gives
             another: NetVLAD and optimal-transport pooling give one vector for each of their prototypes.
@@ -47,7 +47,8 @@ def build_embedder(
         `(b, d)`, with layers named `"embedding"`, `"pooling"` and, if there is one, `"normalization"`.
 
     Raises:
-        ValueError: If a name is unknown, the embedding size is not positive, or the backbone gives no feature map.
+        ValueError: If a name is unknown, the embedding size is not positive, or the backbone gives no feature map
+            with its channels last.
     """
     if int(embedding_size) != embedding_size or embedding_size < 1:
         raise ValueError(f"embedding_size must be a positive integer. Received: embedding_size={embedding_size!r}.")
@@ -60,10 +61,12 @@ def build_embedder(
             "The backbone must give a feature map (b, h, w, channels). "
             f"Received: an output of shape {tuple(backbone.outputs[0].shape)}."
         )
+    _check_channels_last(backbone)
     pooling = _resolve_pooling(pooling, pooling_options or {})
     features = backbone.outputs[0]
     if embed_before_pooling:
-        features = keras.layers.Conv2D(int(embedding_size), 1, name="embedding")(features)
+        embed_places = keras.layers.Conv2D(int(embedding_size), 1, data_format="channels_last", name="embedding")
+        features = embed_places(features)
     embeddings = pooling(features)
     if isinstance(embeddings, (list, tuple)):
         # The attributes are there for `with_attributes`; the embedder itself gives embeddings alone.
@@ -73,6 +76,24 @@ def build_embedder(
     if normalization is not None:
         embeddings = resolve_normalization(normalization)(embeddings)
     return keras.Model(backbone.inputs[0], embeddings, name=name)
+
+
+def _check_channels_last(backbone):
+    """Raises a ValueError if the last layer with a data format puts the channels first, and no layer permutes them."""
+    for layer in reversed(getattr(backbone, "layers", [])):
+        if isinstance(layer, keras.layers.Permute):
+            return
+        data_format = getattr(layer, "data_format", None)
+        if data_format is not None:
+            break
+    else:
+        return
+    if data_format == "channels_first":
+        raise ValueError(
+            "The backbone's feature map must have its channels last. Received: a backbone whose layer "
+            f"{layer.name!r} has data_format='channels_first'. Expected: layers with data_format='channels_last'; call "
+            "keras.config.set_image_data_format('channels_last') (keras.backend.… in Keras 2) before building it."
+        )
 
 
 def _resolve_pooling(choice, options):

@@ -261,7 +261,7 @@ def make_layer(setting, options, prototypes, dtype="float32"):
         dtype: Of the layer.
     """
     if options is None:
-        return keras.layers.GlobalAveragePooling2D(dtype=dtype)
+        return keras.layers.GlobalAveragePooling2D(data_format="channels_last", dtype=dtype)
     options = dict(options)
     layer_class = PooledAsPrinted if options.pop("as_printed", False) else GeneralizedSumPooling
     layer = layer_class(

@@ -74,9 +74,9 @@ def _network(seed, normalized=True):
     keras.utils.set_random_seed(seed)
     parts = [
         keras.Input((8, 8, 1)),
-        keras.layers.Conv2D(16, 3, activation="relu"),
-        keras.layers.Conv2D(32, 3, activation="relu"),
-        keras.layers.Flatten(),
+        keras.layers.Conv2D(16, 3, activation="relu", data_format="channels_last"),
+        keras.layers.Conv2D(32, 3, activation="relu", data_format="channels_last"),
+        keras.layers.Flatten(data_format="channels_last"),
         keras.layers.Dense(DIM),
     ]
     return keras.Sequential([*parts, layers.L2Normalization()] if normalized else parts)

@@ -150,7 +150,7 @@ def _check(margins, prototypes, ratio, smoothing, seeds):
 
 def _pooling(name, prototypes, ratio, smoothing):
     if name == "gap":
-        return keras.layers.GlobalAveragePooling1D(name="pooling")
+        return keras.layers.GlobalAveragePooling1D(data_format="channels_last", name="pooling")
     return layers.GeneralizedSumPooling(prototypes, ratio, smoothing, name="pooling")
 
 

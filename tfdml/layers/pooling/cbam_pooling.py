@@ -55,7 +55,13 @@ class CBAMPooling(WeightedPooling):
         self.squeeze = keras.layers.Dense(hidden, activation="relu", name="squeeze", **options)
         self.excite = keras.layers.Dense(channels, name="excite", **options)
         self.spatial = keras.layers.Conv2D(
-            1, self.kernel_size, padding="same", activation="sigmoid", name="spatial", **options
+            1,
+            self.kernel_size,
+            padding="same",
+            data_format="channels_last",
+            activation="sigmoid",
+            name="spatial",
+            **options,
         )
         build_part(self.squeeze, (None, channels))
         build_part(self.excite, (None, hidden))

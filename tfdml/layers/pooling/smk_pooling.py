@@ -61,5 +61,5 @@ class SMKPooling(WeightedPooling):
         return lengths_of(features)
 
     def pool(self, features):
-        smooth = tf.nn.avg_pool2d(features, self.kernel_size, strides=1, padding="SAME")
+        smooth = tf.nn.avg_pool2d(features, self.kernel_size, strides=1, padding="SAME", data_format="NHWC")
         return tf.reduce_mean(self.attention(features)[..., None] * self.whitening(smooth), axis=(1, 2))
