@@ -72,13 +72,16 @@ def random_costs(kind, shape, generator):
 KINDS = ("uniform", "two values", "far apart groups", "equal", "distances")
 
 
-def solve_with_gradient(costs, residual_gradient, plan_gradient, *options, **named_options):
-    costs = tf.convert_to_tensor(costs)
+def solve_with_gradient(costs, *arguments, **options):
+    return tuple(value.numpy() for value in _with_gradient(tf.convert_to_tensor(costs), *arguments, **options))
+
+
+def _with_gradient(costs, residual_gradient, plan_gradient, *arguments, **options):
     with tf.GradientTape() as tape:
         tape.watch(costs)
-        residual, plan = partial_transport(costs, *options, **named_options)
+        residual, plan = partial_transport(costs, *arguments, **options)
         loss = tf.reduce_sum(residual * residual_gradient) + tf.reduce_sum(plan * plan_gradient)
-    return residual.numpy(), plan.numpy(), tape.gradient(loss, costs).numpy()
+    return residual, plan, tape.gradient(loss, costs)
 
 
 def check_float32_solution(costs, ratio, smoothing, seed=0):
@@ -124,6 +127,54 @@ def test_costs_of_any_size():
     costs = np.random.default_rng(0).uniform(0, 1e4, size=(3, 20))
     costs[:, :10] += 1e6
     check_float32_solution(costs, 0.3, 10.0)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("ratio", [0.2, 0.5, 0.74])
+def test_forbidden_features_take_no_part(ratio, compiled):
+    """By a cost of any size; the other features' shares and gradients keep the precision that they have alone."""
+    generator = np.random.default_rng(0)
+    costs, upstream = generator.random((2, 16)), generator.normal(size=(2, 16))
+    allowed = np.arange(16) < 12
+    costs[1, ~allowed] += 0.5
+    _, expected, expected_gradient = solve_with_gradient(
+        costs[:, allowed], 0.0, 0.75 * upstream[:, allowed], ratio / 0.75, 20.0
+    )
+
+    def solve(costs):
+        return _with_gradient(costs, 0.0, tf.constant(upstream, tf.float32), ratio, 20.0)
+
+    solve = tf.function(solve, jit_compile=True) if compiled else solve
+    for size in (1e3, 1e5, 1e9, 1e30):
+        given = np.where(allowed, costs, size + costs).astype("float32")
+        residual, plan, gradient = (value.numpy() for value in solve(tf.constant(given)))
+        np.testing.assert_allclose(plan[:, allowed], 0.75 * expected, atol=1e-6)
+        np.testing.assert_allclose(plan[:, ~allowed], 0.0, atol=1e-6)
+        np.testing.assert_allclose(residual[~allowed], 1 / 16, rtol=1e-6)
+        np.testing.assert_allclose(gradient[:, allowed], expected_gradient, atol=1e-5)
+        np.testing.assert_allclose(gradient[:, ~allowed], 0.0, atol=1e-6)
+        assert plan.sum(dtype=float) == pytest.approx(ratio, abs=1e-6)
+
+
+@pytest.mark.parametrize("outlier", [-1e8, 1e2, 1e4, 1e6, 1e8, 1e30])
+def test_one_outlier_costs_the_others_no_digits(outlier):
+    costs, upstream = np.random.default_rng(0).random((1, 32)), np.arange(32.0)
+    costs[0, 0] = outlier
+    others = costs[:, 1:]
+    # What is left to the others once the outlier is in, or out.
+    ratio = (0.5 * 32 - (outlier < 0)) / 31
+    _, expected, expected_gradient = solve_with_gradient(others, 0.0, 31 / 32 * upstream[1:], ratio, 20.0)
+    _, plan, gradient = solve_with_gradient(costs.astype("float32"), 0.0, upstream.astype("float32"), 0.5, 20.0)
+    np.testing.assert_allclose(32 * plan[0, 1:], 31 * expected[0], atol=2e-6)
+    assert 32 * plan[0, 0] == pytest.approx(float(outlier < 0), abs=1e-6)
+    np.testing.assert_allclose(gradient[0, 1:], expected_gradient[0], atol=2e-6 * np.abs(expected_gradient).max())
+
+
+def test_more_than_what_is_allowed_goes_to_the_forbidden_alike():
+    costs = np.where(np.arange(16) < 12, 0.5, 1e9)[None].astype("float32")
+    residual, plan = partial_transport(costs, 0.9, 20.0)
+    np.testing.assert_allclose(residual[12:], 0.1 / 4, rtol=1e-5)
+    np.testing.assert_allclose(plan[0, :12], 1 / 16, rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

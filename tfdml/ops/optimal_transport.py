@@ -59,7 +59,7 @@ def partial_transport(costs, ratio, smoothing, solver="newton", iterations=None,
       \tfrac{1}{n} \textstyle\sum_j \sigma(u + a_j) = \mu.$$
 
     * `solver="newton"` finds $u$ to the precision of the floats, by Newton's method on the log-odds inside a
-      bracket that shrinks.
+      bracket that shrinks. Costs of any finite size keep that precision, so that a large cost forbids a feature.
     * `solver="bregman"` runs `iterations` steps of alternating Bregman projections from $t = e^u = 1$,
       $\rho \leftarrow \frac{1}{n} (1 + t e^{a})^{-1}$, $t \leftarrow \mu (\sum_j e^{a_j} \rho_j)^{-1}$, in the log
       domain, and gives the last iterate, $\pi_{ij} = t e^{-\varepsilon c_{ij}} \rho_j$. Until it has converged,
@@ -267,54 +267,66 @@ def _newton(log_mass, marginal, ratio, iterations):
     the ratio: it is the identity, up to a shift, where all $a_j$ are the same, and its slope lies in (0, 1]. A
     step that leaves the bracket is replaced by a bisection.
 
-    The steps are made on $z$ itself and the bracket is kept relative to it. So there is no cancellation in
-    $u + a_j$ for large costs: the log-odds that matter, those near 0, have full precision.
+    The unknown is $v = u + a_k$, where the pivot $k$ is the feature at which the largest $a_j$ have the share $\mu$ of
+    the mass: the solution for $\varepsilon \to \infty$ turns there, so $v$ is small, or all features are on either side
+    of the turn by more than the floats resolve. $a_j - a_k$ is exact for features near the turn, whatever the size of
+    $a$. So neither costs that are large as a whole nor single ones of any size, as those that forbid features, cost
+    the log-odds that matter a digit.
     """
     limits = np.finfo(log_mass.dtype.as_numpy_dtype)
     step_tolerance = math.sqrt(limits.eps)  # The error after a step is about the step's square.
     gap_tolerance = 4.0 * float(limits.eps)  # A smaller gap is rounding.
     target = math.log(ratio) - math.log1p(-ratio)
+    # The logistic function is 0 or 1 beyond.
+    saturated = 1.0 - math.log(float(limits.tiny))
 
     def average(values):
         return tf.reduce_sum(marginal * values, axis=-1, keepdims=True)
 
-    lowest = target - tf.reduce_max(log_mass, axis=-1, keepdims=True)
-    highest = target - tf.reduce_min(log_mass, axis=-1, keepdims=True)
-    # Wider by more than these two are rounded: if all log masses are the same, they are the solution itself.
-    slack = 1.0 + gap_tolerance * tf.maximum(tf.abs(lowest), tf.abs(highest))
-    lowest, highest = lowest - slack, highest + slack
+    excess = log_mass - tf.stop_gradient(_pivot(log_mass, marginal, ratio))
+    lowest = tf.maximum(target - tf.reduce_max(excess, axis=-1, keepdims=True), -saturated) - 1.0
+    highest = tf.minimum(target - tf.reduce_min(excess, axis=-1, keepdims=True), saturated) + 1.0
     # Where the solution would be were the log masses normally distributed, with the usual probit approximation.
-    mean = average(log_mass)
-    variance = average(tf.square(log_mass - mean))
-    start = target * tf.sqrt(1.0 + math.pi / 8.0 * variance) - mean
-    start = tf.clip_by_value(start, lowest, highest)
+    near = tf.clip_by_value(excess, -saturated, saturated)
+    mean = average(near)
+    variance = average(tf.square(near - mean))
+    start = tf.clip_by_value(target * tf.sqrt(1.0 + math.pi / 8.0 * variance) - mean, lowest, highest)
     pending = tf.ones_like(start, dtype=tf.bool)
 
     def unfinished(pending, *_):
         return tf.reduce_any(pending)
 
-    def improve(pending, odds, lowest, highest):
+    def improve(pending, v, lowest, highest):
+        odds = excess + v
         share, rest = tf.sigmoid(odds), tf.sigmoid(-odds)
         moved, kept, slope = average(share), average(rest), average(share * rest)
         gap = target - (tf.math.log(moved) - tf.math.log(kept))
-        newton = gap * (moved * kept / tf.maximum(slope, float(limits.tiny)))
-        lowest = tf.where(gap <= 0.0, lowest, 0.0)
-        highest = tf.where(gap >= 0.0, highest, 0.0)
+        newton = v + gap * (moved * kept / tf.maximum(slope, float(limits.tiny)))
+        lowest = tf.where(gap <= 0.0, lowest, v)
+        highest = tf.where(gap >= 0.0, highest, v)
         inside = (newton >= lowest) & (newton <= highest)
-        step = tf.where(inside, newton, 0.5 * (lowest + highest))
+        step = tf.where(inside, newton, 0.5 * (lowest + highest)) - v
         # A solved problem rests: on a plateau it must not be lost again, nor depend on the others in the batch.
         pending = pending & (tf.abs(gap) > gap_tolerance)
         step = tf.where(pending, step, 0.0)
         pending = pending & (tf.abs(step) > step_tolerance)
-        return pending, odds + step, lowest - step, highest - step
+        return pending, v + step, lowest, highest
 
-    _, odds, _, _ = tf.while_loop(
-        unfinished,
-        improve,
-        (pending, log_mass + start, lowest - start, highest - start),
-        maximum_iterations=iterations,
+    _, v, _, _ = tf.while_loop(unfinished, improve, (pending, start, lowest, highest), maximum_iterations=iterations)
+    return excess + v
+
+
+def _pivot(log_mass, marginal, ratio):
+    """The log mass, `(..., 1)`, down to which the largest ones have the ratio of the features' mass; NaN if one is."""
+    exists = marginal > 0.0
+    ordered = tf.sort(tf.where(exists, log_mass, log_mass.dtype.min), axis=-1, direction="DESCENDING")
+    count = tf.reduce_sum(tf.cast(exists, log_mass.dtype), axis=-1, keepdims=True)
+    place = tf.maximum(tf.cast(tf.math.ceil(ratio * count), tf.int32) - 1, 0)
+    pivot = tf.reduce_min(
+        tf.where(tf.range(tf.shape(ordered)[-1]) <= place, ordered, log_mass.dtype.max), axis=-1, keepdims=True
     )
-    return odds
+    has_nan = tf.reduce_any(tf.math.is_nan(log_mass), axis=-1, keepdims=True)
+    return tf.where(has_nan, tf.constant(np.nan, log_mass.dtype), pivot)
 
 
 def _bregman(log_mass, marginal, ratio, iterations):
