@@ -1,9 +1,14 @@
-"""A whole run, made once, and the small backbone that it needs."""
+"""Runs made once, and the small backbone that they need."""
 
+import types
+
+import keras
 import pytest
 import tiny_backbone
 
-from tfdml.experiments import load_recipe, train
+from tfdml.experiments import RunFolder, assembly, load_recipe, train
+from tfdml.experiments.extraction import extract_features
+from tfdml.export import export_saved_model
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +33,75 @@ def tiny_arguments(tiny_changes):
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory, tiny_changes):
-    """The result of an uninterrupted run with GSP and CCP. Tests copy its folder before they change it."""
+    """The result of an uninterrupted run on images with GSP, CCP and figures, for integration tests.
+
+    Tests copy its folder before they change it.
+    """
     with tiny_backbone.registered():
         recipe = load_recipe("digits-quick", tiny_changes)
         return train(recipe, tmp_path_factory.mktemp("runs") / "whole", verbose=0)
+
+
+@pytest.fixture(scope="session")
+def image_run(tmp_path_factory, tiny_changes):
+    """The folder of a run on images, with the files that an evaluation reads, and its embedder, which is untrained.
+
+    It takes a third of the time of a run that trains.
+    """
+    with tiny_backbone.registered():
+        changes = {**tiny_changes, "model.pooling": "gap", "references.name": "batch", "ccp.enabled": False}
+        recipe = load_recipe("digits-quick", changes)
+        images = assembly.load_data(recipe)
+        recipe = assembly.complete_recipe(recipe, images)
+        keras.utils.set_random_seed(0)
+        embedder = assembly.make_embedder(recipe, images.preprocessing)
+        assembly.start_embedder(recipe, embedder, images)
+    folder = RunFolder.create(recipe, tmp_path_factory.mktemp("runs") / "images")
+    embedder.save(folder.embedder)
+    embedder.save_weights(folder.best_weights)
+    export_saved_model(embedder, folder.saved_model, preprocessing=images.preprocessing)
+    return types.SimpleNamespace(folder=folder.path, embedder=embedder, images=images)
+
+
+@pytest.fixture(scope="session")
+def stored_features(tmp_path_factory):
+    """Features of the digits from a random network, 24 numbers each, which are better than chance."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 1))
+    maps = keras.layers.Conv2D(24, 5, activation="relu")(inputs)
+    folder = tmp_path_factory.mktemp("features") / "digits"
+    extract_features(keras.Model(inputs, maps, name="random"), "digits", folder, pooling="gmp", verbose=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def head_changes(stored_features):
+    """Changes of the recipe features that make a run short: about a second."""
+    return {
+        "data.options.path": str(stored_features),
+        "batches.classes": 4,
+        "references.name": "memory",
+        "references.memory_warmup": 2,
+        "references.memory_size": 40,
+        "model.embedding_size": 8,
+        "model.head.hidden": [16],
+        "model.head.dropout": 0.2,
+        "optimizer.learning_rate": 0.03,
+        "training.steps_per_validation": 4,
+        "training.max_validations": 3,
+        "training.geometry": False,
+        "evaluation.pictures": False,
+    }
+
+
+@pytest.fixture(scope="session")
+def head_arguments(head_changes):
+    """The same for the command line."""
+    return ["features", *(part for key, value in head_changes.items() for part in (f"--{key}", str(value)))]
+
+
+@pytest.fixture(scope="session")
+def head_run(head_changes, tmp_path_factory):
+    """The result of an uninterrupted run on features. Tests copy its folder before they change it."""
+    recipe = load_recipe("features", head_changes)
+    return train(recipe, tmp_path_factory.mktemp("runs") / "head", verbose=0)

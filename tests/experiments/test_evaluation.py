@@ -1,7 +1,6 @@
 import json
 import sys
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -30,86 +29,100 @@ def _pictures(folder):
     return folder
 
 
-def test_a_run_on_its_own_test_classes(finished_run, tmp_path):
-    done = evaluate(finished_run.folder, out=tmp_path / "evaluation")
-    assert done.metrics == pytest.approx(finished_run.test)
+def _metrics(image_run, pictures):
+    """The metrics of the network, computed from its embeddings."""
+    batches = data.evaluation_batches(pictures, 256, image_run.images.preprocessing)
+    embeddings = np.concatenate([image_run.embedder(images) for images, _ in batches])
+    return retrieval_metrics(embeddings, pictures.labels)
+
+
+def test_a_run_on_its_own_test_classes(image_run, tmp_path):
+    done = evaluate(image_run.folder, out=tmp_path / "evaluation", pictures=False)
+    assert done.metrics == pytest.approx(_metrics(image_run, image_run.images.test), abs=1e-6)
     assert (done.data, done.split, done.classes) == ("digits", "test", 3)
     written = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
     assert written["metrics"] == done.metrics and written["images"] == done.images
+
+
+@pytest.mark.integration
+def test_the_figures_of_a_trained_run(finished_run, tmp_path):
+    done = evaluate(finished_run.folder, out=tmp_path / "evaluation")
+    assert done.metrics == pytest.approx(finished_run.test)
     names = {file.name for file in (tmp_path / "evaluation" / "pictures").iterdir()}
     assert names == {"embedding_map.png", "nearest_neighbors.png", "pooling_maps.png"}
 
 
-def test_run_and_saved_model_agree(finished_run, in_tmp_path):
-    saved = finished_run.folder / "saved_model"
-    for options in ({"data_name": "digits"}, {"data_name": str(_pictures(in_tmp_path / "pictures"))}):
-        name = f"run-{options['data_name'][-4:]}"
-        ours = evaluate(finished_run.folder, **options, out=in_tmp_path / name, pictures=False)
-        theirs = evaluate(saved, **options, pictures=False)
-        assert theirs.metrics == pytest.approx(ours.metrics, abs=1e-6)
-        assert theirs.folder.parent.resolve() == (in_tmp_path / "evaluations").resolve()
-        assert ours.split == "all"
+def test_run_and_saved_model_agree(image_run, in_tmp_path):
+    folder = str(_pictures(in_tmp_path / "pictures"))
+    ours = evaluate(image_run.folder, folder, out=in_tmp_path / "run", pictures=False)
+    theirs = evaluate(image_run.folder / "saved_model", folder, pictures=False)
+    # Rounding differs, and with it the order of neighbors at nearly the same distance.
+    assert theirs.metrics == pytest.approx(ours.metrics, abs=1e-4)
+    assert theirs.folder.parent.resolve() == (in_tmp_path / "evaluations").resolve()
+    assert ours.split == "all"
 
 
-def test_a_split_of_other_data(finished_run, in_tmp_path):
+def test_a_split_of_other_data(image_run, in_tmp_path):
     done = evaluate(
-        finished_run.folder / "saved_model", "digits", split="test",
+        image_run.folder / "saved_model", "digits", split="test",
         splitting={"validation_classes": 0.1, "test_classes": 0.5}, pictures=False,
     )  # fmt: skip
     test = data.split_classes(data.load("digits"), validation=0.1, test=0.5).test
     assert done.classes == 5 and done.images == len(test)
-    embedder = keras.models.load_model(finished_run.folder / "embedder.keras", compile=False)
-    images = np.stack([data.Preprocessing((12, 12), 1)(image) for image in test.images])
+    batches = data.evaluation_batches(test, 256, data.Preprocessing((12, 12), 1))
+    expected = np.concatenate([image_run.embedder(images) for images, _ in batches])
     # The network rounds batches of another size otherwise, and one query has two neighbours at one distance: embeddings
     # are compared nearly, and metrics with those of the same embeddings.
-    saved = load_saved_model(finished_run.folder / "saved_model").embed(np.stack(test.images))
-    np.testing.assert_allclose(saved, embedder.predict(images, verbose=0), rtol=0, atol=1e-6)
+    saved = load_saved_model(image_run.folder / "saved_model").embed(np.stack(test.images))
+    np.testing.assert_allclose(saved, expected, rtol=0, atol=1e-6)
     assert done.metrics == pytest.approx(retrieval_metrics(saved, test.labels), abs=1e-6)
     assert not (done.folder / "pictures").exists()
 
 
-def test_the_command_prints_and_stores(finished_run, in_tmp_path, capsys):
+def test_the_command_prints_and_stores(image_run, in_tmp_path, capsys):
     assert (
-        evaluate_main([str(finished_run.folder), "--split", "validation", "--no-pictures", "--out", "mine"])
+        evaluate_main([str(image_run.folder), "--split", "validation", "--no-pictures", "--out", "mine"])
         == 0
     )
     shown = capsys.readouterr().out
     assert "digits, validation classes: " in shown and "Files: mine" in shown
     metrics = json.loads((in_tmp_path / "mine" / "metrics.json").read_text())["metrics"]
-    assert metrics["map_at_r"] == pytest.approx(finished_run.validation["map_at_r"])
+    expected = _metrics(image_run, image_run.images.validation)
+    assert metrics["map_at_r"] == pytest.approx(expected["map_at_r"], abs=1e-6)
     assert f"{metrics['map_at_r']:.4f}" in shown
 
 
-def test_the_command_passes_options_of_the_data(finished_run, in_tmp_path, capsys):
+def test_the_command_passes_options_of_the_data(image_run, in_tmp_path, capsys):
     folder = _pictures(in_tmp_path / "pictures")
-    arguments = [str(finished_run.folder), "--data", "folder", "--options.path", str(folder), "--no-pictures"]
+    arguments = [str(image_run.folder), "--data", "folder", "--options.path", str(folder), "--no-pictures"]
     assert evaluate_main([*arguments, "--out", "mine"]) == 0
     assert "all classes: 6 pictures of 3 classes" in capsys.readouterr().out
 
 
-def test_the_command_searches_by_faiss_and_tells_its_recall(finished_run, in_tmp_path, capsys):
+def test_the_command_searches_by_faiss_and_tells_its_recall(image_run, in_tmp_path, capsys):
     pytest.importorskip("faiss")
-    arguments = [str(finished_run.folder), "--split", "validation", "--no-pictures", "--out", "mine"]
+    arguments = [str(image_run.folder), "--split", "validation", "--no-pictures", "--out", "mine"]
     assert evaluate_main([*arguments, "--search", "faiss"]) == 0
     metrics = json.loads((in_tmp_path / "mine" / "metrics.json").read_text())["metrics"]
     assert 0.0 < metrics["neighbor_recall"] <= 1.0
     assert f"{metrics['neighbor_recall']:.4f}" in capsys.readouterr().out
 
 
-def test_the_command_without_faiss(finished_run, in_tmp_path, capsys, monkeypatch):
+def test_the_command_without_faiss(image_run, in_tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(SystemExit) as refused:
-        evaluate_main([str(finished_run.folder), "--search", "faiss"])
+        evaluate_main([str(image_run.folder), "--search", "faiss"])
     assert refused.value.code == 2
     assert "pip install 'tfdml[faiss]'" in capsys.readouterr().err
 
 
-def test_nothing_is_written_over(finished_run, in_tmp_path):
-    first = evaluate(finished_run.folder / "saved_model", "digits", pictures=False)
-    second = evaluate(finished_run.folder / "saved_model", "digits", pictures=False)
+def test_nothing_is_written_over(image_run, in_tmp_path):
+    folder = str(_pictures(in_tmp_path / "pictures"))
+    first = evaluate(image_run.folder / "saved_model", folder, pictures=False)
+    second = evaluate(image_run.folder / "saved_model", folder, pictures=False)
     assert first.folder != second.folder
     with pytest.raises(RunFolderError, match="nothing is written over"):
-        evaluate(finished_run.folder, out=first.folder)
+        evaluate(image_run.folder, out=first.folder)
 
 
 @pytest.mark.parametrize(
@@ -122,23 +135,23 @@ def test_nothing_is_written_over(finished_run, in_tmp_path):
         ({"split": "tests"}, "Unknown split. Received: split='tests'"),
     ],
 )
-def test_bad_input(finished_run, in_tmp_path, options, message):
+def test_bad_input(image_run, in_tmp_path, options, message):
     with pytest.raises(ValueError, match="Received") as error:
-        evaluate(finished_run.folder, **options)
+        evaluate(image_run.folder, **options)
     assert message in str(error.value)
     assert not list(in_tmp_path.iterdir())
 
 
-def test_a_saved_model_needs_data(finished_run, in_tmp_path):
+def test_a_saved_model_needs_data(image_run, in_tmp_path):
     with pytest.raises(InputError, match="A SavedModel does not know its data.*digits, .*glyphs"):
-        evaluate(finished_run.folder / "saved_model")
+        evaluate(image_run.folder / "saved_model")
 
 
-def test_a_run_without_weights(finished_run, tmp_path):
-    folder = RunFolder.create(RunFolder.open(finished_run.folder).load_recipe(), tmp_path / "begun")
+def test_a_run_without_weights(image_run, tmp_path):
+    folder = RunFolder.create(RunFolder.open(image_run.folder).load_recipe(), tmp_path / "begun")
     with pytest.raises(InputError, match="has no weights yet"):
         evaluate(folder.path)
-    folder.best_weights.write_bytes((finished_run.folder / "best.weights.h5").read_bytes())
+    folder.best_weights.write_bytes((image_run.folder / "best.weights.h5").read_bytes())
     done = evaluate(folder.path, pictures=False)
-    assert done.metrics == pytest.approx(finished_run.test)
+    assert done.metrics == pytest.approx(_metrics(image_run, image_run.images.test), abs=1e-6)
     assert done.folder.parent == folder.evaluations

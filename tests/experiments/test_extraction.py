@@ -9,11 +9,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tfdml import backbones, export_saved_model, models
+from tfdml import backbones, models
 from tfdml.backbones import registry
 from tfdml.data import LabeledFeatures, LabeledImages, Preprocessing, evaluation_batches, features, load
 from tfdml.experiments import InputError, RunFolderError
-from tfdml.experiments.extraction import extract_features, extract_main
+from tfdml.experiments.extraction import _pooling, extract_features, extract_main
 from tfdml.layers.pooling import pooling_names
 
 
@@ -64,11 +64,11 @@ def test_features_are_those_of_predict(digits, tmp_path):
     assert source["preprocessing"] == {"size": [8, 8], "channels": 1, "short_side": None}
 
 
-def test_an_untrained_resnet_on_glyphs(tmp_path):
+def test_a_backbone_on_glyphs(tmp_path):
     pictures = load("glyphs", characters="abc", size=32, cache_dir=tmp_path)
-    backbone = backbones.get_backbone("resnet20", (32, 32, 1))
+    backbone = backbones.get_backbone("tiny", (32, 32, 1))
     values = extract(backbone, pictures, tmp_path / "out")
-    expected = backbone.predict(as_floats(pictures), verbose=0).mean(axis=(1, 2))
+    expected = np.asarray(backbone(as_floats(pictures))).mean(axis=(1, 2))
     np.testing.assert_allclose(values, expected, atol=1e-4)
 
 
@@ -120,21 +120,28 @@ def test_a_sequence_of_layers(digits, tmp_path):
     np.testing.assert_allclose(values, images.reshape(50, 64), atol=1e-6)
 
 
-@pytest.mark.parametrize("pooling", pooling_names())
-def test_poolings(digits, tmp_path, pooling):
+def test_a_pooling(digits, tmp_path):
     model = network()
-    if pooling in ("crow", "gap", "gap_gmp", "generalized_max", "generalized_mean", "gmp", "weldon"):
-        keras.utils.set_random_seed(0)
-        values = extract(model, digits, tmp_path / "out", pooling=pooling)
-        keras.utils.set_random_seed(1)
-        np.testing.assert_array_equal(extract(model, digits, tmp_path / "again", pooling=pooling), values)
-        maps = model.predict(as_floats(digits), verbose=0)
-        if pooling == "gmp":
-            np.testing.assert_allclose(values, maps.max(axis=(1, 2)), atol=1e-5)
-    else:
-        with pytest.raises(InputError, match="weights that must be trained"):
-            extract_features(model, digits, tmp_path / "out", pooling=pooling, verbose=False)
-        assert not (tmp_path / "out").exists()
+    values = extract(model, digits, tmp_path / "out", pooling="gmp")
+    np.testing.assert_allclose(values, np.asarray(model(as_floats(digits))).max(axis=(1, 2)), atol=1e-5)
+    with pytest.raises(InputError, match="weights that must be trained"):
+        extract_features(model, digits, tmp_path / "trained", pooling="netvlad", verbose=False)
+    assert not (tmp_path / "trained").exists()
+
+
+def test_which_poolings_need_no_training():
+    maps = tf.random.stateless_uniform((3, 4, 4, 4), seed=(0, 1))
+    ready = []
+    for name in pooling_names():
+        pool = _pooling(name)
+        try:
+            vectors = pool(maps)
+        except InputError as error:
+            assert "weights that must be trained" in str(error)
+        else:
+            ready.append(name)
+            np.testing.assert_array_equal(pool(maps), vectors)
+    assert ready == ["crow", "gap", "gap_gmp", "generalized_max", "generalized_mean", "gmp", "weldon"]
 
 
 def test_a_model_in_a_file(digits, tmp_path):
@@ -203,22 +210,21 @@ def test_saved_models_that_do_not_fit(digits, tmp_path):
             extract_features(tmp_path / str(number), digits, tmp_path / "out")
 
 
-def test_what_this_package_exports(digits, tmp_path):
-    embedder = models.build_embedder(network(), embedding_size=5)
-    export_saved_model(embedder, tmp_path / "model")
-    values = extract(tmp_path / "model", digits, tmp_path / "out")
-    np.testing.assert_allclose(values, embedder(as_floats(digits)), atol=1e-5)
+def test_what_this_package_exports(digits, image_run, tmp_path):
+    values = extract(image_run.folder / "saved_model", digits, tmp_path / "out")
+    ((images, _),) = evaluation_batches(digits, 50, Preprocessing((12, 12), 1))
+    np.testing.assert_allclose(values, image_run.embedder(images), atol=1e-5)
     with pytest.raises(InputError, match="preprocessing of its own.*Received: image options={'scale': '0-255'}"):
-        extract_features(tmp_path / "model", digits, tmp_path / "other", scale="0-255")
+        extract_features(image_run.folder / "saved_model", digits, tmp_path / "other", scale="0-255")
 
 
-def test_a_run_and_a_layer_of_its_network(finished_run, tmp_path):
+def test_a_run_and_a_layer_of_its_network(image_run, tmp_path):
     pictures = load("digits")
-    values = extract(finished_run.folder, pictures, tmp_path / "out")
+    values = extract(image_run.folder, pictures, tmp_path / "out")
     images = [images for images, _ in evaluation_batches(pictures, 256, Preprocessing((12, 12), 1))]
-    expected = np.concatenate([finished_run.embedder(batch) for batch in images])
+    expected = np.concatenate([image_run.embedder(batch) for batch in images])
     np.testing.assert_allclose(values, expected, atol=1e-5)
-    layer = extract(finished_run.folder, pictures, tmp_path / "layer", output="pooling")
+    layer = extract(image_run.folder, pictures, tmp_path / "layer", output="pooling")
     clipped = layer / np.maximum(1, np.linalg.norm(layer, axis=1, keepdims=True))
     np.testing.assert_allclose(clipped, expected, atol=1e-5)
 

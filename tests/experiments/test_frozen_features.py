@@ -2,6 +2,7 @@
 
 import csv
 import json
+import pathlib
 import shutil
 
 import keras
@@ -10,84 +11,65 @@ import pytest
 import yaml
 
 from tfdml.data import features, load, split_classes
-from tfdml.experiments import InputError, RunFolder, evaluate, evaluate_main, load_recipe, resume, train, train_main
+from tfdml.experiments import (
+    InputError,
+    RunFolder,
+    RunFolderError,
+    evaluate,
+    evaluate_main,
+    load_recipe,
+    resume,
+    train,
+    train_main,
+)
 from tfdml.experiments.extraction import extract_features
+from tfdml.experiments.runner import result_of
 from tfdml.export import export_saved_model, load_saved_model
 from tfdml.metrics import retrieval_metrics
 from tfdml.models import embed
 
-QUICK = {
-    "batches.classes": 4,
-    "model.embedding_size": 8,
-    "training.steps_per_validation": 4,
-    "training.max_validations": 3,
-    "training.geometry": False,
-    "evaluation.pictures": False,
-}
 
-
-@pytest.fixture(scope="module")
-def stored(tmp_path_factory):
-    """Features of the digits from a random network that is worth something: 24 numbers."""
-    keras.utils.set_random_seed(0)
-    inputs = keras.Input((8, 8, 1))
-    maps = keras.layers.Conv2D(24, 5, activation="relu")(inputs)
-    folder = tmp_path_factory.mktemp("features") / "digits"
-    extract_features(keras.Model(inputs, maps, name="random"), "digits", folder, pooling="gmp", verbose=False)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def changes(stored):
-    return {**QUICK, "data.options.path": str(stored)}
-
-
-CCP = {
-    "references.name": "proxies_and_memory",
-    "references.per_class": 2,
-    "references.memory_warmup": 2,
-    "references.memory_size": 40,
-    "ccp.enabled": True,
-    "ccp.patience": 1,
-    "ccp.pool_size": 4,
-    "model.head.hidden": [16],
-    "model.head.dropout": 0.2,
-    "model.head.batch_normalization": True,
-    "optimizer.learning_rate": 0.03,
-    "training.max_validations": 4,
-    "training.geometry": True,
-    "evaluation.pictures": True,
-}
-
-
-@pytest.fixture(scope="module")
-def finished(changes, tmp_path_factory):
-    """An MLP head, trained with CCP and a memory."""
-    recipe = load_recipe("features", {**changes, **CCP})
-    return train(recipe, tmp_path_factory.mktemp("runs") / "head", verbose=0)
-
-
-def test_a_run_leaves_its_files(finished):
-    folder = finished.folder
-    pictures = sorted(path.name for path in (folder / "pictures").iterdir())
-    assert pictures == ["embedding_map.png", "training_curve.png"]
-    for name in ("best.weights.h5", "embedder.keras", "history.csv", "projections.csv", "saved_model", "state.npz"):
+def test_a_run_leaves_its_files(head_run):
+    folder = head_run.folder
+    for name in ("best.weights.h5", "embedder.keras", "history.csv", "saved_model", "state.npz"):
         assert (folder / name).exists()
     recipe = RunFolder.open(folder).load_recipe()
     assert recipe.model.head.input_size == 24 and recipe.data.size is None and recipe.data.channels is None
-    assert finished.embedder.get_layer("hidden_1").units == 16
+    assert head_run.embedder.get_layer("hidden_1").units == 16
 
 
-def test_the_metrics_are_those_of_the_head_on_unseen_classes(finished, stored):
-    test = split_classes(features(stored), 0.2, 0.3, seed=0).test
-    expected = retrieval_metrics(embed(finished.embedder, test.read(slice(None))), test.labels)
-    assert finished.test["map_at_r"] == pytest.approx(float(expected["map_at_r"]), abs=1e-6)
+@pytest.mark.integration
+def test_figures(head_changes, tmp_path):
+    changes = {**head_changes, "training.max_validations": 1, "evaluation.pictures": True}
+    train(load_recipe("features", changes), tmp_path / "run", verbose=0)
+    figures = sorted(path.name for path in (tmp_path / "run" / "pictures").iterdir())
+    assert figures == ["embedding_map.png", "training_curve.png"]
 
 
+def test_the_result_of_a_recipe_is_taken_from_its_folder(head_run, head_changes):
+    """The recipe of the folder is complete: it has the size of the features, too."""
+    path = pathlib.Path(head_changes["data.options.path"])
+    recipe = load_recipe("features", {**head_changes, "data.options.path": path})
+    assert result_of(recipe, head_run.folder).test == head_run.test
+    for key, value in (("model.head.input_size", 23), ("seed", 1)):
+        with pytest.raises(RunFolderError, match="a run of another recipe"):
+            result_of(load_recipe("features", {**head_changes, key: value}), head_run.folder)
+
+
+def test_the_metrics_are_those_of_the_head_on_unseen_classes(head_run, stored_features):
+    test = split_classes(features(stored_features), 0.2, 0.3, seed=0).test
+    expected = retrieval_metrics(embed(head_run.embedder, test.read(slice(None))), test.labels)
+    assert head_run.test["map_at_r"] == pytest.approx(float(expected["map_at_r"]), abs=1e-6)
+
+
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "more",
     [
-        {"loss.name": "c1", "loss.miner.name": "semi_hard", "training.average_momentum": 0.9},
+        {
+            "loss.name": "c1", "references.name": "batch", "loss.miner.name": "semi_hard",
+            "training.average_momentum": 0.9, "model.head.batch_normalization": True,
+        },  # fmt: skip
         {
             "loss.name": "soft_triple", "references.name": "proxies", "references.per_class": 2,
             "optimizer.proxy_learning_rate_multiplier": 10.0, "training.precision": "mixed_bfloat16",
@@ -95,8 +77,8 @@ def test_the_metrics_are_those_of_the_head_on_unseen_classes(finished, stored):
     ],
     ids=lambda more: more["loss.name"],
 )
-def test_losses_and_references(changes, tmp_path, more):
-    changes = {**changes, **more, "training.max_validations": 1}
+def test_losses_and_references(head_changes, tmp_path, more):
+    changes = {**head_changes, **more, "training.max_validations": 1}
     result = train(load_recipe("features", changes), tmp_path / "run", verbose=0)
     assert 0 < result.test["map_at_r"] <= 1
 
@@ -113,47 +95,64 @@ class _StopAfter(keras.callbacks.Callback):
             raise _Stop
 
 
-def test_a_resumed_run_ends_like_the_uninterrupted_one(changes, finished, tmp_path):
-    recipe = load_recipe("features", {**changes, **CCP, "evaluation.pictures": False})
+def test_a_resumed_run_ends_like_the_uninterrupted_one(head_changes, head_run, tmp_path):
+    recipe = load_recipe("features", head_changes)
     with pytest.raises(_Stop):
         train(recipe, tmp_path / "run", extra_callbacks=[_StopAfter()], verbose=0)
     result = resume(tmp_path / "run", verbose=0)
-    assert result.test == finished.test
-    for ours, theirs in zip(result.embedder.get_weights(), finished.embedder.get_weights()):
+    assert result.test == head_run.test
+    for ours, theirs in zip(result.embedder.get_weights(), head_run.embedder.get_weights()):
         np.testing.assert_array_equal(ours, theirs)
     histories = []
-    for folder in (result.folder, finished.folder):
+    for folder in (result.folder, head_run.folder):
         with open(folder / "history.csv", newline="") as file:
             histories.append(list(csv.reader(file)))
-    assert histories[0] == histories[1] and len(histories[0]) == 5
+    assert histories[0] == histories[1] and len(histories[0]) == 4
 
 
-def test_evaluation_of_a_run(finished, stored, tmp_path):
-    again = evaluate(finished.folder, out=tmp_path / "again", pictures=False)
-    assert again.metrics["map_at_r"] == pytest.approx(finished.test["map_at_r"], abs=1e-6)
+@pytest.mark.integration
+def test_a_resumed_run_with_ccp_ends_like_the_uninterrupted_one(head_changes, tmp_path):
+    changes = {
+        **head_changes, "references.name": "proxies_and_memory", "references.per_class": 2, "ccp.enabled": True,
+        "ccp.patience": 1, "ccp.pool_size": 4, "training.geometry": True, "training.max_validations": 4,
+        "model.head.batch_normalization": True,
+    }  # fmt: skip
+    recipe = load_recipe("features", changes)
+    whole = train(recipe, tmp_path / "whole", verbose=0)
+    with pytest.raises(_Stop):
+        train(recipe, tmp_path / "run", extra_callbacks=[_StopAfter()], verbose=0)
+    result = resume(tmp_path / "run", verbose=0)
+    assert (result.test, result.validation) == (whole.test, whole.validation)
+    assert (tmp_path / "run" / "history.csv").read_text() == (tmp_path / "whole" / "history.csv").read_text()
+    assert whole.training["projections"] > 1 and (tmp_path / "run" / "projections.csv").exists()
+
+
+def test_evaluation_of_a_run(head_run, stored_features, tmp_path):
+    again = evaluate(head_run.folder, out=tmp_path / "again", pictures=False)
+    assert again.metrics["map_at_r"] == pytest.approx(head_run.test["map_at_r"], abs=1e-6)
     # A folder of features is known by its file; the weights are there before the run is finished.
-    shutil.copytree(finished.folder, tmp_path / "run")
+    shutil.copytree(head_run.folder, tmp_path / "run")
     (tmp_path / "run" / "embedder.keras").unlink()
-    whole = evaluate(tmp_path / "run", str(stored), out=tmp_path / "whole", pictures=False)
+    whole = evaluate(tmp_path / "run", str(stored_features), out=tmp_path / "whole", pictures=False)
     assert (whole.data, whole.split, whole.images) == ("digits", "all", 1797)
 
 
-def test_evaluation_of_the_saved_model(finished, stored, tmp_path, capsys):
-    path = finished.folder / "saved_model"
+def test_evaluation_of_the_saved_model(head_run, stored_features, tmp_path, capsys):
+    path = head_run.folder / "saved_model"
     saved = load_saved_model(path)
-    values = features(stored).read(slice(0, 20))
-    np.testing.assert_allclose(saved.embed(values), embed(finished.embedder, values), atol=1e-5)
-    arguments = ["--data", "features", "--options.path", str(stored), "--split", "test", "--split_seed", "0"]
+    values = features(stored_features).read(slice(0, 20))
+    np.testing.assert_allclose(saved.embed(values), embed(head_run.embedder, values), atol=1e-5)
+    arguments = ["--data", "features", "--options.path", str(stored_features), "--split", "test", "--split_seed", "0"]
     assert evaluate_main([str(path), *arguments, "--no-pictures", "--out", str(tmp_path / "out")]) == 0
     assert "digits, test classes" in capsys.readouterr().out
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"]
-    assert metrics["map_at_r"] == pytest.approx(finished.test["map_at_r"], abs=1e-4)
+    assert metrics["map_at_r"] == pytest.approx(head_run.test["map_at_r"], abs=1e-4)
 
 
-def test_what_does_not_fit_a_head(finished, stored, tmp_path):
+def test_what_does_not_fit_a_head(head_run, stored_features, tmp_path):
     np.save(tmp_path / "features.npy", np.zeros((4, 7), "float32"))
     np.save(tmp_path / "labels.npy", np.array([0, 0, 1, 1]))
-    for path in (finished.folder, finished.folder / "saved_model"):
+    for path in (head_run.folder, head_run.folder / "saved_model"):
         with pytest.raises(InputError, match="The network takes features of 24 numbers. Received: LabeledImages"):
             evaluate(path, "digits", out=tmp_path / "out")
         with pytest.raises(InputError, match=r"features of 24 numbers. Received: LabeledFeatures.*\(of 7\)"):
@@ -161,18 +160,18 @@ def test_what_does_not_fit_a_head(finished, stored, tmp_path):
     inputs = keras.Input((8, 8, 1))
     export_saved_model(keras.Model(inputs, keras.layers.Flatten()(inputs)), tmp_path / "of pictures")
     with pytest.raises(InputError, match="The network takes pictures. Received: LabeledFeatures"):
-        evaluate(tmp_path / "of pictures", str(stored), out=tmp_path / "out")
+        evaluate(tmp_path / "of pictures", str(stored_features), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="takes features rather than pictures"):
-        extract_features(finished.folder, load("digits"), tmp_path / "out")
+        extract_features(head_run.folder, load("digits"), tmp_path / "out")
 
 
-def test_the_command(changes, tmp_path, capsys):
-    arguments = [part for key, value in changes.items() for part in (f"--{key}", str(value))]
+def test_the_command(head_changes, tmp_path, capsys):
+    arguments = [part for key, value in head_changes.items() for part in (f"--{key}", str(value))]
     assert train_main(["features", *arguments, "--model.head.hidden", "[16, 8]", "--print-recipe"]) == 0
     recipe = yaml.safe_load(capsys.readouterr().out)
     assert recipe["model"]["head"]["hidden"] == [16, 8] and recipe["data"]["options"] == {
-        "path": changes["data.options.path"]
+        "path": head_changes["data.options.path"]
     }
     with pytest.raises(SystemExit):
         train_main(["features", "--out", str(tmp_path / "none")])

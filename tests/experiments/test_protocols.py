@@ -23,7 +23,7 @@ from tfdml.experiments import (
     train_main,
 )
 from tfdml.experiments.assembly import load_data, split
-from tfdml.experiments.run_folder import read_embeddings, read_json, write_embeddings
+from tfdml.experiments.run_folder import read_embeddings, read_json, write_embeddings, write_json
 from tfdml.metrics import retrieval_metrics
 
 SHORT = {
@@ -35,19 +35,31 @@ SHORT = {
 }
 
 
-def make_recipe(tiny_changes, **changes):
+def make_recipe(head_changes, **changes):
     changes = {key.replace("__", "."): value for key, value in changes.items()}
-    return load_recipe("digits-quick", {**tiny_changes, **SHORT, **changes})
+    return load_recipe("features", {**head_changes, **SHORT, **changes})
 
 
 @pytest.fixture(scope="module")
-def fair(tmp_path_factory, tiny_changes):
+def fair(tmp_path_factory, head_changes):
     """A finished fair protocol with two repeats of two folds, and its recipe."""
-    import tiny_backbone
+    recipe = make_recipe(head_changes, protocol__name="fair", protocol__folds=2, protocol__repeats=2)
+    return run_protocol(recipe, tmp_path_factory.mktemp("protocols") / "fair", verbose=0), recipe
 
-    with tiny_backbone.registered():
-        recipe = make_recipe(tiny_changes, protocol__name="fair", protocol__folds=2, protocol__repeats=2)
-        return run_protocol(recipe, tmp_path_factory.mktemp("protocols") / "fair", verbose=0), recipe
+
+@pytest.fixture
+def summed_up(tmp_path):
+    """The folder of a fair protocol with two repeats of two folds whose runs have results, and its recipe."""
+    recipe = load_recipe("gap", {"protocol.name": "fair", "protocol.folds": 2, "protocol.repeats": 2})
+    folder, rng = protocols.ProtocolFolder.create(recipe, tmp_path / "fair"), np.random.default_rng(0)
+    labels = np.repeat(np.arange(5), 6)
+    for run in plan(recipe):
+        of_run = RunFolder(folder.runs / run.name)
+        of_run.path.mkdir(parents=True)
+        embeddings = rng.normal(size=(30, 3)).astype("float32") + np.eye(5, 3, dtype="float32")[labels]
+        write_embeddings(of_run.test_embeddings, embeddings, labels)
+        write_json(of_run.test_metrics, {"test": retrieval_metrics(embeddings, labels)})
+    return folder, recipe
 
 
 @pytest.mark.parametrize(
@@ -89,30 +101,35 @@ def test_a_single_run_has_no_plan():
         plan(load_recipe("gap"))
 
 
+@pytest.mark.integration
 def test_the_fair_protocol_leaves_its_files(fair):
     result, recipe = fair
     assert result.summary == read_json(result.folder / "summary.json")
     assert sorted(path.name for path in (result.folder / "runs").iterdir()) == [run.name for run in plan(recipe)]
     facts = {key: result.summary[key] for key in ("protocol", "data", "folds", "repeats", "evaluations")}
-    assert facts == {"protocol": "fair", "data": "digits", "folds": 2, "repeats": 2, "evaluations": 4}
+    assert facts == {"protocol": "fair", "data": "features", "folds": 2, "repeats": 2, "evaluations": 4}
     assert not result.summary["monitors_test_classes"] and len(result.summary["recipe_hash"]) == 12
 
 
-def test_means_and_deviations_are_over_all_ways_to_take_a_run_of_each_fold(fair):
-    folder = fair[0].folder / "runs"
+def test_means_and_deviations_are_over_all_ways_to_take_a_run_of_each_fold(summed_up):
+    folder, recipe = summed_up
+    summary = protocols.summarize(recipe, folder)
+    facts = {key: summary[key] for key in ("protocol", "folds", "repeats", "evaluations", "monitors_test_classes")}
+    assert facts == {"protocol": "fair", "folds": 2, "repeats": 2, "evaluations": 4, "monitors_test_classes": False}
     separate, ensemble = [], []
     for first, second in itertools.product(("repeat0-fold0", "repeat1-fold0"), ("repeat0-fold1", "repeat1-fold1")):
-        files = [np.load(folder / name / "test_embeddings.npz") for name in (first, second)]
+        files = [np.load(folder.runs / name / "test_embeddings.npz") for name in (first, second)]
         of_each = [retrieval_metrics(file["embeddings"], file["labels"])["map_at_r"] for file in files]
         separate.append(np.mean(of_each))
         together = np.hstack([file["embeddings"] for file in files])
         ensemble.append(retrieval_metrics(together, files[0]["labels"])["map_at_r"])
     for kind, values in (("separate", separate), ("ensemble", ensemble)):
-        found = fair[0].summary["metrics"][kind]["map_at_r"]
+        found = summary["metrics"][kind]["map_at_r"]
         expected = {"mean": np.mean(values), "deviation": np.std(values), "best": np.max(values)}
         assert found == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.integration
 def test_a_finished_protocol_is_not_repeated(fair):
     times = {path: path.stat().st_mtime_ns for path in fair[0].folder.rglob("*") if path.is_file()}
     again = resume_protocol(fair[0].folder)
@@ -120,6 +137,7 @@ def test_a_finished_protocol_is_not_repeated(fair):
     assert times == {path: path.stat().st_mtime_ns for path in fair[0].folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.integration
 def test_an_interrupted_protocol_goes_on_to_the_same_end(fair, tmp_path):
     shutil.copytree(fair[0].folder, tmp_path / "fair")
     (tmp_path / "fair" / "summary.json").unlink()
@@ -134,21 +152,20 @@ def test_an_interrupted_protocol_goes_on_to_the_same_end(fair, tmp_path):
     assert result.summary == fair[0].summary
 
 
-def test_nothing_is_written_over_or_without_data(fair, tiny_changes, tmp_path):
+def test_nothing_is_written_over_or_without_data(summed_up, head_changes, tmp_path):
     with pytest.raises(RunFolderError, match="exists already"):
-        run_protocol(fair[1], fair[0].folder)
-    recipe = make_recipe(
-        tiny_changes, protocol__name="fair", data__name="folder", data__options={"path": str(tmp_path / "none")}
-    )
-    with pytest.raises(InputError, match="no such folder"):
-        run_protocol(recipe, tmp_path / "fair")
-    assert not (tmp_path / "fair").exists()
+        run_protocol(summed_up[1], summed_up[0].path)
+    recipe = make_recipe(head_changes, protocol__name="fair", data__options={"path": str(tmp_path / "none")})
+    with pytest.raises(InputError, match="none"):
+        run_protocol(recipe, tmp_path / "protocol")
+    assert not (tmp_path / "protocol").exists()
     with pytest.raises(RunFolderError, match="no folder of a protocol"):
         resume_protocol(tmp_path)
 
 
-def test_the_conventional_protocol_judges_by_the_test_classes(tiny_changes, tmp_path):
-    recipe = make_recipe(tiny_changes, protocol__name="conventional", training__monitor="precision_at_1")
+@pytest.mark.integration
+def test_the_conventional_protocol_judges_by_the_test_classes(head_changes, tmp_path):
+    recipe = make_recipe(head_changes, protocol__name="conventional", training__monitor="precision_at_1")
     result = run_protocol(recipe, tmp_path / "conventional", verbose=0)
     run = read_json(tmp_path / "conventional" / "runs" / "repeat0" / "test_metrics.json")
     assert run["validation"]["precision_at_1"] == pytest.approx(run["test"]["precision_at_1"])
@@ -161,7 +178,8 @@ def test_the_conventional_protocol_judges_by_the_test_classes(tiny_changes, tmp_
     )
 
 
-def test_the_commands_run_resume_and_judge_as_one(fair, tiny_arguments, tmp_path, monkeypatch, capsys):
+@pytest.mark.integration
+def test_the_commands_run_resume_and_judge_as_one(tiny_arguments, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     short = [part for key, value in SHORT.items() for part in (f"--{key}", str(value).lower())]
     arguments = [*tiny_arguments, *short, "--protocol.name", "fair", "--protocol.folds", "2", "--out", "fair"]
@@ -178,23 +196,26 @@ def test_the_commands_run_resume_and_judge_as_one(fair, tiny_arguments, tmp_path
     assert json.loads((tmp_path / "judged" / "metrics.json").read_text())["ensemble"] == runs
     assert evaluate_main([*runs, "--no-pictures"]) == 0
     assert capsys.readouterr().out.count("Files: ") == 2
+    saved = evaluate([f"{run}/saved_model" for run in runs], "digits", split="all")
+    assert (saved.folder / "pictures" / "nearest_neighbors.png").exists()
 
 
-def test_an_ensemble_of_saved_models(fair, tmp_path, monkeypatch):
+@pytest.mark.integration
+def test_an_ensemble_of_saved_models(fair, stored_features, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runs = [fair[0].folder / "runs" / f"repeat0-fold{fold}" for fold in range(2)]
-    ours = evaluate(runs, "digits", split="all", pictures=False)
-    theirs = evaluate([run / "saved_model" for run in runs], "digits", split="all")
+    ours = evaluate(runs, str(stored_features), split="all", pictures=False)
+    theirs = evaluate([run / "saved_model" for run in runs], str(stored_features), split="all", pictures=False)
     assert theirs.metrics == pytest.approx(ours.metrics, abs=1e-6)
-    assert (theirs.folder / "pictures" / "nearest_neighbors.png").exists()
 
 
-def test_an_ensemble_needs_the_same_classes(fair, finished_run, tmp_path, capsys):
+@pytest.mark.integration
+def test_an_ensemble_needs_the_same_classes(fair, head_run, tmp_path, capsys):
     runs = [fair[0].folder / "runs" / f"repeat0-fold{fold}" for fold in range(2)]
     with pytest.raises(InputError, match="same validation classes.*data.fold=1"):
         evaluate(runs, split="validation", out=tmp_path / "a")
     with pytest.raises(InputError, match="same test classes.*data.test_classes"):
-        evaluate([*runs, finished_run.folder], out=tmp_path / "a")
+        evaluate([*runs, head_run.folder], out=tmp_path / "a")
     with pytest.raises(ValueError, match="nothing to evaluate"):
         evaluate([], out=tmp_path / "a")
     with pytest.raises(SystemExit):
@@ -203,17 +224,16 @@ def test_an_ensemble_needs_the_same_classes(fair, finished_run, tmp_path, capsys
     assert not (tmp_path / "a").exists()
 
 
-def test_runs_with_other_test_pictures_are_no_ensemble(fair, tmp_path):
-    shutil.copytree(fair[0].folder, tmp_path / "fair")
-    folder = protocols.ProtocolFolder(tmp_path / "fair")
+def test_runs_with_other_test_pictures_are_no_ensemble(summed_up):
+    folder, recipe = summed_up
     path = folder.runs / "repeat1-fold1" / "test_embeddings.npz"
     embeddings, labels, _ = read_embeddings(path)
     write_embeddings(path, embeddings, labels[::-1])
     with pytest.raises(RunFolderError, match="same test pictures.*repeat1-fold1"):
-        protocols.summarize(fair[1], folder)
+        protocols.summarize(recipe, folder)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(RunFolderError, match="cannot be read"):
-        protocols.summarize(fair[1], folder)
+        protocols.summarize(recipe, folder)
 
 
 @pytest.mark.parametrize(

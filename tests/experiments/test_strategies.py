@@ -18,7 +18,7 @@ from tfdml.models import Crew
 
 IS_KERAS_3 = keras.__version__ >= "3"
 RECIPE = {
-    "data.name": "digits", "data.options": "{}", "data.size": "[16,16]", "batches.classes": 2,
+    "model.backbone": "tiny", "data.name": "digits", "data.options": "{}", "data.size": "[12,12]", "batches.classes": 2,
     "batches.samples_per_class": 4, "model.embedding_size": 8, "model.gsp.prototypes": 4, "references.per_class": 2,
     "ccp.pool_size": 4, "training.steps_per_validation": 3, "training.geometry": "false",
     "evaluation.pictures": "false", "optimizer.learning_rate": 1e-4,
@@ -39,7 +39,7 @@ def assert_about_same(folder, expected):
     rows, expected_rows = history(folder), history(expected)
     assert len(rows) == len(expected_rows) and rows[0].keys() == expected_rows[0].keys()
     for row, expected_row in zip(rows, expected_rows):
-        # Through twenty layers; the ten steps of tests/models/test_replicas.py are held to 1e-4.
+        # The ten steps of tests/models/test_replicas.py are held to 1e-4.
         np.testing.assert_allclose(float(row["loss"]), float(expected_row["loss"]), rtol=0.02)
         np.testing.assert_allclose(float(row["val_map_at_r"]), float(expected_row["val_map_at_r"]), atol=0.03)
     assert (folder / "saved_model" / "saved_model.pb").exists() and (folder / "test_metrics.json").exists()
@@ -53,6 +53,7 @@ def single(tmp_path_factory):
     return folder
 
 
+@pytest.mark.integration
 def test_a_run_on_two_devices(single, tmp_path):
     folder = tmp_path / "run"
     code, output = finish(start("train_on.py", *arguments(folder), "--strategy", "mirrored"))
@@ -61,6 +62,7 @@ def test_a_run_on_two_devices(single, tmp_path):
     assert "strategy: mirrored" in (folder / "recipe.yaml").read_text()
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(IS_KERAS_3, reason="the training loop of Keras 3 does not support several workers")
 def test_a_run_of_two_workers_is_written_by_the_first(single, tmp_path):
     folders, port = [tmp_path / str(index) / "run" for index in range(2)], free_ports()
@@ -75,6 +77,7 @@ def test_a_run_of_two_workers_is_written_by_the_first(single, tmp_path):
     assert not folders[1].exists()
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(IS_KERAS_3, reason="the training loop of Keras 3 does not support several workers")
 @pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_run_goes_on_after_the_death_of_a_worker(victim, tmp_path):

@@ -101,6 +101,21 @@ def complete_recipe(recipe: Recipe, pictures: ExperimentData) -> Recipe:
     return dataclasses.replace(recipe, data=shape)
 
 
+def fill_from(recipe: Recipe, complete: Recipe) -> Recipe:
+    """The recipe with what it leaves to the data, as `complete_recipe` fills it in, taken from a complete recipe.
+
+    What the recipe gives itself stays: the result equals `complete` exactly if that is a completion of the recipe.
+    """
+    data_config, head = recipe.data, recipe.model.head
+    if data_config.channels is None:
+        data_config = dataclasses.replace(data_config, channels=complete.data.channels)
+    if data_config.size is None:
+        data_config = dataclasses.replace(data_config, size=complete.data.size)
+    if head.input_size is None:
+        head = dataclasses.replace(head, input_size=complete.model.head.input_size)
+    return dataclasses.replace(recipe, data=data_config, model=dataclasses.replace(recipe.model, head=head))
+
+
 def make_augmentation(recipe: Recipe):
     """The augmentation, or None if it would change nothing."""
     config = recipe.augmentation

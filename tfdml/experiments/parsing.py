@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import os
 import re
 import typing
 from collections.abc import Mapping
 
 import jsonargparse
+import numpy as np
 import yaml
 
 from tfdml.experiments.errors import InputError, RecipeError, nearest_key
@@ -108,6 +110,10 @@ def to_mapping(value):
         return {field.name: to_mapping(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {key: to_mapping(item) for key, item in value.items()}
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
     return [to_mapping(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 

@@ -225,7 +225,7 @@ def protocol_result_of(recipe, folder, verbose=None):
     """
     if not pathlib.Path(folder).exists():
         return run_protocol(recipe, folder, verbose=verbose)
-    if ProtocolFolder.open(folder)[1] != recipe:
+    if dump_recipe(ProtocolFolder.open(folder)[1]) != dump_recipe(recipe):
         raise RunFolderError(
             f"{folder} holds runs of another recipe. Choose another --out, or remove the folder to run it anew."
         )

@@ -16,7 +16,7 @@ from tfdml.experiments.drawing import draw_evaluation, draw_training
 from tfdml.experiments.errors import RunFolderError, input_errors
 from tfdml.experiments.evaluation import judge
 from tfdml.experiments.recipe import Recipe
-from tfdml.experiments.recipe_files import load_recipe
+from tfdml.experiments.recipe_files import dump_recipe, load_recipe
 from tfdml.experiments.run_callbacks import BestWeights, HistoryLog, ProjectionsLog, TensorBoardLog, TimeLimit
 from tfdml.experiments.run_folder import (
     RunFolder,
@@ -181,16 +181,12 @@ def result_of(recipe, folder, verbose=0, extra_callbacks=()):
     if not folder.exists():
         return train(recipe, folder, verbose=verbose, extra_callbacks=extra_callbacks)
     found = RunFolder.open(folder).load_recipe()
-    # A run's recipe has the pictures' shape in it, which the given one may leave to the data set.
-    if _without_shape(found) != _without_shape(recipe):
+    # Compared as they are written: a tuple of an option, for example, is a list in a file.
+    if dump_recipe(found) != dump_recipe(assembly.fill_from(recipe, found)):
         raise RunFolderError(
             f"{folder} holds a run of another recipe. Choose another --out, or remove the folder to run it anew."
         )
     return resume(folder, verbose=verbose, extra_callbacks=extra_callbacks)
-
-
-def _without_shape(recipe):
-    return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, size=None, channels=None))
 
 
 def _read_result(folder):
