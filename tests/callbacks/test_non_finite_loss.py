@@ -9,7 +9,7 @@ from tfdml import callbacks, models
 def test_stops_at_the_step_and_keeps_the_best_weights(blobs, linear_embedder):
     points, labels = blobs
     model = models.MetricModel(linear_embedder())
-    model.compile(optimizer=keras.optimizers.SGD(0.01), loss="c2")
+    model.compile(optimizer=keras.optimizers.SGD(0.01), loss="c2", run_eagerly=True)
     best = {}
 
     def spoil(batch, logs=None):
@@ -33,7 +33,7 @@ def test_stops_at_the_step_and_keeps_the_best_weights(blobs, linear_embedder):
 
 def test_a_finite_loss_passes(blobs, linear_embedder):
     model = models.MetricModel(linear_embedder())
-    model.compile(optimizer="sgd", loss="c2")
+    model.compile(optimizer="sgd", loss="c2", run_eagerly=True)
     stop = callbacks.StopOnNonFiniteLoss()
     model.fit(*blobs, epochs=2, verbose=0, callbacks=[stop])
     assert stop.stopped_step is None

@@ -13,13 +13,13 @@ def pictures():
     return rng.random((24, 6, 6, 1)).astype("float32"), np.tile(np.arange(4), 6)
 
 
-def make_model(pooling="gsp", kind=models.MetricModel, references=None, rate=0.05, **options):
+def make_model(pooling="gsp", kind=models.MetricModel, references=None, rate=0.05, run_eagerly=True, **options):
     keras.utils.set_random_seed(0)
     backbone = keras.Sequential([keras.Input((6, 6, 1)), keras.layers.Conv2D(5, 3, activation="relu")])
     options = options or ({"prototypes": 6, "ratio": 0.3, "smoothing": 20.0} if pooling == "gsp" else {})
     embedder = models.build_embedder(backbone, pooling, 3, pooling_options=options)
     model = kind(embedder, references)
-    model.compile(optimizer=keras.optimizers.SGD(rate), loss="triplet")
+    model.compile(optimizer=keras.optimizers.SGD(rate), loss="triplet", run_eagerly=run_eagerly)
     return model
 
 
@@ -28,7 +28,7 @@ def fit(model, pictures, epochs, *more, **options):
 
 
 def test_it_trains_by_the_average_first(pictures):
-    model, average = make_model(), make_model("gap")
+    model, average = make_model(run_eagerly=False), make_model("gap")
     prototypes = ("prototype_embeddings",)
     average.embedder.set_weights(
         [np.asarray(weight) for weight in model.embedder.weights if not weight.name.split(":")[0].endswith(prototypes)]
@@ -36,7 +36,7 @@ def test_it_trains_by_the_average_first(pictures):
     warmup = callbacks.PrototypeWarmup(pictures[0], epochs=2)
     losses = fit(model, pictures, 3, warmup).history["loss"]
     of_average = fit(average, pictures, 3).history["loss"]
-    np.testing.assert_allclose(losses[:2], of_average[:2], rtol=1e-5)
+    np.testing.assert_allclose(losses[:2], of_average[:2], rtol=1e-4)
     # The graph is another one from there on.
     assert losses[2] != pytest.approx(of_average[2], rel=1e-3)
     assert model.embedder.get_layer("pooling").ratio == 0.3
@@ -58,13 +58,11 @@ def test_prototypes_are_k_centers_of_the_learnt_features(pictures):
 def test_evaluation_and_proxies_follow_the_present_pooling(pictures):
     """Neither validation nor the pool of the next proxies may go by the graph of the warm-up."""
     # A rate of 0: only the pooling changes.
-    model = make_model(kind=models.CCPModel, references=layers.ClassProxies(4, 1, dim=3), rate=0.0)
+    model = make_model(kind=models.CCPModel, references=layers.ClassProxies(4, 1, dim=3), rate=0.0, run_eagerly=False)
     validation = {"validation_data": pictures}
     warmup = callbacks.PrototypeWarmup(pictures[0], epochs=1)
     # The first epoch is passed over; the third is the second without anything better.
-    projections = callbacks.AlternatingProjections(
-        _dataset(pictures), pool_size=1, patience=1, start_from_epoch=1
-    )
+    projections = callbacks.AlternatingProjections(_dataset(pictures), pool_size=1, patience=1, start_from_epoch=1)
     history = fit(model, pictures, 3, projections, warmup, **validation).history
     assert history["projection"] == [0, 0, 0] and int(model.projection) == 1
     assert history["val_loss"][1] == history["val_loss"][2] != history["val_loss"][0]
@@ -78,7 +76,7 @@ def _dataset(pictures):
     return tf.data.Dataset.from_tensor_slices(pictures).batch(12)
 
 
-@pytest.mark.parametrize("done", [1, 2, 3])
+@pytest.mark.parametrize("done", [2, *(pytest.param(done, marks=pytest.mark.integration) for done in (1, 3))])
 def test_resume_equals_no_interruption(pictures, tmp_path, done):
     def run(path, until, first=False):
         model = make_model()

@@ -48,6 +48,7 @@ def train(digits, with_ccp):
     return np.array(spreads), history.history["projection"]
 
 
+@pytest.mark.integration
 def test_spread_of_the_proxies(digits):
     plain, problems = train(digits, with_ccp=False)
     assert set(problems) == {0}

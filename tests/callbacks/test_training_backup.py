@@ -27,7 +27,7 @@ class Interruption(keras.callbacks.Callback):
 
 def plain(embedder):
     model = models.CCPModel(embedder, layers.ClassProxies(4, 2, dim=2), projection_weight=0.1)
-    model.compile(optimizer=keras.optimizers.Adam(0.05), loss="c2", jit_compile=False)
+    model.compile(optimizer=keras.optimizers.Adam(0.05), loss="c2", run_eagerly=True)
     return model
 
 
@@ -67,16 +67,27 @@ def run(blobs, linear_embedder, path, interrupt_at=None, epochs=8, build=plain):
     return model, logs, stopping
 
 
-@pytest.mark.parametrize("steps", [(6,), (2, 13, 21)])
 @pytest.mark.parametrize(
-    ("build", "policy"), [(plain, "float32"), (with_everything, "float32"), (with_everything, "mixed_float16")]
+    ("build", "policy", "steps"),
+    [
+        (with_everything, "float32", (6,)),
+        *(
+            pytest.param(*case, marks=pytest.mark.integration)
+            for case in [
+                (plain, "float32", (2, 13, 21)),
+                (with_everything, "float32", (2, 13, 21)),
+                (with_everything, "mixed_float16", (2, 13, 21)),
+            ]
+        ),
+    ],
 )
-def test_resume_equals_no_interruption(blobs, linear_embedder, tmp_path, steps, build, policy, dtype_policy):
+def test_resume_equals_no_interruption(blobs, linear_embedder, tmp_path, build, policy, steps, dtype_policy):
     dtype_policy(policy)
-    whole, whole_logs, whole_stopping = run(blobs, linear_embedder, tmp_path / "whole.npz", build=build)
+    epochs = 5 if len(steps) == 1 else 8
+    whole, whole_logs, whole_stopping = run(blobs, linear_embedder, tmp_path / "whole.npz", build=build, epochs=epochs)
     logs = {}
     for step in (*steps, None):
-        model, new_logs, stopping = run(blobs, linear_embedder, tmp_path / "parts.npz", step, build=build)
+        model, new_logs, stopping = run(blobs, linear_embedder, tmp_path / "parts.npz", step, epochs, build)
         logs.update(new_logs)
     assert logs == dict(whole_logs)
     assert max(values["projection"] for values in logs.values()) >= 1

@@ -15,14 +15,11 @@ def build(linear_embedder, optimizer=None, jit_compile=False, **options):
     return model
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("in_batch_weight", [0.0, 0.3])
+@pytest.mark.parametrize(("in_batch_weight", "jit_compile"), [(0.0, False), (0.3, True)])
 def test_steps_equal_algorithm_1_by_hand(blobs, linear_embedder, in_batch_weight, jit_compile):
     points, labels = blobs[0][:32], blobs[1][:32]
     strength = 0.7
-    model = build(
-        linear_embedder, projection_weight=strength, in_batch_weight=in_batch_weight, jit_compile=jit_compile
-    )
+    model = build(linear_embedder, projection_weight=strength, in_batch_weight=in_batch_weight, jit_compile=jit_compile)
     kernel = tf.Variable(linear_embedder().weights[0])
     proxies = tf.Variable(model.references().embeddings)
     loss = losses.get("c1")
@@ -77,10 +74,11 @@ def test_a_memory_beside_the_proxies(blobs, linear_embedder):
 
 def test_a_strong_pull_holds_the_weights(blobs, linear_embedder):
     moved = {}
+    batches = tf.data.Dataset.from_tensor_slices(blobs).repeat().batch(32)
     for strength in (0.0, 1e4):
         model = build(linear_embedder, keras.optimizers.SGD(1e-4), projection_weight=strength)
         model.begin_projection(np.asarray(model.references.proxies))
-        model.fit(*blobs, epochs=100, verbose=0)
+        model.fit(batches, steps_per_epoch=300, verbose=0)
         moved[strength] = np.abs(model.embedder.get_weights()[0] - linear_embedder().get_weights()[0]).max()
     assert moved[1e4] < 0.05 * moved[0.0]
 
@@ -186,20 +184,20 @@ def test_every_loss_takes_part(blobs, linear_embedder, name):
     points, labels = blobs
     proxies = layers.ClassProxies(4, 2, dim=2, initializer=keras.initializers.RandomNormal(seed=1))
     model = models.CCPModel(linear_embedder(), proxies, in_batch_weight=0.5)
-    model.compile(optimizer=keras.optimizers.SGD(0.05), loss=name)
+    model.compile(optimizer=keras.optimizers.SGD(0.05), loss=name, run_eagerly=True)
     model.begin_projection(np.random.default_rng(0).normal(size=(4, 2, 2)).astype("float32"))
     before = [np.asarray(weight).copy() for weight in (*model.embedder.weights, proxies.proxies)]
-    history = model.fit(points[:32], labels[:32], batch_size=16, epochs=2, verbose=0).history
+    history = model.fit(points[:32], labels[:32], batch_size=16, verbose=0).history
     assert np.isfinite(history["loss"]).all()
     for old, weight in zip(before, (*model.embedder.weights, proxies.proxies)):
         assert np.isfinite(np.asarray(weight)).all() and np.abs(np.asarray(weight) - old).max() > 0
 
 
-@pytest.mark.parametrize("per_class", [1, 3, 16])
+@pytest.mark.parametrize("per_class", [1, 3])
 def test_proxies_per_class(blobs, linear_embedder, per_class):
     proxies = layers.ClassProxies(4, per_class, dim=2)
     model = models.CCPModel(linear_embedder(), proxies)
-    model.compile(optimizer="sgd", loss="c2")
+    model.compile(optimizer="sgd", loss="c2", run_eagerly=True)
     callback = callbacks.AlternatingProjections(tf.data.Dataset.from_tensor_slices(blobs).batch(32), patience=1)
     history = model.fit(*blobs, validation_data=blobs, epochs=4, verbose=0, callbacks=[callback]).history
     assert history["projection"][-1] >= 0 and np.isfinite(history["loss"]).all()

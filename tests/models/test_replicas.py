@@ -39,11 +39,13 @@ def assert_same(kind, result, expected):
         np.testing.assert_allclose(result[name], expected[name], rtol=1e-4, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_devices_train_as_one(results, kind):
     assert_same(kind, results("mirrored")[0], results("single")[0])
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(IS_KERAS_3, reason="the training loop of Keras 3 does not support several workers")
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_workers_train_as_one_device(results, kind):
@@ -51,6 +53,7 @@ def test_two_workers_train_as_one_device(results, kind):
         assert_same(kind, result, results("single")[0])
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(IS_KERAS_3, reason="the training loop of Keras 3 does not support several workers")
 def test_workers_agree_to_the_bit(results):
     first, second = results("worker")

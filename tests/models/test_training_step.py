@@ -48,7 +48,8 @@ def clip(gradients, norm):
 
 
 def step(model, points, labels):
-    return model.fit(points, labels, batch_size=len(points), epochs=1, shuffle=False, verbose=0).history["loss"][0]
+    model.reset_metrics()
+    return model.train_on_batch(points, labels, return_dict=True)["loss"]
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
@@ -108,8 +109,9 @@ def test_weight_decay_is_added_before_clipping_and_leaves_out_batch_normalizatio
             np.testing.assert_allclose(value, start - 0.1 * gradient, atol=2e-6)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("second", [None, 0.1])
+@pytest.mark.parametrize(
+    ("second", "jit_compile"), [(None, False), (0.1, False), pytest.param(0.1, True, marks=pytest.mark.integration)]
+)
 def test_the_warm_up_trains_the_embedding_and_what_is_outside(blobs, second, jit_compile):
     model = models.MetricModel(with_hidden_layer(), proxies())
     model.compile(
@@ -156,8 +158,7 @@ def scaled(optimizer, policy, initial_scale):
     return keras.mixed_precision.LossScaleOptimizer(optimizer, initial_scale=initial_scale)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize(("policy", "jit_compile"), [("mixed_float16", True), ("mixed_bfloat16", False)])
 def test_the_second_optimizer_gets_unscaled_gradients(blobs, policy, jit_compile, dtype_policy):
     points, labels = blobs[0][:32], blobs[1][:32]
     dtype_policy(policy)
@@ -182,7 +183,7 @@ def test_the_second_optimizer_gets_unscaled_gradients(blobs, policy, jit_compile
         )
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.integration)])
 def test_a_step_with_gradients_that_overflow_is_skipped_by_both(blobs, jit_compile, dtype_policy):
     dtype_policy("mixed_float16")
     model = models.MetricModel(with_hidden_layer(), proxies())
