@@ -9,6 +9,7 @@ from processes import finish, free_ports, start
 from tfdml import models, ops
 
 KINDS = ("batch", "memory", "proxies", "ccp", "ccp_memory", "zero_shot", "learnt_boundary", "two_optimizers", "adam")
+RANKED = ("map_at_r", "r_precision")
 IS_KERAS_3 = keras.__version__ >= "3"
 
 
@@ -36,7 +37,10 @@ def assert_same(kind, result, expected):
     names = [name for name in expected if name.startswith(f"{kind}/")]
     assert names and names == [name for name in result if name.startswith(f"{kind}/")]
     for name in names:
-        np.testing.assert_allclose(result[name], expected[name], rtol=1e-4, atol=1e-4, err_msg=name)
+        # Rounding may swap two references that are nearly as far from a query: for R = 7 and 48 queries this changes a
+        # metric of ranks by up to 1 / (7 · 48). Weights and losses are held to 1e-4.
+        atol = 1 / (7 * 48) if name.endswith(RANKED) else 1e-4
+        np.testing.assert_allclose(result[name], expected[name], rtol=1e-4, atol=atol, err_msg=name)
 
 
 @pytest.mark.integration
