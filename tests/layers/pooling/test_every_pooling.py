@@ -28,6 +28,7 @@ SIZES = {
     "optimal_transport_64x128": 8192,
     "smk": 4,
 }
+IS_KERAS_2 = keras.__version__.startswith("2.")
 NAMES = pooling.pooling_names()
 # Without those that differ in their sizes alone.
 KINDS = [name for name in NAMES if not name.endswith(("8x16", "64x128"))]
@@ -270,6 +271,26 @@ def test_gradients_against_finite_differences(name):
             expected = float(np.sum(direction * to_numpy(gradient)))
             assert change(move) == pytest.approx(expected, abs=1e-6, rel=1e-6), variable.name
         variable.assign(start)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_weights_keep_their_order_when_parts_are_frozen(name):
+    """Keras 2 would list the weights of frozen batch normalisations elsewhere, and pair them with others."""
+    layer = make_layer(name)
+    expected = [id(weight) for weight in layer.weights]
+    trainable, rest = layer.trainable_weights, layer.non_trainable_weights
+    assert expected[: len(trainable)] == [id(weight) for weight in trainable] or not IS_KERAS_2
+    parts = [part for part in vars(layer).values() if isinstance(part, keras.layers.Layer)]
+    for part in (layer, *parts):
+        part.trainable = False
+        assert [id(weight) for weight in layer.weights] == expected
+        part.trainable = True
+    assert [id(weight) for weight in (*layer.trainable_weights, *layer.non_trainable_weights)] == [
+        id(weight) for weight in (*trainable, *rest)
+    ]
+    frozen = pooling.get_pooling(name, **SMALL.get(name, {}), trainable=False)
+    frozen.build((None, None, None, CHANNELS))
+    assert [tuple(weight.shape) for weight in frozen.weights] == [tuple(weight.shape) for weight in layer.weights]
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -16,6 +16,24 @@ NO_AUTOCAST = (
 )
 
 
+_ORDER_IS_STABLE = not keras.__version__.startswith("2.")
+
+
+class _Ranks:
+    """The order of a layer's weights: trainable variables first, each kind as they were first seen.
+
+    An object of its own, because Keras tracks what is in a dict.
+    """
+
+    def __init__(self):
+        self._of = {}
+
+    def sort(self, weights):
+        for weight in weights:
+            self._of.setdefault(id(weight), len(self._of))
+        return sorted(weights, key=lambda weight: (not weight.trainable, self._of[id(weight)]))
+
+
 class Pooling(keras.layers.Layer):
     """A layer from local features to one vector.
 
@@ -45,6 +63,13 @@ class Pooling(keras.layers.Layer):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.input_channels = None
+        self._ranks = _Ranks()
+
+    @property
+    def weights(self):
+        """All weights, in an order that does not depend on which of the layer's parts are trainable."""
+        # Keras 2 lists the statistics of a batch normalisation inside a layer last, but of a frozen one in its place.
+        return super().weights if _ORDER_IS_STABLE else self._ranks.sort(super().weights)
 
     def pool(self, features):
         """The formula.
