@@ -1,5 +1,7 @@
 import pathlib
 import pickle
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -253,3 +255,147 @@ def test_other_things_than_tensors(tmp_path):
 def test_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=f"Received: {tmp_path}/none.pth"):
         read_state_dict(tmp_path / "none.pth")
+
+
+def write_tensors(path, items, contents=None):
+    write_archive(path, program(items), contents or {"0": FOUR.tobytes()})
+
+
+def call(name, arguments):
+    return f"ctorch._utils\n{name}\n(".encode() + arguments + b"tR"
+
+
+def arguments_of_tensor(metadata=b""):
+    return storage("0", 4) + b"I0\n" + numbers([4]) + numbers([1]) + b"I00\n)" + metadata
+
+
+@pytest.mark.parametrize(
+    ("metadata", "sign"), [(b"", 1), (b"N", 1), (b"(dS'neg'\nI01\ns", -1), (b"(dS'neg'\nI00\ns", 1)]
+)
+def test_negation_bit(metadata, sign, tmp_path):
+    write_tensors(tmp_path / "a.pth", {"a": call("_rebuild_tensor_v2", arguments_of_tensor(metadata))})
+    np.testing.assert_array_equal(read_state_dict(tmp_path / "a.pth")["a"], sign * FOUR)
+
+
+@pytest.mark.parametrize("metadata", [b"(dS'quantized'\nI01\ns", b"I3\n", b"(I1\nt"])
+def test_other_metadata(metadata, tmp_path):
+    write_tensors(tmp_path / "a.pth", {"a": call("_rebuild_tensor_v2", arguments_of_tensor(metadata))})
+    with pytest.raises(ValueError, match=rf"Received: {tmp_path}/a\.pth, with a tensor of an unknown kind"):
+        read_state_dict(tmp_path / "a.pth")
+
+
+def test_parameter_with_attributes(tmp_path):
+    state = b"(dS'of_mine'\nI3\ns"
+    made = call("_rebuild_parameter_with_state", tensor("0", 4, [4], [1]) + b"I01\n(d" + state)
+    write_tensors(tmp_path / "a.pth", {"a": made})
+    np.testing.assert_array_equal(read_state_dict(tmp_path / "a.pth")["a"], FOUR)
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model"])
+@pytest.mark.parametrize("wrapper", ["", "module."])
+@pytest.mark.parametrize("write", WRITERS)
+def test_checkpoints(key, wrapper, write, tmp_path):
+    contents, path = {"0": FOUR.tobytes(), "1": FOUR[::-1].tobytes()}, tmp_path / "checkpoint.pth"
+    inner = {f"{wrapper}a.weight": tensor("1", 4, [4], [1]), f"{wrapper}module.b": tensor("1", 4, [2], [1])}
+    optimizer = b"(d" + b"S'step'\n" + tensor("0", 4, [4], [1]) + b"s"
+    write(path, program({"epoch": b"I3\n", "optimizer": optimizer, key: program(inner)[:-1]}), contents)
+    state = read_state_dict(path)
+    assert list(state) == ["a.weight", "module.b"]
+    np.testing.assert_array_equal(state["a.weight"], FOUR[::-1])
+
+
+def test_a_prefix_of_some_names_stays(tmp_path):
+    write_tensors(tmp_path / "a.pth", {"module.a": tensor("0", 4, [4], [1]), "b": tensor("0", 4, [4], [1])})
+    assert list(read_state_dict(tmp_path / "a.pth")) == ["module.a", "b"]
+
+
+def nested_tuples(depth=60):
+    """A tuple of two that are the same tuple of two …: 2 ** depth parts, some bytes each."""
+    return b")q\x00" + b"".join(b"h%c" % index + b"\x86q%c" % (index + 1) for index in range(depth))
+
+
+@pytest.mark.parametrize("place", ["value", "key", "size", "storage", "metadata", "top", "set"])
+def test_tuples_that_share_their_parts(place, tmp_path):
+    """Neither hashed nor printed: both would take forever."""
+    nested, path = nested_tuples(), tmp_path / "a.pth"
+    data = {
+        "value": program({"a": nested}),
+        "key": b"(d" + nested + b"I1\ns.",
+        "size": program({"a": call("_rebuild_tensor_v2", storage("0", 4) + b"I0\n" + nested + nested + b"I00\n)")}),
+        "storage": program({"a": b"(S'storage'\n" + nested * 4 + b"tQ"}),
+        "metadata": program({"a": call("_rebuild_tensor_v2", arguments_of_tensor(b"(d" + nested + b"I1\ns"))}),
+        "top": nested + b".",
+        "set": b"(" + nested + b"\x90.",
+    }[place]
+    assert len(data) < 2000
+    write_archive(path, data, {"0": FOUR.tobytes()})
+    with pytest.raises(ValueError, match=f"Received: {path}") as raised:
+        read_state_dict(path)
+    assert len(str(raised.value)) < 500
+
+
+@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize("tensors", [1, 100])
+def test_tensors_that_repeat_a_storage(tensors, write, tmp_path):
+    path, each = tmp_path / "a.pth", 3 * 2**28 // tensors
+    made = {str(index): tensor("0", 4, [each], [0]) for index in range(tensors)}
+    write(path, program(made), {"0": FOUR.tobytes()})
+    with pytest.raises(ValueError, match=rf"{path}, whose tensors claim 6,442,450,\d+ bytes; expected at most 67,"):
+        read_state_dict(path)
+
+
+def test_zip_bomb(tmp_path):
+    path, size = tmp_path / "a.pth", 100 * 2**20
+    for members in (["data.pkl"], ["data/0"]):
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in {"data.pkl", *members}:
+                with archive.open(f"archive/{name}", "w") as member:
+                    if name in members:
+                        for _ in range(100):
+                            member.write(bytes(2**20))
+                    else:
+                        member.write(program({"a": tensor("0", size // 4, [size // 4], [1])}))
+        assert path.stat().st_size < 200_000
+        tracemalloc.start()
+        with pytest.raises(ValueError, match=rf"{path}, whose (data\.pkl has|storages claim) 104,?857,?600 bytes"):
+            read_state_dict(path)
+        assert tracemalloc.get_traced_memory()[1] < 10 * 2**20
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"(" * 10_000 + b".",
+        b"(" + b"(" * 5_000 + b"t" * 5_000 + b".",
+        b"]" * 5_000 + b"a" * 4_999 + b".",
+        b"I" + b"9" * 100_000 + b"\n.",
+        b"X\xff\xff\xff\x7fa.",
+        b"\x8d\xff\xff\xff\xff\xff\xff\xff\x7fa.",
+        b"\x8b\xff\xff\xff\x7fa.",
+        b"h\x05.",
+        b"0.",
+        b"N\x85\x86.",
+        b"(dNNb.",
+        b"Nb.",
+        b"NR.",
+        b"}NNs.",
+        b"ccollections\nOrderedDict\n(I3\ntR.",
+        b"ctorch._utils\n_rebuild_parameter\n)R.",
+        b"ctorch._utils\n_rebuild_tensor\n(NtR.",
+        b"ctorch\nFloatStorage\n)R.",
+        b"\xff",
+        b"",
+        program({"a": tensor("0", 4, [0, 2**62, 2**62], [1, 1, 1])}),
+        program({"a": tensor("0", 4, [1] * 65, [1] * 65)}),
+        program({"a" * 10_000: b"N"}),
+        program({"a": call("_rebuild_tensor_v2", arguments_of_tensor().replace(b"I0\n", b"I" + b"7" * 4000 + b"\n"))}),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("write", WRITERS)
+def test_every_damage_is_a_short_value_error_with_the_path(data, write, tmp_path):
+    path = tmp_path / "a.pth"
+    write(path, data, {"0": FOUR.tobytes()})
+    with pytest.raises(ValueError, match=f"Received: {path}") as raised:
+        read_state_dict(path)
+    assert len(str(raised.value)) < 600

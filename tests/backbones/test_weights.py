@@ -1,6 +1,7 @@
 import hashlib
 import importlib
 import pathlib
+import zipfile
 
 import h5py
 import keras
@@ -10,6 +11,7 @@ from torch_writer import write_archive, write_state_dict, write_stream
 
 from tfdml.backbones import convert, convert_weights, load_weights, weights
 from tfdml.backbones.batch_normalization import Normalizer
+from tfdml.layers.pooling import SOLARPooling
 
 # The package has functions of these names.
 bn_inception, googlenet = (importlib.import_module(f"tfdml.backbones.{name}") for name in ("bn_inception", "googlenet"))
@@ -184,6 +186,79 @@ def test_newer_layout_of_another_model(tmp_path):
         load_weights(model, tmp_path / "other.weights.h5")
     for array, expected in zip(model.get_weights(), before):
         np.testing.assert_array_equal(array, expected)
+
+
+def network_of(widths, name="tiny"):
+    images = features = keras.Input((6, 6, 3))
+    for number, width in enumerate(widths):
+        features = keras.layers.Conv2D(width, 3, padding="same", name=f"conv{number}")(features)
+    return keras.Model(images, features, name=name)
+
+
+@pytest.mark.parametrize(
+    ("widths", "message"),
+    [
+        ((4, 5, 2), r"with 6 arrays; not of this network: 1 of shape \(3, 3, 5, 2\), 1 of shape \(2,\)\. Expected: "),
+        ((4,), r"with 2 arrays; missing: 1 of shape \(3, 3, 4, 5\), 1 of shape \(5,\)\. Expected: .* with 4 arrays"),
+        ((5, 4), r"with 4 arrays; missing: .*; not of this network: "),
+    ],
+)
+def test_newer_layout_of_another_architecture(widths, message, tmp_path):
+    """Keras itself would load what fits, layer by layer."""
+    network_of(widths).save_weights(tmp_path / "other.weights.h5")
+    model = network_of((4, 5))
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=rf"Not weights of 'tiny'\. Received: .*other\.weights\.h5' {message}"):
+        load_weights(model, tmp_path / "other.weights.h5")
+    for array, expected in zip(model.get_weights(), before):
+        np.testing.assert_array_equal(array, expected)
+
+
+def test_newer_layout_of_a_compiled_network(tmp_path):
+    saved, loaded = network_of((4, 5)), network_of((4, 5))
+    saved.compile("adam", "mse", metrics=["mae"], run_eagerly=True)
+    saved.train_on_batch(np.ones((1, 6, 6, 3)), np.ones((1, 6, 6, 5)))
+    saved.save_weights(tmp_path / "compiled.weights.h5")
+    load_weights(loaded, tmp_path / "compiled.weights.h5")
+    for array, expected in zip(loaded.get_weights(), saved.get_weights()):
+        np.testing.assert_array_equal(array, expected)
+
+
+@pytest.mark.parametrize("ending", ["h5", "weights.h5", "npz"])
+def test_files_that_claim_more_than_they_hold(ending, tmp_path):
+    path = tmp_path / f"tiny.{ending}"
+    if ending == "npz":
+        with zipfile.ZipFile(path, "w") as archive, archive.open("conv1/kernel.npy", "w") as member:
+            header = {"descr": "<f4", "fortran_order": False, "shape": (2**20, 2**12)}
+            np.lib.format.write_array_header_1_0(member, header)
+    else:
+        with h5py.File(path, "w") as file:
+            if ending == "h5":
+                file.attrs["layer_names"] = [b"conv1"]
+                file.create_group("conv1").attrs["weight_names"] = [b"conv1/kernel:0"]
+            file.create_dataset("conv1/conv1/kernel:0", (2**20, 2**12), "f4")
+    with pytest.raises(ValueError, match=rf"Received: {path}.* claims "):
+        load_weights(tiny(), path)
+
+
+def test_names_that_are_not_unique(tmp_path):
+    images = keras.Input((4, 4, 6))
+    network = keras.Model(images, SOLARPooling(name="pooling")(images), name="tiny")
+    np.savez(tmp_path / "tiny.npz", a=np.zeros(1))
+    with pytest.raises(ValueError, match="two variables are called 'pooling/"):
+        load_weights(network, tmp_path / "tiny.npz")
+    write_state_dict(tmp_path / "tiny.pth", tiny_state(**{"block_0.conv.weight": np.ones((5, 4, 1, 1))}))
+    with pytest.raises(ValueError, match="Two arrays of the file are called 'block_0_conv/kernel' here"):
+        load_weights(tiny(), tmp_path / "tiny.pth")
+
+
+def test_checkpoints_of_training_scripts(tmp_path):
+    """With an optimizer next to the weights, and the prefix of DataParallel."""
+    state = tiny_state()
+    write_state_dict(tmp_path / "tiny.pth", {f"module.{name}": array for name, array in state.items()}, write_archive)
+    model = tiny()
+    load_weights(model, tmp_path / "tiny.pth")
+    assert_has(model, tiny_arrays(state))
 
 
 @pytest.mark.parametrize("ending", ["npz", "h5", "weights.h5", "pth"])

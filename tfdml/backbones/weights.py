@@ -1,5 +1,6 @@
 """Weights of backbones: from files, from what others published, and to files."""
 
+import collections
 import contextlib
 import dataclasses
 import hashlib
@@ -7,7 +8,6 @@ import os
 import pathlib
 import re
 import uuid
-import zipfile
 
 import h5py
 import keras
@@ -15,6 +15,7 @@ import numpy as np
 
 from tfdml.backbones.registry import get_backbone
 from tfdml.backbones.torch_files import read_state_dict
+from tfdml.foreign_files import check_h5, read_npz, short_reason
 
 _ENDINGS = (".pth", ".pt", ".npz", ".h5")
 _OF_CONVOLUTION = {"weight": "kernel", "bias": "bias"}
@@ -27,6 +28,8 @@ _OF_BATCH_NORM = {
 # Classifiers, the auxiliary ones of GoogLeNet among them, in the words of PyTorch and of Keras.
 _CLASSIFIERS = ("last_linear", "fc", "aux1", "aux2", "predictions")
 _NAMES_IN_A_MESSAGE = 10
+# Groups of Keras' newer layout.
+_NOT_OF_LAYERS = {"optimizer", "metrics", "compile_metrics", "_compile_metrics", "_loss_tracker", "loss_tracker"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +138,7 @@ def load_weights(backbone, path):
         _check_hash(path)
         arrays = _from_torch(read_state_dict(path), backbone)
     elif path.suffix == ".npz":
-        arrays = _read_npz(path)
+        arrays = read_npz(path)
     else:
         arrays = _read_h5(path)
         if arrays is None:
@@ -196,20 +199,15 @@ def _from_torch(state, backbone):
             elif array.ndim == 2 and len(array) == 1:
                 # What came from Caffe has its vectors as rows.
                 array = array[0]
+        if key in arrays:
+            raise ValueError(f"Two arrays of the file are called {key!r} here. Received: weights of {backbone.name!r}.")
         arrays[key] = array
     return arrays
 
 
-def _read_npz(path):
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"Not a readable .npz. Received: weights={str(path)!r} ({error}).") from error
-
-
 def _read_h5(path):
     """Arrays by the layers' names, or None if the file has the newer layout."""
+    check_h5(path)
     arrays = {}
     try:
         with h5py.File(path, "r") as file:
@@ -218,22 +216,54 @@ def _read_h5(path):
                 return None
             for layer in map(_text, layers.attrs["layer_names"]):
                 for weight in map(_text, layers[layer].attrs["weight_names"]):
-                    arrays[f"{layer}/{_variable_name(weight)}"] = layers[layer][weight][()]
-    except (OSError, KeyError, RuntimeError) as error:
-        raise ValueError(f"Not a readable file of weights. Received: weights={str(path)!r} ({error}).") from error
+                    name = f"{layer}/{_variable_name(weight)}"
+                    if name in arrays:
+                        raise ValueError(f"two arrays are called {name!r}")
+                    arrays[name] = layers[layer][weight][()]
+    except Exception as error:  # h5py has no class of error of its own.
+        raise ValueError(
+            f"Not a readable file of weights. Received: weights={str(path)!r} ({short_reason(error)})."
+        ) from error
     return arrays
 
 
 def _load_by_keras(backbone, path):
+    # Keras pairs layers by their class and number: of another network it would load what fits.
+    held = collections.Counter(_shapes_in_newer_layout(path))
+    own = collections.Counter(tuple(variable.shape) for variable in backbone.variables)
+    if held != own:
+        said = [
+            f"{what}: {_listed([f'{count} of shape {shape}' for shape, count in shapes.items()])}"
+            for what, shapes in (("missing", own - held), ("not of this network", held - own))
+            if shapes
+        ]
+        raise ValueError(
+            f"Not weights of {backbone.name!r}. Received: weights={str(path)!r} with {sum(held.values())} arrays; "
+            f"{'; '.join(said)}. Expected: a file of save_weights of the same network, with {sum(own.values())} arrays."
+        )
     before = backbone.get_weights()
     try:
         backbone.load_weights(str(path))
     except Exception as error:  # Keras has no class of error of its own.
         backbone.set_weights(before)
         raise ValueError(
-            f"Not weights of {backbone.name!r}. Received: weights={str(path)!r} ({error}); expected a file of "
-            f"save_weights of the same model and Keras {keras.__version__}."
+            f"Not weights of {backbone.name!r}. Received: weights={str(path)!r} ({short_reason(error)}); expected a "
+            f"file of save_weights of the same model and Keras {keras.__version__}."
         ) from error
+
+
+def _shapes_in_newer_layout(path):
+    """Shapes of the arrays of layers: those of an optimizer and of metrics do not count."""
+    shapes = []
+
+    def visit(name, item):
+        groups = name.split("/")
+        if isinstance(item, h5py.Dataset) and "vars" in groups and not _NOT_OF_LAYERS & set(groups):
+            shapes.append(tuple(item.shape))
+
+    with h5py.File(path, "r") as file:
+        file.visititems(visit)
+    return shapes
 
 
 def _assign(backbone, arrays, source):
@@ -261,7 +291,17 @@ def _listed(names):
 
 
 def _named_variables(model):
-    return {f"{layer.name}/{_variable_name(v.name)}": v for layer in model.layers for v in layer.weights}
+    variables = {}
+    for layer in model.layers:
+        for variable in layer.weights:
+            name = f"{layer.name}/{_variable_name(variable.name)}"
+            if variables.setdefault(name, variable) is not variable:
+                raise ValueError(
+                    f"Weights are paired by the names of layers and variables. Received: a network in which two "
+                    f"variables are called {name!r}. Expected: a network without layers that have parts; load its "
+                    "weights by `model.load_weights`."
+                )
+    return variables
 
 
 def _named_arrays(model):
