@@ -49,6 +49,15 @@ def test_equals_the_loop(name):
     check_gradients(losses.ContrastiveLoss(**FORMS[name]), loop_of(name))
 
 
+def test_duplicates_are_no_nonzero_pairs():
+    """Neither by their distance nor by what rounding leaves of it."""
+    x = np.random.default_rng(0).normal(size=(6, 32)).astype("float32")
+    x, labels = np.concatenate([x, x, x + np.float32(0.3)]), np.tile(np.arange(6), 3)
+    loss = losses.ContrastiveLoss(distance="cosine")
+    expected = float(tf.reduce_mean(loss.call(labels, x.astype("float64"))))
+    assert float(tf.reduce_mean(loss.call(labels, x))) == pytest.approx(expected, rel=1e-4)
+
+
 def test_labels_beyond_float32_do_not_collide():
     x = np.array([[0.0], [0.1]], "float32")
     labels = np.array([2**24, 2**24 + 1])

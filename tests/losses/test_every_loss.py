@@ -58,6 +58,40 @@ def test_no_batch_gives_nan_in_other_precisions(name, dtype):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_not_a_number_stays_visible(name):
+    """A finite loss with gradients that are not would pass a guard that watches the loss."""
+    loss, rng = losses.get(name), np.random.default_rng(0)
+    x, labels = rng.normal(size=(6, 3)).astype("float32"), np.array([0, 0, 1, 1, 2, 2])
+    for wrong in (np.nan, np.inf):
+        bad = np.where(np.arange(6)[:, None] == 5, np.float32(wrong), x)
+        assert np.isnan(loss.call(labels, bad)[5])
+        assert np.isnan(loss.against(bad, labels, References(x, labels))[5])
+        assert np.isnan(loss.against(x, labels, References(bad, labels))).all()
+
+
+@pytest.mark.parametrize("name", losses.loss_names())
+def test_an_empty_batch(name):
+    """As a filtered dataset may give: no value, a gradient of its shape, and 0 for what Keras reduces."""
+    loss, labels = losses.get(name), np.zeros(0, "int64")
+    shape = {"in_batch_negatives": (0, 2, 3), "pair_contrastive": (0,)}.get(name, (0, 3))
+    calls = [lambda x: loss.call(labels, x)]
+    if name not in PAIRED:
+        points = np.random.default_rng(0).normal(size=(4, 3)).astype("float32")
+        calls += [
+            lambda x: loss.against(x, labels, References(points, np.array([0, 0, 1, 1]), per_class=2)),
+            lambda x: loss.against(x, labels, References(points, np.array([0, 1, 1, 0]))),
+        ]
+    for call in calls:
+        x = tf.Variable(np.zeros(shape, "float32"))
+        with tf.GradientTape() as tape:
+            values = call(x)
+            total = tf.reduce_sum(values)
+        assert values.shape == (0,) and total == 0.0
+        gradient = tape.gradient(total, x)
+        assert gradient is None or tf.convert_to_tensor(gradient).shape == shape
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_no_references_give_nan(name):
     loss, rng = losses.get(name), np.random.default_rng(0)
     x, labels = rng.normal(size=(6, 3)).astype("float32"), np.array([0, 0, 1, 1, 2, 5])

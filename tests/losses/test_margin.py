@@ -4,9 +4,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from brute_force import anchors, check_gradients, check_values, l2
+from brute_force import EDGES, anchors, check_gradients, check_values, l2, random_batch
 
 from tfdml import losses
+from tfdml.layers import References
 
 FORMS = {
     "fixed": dict(margin=0.2, boundary=0.8),
@@ -41,8 +42,37 @@ def loop_of(name):
 
 @pytest.mark.parametrize("name", FORMS)
 def test_equals_the_loop(name):
-    check_values(make(name), loop_of(name))
-    check_gradients(make(name), loop_of(name))
+    loss = make(name)
+    if name == "class":
+        loss.num_classes = 20  # For batches of so many classes, and boundaries for the first three.
+        loss.parameters.boundaries = tf.Variable([0.5, 0.7, 0.9, *[0.7] * 17])
+    check_values(loss, loop_of(name), edges=[edge for edge in EDGES if edge != "large labels"])
+    check_gradients(loss, loop_of(name))
+
+
+def test_evaluation_takes_unseen_classes():
+    """Those below 0 as well as those beyond the last: by the mean boundary."""
+    x, labels = random_batch(0, classes=4)[:2]
+    expected = loop_of("class")(x, labels)
+    for unseen in (3, 10, 2**31 - 1, -1, -(2**40)):
+        found = make("class").call_unseen(np.where(labels == 3, unseen, labels), x)
+        np.testing.assert_allclose(np.mean(found), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("label", [3, 1000, -1])
+def test_training_takes_no_class_without_a_boundary(label):
+    loss, x = make("class"), np.random.default_rng(0).normal(size=(4, 2)).astype("float32")
+    labels, known = tf.constant([0, 0, 1, label]), tf.constant([0, 0, 1, 2])
+    references = References(x, known)
+    message = r"Labels are out of range for MarginLoss\(num_classes=3, …\)"
+    for score in (loss.call, lambda labels, x: loss.against(x, labels, references)):
+        with pytest.raises(ValueError, match=f"{message}. Received: {label}. Expected: 0 <= label < 3"):
+            score(labels, x)
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            tf.function(score)(labels, tf.constant(x))
+        compiled = tf.function(score, jit_compile=True)
+        np.testing.assert_array_equal(np.isnan(compiled(labels, tf.constant(x))), [False, False, False, True])
+        np.testing.assert_allclose(compiled(known, tf.constant(x)), score(known, x), rtol=1e-5)
 
 
 def test_gradient_of_the_boundaries():

@@ -386,3 +386,16 @@ def test_margins_without_room_are_warned_about(blobs, linear_embedder):
     with pytest.warns(UserWarning, match="No triplet of these samples .* ask for a difference of 300") as caught:
         logs = [model.evaluate(*blobs, verbose=0, return_dict=True) for _ in range(5)]
     assert len(caught) == 1 and logs[0]["margin_slack"] < 0
+
+
+def test_boundaries_of_classes_in_training_and_evaluation(blobs, linear_embedder):
+    """Validation has other classes, which have no boundary of their own; training must not."""
+    points, labels = blobs
+    loss = losses.MarginLoss(trainable="class", num_classes=4)
+    model = models.MetricModel(linear_embedder())
+    model.compile(optimizer="sgd", loss=loss, **EAGER)
+    for unseen in (labels + 4, labels - 9):
+        logs = model.fit(points, labels, validation_data=(points, unseen), batch_size=96, verbose=0).history
+        assert np.isfinite(logs["val_loss"]).all() and np.isfinite(logs["loss"]).all()
+        with pytest.raises(ValueError, match="Labels are out of range for MarginLoss"):
+            model.fit(points, unseen, batch_size=96, verbose=0)

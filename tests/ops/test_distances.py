@@ -47,12 +47,21 @@ def test_duplicates_are_at_zero_with_finite_gradients(metric, dtype):
     with tf.GradientTape() as tape:
         distances = ops.pairwise_distances(variable, metric=metric)
         loss = tf.reduce_sum(distances)
-    tolerance = 1e-6 if metric == "cosine" else 0.0
-    assert np.abs(np.diag(distances[:3, 3:6])).max() <= tolerance
+    assert np.abs(np.diag(distances[:3, 3:6])).max() == 0.0
     if metric != "cosine":
         assert np.abs(np.diag(distances)).max() == 0.0
         assert distances[6, 7] == 0.0
     assert np.isfinite(tape.gradient(loss, variable)).all()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("metric", SCIPY_NAMES)
+def test_duplicates_of_any_size_are_at_zero(metric, compiled):
+    rng = np.random.default_rng(0)
+    function = tf.function(ops.pairwise_distances, jit_compile=True) if compiled else ops.pairwise_distances
+    for dimension in (3, 64) if compiled else (2, 3, 64, 512, 2048):
+        x = (rng.normal(size=(64, dimension)) + rng.uniform(-1, 1)).astype("float32")
+        np.testing.assert_array_equal(np.diag(function(tf.constant(x), tf.constant(x), metric)), 0.0)
 
 
 def test_leading_axes_unknown_sizes_and_xla():

@@ -15,6 +15,16 @@ def test_values(dtype):
     np.testing.assert_allclose(ops.l2_clip(vectors, 2.5), [[1.5, 2.0], [0.3, 0.4], [0, 0]], rtol=1e-6)
 
 
+@pytest.mark.parametrize("length", [1e-14, 1e-9, 1e-6, 1.0, 1e15])
+def test_short_and_long_vectors_are_normalized(length):
+    vectors = tf.Variable(np.float32([[0.6 * length, 0.8 * length]]))
+    with tf.GradientTape() as tape:
+        unit = ops.l2_normalize(vectors)
+        loss = unit[0, 0]
+    np.testing.assert_allclose(unit, [[0.6, 0.8]], rtol=1e-6)
+    np.testing.assert_allclose(length * tape.gradient(loss, vectors), [[0.64, -0.48]], rtol=1e-5)
+
+
 @pytest.mark.parametrize("function", [ops.l2_normalize, ops.l2_clip])
 def test_gradient_is_finite_at_zero_and_on_the_sphere(function):
     vectors = tf.Variable([[0.0, 0.0], [0.6, 0.8], [5.0, 0.0]])

@@ -54,6 +54,8 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
     """
 
     parameters = None
+    # With a parameter per class, as of `MarginLoss(trainable="class")`: the number of classes.
+    label_classes = None
 
     @property
     def separation(self):
@@ -89,6 +91,10 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
         Raises:
             ValueError: If the shapes do not fit.
         """
+        return self._of_known_labels(y_true, self._values(ops.compare(y_pred, y_true)))
+
+    def call_unseen(self, y_true, y_pred):
+        """As `call`, for evaluation: the classes may be others than those of the training."""
         return self._values(ops.compare(y_pred, y_true))
 
     def against(self, embeddings, labels, references):
@@ -105,16 +111,26 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
         Raises:
             ValueError: If the shapes do not fit.
         """
-        return self._values(
+        values = self._values(
             ops.compare(
                 embeddings, labels, references.embeddings, references.labels, references.valid, references.per_class
             )
         )
+        return self._of_known_labels(labels, values)
 
     def _values(self, pairs):
         values = self.compare(pairs if self.miner is None else self.miner.mine(pairs))
         # Comparisons with NaN are false, so mining and margins would drop such pairs: a finite loss, NaN gradients.
         return tf.where(_all_finite(pairs), values, tf.constant(np.nan, values.dtype))
+
+    def _of_known_labels(self, labels, values):
+        """The values if the loss has a parameter for each label; under XLA NaN for the samples without one."""
+        if self.label_classes is None:
+            return values
+        labels = ops.check_labels(labels, values)
+        owner = f"{type(self).__name__}(num_classes={self.label_classes}, …)"
+        labels = ops.check_label_range(labels, self.label_classes, owner)
+        return tf.where(ops.known_labels(labels, self.label_classes), values, tf.constant(np.nan, values.dtype))
 
     def get_config(self):
         miner = None if self.miner is None else keras.saving.serialize_keras_object(self.miner)

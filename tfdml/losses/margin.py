@@ -16,8 +16,9 @@ class MarginLoss(MetricLoss):
       {\text{number of terms that are not zero}} \; + \; \nu \, \frac{1}{b} \sum_i \beta_{y_i}$$
 
     The boundary $\beta$ is fixed, learnt, or learnt for each class. A learnt one is in the layer `parameters`, which
-    `MetricModel` trains; a plain model trains it if the layer is its attribute (see `MetricLoss`). A class without a
-    boundary of its own, as in validation on other classes, has the mean one.
+    `MetricModel` trains; a plain model trains it if the layer is its attribute (see `MetricLoss`). With one for each
+    class, a label outside 0 … `num_classes - 1` is an error: under XLA, which drops assertions, the loss is NaN. Only
+    `call_unseen`, by which `MetricModel` evaluates, takes other classes: they have the mean boundary.
 
     Args:
         margin: $\alpha \ge 0$.
@@ -73,6 +74,10 @@ class MarginLoss(MetricLoss):
         gap = 2 * self.margin
         return Separation(gap, gap if self.parameters is not None else self.boundary + self.margin, self.distance)
 
+    @property
+    def label_classes(self):
+        return self.num_classes
+
     def compare(self, pairs):
         distances = pairs.distances(self.distance)
         boundary = self._boundaries(pairs.labels, distances.dtype)
@@ -87,7 +92,9 @@ class MarginLoss(MetricLoss):
         if self.parameters is None:
             return tf.fill(tf.shape(labels), tf.constant(self.boundary, dtype))
         boundaries = tf.cast(self.parameters.boundaries, dtype)
-        known = labels < tf.cast(tf.size(boundaries), labels.dtype)
+        if self.num_classes is None:
+            return tf.fill(tf.shape(labels), boundaries[0])
+        known = ops.known_labels(labels, self.num_classes)
         own = tf.gather(boundaries, tf.where(known, labels, tf.zeros_like(labels)))
         return tf.where(known, own, tf.reduce_mean(boundaries))
 

@@ -65,6 +65,24 @@ _FACTORIES = {
 }
 
 
+def _register_names_with_keras():
+    """Lets `model.compile(loss="multi_similarity")` of any Keras model find the names, but for those that Keras has.
+
+    Keras 2 looks a loss's name up among custom objects. Keras 3 looks only among its own, and has no place for others.
+    """
+    if keras.__version__.startswith("3."):
+        return
+    registered = keras.saving.get_custom_objects()
+    for name, factory in _FACTORIES.items():
+        if not hasattr(keras.losses, name):
+            # Keras calls what is a class to make the loss.
+            maker = type(name, (), {"__new__": lambda cls, factory=factory: factory()})
+            registered.setdefault(name, maker)
+
+
+_register_names_with_keras()
+
+
 def loss_names():
     """The names that `get` knows, sorted."""
     return sorted(_FACTORIES)
@@ -72,6 +90,9 @@ def loss_names():
 
 def get(identifier, **options):
     """A loss from its name, its configuration, or itself.
+
+    `MetricModel.compile` takes names itself. A plain Keras model takes what this function gives,
+    `model.compile(loss=tfdml.losses.get("multi_similarity"))`; the name alone is known to Keras 2, not to Keras 3.
 
     Args:
         identifier: A name of `loss_names()`, a serialised loss (as `keras.saving.serialize_keras_object` gives), or

@@ -22,6 +22,11 @@ class TripletLoss(MetricLoss):
       negative where none is;
     - `"hard"`: for each sample its farthest positive with its nearest negative.
 
+    A sample without a positive or without a negative has no triplet, and a batch without one is worth 0. Distances of
+    `"l2"` and `"squared_l2"` lose digits far from the origin: in float32, vectors that are nearer to each other than
+    0.1 % of their lengths are at distance 0, without a gradient. `"hard"` mining has none at all if all of a batch lies
+    that near, as the output of an untrained embedder with a large bias may: normalize embeddings.
+
     There is no array of all triplets. With the hinge, $\sum_{p, n} [d_p + m - d_n]_+ = \sum_p c_p (d_p + m) - \sum_n
     k_n d_n$, where $c_p$ counts the negatives below $d_p + m$ and $k_n$ the positives with $d_p + m$ above $d_n$: two
     sorted searches, O(b² log b) in time and O(b²) in memory. With the soft margin the positives are taken one after
@@ -84,7 +89,7 @@ class TripletLoss(MetricLoss):
         farther = ops.count_sorted_below(ordered, still, or_equal=True)
         count = tf.reduce_sum(tf.cast(negatives, tf.int32), axis=1, keepdims=True)
         place = tf.maximum(tf.minimum(farther, count - 1), 0)
-        chosen = tf.gather(distances, tf.gather(order, place, batch_dims=1), batch_dims=1)
+        chosen = _of_columns(distances, tf.gather(order, place, batch_dims=1))
         complete = positives & (count > 0)
         terms = self._terms(distances - chosen, complete)
         return tf.reduce_sum(terms, axis=1), _count(complete), _count(terms > 0)
@@ -115,6 +120,12 @@ def _check_margin(margin):
         return check_not_negative("margin", margin)
     except ValueError as error:
         raise ValueError(f"{error} Or margin='soft'.") from None
+
+
+def _of_columns(values, columns):
+    """`tf.gather` with `batch_dims=1`, whose gradient fails on an empty batch under TensorFlow 2.15."""
+    places = columns + tf.shape(values)[1] * tf.range(tf.shape(values)[0])[:, None]
+    return tf.gather(tf.reshape(values, (-1,)), places)
 
 
 def _count(mask):

@@ -271,10 +271,12 @@ class MetricModel(keras.Model):
             terms.append(self.in_batch_weight * self._in_batch_losses(labels, embeddings))
         return tf.add_n(terms)
 
-    def _in_batch_losses(self, labels, embeddings):
+    def _in_batch_losses(self, labels, embeddings, unseen=False):
         loss = self.metric_loss
         # Other losses of Keras reduce for themselves when they are called; ours would lose digits of the labels.
-        return loss.call(labels, embeddings) if isinstance(loss, losses.MetricLoss) else loss(labels, embeddings)
+        if not isinstance(loss, losses.MetricLoss):
+            return loss(labels, embeddings)
+        return loss.call_unseen(labels, embeddings) if unseen else loss.call(labels, embeddings)
 
     def penalty(self):
         """What is added to the metric loss: the regularisation losses of the layers."""
@@ -333,7 +335,7 @@ class MetricModel(keras.Model):
 
     def _score(self, embeddings, labels, sample_weight=None):
         # Other classes than those of the training have no references: what is judged is the batch by itself.
-        return _weighted_mean(self._in_batch_losses(labels, embeddings), sample_weight)
+        return _weighted_mean(self._in_batch_losses(labels, embeddings, unseen=True), sample_weight)
 
     def evaluate(
         self,

@@ -8,6 +8,9 @@ from tfdml.ops.precision import at_least_float32
 
 METRICS = ("l2", "squared_l2", "cosine")
 
+# In units of the floats' precision: what rounding leaves of 1 - cos of duplicates.
+_COSINE_RESOLUTION = 8.0
+
 
 def check_metric(metric):
     """Raises ValueError unless `metric` is one that `pairwise_distances` knows."""
@@ -22,8 +25,10 @@ def pairwise_distances(x, y=None, metric="l2"):
       \quad\text{or}\quad 1 - \frac{x_i^\top y_j}{\lVert x_i \rVert \lVert y_j \rVert}.$$
 
     The squared distance is $\lVert x \rVert^2 + \lVert y \rVert^2 - 2 x^\top y$: one matrix product and no
-    `(n, m, d)` array. What lies below the rounding of that sum cannot be told from 0 and is 0, with a zero
-    gradient; so duplicates are at distance 0 exactly and the square root has finite gradients everywhere.
+    `(n, m, d)` array. What lies below the rounding of that sum, or of $1 - \cos$, cannot be told from 0 and is 0, with a
+    zero gradient; so duplicates are at distance 0 exactly and the square root has finite gradients everywhere. In
+    float32 those are vectors nearer to each other than 0.1 % of their lengths: center or normalize what lies far from
+    the origin.
 
     Args:
         x: Vectors, `(..., n, d)`. Half precisions are computed in float32.
@@ -41,7 +46,9 @@ def pairwise_distances(x, y=None, metric="l2"):
     x = at_least_float32(x)
     y = x if same else tf.cast(y, x.dtype)
     if metric == "cosine":
-        return 1.0 - _inner_products(l2_normalize(x), l2_normalize(y))
+        distances = 1.0 - _inner_products(l2_normalize(x), l2_normalize(y))
+        unresolved = distances <= _COSINE_RESOLUTION * np.finfo(x.dtype.as_numpy_dtype).eps
+        return tf.where(unresolved, tf.zeros_like(distances), distances)
     squared = _squared_l2(x, y, same)
     if metric == "squared_l2":
         return squared

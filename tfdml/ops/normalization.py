@@ -6,8 +6,13 @@ from tfdml.ops.precision import at_least_float32
 
 
 def l2_normalize(vectors):
-    r"""$v / \lVert v \rVert_2$ along the last axis; a zero vector stays zero, with a finite gradient."""
-    return tf.math.l2_normalize(at_least_float32(vectors), axis=-1, epsilon=1e-12)
+    r"""$v / \lVert v \rVert_2$ along the last axis; a zero vector stays zero, with a finite gradient.
+
+    A vector shorter than 1e-15 counts as zero: it is multiplied by a million, and so is its gradient.
+    """
+    vectors = at_least_float32(vectors)
+    squared = tf.reduce_sum(tf.square(vectors), axis=-1, keepdims=True)
+    return vectors * tf.math.rsqrt(tf.where(squared < 1e-30, tf.constant(1e-12, squared.dtype), squared))
 
 
 def l2_clip(vectors, max_norm=1.0):
