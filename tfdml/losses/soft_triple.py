@@ -96,7 +96,9 @@ class _ReferencesByClass:
             return
         order = tf.argsort(labels)
         ordered = tf.gather(labels, order)
-        numbers = tf.cumsum(tf.cast(tf.concat([tf.zeros_like(ordered[:1], tf.bool), ordered[1:] != ordered[:-1]], 0), tf.int32))
+        # The first begins no other class; of no references there is no first.
+        begins = tf.concat([tf.zeros_like(ordered[:1], tf.bool), ordered[1:] != ordered[:-1]], axis=0)
+        numbers = tf.cumsum(tf.cast(begins, tf.int32))
         self.numbers = tf.scatter_nd(order[:, None], numbers, tf.shape(labels))
         self.labels = tf.math.unsorted_segment_max(labels, self.numbers, tf.shape(labels)[0])
 

@@ -25,10 +25,10 @@ def pairwise_distances(x, y=None, metric="l2"):
       \quad\text{or}\quad 1 - \frac{x_i^\top y_j}{\lVert x_i \rVert \lVert y_j \rVert}.$$
 
     The squared distance is $\lVert x \rVert^2 + \lVert y \rVert^2 - 2 x^\top y$: one matrix product and no
-    `(n, m, d)` array. What lies below the rounding of that sum, or of $1 - \cos$, cannot be told from 0 and is 0, with a
-    zero gradient; so duplicates are at distance 0 exactly and the square root has finite gradients everywhere. In
-    float32 those are vectors nearer to each other than 0.1 % of their lengths: center or normalize what lies far from
-    the origin.
+    `(n, m, d)` array. What lies below the rounding of that sum, or of $1 - \cos$, cannot be told from 0 and is 0,
+    with a zero gradient; so duplicates are at distance 0 exactly and the square root has finite gradients everywhere.
+    In float32 those are vectors nearer to each other than 0.1 % of their lengths: center or normalize what lies far
+    from the origin.
 
     Args:
         x: Vectors, `(..., n, d)`. Half precisions are computed in float32.
