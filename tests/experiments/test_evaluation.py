@@ -1,12 +1,18 @@
+import io
 import json
+import shutil
 import sys
 
+import h5py
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from tfdml import data
 from tfdml.experiments import InputError, RunFolder, RunFolderError, evaluate, evaluate_main
+from tfdml.experiments.extraction import extract_features
+from tfdml.experiments.trust import check_saved_model
 from tfdml.export import load_saved_model
 from tfdml.metrics import retrieval_metrics
 
@@ -151,7 +157,122 @@ def test_a_run_without_weights(image_run, tmp_path):
     folder = RunFolder.create(RunFolder.open(image_run.folder).load_recipe(), tmp_path / "begun")
     with pytest.raises(InputError, match="has no weights yet"):
         evaluate(folder.path)
+    folder.history.write_text("epoch\n")
     folder.best_weights.write_bytes((image_run.folder / "best.weights.h5").read_bytes())
     done = evaluate(folder.path, pictures=False)
     assert done.metrics == pytest.approx(_metrics(image_run, image_run.images.test), abs=1e-6)
     assert done.folder.parent == folder.evaluations
+
+
+@pytest.fixture
+def copied_run(image_run, tmp_path):
+    shutil.copytree(image_run.folder, tmp_path / "copied")
+    return RunFolder(tmp_path / "copied")
+
+
+def test_nothing_in_the_folder_of_a_run_is_executed(image_run, copied_run):
+    """The recipe makes the network, also under the other line of Keras, which cannot read embedder.keras."""
+    for content in (b"garbage", _hdf5()):
+        copied_run.embedder.write_bytes(content)
+        done = evaluate(copied_run.path, pictures=False)
+        assert done.metrics == pytest.approx(_metrics(image_run, image_run.images.test), abs=1e-6)
+    copied_run.best_weights.unlink()
+    # Keras 2.15 would load the code of a Lambda layer from it.
+    with pytest.raises(InputError, match="not a Keras archive. Received: .*embedder.keras"):
+        evaluate(copied_run.path)
+    shutil.copy(image_run.folder / "embedder.keras", copied_run.embedder)
+    done = evaluate(copied_run.path, pictures=False)
+    assert done.metrics == pytest.approx(_metrics(image_run, image_run.images.test), abs=1e-6)
+
+
+def _hdf5():
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file.attrs["model_config"] = "{}"
+    return buffer.getvalue()
+
+
+def test_damaged_weights_are_named(copied_run, caplog):
+    copied_run.best_weights.write_bytes(b"garbage")
+    evaluate(copied_run.path, pictures=False)
+    copied_run.embedder.write_bytes(copied_run.embedder.read_bytes()[:-100])
+    with pytest.raises(InputError, match="not a Keras archive. Received: .*embedder.keras"):
+        evaluate(copied_run.path)
+    copied_run.embedder.unlink()
+    copied_run.history.write_text("epoch\n")
+    with pytest.raises(RunFolderError, match="weights of the run cannot be read: .*best.weights.h5"):
+        evaluate(copied_run.path)
+
+
+class _Hostile(tf.Module):
+    def __init__(self, act):
+        super().__init__()
+        self.weight = tf.Variable(2.0)
+        self.act = act
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 12, 12, 1), tf.float32, name="images")])
+    def serve(self, images):
+        act = tf.function(self.act)
+        # Inside of a branch of a function, as a graph may hide it.
+        with tf.control_dependencies([tf.cond(tf.size(images) >= 0, lambda: act(), lambda: tf.constant(0.0))]):
+            return {"embedding": tf.reshape(images, (-1, 144)) * self.weight}
+
+
+def test_saved_models_that_reach_files_or_python_are_refused(in_tmp_path, image_run):
+    victim = in_tmp_path / "victim"
+
+    def write():
+        tf.io.write_file(str(victim), "hostile")
+        return tf.constant(0.0)
+
+    def save():
+        tf.raw_ops.SaveV2(prefix=str(victim), tensor_names=["a"], shape_and_slices=[""], tensors=[tf.constant(1.0)])
+        return tf.constant(0.0)
+
+    def read():
+        return tf.cast(tf.strings.length(tf.io.read_file(str(victim))), tf.float32)
+
+    def call():
+        return tf.numpy_function(lambda: np.float32(0), [], tf.float32)
+
+    def report():
+        tf.print("hostile", output_stream=f"file://{victim}")
+        return tf.constant(0.0)
+
+    for act, operation in (
+        (write, "WriteFile"), (save, "SaveV2"), (read, "ReadFile"), (call, "PyFunc"), (report, "PrintV2"),
+    ):  # fmt: skip
+        module = _Hostile(act)
+        path = in_tmp_path / operation
+        tf.saved_model.save(module, str(path), signatures={"serving_default": module.serve})
+        with pytest.raises(InputError, match=f"reach files, processes or Python. Received: {path} with .*{operation}"):
+            extract_features(path, image_run.images.test, in_tmp_path / "out")
+        if operation == "WriteFile":
+            extra = path / "assets.extra"
+            extra.mkdir()
+            shutil.copy(image_run.folder / "saved_model" / "assets.extra" / "tfdml.json", extra)
+            with pytest.raises(SystemExit):
+                evaluate_main([str(path), "--data", "digits", "--no-pictures"])
+            assert not victim.exists()
+            # Whoever trusts it gets what it does.
+            shutil.rmtree(extra)
+            extract_features(path, image_run.images.test, in_tmp_path / "out", trust=True, verbose=False)
+            shutil.rmtree(in_tmp_path / "out")
+            assert victim.read_text() == "hostile"
+
+
+def test_what_tensorflow_does_not_know_is_refused(image_run, tmp_path):
+    shutil.copytree(image_run.folder / "saved_model", tmp_path / "model")
+    check_saved_model(tmp_path / "model")
+    path = tmp_path / "model" / "saved_model.pb"
+    content = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    content.meta_graphs[0].graph_def.node.add(name="mine", op="OpOfSomebody")
+    path.write_bytes(content.SerializeToString())
+    with pytest.raises(InputError, match="with OpOfSomebody"):
+        check_saved_model(tmp_path / "model")
+    path.write_bytes(b"garbage")
+    with pytest.raises(InputError, match="SavedModel is damaged. Received: .*saved_model.pb"):
+        evaluate(tmp_path / "model", "digits")
+    (tmp_path / "model" / "saved_model.cpb").write_bytes(b"")
+    with pytest.raises(InputError, match="in chunks"):
+        check_saved_model(tmp_path / "model")

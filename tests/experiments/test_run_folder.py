@@ -1,10 +1,20 @@
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
 
-from tfdml.experiments import RunFolder, RunFolderError, load_recipe
-from tfdml.experiments.run_folder import environment, new_dated_folder, read_json, write_json, write_text
+from tfdml.experiments import RunFolder, RunFolderError, dump_recipe, load_recipe
+from tfdml.experiments.protocols import ProtocolFolder
+from tfdml.experiments.run_folder import (
+    environment,
+    new_dated_folder,
+    read_embeddings,
+    read_json,
+    write_json,
+    write_text,
+)
 
 
 def test_create_writes_recipe_and_environment(tmp_path):
@@ -12,7 +22,8 @@ def test_create_writes_recipe_and_environment(tmp_path):
     folder = RunFolder.create(recipe, tmp_path / "deep" / "run")
     assert folder.load_recipe() == recipe
     written = read_json(folder.environment)
-    assert written == environment(seed=7)
+    digest = written.pop("recipe_digest")
+    assert written == environment(seed=7) and len(digest) == 16
     assert {"tensorflow", "keras", "numpy", "scikit-learn", "matplotlib"} <= set(written["packages"])
     assert written["seed"] == 7 and written["tfdml"] and written["python"]
     assert not folder.is_finished
@@ -58,6 +69,9 @@ def test_what_is_no_run(tmp_path):
     folder = RunFolder.create(load_recipe(), tmp_path / "run")
     assert RunFolder.open(folder.path).path == folder.path
     folder.recipe.write_text("seed: x")
+    with pytest.raises(RunFolderError, match="recipe lacks keys.* without name, "):
+        RunFolder.open(folder.path).load_recipe()
+    folder.recipe.write_text(dump_recipe(load_recipe()).replace("seed: 0", "seed: x"))
     with pytest.raises(RunFolderError, match='recipe is damaged: .*"seed".*Got value: x'):
         RunFolder.open(folder.path).load_recipe()
 
@@ -74,3 +88,83 @@ def test_files_appear_as_a_whole(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         write_text(path, "half of")
     assert read_json(path)["a"] == 0.5
+
+
+@pytest.mark.parametrize("kind", [RunFolder, ProtocolFolder])
+def test_a_recipe_that_was_cut_off_is_refused(tmp_path, kind):
+    folder = kind.create(load_recipe("gap", {"protocol.name": "fair"}), tmp_path / "run")
+    text = folder.recipe.read_text()
+    lines = text.splitlines(keepends=True)
+    for end in (len(lines) - 1, len(lines) // 2, lines.index("data:\n")):
+        folder.recipe.write_text("".join(lines[:end]))
+        with pytest.raises(RunFolderError, match=r"lacks keys. Received: .*recipe.yaml without .*--print-recipe"):
+            folder.load_recipe() if kind is RunFolder else ProtocolFolder.open(folder.path)
+    folder.recipe.write_text(text[:-3])
+    with pytest.raises(RunFolderError, match="recipe is damaged|lacks keys"):
+        folder.load_recipe() if kind is RunFolder else ProtocolFolder.open(folder.path)
+
+
+def test_a_recipe_that_was_changed_is_refused(tmp_path):
+    recipe = load_recipe("features", {"data.options.path": "here"})
+    folder = RunFolder.create(recipe, tmp_path / "run")
+    text = folder.recipe.read_text()
+    folder.recipe.write_text(text.replace("learning_rate: 0.0", "learning_rate: 0.1"))
+    with pytest.raises(RunFolderError, match="changed after the run began. .*--training.max_validations N prolongs"):
+        folder.load_recipe()
+    # How long it takes and where its data lies do not make it another run.
+    length = f"max_validations: {recipe.training.max_validations}"
+    folder.recipe.write_text(text.replace(length, "max_validations: 7").replace("path: here", "path: there"))
+    assert folder.load_recipe().training.max_validations == 7
+    # A run of an earlier version, and one whose file is damaged, has no digest.
+    folder.environment.write_text("{")
+    assert folder.load_recipe().data.options == {"path": "there"}
+
+
+def test_two_processes_do_not_write_to_one_run(tmp_path):
+    for kind in (RunFolder, ProtocolFolder):
+        folder = kind.create(load_recipe("gap", {"protocol.name": "fair"}), tmp_path / kind.__name__)
+        with folder.lock():
+            with pytest.raises(RunFolderError, match=f"Another process writes to .*process {os.getpid()} on"):
+                with kind(folder.path).lock():
+                    pass
+        with folder.lock():
+            pass
+
+
+def test_a_run_does_not_write_through_links(tmp_path):
+    folder = RunFolder.create(load_recipe("gap"), tmp_path / "run")
+    folder.pictures.mkdir()
+    (tmp_path / "mine").write_text("mine")
+    figure = folder.pictures / "training_curve.png"
+    for path in (folder.log, folder.state, folder.best_weights, figure, folder.tensorboard):
+        path.symlink_to(tmp_path / "mine")
+        with pytest.raises(RunFolderError, match=f"symbolic link.*Received: {path}"), folder.lock():
+            pass
+        path.unlink()
+    with folder.lock():
+        assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    folder = RunFolder.create(load_recipe("gap"), tmp_path / "run")
+
+    def refuse(*arguments, **options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("tfdml.files.os.open", refuse)
+    with pytest.raises(RunFolderError, match=f"Read-only file system. Received: {folder.path}"), folder.lock():
+        pass
+    monkeypatch.setattr("pathlib.Path.mkdir", refuse)
+    with pytest.raises(RunFolderError, match="Read-only file system. Pass another one as out"):
+        new_dated_folder(tmp_path / "runs", "x")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff", b"[" * 100_000, None])
+def test_a_damaged_file_is_named(tmp_path, content):
+    path = tmp_path / "test_metrics.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(RunFolderError, match=f"A file of the run cannot be read.*Received: {path}"):
+        read_json(path)
+    with pytest.raises(RunFolderError, match=f"embeddings {path} cannot be read"):
+        read_embeddings(path)

@@ -1,4 +1,5 @@
 import csv
+import errno
 import json
 import logging
 import os
@@ -14,6 +15,7 @@ import pytest
 import tensorflow as tf
 import tiny_backbone
 
+from tfdml import files
 from tfdml.experiments import (
     InputError,
     NonFiniteLossError,
@@ -24,7 +26,7 @@ from tfdml.experiments import (
     train,
     train_main,
 )
-from tfdml.experiments.run_folder import read_json
+from tfdml.experiments.run_folder import read_json, write_json
 
 _FILES = [
     "best.weights.h5",
@@ -213,11 +215,129 @@ def test_a_backup_of_another_recipe_is_refused(tmp_path, head_run):
     (path / "test_metrics.json").unlink()
     recipe = (path / "recipe.yaml").read_text()
     (path / "recipe.yaml").write_text(recipe.replace("embedding_size: 8", "embedding_size: 9"))
+    with pytest.raises(RunFolderError, match="changed after the run began"):
+        resume(path, verbose=0)
+    # As a run of an earlier version.
+    environment = read_json(path / "environment.json")
+    del environment["recipe_digest"]
+    write_json(path / "environment.json", environment)
     with pytest.raises(InputError, match="backup of another model"):
         resume(path, verbose=0)
-    (path / "state.npz").write_bytes(b"garbage")
-    with pytest.raises(InputError, match="is not a training backup"):
+
+
+def test_a_damaged_state_is_named(tmp_path, head_run):
+    path = tmp_path / "damaged"
+    shutil.copytree(head_run.folder, path)
+    (path / "test_metrics.json").unlink()
+    with np.load(path / "state.npz") as arrays:
+        arrays = dict(arrays)
+    content = json.loads(str(arrays["content"]))
+    for damage in (b"", b"garbage", "[]", json.dumps({**content, "callbacks": [{}] * len(content["callbacks"])})):
+        if isinstance(damage, bytes):
+            (path / "state.npz").write_bytes(damage)
+        else:
+            np.savez(path / "state.npz", **{**arrays, "content": np.array(damage)})
+        with pytest.raises(RunFolderError, match="state of the training cannot be read: .*state.npz.*from the start"):
+            resume(path, verbose=0)
+
+
+def test_damaged_results_are_made_again(tmp_path, head_run):
+    path = tmp_path / "damaged"
+    shutil.copytree(head_run.folder, path)
+    names = ("best.weights.h5", "embedder.keras", "saved_model/saved_model.pb", "test_metrics.json", "environment.json")
+    for name in names:
+        (path / name).write_bytes((path / name).read_bytes()[:40] if name == "embedder.keras" else b"")
+    (path / "untrained_metrics.json").write_text("null")
+    (path / ".saved_model.0a.unfinished").mkdir()
+    assert resume(path, verbose=0).test == head_run.test
+    _assert_same_end(path, head_run.folder)
+    log = (path / "train.log").read_text()
+    assert "Test MAP@R" in log and not (path / ".saved_model.0a.unfinished").exists()
+    assert RunFolder(path).damaged_results() == [] and read_json(path / "environment.json")["recipe_digest"]
+    embedder = keras.models.clone_model(head_run.embedder)
+    embedder.load_weights(path / "best.weights.h5")
+    for ours, theirs in zip(embedder.get_weights(), _weights(path)):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_full_disk_stops_a_run_in_one_line(tmp_path, head_arguments, head_run, monkeypatch, capsys):
+    path, sync = tmp_path / "run", files._sync
+
+    def fill(partial):
+        if partial.name.endswith("state.npz") and (path / "state.npz").exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(partial))
+        sync(partial)
+
+    monkeypatch.setattr("tfdml.files._sync", fill)
+    with pytest.raises(SystemExit) as ended:
+        train_main([*head_arguments, "--out", str(path), "--verbose", "0"])
+    shown = capsys.readouterr()
+    assert ended.value.code == 2 and "Traceback" not in shown.out + shown.err
+    assert shown.err.count("\n") == 1 and f"No space left on device: {path}" in shown.err
+    assert f"go on with --resume {path}" in shown.err and not list(path.glob(".partial*"))
+    monkeypatch.undo()
+    assert resume(path, verbose=0).test == head_run.test
+    _assert_same_end(path, head_run.folder)
+
+
+def test_a_run_that_another_process_trains_is_left_alone(tmp_path, head_run):
+    path = tmp_path / "run"
+    shutil.copytree(head_run.folder, path)
+    (path / "test_metrics.json").unlink()
+    with RunFolder(path).lock(), pytest.raises(RunFolderError, match="Another process writes to"):
         resume(path, verbose=0)
+
+
+def test_the_other_line_of_keras_and_other_cpus(tmp_path, head_run):
+    path = tmp_path / "run"
+    shutil.copytree(head_run.folder, path)
+    (path / "test_metrics.json").unlink()
+    environment = read_json(path / "environment.json")
+    other = "2.15.0" if keras.__version__.startswith("3") else "3.9.0"
+    write_json(path / "environment.json", {**environment, "packages": {**environment["packages"], "keras": other}})
+    with pytest.raises(RunFolderError, match=f"began with Keras {other}.*Received: {path}. Expected: Keras {other[0]}"):
+        resume(path, verbose=0)
+    write_json(path / "environment.json", {**environment, "cpus": environment["cpus"] + 6})
+    resume(path, verbose=0)
+    assert f"other cpus ({environment['cpus'] + 6}, now {environment['cpus']})" in (path / "train.log").read_text()
+
+
+def test_a_prolonged_run_ends_like_one_that_began_so(tmp_path, head_changes, head_run, head_arguments, capsys):
+    path = tmp_path / "prolonged"
+    shutil.copytree(head_run.folder, path)
+    with pytest.raises(SystemExit):
+        train_main(["--resume", str(path), "--training.max_validations", "5", "--seed", "1"])
+    assert "no recipe, --out, presets or changes go with it, but --training.max_validations" in capsys.readouterr().err
+    with pytest.raises(RunFolderError, match="training.max_validations=2. Expected: at least 3"):
+        resume(path, max_validations=2)
+    _assert_same_end(path, head_run.folder)
+    assert train_main(["--resume", str(path), "--training.max_validations", "5", "--verbose", "0"]) == 0
+    train("features", tmp_path / "long", overrides={**head_changes, "training.max_validations": 5}, verbose=0)
+    _assert_same_end(path, tmp_path / "long")
+    for name in ("recipe.yaml", "projections.csv", "untrained_metrics.json"):
+        ours, theirs = path / name, tmp_path / "long" / name
+        assert ours.exists() == theirs.exists() and (not ours.exists() or ours.read_text() == theirs.read_text())
+
+
+def test_a_training_that_does_not_help_keeps_the_untrained_weights(tmp_path, head_changes, capsys):
+    changes = {**head_changes, "optimizer.learning_rate": 1e10, "data.validation_classes": 0.3}
+    path = tmp_path / "run"
+    result = train("features", path, overrides=changes, verbose=0)
+    assert result.test == result.untrained
+    untrained = read_json(path / "untrained_validation.json")["map_at_r"]
+    assert result.validation == {"map_at_r": untrained, "epoch": 0}
+    rows = _history(path)
+    assert len(rows) == 3 and max(float(row["val_map_at_r"]) for row in rows) < untrained
+    log = (path / "train.log").read_text()
+    assert "TRAINING DID NOT HELP: no validation was better than the untrained network" in log
+    for name in ("best.weights.h5", "test_metrics.json"):
+        (path / name).unlink()
+    again = resume(path, verbose=0)
+    assert (again.test, again.validation) == (result.test, result.validation)
+    embedder = keras.models.clone_model(again.embedder)
+    embedder.load_weights(path / "best.weights.h5")
+    for kept, final in zip(embedder.get_weights(), _weights(path)):
+        np.testing.assert_array_equal(kept, final)
 
 
 class _Explode(keras.callbacks.Callback):
@@ -267,7 +387,9 @@ def test_an_interruption_by_the_user(tmp_path, head_arguments, capsys, monkeypat
 
     monkeypatch.setattr("tfdml.models.MetricModel.fit", interrupt)
     assert train_main([*head_arguments, "--out", str(tmp_path / "run"), "--verbose", "0"]) == 130
-    assert "--resume" in capsys.readouterr().err
+    shown = capsys.readouterr()
+    assert shown.err == f"\nInterrupted. Go on with --resume {tmp_path / 'run'}\n" and "Traceback" not in shown.out
+    assert "KeyboardInterrupt" in (tmp_path / "run" / "train.log").read_text()
 
 
 @pytest.mark.integration

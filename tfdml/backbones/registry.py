@@ -1,6 +1,8 @@
 """Backbones by name."""
 
-from tfdml.naming import accepted_options, check_options, unknown_name
+import inspect
+
+from tfdml.naming import unknown_name
 
 _BUILDERS = {}
 
@@ -64,6 +66,10 @@ def get_backbone(name, /, input_shape, **options):
     builder = _BUILDERS.get(name.lower())
     if builder is None:
         raise unknown_name("backbone", name, _BUILDERS)
-    accepted = accepted_options(builder)
-    check_options("backbone", name, accepted and [option for option in accepted if option != "input_shape"], options)
+    try:
+        inspect.signature(builder).bind(input_shape, **options)
+    except TypeError as error:
+        raise ValueError(
+            f"Backbone {name!r} does not take these options. Received: {options}; {error}."
+        ) from error
     return builder(input_shape, **options)

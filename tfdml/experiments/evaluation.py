@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import pathlib
 from typing import NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -19,11 +19,14 @@ from tfdml.experiments.drawing import draw_evaluation
 from tfdml.experiments.errors import InputError, RunFolderError, input_errors
 from tfdml.experiments.recipe import DataConfig, EvaluationConfig
 from tfdml.experiments.run_folder import RunFolder, check_is_free, new_dated_folder, new_folder, write_json
+from tfdml.experiments.trust import check_saved_model, load_keras_file
 from tfdml.export import load_saved_model
 from tfdml.metrics import query_gallery_metrics
 from tfdml.metrics.approximate import import_faiss
 from tfdml.metrics.retrieval import SEARCHES
 from tfdml.models import embed
+
+_logger = logging.getLogger(__name__)
 
 SPLITS = ("all", "train", "validation", "test")
 
@@ -75,6 +78,7 @@ def evaluate(
     out=None,
     pictures=True,
     search=None,
+    trust=False,
 ):
     """Judges a run or a SavedModel, or several of them as one, and leaves a folder with `metrics.json` and pictures.
 
@@ -93,6 +97,8 @@ def evaluate(
             a SavedModel or an ensemble, in `evaluations` where the program runs.
         pictures: Whether pictures are drawn.
         search: `"exact"`, or `"faiss"` for an approximate search that tells its recall; by default the (first) run's.
+        trust: Whether a SavedModel may have operations that reach files, processes or Python. A run's network is made
+            by its recipe and weights, so that nothing in its folder is executed.
 
     Returns:
         An `Evaluation`.
@@ -110,7 +116,7 @@ def evaluate(
     if not paths:
         raise ValueError("There is nothing to evaluate. Received: no run and no SavedModel.")
     with input_errors():
-        models = [open_network(pathlib.Path(one).expanduser()) for one in paths]
+        models = [open_network(pathlib.Path(one).expanduser(), trust) for one in paths]
         recipe = models[0].recipe
         _check_same_classes(models, paths, split)
         images = _load(recipe, data_name, data_options or {}, split, splitting or {})
@@ -179,14 +185,18 @@ class _Opened(NamedTuple):
         return data.evaluation_batches(images, batch_size, self.preprocessing)
 
 
-def open_network(path):
+def open_network(path, trust=False):
     """Reads a run's folder or a SavedModel of this package.
+
+    Args:
+        path: The folder.
+        trust: As for `evaluate`.
 
     Returns:
         A tuple of `recipe` (None for a SavedModel), `preprocessing`, `embedder`, and `keras_embedder` (None for a
         SavedModel), with the method `batches(images, batch_size)`.
     """
-    return _open_saved_model(path) if (path / "saved_model.pb").is_file() else _open_run(path)
+    return _open_saved_model(path, trust) if (path / "saved_model.pb").is_file() else _open_run(path)
 
 
 def _check_same_classes(models, paths, split):
@@ -248,8 +258,12 @@ def _raw_batches(pictures, batch_size):
     return tf.data.Dataset.zip((images, labels)).batch(batch_size).prefetch(2)
 
 
-def _open_saved_model(path):
-    saved = load_saved_model(path)
+def _open_saved_model(path, trust):
+    check_saved_model(path, trust)
+    try:
+        saved = load_saved_model(path)
+    except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+        raise InputError(f"The SavedModel cannot be loaded: {' '.join(str(error).split())[:300]}") from error
     if saved.takes_features:
         return _Opened(None, None, saved, None, saved.metadata["input_shape"][0])
     config = saved.metadata["preprocessing"]
@@ -263,13 +277,30 @@ def _open_saved_model(path):
 def _open_run(path):
     folder = RunFolder.open(path)
     recipe = folder.load_recipe()
-    if folder.embedder.is_file():
-        embedder = keras.models.load_model(folder.embedder, compile=False)
-    elif folder.best_weights.is_file():
-        # An interrupted run, or one that ended with a loss that is no number.
-        embedder = assembly.restore_embedder(recipe, folder.best_weights)
-    else:
-        raise RunFolderError(f"{folder.path} has no weights yet: no validation was reached.")
+    embedder = _read_embedder(folder, recipe)
     return _Opened(
         recipe, assembly.make_preprocessing(recipe.data), embedder, embedder, recipe.model.head.input_size
     )
+
+
+def _read_embedder(folder, recipe):
+    """The network of a run: its recipe makes it, under either line of Keras, and the file of the weights fills it.
+
+    Without that file, it is what `embedder.keras` holds.
+    """
+    has_validated = folder.history.is_file() or folder.test_metrics.is_file() or folder.embedder.is_file()
+    if folder.best_weights.is_file() and has_validated:
+        try:
+            return assembly.restore_embedder(recipe, folder.best_weights)
+        except InputError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            if not folder.embedder.is_file():
+                reason = " ".join(str(error).split())[:300]
+                raise RunFolderError(
+                    f"The weights of the run cannot be read: {reason}. Received: {folder.best_weights}."
+                ) from error
+            _logger.warning("%s cannot be read; embedder.keras is taken for it.", folder.best_weights)
+    if folder.embedder.is_file():
+        return load_keras_file(folder.embedder)
+    raise RunFolderError(f"{folder.path} has no weights yet: no validation was reached.")

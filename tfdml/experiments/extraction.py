@@ -21,14 +21,16 @@ from tfdml.experiments.errors import InputError, input_errors, nearest_key
 from tfdml.experiments.evaluation import load_pictures, open_network
 from tfdml.experiments.parsing import CommandParser
 from tfdml.experiments.run_folder import check_is_free, write_json, write_text
+from tfdml.experiments.trust import check_saved_model, load_keras_file
 from tfdml.export import is_own_saved_model
+from tfdml.files import LOCK, PARTIAL_PREFIX, FolderInUseError, lock_folder
 from tfdml.layers.pooling import get_pooling
 from tfdml.version import __version__
 
 _SCALES = ("0-1", "0-255", "-1-1")
 _DTYPES = ("float16", "float32")
 _PARTIAL = f"{FEATURES}.partial"
-_UNFINISHED = {_PARTIAL, LABELS, CLASSES, ROLES, SOURCE, f"{CLASSES}.partial", f"{SOURCE}.partial"}
+_UNFINISHED = {_PARTIAL, LABELS, CLASSES, ROLES, SOURCE}
 _SIGNATURE = "serving_default"
 
 _EXAMPLES = """
@@ -56,6 +58,7 @@ def extract_features(
     scale=None,
     batch_size=64,
     dtype="float32",
+    trust=False,
     verbose=True,
 ):
     """Puts pictures through a frozen network and keeps its features on disk, as `tfdml.data.features` reads them.
@@ -81,6 +84,7 @@ def extract_features(
             networks of this package (runs, SavedModels, backbones) bring their own preprocessing.
         batch_size: Pictures at once.
         dtype: `"float32"` or `"float16"`, which takes half of the disk.
+        trust: Whether a SavedModel may have operations that reach files, processes or Python.
         verbose: Whether a bar shows the progress.
 
     Returns:
@@ -104,7 +108,7 @@ def extract_features(
         if not isinstance(pictures, data.LabeledImages) or not len(pictures):
             raise InputError(f"Features are extracted from pictures. Received: {pictures!r}.")
         image_options = {"size": size, "channels": channels, "short_side": short_side, "scale": scale}
-        network = _open(model, pictures, image_options, backbone_options or {}, output)
+        network = _open(model, pictures, image_options, backbone_options or {}, output, trust)
         pool = _pooling(pooling)
     source = {
         "model": model.name if isinstance(model, keras.Model) else os.fspath(model),
@@ -133,8 +137,12 @@ def extract_features(
 
 def _check_out(folder):
     """Raises a RunFolderError unless there is nothing at the path, or an extraction that was interrupted."""
-    if not folder.is_dir() or set(os.listdir(folder)) - _UNFINISHED:
+    if not folder.is_dir() or not all(_is_unfinished(name) for name in os.listdir(folder)):
         check_is_free(folder)
+
+
+def _is_unfinished(name):
+    return name in {*_UNFINISHED, LOCK} or name.startswith(PARTIAL_PREFIX)
 
 
 @contextlib.contextmanager
@@ -142,14 +150,20 @@ def _whole_or_nothing(folder):
     """Makes the folder, and removes what is in it if the block fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _clear(folder)
         try:
-            yield
+            with lock_folder(folder):
+                _clear(folder)
+                try:
+                    yield
+                except BaseException:
+                    _clear(folder)
+                    raise
         except BaseException:
-            _clear(folder)
             with contextlib.suppress(OSError):
                 folder.rmdir()
             raise
+    except FolderInUseError as error:
+        raise InputError(str(error)) from error
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"The features cannot be written: {reason}. Received: out={folder}.") from error
@@ -158,8 +172,9 @@ def _whole_or_nothing(folder):
 
 
 def _clear(folder):
-    for name in _UNFINISHED:
-        (folder / name).unlink(missing_ok=True)
+    for name in os.listdir(folder):
+        if _is_unfinished(name) and name != LOCK:
+            (folder / name).unlink()
 
 
 def _write(path, batches, forward, pictures, dtype, bar):
@@ -218,7 +233,7 @@ class _Network(NamedTuple):
     images: dict
 
 
-def _open(model, pictures, image_options, backbone_options, output):
+def _open(model, pictures, image_options, backbone_options, output, trust):
     given = {name: value for name, value in image_options.items() if value is not None}
     if isinstance(model, keras.Model):
         _refuse(backbone_options, "backbone_options", "a Keras model")
@@ -229,11 +244,12 @@ def _open(model, pictures, image_options, backbone_options, output):
         return _backbone(name, pictures, given, backbone_options, output)
     _refuse(backbone_options, "backbone_options", f"model={str(model)!r}")
     if path.suffix == ".keras" and path.is_file():
-        return _keras_network(keras.models.load_model(path, compile=False), pictures, given, output)
+        return _keras_network(load_keras_file(path), pictures, given, output)
     if (path / "saved_model.pb").is_file() and not is_own_saved_model(path):
+        check_saved_model(path, trust)
         return _saved_network(path, pictures, given, output)
     if path.is_dir():
-        return _own_network(path, pictures, given, output)
+        return _own_network(path, pictures, given, output, trust)
     raise InputError(
         f"There is no such model. Received: {str(model)!r}; expected a .keras file, the folder of a SavedModel or of a "
         f"run, or a backbone. Did you mean {nearest_key(name, backbones.backbone_names())!r}?"
@@ -245,10 +261,10 @@ def _refuse(options, name, kind):
         raise InputError(f"This does not go with {kind}. Received: {name}={options}.")
 
 
-def _own_network(path, pictures, given, output):
+def _own_network(path, pictures, given, output, trust):
     """A run or a SavedModel of this package, which knows how images come."""
     _refuse(given, "image options", f"a network that has a preprocessing of its own, {path}")
-    opened = open_network(path)
+    opened = open_network(path, trust)
     if opened.preprocessing is None:
         raise InputError(f"This network is a head, which takes features rather than pictures. Received: {path}.")
     embedder = opened.embedder
@@ -479,6 +495,10 @@ def _parser():
     parser.add_argument("--scale", type=Literal[_SCALES], help="What the model expects of black to white; 0-1.")
     parser.add_argument("--batch_size", type=int, help="Pictures at once; 64.")
     parser.add_argument("--dtype", type=Literal[_DTYPES], help="Of the features on disk; float32.")
+    parser.add_argument(
+        "--trust", action="store_true",
+        help="Load a SavedModel even if it can reach files, processes or Python; only if you know who made it.",
+    )  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="No progress bar.")
     return parser
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import logging
@@ -23,10 +24,12 @@ from tfdml.experiments.run_folder import (
     new_folder,
     read_embeddings,
     read_json,
+    read_whole_recipe,
     write_json,
     write_text,
 )
 from tfdml.experiments.runner import result_of
+from tfdml.files import FolderInUseError, lock_folder, remove_partial
 from tfdml.metrics import query_gallery_metrics
 
 _logger = logging.getLogger(__name__)
@@ -85,9 +88,29 @@ class ProtocolFolder:
             RunFolderError: If there is no such folder, or it is no protocol's.
         """
         folder = cls(path)
-        if not is_protocol_folder(path):
-            raise RunFolderError(f"{folder.path} is no folder of a protocol: it lacks the recipe.yaml of one.")
-        return folder, load_recipe(folder.recipe.resolve())
+        if folder.recipe.is_file() and not RunFolder(path).environment.exists():
+            recipe = read_whole_recipe(folder.recipe)
+            if recipe.protocol.name != "single":
+                return folder, recipe
+        raise RunFolderError(f"{folder.path} is no folder of a protocol: it lacks the recipe.yaml of one.")
+
+    @contextlib.contextmanager
+    def lock(self):
+        """Keeps the folder for this process as long as the block lasts.
+
+        Raises:
+            RunFolderError: If another process has it, or it cannot be written.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(lock_folder(self.path))
+            except OSError as error:
+                in_use = isinstance(error, FolderInUseError)
+                raise RunFolderError(
+                    str(error) if in_use else f"The folder cannot be written: {error.strerror}. Received: {self.path}."
+                ) from error
+            remove_partial(self.path)
+            yield
 
 
 def is_protocol_folder(path):
@@ -99,7 +122,8 @@ def is_protocol_folder(path):
     try:
         return load_recipe(folder.recipe.resolve()).protocol.name != "single"
     except ValueError:
-        return False
+        # A damaged one, which ProtocolFolder.open names.
+        return folder.runs.is_dir()
 
 
 def plan(recipe: Recipe):
@@ -205,7 +229,9 @@ def resume_protocol(path, *, verbose=None):
     """
     folder, recipe = ProtocolFolder.open(path)
     if folder.summary.exists():
-        return ProtocolResult(folder.path, read_json(folder.summary))
+        # A damaged one is made again.
+        with contextlib.suppress(RunFolderError):
+            return ProtocolResult(folder.path, read_json(folder.summary))
     return _carry_out(folder, recipe, verbose)
 
 
@@ -248,6 +274,11 @@ class ProtocolResult:
 
 
 def _carry_out(folder, recipe, verbose):
+    with folder.lock():
+        return _carry_out_locked(folder, recipe, verbose)
+
+
+def _carry_out_locked(folder, recipe, verbose):
     runs = plan(recipe)
     for number, run in enumerate(runs, start=1):
         path = folder.runs / run.name

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdml.experiments.run_folder import write_text
+from tfdml.files import whole_path
 
 
 class HistoryLog(keras.callbacks.Callback):
@@ -102,22 +103,31 @@ class BestWeights(keras.callbacks.Callback):
     Args:
         path: The file, `….weights.h5`; it is replaced as a whole.
         early_stopping: The `RetrievalEarlyStopping` of the training, before this one among the callbacks.
+        untrained: The metric of the untrained network; weights that are not better are not written.
     """
 
-    def __init__(self, path, early_stopping):
+    # The metric of the training is computed in float32.
+    _ROUNDING = 1e-6
+
+    def __init__(self, path, early_stopping, untrained):
         super().__init__()
         self.path = path
         self.early_stopping = early_stopping
+        self.untrained = untrained
+
+    @property
+    def is_better_than_untrained(self):
+        """Whether the best validation so far was better than the untrained network."""
+        return self.early_stopping.best > self.untrained + self._ROUNDING
 
     def on_epoch_end(self, epoch, logs=None):
-        if self.early_stopping.best_epoch == epoch:
+        if self.early_stopping.best_epoch == epoch and self.is_better_than_untrained:
             self.write()
 
     def write(self):
         """Writes the embedder's present weights."""
-        partial = self.path.with_name(f"partial.{self.path.name}")
-        self.model.embedder.save_weights(partial)
-        os.replace(partial, self.path)
+        with whole_path(self.path) as partial:
+            self.model.embedder.save_weights(partial)
 
 
 class TensorBoardLog(keras.callbacks.Callback):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import datetime
+import hashlib
 import importlib.metadata
 import json
 import math
@@ -14,11 +15,13 @@ import platform
 import subprocess
 import zipfile
 
+import h5py
 import numpy as np
 
 from tfdml.experiments.errors import RecipeError, RunFolderError
+from tfdml.experiments.parsing import missing_keys, parse_yaml, to_mapping
 from tfdml.experiments.recipe_files import dump_recipe, load_recipe
-from tfdml.files import whole_file
+from tfdml.files import FolderInUseError, lock_folder, remove_partial, whole_file
 from tfdml.version import __version__
 
 _PACKAGES = ("tensorflow", "keras", "numpy", "scikit-learn", "matplotlib", "h5py", "tensorflow-addons")
@@ -35,7 +38,8 @@ class RunFolder:
     projections.csv        under CCP, a row for each proxy problem that has ended
     tensorboard/           the history for TensorBoard
     untrained_metrics.json  metrics of the first weights on the test classes
-    best.weights.h5        the embedder's weights at the best validation
+    untrained_validation.json  the same on the validation classes
+    best.weights.h5        the embedder's weights at the best validation, or the first ones if none was better
     state.npz              all that --resume needs
     test_embeddings.npz    if evaluation.keep_embeddings, the embeddings of the test pictures with their labels
     embedder.keras         the finished network for Keras
@@ -61,6 +65,7 @@ class RunFolder:
         self.best_weights = self.path / "best.weights.h5"
         self.state = self.path / "state.npz"
         self.untrained_metrics = self.path / "untrained_metrics.json"
+        self.untrained_validation = self.path / "untrained_validation.json"
         self.test_embeddings = self.path / "test_embeddings.npz"
         self.embedder = self.path / "embedder.keras"
         self.saved_model = self.path / "saved_model"
@@ -73,8 +78,8 @@ class RunFolder:
     def needed_to_resume(self):
         """The files that a run goes on from."""
         return [
-            self.recipe, self.environment, self.history, self.projections, self.untrained_metrics, self.best_weights,
-            self.state, self.failure, self.test_metrics,
+            self.recipe, self.environment, self.history, self.projections, self.untrained_metrics,
+            self.untrained_validation, self.best_weights, self.state, self.failure, self.test_metrics,
         ]  # fmt: skip
 
     @property
@@ -99,7 +104,7 @@ class RunFolder:
             RunFolderError: If there is such a folder; it is left as it is.
         """
         folder = cls(new_folder(path) if path is not None else new_dated_folder("runs", recipe.name))
-        write_text(folder.environment, json.dumps(environment(recipe.seed), indent=2) + "\n")
+        folder.write_environment(recipe)
         # The last one: a folder with a recipe is a run.
         write_text(folder.recipe, dump_recipe(recipe))
         return folder
@@ -124,12 +129,132 @@ class RunFolder:
         """The run's recipe.
 
         Raises:
-            RunFolderError: If it cannot be read.
+            RunFolderError: If it cannot be read, lacks a key, or was changed after the run began.
         """
+        recipe = read_whole_recipe(self.recipe)
+        expected = self.read_environment().get("recipe_digest")
+        if expected not in (None, _digest(recipe)):
+            raise RunFolderError(
+                f"The run's recipe was changed after the run began. Received: {self.recipe} with the digest "
+                f"{_digest(recipe)}. Expected: {expected}, as environment.json says. Undo the change, or start another "
+                "run; --resume RUN --training.max_validations N prolongs a run."
+            )
+        return recipe
+
+    def write_environment(self, recipe):
+        """Writes the versions that the run depends on, and a digest of its recipe."""
+        content = {**environment(recipe.seed), "recipe_digest": _digest(recipe)}
+        write_text(self.environment, json.dumps(content, indent=2) + "\n")
+
+    def read_environment(self):
+        """The content of environment.json, nothing if it is damaged."""
         try:
-            return load_recipe(self.recipe.resolve())
-        except RecipeError as error:
-            raise RunFolderError(f"The run's recipe is damaged: {error}") from error
+            return read_json(self.environment)
+        except RunFolderError:
+            return {}
+
+    @contextlib.contextmanager
+    def lock(self):
+        """Keeps the folder for this process as long as the block lasts, and removes what a killed one left half done.
+
+        Raises:
+            RunFolderError: If another process has it, it cannot be written, or a file of the run is a symbolic link.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(lock_folder(self.path))
+            except FolderInUseError as error:
+                raise RunFolderError(str(error)) from error
+            except OSError as error:
+                raise RunFolderError(
+                    f"The run folder cannot be written: {error.strerror}. Received: {self.path}. Expected: a folder "
+                    "that this user may write to."
+                ) from error
+            self._check_no_links()
+            remove_partial(self.path)
+            yield
+
+    def _check_no_links(self):
+        """Raises a RunFolderError if writing to the run would write somewhere else."""
+        own = [value for value in vars(self).values() if value != self.path]
+        folders = [folder for folder in (self.pictures, self.tensorboard) if folder.is_dir()]
+        for path in [*own, *(entry for folder in folders for entry in folder.iterdir())]:
+            if path.is_symlink():
+                raise RunFolderError(
+                    f"A file of the run is a symbolic link, and a run does not write through links. Received: {path}. "
+                    "Expected: a file or folder of its own. Put what it points to in its place."
+                )
+
+    def damaged_results(self):
+        """Paths of results that are there and cannot be read."""
+        checks = {
+            self.test_metrics: read_json,
+            self.untrained_metrics: read_json,
+            self.best_weights: _check_weights,
+            self.embedder: _check_zip,
+            self.saved_model / "saved_model.pb": _check_not_empty,
+            self.test_embeddings: read_embeddings,
+        }
+        damaged = []
+        for path, check in checks.items():
+            if path.exists():
+                try:
+                    check(path)
+                except (RunFolderError, OSError, ValueError, KeyError, zipfile.BadZipFile):
+                    damaged.append(path)
+        return damaged
+
+
+def _check_weights(path):
+    with h5py.File(path, "r") as file:
+        if not len(file):
+            raise ValueError("no weights")
+
+
+def _check_zip(path):
+    with zipfile.ZipFile(path) as archive:
+        if archive.testzip() is not None:
+            raise ValueError("damaged archive")
+
+
+def _check_not_empty(path):
+    if not path.stat().st_size:
+        raise ValueError("empty")
+
+
+def read_whole_recipe(path):
+    """A recipe that a run or a protocol wrote, which has all keys; a file without some would be another recipe.
+
+    Raises:
+        RunFolderError: If it cannot be read or lacks a key.
+    """
+    try:
+        mapping = parse_yaml(path.read_text(encoding="utf-8"), path)
+        missing = missing_keys(mapping)
+        if missing:
+            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+            raise RunFolderError(
+                f"The run's recipe lacks keys. Received: {path} without {', '.join(missing[:3])}{more}. Expected: "
+                "every key, as it was written: the file was cut off or edited, or an older version of tfdml wrote it. "
+                "Add them; tfdml-train --print-recipe shows every key with its default."
+            )
+        return load_recipe(path.resolve())
+    except (OSError, UnicodeDecodeError, RecipeError) as error:
+        raise RunFolderError(f"The run's recipe is damaged: {error}") from error
+
+
+# What may be changed in a recipe while it stays the same run: how long it takes, and where files lie.
+_NOT_IN_DIGEST = (("training", "max_validations"), ("training", "strategy"), ("model", "first_weights"))
+
+
+def _digest(recipe):
+    mapping = to_mapping(recipe)
+    for section, key in _NOT_IN_DIGEST:
+        del mapping[section][key]
+    mapping["data"]["options"].pop("path", None)
+    mapping["model"]["backbone_options"].pop("weights", None)
+    text = json.dumps(mapping, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def check_is_free(path):
@@ -161,9 +286,15 @@ def new_dated_folder(parent, name):
     for number in range(1, 1000):
         path = pathlib.Path(parent) / (stem if number == 1 else f"{stem}-{number}")
         if not path.exists():
-            with contextlib.suppress(FileExistsError):
+            try:
                 path.mkdir(parents=True)
                 return path
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise RunFolderError(
+                    f"The folder {path} cannot be made: {error.strerror}. Pass another one as out (--out)."
+                ) from error
     raise RunFolderError(f"No free name for a folder {stem} in {parent}.")
 
 
@@ -196,7 +327,7 @@ def read_embeddings(path):
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return arrays["embeddings"], arrays["labels"], arrays["is_query"] if "is_query" in arrays else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise RunFolderError(f"The embeddings {path} cannot be read: {error}") from error
 
 
@@ -211,8 +342,19 @@ def _plain(value):
 
 
 def read_json(path):
-    """What `write_json` wrote."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """What `write_json` wrote, a dict.
+
+    Raises:
+        RunFolderError: If the file is not there or damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or "not the JSON that was written"
+        raise RunFolderError(f"A file of the run cannot be read: {reason}. Received: {path}.") from error
+    if not isinstance(content, dict):
+        raise RunFolderError(f"A file of the run cannot be read: not the JSON that was written. Received: {path}.")
+    return content
 
 
 def read_csv(path):
@@ -238,8 +380,25 @@ def environment(seed):
         "packages": packages,
         "platform": platform.platform(),
         "machine": platform.machine(),
-        "cpus": os.cpu_count(),
+        "cpus": _num_cpus(),
+        "threads": _num_threads(tf),
         "seed": seed,
+    }
+
+
+def _num_cpus():
+    """The CPUs that this process may use, which TensorFlow makes as many threads for."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _num_threads(tf):
+    """The threads that the user asked for; 0 or None where TensorFlow chooses."""
+    threading = tf.config.threading
+    names = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+    return {
+        "intra_op": threading.get_intra_op_parallelism_threads(),
+        "inter_op": threading.get_inter_op_parallelism_threads(),
+        **{name: os.environ.get(name) for name in names},
     }
 
 

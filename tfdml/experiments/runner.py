@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import logging
+import math
+import os
 import pathlib
+import shutil
 import sys
 
 import keras
+import tensorflow as tf
 
 from tfdml import callbacks, data
+from tfdml.arguments import check_whole_number
 from tfdml.experiments import assembly
 from tfdml.experiments.drawing import draw_evaluation, draw_training
 from tfdml.experiments.errors import RunFolderError, input_errors
@@ -25,6 +31,7 @@ from tfdml.experiments.run_folder import (
     read_json,
     write_embeddings,
     write_json,
+    write_text,
 )
 from tfdml.experiments.strategies import (
     check_recipe,
@@ -36,9 +43,14 @@ from tfdml.experiments.strategies import (
     worker_of_environment,
 )
 from tfdml.export import export_saved_model
-from tfdml.models import inference_function
+from tfdml.files import whole_path
+from tfdml.models import array_of, inference_function
 
 _logger = logging.getLogger(__name__)
+
+
+# The disk is full, or the folder must not be written.
+_OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -54,7 +66,7 @@ class TrainingResult:
         test: Retrieval metrics of the best weights on the test classes.
         untrained: The same of the network before training.
         validation: The best `map_at_r` (or what the recipe monitors) on the validation classes, and after which `epoch`
-            it was reached.
+            it was reached: 0 if no validation was better than the untrained network, whose weights are kept then.
         training: `epochs`, `steps`, `seconds`, under CCP `projections`.
         embedder: The embedder, or None where the run had finished before.
     """
@@ -109,16 +121,18 @@ def _place_of_files(crew, path):
             yield folder
 
 
-def resume(path, *, strategy=None, extra_callbacks=(), verbose=None):
+def resume(path, *, strategy=None, max_validations=None, extra_callbacks=(), verbose=None):
     """Goes on with an interrupted run after its last whole epoch, and ends as it would have ended.
 
     Training that was complete is not repeated: what is missing of the results is made. A finished run gives
-    its result.
+    its result; results that are damaged are made again.
 
     Args:
         path: The run's folder. Of several workers only the first needs it.
         strategy: Where it goes on, as `training.strategy` of a recipe; by default where it began. For several workers
             it must be given.
+        max_validations: Another `training.max_validations`, with which the run ends as if it had begun with it; a
+            finished run goes on. Default: that of the run.
         extra_callbacks: As for `train`.
         verbose: As for `train`.
 
@@ -126,7 +140,8 @@ def resume(path, *, strategy=None, extra_callbacks=(), verbose=None):
         A `TrainingResult`.
 
     Raises:
-        ValueError: If the folder is no run, or the run ended with a loss that is no number.
+        ValueError: If the folder is no run, another process writes to it, its recipe is not whole, the run ended with a
+            loss that is no number, or it has done more validations than it is to have.
         NonFiniteLossError: If the loss becomes NaN or infinite.
         WorkerLostError: If another worker dies.
     """
@@ -136,30 +151,124 @@ def resume(path, *, strategy=None, extra_callbacks=(), verbose=None):
         crew = make_crew(strategy)
         with _place_of_files(crew, path) as place:
             send_files(RunFolder(path).needed_to_resume, place, crew)
-            return _resume(RunFolder.open(place), crew, strategy, extra_callbacks, verbose)
+            return _resume(RunFolder.open(place), crew, strategy, max_validations, extra_callbacks, verbose)
     folder = RunFolder.open(path)
     began_with = folder.load_recipe().training.strategy
-    if strategy is None and began_with == "multi_worker" and not folder.is_finished:
+    ends = folder.is_finished and max_validations is None
+    if strategy is None and began_with == "multi_worker" and not ends:
         raise RunFolderError(
             f"{folder.path} began with several workers. Received: no strategy; expected strategy='multi_worker' "
             "(--strategy multi_worker) with each of them, or another one."
         )
-    crew = make_crew(strategy or ("single" if folder.is_finished else began_with))
-    return _resume(folder, crew, strategy or began_with, extra_callbacks, verbose)
+    crew = make_crew(strategy or ("single" if ends else began_with))
+    return _resume(folder, crew, strategy or began_with, max_validations, extra_callbacks, verbose)
 
 
-def _resume(folder, crew, strategy, extra_callbacks, verbose):
-    if folder.is_finished:
-        return _read_result(folder)
-    if folder.failure.exists():
+def _resume(folder, crew, strategy, max_validations, extra_callbacks, verbose):
+    with _stopped_in(folder.path):
+        if folder.is_finished and max_validations is None and not folder.damaged_results():
+            return _read_result(folder)
+        with folder.lock():
+            recipe = folder.load_recipe()
+            if folder.failure.exists():
+                raise RunFolderError(
+                    f"{folder.path} cannot go on: {read_json(folder.failure)['message']} "
+                    "Start anew, for instance with a smaller optimizer.learning_rate."
+                )
+            _check_line(folder)
+            if not folder.read_environment():
+                _logger.warning("%s is damaged and written again, with the versions of now.", folder.environment)
+                folder.write_environment(recipe)
+            for path in folder.damaged_results():
+                _logger.warning("%s is damaged and made again.", path)
+                shutil.rmtree(path.parent) if path.parent == folder.saved_model else path.unlink()
+            if max_validations is not None:
+                recipe = _prolong(folder, recipe, max_validations)
+            recipe = dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, strategy=strategy))
+            check_recipe(recipe, crew)
+            return _Run(recipe, lambda recipe: folder, extra_callbacks, verbose, crew, is_locked=True).carry_out()
+
+
+def _check_line(folder):
+    """Raises a RunFolderError if the training began under the other line of Keras."""
+    then, now = folder.read_environment().get("packages", {}).get("keras"), keras.__version__
+    if folder.state.exists() and then and then.split(".")[0] != now.split(".")[0]:
         raise RunFolderError(
-            f"{folder.path} cannot go on: {read_json(folder.failure)['message']} "
-            "Start anew, for instance with a smaller optimizer.learning_rate."
+            f"The training began with Keras {then}, and Keras {now} does not read the state of its optimizer. "
+            f"Received: {folder.path}. Expected: Keras {then.split('.')[0]}. Go on there; tfdml-evaluate takes the "
+            "run here, too."
         )
-    recipe = folder.load_recipe()
-    recipe = dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, strategy=strategy))
-    check_recipe(recipe, crew)
-    return _Run(recipe, lambda recipe: folder, extra_callbacks, verbose, crew).carry_out()
+
+
+def _prolong(folder, recipe, max_validations):
+    """The recipe with another number of validations; results that were those of the other number are removed."""
+    with input_errors():
+        wanted = check_whole_number("max_validations", max_validations, minimum=1)
+    done = _open_backup(folder).initial_epoch
+    if wanted < done:
+        raise RunFolderError(
+            f"The run has done more validations. Received: training.max_validations={wanted}. "
+            f"Expected: at least {done}."
+        )
+    if wanted == recipe.training.max_validations:
+        return recipe
+    prolonged = dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, max_validations=wanted))
+    # First what says that the run is finished: a kill at any time leaves a run that goes on.
+    for path in (folder.test_metrics, folder.embedder, folder.test_embeddings):
+        path.unlink(missing_ok=True)
+    if folder.saved_model.exists():
+        shutil.rmtree(folder.saved_model)
+    write_text(folder.recipe, dump_recipe(prolonged))
+    return prolonged
+
+
+def _open_backup(folder, stateful=()):
+    try:
+        backup = callbacks.TrainingBackup(folder.state, callbacks=stateful)
+        if folder.state.exists() and not (isinstance(backup.initial_epoch, int) and backup.initial_epoch >= 1):
+            raise ValueError("no number of validations in it")
+        return backup
+    except (ValueError, TypeError, LookupError, AttributeError, EOFError, OSError, RecursionError) as error:
+        raise _damaged_state(folder, error) from error
+
+
+def _damaged_state(folder, error):
+    return RunFolderError(
+        f"The state of the training cannot be read: {error or type(error).__name__}. Received: {folder.state}. "
+        "Expected: the file that the run wrote. Put it back, or remove it to train from the start."
+    )
+
+
+@contextlib.contextmanager
+def _stopped_in(path):
+    """Gives what stops a run from outside, such as a full disk, one line that names the folder."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        # For the command.
+        error.folder = path
+        raise
+    except RunFolderError:
+        raise
+    except (OSError, RuntimeError, tf.errors.OpError) as error:
+        reason = _reason(error)
+        if reason is None:
+            raise
+        raise RunFolderError(
+            f"The run stopped: {reason}. Received: {path}. What the last validation saved is there: mend the cause, "
+            f"then go on with --resume {path}."
+        ) from error
+
+
+def _reason(error):
+    """What of the machine's is the cause of an error, or None; HDF5 and TensorFlow give it as text alone."""
+    text = str(error)
+    for number in _OF_THE_MACHINE:
+        reason = os.strerror(number)
+        if getattr(error, "errno", None) == number or reason in text or f"errno = {number}," in text:
+            name = getattr(error, "filename", None)
+            return reason if name is None else f"{reason}: {name}"
+    return None
 
 
 def result_of(recipe, folder, verbose=0, extra_callbacks=()):
@@ -192,14 +301,17 @@ def result_of(recipe, folder, verbose=0, extra_callbacks=()):
 def _read_result(folder):
     content = read_json(folder.test_metrics)
     fields = {field.name for field in dataclasses.fields(TrainingResult)} - {"folder", "embedder"}
+    if not fields <= set(content):
+        raise RunFolderError(f"A file of the run is not what it wrote. Received: {folder.test_metrics}.")
     return TrainingResult(folder=folder.path, **{name: content[name] for name in fields})
 
 
 class _Run:
     """One run, new or gone on with; the steps in `carry_out` are in the order in which they happen."""
 
-    def __init__(self, recipe, open_folder, extra_callbacks, verbose, crew):
+    def __init__(self, recipe, open_folder, extra_callbacks, verbose, crew, is_locked=False):
         self.recipe = recipe
+        self.is_locked = is_locked
         self.crew = crew
         self.open_folder = open_folder
         self.extra_callbacks = list(extra_callbacks)
@@ -213,21 +325,30 @@ class _Run:
             with input_errors():
                 self.prepare()
             self.folder = self.open_folder(self.recipe)
-            with log_file(self.folder.log):
-                if self.crew.is_chief:
-                    _logger.info("Run folder: %s", self.folder.path)
-                self.warn_of_other_versions()
-                try:
-                    with lost_workers(self.crew, self.folder.path):
-                        untrained = self.judge_untrained()
-                        with input_errors():
-                            self.restore()
-                        self.fit()
-                        return self.finish(untrained)
-                except BaseException as error:
-                    # The file is all that is left of a run on a machine that nobody watches.
-                    _logger.error("The run ends with %s: %s", type(error).__name__, error, exc_info=True)
-                    raise
+            with _stopped_in(self.folder.path), contextlib.nullcontext() if self.is_locked else self.folder.lock():
+                return self.carry_out_in_folder()
+
+    def carry_out_in_folder(self):
+        with log_file(self.folder.log) as log:
+            if self.crew.is_chief:
+                _logger.info("Run folder: %s", self.folder.path)
+            self.warn_of_changes()
+            try:
+                with lost_workers(self.crew, self.folder.path):
+                    untrained = self.judge_untrained()
+                    with input_errors():
+                        self.restore()
+                    self.fit()
+                    return self.finish(untrained)
+            except BaseException as error:
+                # The file is all that is left of a run on a machine that nobody watches.
+                message = "The run ends with %s: %s"
+                log.handle(
+                    _logger.makeRecord(
+                        _logger.name, logging.ERROR, __file__, 0, message, (type(error).__name__, error), sys.exc_info()
+                    )
+                )
+                raise
 
     def prepare(self):
         recipe = self.recipe
@@ -264,27 +385,41 @@ class _Run:
         """Which share of each batch is this worker's, or None."""
         return None if self.crew.workers == 1 else (self.crew.index, self.crew.workers)
 
-    def warn_of_other_versions(self):
-        then, now = read_json(self.folder.environment), environment(self.recipe.seed)
-        changed = [key for key in ("tfdml", "python", "packages", "machine") if then.get(key) != now[key]]
+    def warn_of_changes(self):
+        then, now = self.folder.read_environment(), environment(self.recipe.seed)
+        changed = [key for key in ("tfdml", "python", "packages", "machine") if then.get(key, now[key]) != now[key]]
         if changed:
             _logger.warning(
                 "The run began with other versions (%s); it may not end exactly as it would have.",
                 ", ".join(changed),
             )
+        for key in ("cpus", "threads"):
+            if then.get(key, now[key]) != now[key]:
+                _logger.warning(
+                    "The run began with other %s (%s, now %s): sums are rounded in another order, so it may not end "
+                    "exactly as it would have.",
+                    key, then[key], now[key],
+                )  # fmt: skip
 
     def judge_untrained(self):
         """Metrics of the first weights; an interrupted run has them, or has the same first weights."""
-        if not self.folder.untrained_metrics.exists():
-            metrics = self.judge(self.pictures.test, self.crew)[-1]
-            write_json(self.folder.untrained_metrics, metrics)
-        return read_json(self.folder.untrained_metrics)
+        folder, monitor = self.folder, self.recipe.training.monitor
+        self.first_weights = [(weight, array_of(weight)) for weight in self.embedder.weights]
+        if not folder.untrained_metrics.exists():
+            write_json(folder.untrained_metrics, self.judge(self.pictures.test, self.crew)[-1])
+        if not _holds_number(folder.untrained_validation, monitor):
+            metrics = self.judge(self.pictures.validation, self.crew, search="exact")[-1]
+            write_json(folder.untrained_validation, {monitor: metrics[monitor]})
+        value = read_json(folder.untrained_validation)[monitor]
+        # No number, of embeddings that are not finite.
+        self.untrained_value = -math.inf if value is None else value
+        return read_json(folder.untrained_metrics)
 
-    def judge(self, pictures, crew=None):
+    def judge(self, pictures, crew=None, search=None):
         config = self.recipe.evaluation
         batches = data.evaluation_batches(pictures, config.batch_size, self.pictures.preprocessing)
         embed = inference_function(self.embedder, crew)
-        return judge(embed, batches, ks=config.recall_at, is_query=pictures.is_query, search=config.search)
+        return judge(embed, batches, ks=config.recall_at, is_query=pictures.is_query, search=search or config.search)
 
     def restore(self):
         """Makes the callbacks and takes up the state of the last whole epoch, if there is one."""
@@ -297,7 +432,7 @@ class _Run:
         )
         self.history = HistoryLog(folder.history, steps)
         self.time_limit = TimeLimit(recipe.training.max_minutes, self.history)
-        self.best_weights = BestWeights(folder.best_weights, self.early_stopping)
+        self.best_weights = BestWeights(folder.best_weights, self.early_stopping, self.untrained_value)
         stateful = [self.early_stopping, self.history]
         # Early stopping looks at the weights before alternating projections may replace them.
         self.callbacks = [self.non_finite, self.early_stopping, self.best_weights]
@@ -330,11 +465,14 @@ class _Run:
             self.callbacks.append(prototype_warmup)
         self.callbacks += [self.history, TensorBoardLog(folder.tensorboard, steps), self.time_limit]
         # Only what its own epoch's callbacks have done is saved.
-        self.backup = callbacks.TrainingBackup(folder.state, callbacks=stateful)
+        self.backup = _open_backup(folder, stateful)
         self.callbacks.append(self.backup)
         if self.backup.initial_epoch:
             # Here rather than in fit, to know whether there is anything left to train.
-            self.backup.set_model(self.model)
+            try:
+                self.backup.set_model(self.model)
+            except (TypeError, LookupError, AttributeError) as error:
+                raise _damaged_state(folder, error) from error
             if self.projections is not None:
                 self.projections.set_model(self.model)
             self.history.write()
@@ -357,6 +495,10 @@ class _Run:
             self.early_stopping.on_train_end()
             return
         config, pictures, done = self.recipe.training, self.pictures, self.backup.initial_epoch
+        if not done:
+            # The best weights are the first ones until a validation is better.
+            self.best_weights.set_model(self.model)
+            self.best_weights.write()
         start_batch = done * config.steps_per_validation
         batches = assembly.training_batches(self.recipe, pictures, start_batch=start_batch, part=self.part)
         self.model.fit(
@@ -375,12 +517,16 @@ class _Run:
 
     def fail(self):
         step, best = self.non_finite.stopped_step, self.early_stopping.best_epoch
-        kept = (
-            f"The best weights ({self.early_stopping.monitor} {self.early_stopping.best:.4f} after validation "
-            f"{best + 1}) are in {self.folder.best_weights}."
-            if best is not None
-            else "There was no validation before, so there are no best weights."
-        )
+        if best is None:
+            kept = "There was no validation before, so there are no best weights."
+        elif self.best_weights.is_better_than_untrained:
+            kept = (
+                f"The best weights ({self.early_stopping.monitor} {self.early_stopping.best:.4f} after validation "
+                f"{best + 1}) are in {self.folder.best_weights}."
+            )
+        else:
+            path = self.folder.best_weights
+            kept = f"No validation was better than the untrained network, whose weights are in {path}."
         message = f"The loss was no finite number at step {step}. {kept}"
         write_json(self.folder.failure, {"step": step, "message": message})
         raise NonFiniteLossError(message)
@@ -392,9 +538,11 @@ class _Run:
             raise NonFiniteLossError(
                 f"No validation gave a {recipe.training.monitor} that is a number, so there are no best weights."
             )
-        if not folder.best_weights.exists():
-            self.best_weights.set_model(self.model)
-            self.best_weights.write()
+        if not self.best_weights.is_better_than_untrained:
+            self.keep_untrained()
+        # Again, as the file may have been lost or damaged since.
+        self.best_weights.set_model(self.model)
+        self.best_weights.write()
         if not self.crew.is_alone:
             self.leave_replicas()
         if self.crew.is_chief:
@@ -403,12 +551,26 @@ class _Run:
             send_files([folder.test_metrics], folder.path, self.crew)
         return dataclasses.replace(_read_result(folder), embedder=self.embedder)
 
+    def keep_untrained(self):
+        """Goes back to the first weights."""
+        monitor, stopping = self.recipe.training.monitor, self.early_stopping
+        _logger.warning(
+            "TRAINING DID NOT HELP: no validation was better than the untrained network (%s %.4f, the best %.4f after "
+            "validation %d). The run keeps the untrained weights. Try a smaller optimizer.learning_rate (%g), or look "
+            "at %s.",
+            monitor, self.untrained_value, stopping.best, stopping.best_epoch + 1, self.recipe.optimizer.learning_rate,
+            self.folder.history,
+        )  # fmt: skip
+        for weight, value in self.first_weights:
+            weight.assign(value)
+
     def write_result(self, untrained):
         recipe, folder, early_stopping = self.recipe, self.folder, self.early_stopping
         embeddings, labels, metrics = self.judge(self.pictures.test)
         if recipe.evaluation.keep_embeddings:
             write_embeddings(folder.test_embeddings, embeddings, labels, self.pictures.test.is_query)
-        self.embedder.save(folder.embedder)
+        with whole_path(folder.embedder) as partial:
+            self.embedder.save(partial)
         if not folder.saved_model.exists():
             export_saved_model(self.embedder, folder.saved_model, preprocessing=self.pictures.preprocessing)
         if recipe.evaluation.pictures:
@@ -425,20 +587,49 @@ class _Run:
         }
         if "projection" in columns:
             training["projections"] = columns["projection"][-1] + 1
+        validation = {recipe.training.monitor: early_stopping.best, "epoch": early_stopping.best_epoch + 1}
+        if not self.best_weights.is_better_than_untrained:
+            validation = {recipe.training.monitor: self.untrained_value, "epoch": 0}
         result = {
             "test": metrics,
             "untrained": untrained,
-            "validation": {recipe.training.monitor: early_stopping.best, "epoch": early_stopping.best_epoch + 1},
+            "validation": validation,
             "training": training,
         }
         write_json(folder.test_metrics, result)
         _logger.info("Test MAP@R %.4f (untrained %.4f).", metrics["map_at_r"], untrained["map_at_r"])
 
 
+def _holds_number(path, name):
+    try:
+        return isinstance(read_json(path)[name], (float, type(None)))
+    except (RunFolderError, KeyError):
+        return False
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that is no link to another file, and whose errors do not end a run."""
+
+    def _open(self):
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        return os.fdopen(os.open(self.baseFilename, flags, 0o666), "a", encoding=self.encoding)
+
+    def handleError(self, record):
+        # On a full disk, what follows fails as well and says so.
+        pass
+
+
 @contextlib.contextmanager
 def log_file(path):
-    """Adds what the package logs to a file for as long as the block lasts."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    """Adds what the package logs to a file for as long as the block lasts.
+
+    Args:
+        path: The file.
+
+    Yields:
+        The handler that writes to it.
+    """
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     package_logger = logging.getLogger("tfdml")
     level = package_logger.level
@@ -446,8 +637,9 @@ def log_file(path):
         package_logger.setLevel(logging.INFO)
     package_logger.addHandler(handler)
     try:
-        yield
+        yield handler
     finally:
         package_logger.removeHandler(handler)
         package_logger.setLevel(level)
-        handler.close()
+        with contextlib.suppress(OSError):
+            handler.close()

@@ -5,7 +5,6 @@ from tfdml.ops.comparison import Comparison, check_embeddings, check_labels, com
 from tfdml.ops.counting import count_below, count_sorted_below, sort_masked
 from tfdml.ops.distances import METRICS, check_metric, pairwise_distances
 from tfdml.ops.encoded_images import MAX_PIXELS, decode_image, encoded_size, exif_orientation, orient
-from tfdml.ops.input_ranges import UNIT_RANGE, check_input_range, input_convention, to_input_range
 from tfdml.ops.k_center import greedy_k_center
 from tfdml.ops.labels import check_label_range, integer_labels, known_labels
 from tfdml.ops.masked import (
@@ -28,13 +27,11 @@ __all__ = [
     "LOG_OF_NOTHING",
     "MAX_PIXELS",
     "METRICS",
-    "UNIT_RANGE",
     "Comparison",
     "PairMasks",
     "PartialTransport",
     "at_least_float32",
     "check_embeddings",
-    "check_input_range",
     "check_label_range",
     "check_labels",
     "check_metric",
@@ -48,7 +45,6 @@ __all__ = [
     "gather_batch",
     "greedy_k_center",
     "has_replicas",
-    "input_convention",
     "integer_labels",
     "known_labels",
     "l2_clip",
@@ -66,5 +62,4 @@ __all__ = [
     "replica_count",
     "ridge_regression",
     "sort_masked",
-    "to_input_range",
 ]
