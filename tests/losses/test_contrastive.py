@@ -118,7 +118,7 @@ def test_compiles_into_a_plain_keras_model():
     labels = np.repeat(np.arange(4), 16)
     x = (np.eye(4)[labels] + 0.1 * rng.normal(size=(64, 4))).astype("float32")
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
-    model.compile(optimizer=keras.optimizers.Adam(0.05), loss=losses.get("c1"))
+    model.compile(optimizer=keras.optimizers.Adam(0.05), loss=losses.get("c1"), jit_compile=False)
     before = loop_of("c1")(model.predict(x, verbose=0), labels)
     model.fit(x, labels, epochs=15, batch_size=32, verbose=0)
     assert loop_of("c1")(model.predict(x, verbose=0), labels) < 0.8 * before

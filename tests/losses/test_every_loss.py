@@ -16,6 +16,9 @@ NAMES = [name for name in losses.loss_names() if name not in PAIRED]
 FAMILIES = ["multi_similarity", "triplet", "soft_triple", "proxy_anchor", "fast_ap"]
 # Others compute the same with other numbers.
 DISTINCT = [name for name in NAMES if name not in {"contrastive", "nt_xent", "normalized_softmax"}]
+# Made of the same operations as others: compiled in the integration tier.
+LIKE_OTHERS = {"c1", "hadsell", "triplet_soft", "info_nce", "supervised_contrastive", "cos_face", "proxy_nca_plus_plus"}
+LIKE_OTHERS |= {"generalized_lifted_structure", "proxy_proxy"}
 OF_REFERENCES = {"angular", "proxy_nca", "proxy_proxy", "proxy_proxy_through_batch", "lifted_structure"}
 BATCHES = {
     **EDGES,
@@ -51,8 +54,9 @@ def test_no_batch_gives_nan(name):
     check_edges(name, "float32")
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    ("name", "dtype"), [*((name, "float64") for name in FAMILIES), ("triplet", "float16"), ("fast_ap", "bfloat16")]
+)
 def test_no_batch_gives_nan_in_other_precisions(name, dtype):
     check_edges(name, dtype)
 
@@ -152,7 +156,14 @@ def check_graph_and_xla(name, batch, compiled=("batch", "references")):
 @pytest.mark.parametrize("name", [name for name in DISTINCT if name not in FAMILIES])
 def test_graph_and_xla(name):
     """References are compiled where a formula does more with them than to take their distances or similarities."""
-    check_graph_and_xla(name, 32, ["references"] if name in OF_REFERENCES else ["batch"])
+    ways = ["references"] if name in OF_REFERENCES else ["batch"]
+    check_graph_and_xla(name, 32, ways if name not in LIKE_OTHERS else [])
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", sorted(LIKE_OTHERS))
+def test_xla_of_the_others(name):
+    check_graph_and_xla(name, 32)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -189,44 +200,39 @@ def test_round_trip(name):
     assert again.name == name
 
 
-def model_and_batch(name, **options):
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
+def test_plain_compile(policy, dtype_policy):
+    """A step of one plain Keras model that has a head for each loss."""
+    dtype_policy(policy)
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4,))
+    heads = [keras.layers.Dense(3, name=name) for name in NAMES]
+    model = keras.Model(inputs, [head(inputs) for head in heads])
+    optimizer = keras.optimizers.SGD(0.01)
+    if policy == "mixed_float16":  # With a scale that the first step fits.
+        optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer, initial_scale=64.0)
+    model.compile(optimizer=optimizer, loss=[losses.get(name) for name in NAMES], run_eagerly=True)
+    x, labels = np.random.default_rng(0).normal(size=(16, 4)).astype("float32"), np.repeat(np.arange(4), 4)
+    before = [head.get_weights()[0] for head in heads]
+    values = model.train_on_batch(x, [labels] * len(NAMES), return_dict=True)
+    for name, head, start in zip(NAMES, heads, before):
+        weights = head.get_weights()[0]
+        assert np.isfinite(values[f"{name}_loss"]), name
+        assert np.isfinite(weights).all() and np.any(weights != start), name
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_plain_fit(policy, dtype_policy):
+    """In Keras' own graph, with a last batch of another size."""
+    dtype_policy(policy)
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-    model.compile(optimizer="sgd", loss=losses.get(name), **options)
-    return model, np.random.default_rng(0).normal(size=(16, 4)).astype("float32"), np.repeat(np.arange(4), 4)
-
-
-def check_trained(model, before, values):
-    assert np.isfinite(values).all()
+    model.compile(optimizer="sgd", loss=losses.get("multi_similarity"))
+    x, labels = np.random.default_rng(0).normal(size=(16, 4)).astype("float32"), np.repeat(np.arange(4), 4)
+    before = model.get_weights()[0]
+    history = model.fit(x, labels, batch_size=10, epochs=8, shuffle=False, verbose=0)
     after = model.get_weights()[0]
-    assert np.isfinite(after).all() and np.any(after != before)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_plain_compile(name):
-    model, x, labels = model_and_batch(name, run_eagerly=True)
-    before = model.get_weights()[0]
-    check_trained(model, before, model.train_on_batch(x, labels))
-
-
-def check_fit(name, batch_size):
-    model, x, labels = model_and_batch(name)
-    before = model.get_weights()[0]
-    # Dynamic loss scaling leaves out steps until its scale fits.
-    history = model.fit(x, labels, batch_size=batch_size, epochs=8, shuffle=False, verbose=0)
-    check_trained(model, before, history.history["loss"])
-
-
-def test_plain_fit_with_a_last_batch_of_another_size():
-    check_fit("multi_similarity", batch_size=10)
-
-
-@pytest.mark.parametrize(
-    ("name", "policy"), [*((name, "mixed_float16") for name in FAMILIES), ("multi_similarity", "mixed_bfloat16")]
-)
-def test_plain_fit_under_a_policy(name, policy, dtype_policy):
-    dtype_policy(policy)
-    check_fit(name, batch_size=16)
+    assert np.isfinite(history.history["loss"]).all() and np.isfinite(after).all() and np.any(after != before)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -83,7 +83,8 @@ def test_compiles_into_a_plain_keras_model():
     queries = np.concatenate([documents[:, :3], rng.normal(size=(64, 3))], axis=1)
     pairs, ids = np.stack([queries, documents], axis=1).astype("float32"), np.arange(64)
     model = keras.Sequential([keras.Input((2, 6)), keras.layers.Dense(6, use_bias=False)])
-    model.compile(optimizer=keras.optimizers.Adam(0.05), loss=InBatchNegativesLoss(symmetric=True))
+    loss = InBatchNegativesLoss(symmetric=True)
+    model.compile(optimizer=keras.optimizers.Adam(0.05), loss=loss, jit_compile=False)
     before = loop(ids, model.predict(pairs, verbose=0), 0.05, True)
     model.fit(pairs, ids, epochs=20, batch_size=32, verbose=0)
     assert loop(ids, model.predict(pairs, verbose=0), 0.05, True) < 0.5 * before

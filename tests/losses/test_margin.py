@@ -70,6 +70,8 @@ def test_training_takes_no_class_without_a_boundary(label):
             score(labels, x)
         with pytest.raises(tf.errors.InvalidArgumentError, match=message):
             tf.function(score)(labels, tf.constant(x))
+        if label != -1:
+            continue
         compiled = tf.function(score, jit_compile=True)
         np.testing.assert_array_equal(np.isnan(compiled(labels, tf.constant(x))), [False, False, False, True])
         np.testing.assert_allclose(compiled(known, tf.constant(x)), score(known, x), rtol=1e-5)

@@ -129,8 +129,7 @@ def test_costs_of_any_size():
     check_float32_solution(costs, 0.3, 10.0)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("ratio", [0.2, 0.5, 0.74])
+@pytest.mark.parametrize(("ratio", "compiled"), [(0.2, False), (0.5, True), (0.74, False)])
 def test_forbidden_features_take_no_part(ratio, compiled):
     """By a cost of any size; the other features' shares and gradients keep the precision that they have alone."""
     generator = np.random.default_rng(0)
