@@ -17,7 +17,8 @@ from tfdml.data import (
     folder,
     steps_per_epoch,
 )
-from tfdml.data.batches import _cropped, _read
+from tfdml.data.batches import _cropped
+from tfdml.data.image_files import decode_whole
 
 PLAIN = Preprocessing((6, 6), 1)
 COUNTS = [5, 3, 8, 2, 4, 6, 4]
@@ -174,7 +175,7 @@ def test_a_picture_that_becomes_unreadable_is_named(in_files):
     path = in_files.images[7]
     with open(path, "wb") as file:
         file.write(b"no picture")
-    with pytest.raises(tf.errors.InvalidArgumentError, match="Unreadable picture") as error:
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Unreadable image") as error:
         collect(evaluation_batches(in_files, 4, PLAIN))
     assert path in str(error.value)
     with open(path, "wb"):
@@ -220,7 +221,7 @@ KINDS = ("444", "420", "grey", "turned", "png")
 
 
 def encode(kind, folder):
-    """Writes a picture of a kind and returns its path; "turned" has an EXIF orientation, which is not applied."""
+    """Writes a picture of a kind and returns its path; "turned" has an EXIF orientation."""
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (61, 83, 3), dtype=np.uint8))
     picture = picture.convert("L") if kind == "grey" else picture
     path, options = folder / f"{kind}.{'png' if kind == 'png' else 'jpg'}", {}
@@ -233,19 +234,20 @@ def encode(kind, folder):
     return str(path)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_decoding_no_more_than_the_crop_gives_the_same_pixels(kind, tmp_path):
-    path = encode(kind, tmp_path)
+def test_decoding_no_more_than_the_crop_gives_the_same_pixels(tmp_path):
     # No crop is twice as large: all are decoded in full.
     augmentation, preprocessing = Augmentation(crop_area=(0.16, 1.0)), Preprocessing((40, 50), 3)
-    whole = preprocessing.decode(tf.io.read_file(path))
-    assert whole.shape == (61, 83, 1 if kind == "grey" else 3)
-    for number in range(8):
-        expected = preprocessing(augmentation.crop(whole, (0, number))).numpy()
-        cropped = _cropped(*_read(path), preprocessing, augmentation, (0, number)).numpy()
-        # Chroma of half the resolution is interpolated between columns, of which the decoder has no more at an edge.
-        inner = slice(5, -5) if kind == "420" else slice(None)
-        np.testing.assert_allclose(cropped[:, inner], expected[:, inner], atol=1e-6)
+    crop = tf.function(lambda path, seed: _cropped(path, preprocessing, augmentation, seed), autograph=False)
+    for kind in KINDS:
+        path = tf.constant(encode(kind, tmp_path))
+        whole = decode_whole(tf.io.read_file(path))
+        assert whole.shape == (*((83, 61) if kind == "turned" else (61, 83)), 1 if kind == "grey" else 3)
+        for number in range(8):
+            expected = preprocessing(augmentation.crop(whole, (0, number))).numpy()
+            cropped = crop(path, tf.constant([0, number], tf.int64)).numpy()
+            # Chroma of half the resolution is interpolated between columns; the decoder has no more at an edge.
+            inner = slice(5, -5) if kind == "420" else slice(None)
+            np.testing.assert_allclose(cropped[:, inner], expected[:, inner], atol=1e-6)
 
 
 def photograph(width, height):
@@ -263,7 +265,7 @@ def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(subsampling, channel
     means = {1: [], 2: [], 4: [], 8: []}
     for augmentation in (Augmentation(crop_area=(0.004, 0.03)), Augmentation(crop_area=(0.03, 1.0))):
         # A function of each augmentation.
-        crop = tf.function(lambda seed, it=augmentation: _cropped(*_read(path), preprocessing, it, seed))
+        crop = tf.function(lambda seed, it=augmentation: _cropped(path, preprocessing, it, seed))
         for number in range(15):
             window = augmentation.crop_window((900, 1200), (0, number)).numpy()
             ratio = max(ratio for ratio in means if ratio == 1 or (window[2:] // ratio >= size).all())
@@ -284,8 +286,10 @@ def test_decoding_smaller_does_not_alias(tmp_path):
     stripes = np.broadcast_to(np.uint8(255 * (np.arange(600) // 2 % 2))[:, None], (600, 600))
     Image.fromarray(stripes).save(tmp_path / "stripes.jpg", quality=100)
     augmentation, preprocessing = Augmentation(crop_area=(0.5, 1.0)), Preprocessing((50, 50), 1)
+    path = str(tmp_path / "stripes.jpg")
+    crop = tf.function(lambda seed: _cropped(path, preprocessing, augmentation, seed), autograph=False)
     for number in range(5):
-        image = _cropped(*_read(str(tmp_path / "stripes.jpg")), preprocessing, augmentation, (0, number)).numpy()
+        image = crop(tf.constant([0, number], tf.int64)).numpy()
         assert abs(image.mean() - 0.5) < 0.02 and image.std() < 0.03
 
 
@@ -316,7 +320,7 @@ def test_batches_of_crops(tmp_path):
     augmentation, preprocessing = Augmentation(crop_area=(0.16, 1.0)), Preprocessing((33, 45), 3)
     batches = collect(balanced_batches(dataset, 2, 5, 3, preprocessing, augmentation, start_batch=5), 2)
     sampler = BalancedSampler(dataset.labels, 2, 5, 3)
-    whole = {path: preprocessing.decode(tf.io.read_file(path)) for path in paths}
+    whole = {path: decode_whole(tf.io.read_file(path)) for path in paths}
     for batch, (images, _) in enumerate(batches, start=5):
         for place, (image, index) in enumerate(zip(images, sampler.batch(batch))):
             path = dataset.images[index]
@@ -337,6 +341,30 @@ def test_a_random_crop_takes_the_place_of_the_central_one(tmp_path):
     ((cropped, _),) = collect(balanced_batches(dataset, 1, 2, 0, preprocessing, whole), 1)
     np.testing.assert_allclose(cropped[:, :2], 1.0, atol=0.2)
     np.testing.assert_allclose(cropped[:, 3:], 0.0, atol=0.1)
+
+
+def test_arrays_are_taken_as_they_are_without_preprocessing(in_memory):
+    images, labels = next(iter(balanced_batches(in_memory, 3, 2, 0)))
+    assert images.shape == (6, 6, 6, 1)
+    np.testing.assert_array_equal(in_memory.labels[numbers(images)], labels)
+    with pytest.raises(ValueError, match="preprocessing=None with .*paths.*expected a Preprocessing"):
+        balanced_batches(LabeledImages(["x.png"] * 4, [0, 0, 1, 1], "ab"), 2, 2, 0)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda data: balanced_batches(data, 2, 2, 0, PLAIN),
+        lambda data: evaluation_batches(data, 2, PLAIN),
+        lambda data: class_pool(data, 2, 0, PLAIN),
+        lambda data: steps_per_epoch(data, 2),
+    ],
+)
+def test_says_how_to_make_a_labeled_set(make):
+    images, labels = np.zeros((4, 6, 6, 1), np.uint8), [0, 0, 1, 1]
+    for given in ((images, labels), tf.data.Dataset.from_tensor_slices((images, labels))):
+        with pytest.raises(TypeError, match=r"LabeledImages.from_arrays\(images, labels\)`, or `.from_dataset"):
+            make(given)
 
 
 def test_settings_can_be_pickled():

@@ -137,7 +137,7 @@ def test_batches_refuse_what_is_for_pictures(stored):
         evaluation_batches(dataset, 2, preprocessing)
     with pytest.raises(ValueError, match="Received: preprocessing=Preprocessing"):
         class_pool(dataset, 2, 0, preprocessing)(0)
-    pictures = LabeledImages(np.zeros((2, 4, 4, 1), np.uint8), [0, 1], ("a", "b"))
+    pictures = LabeledImages(["x.png", "y.png"], [0, 1], ("a", "b"))
     with pytest.raises(ValueError, match="Received: preprocessing=None with LabeledImages"):
         evaluation_batches(pictures, 2, None)
 

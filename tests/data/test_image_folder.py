@@ -60,7 +60,7 @@ def test_missing_and_empty_folders(tmp_path):
 
 def test_class_without_pictures(tree):
     (tree / "emu").mkdir()
-    with pytest.raises(ValueError, match="without pictures.*emu"):
+    with pytest.raises(ValueError, match="Classes without images.*emu"):
         folder(tree)
 
 
@@ -82,7 +82,7 @@ def test_unreadable_pictures_are_named(tree, ending, damage):
             "cut short a little": contents[:-20],
         }[damage]
     )
-    with pytest.raises(ValueError, match="Unreadable pictures") as error:
+    with pytest.raises(ValueError, match="Unreadable images") as error:
         folder(tree)
     assert str(path) in str(error.value)
     assert "a.png" not in str(error.value)
@@ -98,11 +98,72 @@ def test_damage_inside_a_png_is_found(tree):
         folder(tree)
 
 
-def test_other_formats_under_a_png_name_are_refused(tree):
+def test_a_format_is_known_by_its_bytes_not_its_ending(tree):
     path = tree / "dog" / "bitmap.png"
-    Image.fromarray(np.zeros((4, 4), np.uint8)).save(path, "BMP")
-    with pytest.raises(ValueError, match=r"bitmap\.png"):
+    Image.fromarray(np.full((4, 4), 9, np.uint8)).save(path, "BMP")
+    dataset = folder(tree).subset([1])
+    ((images, _),) = evaluation_batches(dataset, 3, Preprocessing((4, 4), 1))
+    np.testing.assert_allclose(images[list(dataset.images).index(str(path))], 9 / 255, rtol=1e-6)
+
+
+def test_all_formats_are_used(tree):
+    for ending in ("gif", "bmp", "webp", "tif", "TIFF", "jfif"):
+        image = Image.fromarray(np.full((6, 6), 80, np.uint8))
+        image.save(tree / "dog" / f"x.{ending}", "JPEG" if ending == "jfif" else None)
+    dataset = folder(tree).subset([1])
+    assert len(dataset) == 8
+    ((images, _),) = evaluation_batches(dataset, 8, Preprocessing((4, 4), 1))
+    np.testing.assert_allclose(images[2:], 80 / 255, atol=0.01)
+
+
+def test_what_is_skipped_is_counted_and_named(tree, caplog):
+    (tree / "cat" / "kittens").mkdir()
+    Image.new("L", (3, 3)).save(tree / "cat" / "kittens" / "k.png")
+    (tree / "cat" / "Thumbs.db").write_text("not an image")
+    with caplog.at_level("WARNING", "tfdml"):
+        assert len(folder(tree)) == 5
+    assert "Skipped 2 files" in caplog.text
+    assert "notes.txt" in caplog.text and "k.png" in caplog.text
+    assert "1 of them are images in nested folders: pass nested='same_class' or 'own_class'" in caplog.text
+
+
+def test_nested_folders(tree):
+    (tree / "cat" / "kittens" / "of 2020").mkdir(parents=True)
+    (tree / "emu" / "young").mkdir(parents=True)
+    for place in ("cat/kittens/of 2020", "emu/young"):
+        Image.new("L", (3, 3)).save(tree / place / "k.png")
+    with pytest.raises(ValueError, match="Classes without images.*emu.*2 of them are images in nested folders"):
         folder(tree)
+    same = folder(tree, nested="same_class")
+    assert (same.class_names, same.class_counts.tolist()) == (("cat", "dog", "emu"), [4, 2, 1])
+    own = folder(tree, nested="own_class")
+    assert own.class_names == ("cat", "cat/kittens/of 2020", "dog", "emu/young")
+    assert own.class_counts.tolist() == [3, 1, 2, 1]
+    (tree / "cat" / "back").symlink_to(tree)
+    assert len(folder(tree, nested="same_class")) == 7
+
+
+def test_unreadable_images_can_be_skipped(tree, caplog):
+    (tree / "dog" / "broken.png").write_bytes(b"")
+    with caplog.at_level("WARNING", "tfdml"):
+        dataset = folder(tree, on_unreadable="skip")
+    assert dataset.class_counts.tolist() == [3, 2]
+    assert "Skipped 1 unreadable images" in caplog.text and "broken.png (the file is empty)" in caplog.text
+    for path in (tree / "dog").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match="Classes without images.*dog"):
+        folder(tree, on_unreadable="skip")
+    with pytest.raises(ValueError, match="Received: on_unreadable='skip' with verify=False"):
+        folder(tree, on_unreadable="skip", verify=False)
+    with pytest.raises(ValueError, match="on_unreadable='drop'"):
+        folder(tree, on_unreadable="drop")
+    with pytest.raises(ValueError, match="nested='deep'"):
+        folder(tree, nested="deep")
+
+
+def test_too_large_images_are_unreadable(tree):
+    with pytest.raises(ValueError, match=r"three.png \(an image of 22 x 30 pixels; expected at most 650"):
+        folder(tree, max_pixels=650)
 
 
 def test_jpeg_for_print_is_decoded_to_colour(tree):

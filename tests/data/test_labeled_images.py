@@ -2,6 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfdml.data import LabeledImages
 
@@ -56,10 +57,17 @@ def test_subset_refuses(classes, message):
     "images, labels, error, message",
     [
         (np.zeros((2, 4, 4, 1), np.uint8), [0], ValueError, "2 images and 1 labels"),
-        (np.zeros((2, 4, 4, 1), np.uint8), [[0], [1]], ValueError, r"shape \(2, 1\)"),
+        (np.zeros((2, 4, 4, 1), np.uint8), [[0, 1], [1, 0]], ValueError, r"shape \(2, 2\)"),
         (np.zeros((2, 4, 4), np.uint8), [0, 1], ValueError, "rank 4"),
         (np.zeros((2, 4, 4, 1), np.float32), [0, 1], TypeError, "uint8"),
+        (np.full((2, 4, 4, 1), np.nan), [0, 1], TypeError, "32 of the values are not finite"),
+        (np.full((2, 4, 4, 1), 0.5), [0, 1], TypeError, "np.rint"),
+        (np.zeros((2, 4, 0, 1), np.uint8), [0, 1], ValueError, r"must have pixels.*\(2, 4, 0, 1\)"),
+        (np.zeros((2, 4, 4, 5), np.uint8), [0, 1], ValueError, "1 to 4 channels"),
+        (["x.png", None], [0, 1], TypeError, "None as a path"),
         (np.zeros((2, 4, 4, 1), np.uint8), [0.0, 1.0], TypeError, "integers"),
+        (np.zeros((2, 4, 4, 1), np.uint8), ["a", "b"], TypeError, "encode_labels"),
+        (np.zeros((2, 4, 4, 1), np.uint8), np.array([0, 2**63], np.uint64), ValueError, "fit into int64"),
         (np.zeros((2, 4, 4, 1), np.uint8), [0, 2], ValueError, "from 0 to 2 with 2 class names"),
         (np.zeros((2, 4, 4, 1), np.uint8), [-1, 1], ValueError, "from -1 to 1"),
     ],
@@ -96,3 +104,69 @@ def test_published_split_and_roles():
 def test_refuses_splits_and_roles(fields, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(pictures([0, 1, 1]), **fields)
+
+
+@pytest.mark.parametrize("labels", [[True, False], np.array([[1], [0]], np.uint8), np.array([1, 0], object)])
+def test_labels_of_other_types(labels):
+    dataset = LabeledImages(np.zeros((2, 4, 4, 1), np.uint8), labels, ("a", "b"))
+    assert dataset.labels.dtype == np.int64 and dataset.labels.tolist() == [1, 0]
+
+
+def test_classes_of_one_name_stay_apart():
+    dataset = pictures([0, 1, 3], ["a", "b", "c", "b"])
+    assert (dataset.num_classes, dataset.class_counts.tolist()) == (4, [1, 1, 0, 1])
+    assert dataset.subset([3, 1]).class_names == ("b", "b")
+    assert pictures([0, 1], [b"a", "\u00fc"]).class_names == ("a", "\u00fc")
+
+
+@pytest.mark.skipif(not hasattr(getattr(np, "dtypes", None), "StringDType"), reason="NumPy 1 has no StringDType")
+def test_strings_of_numpy_2():
+    strings = np.array(["b", "a", "b"], np.dtypes.StringDType())
+    assert LabeledImages(strings, [0, 1, 1], strings[:2]).class_names == ("b", "a")
+    assert LabeledImages(strings, [0, 1, 1], strings[:2]).images.tolist() == ["b", "a", "b"]
+    assert LabeledImages.from_arrays(np.zeros((3, 2, 2), np.uint8), strings).labels.tolist() == [1, 0, 1]
+
+
+def test_from_arrays():
+    images = np.arange(3 * 4 * 5 * 3, dtype=np.uint8).reshape(3, 4, 5, 3)
+    dataset = LabeledImages.from_arrays(images, [[30], [7], [30]], name="mine")
+    np.testing.assert_array_equal(dataset.images, images)
+    assert (dataset.labels.tolist(), dataset.class_names, dataset.name) == ([1, 0, 1], ("7", "30"), "mine")
+    floats = LabeledImages.from_arrays(images / np.float32(255), ["b", "a", "b"])
+    np.testing.assert_array_equal(floats.images, images)
+    assert LabeledImages.from_arrays(images[..., 0], [0, 1, 1]).image_shape == (4, 5, 1)
+    assert LabeledImages.from_arrays(["x.png", "y.png"], ["b", "a"]).holds_paths
+
+
+@pytest.mark.parametrize("value, message", [(np.nan, "such as nan"), (255.0, "such as 255.0"), (-0.5, "such as -0.5")])
+def test_from_arrays_refuses_floats_that_are_not_shares(value, message):
+    images = np.zeros((2, 3, 3, 1), np.float32)
+    images[1, 0, 0, 0] = value
+    with pytest.raises(ValueError, match=f"Images of floats must be in 0–1. Received: 1 other values, {message}"):
+        LabeledImages.from_arrays(images, [0, 1])
+
+
+@pytest.mark.parametrize("batch", [None, 2])
+@pytest.mark.parametrize("labels", [["b", "a", "b"], [5, 2, 5]])
+def test_from_dataset(batch, labels):
+    images = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5, 1)
+    pairs = tf.data.Dataset.from_tensor_slices((images, labels))
+    dataset = LabeledImages.from_dataset(pairs if batch is None else pairs.batch(batch))
+    np.testing.assert_array_equal(dataset.images, images)
+    assert dataset.labels.tolist() == [1, 0, 1]
+    assert dataset.class_names == (("a", "b") if labels[0] == "b" else ("2", "5"))
+
+
+def test_from_dataset_refuses():
+    pairs = tf.data.Dataset.from_tensor_slices((np.zeros((3, 4, 4, 1), np.uint8), [0, 1, 1]))
+    with pytest.raises(ValueError, match="endless"):
+        LabeledImages.from_dataset(pairs.repeat())
+    with pytest.raises(ValueError, match="empty"):
+        LabeledImages.from_dataset(pairs.take(0))
+    with pytest.raises(TypeError, match=r"Expected: a tf.data.Dataset of \(image, label\)"):
+        LabeledImages.from_dataset(pairs.map(lambda image, _: image))
+    with pytest.raises(TypeError, match=r"Expected: a tf.data.Dataset"):
+        LabeledImages.from_dataset([1])
+    sizes = tf.data.Dataset.from_tensor_slices([2, 3])
+    with pytest.raises(ValueError, match=r"one size. Received: shapes \(2, 2, 3\), \(3, 3, 3\)"):
+        LabeledImages.from_dataset(sizes.map(lambda size: (tf.zeros([size, size, 3], tf.uint8), size)))

@@ -141,7 +141,7 @@ def test_corrupt_pictures_are_named(tmp_path):
     victims = [pathlib.Path(image) for image in load("cub", path=path, counts="any").images[[2, 17]]]
     victims[0].write_bytes(victims[0].read_bytes()[:-60])
     victims[1].write_bytes(b"")
-    with pytest.raises(ValueError, match="Unreadable pictures") as error:
+    with pytest.raises(ValueError, match="Unreadable images") as error:
         prepare("cub", path, counts="any")
     assert all(str(victim) in str(error.value) for victim in victims)
 
@@ -261,6 +261,41 @@ def test_links_are_refused(tmp_path):
         file.addfile(link)
     with pytest.raises(ValueError, match="archive.tgz with the link 'CUB_200_2011'"):
         archives.extract(archive, tmp_path / "CUB_200_2011")
+
+
+def test_unsupported_compression_is_named(tmp_path):
+    archive = tmp_path / "archive.zip"
+    write_archive(archive, {"CUB_200_2011/images.txt": b"list"})
+    contents = bytearray(archive.read_bytes())
+    # The method in the member's header and in the directory: 97 is WavPack.
+    contents[8] = contents[contents.index(b"PK\1\2") + 10] = 97
+    archive.write_bytes(contents)
+    with pytest.raises(ValueError, match=f"Unsupported compression. Received: {archive}.*Extract it with another"):
+        archives.extract(archive, tmp_path / "CUB_200_2011")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, zipfile.ZIP_DEFLATED])
+def test_damaged_compression_is_named(tmp_path, method):
+    archive = tmp_path / "archive.zip"
+    with zipfile.ZipFile(archive, "w", method) as file:
+        file.writestr("CUB_200_2011/images.txt", bytes(range(256)) * 40)
+    contents = bytearray(archive.read_bytes())
+    for place in range(80, 120):
+        contents[place] ^= 0xFF
+    archive.write_bytes(contents)
+    with pytest.raises(ValueError, match=f"Truncated or damaged archive. Received: {archive}"):
+        archives.extract(archive, tmp_path / "CUB_200_2011")
+    assert not (tmp_path / "CUB_200_2011").exists()
+
+
+@pytest.mark.parametrize("kind", ["zip", "tgz"])
+@pytest.mark.parametrize("members", [("x", "x/y"), ("x/y", "x")])
+def test_files_and_folders_of_one_name(tmp_path, kind, members):
+    archive = tmp_path / f"archive.{kind}"
+    write_archive(archive, {f"CUB_200_2011/{name}": b"list" for name in members})
+    with pytest.raises(ValueError, match=f"Received: {archive}, in which 'CUB_200_2011/x(/y)?' is a file and a folder"):
+        archives.extract(archive, tmp_path / "CUB_200_2011")
+    assert everything_in(tmp_path).keys() == {pathlib.Path(archive.name)}
 
 
 def test_other_things_in_an_archive_are_passed_over(tmp_path):

@@ -160,6 +160,43 @@ def test_refuses(options, message):
         BalancedSampler([0, 0, 1, 1, 2, 2], **arguments)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "uint64", "int64", object])
+def test_labels_of_any_integer_type(dtype):
+    labels = np.repeat(np.arange(6), 4)
+    expected = BalancedSampler(labels, 3, 2, 0).epoch(5)
+    for same in (labels.astype(dtype), labels.astype(dtype)[:, None], labels.astype(dtype).tolist()):
+        sampler = BalancedSampler(same, 3, 2, 0)
+        assert sampler.num_classes == 6
+        np.testing.assert_array_equal(sampler.epoch(5), expected)
+
+
+def test_labels_of_uint8_do_not_overflow():
+    labels = np.repeat(np.arange(256, dtype=np.uint8), 2)
+    sampler = BalancedSampler(labels, 8, 2, 0)
+    assert sampler.num_classes == 256
+    assert set(labels[sampler.epoch(0).ravel()]) == set(range(256))
+    empty = np.zeros(0, np.uint8)
+    with pytest.raises(ValueError, match="at most 0"):
+        BalancedSampler(empty, 1, 2, 0)
+
+
+@pytest.mark.parametrize(
+    "labels, error, message",
+    [
+        (["cat", "cat", "dog", "dog"], TypeError, "such as .*cat.*encode_labels"),
+        ([0.0, 0.0, 1.0, 1.0], TypeError, "type float64.*encode_labels"),
+        ([-1, -1, 0, 0], ValueError, "labels from -1 to 0 of 4 samples.*encode_labels"),
+        ([0, 0, 10**12, 10**12], ValueError, "labels from 0 to 1000000000000 of 4 samples.*encode_labels"),
+        (np.array([0, 0, 2**64 - 1], np.uint64), ValueError, "18446744073709551615.*encode_labels"),
+        ([[0, 1], [0, 1]], ValueError, r"shape \(2, 2\)"),
+        ([0, 0, 2, 2], ValueError, r"classes with fewer: 1 \(0\)"),
+    ],
+)
+def test_labels_that_do_not_number_classes(labels, error, message):
+    with pytest.raises(error, match=message):
+        BalancedSampler(labels, 1, 2, 0)
+
+
 def test_steps_per_epoch():
     dataset = LabeledImages(np.zeros((10, 2, 2, 1), np.uint8), np.repeat(np.arange(5), 2), tuple("abcde"))
     assert [steps_per_epoch(dataset, classes) for classes in (1, 2, 4, 5)] == [5, 3, 2, 1]

@@ -343,7 +343,7 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path):
         (tmp_path / "pictures" / name).mkdir(parents=True)
         Image.new("L", (8, 8)).save(tmp_path / "pictures" / name / "1.png")
     (tmp_path / "pictures" / "b" / "2.png").write_bytes(b"rubbish")
-    with pytest.raises(InputError, match="Unreadable pictures.*2.png"):
+    with pytest.raises(InputError, match="Unreadable images.*2.png"):
         extract_features(with_head(), tmp_path / "pictures", tmp_path / "out")
     with pytest.raises(InputError, match="Not every picture.*2.png"):
         extract_features(

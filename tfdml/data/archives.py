@@ -7,9 +7,11 @@ import errno
 import gzip
 import hashlib
 import http.client
+import lzma
 import os
 import pathlib
 import shutil
+import struct
 import tarfile
 import urllib.error
 import urllib.request
@@ -20,7 +22,18 @@ from tqdm import tqdm
 
 _CHUNK = 1 << 20
 _TIMEOUT = 30.0
-_DAMAGE = (EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile)
+_DAMAGE = (
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    UnicodeDecodeError,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    gzip.BadGzipFile,
+)
+# What happens where members clash: a file and a folder of one name.
+_CLASHES = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 
 
 def check_md5(path, expected, url=None):
@@ -93,7 +106,7 @@ def extract(archive, target):
 
     Raises:
         ValueError: If the archive is truncated or damaged, needs a password, holds no such folder, or would write
-            outside of it; the message names the archive.
+            outside of it, or its compression is unsupported; the message names the archive.
         OSError: If the disk is full; what was written is removed.
     """
     archive, target = pathlib.Path(archive), pathlib.Path(target)
@@ -112,12 +125,31 @@ def extract(archive, target):
             raise ValueError(f"Received: {archive}, which holds no folder {target.name!r}; expected it in the archive.")
         os.replace(partial / target.name, target)
     except _DAMAGE as error:
+        raise _damage(archive, error) from error
+    except NotImplementedError as error:
         raise ValueError(
-            f"Truncated or damaged archive. Received: {archive} of {archive.stat().st_size:,} bytes ({error}). "
-            "Remove it and get it again."
+            f"Unsupported compression. Received: {archive} ({error}). Extract it with another program, so that the "
+            f"folder {target} is there."
         ) from error
+    except OSError as error:
+        # Python's decompressors raise bare ones.
+        if error.errno is None:
+            raise _damage(archive, error) from error
+        if error.errno in _CLASHES and str(partial) in str(error.filename):
+            raise ValueError(
+                f"Damaged archive. Received: {archive}, in which "
+                f"{os.path.relpath(error.filename, partial)!r} is a file and a folder. Remove it and get it again."
+            ) from error
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _damage(archive, error):
+    return ValueError(
+        f"Truncated or damaged archive. Received: {archive} of {archive.stat().st_size:,} bytes ({error}). "
+        "Remove it and get it again."
+    )
 
 
 def _members(archive, file):

@@ -12,9 +12,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfdml.arguments import check_part, check_whole_number
+from tfdml.data.image_files import decode_whole, is_jpeg, read_in_graph, size_and_orientation, with_named_errors
 from tfdml.data.labeled_features import LabeledFeatures
+from tfdml.data.labeled_samples import check_is_labeled
 from tfdml.data.preprocessing import Preprocessing
 from tfdml.data.sampler import BalancedSampler
+from tfdml.ops import orient, stored_window, upright_size
 
 # Epochs are asked for together until they make so many batches: a call into Python costs more than a short
 # epoch.
@@ -28,7 +31,7 @@ def balanced_batches(
     classes_per_batch,
     samples_per_class,
     seed,
-    preprocessing,
+    preprocessing=None,
     augmentation=None,
     start_batch=0,
     part=None,
@@ -49,7 +52,8 @@ def balanced_batches(
         classes_per_batch: Distinct classes in a batch.
         samples_per_class: Pictures of each of them, distinct where the class has enough.
         seed: Integer of at least 0.
-        preprocessing: A `Preprocessing`, or `None` for features.
+        preprocessing: A `Preprocessing`; `None` for features, and for gray or color images in memory, whose size and
+            channels are kept.
         augmentation: An `Augmentation`, or `None`.
         start_batch: Number of the first batch that is given.
         part: `(index, count)`: of each batch only the index-th of so many consecutive parts, as one of so many workers
@@ -60,10 +64,20 @@ def balanced_batches(
         An infinite `tf.data.Dataset` of (float32 images `(b, h, w, c)` in 0–1, int64 labels `(b,)`), where b
         = classes_per_batch · samples_per_class; the pictures of a class are next to each other.
 
+    Example:
+        >>> import numpy as np
+        >>> from tfdml.data import LabeledImages
+        >>> images, labels = np.zeros((6, 8, 8, 3), "uint8"), ["cat", "dog", "cat", "emu", "emu", "dog"]
+        >>> train = LabeledImages.from_arrays(images, labels)
+        >>> batch, batch_labels = next(iter(balanced_batches(train, classes_per_batch=2, samples_per_class=2, seed=0)))
+        >>> batch.shape, len(set(batch_labels.numpy()))
+        (TensorShape([4, 8, 8, 3]), 2)
+
     Raises:
         ValueError: If a class has fewer than two pictures (named), there are too few classes, or a number is
             out of range.
     """
+    check_is_labeled(dataset)
     sampler = BalancedSampler(dataset.labels, classes_per_batch, samples_per_class, seed, dataset.class_names)
     start_batch = check_whole_number("start_batch", start_batch, minimum=0)
     epochs_per_call = math.ceil(_BATCHES_PER_CALL / sampler.steps_per_epoch)
@@ -94,13 +108,14 @@ def balanced_batches(
     return pictures.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
 
-def evaluation_batches(dataset, batch_size, preprocessing, part=None):
+def evaluation_batches(dataset, batch_size, preprocessing=None, part=None):
     """All pictures of a set once, in their order.
 
     Args:
         dataset: A `LabeledImages` or `LabeledFeatures` with at least one sample.
         batch_size: Pictures in a batch; the last one may have fewer.
-        preprocessing: A `Preprocessing`, or `None` for features.
+        preprocessing: A `Preprocessing`; `None` for features, and for gray or color images in memory, whose size and
+            channels are kept.
         part: `(index, count)`: only every count-th batch from the index-th on, as one of so many workers embeds; the
             other pictures are not read. The auto-shard policy OFF says that they are a worker's share already.
 
@@ -110,6 +125,7 @@ def evaluation_batches(dataset, batch_size, preprocessing, part=None):
     Raises:
         ValueError: If the set is empty, the batch size is no positive integer, or there is no such part.
     """
+    check_is_labeled(dataset)
     if part is None:
         return _finite_batches(dataset, np.arange(len(dataset)), batch_size, preprocessing)
     batches = _finite_batches(dataset, np.arange(len(dataset)), batch_size, preprocessing, check_part(part))
@@ -118,14 +134,15 @@ def evaluation_batches(dataset, batch_size, preprocessing, part=None):
     return batches.with_options(options)
 
 
-def class_pool(dataset, pool_size, seed, preprocessing, batch_size=256):
+def class_pool(dataset, pool_size, seed, preprocessing=None, batch_size=256):
     """Random samples of each class, drawn anew for each projection of chance constrained programming.
 
     Args:
         dataset: A `LabeledImages` or `LabeledFeatures`.
         pool_size: Pictures of each class; a class with fewer gives all it has.
         seed: Integer of at least 0.
-        preprocessing: A `Preprocessing`, or `None` for features.
+        preprocessing: A `Preprocessing`; `None` for features, and for gray or color images in memory, whose size and
+            channels are kept.
         batch_size: Pictures in a batch.
 
     Returns:
@@ -165,7 +182,7 @@ def _finite_batches(dataset, indices, batch_size, preprocessing, part=(0, 1)):
 
 
 def _check_not_empty(dataset):
-    if not len(dataset):
+    if not len(check_is_labeled(dataset)):
         raise ValueError(f"There is nothing to make batches of. Received: {dataset!r}.")
 
 
@@ -181,12 +198,16 @@ def _with_pictures(
             batches = batches.map(lambda indices: indices[rows])
         return _with_features(batches, dataset, preprocessing, augmentation)
     if preprocessing is None:
-        raise ValueError(f"Received: preprocessing=None with {dataset!r}; expected a Preprocessing.")
+        if dataset.holds_paths or dataset.image_shape[-1] not in (1, 3):
+            raise ValueError(f"Received: preprocessing=None with {dataset!r}; expected a Preprocessing.")
+        preprocessing = Preprocessing(dataset.image_shape[:2], dataset.image_shape[-1])
     # One copy on the host, which the pipeline's functions take as an input rather than as a constant of their
     # graph.
     with tf.device("cpu:0"):
-        images, labels = tf.constant(dataset.images), tf.constant(dataset.labels)
+        images = tf.constant(dataset.encoded_paths if dataset.holds_paths else dataset.images)
+        labels = tf.constant(dataset.labels)
 
+    @tf.autograph.experimental.do_not_convert
     def gather(number, indices):
         if augmentation is None:
             indices = indices[rows]
@@ -201,19 +222,25 @@ def _with_pictures(
     flips = augmentation is not None and augmentation.horizontal_flip and augmentation.is_flip_at_most
 
     def read(number, index):
-        contents, is_jpeg = _read(tf.gather(images, index))
+        path = tf.gather(images, index)
         if crops:
-            image = _cropped(contents, is_jpeg, preprocessing, augmentation, (seed, number))
+            image = _cropped(path, preprocessing, augmentation, (seed, number))
         else:
-            image = preprocessing.from_encoded(contents)
+            image = preprocessing(read_in_graph(path))
         if flips:
             is_mirrored = augmentation.is_mirrored(batch_size, (seed, number // batch_size))[number % batch_size]
             image = tf.cond(is_mirrored, lambda: tf.reverse(image, [1]), lambda: image)
         return image, tf.gather(labels, index)
 
-    def is_mine(row):
-        return (row >= rows.start) & (row < rows.stop)
+    @tf.autograph.experimental.do_not_convert
+    def rows_of_batch(number, indices):
+        mine = indices[rows]
+        numbers = (number * batch_size + tf.range(tf.size(indices, tf.int64), dtype=tf.int64))[rows]
+        # No file at the end, and before the first.
+        end = tf.constant([-1], tf.int64)
+        return tf.concat([numbers, end], 0), tf.concat([mine, end], 0), tf.concat([end, mine], 0)
 
+    @tf.autograph.experimental.do_not_convert
     def change(number, batch_and_labels):
         batch, batch_labels = batch_and_labels
         # Changes are drawn for the whole batch.
@@ -221,10 +248,9 @@ def _with_pictures(
         return augmentation.after_crop(batch, (seed, number))[rows], batch_labels
 
     if dataset.holds_paths:
-        pictures = batches.unbatch().enumerate(start_batch * batch_size)
-        if part is not None:
-            pictures = pictures.filter(lambda number, _: is_mine(number % batch_size))
-        pictures = pictures.map(read, num_parallel_calls=tf.data.AUTOTUNE)
+        pictures = batches.enumerate(start_batch).map(rows_of_batch).unbatch()
+        spec = (tf.TensorSpec(preprocessing.image_shape, tf.float32), tf.TensorSpec((), tf.int64))
+        pictures = with_named_errors(pictures, images, read, spec)
         batches = pictures.batch(rows.stop - rows.start, drop_remainder=is_endless)
         if augmentation is not None and not augmentation.is_flip_at_most:
             batches = batches.enumerate(start_batch).map(change, num_parallel_calls=tf.data.AUTOTUNE)
@@ -249,44 +275,38 @@ def _with_features(batches, dataset, preprocessing, augmentation):
     return batches.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(2)
 
 
-def _read(path):
-    """The bytes of a picture's file, and whether it is a JPEG rather than a PNG."""
-    contents = tf.io.read_file(path)
-    is_png = tf.strings.substr(contents, 0, 4) == b"\x89PNG"
-    is_jpeg = tf.strings.substr(contents, 0, 2) == b"\xff\xd8"
-    # The decoder's own error does not say which file it was.
-    check = tf.debugging.Assert(is_png | is_jpeg, ["Unreadable picture, neither PNG nor JPEG:", path])
-    with tf.control_dependencies([check]):
-        return tf.identity(contents), is_jpeg
-
-
-def _cropped(contents, is_jpeg, preprocessing, augmentation, seed):
-    """The random crop of a picture, stretched to the size; of a JPEG no other part is decoded, nor pixels of no use.
+@tf.autograph.experimental.do_not_convert
+def _cropped(path, preprocessing, augmentation, seed):
+    """The random crop of an image, stretched to the size; of a JPEG no other part is decoded, nor pixels of no use.
 
     A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that leaves at least as many pixels of the crop as the result
     has, whose edges then are at multiples of 2, 4 or 8 pixels. The resized photographs then differ from those decoded
-    in full by one or two of 256 grey levels on average, as they do between anti-aliasing filters (bilinear, box).
+    in full by one or two of 256 gray levels on average, as they do between anti-aliasing filters (bilinear, box).
+    The crop is drawn in the upright image, and found again in the stored one.
     """
     # A random crop takes the place of the central one.
     to_size = Preprocessing(preprocessing.size, preprocessing.channels)
+    # The decoder repeats gray where color is asked for; how color becomes gray is for the preprocessing to say.
+    channels = 3 if to_size.channels == 3 else 0
 
-    def jpeg():
-        window = augmentation.crop_window(tf.io.extract_jpeg_shape(contents)[:2], seed)
+    def decode(contents):
+        return tf.cond(is_jpeg(contents), lambda: jpeg(contents), lambda: crop(decode_whole(contents)))
+
+    def jpeg(contents):
+        size, orientation = size_and_orientation(contents)
+        window = augmentation.crop_window(upright_size(size, orientation), seed)
         is_enough = [tf.reduce_all(window[2:] // ratio >= to_size.size) for ratio in _DECODING_RATIOS[1:]]
         # The number of ratios that leave enough is the place of the largest.
         place = tf.reduce_sum(tf.cast(is_enough, tf.int32))
-        decoders = [lambda ratio=ratio: decode(window // ratio, ratio) for ratio in _DECODING_RATIOS]
-        return tf.switch_case(place, decoders)
+        stored = stored_window(window, size, orientation)
 
-    def decode(window, ratio):
-        # The decoder repeats grey where colour is asked for; how colour becomes grey is for the preprocessing to say.
-        channels = 3 if to_size.channels == 3 else 0
-        return tf.io.decode_and_crop_jpeg(contents, window, channels=channels, ratio=ratio)
+        def decoder(ratio):
+            return lambda: tf.io.decode_and_crop_jpeg(contents, stored // ratio, channels=channels, ratio=ratio)
 
-    def png():
-        return augmentation.crop(tf.io.decode_png(contents), seed)
+        return orient(tf.switch_case(place, [decoder(ratio) for ratio in _DECODING_RATIOS]), orientation)
+
+    def crop(image):
+        return augmentation.crop(image, seed)
 
     # Resized after the branches: in each of them, the resizing would be traced again.
-    image = tf.cond(is_jpeg, jpeg, png)
-    image.set_shape([None, None, None])
-    return to_size(image)
+    return to_size(read_in_graph(path, decode, crop))

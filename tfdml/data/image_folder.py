@@ -1,98 +1,126 @@
-"""Any folder of pictures with one sub-folder for each class."""
+"""Any folder of images with one sub-folder for each class."""
 
 from __future__ import annotations
 
-import concurrent.futures
+import logging
 import os
 import pathlib
 
 import numpy as np
-from tqdm import tqdm
 
+from tfdml.arguments import check_choice
+from tfdml.data.image_files import ENDINGS, EXPECTED, find_unreadable, listed
 from tfdml.data.labeled_images import LabeledImages
+from tfdml.ops import MAX_PIXELS
 
-_ENDINGS = (".png", ".jpg", ".jpeg")
-_FORMATS = ("PNG", "JPEG")
+_LOGGER = logging.getLogger(__name__)
+_NESTED = (None, "same_class", "own_class")
+# Files that Windows leaves next to images.
+_NOT_MENTIONED = ("thumbs.db", "desktop.ini")
 
 
-def folder(path, verify=True):
-    """Pictures in files, one sub-folder for each class; they are decoded when batches are made.
+def folder(path, verify=True, on_unreadable="error", nested=None, max_pixels=MAX_PIXELS):
+    """Images in files, one sub-folder for each class; they are decoded when batches are made.
 
-    Classes are the sub-folders in the order of their names; their pictures are the PNG and JPEG files right
-    in them. Other files and hidden ones are passed over. A JPEG's EXIF orientation is not applied.
+    Classes are the sub-folders in the order of their names. Their images are the files with an ending of JPEG, PNG,
+    GIF (the first frame counts), BMP, WebP or TIFF. Images are turned upright as their EXIF orientation says. Hidden
+    files and folders are ignored; a warning counts and names all other files that are skipped.
 
     Args:
         path: The folder.
-        verify: Whether every file is read once, to find unreadable ones before training rather than in it: a
-            PNG's checksums, a JPEG's data from begin to end. Without it only a file that is neither PNG nor
-            JPEG is named when the pipeline meets it.
+        verify: Whether to decode each file once (JPEGs at an eighth of their size), to find unreadable ones before
+            training. A file that breaks later is named by the pipeline when it meets it.
+        on_unreadable: What to do with files that `verify` finds unreadable: `"error"` names them in a ValueError;
+            `"skip"` leaves them out and names them in a warning.
+        nested: What images in folders below those of the classes are: `None` skips them, with a warning;
+            `"same_class"` gives them the class of the folder right below `path`; `"own_class"` makes each folder that
+            holds images a class of its own, named by its path (`"dog/beagle"`).
+        max_pixels: Largest height · width of an image; a file that claims more is unreadable.
 
     Returns:
-        `LabeledImages` whose pictures are paths; a class is named by its sub-folder.
+        `LabeledImages` whose images are paths; a class is named by its sub-folder.
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If the folder has no sub-folder, a class has no picture, or a picture is unreadable; the
-            message names the path.
+        ValueError: If the folder has no sub-folder, a class has no image, an image is unreadable (the message names
+            the path), or an argument is invalid.
     """
-    root = pathlib.Path(path).expanduser()
+    check_choice("on_unreadable", on_unreadable, ("error", "skip"))
+    check_choice("nested", nested, _NESTED)
+    if on_unreadable == "skip" and not verify:
+        raise ValueError(
+            "Unreadable files are found by reading them. Received: on_unreadable='skip' with verify=False. "
+            "Expected: verify=True."
+        )
+    root = pathlib.Path(os.fsdecode(path)).expanduser()
     if not root.is_dir():
         raise FileNotFoundError(f"There is no such folder. Received: path={str(root)!r}.")
-    class_names = sorted(
-        entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")
-    )
-    if not class_names:
+    found, skipped = _find(root, nested)
+    if not found:
         raise ValueError(
-            f"The folder holds no classes. Received: path={str(root)!r}; "
-            "expected one sub-folder for each class."
+            f"The folder holds no classes. Received: path={str(root)!r}. "
+            "Expected: one sub-folder for each class, with images in it."
         )
-    paths, labels = [], []
-    for label, class_name in enumerate(class_names):
-        names = sorted(
-            entry.name
-            for entry in os.scandir(root / class_name)
-            if entry.is_file() and not entry.name.startswith(".") and entry.name.lower().endswith(_ENDINGS)
+    if skipped:
+        advice = _advice_on_nested(skipped, root) if nested is None else ""
+        _LOGGER.warning(
+            "Skipped %d files in %s that are not images of a class: %s.%s", len(skipped), root, listed(skipped), advice
         )
-        if not names:
-            raise ValueError(
-                f"A class without pictures. Received: {str(root / class_name)!r}; "
-                "expected PNG or JPEG files in it."
-            )
-        paths += [str(root / class_name / name) for name in names]
-        labels += [label] * len(names)
     if verify:
-        verify_pictures(paths)
-    return LabeledImages(np.array(paths), np.array(labels), tuple(class_names), name=root.resolve().name)
+        _drop_unreadable(found, on_unreadable, max_pixels)
+    empty = {str(root / name): None for name, paths in found.items() if not paths}
+    if empty:
+        advice = _advice_on_nested(skipped, root) if nested is None else ""
+        raise ValueError(
+            f"Classes without images. Received: {listed(empty)}. Expected: files with the endings "
+            f"{', '.join(ENDINGS)} in them.{advice}"
+        )
+    paths = [path for of_class in found.values() for path in of_class]
+    labels = np.repeat(np.arange(len(found)), [len(of_class) for of_class in found.values()])
+    return LabeledImages(np.array(paths), labels, tuple(found), name=root.resolve().name)
 
 
-def verify_pictures(paths, progress=False):
-    """Reads files and raises a ValueError that names those which are no readable PNG or JPEG pictures.
+def _find(root, nested):
+    """The paths of the images of each class, sorted, and those of the other files that are not hidden."""
+    found, skipped = {}, {}
+    for place, names, files in os.walk(root, followlinks=True):
+        names[:] = sorted(name for name in names if not name.startswith(".") and not _leads_back(place, name))
+        parts = pathlib.Path(place).relative_to(root).parts
+        if len(parts) == 1 and nested != "own_class":
+            found.setdefault(parts[0], [])
+        for name in sorted(files):
+            if name.startswith(".") or name.lower() in _NOT_MENTIONED:
+                continue
+            path = os.path.join(place, name)
+            is_image = name.lower().endswith(ENDINGS)
+            if is_image and len(parts) >= 1 and (len(parts) == 1 or nested is not None):
+                found.setdefault("/".join(parts) if nested == "own_class" else parts[0], []).append(path)
+            # Files next to the classes, such as a README, do not look like lost images.
+            elif is_image or parts:
+                skipped[path] = None
+    return dict(sorted(found.items())), skipped
 
-    Args:
-        paths: The files.
-        progress: Whether a terminal shows how far it is.
-    """
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        results = pool.map(_problem, paths)
-        bar = tqdm(results, "reading", len(paths), unit=" pictures", disable=None if progress else True)
-        problems = list(bar)
-    unreadable = [f"{path} ({problem})" for path, problem in zip(paths, problems) if problem is not None]
-    if unreadable:
-        more = f", and {len(unreadable) - 10} more" if len(unreadable) > 10 else ""
-        raise ValueError(f"Unreadable pictures. Received: {', '.join(unreadable[:10])}{more}.")
+
+def _leads_back(place, name):
+    """Whether a folder is a link to one that it lies in."""
+    target, place = os.path.realpath(os.path.join(place, name)), os.path.realpath(place)
+    return place == target or place.startswith(os.path.join(target, ""))
 
 
-def _problem(path):
-    from PIL import Image
+def _advice_on_nested(skipped, root):
+    nested = [path for path in skipped if len(pathlib.Path(path).relative_to(root).parts) > 2]
+    count = sum(path.lower().endswith(ENDINGS) for path in nested)
+    return f" {count} of them are images in nested folders: pass nested='same_class' or 'own_class'." if count else ""
 
-    try:
-        with Image.open(path, formats=_FORMATS) as picture:
-            if picture.format == "JPEG":
-                # Goes through the whole file, but decodes it at an eighth of its size.
-                picture.draft(picture.mode, (1, 1))
-                picture.load()
-            else:
-                picture.verify()
-    except Exception as error:  # Pillow's plugins raise many kinds of error.
-        return str(error) or type(error).__name__
-    return None
+
+def _drop_unreadable(found, on_unreadable, max_pixels):
+    problems = find_unreadable([path for paths in found.values() for path in paths], max_pixels=max_pixels)
+    if not problems:
+        return
+    if on_unreadable == "error":
+        raise ValueError(
+            f"Unreadable images. Received: {listed(problems)}. {EXPECTED}; on_unreadable='skip' leaves these out."
+        )
+    _LOGGER.warning("Skipped %d unreadable images: %s.", len(problems), listed(problems))
+    for paths in found.values():
+        paths[:] = [path for path in paths if path not in problems]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 
 import numpy as np
+import tensorflow as tf
 
+from tfdml.data.encoding import encode_labels
 from tfdml.data.labeled_samples import LabeledSamples
 
 
@@ -15,7 +18,8 @@ class LabeledImages(LabeledSamples):
     """Pictures and their classes, in memory or as paths of files.
 
     Args:
-        images: uint8 `(n, height, width, channels)`, or an array of `n` paths of PNG or JPEG files.
+        images: uint8 `(n, height, width, channels)`, or `n` paths of image files (JPEG, PNG, GIF, BMP, WebP or TIFF),
+            as text, bytes or `pathlib.Path`; a leading `~` is the home folder.
         labels: Integers `(n,)` from 0 to `len(class_names) - 1`.
         class_names: The classes' names; label `i` belongs to `class_names[i]`.
         name: What the set is called in messages and tables.
@@ -43,6 +47,82 @@ class LabeledImages(LabeledSamples):
         super().__init__(labels, class_names, name, num_train_classes, roles)
         self._check_length("images", self.images)
 
+    @classmethod
+    def from_arrays(cls, images, labels, name=None):
+        """Makes a set of a user's own arrays.
+
+        Args:
+            images: uint8 in 0–255 or float in 0–1, `(n, height, width, channels)` or, of gray images, `(n, height,
+                width)`; or `n` paths. Floats are rounded to 256 levels.
+            labels: Integers with or without gaps, or names, `(n,)` or `(n, 1)`, as for `encode_labels`.
+            name: What the set is called in messages and tables.
+
+        Returns:
+            `LabeledImages` whose `class_names` are the labels as text, in sorted order.
+
+        Raises:
+            TypeError: If images are of another type.
+            ValueError: If shapes do not match, floats are not in 0–1 (NaN is not), or a label is missing.
+
+        Example:
+            >>> import numpy as np
+            >>> cats = LabeledImages.from_arrays(np.zeros((3, 8, 8)), ["tabby", "siamese", "tabby"])
+            >>> cats.class_names, cats.labels.tolist(), cats.image_shape
+            (('siamese', 'tabby'), [1, 0, 1], (8, 8, 1))
+        """
+        images = np.asarray(images)
+        if images.dtype.kind == "f" and images.ndim > 1:
+            images = _quantized(images)
+        if images.dtype == np.uint8 and images.ndim == 3:
+            images = images[..., np.newaxis]
+        integers, names = encode_labels(labels)
+        return cls(images, integers, names, name)
+
+    @classmethod
+    def from_dataset(cls, dataset, name=None):
+        """Makes a set of a finite tf.data dataset, which is read once and kept in memory.
+
+        Args:
+            dataset: A `tf.data.Dataset` of (image, label), or of batches of them; images of one size as `from_arrays`
+                takes them, labels of integers or strings.
+            name: What the set is called in messages and tables.
+
+        Returns:
+            `LabeledImages`, as of `from_arrays`.
+
+        Raises:
+            TypeError: If it is not a `tf.data.Dataset` of pairs.
+            ValueError: If it is endless or empty, or images differ in size.
+
+        Example:
+            >>> import numpy as np
+            >>> import tensorflow as tf
+            >>> pairs = tf.data.Dataset.from_tensor_slices((np.zeros((4, 8, 8, 3), "uint8"), [3, 7, 7, 3]))
+            >>> LabeledImages.from_dataset(pairs.batch(3)).class_names
+            ('3', '7')
+        """
+        if not isinstance(dataset, tf.data.Dataset) or not isinstance(dataset.element_spec, tuple):
+            spec = getattr(dataset, "element_spec", type(dataset).__name__)
+            raise TypeError(f"Received: {spec}. Expected: a tf.data.Dataset of (image, label).")
+        if len(dataset.element_spec) != 2:
+            raise TypeError(f"Received: elements {dataset.element_spec}. Expected: pairs (image, label).")
+        if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
+            raise ValueError("The dataset is endless. Received: a repeated dataset. Pass it without repeat().")
+        images, labels = [], []
+        is_batched = dataset.element_spec[0].shape.rank == 4
+        for image, label in dataset.as_numpy_iterator():
+            images.append(image if is_batched else image[np.newaxis])
+            labels.append(np.reshape(label, [len(images[-1]), -1]))
+        if not images:
+            raise ValueError("The dataset is empty. Expected: at least one (image, label).")
+        sizes = sorted({batch.shape[1:] for batch in images})
+        if len(sizes) > 1:
+            raise ValueError(
+                f"Images must have one size. Received: shapes {', '.join(map(str, sizes[:5]))}. Resize them with "
+                "dataset.map, or keep them in files and use `tfdml.data.folder`."
+            )
+        return cls.from_arrays(np.concatenate(images), np.concatenate(labels), name)
+
     def __repr__(self):
         kind = "paths" if self.holds_paths else "x".join(map(str, self.image_shape))
         return f"LabeledImages(name={self.name!r}, images={len(self)} ({kind}), classes={self.num_classes})"
@@ -57,22 +137,63 @@ class LabeledImages(LabeledSamples):
         """`(height, width, channels)`, or `None` for paths, whose pictures may differ."""
         return None if self.holds_paths else self.images.shape[1:]
 
+    @property
+    def encoded_paths(self):
+        """The paths as the file system has them, `n` bytes objects, or `None` for pictures in memory.
+
+        `images` holds them as text, where bytes that are not UTF-8 are surrogates.
+        """
+        return [os.fsencode(path) for path in self.images.tolist()] if self.holds_paths else None
+
     def _take(self, indices, **fields):
         return LabeledImages(self.images[indices], **fields)
 
 
 def _checked_images(images):
     images = np.asarray(images)
-    if images.dtype.kind in "UO" and images.ndim == 1:
-        return np.asarray([str(path) for path in images], dtype=str)
+    # "T" is the StringDType of NumPy 2.
+    if images.dtype.kind in "USTO" and images.ndim == 1:
+        return np.asarray([_path(path) for path in images.tolist()], dtype=str)
     if images.dtype != np.uint8:
         raise TypeError(
             "images must be uint8 in 0..255, or a list of paths. "
-            f"Received: an array of type {images.dtype} and shape {images.shape}."
+            f"Received: an array of type {images.dtype} and shape {images.shape}. {_advice(images)}"
         )
     if images.ndim != 4:
         raise ValueError(
             "images must have rank 4. "
             f"Received: images of shape {images.shape}; expected (n, height, width, channels)."
         )
+    if not images.size and len(images) or images.shape[-1] not in (1, 2, 3, 4):
+        raise ValueError(
+            f"images must have pixels, of 1 to 4 channels. Received: images of shape {images.shape}. "
+            "Expected: (n, height, width, channels)."
+        )
     return images
+
+
+def _quantized(images):
+    is_right = (images >= 0) & (images <= 1)
+    if not is_right.all():
+        wrong = images[~is_right]
+        raise ValueError(
+            f"Images of floats must be in 0–1. Received: {wrong.size} other values, such as {wrong[0]}. "
+            "Pass images.astype('uint8') if they are in 0–255."
+        )
+    return np.rint(images.astype(np.float32) * 255).astype(np.uint8)
+
+
+def _path(path):
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        raise TypeError(f"images must be uint8 in 0..255, or a list of paths. Received: {path!r} as a path.")
+    return os.path.expanduser(os.fsdecode(path))
+
+
+def _advice(images):
+    if images.dtype.kind != "f" or not images.size:
+        return "Expected: uint8, or paths as text."
+    if not np.isfinite(images).all():
+        return f"{np.count_nonzero(~np.isfinite(images))} of the values are not finite. Expected: uint8."
+    if images.min() >= 0 and images.max() <= 1:
+        return "Pass np.rint(255 * images).astype(np.uint8)."
+    return "Expected: uint8. Scale the values to 0..255, and pass images.astype(np.uint8)."

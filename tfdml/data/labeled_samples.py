@@ -17,8 +17,10 @@ class LabeledSamples:
     A subclass holds the samples themselves, one for each label, and implements `_take`.
 
     Args:
-        labels: Integers `(n,)` from 0 to `len(class_names) - 1`.
-        class_names: The classes' names; label `i` belongs to `class_names[i]`.
+        labels: Integers `(n,)` or `(n, 1)` from 0 to `len(class_names) - 1`; booleans are 0 and 1. `encode_labels`
+            makes them of names or of integers with gaps.
+        class_names: The classes' names; label `i` belongs to `class_names[i]`. Classes are told apart by their labels:
+            two of one name stay two.
         name: What the set is called in messages and tables.
         num_train_classes: Classes 0 to `num_train_classes - 1` are published as training classes, the others as test
             classes. `None` if there is no published split.
@@ -26,7 +28,7 @@ class LabeledSamples:
             queries are compared with, 0 both. `None` if there are no such roles.
 
     Raises:
-        TypeError: If labels are no integers.
+        TypeError: If labels are not integers.
         ValueError: If ranks or lengths do not match, a label has no class name, or the published split or a role is
             out of range.
     """
@@ -38,15 +40,11 @@ class LabeledSamples:
     roles: np.ndarray | None = None
 
     def __post_init__(self):
-        labels = np.asarray(self.labels)
-        if labels.ndim != 1:
-            raise ValueError(
-                f"labels must have rank 1. Received: labels of shape {labels.shape}; expected (n,)."
-            )
-        if len(labels) and labels.dtype.kind not in "iu":
-            raise TypeError(f"labels must be integers. Received: labels of type {labels.dtype}.")
-        labels = labels.astype(np.int64)
-        class_names = tuple(str(class_name) for class_name in self.class_names)
+        labels = integer_column(self.labels)
+        class_names = tuple(
+            name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else str(name)
+            for name in self.class_names
+        )
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(class_names):
             raise ValueError(
                 f"labels must be in 0..{len(class_names) - 1}, one for each class name. "
@@ -138,6 +136,55 @@ class LabeledSamples:
                 f"{kind} and labels must have the same length. "
                 f"Received: {len(samples)} {kind} and {len(self.labels)} labels."
             )
+
+
+def integer_column(labels):
+    """Class labels as an int64 vector.
+
+    Args:
+        labels: Integers or booleans `(n,)` or `(n, 1)`, of any width.
+
+    Returns:
+        int64 `(n,)`.
+
+    Raises:
+        TypeError: If they are not integers.
+        ValueError: If they are not a column, or do not fit into int64.
+    """
+    labels = np.asarray(labels)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1:
+        raise ValueError(
+            f"labels must have rank 1. Received: labels of shape {labels.shape}; expected (n,), one for each sample."
+        )
+    if not len(labels):
+        return labels.astype(np.int64)
+    if labels.dtype.kind == "O" and all(isinstance(label, numbers.Integral) for label in labels):
+        largest = max(map(abs, labels.tolist()))
+    elif labels.dtype.kind in "biu":
+        largest = int(labels.max())
+    else:
+        raise TypeError(
+            f"labels must be integers. Received: labels of type {labels.dtype}, such as {labels[0]!r}. "
+            "`tfdml.data.encode_labels` numbers names and other values from 0."
+        )
+    if largest > np.iinfo(np.int64).max:
+        raise ValueError(
+            f"labels must fit into int64. Received: {largest}. `tfdml.data.encode_labels` numbers them from 0."
+        )
+    return labels.astype(np.int64)
+
+
+def check_is_labeled(dataset):
+    """Raises a TypeError, which says how to make one, unless this is a labeled set."""
+    if not isinstance(dataset, LabeledSamples):
+        raise TypeError(
+            f"Received: a dataset of type {type(dataset).__name__}. Expected: LabeledImages or LabeledFeatures. Make "
+            "one with `tfdml.data.LabeledImages.from_arrays(images, labels)`, or `.from_dataset(dataset)` of a tf.data "
+            "dataset of (image, label)."
+        )
+    return dataset
 
 
 def _checked_split(num_train_classes, num_classes):

@@ -8,7 +8,7 @@ import sys
 
 from tfdml.arguments import check_choice
 from tfdml.data import archives
-from tfdml.data.image_folder import verify_pictures
+from tfdml.data.image_files import verify_images
 from tfdml.data.list_files import counts_of
 from tfdml.data.published import PUBLISHED
 from tfdml.data.registry import load
@@ -89,7 +89,7 @@ def found_in(name, path, counts="published"):
         published.check_counts(found, published.root(path), counts)
         return found
     pictures = load(name, path=path, counts=counts)
-    verify_pictures(pictures.images.tolist(), progress=True)
+    verify_images(pictures.images.tolist(), progress=True)
     found = counts_of(pictures)
     return {kind: found[kind] for kind in published.counts}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from tfdml.arguments import check_whole_number
+from tfdml.data.image_files import decode_whole
 
 # The weights of ITU-R BT.601 for luma, as in tf.image.rgb_to_grayscale.
 _LUMA = (0.2989, 0.5870, 0.1140)
@@ -53,6 +54,7 @@ class Preprocessing:
         """`(height, width, channels)` of the result."""
         return (*self.size, self.channels)
 
+    @tf.autograph.experimental.do_not_convert
     def __call__(self, images):
         """Preprocesses decoded pictures.
 
@@ -73,14 +75,15 @@ class Preprocessing:
         return images
 
     def from_encoded(self, contents):
-        """Decodes and preprocesses one PNG or JPEG file, given as a scalar string of its bytes."""
+        """Decodes and preprocesses one image file, given as a scalar string of its bytes."""
         return self(self.decode(contents))
 
     def decode(self, contents):
-        """Decodes one PNG or JPEG file to uint8 `(h, w, c)` with the channels of the file."""
-        image = tf.io.decode_image(contents, expand_animations=False)
-        image.set_shape([None, None, None])
-        return image
+        """Decodes one PNG, JPEG, GIF or BMP file to uint8 `(h, w, c)` with the channels of the file, and upright.
+
+        See `tfdml.ops.decode_image`, which says what is refused.
+        """
+        return decode_whole(contents)
 
     def config(self):
         """The arguments from which `from_config` makes the same preprocessing."""

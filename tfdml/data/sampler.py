@@ -8,6 +8,7 @@ import threading
 import numpy as np
 
 from tfdml.arguments import check_whole_number
+from tfdml.data.labeled_samples import check_is_labeled, integer_column
 
 _CLASSES, _PICTURES = 0, 1
 
@@ -28,22 +29,24 @@ class BalancedSampler:
     going on from any batch costs as much as starting.
 
     Args:
-        labels: `(n,)` integers.
+        labels: Integers `(n,)` or `(n, 1)`, of any type, which number the classes from 0 without gaps; see
+            `encode_labels`.
         classes_per_batch: Distinct classes in a batch.
         samples_per_class: Pictures of each of them.
         seed: Integer of at least 0.
         class_names: Names for messages, or `None`.
 
     Raises:
-        ValueError: If a class has fewer than two pictures (they are named), there are fewer classes than
-            `classes_per_batch`, or a number is out of range.
+        TypeError: If labels are not integers.
+        ValueError: If a class has fewer than two pictures (they are named), labels are negative or leave classes out,
+            there are fewer classes than `classes_per_batch`, or a number is out of range.
     """
 
     def __init__(self, labels, classes_per_batch, samples_per_class, seed, class_names=None):
-        labels = np.asarray(labels)
+        labels = integer_column(labels)
         self.seed = check_whole_number("seed", seed, minimum=0)
         self.samples_per_class = check_whole_number("samples_per_class", samples_per_class, minimum=1)
-        self.num_classes = len(class_names) if class_names is not None else int(labels.max(initial=-1)) + 1
+        self.num_classes = _number_of_classes(labels, class_names)
         self.classes_per_batch = _check_classes_per_batch(classes_per_batch, self.num_classes)
         self.steps_per_epoch = math.ceil(self.num_classes / self.classes_per_batch)
 
@@ -180,6 +183,19 @@ def _passes(count, visit, generators):
     return order.reshape(len(order), -1, visit)
 
 
+def _number_of_classes(labels, class_names):
+    low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, -1)
+    # Above the number of samples, some class has none. Arrays as long as that may not fit into memory.
+    limit = len(labels) if class_names is None else len(class_names)
+    if low < 0 or high >= limit:
+        raise ValueError(
+            f"Labels must number the classes from 0 without gaps. Received: labels from {low} to {high} of "
+            f"{len(labels)} samples{'' if class_names is None else f' with {limit} class names'}. "
+            "Pass the integers of `tfdml.data.encode_labels(labels)`."
+        )
+    return high + 1 if class_names is None else limit
+
+
 def _check_classes_per_batch(classes_per_batch, num_classes):
     classes_per_batch = check_whole_number("classes_per_batch", classes_per_batch, minimum=1)
     if classes_per_batch > num_classes:
@@ -214,4 +230,5 @@ def steps_per_epoch(dataset, classes_per_batch):
     Returns:
         ⌈number of classes / classes_per_batch⌉.
     """
+    check_is_labeled(dataset)
     return math.ceil(dataset.num_classes / _check_classes_per_batch(classes_per_batch, dataset.num_classes))

@@ -4,7 +4,15 @@ from tfdml.ops.clipped_distances import clipped_distances
 from tfdml.ops.comparison import Comparison, check_embeddings, check_labels, compare
 from tfdml.ops.counting import count_below, count_sorted_below, sort_masked
 from tfdml.ops.distances import METRICS, check_metric, pairwise_distances
-from tfdml.ops.encoded_images import MAX_PIXELS, decode_image, encoded_size, exif_orientation, orient
+from tfdml.ops.encoded_images import (
+    MAX_PIXELS,
+    decode_image,
+    encoded_size,
+    exif_orientation,
+    orient,
+    stored_window,
+    upright_size,
+)
 from tfdml.ops.k_center import greedy_k_center
 from tfdml.ops.labels import check_label_range, integer_labels, known_labels
 from tfdml.ops.masked import (
@@ -62,4 +70,6 @@ __all__ = [
     "replica_count",
     "ridge_regression",
     "sort_masked",
+    "stored_window",
+    "upright_size",
 ]

@@ -14,6 +14,7 @@ _SIZES = ((0, 0, "big"), (0, 0, "big"), (20, 4, "big"), (16, 4, "big"), (0, 0, "
 # Of a BMP: size of the header, bits per pixel, compression.
 _BMP_KIND = ((14, 4, "little"), (28, 2, "little"), (30, 4, "little"))
 _HEADER = 34
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 # Reading past the end of a file gives zeros.
 _PADDING = b"\0" * 64
 # More segments or chunks before the EXIF data than any camera or editor writes.
@@ -25,6 +26,7 @@ _PROBLEMS = (
     "is a BMP of an unsupported kind. Expected: 24 bits per pixel, uncompressed.",
     "is an image without pixels, or damaged.",
     "is too large to decode. Expected: at most",
+    "is truncated. Expected: the whole file.",
 )
 
 
@@ -55,6 +57,8 @@ def decode_image(contents, max_pixels=MAX_PIXELS, source=("The file",)):
     height, width = tf.unstack(size)
     # The first problem counts. The product of two 32-bit numbers may not fit into 64 bits.
     problems = [kind == _OTHER, ~is_supported, (height < 1) | (width < 1), height > max_pixels // tf.maximum(width, 1)]
+    # TensorFlow's decoder makes the missing rows of a PNG black.
+    problems.append(tf.cond(kind == _PNG, lambda: ~_has_png_end(contents), lambda: tf.constant(False)))
     is_problem = tf.stack([*problems, True])
     number = (tf.argmax(is_problem) + 1) % len(_PROBLEMS)
     check = tf.debugging.Assert(
@@ -132,6 +136,53 @@ def orient(image, orientation):
     result = tf.cond(orientation == 1, lambda: stored, turned)
     result.set_shape([None, None, channels])
     return result
+
+
+def upright_size(size, orientation):
+    """Gives height and width of an image after `orient`.
+
+    Args:
+        size: int tensor `(2,)`. Height and width as stored.
+        orientation: int32 scalar tensor. EXIF orientation, 1 to 8.
+
+    Returns:
+        int tensor `(2,)`.
+    """
+    return tf.where(orientation >= 5, tf.reverse(size, [0]), size)
+
+
+def stored_window(window, size, orientation):
+    """Finds the part of a stored image of which `orient` makes a given part of the upright one.
+
+    Args:
+        window: int tensor `(4,)`. First row, first column, number of rows and of columns in the upright image.
+        size: int tensor `(2,)`. Height and width as stored.
+        orientation: int32 scalar tensor. EXIF orientation, 1 to 8.
+
+    Returns:
+        int tensor `(4,)` in the same order.
+    """
+    start, sides = window[:2], window[2:]
+    is_reversed = tf.stack([tf.reduce_any(orientation == [3, 4, 7, 8]), tf.reduce_any(orientation == [2, 3, 6, 7])])
+    start = tf.where(is_reversed, upright_size(size, orientation) - start - sides, start)
+    return tf.concat([upright_size(start, orientation), upright_size(sides, orientation)], axis=0)
+
+
+def _has_png_end(contents):
+    """Whether the chunks of a PNG go on to its end."""
+    size = tf.cast(tf.strings.length(contents), tf.int64)
+
+    def advance(position, _):
+        length = _number(tf.io.decode_raw(tf.strings.substr(contents, position, 4), tf.uint8, fixed_length=4), 4)
+        return position + length + 12, tf.strings.substr(contents, position + 4, 4) == b"IEND"
+
+    def walk():
+        # Something may follow the end.
+        start = (tf.constant(len(_SIGNATURES[0]), tf.int64), tf.constant(False))
+        return tf.while_loop(lambda position, ended: ~ended & (position + 12 <= size), advance, start)[1]
+
+    end = tf.strings.substr(contents, tf.maximum(size - len(_PNG_END), 0), len(_PNG_END))
+    return tf.cond(end == _PNG_END, lambda: tf.constant(True), walk)
 
 
 def _first_bytes(contents):

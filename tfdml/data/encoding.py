@@ -1,0 +1,71 @@
+"""Class labels of any kind as integers from 0."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def encode_labels(labels, names=None):
+    """Numbers class labels from 0.
+
+    Args:
+        labels: Strings, integers with gaps, or other values that can be sorted, `(n,)` or `(n, 1)`.
+        names: The names that an earlier call gave, to encode other samples of the same classes alike; `None` takes the
+            distinct labels in sorted order.
+
+    Returns:
+        `(integers, names)`: int64 labels `(n,)` with `names[integers[i]]` the i-th label, and the tuple of names.
+
+    Raises:
+        ValueError: If a label is missing (`None`, NaN) or is not among the given names, or labels are not a column.
+        TypeError: If labels are of kinds that cannot be sorted together.
+
+    Example:
+        >>> integers, names = encode_labels(["oak", "ash", "oak", "elm"])
+        >>> integers.tolist(), names
+        ([2, 0, 2, 1], ('ash', 'elm', 'oak'))
+        >>> encode_labels(["elm"], names)[0].tolist()
+        [1]
+    """
+    values = _values(labels)
+    distinct, integers = np.unique(values, return_inverse=True) if len(values) else (values, np.zeros(0, int))
+    if names is None:
+        return integers.reshape(-1).astype(np.int64), tuple(distinct.tolist())
+    names = tuple(names)
+    numbers = {name: number for number, name in enumerate(names)}
+    unknown = [value for value in distinct.tolist() if value not in numbers]
+    if unknown:
+        raise ValueError(
+            f"Labels are not among the names. Received: {', '.join(map(repr, unknown[:5]))}. Expected: one of "
+            f"{len(names)} names, {', '.join(map(repr, names[:5]))}{', …' if len(names) > 5 else ''}."
+        )
+    table = np.array([numbers[value] for value in distinct.tolist()], np.int64)
+    return table[integers.reshape(-1)], names
+
+
+def _values(labels):
+    values = np.asarray(labels)
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim != 1:
+        raise ValueError(
+            f"Labels must be one for each sample. Received: labels of shape {values.shape}. Expected: (n,) or (n, 1)."
+        )
+    if values.dtype.kind == "T":
+        values = values.astype(object)
+    if values.dtype.kind == "S" or (values.dtype.kind == "O" and any(isinstance(value, bytes) for value in values)):
+        # As TensorFlow gives strings.
+        values = np.array([value.decode() if isinstance(value, bytes) else value for value in values], object)
+    is_missing = values != values if values.dtype.kind in "fcO" else np.zeros(len(values), bool)
+    if values.dtype.kind == "O":
+        is_missing |= np.array([value is None for value in values], bool)
+    if is_missing.any():
+        raise ValueError(
+            f"Labels are missing. Received: {values[int(np.argmax(is_missing))]} at {int(np.argmax(is_missing))}. "
+            "Expected: a label for each sample."
+        )
+    if values.dtype.kind == "O":
+        kinds = sorted({type(value).__name__ for value in values})
+        if len(kinds) > 1:
+            raise TypeError(f"Labels must be of one kind. Received: {', '.join(kinds)}. Expected: strings alone.")
+    return values

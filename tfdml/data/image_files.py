@@ -1,0 +1,285 @@
+"""Reads image files: one path for training, evaluation, extraction, and the check of a folder.
+
+TensorFlow decodes JPEG and PNG, in parallel and inside the pipeline. Pillow decodes the other formats. Where an image
+cannot be decoded, the error names its file and the reason.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import io
+import os
+import re
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from tfdml.ops import MAX_PIXELS, decode_image, encoded_size, exif_orientation
+
+# The endings of the files that are listed, and what Pillow calls the formats that TensorFlow does not read.
+ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".gif", ".bmp", ".webp", ".tif", ".tiff")
+_FORMATS = ("GIF", "BMP", "WEBP", "TIFF")
+EXPECTED = "Expected: whole files in one of the formats JPEG, PNG, GIF, BMP, WebP and TIFF"
+_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+
+_STRING, _NUMBER = tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.int64)
+
+
+# Traced once: each pipeline then calls it.
+@tf.function(input_signature=[_STRING, _NUMBER], autograph=False)
+def _decode(contents, max_pixels):
+    return decode_image(contents, max_pixels)
+
+
+@tf.function(input_signature=[_STRING, _NUMBER], autograph=False)
+def _size_and_orientation(contents, max_pixels):
+    size = encoded_size(contents)
+    is_right = (tf.reduce_min(size) > 0) & (size[0] <= max_pixels // tf.maximum(size[1], 1))
+    with tf.control_dependencies([tf.debugging.Assert(is_right, ["No pixels, or too many:", size])]):
+        return tf.cast(size, tf.int32), exif_orientation(contents)
+
+
+def size_and_orientation(contents, max_pixels=MAX_PIXELS):
+    """Height and width in the header of a JPEG or PNG, int32 `(2,)`, and its EXIF orientation, as tensors."""
+    return _size_and_orientation(contents, tf.constant(max_pixels, tf.int64))
+
+
+def decode_whole(contents, max_pixels=MAX_PIXELS):
+    """Decodes the bytes of an image, a scalar string tensor, as `tfdml.ops.decode_image` does."""
+    return _decode(contents, tf.constant(max_pixels, tf.int64))
+
+
+def is_jpeg(contents):
+    """Whether a scalar string tensor holds the bytes of a JPEG."""
+    return tf.strings.substr(contents, 0, len(_JPEG)) == _JPEG
+
+
+@tf.autograph.experimental.do_not_convert
+def read_in_graph(path, decode=None, finish=None, max_pixels=MAX_PIXELS):
+    """Reads and decodes an image file as part of a tf.data pipeline.
+
+    Args:
+        path: Scalar string tensor.
+        decode: A function from the bytes of a JPEG or PNG to what is wanted of the image, uint8 `(h, w, c)`; made of
+            TensorFlow ops. `None` gives the whole image, upright.
+        finish: A function that makes the same of a whole, upright image, for the other formats. `None` returns it.
+        max_pixels: Largest height · width.
+
+    Returns:
+        uint8 `(h, w, c)` with the channels of the file.
+
+    Raises:
+        InvalidArgumentError: When run, if it cannot be decoded; see `with_named_errors`.
+    """
+    contents = tf.io.read_file(path)
+    decode = decode or (lambda contents: decode_whole(contents, max_pixels))
+
+    def other():
+        image = _unknown(tf.numpy_function(lambda path: read_image(path, max_pixels), [path], tf.uint8))
+        return _unknown(image if finish is None else finish(image))
+
+    is_native = is_jpeg(contents) | (tf.strings.substr(contents, 0, len(_PNG)) == _PNG)
+    return _unknown(tf.cond(is_native, lambda: _unknown(decode(contents)), other))
+
+
+def with_named_errors(pictures, paths, read, spec):
+    """Maps indices of files to what is read of them, with errors that name the file.
+
+    TensorFlow's decoders do not say which file they failed on. Elements that fail are dropped, and the next one, which
+    tells what came before it, notices.
+
+    Args:
+        pictures: A `tf.data.Dataset` of `(number, index, previous)`: a number for `read`, the index of a file, and that
+            of the element before. An index of -1 stands for no file; one must come at the end, and now and then.
+        paths: String tensor of the files.
+        read: A function from `(number, index)` to tensors of fixed shapes.
+        spec: `tf.TensorSpec`s of what `read` gives.
+
+    Returns:
+        A `tf.data.Dataset` of what `read` gives, in order.
+    """
+
+    @tf.autograph.experimental.do_not_convert
+    def read_or_not(position, element):
+        number, index, previous = element
+
+        def nothing():
+            return tf.nest.map_structure(lambda one: tf.zeros(one.shape, one.dtype), spec)
+
+        return position, index, previous, tf.cond(index < 0, nothing, lambda: read(number, index))
+
+    @tf.autograph.experimental.do_not_convert
+    def check(expected, element):
+        position, index, previous, value = element
+        check = tf.cond(position == expected, lambda: False, lambda: _fail(tf.gather(paths, tf.maximum(previous, 0))))
+        with tf.control_dependencies([check]):
+            return position + 1, (index, tf.nest.map_structure(tf.identity, value))
+
+    results = pictures.enumerate().map(read_or_not, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    results = results.ignore_errors().scan(np.int64(0), check)
+    return results.filter(lambda index, _: index >= 0).map(lambda _, value: value)
+
+
+def _fail(path):
+    def explain(path, _):
+        read_image(path)
+        raise ValueError(f"Unreadable image. Received: {_shown(path)}, which changed while it was read. {EXPECTED}.")
+
+    # If there is no such file, TensorFlow says so.
+    return tf.numpy_function(explain, [path, tf.io.read_file(path)], tf.bool)
+
+
+def read_image(path, max_pixels=MAX_PIXELS):
+    """Reads one image file.
+
+    Args:
+        path: The file, as text or bytes.
+        max_pixels: Largest height · width.
+
+    Returns:
+        uint8 array `(h, w, c)`, upright, with 1 (gray), 2 (gray and alpha), 3 (color) or 4 (color and alpha) channels.
+
+    Raises:
+        ValueError: If it cannot be decoded; the message names the file and says why.
+        OSError: If it cannot be read.
+    """
+    with open(path, "rb") as file:
+        contents = file.read()
+    try:
+        return _pixels(contents, max_pixels)
+    except Exception as error:  # TensorFlow and Pillow's plugins raise many kinds of error.
+        raise ValueError(f"Unreadable image. Received: {_shown(path)} ({_reason(error)}). {EXPECTED}.") from error
+
+
+def verify_images(paths, progress=False, max_pixels=MAX_PIXELS):
+    """Reads files and raises a ValueError that names those which cannot be decoded.
+
+    Args:
+        paths: The files.
+        progress: Whether a terminal shows how far it is.
+        max_pixels: Largest height · width.
+    """
+    problems = find_unreadable(paths, progress, max_pixels)
+    if problems:
+        raise ValueError(f"Unreadable images. Received: {listed(problems)}. {EXPECTED}.")
+
+
+def find_unreadable(paths, progress=False, max_pixels=MAX_PIXELS):
+    """Decodes files, JPEGs at an eighth of their size.
+
+    Returns:
+        A dict from the path of each file that cannot be decoded to the reason.
+    """
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        results = pool.map(lambda path: _problem(path, max_pixels), paths)
+        bar = tqdm(results, "reading", len(paths), unit=" images", disable=None if progress else True)
+        return {path: problem for problem, path in zip(bar, paths) if problem is not None}
+
+
+def listed(problems, limit=10):
+    """The first of some paths, with their reasons, and how many more there are."""
+    shown = [f"{_shown(path)} ({problem})" if problem else _shown(path) for path, problem in problems.items()]
+    more = f", and {len(shown) - limit} more" if len(shown) > limit else ""
+    return f"{', '.join(shown[:limit])}{more}"
+
+
+def _problem(path, max_pixels):
+    try:
+        with open(path, "rb") as file:
+            contents = file.read()
+        _pixels(contents, max_pixels, ratio=8)
+    except Exception as error:  # TensorFlow and Pillow's plugins raise many kinds of error.
+        return _reason(error)
+    return None
+
+
+def _pixels(contents, max_pixels, ratio=1):
+    """The pixels in the bytes of a file, of a JPEG at a part of its size."""
+    if not contents:
+        raise ValueError("the file is empty")
+    if not contents.startswith((_JPEG, _PNG)):
+        return _pixels_by_pillow(contents, max_pixels)
+    _check_size(*encoded_size(contents).numpy().tolist(), max_pixels)
+    if ratio > 1:
+        if contents.startswith(_JPEG):
+            return tf.io.decode_jpeg(contents, ratio=ratio).numpy()
+        _check_png(contents)
+        return tf.io.decode_png(contents).numpy()
+    if contents.startswith(_PNG):
+        _check_png(contents)
+    return _decode(contents, max_pixels).numpy()
+
+
+def _pixels_by_pillow(contents, max_pixels):
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    Image.init()
+    try:
+        opened = Image.open(io.BytesIO(contents), formats=[name for name in _FORMATS if name in Image.OPEN])
+    except UnidentifiedImageError as error:
+        raise ValueError("in none of these formats, or with a damaged header") from error
+    with opened as image:
+        _check_size(image.height, image.width, max_pixels)
+        image.load()
+        image = _in_channels(image)
+        try:
+            image = ImageOps.exif_transpose(image)
+        except Exception:  # Damaged metadata do not make an image unreadable.
+            pass
+        pixels = np.asarray(image)
+    if pixels.dtype != np.uint8:
+        # 16 bits: the higher byte, as TensorFlow gives it of a PNG.
+        pixels = (pixels.astype(np.uint16) >> 8).astype(np.uint8)
+    return pixels if pixels.ndim == 3 else pixels[..., np.newaxis]
+
+
+def _in_channels(image):
+    """The image with gray or color, and alpha if it has any."""
+    if image.mode.startswith("I;16") or image.mode in ("L", "LA", "RGB", "RGBA") and "transparency" not in image.info:
+        return image
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of Pillow's mode {image.mode!r}; expected 8 or 16 bits for each channel")
+    is_gray = image.mode in ("1", "L", "La")
+    has_alpha = image.has_transparency_data if hasattr(image, "has_transparency_data") else _has_alpha(image)
+    return image.convert(("LA" if is_gray else "RGBA") if has_alpha else ("L" if is_gray else "RGB"))
+
+
+def _has_alpha(image):
+    return image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
+
+
+def _check_size(height, width, max_pixels):
+    if not height * width:
+        raise ValueError(f"an image of {height} x {width} pixels")
+    if height * width > max_pixels:
+        raise ValueError(
+            f"an image of {height:,} x {width:,} pixels; expected at most {max_pixels:,} in all: make it smaller, or "
+            "pass a larger max_pixels"
+        )
+
+
+def _check_png(contents):
+    """Raises a ValueError unless a PNG goes on to its end: TensorFlow's decoder makes missing rows black."""
+    position = len(_PNG)
+    while position + 12 <= len(contents):
+        if contents[position + 4 : position + 8] == b"IEND":
+            return
+        position += 12 + int.from_bytes(contents[position : position + 4], "big")
+    raise ValueError("the file is truncated")
+
+
+def _reason(error):
+    if isinstance(error, tf.errors.OpError):
+        first, *_ = re.sub(r"\{\{.*?\}\}\s*|\s*\[Op:.*", "", error.message).splitlines() or [""]
+        return f"TensorFlow cannot decode it: {first}"
+    return str(error) or type(error).__name__
+
+
+def _shown(path):
+    return os.fsdecode(path).encode("utf-8", "backslashreplace").decode()
+
+
+def _unknown(image):
+    """The image with unknown sizes: the branches of a condition must agree."""
+    return tf.raw_ops.PlaceholderWithDefault(input=image, shape=[None, None, None])
