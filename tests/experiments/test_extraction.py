@@ -61,7 +61,8 @@ def test_features_are_those_of_predict(digits, tmp_path):
     source = json.loads((tmp_path / "out" / "source.json").read_text())
     assert source["model"] == "classifier" and source["data"] == "digits"
     assert (source["pictures"], source["features"], source["scale"], source["dtype"]) == (50, 3, "0-1", "float32")
-    assert source["preprocessing"] == {"size": [8, 8], "channels": 1, "short_side": None}
+    expected = {"size": [8, 8], "channels": 1, "short_side": None, "input_range": [0.0, 1.0]}
+    assert source["preprocessing"] == expected
 
 
 def test_a_backbone_on_glyphs(tmp_path):

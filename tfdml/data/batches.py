@@ -17,7 +17,7 @@ from tfdml.data.labeled_features import LabeledFeatures
 from tfdml.data.labeled_samples import check_is_labeled
 from tfdml.data.preprocessing import Preprocessing
 from tfdml.data.sampler import BalancedSampler
-from tfdml.ops import orient, stored_window, upright_size
+from tfdml.ops import UNIT_RANGE, orient, stored_window, upright_size
 
 # Epochs are asked for together until they make so many batches: a call into Python costs more than a short
 # epoch.
@@ -35,6 +35,7 @@ def balanced_batches(
     augmentation=None,
     start_batch=0,
     part=None,
+    input_range=None,
 ):
     """Endless training batches with the same number of pictures of each of their classes.
 
@@ -59,10 +60,11 @@ def balanced_batches(
         part: `(index, count)`: of each batch only the index-th of so many consecutive parts, as one of so many workers
             trains on: the rows from ⌊index · b / count⌋ on, the very pictures that the whole batch has there. Other
             files are not read.
+        input_range: As for `Preprocessing`; `None` for that of `preprocessing`.
 
     Returns:
-        An infinite `tf.data.Dataset` of (float32 images `(b, h, w, c)` in 0–1, int64 labels `(b,)`), where b
-        = classes_per_batch · samples_per_class; the pictures of a class are next to each other.
+        An infinite `tf.data.Dataset` of (float32 images `(b, h, w, c)` in the input range, int64 labels `(b,)`), where
+        b = classes_per_batch · samples_per_class; the pictures of a class are next to each other.
 
     Example:
         >>> import numpy as np
@@ -78,6 +80,7 @@ def balanced_batches(
             out of range.
     """
     check_is_labeled(dataset)
+    preprocessing = _in_range(preprocessing, input_range)
     sampler = BalancedSampler(dataset.labels, classes_per_batch, samples_per_class, seed, dataset.class_names)
     start_batch = check_whole_number("start_batch", start_batch, minimum=0)
     epochs_per_call = math.ceil(_BATCHES_PER_CALL / sampler.steps_per_epoch)
@@ -108,7 +111,7 @@ def balanced_batches(
     return pictures.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
 
-def evaluation_batches(dataset, batch_size, preprocessing=None, part=None):
+def evaluation_batches(dataset, batch_size, preprocessing=None, part=None, input_range=None):
     """All pictures of a set once, in their order.
 
     Args:
@@ -118,14 +121,16 @@ def evaluation_batches(dataset, batch_size, preprocessing=None, part=None):
             channels are kept.
         part: `(index, count)`: only every count-th batch from the index-th on, as one of so many workers embeds; the
             other pictures are not read. The auto-shard policy OFF says that they are a worker's share already.
+        input_range: As for `Preprocessing`; `None` for that of `preprocessing`.
 
     Returns:
-        A finite `tf.data.Dataset` of (float32 images `(b, h, w, c)` in 0–1, int64 labels `(b,)`).
+        A finite `tf.data.Dataset` of (float32 images `(b, h, w, c)` in the input range, int64 labels `(b,)`).
 
     Raises:
         ValueError: If the set is empty, the batch size is no positive integer, or there is no such part.
     """
     check_is_labeled(dataset)
+    preprocessing = _in_range(preprocessing, input_range)
     if part is None:
         return _finite_batches(dataset, np.arange(len(dataset)), batch_size, preprocessing)
     batches = _finite_batches(dataset, np.arange(len(dataset)), batch_size, preprocessing, check_part(part))
@@ -134,7 +139,7 @@ def evaluation_batches(dataset, batch_size, preprocessing=None, part=None):
     return batches.with_options(options)
 
 
-def class_pool(dataset, pool_size, seed, preprocessing=None, batch_size=256):
+def class_pool(dataset, pool_size, seed, preprocessing=None, batch_size=256, input_range=None):
     """Random samples of each class, drawn anew for each projection of chance constrained programming.
 
     Args:
@@ -144,15 +149,17 @@ def class_pool(dataset, pool_size, seed, preprocessing=None, batch_size=256):
         preprocessing: A `Preprocessing`; `None` for features, and for gray or color images in memory, whose size and
             channels are kept.
         batch_size: Pictures in a batch.
+        input_range: As for `Preprocessing`; `None` for that of `preprocessing`.
 
     Returns:
         A function from the number of the projection (from 0) to a finite `tf.data.Dataset` of (float32 images
-        `(b, h, w, c)` in 0–1, int64 labels `(b,)`), ordered by class. The samples follow from (seed, number)
-        alone.
+        `(b, h, w, c)` in the input range, int64 labels `(b,)`), ordered by class. The samples follow from (seed,
+        number) alone.
 
     Raises:
         ValueError: If the set is empty or a number is out of range.
     """
+    preprocessing = _in_range(preprocessing, input_range)
     pool_size = check_whole_number("pool_size", pool_size, minimum=1)
     seed = check_whole_number("seed", seed, minimum=0)
     check_whole_number("batch_size", batch_size, minimum=1)
@@ -181,6 +188,14 @@ def _finite_batches(dataset, indices, batch_size, preprocessing, part=(0, 1)):
     return pictures.apply(tf.data.experimental.assert_cardinality(number))
 
 
+def _in_range(preprocessing, input_range):
+    if preprocessing is None and input_range is not None:
+        raise ValueError(
+            f"An input range goes with a Preprocessing. Received: input_range={input_range!r} without preprocessing."
+        )
+    return preprocessing and preprocessing.with_input_range(input_range)
+
+
 def _check_not_empty(dataset):
     if not len(check_is_labeled(dataset)):
         raise ValueError(f"There is nothing to make batches of. Received: {dataset!r}.")
@@ -201,6 +216,9 @@ def _with_pictures(
         if dataset.holds_paths or dataset.image_shape[-1] not in (1, 3):
             raise ValueError(f"Received: preprocessing=None with {dataset!r}; expected a Preprocessing.")
         preprocessing = Preprocessing(dataset.image_shape[:2], dataset.image_shape[-1])
+    # Augmentation is of images in 0–1: what it uncovers is black.
+    to_input_range, is_unit = preprocessing.to_input_range, preprocessing.input_range == UNIT_RANGE
+    preprocessing = preprocessing.with_input_range(UNIT_RANGE)
     # One copy on the host, which the pipeline's functions take as an input rather than as a constant of their
     # graph.
     with tf.device("cpu:0"):
@@ -256,6 +274,10 @@ def _with_pictures(
             batches = batches.enumerate(start_batch).map(change, num_parallel_calls=tf.data.AUTOTUNE)
     else:
         batches = batches.enumerate(start_batch).map(gather, num_parallel_calls=tf.data.AUTOTUNE)
+    if not is_unit:
+        batches = batches.map(
+            lambda batch, batch_labels: (to_input_range(batch), batch_labels), num_parallel_calls=tf.data.AUTOTUNE
+        )
     options = tf.data.Options()
     options.deterministic = True
     return batches.with_options(options).prefetch(2)

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tfdml.arguments import check_whole_number
 from tfdml.data.image_files import decode_whole
+from tfdml.ops import UNIT_RANGE, check_input_range, to_input_range
 
 # The weights of ITU-R BT.601 for luma, as in tf.image.rgb_to_grayscale.
 _LUMA = (0.2989, 0.5870, 0.1140)
@@ -24,9 +25,12 @@ class Preprocessing:
         short_side: `None` stretches the picture to `size`. A number of pixels scales the picture's shorter
             side to it, keeping the aspect, and cuts out the centre of `size` (the protocol of CUB, Cars and
             SOP: 256, then 227).
+        input_range: `(low, high)`, the values of black and white in the result, for a network that does not take 0–1;
+            or a mode of `keras.applications`, `"caffe"`, `"tf"` or `"torch"`. Embedders of `build_embedder` take 0–1,
+            the default, whatever their backbone expects.
 
     Raises:
-        ValueError: If the size or the number of channels is impossible.
+        ValueError: If the size, the number of channels or the range is impossible.
 
     Example:
         >>> picture = tf.fill((20, 10, 3), tf.constant(255, tf.uint8))
@@ -34,7 +38,7 @@ class Preprocessing:
         TensorShape([4, 6, 1])
     """
 
-    def __init__(self, size, channels, short_side=None):
+    def __init__(self, size, channels, short_side=None, input_range=(0, 1)):
         if isinstance(size, int) or len(size) != 2:
             raise ValueError(f"size must be (height, width). Received: size={size!r}.")
         self.size = tuple(check_whole_number("size", side, minimum=1) for side in size)
@@ -48,6 +52,11 @@ class Preprocessing:
             raise ValueError(
                 f"Received: short_side={short_side}; expected at least the larger side of size={self.size}."
             )
+        self.input_range = check_input_range(input_range)
+        if isinstance(self.input_range, str) and self.channels != 3:
+            raise ValueError(
+                f"The input range {input_range!r} is for color images. Received: channels={self.channels}. Expected: 3."
+            )
 
     @property
     def image_shape(self):
@@ -59,20 +68,34 @@ class Preprocessing:
         """Preprocesses decoded pictures.
 
         Args:
-            images: `(h, w, c)` or a batch `(b, h, w, c)` of equal size; uint8 in 0–255 or floats in 0–1; c is
-                1 (grey), 2 (grey and alpha), 3 (colour) or 4 (colour and alpha), and may be unknown until run
-                time.
+            images: `(h, w, c)` or a batch `(b, h, w, c)` of equal size; uint8 in 0–255, uint16 in 0–65535 or floats in
+                0–1; c is 1 (grey), 2 (grey and alpha), 3 (colour) or 4 (colour and alpha), and may be unknown until
+                run time.
 
         Returns:
-            float32 `(height, width, channels)`, or `(b, height, width, channels)`.
+            float32 `(height, width, channels)`, or `(b, height, width, channels)`, in `input_range`.
+
+        Raises:
+            ValueError: If the images have other channels, no pixels, or integers of another type, whose range is
+                unknown; `tf.errors.InvalidArgumentError` where the shape is known only when a graph runs.
         """
         images = tf.convert_to_tensor(images)
         rank = images.shape.rank
         if rank not in (3, 4):
             raise ValueError(f"Pictures must be (h, w, c) or (b, h, w, c). Received: shape {images.shape}.")
-        images = self._from_channels(images)
+        images = self._from_channels(_checked(images))
         images.set_shape([*images.shape[: rank - 3], *self.image_shape])
-        return images
+        return self.to_input_range(images)
+
+    def to_input_range(self, images):
+        """Brings images from 0–1 to `input_range`."""
+        return images if self.input_range == UNIT_RANGE else to_input_range(images, self.input_range)
+
+    def with_input_range(self, input_range):
+        """The same preprocessing with another input range; `None` keeps it."""
+        if input_range is None:
+            return self
+        return type(self)(self.size, self.channels, self.short_side, input_range)
 
     def from_encoded(self, contents):
         """Decodes and preprocesses one image file, given as a scalar string of its bytes."""
@@ -87,7 +110,13 @@ class Preprocessing:
 
     def config(self):
         """The arguments from which `from_config` makes the same preprocessing."""
-        return {"size": list(self.size), "channels": self.channels, "short_side": self.short_side}
+        input_range = self.input_range if isinstance(self.input_range, str) else list(self.input_range)
+        return {
+            "size": list(self.size),
+            "channels": self.channels,
+            "short_side": self.short_side,
+            "input_range": input_range,
+        }
 
     @classmethod
     def from_config(cls, config):
@@ -98,10 +127,11 @@ class Preprocessing:
         return isinstance(other, Preprocessing) and self.config() == other.config()
 
     def __hash__(self):
-        return hash((self.size, self.channels, self.short_side))
+        return hash((self.size, self.channels, self.short_side, self.input_range))
 
     def __repr__(self):
-        return f"Preprocessing(size={self.size}, channels={self.channels}, short_side={self.short_side})"
+        input_range = "" if self.input_range == UNIT_RANGE else f", input_range={self.input_range!r}"
+        return f"Preprocessing(size={self.size}, channels={self.channels}, short_side={self.short_side}{input_range})"
 
     def _from_channels(self, images):
         if images.shape[-1] is not None:
@@ -140,6 +170,27 @@ class Preprocessing:
         resized = _resize(images, scaled, self.size) / largest
         # Anti-aliasing can overshoot the range by a rounding error; no weight is negative.
         return tf.minimum(resized, 1.0) if largest > 1.0 else tf.clip_by_value(resized, 0.0, 1.0)
+
+
+def _checked(images):
+    """The images, if they have a known range of numbers, pixels, and 1 to 4 channels."""
+    if images.dtype.is_integer and images.dtype not in (tf.uint8, tf.uint16):
+        raise ValueError(
+            f"The range of these integers is unknown. Received: images of type {images.dtype.name}. Expected: uint8, "
+            "uint16, or float in 0–1. Pass images.astype('uint8') if they are in 0–255."
+        )
+    expected = "Expected: (…, height, width, channels) with at least one pixel and 1 to 4 channels."
+    static = images.shape[-3:]
+    if static.is_fully_defined():
+        height, width, channels = static
+        if not (height and width and 1 <= channels <= 4):
+            raise ValueError(f"These are not images. Received: shape {images.shape}. {expected}")
+        return images
+    shape = tf.shape(images)
+    is_image = (shape[-3] > 0) & (shape[-2] > 0) & (shape[-1] >= 1) & (shape[-1] <= 4)
+    check = tf.debugging.Assert(is_image, ["These are not images. Received: shape", shape, expected])
+    with tf.control_dependencies([check]):
+        return tf.identity(images)
 
 
 def _resize(images, scaled, size):

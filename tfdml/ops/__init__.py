@@ -13,6 +13,7 @@ from tfdml.ops.encoded_images import (
     stored_window,
     upright_size,
 )
+from tfdml.ops.input_ranges import UNIT_RANGE, check_input_range, input_convention, to_input_range
 from tfdml.ops.k_center import greedy_k_center
 from tfdml.ops.labels import check_label_range, integer_labels, known_labels
 from tfdml.ops.masked import (
@@ -35,11 +36,13 @@ __all__ = [
     "LOG_OF_NOTHING",
     "MAX_PIXELS",
     "METRICS",
+    "UNIT_RANGE",
     "Comparison",
     "PairMasks",
     "PartialTransport",
     "at_least_float32",
     "check_embeddings",
+    "check_input_range",
     "check_label_range",
     "check_labels",
     "check_metric",
@@ -53,6 +56,7 @@ __all__ = [
     "gather_batch",
     "greedy_k_center",
     "has_replicas",
+    "input_convention",
     "integer_labels",
     "known_labels",
     "l2_clip",
@@ -71,5 +75,6 @@ __all__ = [
     "ridge_regression",
     "sort_masked",
     "stored_window",
+    "to_input_range",
     "upright_size",
 ]

@@ -1,0 +1,80 @@
+"""The numbers that a network expects of an image: a range, or what published weights were trained with."""
+
+import math
+import numbers
+
+import numpy as np
+import tensorflow as tf
+
+# Scale, mean and whether RGB becomes BGR, from images in 0–1: as preprocess_input of keras.applications has them.
+_STD = np.array([0.229, 0.224, 0.225])
+_MODES = {
+    "caffe": (255.0, (103.939, 116.779, 123.68), True),
+    "tf": (2.0, (1.0,), False),
+    "torch": (tuple(1.0 / _STD), tuple(np.array([0.485, 0.456, 0.406]) / _STD), False),
+}
+UNIT_RANGE = (0.0, 1.0)
+
+
+def check_input_range(input_range):
+    """Checks an input range.
+
+    Args:
+        input_range: `(low, high)`, the values of black and white, or a mode of `preprocess_input` in
+            `keras.applications`: `"caffe"` (BGR in 0–255 less the mean), `"tf"` (−1 to 1) or `"torch"` (standardized).
+
+    Returns:
+        `(low, high)` as floats, or `"caffe"` or `"torch"`.
+
+    Raises:
+        ValueError: If it is something else.
+
+    Example:
+        >>> check_input_range((0, 255)), check_input_range("tf")
+        ((0.0, 255.0), (-1.0, 1.0))
+    """
+    if isinstance(input_range, str):
+        if input_range in _MODES:
+            return (-1.0, 1.0) if input_range == "tf" else input_range
+    elif isinstance(input_range, (tuple, list)) and len(input_range) == 2:
+        is_number = [isinstance(value, numbers.Real) and math.isfinite(value) for value in input_range]
+        if all(is_number) and input_range[0] < input_range[1]:
+            return tuple(float(value) for value in input_range)
+    raise ValueError(
+        f"Invalid input range. Received: input_range={input_range!r}. Expected: (low, high) with low < high, or one of "
+        f"{sorted(_MODES)}."
+    )
+
+
+def input_convention(input_range):
+    """The arguments of `tfdml.backbones.input_convention.InputConvention` for an input range.
+
+    Returns:
+        `(scale, mean, reverse_channels)`; an image in 0–1 is multiplied by `scale`, then `mean` is subtracted.
+    """
+    input_range = check_input_range(input_range)
+    if isinstance(input_range, str):
+        return _MODES[input_range]
+    low, high = input_range
+    return high - low, (-low,), False
+
+
+def to_input_range(images, input_range):
+    """Brings images from 0–1 to an input range.
+
+    Args:
+        images: float tensor `(…, channels)` in 0–1; RGB for `"caffe"` and `"torch"`.
+        input_range: As for `check_input_range`.
+
+    Returns:
+        Tensor of the same shape and type.
+
+    Example:
+        >>> to_input_range([[0.0, 0.5, 1.0]], (-1, 1)).numpy().tolist()
+        [[-1.0, 0.0, 1.0]]
+    """
+    images = tf.convert_to_tensor(images)
+    scale, mean, reverse_channels = input_convention(input_range)
+    if reverse_channels:
+        images = tf.reverse(images, axis=[-1])
+    return images * tf.constant(scale, images.dtype) - tf.constant(mean, images.dtype)
