@@ -139,11 +139,15 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
 
 def _all_finite(pairs):
     """For each sample whether its embedding and all references are finite, `(batch,)`."""
-    of_samples = tf.reduce_all(tf.math.is_finite(pairs.embeddings), axis=1)
+    of_samples = _finite_rows(pairs.embeddings)
     if pairs.in_batch:
         return of_samples
-    of_references = tf.reduce_all(tf.math.is_finite(pairs.references), axis=1)
-    return of_samples & tf.reduce_all(of_references | ~pairs.exists)
+    return of_samples & tf.reduce_all(_finite_rows(pairs.references) | ~pairs.exists)
+
+
+def _finite_rows(vectors):
+    """By their sums, which a product with ones takes faster than anything looks at each number of a large memory."""
+    return tf.math.is_finite(tf.linalg.matvec(vectors, tf.ones(tf.shape(vectors)[1:], vectors.dtype)))
 
 
 def share(total, pairs):
