@@ -60,6 +60,19 @@ def test_zero_vectors_have_no_direction_and_no_gradient():
     np.testing.assert_allclose(tape.gradient(lengths, vectors), [[0.6, 0.8], [0.0, 0.0]], rtol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [1e13, 1e20, 1e30])
+def test_lengths_of_vectors_whose_squares_overflow(scale):
+    vectors = tf.constant([[3.0, 4.0], [0.0, -2.0]]) * scale
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(vectors)
+        units, lengths = unit_vectors(vectors), lengths_of(vectors)
+        first = units[:, 0]
+    np.testing.assert_allclose(units, [[0.6, 0.8], [0.0, -1.0]], rtol=1e-6)
+    np.testing.assert_allclose(lengths / scale, [5.0, 2.0], rtol=1e-6)
+    np.testing.assert_allclose(scale * tape.gradient(first, vectors), [[0.128, -0.096], [0.5, 0.0]], rtol=1e-5)
+    np.testing.assert_allclose(tape.gradient(lengths, vectors), [[0.6, 0.8], [0.0, -1.0]], rtol=1e-6)
+
+
 def test_safe_sqrt():
     values = tf.constant([4.0, 0.0, 1e-30])
     with tf.GradientTape() as tape:

@@ -231,6 +231,29 @@ def test_edges_are_finite(name, policy):
         assert_finite(run(layer, features), ", ".join(alike))
 
 
+@pytest.mark.parametrize("scale", [1e20, 1e-20])
+@pytest.mark.parametrize("name", KINDS)
+def test_squares_of_features_leave_the_range(name, scale):
+    """Squares of such features overflow, or vanish, in float32."""
+    layer = make_layer(name)
+    features = tf.constant(scale * make_features(2, 3, 3).numpy())
+    for training in (False, True) if name in NORMALIZED else (False,):
+        pooled, *gradients = run(layer, features, training)
+        assert_finite([pooled, *gradients], f"training={training}")
+    # A place whose squares vanish counts as a dead one.
+    assert np.abs(to_numpy(pooled)).max() > 0.0 or scale < 1.0
+    if name in WEIGHTED:
+        maps = to_numpy(layer.pooling_weights(features))
+        np.testing.assert_allclose(maps.sum(axis=(1, 2)), 1.0, atol=1e-5)
+
+
+# These look at directions, or at ratios of places, alone.
+@pytest.mark.parametrize(("name", "degree"), [("netvlad", 0), ("optimal_transport", 1), ("crow", 1)])
+def test_great_features_are_pooled_like_small_ones(name, degree):
+    layer, features = make_layer(name), make_features(2, 3, 3)
+    np.testing.assert_allclose(layer(1e20 * features) / 1e20**degree, layer(features), rtol=2e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_fresh_layers_pool_zero_maps(name):
     layer = pooling.get_pooling(name)

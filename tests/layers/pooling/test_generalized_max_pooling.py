@@ -58,6 +58,15 @@ def test_ill_conditioned_in_single_precision(kind, scale, places):
         np.testing.assert_allclose(bag @ pooled[0].numpy(), np.ones(places), atol=1e-2)
 
 
+@pytest.mark.parametrize("places", [4, 9])
+def test_features_whose_squares_overflow(places):
+    """Features times a scale and the ridge times its square are the same problem."""
+    features = np.random.default_rng(0).uniform(0.5, 1.0, size=(2, places, 6)).astype("float32")
+    expected = GeneralizedMaxPooling(0.1)(features)
+    found = GeneralizedMaxPooling(0.1 * 1e16**2)(1e16 * features)
+    np.testing.assert_allclose(1e16 * found, expected, rtol=1e-3)
+
+
 @pytest.mark.parametrize("ridge", [0, -1.0, np.inf, "1"])
 def test_bad_ridge(ridge):
     with pytest.raises(ValueError, match="Received: ridge=.*; expected ridge > 0"):

@@ -16,6 +16,8 @@ NO_AUTOCAST = (
 )
 
 
+# Products of three such numbers are finite in float32.
+LARGEST = 1e12
 _ORDER_IS_STABLE = not keras.__version__.startswith("2.")
 
 
@@ -226,17 +228,36 @@ def as_masked_bags(features, mask):
 
 
 def lengths_of(vectors):
-    """Euclidean lengths along the last axis; that of a zero vector has a zero gradient."""
-    return safe_sqrt(tf.reduce_sum(tf.square(vectors), axis=-1))
+    """Euclidean lengths along the last axis, also of vectors whose squares overflow; the gradient at zero is zero."""
+    vectors, scale = _into_range(vectors)
+    return scale[..., 0] * safe_sqrt(tf.reduce_sum(tf.square(vectors), axis=-1))
 
 
 def unit_vectors(vectors):
     """The vectors scaled to length 1 along the last axis; a zero vector stays zero, with a zero gradient.
 
+    Vectors whose squares overflow have a direction, too; those whose squares vanish count as zero.
+
     A dead place of a feature map is no rarity, and the gradient of `ops.l2_normalize` is a million times the upstream
     one there.
     """
-    return tf.math.divide_no_nan(vectors, lengths_of(vectors)[..., None])
+    vectors, _ = _into_range(vectors)
+    return tf.math.divide_no_nan(vectors, safe_sqrt(tf.reduce_sum(tf.square(vectors), axis=-1, keepdims=True)))
+
+
+def at_most_largest(values):
+    """The values, none greater than `LARGEST`, with a zero gradient beyond it."""
+    return tf.minimum(values, LARGEST)
+
+
+def _into_range(vectors):
+    """The vectors, those with greater numbers than `LARGEST` divided by a scale, and the scales `(..., 1)`.
+
+    What is computed of the two together does not depend on the scale, so it needs no gradient.
+    """
+    largest = tf.reduce_max(tf.abs(tf.stop_gradient(vectors)), axis=-1, keepdims=True)
+    scale = tf.maximum(largest / LARGEST, 1.0)
+    return vectors / scale, scale
 
 
 def safe_sqrt(values):

@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from tfdml.arguments import check_whole_number
-from tfdml.layers.pooling.base import WeightedPooling, build_part
+from tfdml.layers.pooling.base import WeightedPooling, at_most_largest, build_part
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -49,4 +49,4 @@ class DeLFPooling(WeightedPooling):
         build_part(self.score, (None, None, self.units))
 
     def attention(self, features):
-        return tf.math.softplus(self.score(self.hidden(features))[..., 0])
+        return at_most_largest(tf.math.softplus(self.score(self.hidden(features))[..., 0]))

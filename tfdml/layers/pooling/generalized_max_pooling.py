@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdml.arguments import check_positive
-from tfdml.layers.pooling.base import Pooling
+from tfdml.layers.pooling.base import LARGEST, Pooling
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -48,18 +48,27 @@ class GeneralizedMaxPooling(Pooling):
         self.ridge = check_positive("ridge", ridge)
 
     def pool(self, features):
+        # Features whose squares overflow are divided by a scale s, λ by s², the solution by s: it is the same.
+        largest = tf.reduce_max(tf.abs(tf.stop_gradient(features)), axis=(1, 2))
+        scale = tf.maximum(largest / LARGEST, 1.0)
+        pooled = self._pool(features / scale[:, None, None], self.ridge / scale / scale)
+        return pooled / scale[:, None]
+
+    def _pool(self, features, ridge):
         ones = tf.ones_like(features[..., 0])
         if features.shape[1] is not None and features.shape[1] <= features.shape[2]:
-            weights = _solve(self._regularize(tf.matmul(features, features, transpose_b=True)), ones)
+            weights = _solve(_regularize(tf.matmul(features, features, transpose_b=True), ridge), ones)
             return tf.linalg.matvec(features, weights, transpose_a=True)
         total = tf.linalg.matvec(features, ones, transpose_a=True)
-        return _solve(self._regularize(tf.matmul(features, features, transpose_a=True)), total)
+        return _solve(_regularize(tf.matmul(features, features, transpose_a=True), ridge), total)
 
-    def _regularize(self, gram):
-        resolution = 16.0 * float(np.finfo(gram.dtype.as_numpy_dtype).eps)
-        floor = tf.stop_gradient(resolution * tf.linalg.trace(gram))
-        identity = tf.eye(gram.shape[-1], dtype=gram.dtype)
-        return gram + tf.maximum(floor, self.ridge)[..., None, None] * identity
+
+def _regularize(gram, ridge):
+    """Gram matrices `(b, n, n)` plus ridges `(b,)`, none of which drowns in rounding."""
+    resolution = 16.0 * float(np.finfo(gram.dtype.as_numpy_dtype).eps)
+    floor = tf.stop_gradient(resolution * tf.linalg.trace(gram))
+    identity = tf.eye(gram.shape[-1], dtype=gram.dtype)
+    return gram + tf.maximum(floor, ridge)[..., None, None] * identity
 
 
 @tf.custom_gradient

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from tfdml import ops
 from tfdml.arguments import check_whole_number
-from tfdml.layers.pooling.base import Pooling, build_part, count_places
+from tfdml.layers.pooling.base import Pooling, at_most_largest, build_part, count_places
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -73,7 +73,8 @@ class GSoPPooling(Pooling):
         return tf.cast(self.pool(self.local_features(features), training), self.compute_dtype)
 
     def pool(self, features, training=None):
-        reduced = tf.nn.relu(self.reduced_normalization(self.reduce(features), training=training))
+        reduced = self.reduced_normalization(self.reduce(features), training=training)
+        reduced = at_most_largest(tf.nn.relu(reduced))
         # The covariance matrix is symmetric, so its rows are the last axis, which is the one that is normalised.
         covariances = self.row_normalization(_covariances(reduced), training=training)
         rows = tf.einsum("bji,ijl->bil", covariances, self.precise(self.row_kernel)) + self.precise(self.row_bias)

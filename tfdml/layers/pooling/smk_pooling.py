@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from tfdml.arguments import check_whole_number
-from tfdml.layers.pooling.base import WeightedPooling, build_part, lengths_of
+from tfdml.layers.pooling.base import WeightedPooling, at_most_largest, build_part, lengths_of
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -62,4 +62,5 @@ class SMKPooling(WeightedPooling):
 
     def pool(self, features):
         smooth = tf.nn.avg_pool2d(features, self.kernel_size, strides=1, padding="SAME", data_format="NHWC")
-        return tf.reduce_mean(self.attention(features)[..., None] * self.whitening(smooth), axis=(1, 2))
+        weights = at_most_largest(self.attention(features))
+        return tf.reduce_mean(weights[..., None] * self.whitening(smooth), axis=(1, 2))

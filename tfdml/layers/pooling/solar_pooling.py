@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from tfdml.arguments import check_between, check_choice, check_whole_number
-from tfdml.layers.pooling.base import Pooling, build_part
+from tfdml.layers.pooling.base import Pooling, at_most_largest, build_part
 from tfdml.layers.pooling.generalized_mean_pooling import GeneralizedMeanPooling
 
 
@@ -81,9 +81,12 @@ class SOLARPooling(Pooling):
         return tf.cast(self.pool(self.local_features(features), training), self.compute_dtype)
 
     def pool(self, features, training=None):
-        query = tf.nn.relu(self.query_normalization(self.query(features), training=training))
-        key = tf.nn.relu(self.key_normalization(self.key(features), training=training))
+        query = self._gated(self.query_normalization(self.query(features), training=training))
+        key = self._gated(self.key_normalization(self.key(features), training=training))
         likeness = tf.matmul(query, key, transpose_b=True) * query.shape[-1] ** -0.5
         attended = tf.matmul(tf.nn.softmax(likeness, axis=-1), self.value(features))
         features = features + self.output_projection(attended)
         return self.mean(features) if self.aggregation == "gem" else tf.reduce_mean(features, axis=1)
+
+    def _gated(self, values):
+        return at_most_largest(tf.nn.relu(values))
