@@ -51,7 +51,7 @@ def test_name_must_be_a_string():
 
 
 def test_unknown_option():
-    with pytest.raises(ValueError, match="Received: {'depth': 32}.*unexpected keyword argument 'depth'"):
+    with pytest.raises(ValueError, match="'resnet20' does not take these options. Received: 'depth'. Expected: 'bat"):
         get_backbone("resnet20", (28, 28, 1), depth=32)
 
 

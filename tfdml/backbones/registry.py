@@ -1,8 +1,6 @@
 """Backbones by name."""
 
-import inspect
-
-from tfdml.naming import unknown_name
+from tfdml.naming import accepted_options, check_options, unknown_name
 
 _BUILDERS = {}
 
@@ -66,10 +64,6 @@ def get_backbone(name, /, input_shape, **options):
     builder = _BUILDERS.get(name.lower())
     if builder is None:
         raise unknown_name("backbone", name, _BUILDERS)
-    try:
-        inspect.signature(builder).bind(input_shape, **options)
-    except TypeError as error:
-        raise ValueError(
-            f"Backbone {name!r} does not take these options. Received: {options}; {error}."
-        ) from error
+    accepted = accepted_options(builder)
+    check_options("backbone", name, accepted and [option for option in accepted if option != "input_shape"], options)
     return builder(input_shape, **options)

@@ -26,6 +26,7 @@ from tfdml.models import (
     build_head,
     settle_batch_normalization,
 )
+from tfdml.naming import check_options
 
 # So many training pictures are enough to choose the first prototypes from their local features.
 _PICTURES_FOR_PROTOTYPES = 512
@@ -279,9 +280,10 @@ def make_loss(recipe: Recipe):
         raise RecipeError(f"Received: loss.name={name!r}. Did you mean 'addons.{nearest}'?")
     loss = getattr(addons, short)
     # They take any keyword and ignore what they do not know.
-    unknown = sorted(set(options) - set(inspect.signature(loss).parameters))
-    if unknown:
-        raise RecipeError(f"loss.name={name!r} does not take these options. Received: {', '.join(unknown)}.")
+    try:
+        check_options("loss", name, set(inspect.signature(loss).parameters) - {"kwargs"}, options)
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
     return loss(**options)
 
 
