@@ -1,26 +1,57 @@
 """Deep metric learning for TensorFlow and Keras: generalized sum pooling and chance constrained programming."""
 
-import keras
+import importlib
+import os
+import sys
 
-if keras.backend.backend() != "tensorflow":
-    raise ImportError(
-        f"tfdml runs on Keras' TensorFlow backend. Received: {keras.backend.backend()!r}; "
-        "set the environment variable KERAS_BACKEND=tensorflow before importing keras."
-    )
-
-from tfdml import backbones, callbacks, layers, losses, metrics, miners, models, ops
-from tfdml.export import export_saved_model
 from tfdml.version import __version__
 
-__all__ = [
-    "__version__",
-    "backbones",
-    "callbacks",
-    "export_saved_model",
-    "layers",
-    "losses",
-    "metrics",
-    "miners",
-    "models",
-    "ops",
-]
+_PARTS = ("backbones", "callbacks", "layers", "losses", "metrics", "miners", "models", "ops")
+
+__all__ = ["__version__", "export_saved_model", *_PARTS]  # noqa: PLE0604
+
+
+def _is_command():
+    """Whether a command of this package is starting: `tfdml-…`, `python -m tfdml.…`, or a script that says so.
+
+    Commands import TensorFlow, which takes seconds, only when they need it. Everyone else gets all parts at once: Keras
+    loads a saved model only if the classes of its layers have been imported.
+    """
+    # The variable is for this process alone.
+    if os.environ.pop("TFDML_COMMAND", None):
+        return True
+    arguments = getattr(sys, "orig_argv", ())
+    program = os.path.basename(sys.argv[0]) if getattr(sys, "argv", None) else ""
+    if program == "-m" and "-m" in arguments:
+        module = arguments[arguments.index("-m") + 1]
+        return module.startswith("tfdml.")
+    return program.startswith("tfdml-")
+
+
+def __getattr__(name):
+    if name == "export_saved_model":
+        return importlib.import_module("tfdml.export").export_saved_model
+    if name not in _PARTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    _check_backend()
+    return importlib.import_module(f"tfdml.{name}")
+
+
+def _check_backend():
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        raise ImportError(
+            f"tfdml runs on Keras' TensorFlow backend. Received: {keras.backend.backend()!r}; "
+            "set the environment variable KERAS_BACKEND=tensorflow before importing keras."
+        )
+
+
+if _is_command():
+    # TensorFlow begins with lines about its own building blocks.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+else:
+    _check_backend()
+    for _part in _PARTS:
+        importlib.import_module(f"tfdml.{_part}")
+    from tfdml.export import export_saved_model

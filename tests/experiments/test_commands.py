@@ -1,9 +1,10 @@
+import re
 import subprocess
 import sys
 
 import pytest
 
-from tfdml.experiments import evaluate_main, train_main
+from tfdml.experiments import InputError, evaluate_main, evaluation, extraction, load_recipe, names, train_main
 from tfdml.experiments.parsing import parse_yaml, to_mapping
 from tfdml.experiments.recipe import Recipe
 
@@ -31,11 +32,13 @@ def test_help_has_every_key_with_the_default_recipes_value(capsys):
     assert exit_.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
     for path in _dotted(to_mapping(Recipe())):
-        text = shown.split(f"--{path} ", 1)[1].split(" --", 1)[0]
-        assert len(text.split("(type:")[0].split()) >= 2, f"{path} is not explained"
-    assert (
-        "Data set of the registry, or 'folder' with the option 'path'. (type: str, default: glyphs)" in shown
-    )
+        text = re.search(rf"--{path} \S+ (.*?) \(default: ", shown)[1]
+        assert len(text.split()) >= 2, f"{path} is not explained"
+    assert "--data.name TEXT Data set of the registry, or 'folder' with the option 'path'. (default: glyphs)" in shown
+    # No types of Python, and what is said is true: the default recipe overrides those of the class.
+    assert "<class" not in shown and "type:" not in shown and "Optional" not in shown
+    default = to_mapping(load_recipe("default"))
+    assert default["ccp"]["patience"] == 2 and re.search(r"--ccp.patience N [^()]+ \(default: 2\)", shown)
 
 
 def test_list_recipes(capsys):
@@ -103,14 +106,11 @@ def test_a_file_and_the_command_line_over_it(capsys, tmp_path):
         (["--model.gsp.ratoi", "0.5"], "Unknown option --model.gsp.ratoi. Did you mean --model.gsp.ratio?"),
         (["--learning_rate=1"], "Unknown option --learning_rate. Did you mean --optimizer.learning_rate?"),
         (["--resme", "x"], "Unknown option --resme. Did you mean --resume?"),
-        (
-            ["--model.gsp.prototypes", "many"],
-            "\"model.gsp.prototypes\": Expected a <class 'int'>. Got value: many",
-        ),
-        (["--training.patience", "2.5"], "\"training.patience\": Expected a <class 'int'>. Got value: 2.5"),
-        (["--ccp.enabled", "yess"], "\"ccp.enabled\": Expected a <class 'bool'>. Got value: yess"),
-        (["--data.options", "3"], "\"data.options\": Expected a <class 'dict'>. Got value: 3"),
-        (["--data.options", "{a: [}"], '"data.options"'),
+        (["--model.gsp.prototypes", "many"], "error: --model.gsp.prototypes has the wrong type or value. Received: 'm"),
+        (["--training.patience", "2.5"], "--training.patience has the wrong type or value. Received: 2.5. Expected: "),
+        (["--ccp.enabled", "yess"], "--ccp.enabled has the wrong type or value. Received: 'yess'. Expected: true or f"),
+        (["--data.options", "3"], "--data.options has the wrong type or value. Received: 3. Expected: a mapping"),
+        (["--data.options", "{a: [}"], "--data.options is not valid YAML"),
         (["--training.patience"], "expected one argument"),
         (["defalt"], "Unknown recipe 'defalt'. Did you mean 'default'?"),
         (["gap", "gsp"], "unrecognized arguments: gsp"),
@@ -161,11 +161,11 @@ def test_pictures_in_files_need_a_shape(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "RUN_OR_SAVEDMODEL"),
+        ([], "No run. Expected: RUN_OR_SAVEDMODEL"),
         (["nowhere"], "There is no run folder nowhere."),
         (["."], "is no run"),
         ([".", "--splt", "test"], "Unknown option --splt. Did you mean --split?"),
-        ([".", "--split", "tests"], '"split": Expected'),
+        ([".", "--split", "tests"], "--split has the wrong type or value. Received: 'tests'. Expected: one of"),
     ],
 )
 def test_bad_input_of_evaluate(capsys, tmp_path, monkeypatch, arguments, message):
@@ -178,6 +178,107 @@ def test_evaluate_help(capsys):
         evaluate_main(["--help"])
     assert exit_.value.code == 0
     assert "--data NAME_OR_FOLDER" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        (["--options.min_typefaces", "20"], {"min_typefaces": 20}),
+        (["--options.verify", "false"], {"verify": False}),
+        (["--options", "{characters: null}", "--options.path=1"], {"characters": None, "path": "1"}),
+        ([], {}),
+    ],
+)
+def test_options_of_datasets_reach_evaluation_and_extraction_as_values(monkeypatch, capsys, arguments, options):
+    taken = []
+
+    def evaluate(path, data, options, **others):
+        taken.append((path, data, options))
+        raise InputError("enough")
+
+    def extract_features(model, pictures, out, *, data_options, **others):
+        taken.append((model, pictures, data_options or {}))
+        raise InputError("enough")
+
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
+    monkeypatch.setattr(extraction, "extract_features", extract_features)
+    assert "enough" in _error_of(capsys, evaluate_main, "RUN", "--data", "glyphs", *arguments)
+    assert "enough" in _error_of(capsys, extraction.extract_main, "RUN", "--data", "glyphs", "--out", "x", *arguments)
+    assert taken == [("RUN", "glyphs", options)] * 2
+    for value, expected in zip(taken[0][2].values(), options.values()):
+        assert type(value) is type(expected)
+
+
+@pytest.mark.parametrize("kind", names.KINDS)
+def test_lists_of_names_are_those_of_the_registries(capsys, kind):
+    own = {"tiny"} if kind == "backbones" else set()
+    assert sorted({*names.KINDS[kind], *own}) == names.registered(kind)
+    assert train_main(["--list", kind]) == 0
+    assert capsys.readouterr().out.split() == list(names.KINDS[kind])
+
+
+def test_lists(capsys):
+    assert evaluate_main(["--list", "datasets"]) == 0
+    assert "glyphs" in capsys.readouterr().out.splitlines()
+    assert train_main(["--list", "presets"]) == 0
+    listed = capsys.readouterr().out
+    assert train_main(["--list-presets"]) == 0
+    assert capsys.readouterr().out == listed
+    error = _error_of(capsys, train_main, "--list", "loss")
+    assert "Expected: one of recipes, presets, losses, miners, poolings, backbones, datasets." in error
+
+
+@pytest.mark.parametrize("main", [train_main, evaluate_main])
+def test_help_has_each_example_on_a_line_of_its_own(capsys, main):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    examples = lines[lines.index("examples:") + 1 :]
+    examples = examples[: examples.index("")]
+    program = examples[0].split()[0]
+    assert len(examples) >= 7 and all(line.startswith(f"  {program} ") for line in examples)
+    assert max(map(len, lines[: lines.index("examples:")])) <= 100 + len(program)
+
+
+# All in one process: what is imported by one is there for the others.
+LIGHT = """
+import contextlib, io, sys
+sys.argv = ["tfdml-train"]
+from tfdml.experiments import InputError, evaluate_main, evaluation, extraction, load_recipe, names, train_main
+from tfdml.experiments.tables import tables_main
+for main, arguments in (
+    (train_main, ["--help"]), (train_main, ["--version"]), (train_main, ["--list", "losses"]),
+    (train_main, ["--list", "recipes"]), (train_main, ["--list-presets"]), (train_main, ["gsp", "--print-recipe"]),
+    (train_main, ["--model.embedding_size", "x"]), (evaluate_main, ["--help"]), (tables_main, ["--help"]),
+):
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as out:
+        with contextlib.redirect_stderr(out):
+            main(arguments)
+    assert out.getvalue(), arguments
+    heavy = {"tensorflow", "keras", "matplotlib", "sklearn", "scipy"} & set(sys.modules)
+    assert not heavy, (arguments, heavy)
+import tfdml
+from tfdml import losses
+assert "tensorflow" in sys.modules and tfdml.losses is losses and "c2" in tfdml.losses.loss_names()
+assert tfdml.export_saved_model and tfdml.models.MetricModel and tfdml.__version__
+"""
+
+
+@pytest.mark.integration
+def test_help_and_lists_do_not_import_tensorflow(request):
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT], cwd=request.config.rootpath, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    # As quiet as that: no line of TensorFlow's own.
+    assert done.stderr == ""
+
+
+@pytest.mark.integration
+def test_an_import_that_is_no_command_brings_all_parts(request):
+    code = "import sys, tfdml; assert {'tfdml.layers', 'tfdml.losses', 'tfdml.models'} <= set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=request.config.rootpath, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.integration

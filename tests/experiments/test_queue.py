@@ -2,8 +2,16 @@
 
 import pytest
 
-from tfdml.experiments import NonFiniteLossError, RecipeError, RunFolder, RunFolderError, queue, train_main
-from tfdml.experiments.queue import match_recipes, run_queue
+from tfdml.experiments import (
+    NonFiniteLossError,
+    RecipeError,
+    RunFolder,
+    RunFolderError,
+    TrainingResult,
+    queue,
+    train_main,
+)
+from tfdml.experiments.queue import load_queue, match_recipes, run_queue
 
 
 def test_patterns():
@@ -39,6 +47,67 @@ def test_the_queue_goes_on_past_what_fails(monkeypatch, tmp_path):
     with pytest.raises(RecipeError, match="seed=-1"):
         run_queue(["gap", "gsp"], tmp_path, {"seed": -1})
     assert len(asked) == 4
+
+
+def test_files_in_a_queue(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, text in {"one.yaml": "base: gap\nseed: 1", "two.yml": "base: gsp\nname: other"}.items():
+        (tmp_path / name).write_text(text)
+    recipes = load_queue(["*.yaml", str(tmp_path / "two.yml"), "one.yaml", "gap"], {"training.patience": 4})
+    assert {name: recipe.seed for name, recipe in recipes.items()} == {"one": 1, "other": 0, "gap": 0}
+    assert {recipe.training.patience for recipe in recipes.values()} == {4}
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / "deeper" / "one.yaml").write_text("base: gsp")
+    assert set(load_queue(["deeper/*.yaml"])) == {"one"}
+    with pytest.raises(RecipeError, match="Two recipes have the same name.*both 'one'"):
+        load_queue(["**/*.yaml"])
+    with pytest.raises(RecipeError, match="There is no recipe file. Received: 'no\\*.yaml'"):
+        load_queue(["gap", "no*.yaml"])
+    # A file with such a name is no pattern.
+    (tmp_path / "a[1].yaml").write_text("base: gap")
+    assert list(load_queue(["a[1].yaml"])) == ["a[1]"]
+
+
+def seeds(monkeypatch, *arguments):
+    """What `--seeds` trains: (seed, folder) of each run."""
+    asked = []
+
+    def carry_out(recipe, folder, verbose):
+        asked.append((recipe.seed, str(folder)))
+        if recipe.seed == 9:
+            raise NonFiniteLossError("The loss was no finite number at step 3.")
+        value = 0.5 + 0.1 * recipe.seed
+        test = {"map_at_r": value, "precision_at_1": 0.75, "classes": 3}
+        training = {"steps": 2, "seconds": 1.0}
+        return TrainingResult(folder, test, test, {"map_at_r": 0.5, "epoch": 1}, training)
+
+    monkeypatch.setattr(queue, "result_of", carry_out)
+    return train_main(["gap", "--seeds", *arguments]), asked
+
+
+def test_a_recipe_with_several_seeds(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, asked = seeds(monkeypatch, "0,1,2", "--out", "mine")
+    assert code == 0 and asked == [(0, "mine/seed0"), (1, "mine/seed1"), (2, "mine/seed2")]
+    shown = capsys.readouterr().out
+    assert "map_at_r                   0.6000 ± 0.1000" in shown and "precision_at_1             0.7500 ± 0.0" in shown
+    assert "classes" not in shown.split("mean of 3 seeds")[1] and shown.endswith("3 of 3 runs finished in mine.\n")
+    code, asked = seeds(monkeypatch, "3")
+    assert code == 0 and asked[0][1].startswith("runs/gap-") and "0.8000\n" in capsys.readouterr().out
+    assert seeds(monkeypatch, "9,1", "--out", "mine")[0] == 1
+    assert "1 of 2 runs finished" in capsys.readouterr().out
+    for arguments, message in (
+        (["0,x"], "Received: --seeds 0,x. Expected: as in --seeds 0,1,2."),
+        (["1,1"], "A seed is given twice"),
+        (["99999999999999999999"], "Seeds are not whole numbers"),
+        (["0,1", "--protocol.name", "fair"], "Pass --protocol.repeats to repeat a protocol."),
+        (["0,1", "--resume", "x"], "--resume takes everything from the run"),
+        (["0,1", "--queue", "gap", "--out", "x"], "--queue names all recipes itself"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            seeds(monkeypatch, *arguments)
+        assert ended.value.code == 2
+        assert message in capsys.readouterr().err
 
 
 def test_a_queue_needs_a_folder(capsys):

@@ -46,7 +46,7 @@ from tfdml.experiments.recipe_files import load_recipe, nested
             "batches.samples_per_class=1; expected at least 2",
         ),
         ({"optimizer.learning_rate": 0.0}, "optimizer.learning_rate=0.0; expected above 0"),
-        ({"optimizer.learning_rate": float("nan")}, "optimizer.learning_rate=nan; expected above 0"),
+        ({"optimizer.learning_rate": float("nan")}, "optimizer.learning_rate is not finite. Received: nan"),
         ({"optimizer.beta_2": 1.0}, "optimizer.beta_2=1.0; expected 0 <= beta_2 < 1"),
         ({"optimizer.global_clipnorm": -1.0}, "optimizer.global_clipnorm=-1.0"),
         ({"optimizer.proxy_learning_rate_multiplier": 0.0}, "multiplier=0.0; expected above 0"),

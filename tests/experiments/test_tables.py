@@ -129,7 +129,7 @@ def finish(folder, recipe, **changes):
 
 @pytest.fixture
 def folders(tmp_path):
-    """Finished, changed and unfinished protocols, and a run that is none, in a folder."""
+    """Finished, changed and unfinished protocols, and an unfinished run, in a folder."""
     path = {"data__options__path": "/somewhere/CUB"}
     runs = tmp_path / "runs"
     finish(runs / "one", load_recipe("table-5.1/cub/c2-gsp", **path))
@@ -219,8 +219,10 @@ def test_what_is_in_no_table_is_listed(folders, capsys):
     capsys.readouterr()
     text = (folders / "tables" / "other-runs.md").read_text()
     assert f"- {folders / 'begun'}: table-3.1/sop/c1: 2 of 4 runs" in text
-    assert f"- {folders / 'own'}: gap, recipe " in text
-    assert "single" not in text and "Cannot be used" not in text
+    (line,) = lines_of(text, f"- {folders / 'own'}: gap, recipe ")
+    assert line.endswith("separate MAP@R 59.00 ± 0.20, separate P@1 60.00 ± 0.20, ensemble MAP@R 69.00 ± 0.20, "
+                         "ensemble P@1 70.00 ± 0.20 (n=81)")  # fmt: skip
+    assert f"- {folders / 'single'}: gap, seed 0" in text and "Cannot be used" not in text
 
 
 def test_csv(folders, capsys):
@@ -318,7 +320,7 @@ def test_results_of_other_tables(folders):
     ("arguments", "message"),
     [
         (["nowhere"], "There is no folder nowhere."),
-        (["."], "There is no protocol in ."),
+        (["."], "There is no run or protocol. Received: .. Expected: folders that train.py has written"),
         ([".", "--table", "table-3.11"], "Unknown table 'table-3.11'. Did you mean 'table-3.1'?"),
         ([".", "--tabel", "table-3.1"], "Unknown option --tabel. Did you mean --table?"),
         ([], "There is no folder runs."),
@@ -338,3 +340,44 @@ def test_a_folder_that_cannot_be_written(folders, capsys):
         tables_main([str(folders), "--out", str(folders / "file" / "below")])
     assert error.value.code == 2
     assert "The tables cannot be written to" in capsys.readouterr().err
+
+
+def finish_run(folder, map_at_r, recipe="gap", **changes):
+    """Makes the folder of a finished run."""
+    folder.mkdir(parents=True)
+    (folder / "recipe.yaml").write_text(dump_recipe(load_recipe(recipe, **changes)))
+    (folder / "environment.json").write_text("{}")
+    metrics = {"map_at_r": map_at_r, "precision_at_1": map_at_r + 0.1, "classes": 3}
+    untrained = {"map_at_r": 0.25, "precision_at_1": 0.5}
+    (folder / "test_metrics.json").write_text(json.dumps({"test": metrics, "untrained": untrained}))
+
+
+def test_runs_of_ones_own_are_grouped_by_recipe(tmp_path, capsys):
+    for seed, value in enumerate((0.5, 0.6, 0.7)):
+        finish_run(tmp_path / "gap" / f"seed{seed}", value, seed=seed)
+    finish_run(tmp_path / "larger", 0.8, model__embedding_size=256, seed=7)
+    finish_run(tmp_path / "other", 0.4, recipe="gsp", name="mine", data__name="digits")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "recipe.yaml").write_text(dump_recipe(load_recipe("gap")))
+    (tmp_path / "damaged" / "environment.json").write_text("{}")
+    (tmp_path / "damaged" / "test_metrics.json").write_text("{}")
+    assert tables_main([str(tmp_path), "--out", str(tmp_path / "tables")]) == 0
+    text = capsys.readouterr().out
+    assert lines_of(text, "## ") == ["## digits", "## glyphs"]
+    gap, larger = [cells(line) for line in lines_of(text, "| gap ")]
+    # The sample's deviation: that of 0.5, 0.6 and 0.7 is 0.1.
+    assert gap == ["gap", "model.embedding_size=128", "60.00 ± 10.00", "70.00 ± 10.00", "25.00 ± 0.00", "50.00 ± 0.00",
+                   "3", "0, 1, 2"]  # fmt: skip
+    assert larger == ["gap", "model.embedding_size=256", "80.00", "90.00", "25.00", "50.00", "1", "7"]
+    assert cells(lines_of(text, "| mine")[0])[:3] == ["mine", "", "40.00"]
+    assert f"- {tmp_path / 'damaged'}: " in text and "test_metrics.json is damaged" in text
+    with open(tmp_path / "tables" / "runs.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["recipe"] == "gap"]
+    assert [(row["metric"], row["n"], row["mean"], row["deviation"]) for row in rows] == [
+        ("map_at_r", "3", "60.0000", "10.0000"), ("precision_at_1", "3", "70.0000", "10.0000"),
+        ("map_at_r", "1", "80.0000", ""), ("precision_at_1", "1", "90.0000", ""),
+    ]  # fmt: skip
+    assert rows[0]["seeds"] == "0, 1, 2" and rows[0]["untrained"] == "25.0000"
+    # A published table has no place for them.
+    assert tables_main([str(tmp_path), "--table", "table-3.1"]) == 0
+    assert "# Runs" not in capsys.readouterr().out

@@ -1,36 +1,32 @@
-"""Experiments: recipes, training runs with their folders, evaluation, and the two commands."""
+"""Experiments: recipes, training runs with their folders, evaluation, and the commands.
 
-from tfdml.experiments.commands import evaluate_main, train_main
-from tfdml.experiments.errors import InputError, RecipeError, RunFolderError
-from tfdml.experiments.evaluation import Evaluation, evaluate, judge
-from tfdml.experiments.protocols import ProtocolResult, plan, resume_protocol, run_protocol
-from tfdml.experiments.recipe import Recipe
-from tfdml.experiments.recipe_files import dump_recipe, load_preset, load_recipe, preset_names, recipe_names
-from tfdml.experiments.run_folder import RunFolder
-from tfdml.experiments.runner import NonFiniteLossError, TrainingResult, resume, train
+Names are imported when they are first used, so that the commands' help does not wait for TensorFlow.
+"""
 
-__all__ = [
-    "Evaluation",
-    "InputError",
-    "NonFiniteLossError",
-    "ProtocolResult",
-    "Recipe",
-    "RecipeError",
-    "RunFolder",
-    "RunFolderError",
-    "TrainingResult",
-    "dump_recipe",
-    "evaluate",
-    "evaluate_main",
-    "judge",
-    "load_preset",
-    "load_recipe",
-    "plan",
-    "preset_names",
-    "recipe_names",
-    "resume",
-    "resume_protocol",
-    "run_protocol",
-    "train",
-    "train_main",
-]
+import importlib
+
+_MODULES = {
+    "commands": ("evaluate_main", "train_main"),
+    "errors": ("InputError", "RecipeError", "RunFolderError"),
+    "evaluation": ("Evaluation", "evaluate", "judge"),
+    "protocols": ("ProtocolResult", "plan", "resume_protocol", "run_protocol"),
+    "recipe": ("Recipe",),
+    "recipe_files": ("dump_recipe", "load_preset", "load_recipe", "preset_names", "recipe_names"),
+    "run_folder": ("RunFolder",),
+    "runner": ("NonFiniteLossError", "TrainingResult", "resume", "train"),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = sorted(_MODULE_OF)  # noqa: PLE0605
+
+
+def __getattr__(name):
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

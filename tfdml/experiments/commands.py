@@ -3,48 +3,55 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import functools
 import json
 import logging
+import statistics
 import sys
-from typing import Literal, Union
+from typing import Literal, Union, get_type_hints
 
+from tfdml.experiments import names
 from tfdml.experiments.errors import InputError
-from tfdml.experiments.evaluation import evaluate
 from tfdml.experiments.parsing import CommandParser, add_recipe_options
-from tfdml.experiments.protocols import ProtocolResult, is_protocol_folder, resume_protocol, run_protocol
-from tfdml.experiments.queue import run_queue
+from tfdml.experiments.recipe import TrainingConfig
 from tfdml.experiments.recipe_files import dump_recipe, load_preset, load_recipe, preset_names, recipe_names
-from tfdml.experiments.run_folder import RunFolder
-from tfdml.experiments.runner import NonFiniteLossError, resume, train
-from tfdml.experiments.strategies import STRATEGIES, WorkerLostError
 from tfdml.experiments.table_files import load_table, table_names
+
+# What imports TensorFlow is imported where it is used: help, lists and wrong arguments do not wait for it.
 
 _METRIC_NAMES = {"map_at_r": "MAP@R", "precision_at_1": "P@1"}
 
 _TRAIN_EXAMPLES = """
 examples:
-  %(prog)s                                         the default recipe
-  %(prog)s gap --training.max_validations 10       a recipe with a change
-  %(prog)s --recipe mine.yaml --out runs/mine      your own, in a folder of your choice
-  %(prog)s --strategy mirrored                     on all GPUs of this machine, with the same result
-  %(prog)s --resume runs/mine                      goes on after an interruption, with a protocol, too
-  %(prog)s --resume runs/mine --training.max_validations 200   prolongs a run
-  %(prog)s gap --protocol.name fair                the four runs of the fair protocol, and their mean
-  %(prog)s --queue 'table-5.1/cub/*' --out runs/cub  a queue of recipes; the same again goes on
-  %(prog)s gsp --print-recipe > mine.yaml          a recipe to change
-  %(prog)s gap --preset thesis/c2-cub              published hyperparameters over a recipe; repeat --preset for more
+  %(prog)s                                           # the default recipe
+  %(prog)s gap --training.max_validations 10         # a recipe with a change
+  %(prog)s --recipe mine.yaml --out runs/mine        # your own recipe, in a folder of your choice
+  %(prog)s gap --seeds 0,1,2 --out runs/gap          # a recipe with three seeds, and their mean
+  %(prog)s gap --strategy mirrored                   # on all GPUs of this machine, with the same result
+  %(prog)s --resume runs/mine                        # continue after an interruption, protocols included
+  %(prog)s --resume runs/mine --training.max_validations 200  # prolong a run
+  %(prog)s gap --protocol.name fair                  # the four runs of the fair protocol, and their mean
+  %(prog)s --queue 'table-5.1/cub/*' --out runs/cub  # several recipes; the same command again continues
+  %(prog)s --queue mine/*.yaml --out runs/mine       # several recipes of your own
+  %(prog)s gsp --print-recipe > mine.yaml            # a recipe to change
+  %(prog)s gap --preset thesis/c2-cub                # published hyperparameters merged into a recipe
+  %(prog)s --list losses                             # the names that --loss.name accepts
 
-Values are YAML: 1e-3, true, null, [1,2,4]. The defaults shown are those of the default recipe."""
+Values are YAML: 1e-3, true, null, [1,2,4]. The defaults shown are those of the default recipe; --print-recipe
+shows the values of another one. Options of a section are given one by one: --loss.options.negative_margin 0.6."""
 
 _EVALUATE_EXAMPLES = """
 examples:
-  %(prog)s runs/mine                                    the run's own test classes
+  %(prog)s runs/mine                                  # the run's own test classes
   %(prog)s runs/mine --split validation
-  %(prog)s runs/fair/runs/repeat0-fold* --ensemble      the embeddings of several networks side by side
-  %(prog)s runs/mine/saved_model --data digits          any data set, all classes
-  %(prog)s runs/mine --data PICTURES                    a folder with a sub-folder for each class
-  %(prog)s runs/mine --data glyphs --options.min_typefaces 20"""
+  %(prog)s runs/fair/runs/repeat0-fold* --ensemble    # the embeddings of several networks, concatenated
+  %(prog)s runs/mine/saved_model --data digits        # any dataset, all classes
+  %(prog)s runs/mine --data IMAGES                    # a folder with one sub-folder for each class
+  %(prog)s runs/mine --data glyphs --options.min_typefaces 20
+  %(prog)s --list datasets                            # the names that --data accepts
+
+Values are YAML: 20, false, null, [1,2,4]."""
 
 
 def train_main(argv=None):
@@ -63,23 +70,19 @@ def train_main(argv=None):
     positional, out, resumed, verbose = (
         overrides.pop(name, None) for name in ("RECIPE", "out", "resume", "verbose")
     )
-    list_recipes, list_presets, print_recipe = (
-        overrides.pop(name, False) for name in ("list_recipes", "list_presets", "print_recipe")
-    )
+    listed, print_recipe = overrides.pop("list", None), overrides.pop("print_recipe", False)
+    for kind in ("recipes", "presets"):
+        listed = kind if overrides.pop(f"list_{kind}", False) else listed
     name, presets = overrides.pop("recipe", None), overrides.pop("preset", None) or []
-    queue, strategy = overrides.pop("queue", None), overrides.pop("strategy", None)
+    queue, strategy, seeds = (overrides.pop(name, None) for name in ("queue", "strategy", "seeds"))
     with parser.refusing_input_errors():
-        if list_recipes:
-            print("\n".join(_recipe_list()))
-            return 0
-        if list_presets:
-            for known in preset_names():
-                print(f"{known:32} {_in_one_line(load_preset(known))}")
+        if listed is not None:
+            print("\n".join(_list(listed)))
             return 0
         if resumed is not None:
             longer = overrides.get("training", {}).pop("max_validations", None)
             changes = {section: values for section, values in overrides.items() if values != {}}
-            if positional or name or queue or out or changes or presets or print_recipe:
+            if positional or name or queue or out or changes or presets or print_recipe or seeds:
                 parser.refuse(
                     "--resume takes everything from the run: no recipe, --out, presets or changes go with it, but "
                     "--training.max_validations."
@@ -88,18 +91,25 @@ def train_main(argv=None):
         if strategy is not None:
             overrides.setdefault("training", {})["strategy"] = strategy
         if queue is not None:
-            if positional or name or resumed or print_recipe or out is None:
+            if positional or name or resumed or print_recipe or seeds or out is None:
                 parser.refuse("--queue names all recipes itself, and takes changes, presets and --out, which it needs.")
-            return _run_queue(queue, out, overrides, presets, verbose)
+            return _run_queue(lambda queues: queues.load_queue(queue, overrides, presets), out, verbose)
         if positional and name:
             parser.refuse(f"Two recipes. Received: {positional!r} and --recipe {name}.")
         recipe = load_recipe(positional or name or "default", overrides, presets)
         if print_recipe:
             print(dump_recipe(recipe), end="")
             return 0
-        if recipe.protocol.name != "single":
-            return _run(lambda: run_protocol(recipe, out, verbose=verbose))
-        return _run(lambda: train(recipe, out, verbose=verbose))
+        if seeds is not None:
+            if recipe.protocol.name != "single" or recipe.training.strategy == "multi_worker":
+                parser.refuse(
+                    "--seeds repeats a single run on one machine. Received: protocol.name="
+                    f"{recipe.protocol.name!r}, training.strategy={recipe.training.strategy!r}. Pass "
+                    "--protocol.repeats to repeat a protocol."
+                )
+            out = out or new_folder_name(recipe.name)
+            return _run_queue(lambda queues: queues.with_seeds(recipe, _read_seeds(seeds)), out, verbose, as_one=True)
+        return _run(lambda: _train(recipe, out, verbose))
 
 
 def evaluate_main(argv=None):
@@ -114,7 +124,13 @@ def evaluate_main(argv=None):
     argv = sys.argv[1:] if argv is None else list(argv)
     parser = _evaluate_parser()
     given = parser.parse_given(argv)
-    paths, options = given.pop("RUN_OR_SAVEDMODEL"), given.pop("options", {})
+    listed = given.pop("list", None)
+    if listed is not None:
+        print("\n".join(_list(listed)))
+        return 0
+    paths, options = given.pop("RUN_OR_SAVEDMODEL", None), given.pop("options", {})
+    if not paths:
+        parser.refuse("No run. Expected: RUN_OR_SAVEDMODEL, the folder of a run or of an exported SavedModel.")
     pictures, as_one = not given.pop("no_pictures", False), given.pop("ensemble", False)
     trust = given.pop("trust", False)
     data, split, out, search = (given.pop(name, None) for name in ("data", "split", "out", "search"))
@@ -122,6 +138,8 @@ def evaluate_main(argv=None):
         parser.refuse(f"One folder for several evaluations. Received: --out {out} with {len(paths)} runs.")
     for path in [paths] if as_one else paths:
         with parser.refusing_input_errors(), _console_log():
+            from tfdml.experiments.evaluation import evaluate
+
             done = evaluate(
                 path, data, options, split=split, splitting=given, out=out, pictures=pictures, search=search,
                 trust=trust,
@@ -134,40 +152,81 @@ def evaluate_main(argv=None):
     return 0
 
 
+def _train(recipe, out, verbose):
+    if recipe.protocol.name != "single":
+        from tfdml.experiments.protocols import run_protocol
+
+        return run_protocol(recipe, out, verbose=verbose)
+    from tfdml.experiments.runner import train
+
+    return train(recipe, out, verbose=verbose)
+
+
 def _run(run):
     """Carries out a run and gives the exit code."""
+    from tfdml.experiments.runner import NonFiniteLossError
+    from tfdml.experiments.strategies import WorkerLostError
+
     try:
         with _console_log():
             result = run()
-    except NonFiniteLossError as error:
-        print(f"Training stopped: {error}", file=sys.stderr)
-        return 1
-    except WorkerLostError as error:
+    except (NonFiniteLossError, WorkerLostError) as error:
         print(f"Training stopped: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:
         folder = getattr(error, "folder", None)
-        what = "No run folder has been made." if folder is None else f"Go on with --resume {folder}"
+        what = "No run folder has been made." if folder is None else f"Continue with --resume {folder}"
         print(f"\nInterrupted. {what}", file=sys.stderr)
         return 130
     print(_summary(result))
     return 0
 
 
-def _run_queue(patterns, out, overrides, presets, verbose):
+def _run_queue(load, out, verbose, as_one=False):
+    """Carries out several recipes and gives the exit code.
+
+    Args:
+        load: From the module `queue` to recipes by name.
+        out: Their folder.
+        verbose: As for `train`.
+        as_one: Whether their mean is shown.
+    """
+    from tfdml.experiments import queue
+
     try:
         with _console_log():
-            results, errors = run_queue(patterns, out, overrides, presets, verbose=verbose)
+            results, errors = queue.run_all(load(queue), out, verbose=verbose)
     except KeyboardInterrupt:
-        print("\nInterrupted. The same command again goes on.", file=sys.stderr)
+        print("\nInterrupted. The same command with the same --out continues.", file=sys.stderr)
         return 130
     for name, result in results.items():
         print(f"{name}\n{_summary(result)}\n")
-    print(f"{len(results)} of {len(results) + len(errors)} recipes finished in {out}.")
+    if as_one and results:
+        print(_summary_of_seeds(list(results.values())))
+    print(f"{len(results)} of {len(results) + len(errors)} {'runs' if as_one else 'recipes'} finished in {out}.")
     return 1 if errors else 0
 
 
+def _read_seeds(text):
+    """Seeds from `0,1,2`."""
+    seeds = text.replace(" ", "").split(",")
+    if not all(seed.isdecimal() and len(seed) < 11 and int(seed) < 2**32 for seed in seeds):
+        raise InputError(f"Seeds are not whole numbers. Received: --seeds {text}. Expected: as in --seeds 0,1,2.")
+    if len(set(map(int, seeds))) < len(seeds):
+        raise InputError(f"A seed is given twice. Received: --seeds {text}. Expected: different seeds.")
+    return [int(seed) for seed in seeds]
+
+
+def new_folder_name(name):
+    """`runs/NAME-DATE-TIME`, as the folder of a single run."""
+    return f"runs/{name.replace('/', '-')}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+
+
 def _resume(folder, strategy, max_validations, verbose):
+    from tfdml.experiments.protocols import is_protocol_folder, resume_protocol
+    from tfdml.experiments.run_folder import RunFolder
+    from tfdml.experiments.runner import resume
+
     # Of several workers only the first has the folder.
     if strategy != "multi_worker":
         if is_protocol_folder(folder):
@@ -187,6 +246,8 @@ def _resume(folder, strategy, max_validations, verbose):
 
 
 def _summary(result):
+    from tfdml.experiments.protocols import ProtocolResult
+
     return _summary_of_protocol(result) if isinstance(result, ProtocolResult) else _summary_of_run(result)
 
 
@@ -215,11 +276,36 @@ def _summary_of_run(result):
         "Test classes        MAP@R     P@1",
         f"  untrained        {untrained['map_at_r']:6.4f}  {untrained['precision_at_1']:6.4f}",
         f"  trained          {test['map_at_r']:6.4f}  {test['precision_at_1']:6.4f}",
-        f"Files: {result.folder}",
-        f"  metrics {result.folder / 'test_metrics.json'}, SavedModel {result.folder / 'saved_model'}, "
-        f"pictures {result.folder / 'pictures'}",
     ]
+    files = {"metrics": "test_metrics.json", "SavedModel": "saved_model", "figures": "pictures"}
+    found = [f"{kind} {name}" for kind, name in files.items() if _holds_something(result.folder / name)]
+    return "\n".join([*lines, f"Files in {result.folder}: {', '.join(found)}"])
+
+
+def _holds_something(path):
+    return path.is_file() or (path.is_dir() and any(path.iterdir()))
+
+
+def _summary_of_seeds(results):
+    lines = [f"Test classes, mean of {len(results)} seeds"]
+    for name in results[0].test:
+        values = [result.test[name] for result in results if isinstance(result.test.get(name), float)]
+        if len(values) == len(results):
+            deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+            lines.append(f"  {name:26} {statistics.mean(values):.4f}{deviation}")
     return "\n".join(lines)
+
+
+_LISTS = ("recipes", "presets", *names.KINDS)
+
+
+def _list(kind):
+    """The lines of --list: recipes with a line on each, presets with their values, or bare names."""
+    if kind == "recipes":
+        return _recipe_list()
+    if kind == "presets":
+        return [f"{known:32} {_in_one_line(load_preset(known))}" for known in preset_names()]
+    return list(names.KINDS[kind])
 
 
 def _recipe_list():
@@ -239,38 +325,44 @@ def _in_one_line(mapping):
 def _train_parser():
     """Making it takes much longer than using it."""
     parser = CommandParser(
-        usage="%(prog)s [RECIPE] [--preset PRESET ...] [--KEY VALUE ...] [--out DIR] | --resume RUN |"
-        " --queue PATTERN ... --out DIR",
+        usage="%(prog)s [RECIPE] [--preset PRESET ...] [--KEY VALUE ...] [--out DIR]\n"
+        "       %(prog)s --resume RUN\n       %(prog)s --queue PATTERN ... --out DIR",
         description="Trains an embedder by a recipe and leaves a run folder with everything about it.",
         epilog=_TRAIN_EXAMPLES,
     )
     parser.add_argument(
-        "RECIPE", nargs="?", help=f"One of {', '.join(recipe_names(tables=False))}, a row of a table as in "
-        "table-3.1/cub/c2-ccp-l (--list-recipes has them all), or a YAML file.",
+        "RECIPE", nargs="?",
+        help="A recipe of the package, a row of a table (table-3.1/cub/c2-ccp-l) or a YAML file (default: default). "
+        "--list recipes prints the names.",
     )  # fmt: skip
     parser.add_argument("--recipe", metavar="RECIPE", help="The same as an option.")
     parser.add_argument(
-        "--preset", metavar="PRESET", action="append", help="Part of a recipe that goes over it; can be repeated."
+        "--preset", metavar="PRESET", action="append", help="Preset merged into the recipe. Repeatable."
     )
     parser.add_argument(
-        "--out", metavar="DIR", help="The run's folder, which must not exist; runs/NAME-DATE-TIME."
+        "--out", metavar="DIR", help="Folder of the run, which must not exist (default: runs/NAME-DATE-TIME)."
+    )
+    parser.add_argument(
+        "--seeds", metavar="N,N,…", help="Train once with each seed, in the folders seedN of --out, and print the mean."
     )
     parser.add_argument(
         "--queue", metavar="PATTERN", nargs="+",
-        help="Recipes one after the other, with * and ? as in a shell, each in its folder of --out; can go on.",
+        help="Names of recipes, with * and ?, and YAML files: train one after the other, each in its folder of --out.",
     )  # fmt: skip
     parser.add_argument(
-        "--strategy", type=Literal[STRATEGIES],
-        help="On which devices: one, all of this machine, or those of several workers (docs/distributed.md); the same "
-        "as --training.strategy, and goes with --resume.",
+        "--strategy", type=get_type_hints(TrainingConfig)["strategy"],
+        help="Devices: one, all of this machine, or those of several workers (docs/distributed.md). The same as "
+        "--training.strategy; accepted with --resume (default: single).",
     )  # fmt: skip
-    parser.add_argument("--resume", metavar="RUN", help="Go on with an interrupted run.")
+    parser.add_argument("--resume", metavar="RUN", help="Continue the interrupted run in this folder.")
     parser.add_argument(
         "--verbose", type=Literal[0, 1, 2],
-        help="Silence, a progress bar, or a line for each validation; 1 on a terminal, else 2.",
+        help="0 is silent, 1 a progress bar and a line for each validation, 2 the lines alone (default: 1 on a "
+        "terminal, else 2).",
     )  # fmt: skip
-    parser.add_argument("--list-recipes", action="store_true", help="List the recipes and exit.")
-    parser.add_argument("--list-presets", action="store_true", help="List the presets and exit.")
+    parser.add_argument("--list", type=Literal[_LISTS], help="Print these names and exit.")
+    parser.add_argument("--list-recipes", action="store_true", help="The same as --list recipes.")
+    parser.add_argument("--list-presets", action="store_true", help="The same as --list presets.")
     parser.add_argument(
         "--print-recipe", action="store_true", help="Print the whole recipe as YAML and exit."
     )
@@ -280,49 +372,52 @@ def _train_parser():
 
 def _evaluate_parser():
     parser = CommandParser(
-        usage="%(prog)s RUN_OR_SAVEDMODEL ... [--ensemble] [--data NAME_OR_FOLDER] [--split SPLIT] [--out DIR] ...",
-        description="Judges a trained embedder on any data: retrieval metrics and pictures.",
+        usage="%(prog)s RUN_OR_SAVEDMODEL ... [--ensemble] [--data NAME_OR_FOLDER] [--split SPLIT] [--out DIR]",
+        description="Evaluates a trained embedder on any data: retrieval metrics and figures.",
         epilog=_EVALUATE_EXAMPLES,
     )
     parser.add_argument(
-        "RUN_OR_SAVEDMODEL", nargs="+", help="A run's folder, or an exported SavedModel; each of several is judged."
+        "RUN_OR_SAVEDMODEL", nargs="*",
+        help="Folder of a run or of an exported SavedModel. Several are evaluated in turn.",
     )
     parser.add_argument(
-        "--ensemble", action="store_true", help="Judge several as one: their embeddings are laid side by side."
+        "--ensemble", action="store_true", help="Evaluate several as one network: concatenate their embeddings."
     )
     parser.add_argument(
         "--data", metavar="NAME_OR_FOLDER",
-        help="A data set of the registry or a folder of pictures; by default the run's own.",
+        help="Dataset (--list datasets) or folder of images (default: the run's own).",
     )  # fmt: skip
     parser.add_argument(
-        "--options", type=dict, help="What the data set takes, as in --options.min_typefaces 20."
+        "--options", type=dict, help="Options of the dataset, as in --options.min_typefaces 20."
     )
     parser.add_argument(
         "--split", type=Literal["all", "train", "validation", "test"],
-        help="Which classes; by default test for the run's own data, else all.",
+        help="Classes to evaluate (default: test for the run's own data, else all).",
     )  # fmt: skip
     parser.add_argument(
-        "--validation_classes", type=float, help="Share of the validation classes; the run's, or 0.2."
+        "--validation_classes", type=float, help="Share of the validation classes (default: the run's, or 0.2)."
     )
     parser.add_argument(
-        "--test_classes", type=Union[float, Literal["published"]], help="Share of the test classes; the run's, or 0.3."
-    )
-    parser.add_argument("--fold", type=int, help="Part of the training classes that validates; the run's, or none.")
-    parser.add_argument("--folds", type=int, help="How many such parts there are; the run's, or 4.")
-    parser.add_argument("--split_seed", type=int, help="Shuffles the classes before; the run's, or none.")
+        "--test_classes", type=Union[float, Literal["published"]],
+        help="Share of the test classes (default: the run's, or 0.3).",
+    )  # fmt: skip
+    parser.add_argument("--fold", type=int, help="Training classes that validate (default: the run's, or null).")
+    parser.add_argument("--folds", type=int, help="Number of such parts (default: the run's, or 4).")
+    parser.add_argument("--split_seed", type=int, help="Shuffles the classes first (default: the run's, or null).")
     parser.add_argument(
         "--out",
         metavar="DIR",
-        help="A folder that does not exist; by default a new one in evaluations/ of the run.",
+        help="Folder of the results, which must not exist (default: a new one in evaluations/ of the run).",
     )
-    parser.add_argument("--no-pictures", action="store_true", help="Only the metrics.")
+    parser.add_argument("--no-pictures", action="store_true", help="Write metrics without figures.")
+    parser.add_argument("--list", type=Literal["datasets"], help="Print the names of the datasets and exit.")
     parser.add_argument(
         "--trust", action="store_true",
         help="Load a SavedModel even if it can reach files, processes or Python; only if you know who made it.",
     )  # fmt: skip
     parser.add_argument(
         "--search", type=Literal["exact", "faiss"],
-        help="How the nearest pictures are found; faiss is approximate and tells its recall. The run's, or exact.",
+        help="Search: faiss is approximate and reports its recall (default: the run's, or exact).",
     )  # fmt: skip
     return parser
 

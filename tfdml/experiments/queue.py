@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
+import glob
 import logging
+import os
 import pathlib
 
 from tfdml.experiments.errors import InputError, RecipeError, nearest_key
@@ -36,27 +39,68 @@ def match_recipes(patterns):
     return list(dict.fromkeys(names))
 
 
-def run_queue(patterns, out, overrides=None, presets=(), *, verbose=None):
-    """Carries out recipes one after the other, each in the folder of its name.
-
-    What has finished is not repeated and what was interrupted goes on, so that the same call again, in the same folder,
-    goes on with the queue. A recipe that fails, by its input or by a loss that becomes no number, does not stop the
-    others.
+def load_queue(patterns, overrides=None, presets=()):
+    """The recipes of a queue by the names of their folders.
 
     Args:
-        patterns: As for `match_recipes`.
-        out: The folder of all of them.
+        patterns: Names as for `match_recipes`, and paths of YAML files, in which `*`, `?` and `**` are expanded.
         overrides: Changes of each recipe, as for `load_recipe`.
         presets: Presets that go over each recipe, as for `load_recipe`.
+
+    Raises:
+        RecipeError: If a pattern matches nothing, a recipe cannot be read, or two files give recipes of one name.
+    """
+    recipes, sources = {}, {}
+    for pattern in patterns:
+        files = _matching_files(pattern)
+        for source in match_recipes([pattern]) if files is None else files:
+            recipe = load_recipe(source, overrides, presets)
+            name = source if files is None else recipe.name
+            if sources.setdefault(name, source) != source:
+                raise RecipeError(
+                    f"Two recipes have the same name, and so the same folder. Received: {sources[name]} and {source}, "
+                    f"both {name!r}. Expected: different file names, or different values of the key 'name'."
+                )
+            recipes[name] = recipe
+    return recipes
+
+
+def _matching_files(pattern):
+    """The YAML files that a pattern matches, or None if it is no path of YAML files."""
+    if not pattern.endswith((".yaml", ".yml")):
+        return None
+    path = os.path.expanduser(pattern)
+    # What exists is no pattern, whatever characters it has.
+    files = [path] if os.path.isfile(path) else sorted(glob.glob(path, recursive=True))
+    if not files:
+        raise RecipeError(f"There is no recipe file. Received: {pattern!r}. Expected: a YAML file or a pattern.")
+    return [os.path.abspath(file) for file in files]
+
+
+def with_seeds(recipe, seeds):
+    """A recipe with each of several seeds, by the names of their folders: `seed0`, `seed1`, …"""
+    return {f"seed{seed}": dataclasses.replace(recipe, seed=seed) for seed in seeds}
+
+
+def run_queue(patterns, out, overrides=None, presets=(), *, verbose=None):
+    """Trains the recipes of `load_queue`, as `run_all` does."""
+    return run_all(load_queue(patterns, overrides, presets), out, verbose=verbose)
+
+
+def run_all(recipes, out, *, verbose=None):
+    """Trains recipes one after the other, each in the folder of its name.
+
+    What has finished is not repeated and what was interrupted continues, so that the same call with the same folder
+    continues the queue. A recipe that fails, by its input or by a loss that is not finite, does not stop the others.
+
+    Args:
+        recipes: `Recipe`s by name.
+        out: The folder of all of them.
         verbose: As for `tfdml.experiments.train`.
 
     Returns:
         Two dicts by the recipes' names: the results (`TrainingResult` or `ProtocolResult`), and the errors.
-
-    Raises:
-        RecipeError: If a pattern matches nothing, or a recipe cannot be read; nothing is done then.
     """
-    recipes = {name: load_recipe(name, overrides, presets) for name in match_recipes(patterns)}
     results, errors = {}, {}
     for number, (name, recipe) in enumerate(recipes.items(), start=1):
         _logger.info("Recipe %d of %d: %s", number, len(recipes), name)

@@ -1,11 +1,10 @@
 """A recipe: everything that decides a training run, as typed dataclasses."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, Optional, Union
 
-from tfdml import backbones
+from tfdml.experiments import names
 from tfdml.experiments.errors import RecipeError, nearest_key
-from tfdml.layers.pooling import pooling_names
 
 
 @dataclass(frozen=True)
@@ -186,8 +185,8 @@ class ModelConfig:
     """best.weights.h5 of a run with the same network, to go on from; null for random weights."""
 
     def __post_init__(self):
-        _check_name("model.backbone", self.backbone, backbones.backbone_names())
-        _check_name("model.pooling", self.pooling, pooling_names())
+        _check_name("model.backbone", self.backbone, "backbones")
+        _check_name("model.pooling", self.pooling, "poolings")
         if self.has_gsp and self.pooling_options:
             raise RecipeError(
                 f"The options of generalized sum pooling are in model.gsp. Received: model.pooling_options="
@@ -316,9 +315,9 @@ class OptimizerConfig:
     """How the weights are updated."""
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
-    """Optimizer."""
+    """Keras' optimizer: Adam, AdamW (decoupled weight decay) or SGD (with momentum)."""
     learning_rate: float = 1e-3
-    """Learning rate."""
+    """Learning rate, of the network and what a multiplier does not change."""
     beta_2: float = 0.999
     """Decay of the second moment (adam, adamw)."""
     momentum: float = 0.9
@@ -484,6 +483,7 @@ class Recipe:
         parts = self.name.split("/")
         named = not set(self.name) & set("\\\0") and not set(parts) & {"", ".", ".."}
         _check(named, "name", self.name, "text that can name a folder, / between its parts")
+        _check_sizes(self, "")
         if self.ccp.enabled and not self.references.has_proxies:
             raise RecipeError(
                 f"CCP draws class proxies. Received: ccp.enabled=true with references.name={self.references.name!r}; "
@@ -566,13 +566,44 @@ class Recipe:
         return self.model.gsp.warmup_validations if warms_up else 0
 
 
+# More than that is a mistake, which would otherwise end in an allocation that fails, or in a training without an end.
+_LARGEST = {
+    "data.size": 2**14,
+    "batches.classes": 2**20,
+    "batches.samples_per_class": 2**20,
+    "model.embedding_size": 2**16,
+    "model.gsp.prototypes": 2**16,
+    "model.head.hidden": 2**20,
+    "references.per_class": 2**16,
+    "ccp.pool_size": 2**20,
+    "zero_shot.dim": 2**16,
+    "evaluation.batch_size": 2**20,
+}
+_SMALLEST = {"data.size": 1, "data.short_side": 1, "model.embedding_size": 1, "model.gsp.prototypes": 1}
+
+
+def _check_sizes(section, prefix):
+    """Refuses integers that are out of all proportion."""
+    for one in fields(section):
+        key, value = prefix + one.name, getattr(section, one.name)
+        if is_dataclass(value):
+            _check_sizes(value, f"{key}.")
+            continue
+        most, least = _LARGEST.get(key, 2**32), _SMALLEST.get(key)
+        for number in value if isinstance(value, tuple) else [value]:
+            if isinstance(number, int) and not isinstance(number, bool):
+                _check(number <= most, key, value, f"at most {most:,}")
+                _check(least is None or number >= least, key, value, f"at least {least}")
+
+
 def _check(right, key, value, expected):
     if not right:
         raise RecipeError(f"Received: {key}={value!r}; expected {expected}.")
 
 
-def _check_name(key, value, known):
-    if value not in known:
+def _check_name(key, value, kind):
+    if not names.is_known(kind, value):
+        known = names.registered(kind)
         raise RecipeError(
             f"Received: {key}={value!r}; expected one of {', '.join(known)}. "
             f"Did you mean {nearest_key(value, known)!r}?"

@@ -1,4 +1,4 @@
-"""The user's finished protocols beside published tables.
+"""Finished runs and protocols as tables: next to published figures, or grouped by recipe.
 
 python -m tfdml.experiments.tables [FOLDER ...] [--table TABLE] [--out DIR]
 """
@@ -6,18 +6,19 @@ python -m tfdml.experiments.tables [FOLDER ...] [--table TABLE] [--out DIR]
 from __future__ import annotations
 
 import csv
+import dataclasses
 import functools
 import io
 import operator
 import os
 import pathlib
+import statistics
 import sys
 from typing import NamedTuple
 
 from tfdml.experiments.errors import InputError
 from tfdml.experiments.markdown import markdown_table
 from tfdml.experiments.parsing import CommandParser, to_mapping
-from tfdml.experiments.protocols import ProtocolFolder, plan
 from tfdml.experiments.recipe import Recipe
 from tfdml.experiments.recipe_files import decisive_values, load_recipe, recipe_hash, table_recipe_mapping
 from tfdml.experiments.run_folder import RunFolder, read_json, write_text
@@ -25,9 +26,11 @@ from tfdml.experiments.table_files import load_table, table_names, table_recipes
 
 _EXAMPLES = """
 examples:
-  %(prog)s                                  all that is in the folder runs
-  %(prog)s runs /scratch/more --out tables  of two folders, written as Markdown and CSV, too
-  %(prog)s runs --table table-3.1           one table"""
+  %(prog)s                                  # everything in the folder runs
+  %(prog)s runs /scratch/more --out tables  # two folders; also writes Markdown and CSV
+  %(prog)s runs --table table-3.1           # one published table
+
+Runs with the same recipe but for the seed are one row: mean ± standard deviation."""
 
 _NO_VALUE = "–"
 _CSV_HEADER = (
@@ -55,37 +58,61 @@ class Result(NamedTuple):
         return self.summary["recipe_hash"]
 
 
+class Run(NamedTuple):
+    """A finished run that is not part of a protocol.
+
+    Attributes:
+        folder: Where it is.
+        recipe: Its `Recipe`.
+        test: Its metrics on the test classes.
+        untrained: The same of the network before training.
+    """
+
+    folder: pathlib.Path
+    recipe: Recipe
+    test: dict
+    untrained: dict
+
+
 class Findings(NamedTuple):
     """What folders hold.
 
     Attributes:
         results: `Result`s.
-        unfinished: Of a protocol that has begun its folder and how far it is, as text.
+        runs: `Run`s.
+        unfinished: Of a run or protocol that has begun its folder and how far it is, as text.
         unreadable: Of one that cannot be used its folder and why.
     """
 
     results: list
+    runs: list
     unfinished: list
     unreadable: list
 
 
 def find_results(folders):
-    """Looks for protocols in folders, and in all folders below.
+    """Looks for runs and protocols in folders, and in all folders below.
 
     Args:
-        folders: Paths of protocols' folders, or of folders that contain some.
+        folders: Paths of the folders of runs and protocols, or of folders that contain some.
 
     Returns:
         `Findings`.
 
     Raises:
-        InputError: If there is no such folder, or no protocol in any of them.
+        InputError: If there is no such folder, or neither run nor protocol in any of them.
     """
-    found = Findings([], [], [])
-    for folder in sorted({path.resolve(): path for top in folders for path in _protocol_folders(top)}.values()):
+    from tfdml.experiments.protocols import ProtocolFolder
+
+    found = Findings([], [], [], [])
+    for folder in sorted({path.resolve(): path for top in folders for path in _folders_with_recipes(top)}.values()):
         try:
             recipe = load_recipe((folder / "recipe.yaml").resolve())
-            if recipe.protocol.name == "single":
+            if recipe.protocol.name == "single" or (folder / "environment.json").is_file():
+                if RunFolder(folder).is_finished:
+                    found.runs.append(_read_run(folder, recipe))
+                else:
+                    found.unfinished.append((folder, f"{recipe.name}, seed {recipe.seed}"))
                 continue
             if not ProtocolFolder(folder).summary.exists():
                 found.unfinished.append((folder, _progress(folder, recipe)))
@@ -95,13 +122,13 @@ def find_results(folders):
             found.unreadable.append((folder, str(error)))
     if not any(found):
         raise InputError(
-            f"There is no protocol in {', '.join(map(str, folders))}. A recipe with one, as train.py "
-            "table-3.1/cub/c2-ccp-l, leaves a folder with recipe.yaml and, in the end, summary.json."
+            f"There is no run or protocol. Received: {', '.join(map(str, folders))}. Expected: folders that train.py "
+            "has written, with recipe.yaml in them."
         )
     return found
 
 
-def _protocol_folders(top):
+def _folders_with_recipes(top):
     top = pathlib.Path(top).expanduser()
     if not top.is_dir():
         raise InputError(f"There is no folder {top}.")
@@ -109,24 +136,41 @@ def _protocol_folders(top):
         subfolders.sort()
         if "recipe.yaml" in files:
             subfolders.clear()
-            # A single run has its environment beside its recipe.
-            if "environment.json" not in files:
-                yield pathlib.Path(folder)
+            yield pathlib.Path(folder)
+
+
+def _read_run(folder, recipe):
+    path = RunFolder(folder).test_metrics
+    try:
+        content = read_json(path)
+        metrics = [
+            {name: value for name, value in content[kind].items() if isinstance(value, float)}
+            for kind in ("test", "untrained")
+        ]
+        if not all("map_at_r" in values for values in metrics):
+            raise KeyError("map_at_r")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is damaged ({type(error).__name__}: {error}).") from error
+    return Run(folder, recipe, *metrics)
 
 
 def _progress(folder, recipe):
+    from tfdml.experiments.protocols import ProtocolFolder, plan
+
     runs = plan(recipe)
     finished = sum(RunFolder(ProtocolFolder(folder).runs / run.name).is_finished for run in runs)
     return f"{recipe.name}: {finished} of {len(runs)} runs"
 
 
 def _read_summary(folder, recipe):
+    from tfdml.experiments.protocols import ProtocolFolder
+
     path = ProtocolFolder(folder).summary
     try:
         summary = read_json(path)
         for metrics in summary["metrics"].values():
-            for statistics in metrics.values():
-                if not isinstance(statistics["mean"], float) or not {"deviation", "best"} <= set(statistics):
+            for values in metrics.values():
+                if not isinstance(values["mean"], float) or not {"deviation", "best"} <= set(values):
                     raise KeyError("mean")
         known = (summary["recipe_hash"], int(summary["evaluations"]), summary["protocol"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -275,10 +319,10 @@ def _here(one, column, figure, statistic):
 
 def _percent(result, column):
     """Mean, deviation and best of a column, or None if the summary lacks it."""
-    statistics = result.summary["metrics"].get(column.of, {}).get(column.metric)
-    if statistics is None:
+    values = result.summary["metrics"].get(column.of, {}).get(column.metric)
+    if values is None:
         return None
-    return {key: None if statistics[key] is None else 100 * statistics[key] for key in ("mean", "deviation", "best")}
+    return {key: None if values[key] is None else 100 * values[key] for key in ("mean", "deviation", "best")}
 
 
 def _difference(one, values, figure, statistic):
@@ -327,6 +371,94 @@ def _rounded(number):
     return "" if number is None else f"{number:.4f}"
 
 
+def group_runs(runs):
+    """Runs whose recipes differ in nothing but the seed (and the name), as lists in the order of their recipes' names.
+
+    Args:
+        runs: `Run`s.
+    """
+    groups = {}
+    for run in sorted(runs, key=lambda run: (run.recipe.data.name, run.recipe.name, str(run.folder))):
+        groups.setdefault(recipe_hash(dataclasses.replace(run.recipe, seed=0)), []).append(run)
+    return list(groups.values())
+
+
+_RUN_COLUMNS = {"MAP@R": "map_at_r", "P@1": "precision_at_1"}
+_RUN_CSV_HEADER = ("recipe", "data", "differs_in", "metric", "n", "mean", "deviation", "untrained", "seeds", "folders")
+
+
+def runs_text(groups):
+    """Groups of runs in Markdown: a table for each dataset, a row for each group."""
+    parts = ["# Runs", "Test classes, per cent: mean ± standard deviation over n runs with the same recipe."]
+    by_data = {}
+    for group, difference in zip(groups, _differences(groups)):
+        by_data.setdefault(group[0].recipe.data.name, []).append((group, difference))
+    header = ["recipe", "differs in", *_RUN_COLUMNS, *(f"{name} untrained" for name in _RUN_COLUMNS), "n", "seeds"]
+    for data, of_data in by_data.items():
+        rows = []
+        for group, difference in of_data:
+            cells = [
+                _mean_and_deviation([getattr(run, kind).get(metric) for run in group])
+                for kind in ("test", "untrained")
+                for metric in _RUN_COLUMNS.values()
+            ]
+            rows.append([_names_in(group), difference, *cells, len(group), _seeds_of(group)])
+        parts += [f"## {data}", markdown_table(header, rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def runs_csv(groups):
+    """Groups of runs as CSV, a line for each group and metric; in per cent."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_RUN_CSV_HEADER)
+    for group, difference in zip(groups, _differences(groups)):
+        for metric in group[0].test:
+            values = [run.test.get(metric) for run in group]
+            if None in values:
+                continue
+            untrained = [run.untrained.get(metric) for run in group]
+            writer.writerow([
+                _names_in(group), group[0].recipe.data.name, difference, metric, len(group),
+                _rounded(100 * statistics.mean(values)),
+                _rounded(100 * statistics.stdev(values) if len(values) > 1 else None),
+                "" if None in untrained else _rounded(100 * statistics.mean(untrained)), _seeds_of(group),
+                " ".join(str(run.folder) for run in group),
+            ])  # fmt: skip
+    return text.getvalue()
+
+
+def _mean_and_deviation(values):
+    """As in `68.35 ± 0.41`; without a deviation of one value."""
+    if None in values:
+        return _NO_VALUE
+    deviation = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{100 * statistics.mean(values):.2f}{deviation}"
+
+
+def _names_in(group):
+    return ", ".join(dict.fromkeys(run.recipe.name for run in group))
+
+
+def _seeds_of(group):
+    return ", ".join(str(run.recipe.seed) for run in sorted(group, key=lambda run: run.recipe.seed))
+
+
+def _differences(groups):
+    """Of each group the values by which it is told from other groups of the same name."""
+    values = [{**decisive_values(group[0].recipe), "seed": 0} for group in groups]
+    defaults = to_mapping(Recipe())
+    texts = []
+    for group, own in zip(groups, values):
+        same = [other for of, other in zip(groups, values) if _names_in(of) == _names_in(group)]
+        keys = sorted(key for key in {key for other in same for key in other} if any(
+            other.get(key) != own.get(key) for other in same
+        ))  # fmt: skip
+        shown = [(key, own.get(key, functools.reduce(operator.getitem, key.split("."), defaults))) for key in keys]
+        texts.append(", ".join(f"{key}={value}" for key, value in shown))
+    return texts
+
+
 def tables_main(argv=None):
     """Prints tables from the command line, and writes them.
 
@@ -334,7 +466,7 @@ def tables_main(argv=None):
         argv: The arguments; by default those of the program.
 
     Returns:
-        The exit code: 0, or 1 if there is no finished result of a table. Wrong arguments and input exit with 2.
+        The exit code: 0, or 1 if nothing is finished. Wrong arguments and input exit with 2.
     """
     parser = _parser()
     given = parser.parse_given(sys.argv[1:] if argv is None else list(argv))
@@ -342,8 +474,8 @@ def tables_main(argv=None):
         return _print_tables(given.get("FOLDER") or ["runs"], given.get("table"), given.get("out"))
 
 
-def _print_tables(folders, table, out):
-    tables = [load_table(name) for name in ([table] if table is not None else table_names())]
+def _print_tables(folders, only, out):
+    tables = [load_table(name) for name in ([only] if only is not None else table_names())]
     found = find_results(folders)
     placed, others = place_results(found.results, {table.name for table in tables})
     texts = {}
@@ -351,13 +483,16 @@ def _print_tables(folders, table, out):
         if any(name in placed for name in _names_of(table)):
             texts[f"{table.name}.md"] = table_text(table, placed)
             texts[f"{table.name}.csv"] = table_csv(table, placed)
+    if found.runs and only is None:
+        groups = group_runs(found.runs)
+        texts["runs.md"], texts["runs.csv"] = runs_text(groups), runs_csv(groups)
     rest = _rest_text(found, others)
     if rest:
         texts["other-runs.md"] = rest
     print("\n".join(text for name, text in texts.items() if name.endswith(".md")), end="")
     if out is not None:
         _write(pathlib.Path(out).expanduser(), texts)
-    return 0 if placed else 1
+    return 0 if placed or others or found.runs else 1
 
 
 def _rest_text(found, others):
@@ -366,7 +501,7 @@ def _rest_text(found, others):
         "Not finished; train.py --resume FOLDER goes on": found.unfinished,
         "Cannot be used": found.unreadable,
         "Finished, of no row of these tables": [
-            (one.folder, f"{one.recipe.name}, recipe {one.hash}") for one in others
+            (one.folder, f"{one.recipe.name}, recipe {one.hash}: {_protocol_text(one)}") for one in others
         ],
     }
     return "\n\n".join(
@@ -374,6 +509,18 @@ def _rest_text(found, others):
         for title, lines in sections.items()
         if lines
     ) + "\n" * any(sections.values())
+
+
+def _protocol_text(result):
+    """A protocol's metrics in one line, in per cent."""
+    texts = []
+    for of, metrics in result.summary["metrics"].items():
+        for label, metric in _RUN_COLUMNS.items():
+            if metric in metrics:
+                values = metrics[metric]
+                deviation = "" if values["deviation"] is None else f" ± {100 * values['deviation']:.2f}"
+                texts.append(f"{of} {label} {100 * values['mean']:.2f}{deviation}")
+    return f"{', '.join(texts)} (n={result.summary['evaluations']})"
 
 
 def _write(folder, texts):
@@ -388,14 +535,14 @@ def _write(folder, texts):
 def _parser():
     parser = CommandParser(
         usage="%(prog)s [FOLDER ...] [--table TABLE] [--out DIR]",
-        description="Puts finished protocols beside the published figures of their rows.",
+        description="Prints finished runs as tables, and protocols next to the published figures of their rows.",
         epilog=_EXAMPLES,
     )
     parser.add_argument(
-        "FOLDER", nargs="*", help="Folders of protocols, or folders with such folders anywhere below; by default runs."
+        "FOLDER", nargs="*", help="Folders of runs and protocols, or folders with such folders below (default: runs)."
     )
-    parser.add_argument("--table", metavar="TABLE", help=f"One of {', '.join(table_names())}; all that have results.")
-    parser.add_argument("--out", metavar="DIR", help="Writes each table as Markdown and CSV, too.")
+    parser.add_argument("--table", metavar="TABLE", help=f"One of {', '.join(table_names())} (default: all).")
+    parser.add_argument("--out", metavar="DIR", help="Also write each table as Markdown and CSV.")
     return parser
 
 

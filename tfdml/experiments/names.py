@@ -1,0 +1,54 @@
+"""The names in tfdml's registries, without the imports that fill them; a test compares the two."""
+
+from __future__ import annotations
+
+import importlib
+
+KINDS = {
+    "losses": (
+        "angular", "arc_face", "c1", "c2", "circle", "contrastive", "cos_face", "fast_ap",
+        "generalized_lifted_structure", "hadsell", "in_batch_negatives", "info_nce", "lifted_structure",
+        "margin", "multi_similarity", "n_pairs", "normalized_softmax", "nt_xent", "pair_contrastive",
+        "proxy_anchor", "proxy_nca", "proxy_nca_plus_plus", "proxy_proxy", "proxy_proxy_through_batch",
+        "ranked_list", "soft_triple", "supervised_contrastive", "triplet", "triplet_all", "triplet_hard",
+        "triplet_soft",
+    ),
+    "miners": (
+        "distance_weighted", "hard", "multi_similarity", "semi_hard",
+    ),
+    "poolings": (
+        "cbam", "crow", "delf", "gap", "gap_gmp", "generalized_max", "generalized_mean", "gmp", "gsop", "gsp",
+        "gsp_gmp", "netvlad", "netvlad_64x128", "netvlad_8x16", "optimal_transport",
+        "optimal_transport_64x128", "optimal_transport_8x16", "smk", "solar", "weldon",
+    ),
+    "backbones": (
+        "bn_inception", "googlenet", "resnet20", "resnet20v2", "resnet50",
+    ),
+    "datasets": (
+        "cars196", "cifar10", "cifar100", "cifar_collage", "collage", "cub", "digits", "fashion_mnist",
+        "features", "folder", "glyphs", "in_shop", "mnist", "sop",
+    ),
+}
+
+_REGISTRIES = {
+    "losses": ("tfdml.losses", "loss_names"),
+    "miners": ("tfdml.miners", "miner_names"),
+    "poolings": ("tfdml.layers.pooling", "pooling_names"),
+    "backbones": ("tfdml.backbones", "backbone_names"),
+    "datasets": ("tfdml.data", "dataset_names"),
+}
+
+
+def registered(kind):
+    """The names in a registry now, those of a user's own included. Imports TensorFlow.
+
+    Args:
+        kind: A key of `KINDS`.
+    """
+    module, function = _REGISTRIES[kind]
+    return getattr(importlib.import_module(module), function)()
+
+
+def is_known(kind, name):
+    """Whether a name is in a registry; imports nothing for a name of the package."""
+    return name in KINDS[kind] or name in registered(kind)
