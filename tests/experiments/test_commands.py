@@ -244,7 +244,7 @@ def test_help_has_each_example_on_a_line_of_its_own(capsys, main):
 LIGHT = """
 import contextlib, io, sys
 sys.argv = ["tfdml-train"]
-from tfdml.experiments import InputError, evaluate_main, evaluation, extraction, load_recipe, names, train_main
+from tfdml.experiments import evaluate_main, train_main
 from tfdml.experiments.tables import tables_main
 for main, arguments in (
     (train_main, ["--help"]), (train_main, ["--version"]), (train_main, ["--list", "losses"]),
