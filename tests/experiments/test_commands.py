@@ -4,7 +4,18 @@ import sys
 
 import pytest
 
-from tfdml.experiments import InputError, evaluate_main, evaluation, extraction, load_recipe, names, train_main
+from tfdml.experiments import (
+    InputError,
+    TrainingResult,
+    commands,
+    evaluate_main,
+    evaluation,
+    extraction,
+    load_recipe,
+    names,
+    train,
+    train_main,
+)
 from tfdml.experiments.parsing import parse_yaml, to_mapping
 from tfdml.experiments.recipe import Recipe
 
@@ -238,6 +249,29 @@ def test_help_has_each_example_on_a_line_of_its_own(capsys, main):
     program = examples[0].split()[0]
     assert len(examples) >= 7 and all(line.startswith(f"  {program} ") for line in examples)
     assert max(map(len, lines[: lines.index("examples:")])) <= 100 + len(program)
+
+
+def test_the_summary_of_a_run_names_files_that_exist(tmp_path):
+    metrics = {"map_at_r": 0.5, "precision_at_1": 0.75}
+    training = {"steps": 30, "seconds": 12.3, "projections": 2}
+    result = TrainingResult(tmp_path, metrics, metrics, {"map_at_r": 0.25, "epoch": 3}, training)
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "test_metrics.json").write_text("{}")
+    lines = commands._summary(result).splitlines()
+    assert lines[0] == "Trained for 30 steps in 12 s, 2 projections; best validation MAP@R 0.2500 after validation 3."
+    assert lines[-1] == f"Files in {tmp_path}: metrics test_metrics.json"
+    (tmp_path / "pictures" / "embedding_map.png").write_text("")
+    (tmp_path / "saved_model").mkdir()
+    (tmp_path / "saved_model" / "saved_model.pb").write_text("")
+    expected = "metrics test_metrics.json, SavedModel saved_model, figures pictures"
+    assert commands._summary(result).splitlines()[-1] == f"Files in {tmp_path}: {expected}"
+
+
+@pytest.mark.integration
+def test_the_quick_recipe_ends_clearly_above_the_untrained_network(tmp_path):
+    result = train("digits-quick", tmp_path / "run", overrides={"evaluation.pictures": False}, verbose=0)
+    assert result.test["map_at_r"] > result.untrained["map_at_r"] + 0.1
+    assert result.test["precision_at_1"] > result.untrained["precision_at_1"] + 0.1
 
 
 # All in one process: what is imported by one is there for the others.

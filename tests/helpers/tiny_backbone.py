@@ -33,6 +33,8 @@ CHANGES = {
     "model.gsp.prototypes": 8,
     "data.size": 12,
     "data.split_seed": None,
+    "batches.classes": 4,
+    "batches.samples_per_class": 4,
     "augmentation.rotation": 0.0,
     "augmentation.scale": 0.0,
     "augmentation.translation": 0.0,

@@ -437,9 +437,14 @@ def _console_log():
     logger.addHandler(handler)
     # TensorFlow gives the root logger a handler, which would show everything twice.
     logger.propagate = False
+    # TensorFlow's advice on retracing is for those who write the program.
+    tensorflow_logger = logging.getLogger("tensorflow")
+    tensorflow_level = tensorflow_logger.level
+    tensorflow_logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
+        tensorflow_logger.setLevel(tensorflow_level)
         logger.propagate = propagate
         logger.removeHandler(handler)
         logger.setLevel(level)

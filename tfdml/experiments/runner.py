@@ -21,6 +21,7 @@ from tfdml.experiments import assembly
 from tfdml.experiments.drawing import draw_evaluation, draw_training
 from tfdml.experiments.errors import RunFolderError, input_errors
 from tfdml.experiments.evaluation import judge
+from tfdml.experiments.progress import ProgressBar, ProgressLines
 from tfdml.experiments.recipe import Recipe
 from tfdml.experiments.recipe_files import dump_recipe, load_recipe
 from tfdml.experiments.run_callbacks import BestWeights, HistoryLog, ProjectionsLog, TensorBoardLog, TimeLimit
@@ -88,7 +89,7 @@ def train(recipe="default", out=None, *, overrides=None, presets=(), extra_callb
         overrides: Changes of the recipe, as for `load_recipe`.
         presets: Presets that go over the recipe, as for `load_recipe`.
         extra_callbacks: Further Keras callbacks, called last.
-        verbose: Of Keras' `fit`: 0 for silence, 1 for the progress bar, 2 for a line for each epoch; `None`
+        verbose: 0 for silence, 1 for a line for each validation and a progress bar below, 2 for the lines alone; `None`
             is 1 on a terminal and 2 elsewhere.
 
     Returns:
@@ -277,7 +278,7 @@ def result_of(recipe, folder, verbose=0, extra_callbacks=()):
     Args:
         recipe: A `Recipe`.
         folder: The run's folder.
-        verbose: Of Keras' `fit`.
+        verbose: As for `train`.
         extra_callbacks: Further Keras callbacks of the training, called last.
 
     Returns:
@@ -507,13 +508,19 @@ class _Run:
             epochs=config.max_validations,
             initial_epoch=done,
             validation_data=assembly.validation_batches(self.recipe, pictures, part=self.part),
-            callbacks=[*self.callbacks, *self.extra_callbacks],
-            verbose=self.verbose,
+            callbacks=[*self.callbacks, *self.progress(), *self.extra_callbacks],
+            verbose=0,
             # The batches come shuffled; Keras 3 would warn that it does not do it.
             shuffle=False,
         )
         if self.non_finite.stopped_step is not None:
             self.fail()
+
+    def progress(self):
+        """The callback that prints, in a list, or an empty list."""
+        kinds = {0: [], 1: [ProgressBar], 2: [ProgressLines]}[self.verbose]
+        config = self.recipe.training
+        return [kind(config.steps_per_validation, config.max_validations, self.early_stopping) for kind in kinds]
 
     def fail(self):
         step, best = self.non_finite.stopped_step, self.early_stopping.best_epoch
