@@ -69,7 +69,24 @@ def test_many_classes_leave_most_gray():
     gray = [drawn for drawn in axes.collections if drawn.get_label() == "25 other classes"]
     assert len(gray) == 1 and len(gray[0].get_offsets()) == 100
     assert len(axes.collections) == 6
-    assert "gray: 25 other classes" in names(axes)
+    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert len(legend) == 6 and legend[-1] == "25 other classes"
+
+
+def test_long_names_are_in_the_legend_alone():
+    embeddings, labels = blobs(3, 7, dimensions=2)
+    (axes,) = embedding_map(embeddings, labels, ["a", "b", "Black-footed Albatross of the North"]).axes
+    assert names(axes) == []
+    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert legend == ["a", "b", "Black-footed Albatross of t…"]
+
+
+def test_the_legend_lies_beside_the_points():
+    embeddings, labels = blobs(30, 7, dimensions=2)
+    figure = embedding_map(embeddings, labels, [f"name {n}" for n in range(30)])
+    figure.draw_without_rendering()
+    axes, legend = figure.axes[0].get_window_extent(), figure.axes[0].get_legend().get_window_extent()
+    assert legend.x0 > axes.x1 and legend.x1 <= figure.bbox.x1 and legend.y0 >= 0
 
 
 def test_many_points_keep_those_of_the_coloured_classes():
@@ -82,7 +99,7 @@ def test_many_points_keep_those_of_the_coloured_classes():
 
 def test_every_coloured_class_has_a_colour_and_shape_of_its_own():
     embeddings, labels = blobs(20, 3, dimensions=2)
-    (axes,) = embedding_map(embeddings, labels).axes
+    (axes,) = embedding_map(embeddings, labels, max_classes=20).axes
     looks = {(tuple(drawn.get_facecolor()[0]), drawn.get_paths()[0].vertices.tobytes()) for drawn in axes.collections}
     assert len(looks) == 20
 

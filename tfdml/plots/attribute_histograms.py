@@ -74,7 +74,9 @@ def attribute_histograms(rows, class_names=None, *, label="attribute $z_i$", wid
     # Attributes are shares; a deviation may be wider than the mean.
     grid[0, 0].set_ylim(0.0, 1.03 * max((means + deviations).max() for means, deviations in rows.values()))
     for column, name in enumerate(names):
-        grid[0, column].set_title(style.drawable(name), fontsize=style.LABEL_SIZE, color=style.TEXT, pad=3)
+        grid[0, column].set_title(
+            style.drawable(name), fontsize=style.LABEL_SIZE, color=style.TEXT, pad=3, family=style.typefaces()
+        )
     figure.supxlabel(f"prototype $i$ = 1 to {shape[1]} (one colour each)", fontsize=style.LABEL_SIZE, color=style.TEXT)
     style.add_title(figure, title)
     return figure

@@ -83,7 +83,8 @@ def dot_plot(
         )
     for text, score in (marks or {}).items():
         axes.axvline(score, color=style.QUIET, linewidth=0.9, linestyle=":", label=text, zorder=1)
-    axes.set_yticks(places, [style.drawable(names[index]) for index in order], fontsize=style.TICK_SIZE)
+    shown = [style.drawable(names[index]) for index in order]
+    axes.set_yticks(places, shown, fontsize=style.TICK_SIZE, family=style.typefaces())
     for label, index in zip(axes.get_yticklabels(), order):
         label.set_fontweight("bold" if names[index] in emphasized else "normal")
     axes.tick_params(axis="y", length=0)

@@ -68,14 +68,17 @@ def effect_pareto(panels, x_label, *, limit_name="told from 0 beyond (95%)", wid
         if panel.limit is not None:
             axes.axvline(panel.limit, color=style.TEXT, linewidth=1.0, linestyle="--")
         axes.set_yticks(
-            np.arange(len(order)), [style.drawable(panel.names[index]) for index in order], fontsize=style.TICK_SIZE
+            np.arange(len(order)), [style.drawable(panel.names[index]) for index in order],
+            fontsize=style.TICK_SIZE, family=style.typefaces(),
         )
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(len(order) - 0.4, -0.6)
         # Room for the numbers beside the longest bar.
         axes.set_xlim(0.0, 1.22 * max(np.abs(values).max(), panel.limit or 0.0) or 1.0)
         axes.set_xlabel(x_label)
-        axes.set_title(style.drawable(panel.title), fontsize=style.LABEL_SIZE, color=style.TEXT)
+        axes.set_title(
+            style.drawable(panel.title), fontsize=style.LABEL_SIZE, color=style.TEXT, family=style.typefaces()
+        )
     handles = [Patch(color=_RAISES, label="raises"), Patch(color=_LOWERS, label="lowers")]
     limits = [line for axes in figure.axes for line in axes.lines]
     if limits:

@@ -7,6 +7,10 @@ import numpy as np
 from tfdml.plots import style
 from tfdml.plots.plane import checked, draw_classes, to_plane
 
+# Characters of a name: among the points, and in the legend.
+_MAX_WRITTEN = 12
+_MAX_LEGEND = 28
+
 
 def embedding_map(
     embeddings,
@@ -14,17 +18,18 @@ def embedding_map(
     class_names=None,
     *,
     max_points=1500,
-    max_classes=20,
+    max_classes=12,
     perplexity=30.0,
     seed=0,
     width=style.COLUMN_WIDTH * 1.5,
     title=None,
 ):
-    """Draws embeddings as points of the plane, each class in a colour and shape of its own, with its name.
+    """Draws embeddings as points of the plane, a few classes in colors and shapes of their own, with a legend.
 
     More than two dimensions are brought to the plane by t-SNE, started from the principal components; two are
-    drawn as they are. Of many classes `max_classes` are drawn at random and shown in colour, the others stay
-    grey; of many points those of the coloured classes are kept first.
+    drawn as they are. Names are also written among the points if none is longer than twelve characters. Of many
+    classes `max_classes` are drawn at random and shown in color, the others stay gray; of many points those of the
+    colored classes are kept first.
 
     Args:
         embeddings: `(n, d)` numbers.
@@ -63,7 +68,7 @@ def embedding_map(
         embeddings, labels = embeddings[kept], labels[kept]
     points, axis_name = to_plane(embeddings, perplexity, seed)
 
-    figure = style.new_figure(width, width)
+    figure = style.new_figure(width, 0.75 * width)
     axes = figure.subplots()
     style.style_axes(axes, grid=False)
     axes.set_xlabel(f"{axis_name} 1")
@@ -83,17 +88,22 @@ def embedding_map(
             label=f"{len(np.unique(labels[background]))} other classes",
         )
     named = {label: style.drawable(label if class_names is None else class_names[int(label)]) for label in chosen}
-    draw_classes(axes, points, labels, named, size, width)
+    written = all(len(name) <= _MAX_WRITTEN for name in named.values())
+    draw_classes(axes, points, labels, named, size, 0.75 * width, written=written)
+    # The gray ones come last.
+    handles, texts = axes.get_legend_handles_labels()
     if background.any():
-        axes.text(
-            1.0,
-            -0.015,
-            f"gray: {len(np.unique(labels[background]))} other classes",
-            ha="right",
-            va="top",
-            transform=axes.transAxes,
-            fontsize=style.NOTE_SIZE,
-            color=style.QUIET,
-        )
+        handles, texts = [*handles[1:], handles[0]], [*texts[1:], texts[0]]
+    legend = axes.legend(
+        handles, [_shortened(text) for text in texts], loc="upper left", bbox_to_anchor=(1.02, 1.0),
+        borderaxespad=0.0, frameon=False, handletextpad=0.3, labelspacing=0.35, markerscale=1.2,
+        prop={"family": style.typefaces(), "size": style.NOTE_SIZE},
+    )  # fmt: skip
+    for text in legend.get_texts():
+        text.set(color=style.TEXT, parse_math=False)
     style.add_title(figure, title)
     return figure
+
+
+def _shortened(text):
+    return text if len(text) <= _MAX_LEGEND else f"{text[: _MAX_LEGEND - 1]}…"

@@ -142,7 +142,7 @@ def _frame(axes, right, left, top, unit):
         va="top",
         color=color,
         fontsize=max(5.0, 72 * unit * 0.2),
-        family=style.TYPEFACE,
+        family=style.typefaces(),
         fontweight="bold",
         zorder=3,
         path_effects=style.halo(1.8),
@@ -158,7 +158,7 @@ def _write_below(axes, name, left, top):
         va="top",
         fontsize=style.NOTE_SIZE,
         color=style.TEXT,
-        family=style.TYPEFACE,
+        family=style.typefaces(),
         parse_math=False,
     )
 
@@ -182,5 +182,5 @@ def _legend(figure):
         frameon=False,
         borderaxespad=0.0,
         handlelength=2.6,
-        prop={"family": style.TYPEFACE, "size": style.NOTE_SIZE},
+        prop={"family": style.typefaces(), "size": style.NOTE_SIZE},
     )

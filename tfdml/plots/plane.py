@@ -83,7 +83,7 @@ def to_plane(embeddings, perplexity, seed, start=None):
         return projection.fit_transform(embeddings), "t-SNE"
 
 
-def draw_classes(axes, points, labels, names, size, width, above=False):
+def draw_classes(axes, points, labels, names, size, width, above=False, written=True):
     """Draws points, each class in a colour and shape of its own, with its name in its midst or above it.
 
     Args:
@@ -94,6 +94,7 @@ def draw_classes(axes, points, labels, names, size, width, above=False):
         size: Of a mark, in square points.
         width: Of the axes in inches, about.
         above: Whether a name stands above its class, so that it hides none of its points.
+        written: Whether names are written; without, they are labels for a legend alone.
     """
     axes.set_aspect("equal", adjustable="datalim")
     axes.margins(0.05)
@@ -123,6 +124,8 @@ def draw_classes(axes, points, labels, names, size, width, above=False):
         colors.append(color)
         place = _middle(members)
         places.append([place[0], _top(members, place) + 0.8 * height] if above else place)
+    if not written:
+        return
     boxes = np.array([[letter * max(len(name), 1.3), height] for name in shown])
     for name, place, color in zip(shown, _apart(np.array(places), boxes), colors):
         style.write_class(axes, place, name, color)

@@ -102,7 +102,7 @@ def pooling_maps(
                 style.drawable(names[index]),
                 fontsize=style.NOTE_SIZE,
                 color=style.TEXT,
-                family=style.TYPEFACE,
+                family=style.typefaces(),
                 pad=2,
                 parse_math=False,
             )

@@ -51,7 +51,8 @@ def prototype_combinations(
         picture_axes.set(xticks=[], yticks=[])
         if names is not None:
             picture_axes.set_title(
-                style.drawable(names[index]), fontsize=style.LABEL_SIZE, color=style.TEXT, parse_math=False
+                style.drawable(names[index]), fontsize=style.LABEL_SIZE, color=style.TEXT, family=style.typefaces(),
+                parse_math=False,
             )
         average, combination = features[index].mean(axis=0), weights[index] @ prototypes
         for axes, scale in ((plane, 1.0), (neighbourhood, 2.0)):

@@ -61,7 +61,8 @@ def prototype_maps(images, rows, *, names=None, width=style.TEXT_WIDTH, title=No
         show(grid[0, column], picture)
         if names is not None:
             grid[0, column].set_title(
-                style.drawable(names[column]), fontsize=style.LABEL_SIZE, color=style.TEXT, pad=3
+                style.drawable(names[column]), fontsize=style.LABEL_SIZE, color=style.TEXT, pad=3,
+                family=style.typefaces(),
             )
     for row, (name, (shares, indices)) in enumerate(rows.items(), start=1):
         grid[row, 0].set_ylabel(name, fontsize=style.TICK_SIZE, color=style.TEXT)

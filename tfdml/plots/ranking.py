@@ -37,7 +37,8 @@ def ranking(names, ranks, *, width=style.COLUMN_WIDTH, title=None):
     means, deviations = ranks.mean(axis=1)[order], ranks.std(axis=1)[order]
     places = np.arange(len(names))
     axes.errorbar(means, places, xerr=deviations, fmt="D", color=style.BLUE, markersize=3.5, linewidth=1.0)
-    axes.set_yticks(places, [style.drawable(names[index]) for index in order], fontsize=style.TICK_SIZE)
+    shown = [style.drawable(names[index]) for index in order]
+    axes.set_yticks(places, shown, fontsize=style.TICK_SIZE, family=style.typefaces())
     axes.invert_yaxis()
     axes.set_xlim(0.5, len(names) + 0.5)
     axes.set_xlabel("rank (1 is best)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import unicodedata
 from functools import lru_cache
 
@@ -9,8 +10,10 @@ import numpy as np
 from matplotlib import patheffects
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont
+from matplotlib.font_manager import FontProperties, findfont, fontManager
 from matplotlib.ft2font import FT2Font
+
+_logger = logging.getLogger(__name__)
 
 # Widths in inches: one column and the full text of a two-column paper.
 COLUMN_WIDTH = 3.3
@@ -43,6 +46,16 @@ SEQUENTIAL_COLORMAP = "viridis"
 
 # The typeface that comes with matplotlib, so it is on every machine, and knows most alphabets.
 TYPEFACE = "DejaVu Sans"
+
+# Typefaces for what `TYPEFACE` lacks, used where they are installed: Chinese, Japanese and Korean first.
+FALLBACKS = (
+    "Noto Sans CJK JP", "Noto Sans JP", "Source Han Sans JP", "IPAexGothic", "IPAGothic", "TakaoGothic",
+    "Hiragino Sans", "Yu Gothic", "Meiryo", "MS Gothic", "Noto Sans CJK SC", "Noto Sans SC", "PingFang SC",
+    "Microsoft YaHei", "SimHei", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Droid Sans Fallback", "Noto Sans KR",
+    "NanumGothic", "Malgun Gothic", "Apple SD Gothic Neo", "Noto Sans Arabic", "Noto Sans Hebrew",
+    "Noto Sans Devanagari", "Noto Sans Bengali", "Noto Sans Tamil", "Noto Sans Thai", "Noto Sans Ethiopic",
+    "Noto Sans Georgian", "Noto Sans Khmer", "Nirmala UI", "Leelawadee UI", "Arial Unicode MS", "FreeSans", "Unifont",
+)  # fmt: skip
 
 
 def new_figure(width, height):
@@ -95,7 +108,7 @@ def write_class(axes, place, name, color, *, size=LABEL_SIZE, outline=2.0, order
         va="center",
         fontsize=size,
         fontweight="bold",
-        family=TYPEFACE,
+        family=typefaces(),
         color=0.6 * np.array(to_rgb(color)),
         path_effects=halo(outline),
         zorder=order,
@@ -106,7 +119,7 @@ def write_class(axes, place, name, color, *, size=LABEL_SIZE, outline=2.0, order
 def add_title(figure, title):
     """Writes the title above the whole figure, if there is one."""
     if title is not None:
-        figure.suptitle(title, fontsize=TITLE_SIZE, color=TEXT, parse_math=False)
+        figure.suptitle(title, fontsize=TITLE_SIZE, color=TEXT, family=typefaces(), parse_math=False)
 
 
 def halo(width=1.6):
@@ -114,20 +127,54 @@ def halo(width=1.6):
     return [patheffects.withStroke(linewidth=width, foreground="white")]
 
 
+def typefaces():
+    """`TYPEFACE` and the installed `FALLBACKS`, as matplotlib's `family`: a glyph comes from the first that has it."""
+    return [TYPEFACE, *_installed_fallbacks()]
+
+
 def drawable(text):
-    """The text in characters that `TYPEFACE` has.
+    """The text in characters that one of the `typefaces` has.
 
     A single character that cannot be shown alone (no glyph, no ink, or a mark that sits on another character)
-    is named by its code point, as in `U+3042`; inside a longer text a character without a glyph becomes `?`.
+    is named by its code point, as in `U+3042`; inside a longer text a character without a glyph becomes `?`. The first
+    character that no typeface has is answered with a warning.
     """
     text = str(text)
     glyphs = _glyphs()
+    missing = sorted({character for character in text if ord(character) not in glyphs and character.isprintable()})
+    if missing:
+        _warn_of_missing_glyphs(missing[0])
     if len(text) == 1:
         alone = text.isprintable() and not text.isspace() and not unicodedata.category(text).startswith("M")
         return text if alone and ord(text) in glyphs else f"U+{ord(text):04X}"
     return "".join(character if ord(character) in glyphs else "?" for character in text)
 
 
+_warned = []
+
+
+def _warn_of_missing_glyphs(character):
+    if not _warned:
+        _warned.append(character)
+        _logger.warning(
+            "No installed typeface has a glyph for some characters of names, which are shown as '?' or by their code "
+            "points. Received: U+%04X (%s). Install one that has it, such as Noto Sans CJK (Debian: fonts-noto-cjk).",
+            ord(character),
+            unicodedata.name(character, "without a name"),
+        )
+
+
+@lru_cache(maxsize=1)
+def _installed_fallbacks():
+    installed = {font.name for font in fontManager.ttflist}
+    return [name for name in FALLBACKS if name in installed]
+
+
 @lru_cache(maxsize=1)
 def _glyphs():
-    return frozenset(FT2Font(findfont(TYPEFACE)).get_charmap())
+    glyphs = set()
+    for name in typefaces():
+        # Names of classes are bold in some figures and not in others.
+        fonts = [findfont(FontProperties(name, weight=weight)) for weight in ("normal", "bold")]
+        glyphs |= set.intersection(*(set(FT2Font(font).get_charmap()) for font in fonts))
+    return frozenset(glyphs)
