@@ -175,7 +175,7 @@ def _run(run):
         return 1
     except KeyboardInterrupt as error:
         folder = getattr(error, "folder", None)
-        what = "No run folder has been made." if folder is None else f"Continue with --resume {folder}"
+        what = "No run folder has been made." if folder is None else f"Go on with --resume {folder}"
         print(f"\nInterrupted. {what}", file=sys.stderr)
         return 130
     print(_summary(result))
