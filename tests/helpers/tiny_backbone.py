@@ -17,13 +17,21 @@ def build(input_shape):
     )
 
 
+def build_plain(input_shape):
+    """The same without batch normalization, whose statistics would be those of a replica."""
+    convolution = keras.layers.Conv2D(8, 3, strides=2, activation="relu")
+    return keras.Sequential([keras.Input(input_shape), convolution])
+
+
 @contextlib.contextmanager
 def registered():
-    registry._BUILDERS["tiny"] = build
+    builders = {"tiny": build, "tiny_plain": build_plain}
+    registry._BUILDERS.update(builders)
     try:
         yield
     finally:
-        del registry._BUILDERS["tiny"]
+        for name in builders:
+            del registry._BUILDERS[name]
 
 
 # Of digits-quick. Whatever the default recipe says, validations go up and down: there are projections.
