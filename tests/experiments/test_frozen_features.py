@@ -95,6 +95,7 @@ class _StopAfter(keras.callbacks.Callback):
             raise _Stop
 
 
+@pytest.mark.integration
 def test_a_resumed_run_ends_like_the_uninterrupted_one(head_changes, head_run, tmp_path):
     recipe = load_recipe("features", head_changes)
     with pytest.raises(_Stop):
