@@ -1,18 +1,22 @@
+import io
 import json
 import os
 import subprocess
 import sys
 import textwrap
+import warnings
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image, ImageOps
 from tensorflow.core.protobuf import saved_model_pb2
 
 from tfdml.data import Preprocessing
-from tfdml.export import SavedEmbedder, export_saved_model, load_saved_model
-from tfdml.models import build_embedder, build_head, embed
+from tfdml.export import SavedEmbedder, export_saved_model, is_own_saved_model, load_saved_model
+from tfdml.layers import ClassProxies
+from tfdml.models import MetricModel, build_embedder, build_head, embed
 
 SIZE, CHANNELS, DIMENSIONS = 12, 3, 5
 
@@ -378,6 +382,145 @@ def test_a_process_with_tensorflow_alone_embeds_features(tmp_path, exported_head
     """
     printed = float(run_without_tfdml(script, tmp_path, path))
     assert printed == pytest.approx(embed(head, np.ones((1, 7), "float32"))[0, 0], abs=1e-5)
+
+
+def test_what_is_served_is_checked_in_the_graph(saved):
+    """A loaded graph does not check the rank, and TensorFlow aborted the process of one image without a batch axis."""
+    signatures = saved._model.signatures
+    image = pictures(1)[0]
+    floats = np.float32(image) / 255.0
+    bad = np.stack([floats, floats])
+    bad[1, 3, 4, 0] = np.nan
+    for name, images, message in (
+        ("serving_default", floats, "images_are_batch_height_width_channels"),
+        ("serving_uint8", image, "images_are_batch_height_width_channels"),
+        ("serving_default", floats[None, None], "images_are_batch_height_width_channels"),
+        ("serving_default", np.zeros((2, SIZE, SIZE, 5), "float32"), "1 to 4 channels"),
+        ("serving_uint8", np.zeros((2, 7, 9, 5), "uint8"), "1 to 4 channels"),
+        ("serving_uint8", np.zeros((2, 7, 9, 0), "uint8"), "1 to 4 channels"),
+        ("serving_uint8", np.zeros((2, 0, 0, 3), "uint8"), "at least one pixel"),
+        ("serving_default", bad, r"NaN or infinite.*number\] \[1\] \[of the batch"),
+        ("serving_default", 255.0 * floats[None], "Float images are in 0–1"),
+    ):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            signatures[name](images=tf.constant(images))
+    for encoded, message in (
+        ([[b"a"]], "encoded_is_a_batch_of_files"),
+        ([png(image), b"no image"], r"\[Image\] \[1\] \[of the batch \(from 0\)\] \[is not an image"),
+    ):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            signatures["serving_encoded"](encoded=tf.constant(encoded))
+
+
+def test_encoded_images_are_bounded_and_turned_upright(tmp_path):
+    embedder = small_embedder()
+    saved = load_saved_model(export_saved_model(embedder, tmp_path / "model", max_pixels=200))
+    stored = pictures(1)[0]
+    files = []
+    for number in range(1, 9):
+        tagged = Image.fromarray(stored)
+        tagged.getexif()[0x0112] = number
+        file = io.BytesIO()
+        tagged.save(file, "PNG", exif=tagged.getexif())
+        files.append(file.getvalue())
+    upright = np.stack([np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(file)))) for file in files])
+    assert len({image.tobytes() for image in upright}) == 8
+    np.testing.assert_allclose(saved(files), expected(embedder, upright), atol=1e-5)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="is too large to decode"):
+        saved([png(pictures(1, (201, 1))[0])])
+
+
+def test_a_head_is_served_finite_features_of_its_size(exported_head):
+    signature = tf.saved_model.load(str(exported_head[1])).signatures["serving_default"]
+    for features, message in ((np.ones(7), "features_batch_and_size"), (np.full((1, 7), np.nan), "NaN or infinite")):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            signature(features=tf.constant(features, tf.float32))
+
+
+def test_the_embedder_of_a_metric_model_is_exported(tmp_path, exported):
+    embedder, path = exported
+    model = MetricModel(embedder, ClassProxies(num_classes=4, per_class=1, dim=DIMENSIONS))
+    saved = load_saved_model(export_saved_model(model, tmp_path / "model"))
+    images = pictures(2)
+    np.testing.assert_allclose(saved(images), expected(embedder, images), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["run [v2]", "a*b?", "{c}", os.fsdecode(b"caf\xe9")], ids=ascii)
+def test_paths_with_characters_that_tensorflow_does_not_take(tmp_path, name, exported_head):
+    head, _ = exported_head
+    path = export_saved_model(head, tmp_path / name / name)
+    assert path == tmp_path / name / name and os.listdir(path.parent) == [name]
+    features = np.ones((1, 7), "float32")
+    np.testing.assert_allclose(load_saved_model(path)(features), embed(head, features), atol=1e-5)
+    assert is_own_saved_model(path)
+
+
+def test_the_home_folder_is_expanded(tmp_path, exported_head, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = export_saved_model(exported_head[0], "~/model")
+    assert path == tmp_path / "model" and path.is_dir() and is_own_saved_model("~/model")
+    assert load_saved_model("~/model").metadata["embedding_size"] == DIMENSIONS
+    with pytest.raises(FileExistsError):
+        export_saved_model(exported_head[0], "~/model")
+
+
+def mobile_net(shape=(32, 32, 3)):
+    """The first layers of one, as an embedder."""
+    network = keras.applications.MobileNetV2(shape, 0.35, include_top=False, weights=None)
+    features = network.get_layer("expanded_conv_depthwise").output
+    return keras.Model(network.input, keras.layers.GlobalAveragePooling2D()(features))
+
+
+def test_an_embedder_of_another_range_is_served_what_it_expects(tmp_path):
+    """The vectors of a network of keras.applications had a cosine of 0.85 with the right ones."""
+    embedder, images = mobile_net(), pictures(2, 32)
+    wanted = embedder(keras.applications.mobilenet_v2.preprocess_input(np.float32(images)), training=False)
+    with pytest.warns(UserWarning, match=r"begins with MobileNetV2 of keras.applications.*\(-1.0, 1.0\)"):
+        path = export_saved_model(embedder, tmp_path / "recognized")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert export_saved_model(embedder, tmp_path / "confirmed", input_range=(-1, 1)).is_dir()
+    saved = load_saved_model(path)
+    assert saved.metadata["input_range"] == [-1.0, 1.0]
+    assert saved.metadata["preprocessing"]["input_range"] == [0.0, 1.0]
+    for served in (images, images / np.float32(255.0), [png(image) for image in images]):
+        np.testing.assert_allclose(saved(served), wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize(("given", "input_range"), [("export", (0, 255)), ("preprocessing", "caffe")])
+def test_an_input_range_is_stated(tmp_path, given, input_range):
+    embedder, images = small_embedder(), pictures(2)
+    scaling = Preprocessing((SIZE, SIZE), CHANNELS, input_range=input_range)
+    options = {"input_range": input_range} if given == "export" else {"preprocessing": scaling}
+    saved = load_saved_model(export_saved_model(embedder, tmp_path / "model", **options))
+    wanted = embedder(scaling(images), training=False)
+    np.testing.assert_allclose(saved(images), wanted, atol=1e-3, rtol=1e-4)
+
+
+def test_integer_inputs_are_scaled(tmp_path):
+    images = keras.Input((SIZE, SIZE, 3), dtype="uint8")
+    vector = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1.0)(images))
+    embedder = keras.Model(images, vector)
+    values = pictures(3)
+    wanted = values.astype("float32").mean(axis=(1, 2))
+    saved = load_saved_model(export_saved_model(embedder, tmp_path / "model", input_range=(0, 255)))
+    for served in (values, values / np.float32(255.0), [png(image) for image in values]):
+        np.testing.assert_allclose(saved(served), wanted, rtol=1e-5)
+    with pytest.raises(ValueError, match="takes uint8 with input_range=.*Expected: input_range="):
+        export_saved_model(embedder, tmp_path / "black", input_range=(0, 1))
+
+
+def test_input_ranges_that_do_not_fit(tmp_path):
+    embedder, path = small_embedder(), tmp_path / "model"
+    with pytest.raises(ValueError, match="Two input ranges"):
+        export_saved_model(embedder, path, Preprocessing((SIZE, SIZE), 3, input_range=(0, 255)), input_range=(-1, 1))
+    with pytest.raises(ValueError, match="Invalid input range"):
+        export_saved_model(embedder, path, input_range=(1, 0))
+    with pytest.raises(ValueError, match="for color images"):
+        export_saved_model(small_embedder(channels=1), path, input_range="caffe")
+    with pytest.raises(ValueError, match="Features have no input range"):
+        export_saved_model(build_head(7, DIMENSIONS), path, input_range=(0, 1))
+    assert not path.exists()
 
 
 def test_a_head_refuses_what_is_no_feature(tmp_path, exported_head):

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import tempfile
 import uuid
+import warnings
 from pathlib import Path
 
 import keras
 import tensorflow as tf
 
+from tfdml import backbones
+from tfdml.arguments import check_whole_number
 from tfdml.data import Preprocessing
-from tfdml.models import embed
+from tfdml.models import MetricModel, embed
+from tfdml.ops import MAX_PIXELS, UNIT_RANGE, check_input_range, decode_image, to_input_range
 from tfdml.version import __version__
 
 # The folder of a SavedModel that is left to those who write it.
@@ -20,9 +26,13 @@ _METADATA = Path("assets.extra", "tfdml.json")
 _OUTPUT = "embedding"
 _SIGNATURES = {"serving_default": "images", "serving_uint8": "images", "serving_encoded": "encoded"}
 _SIGNATURES_OF_HEAD = {"serving_default": "features"}
+# TensorFlow takes these in a path for patterns.
+_PATTERN_CHARACTERS = set("*?[]\\{}")
+# Interpolation and augmentation overshoot 0–1; images in 0–255 or standardized ones are far outside.
+_TOLERANCE = 0.5
 
 
-def export_saved_model(embedder, path, preprocessing=None):
+def export_saved_model(embedder, path, preprocessing=None, input_range=None, max_pixels=MAX_PIXELS):
     """Writes an embedder, with the preprocessing of its images, as a SavedModel.
 
     It is loaded by `tf.saved_model.load(path)`, TensorFlow Serving and whatever else reads a SavedModel,
@@ -33,10 +43,15 @@ def export_saved_model(embedder, path, preprocessing=None):
     |---|---|---|
     | `serving_default` | `images` | float32 `(b, h, w, c)` in 0–1 |
     | `serving_uint8` | `images` | uint8 `(b, h, w, c)` |
-    | `serving_encoded` | `encoded` | `(b,)` strings: PNG or JPEG files, which may differ in size |
+    | `serving_encoded` | `encoded` | `(b,)` strings: PNG, JPEG, GIF or BMP files, which may differ in size |
 
     h, w and c are what `preprocessing` takes; its default takes any size and 1 to 4 channels. Layers run as with
-    `training=False`. `serving_default` can be differentiated by its images.
+    `training=False`. `serving_default` can be differentiated by its images. `serving_encoded` applies the EXIF
+    orientation and takes the first frame of a GIF.
+
+    A signature gives the embeddings of a whole batch or an error (`InvalidArgument`): for an image without a batch
+    axis, for images with other channels or without pixels, for floats that are NaN, infinite or far outside 0–1, and
+    for a file that is not an image, is damaged or claims more than `max_pixels` pixels in its header.
 
     A head, which takes features `(b, d)` as `build_head` gives it, has the signature `serving_default` alone, with the
     argument `features`, float32 `(b, d)`.
@@ -44,13 +59,20 @@ def export_saved_model(embedder, path, preprocessing=None):
     The folder appears whole or not at all: it is written beside its place and then moved there.
 
     Args:
-        embedder: A built `keras.Model` from one batch of images, float32 `(b, height, width, channels)` in
-            0–1, or of features `(b, d)`, to embeddings `(b, embedding_size)`. Embeddings of half precision become
-            float32.
-        path: The folder to make, on a local disk.
+        embedder: A built `keras.Model` from one batch of images `(b, height, width, channels)`, or of features
+            `(b, d)`, to embeddings `(b, embedding_size)`; or a `MetricModel`, whose embedder is exported. Embeddings of
+            half precision become float32.
+        path: The folder to make, on a local disk. `~` is the home folder.
         preprocessing: From one decoded image `(h, w, c)`, of any size, uint8 or float32 in 0–1, to what the
             embedder takes; made of TensorFlow ops. `None` is `tfdml.data.Preprocessing` to the embedder's
             size and channels, which leaves images that have them as they are; for features there is none.
+        input_range: What the embedder expects of images, `(low, high)` or a mode of `keras.applications` (`"caffe"`,
+            `"tf"`, `"torch"`); served images are scaled to it. `None` is that of `preprocessing`; if this is the
+            default, 0–1, an embedder that begins with a network of `keras.applications`, a `Rescaling` or a
+            `Normalization` is served what these expect, with a warning, and one that takes integers 0–255. Embedders
+            of `build_embedder` take 0–1. A `preprocessing` other than `tfdml.data.Preprocessing` gives what the
+            embedder takes, unless there is an `input_range`.
+        max_pixels: int. The largest image, height × width, that `serving_encoded` decodes.
 
     Returns:
         The path, as `pathlib.Path`.
@@ -59,11 +81,15 @@ def export_saved_model(embedder, path, preprocessing=None):
         FileExistsError: If there is something at `path` already; nothing is overwritten.
         TypeError: If the embedder is no Keras model or the preprocessing cannot be called.
         ValueError: If the embedder does not take one batch of images or features and give one of vectors, if its
-            input has no fixed size and there is no preprocessing, if the preprocessing gives another shape, or if
-            there is one of features.
+            input has no fixed size and there is no preprocessing, if the preprocessing gives another shape, if
+            there is one of features, or if the input range is unclear or does not fit.
     """
+    embedder = embedder.embedder if isinstance(embedder, MetricModel) else embedder
     input_shape, embedding_size = _sizes(embedder)
+    max_pixels = check_whole_number("max_pixels", max_pixels, minimum=1)
     is_head = len(input_shape) == 1
+    if is_head and input_range is not None:
+        raise ValueError(f"Features have no input range. Received: input_range={input_range!r} with a head.")
     if is_head and preprocessing is not None:
         raise ValueError(
             f"Features are taken as they are. Received: preprocessing={preprocessing!r} with a head for features of "
@@ -71,13 +97,19 @@ def export_saved_model(embedder, path, preprocessing=None):
         )
     if not is_head:
         preprocessing = _checked_preprocessing(preprocessing, *input_shape)
-    path = Path(path)
+        input_range = _checked_input_range(embedder, preprocessing, input_range)
+        if isinstance(preprocessing, Preprocessing):
+            preprocessing = preprocessing.with_input_range(UNIT_RANGE)
+    path = Path(path).expanduser()
     if os.path.lexists(path):
         raise FileExistsError(
             f"The SavedModel would overwrite what is there. Received: path={str(path)!r}, which exists."
         )
 
-    module = _ServingHead(embedder) if is_head else _Serving(embedder, preprocessing, input_shape)
+    if is_head:
+        module = _ServingHead(embedder)
+    else:
+        module = _Serving(embedder, preprocessing, input_shape, input_range, max_pixels)
     signatures = _SIGNATURES_OF_HEAD if is_head else _SIGNATURES
     metadata = {
         "tfdml_version": __version__,
@@ -86,17 +118,19 @@ def export_saved_model(embedder, path, preprocessing=None):
         "input_shape": list(module.input_shape),
         "embedding_size": embedding_size,
         "preprocessing": preprocessing.config() if isinstance(preprocessing, Preprocessing) else None,
+        "input_range": input_range,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.unfinished")
     try:
-        tf.saved_model.save(
-            module,
-            str(unfinished),
-            signatures={name: getattr(module, name) for name in signatures},
-            # The gradients of tf.custom_gradient are Python code: their graphs are saved with the model's.
-            options=tf.saved_model.SaveOptions(experimental_custom_gradients=True),
-        )
+        with _path_for_tensorflow(unfinished) as plain:
+            tf.saved_model.save(
+                module,
+                plain,
+                signatures={name: getattr(module, name) for name in signatures},
+                # The gradients of tf.custom_gradient are Python code: their graphs are saved with the model's.
+                options=tf.saved_model.SaveOptions(experimental_custom_gradients=True),
+            )
         (unfinished / _METADATA).parent.mkdir()
         (unfinished / _METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
         # A folder is never moved over one that holds something, should another have made it meanwhile.
@@ -119,7 +153,7 @@ def load_saved_model(path):
         FileNotFoundError: If there is no SavedModel at `path`.
         ValueError: If it is one that `export_saved_model` did not write.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not (path / "saved_model.pb").is_file():
         raise FileNotFoundError(f"Received: path={str(path)!r}; expected the folder of a SavedModel (saved_model.pb).")
     if not (path / _METADATA).is_file():
@@ -127,12 +161,28 @@ def load_saved_model(path):
             f"Received: path={str(path)!r}, a SavedModel without {_METADATA}; expected one of export_saved_model."
         )
     metadata = json.loads((path / _METADATA).read_text(encoding="utf-8"))
-    return SavedEmbedder(tf.saved_model.load(str(path)), metadata)
+    with _path_for_tensorflow(path) as plain:
+        return SavedEmbedder(tf.saved_model.load(plain), metadata)
 
 
 def is_own_saved_model(path):
     """Whether there is a SavedModel at `path` that `export_saved_model` wrote."""
-    return (Path(path) / "saved_model.pb").is_file() and (Path(path) / _METADATA).is_file()
+    path = Path(path).expanduser()
+    return (path / "saved_model.pb").is_file() and (path / _METADATA).is_file()
+
+
+@contextlib.contextmanager
+def _path_for_tensorflow(folder):
+    """The folder under a name that TensorFlow can open: it searches for patterns and takes names in UTF-8 alone."""
+    text = os.fsdecode(folder)
+    if not _PATTERN_CHARACTERS & set(text) and text.isprintable():
+        yield text
+        return
+    folder.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        link = Path(temporary, "saved_model")
+        link.symlink_to(folder.absolute(), target_is_directory=True)
+        yield str(link)
 
 
 class SavedEmbedder:
@@ -141,7 +191,8 @@ class SavedEmbedder:
     Attributes:
         metadata: What was written beside the model: `"input_shape"` (height, width, channels; for a head the
             size of a feature alone), `"embedding_size"`, `"preprocessing"` (the arguments of
-            `tfdml.data.Preprocessing`, `None` for another preprocessing or none), and the versions
+            `tfdml.data.Preprocessing`, `None` for another preprocessing or none), `"input_range"` (to which images
+            are scaled behind it; `None` for none), and the versions
             `"tfdml_version"`, `"tensorflow_version"`, `"keras_version"`.
     """
 
@@ -216,23 +267,24 @@ class SavedEmbedder:
 class _Serving(tf.Module):
     """The functions and variables that go into the SavedModel: the same for both lines of Keras."""
 
-    def __init__(self, embedder, preprocessing, image_shape):
+    def __init__(self, embedder, preprocessing, image_shape, input_range, max_pixels):
         super().__init__()
         self.weights = _tensorflow_variables([*embedder.variables, *getattr(preprocessing, "variables", ())])
-        dtype = embedder.inputs[0].dtype
-
-        def preprocess_each(images):
-            image = tf.TensorSpec(self.input_shape, tf.float32)
-            return tf.map_fn(lambda one: tf.cast(preprocessing(one), tf.float32), images, fn_output_signature=image)
+        dtype = tf.as_dtype(embedder.inputs[0].dtype)
+        takes_batches = isinstance(preprocessing, Preprocessing)
+        # AutoGraph is for code of users alone. An object with a __call__ has no name to give to tf.function.
+        preprocess_one = preprocessing if takes_batches else tf.function(lambda one: preprocessing(one))
 
         def preprocess(images):
-            # This one takes a batch at once.
-            return preprocessing(images) if isinstance(preprocessing, Preprocessing) else preprocess_each(images)
+            if takes_batches:
+                return preprocessing(images)
+            image = tf.TensorSpec(self.input_shape, tf.float32)
+            return tf.map_fn(lambda one: tf.cast(preprocess_one(one), tf.float32), images, fn_output_signature=image)
 
-        def decode(contents):
-            image = tf.io.decode_image(contents, expand_animations=False)
-            image.set_shape([None, None, None])
-            return tf.cast(preprocessing(image), tf.float32)
+        def decode(index_and_contents):
+            index, contents = index_and_contents
+            image = decode_image(contents, max_pixels, source=("Image", index, "of the batch (from 0)"))
+            return tf.cast(preprocess_one(image), tf.float32)
 
         def embeddings(images):
             # TensorFlow's convolutions on a CPU give a wrong shape for no image, so there it is one blank image.
@@ -240,24 +292,34 @@ class _Serving(tf.Module):
             blank = tf.zeros(tf.concat([[tf.cast(count == 0, tf.int32)], tf.shape(images)[1:]], axis=0))
             images = tf.concat([images, blank], axis=0)
             images.set_shape([None, *self.input_shape])
-            vectors = embedder(tf.cast(images, dtype), training=False)
+            if input_range is not None:
+                images = to_input_range(images, input_range)
+            images = tf.saturate_cast(tf.round(images), dtype) if dtype.is_integer else tf.cast(images, dtype)
+            vectors = embedder(images, training=False)
             return {_OUTPUT: tf.cast(vectors, tf.float32)[:count]}
+
+        def encoded_embeddings(encoded):
+            encoded = _with_rank(encoded, 1)
+            image = tf.TensorSpec(self.input_shape, tf.float32)
+            numbered = (tf.range(tf.size(encoded)), encoded)
+            return embeddings(tf.map_fn(decode, numbered, fn_output_signature=image))
 
         self.input_shape = _preprocessed_shape(preprocessing, image_shape)
         batch = [None, None, None, None]
         self.serving_default = tf.function(
-            lambda images: embeddings(preprocess(images)),
+            lambda images: embeddings(preprocess(_in_unit_range(_with_rank(images, 4)))),
             input_signature=[tf.TensorSpec(batch, tf.float32, name="images")],
+            autograph=False,
         )
         self.serving_uint8 = tf.function(
-            lambda images: embeddings(preprocess(images)),
+            lambda images: embeddings(preprocess(_with_rank(images, 4))),
             input_signature=[tf.TensorSpec(batch, tf.uint8, name="images")],
+            autograph=False,
         )
         self.serving_encoded = tf.function(
-            lambda encoded: embeddings(
-                tf.map_fn(decode, encoded, fn_output_signature=tf.TensorSpec(self.input_shape, tf.float32))
-            ),
+            encoded_embeddings,
             input_signature=[tf.TensorSpec([None], tf.string, name="encoded")],
+            autograph=False,
         )
 
 
@@ -268,11 +330,50 @@ class _ServingHead(tf.Module):
         super().__init__()
         self.weights = _tensorflow_variables(head.variables)
         self.input_shape = tuple(head.inputs[0].shape[1:])
-        dtype = head.inputs[0].dtype
+        dtype = tf.as_dtype(head.inputs[0].dtype)
+        if not dtype.is_floating:
+            raise ValueError(f"Features are floats. Received: a head that takes {dtype.name}. Expected: a float input.")
+
+        def embeddings(features):
+            features = _finite(tf.ensure_shape(features, [None, *self.input_shape], name="features_batch_and_size"))
+            return {_OUTPUT: tf.cast(head(tf.cast(features, dtype), training=False), tf.float32)}
+
         self.serving_default = tf.function(
-            lambda features: {_OUTPUT: tf.cast(head(tf.cast(features, dtype), training=False), tf.float32)},
+            embeddings,
             input_signature=[tf.TensorSpec([None, *self.input_shape], tf.float32, name="features")],
+            autograph=False,
         )
+
+
+def _with_rank(tensor, rank):
+    """The tensor, if it has this rank when it is served: a loaded graph is not checked, and TensorFlow may abort."""
+    # The name is part of the error.
+    name = "encoded_is_a_batch_of_files" if rank == 1 else "images_are_batch_height_width_channels"
+    return tf.ensure_shape(tensor, [None] * rank, name=name)
+
+
+def _finite(values):
+    """The values, unless one is NaN or infinite."""
+    is_good = tf.reduce_all(tf.math.is_finite(values), axis=list(range(1, values.shape.rank)))
+    # The first that is not finite, or one past the end; there may be no rows.
+    number = tf.argmin(tf.concat([is_good, [False]], axis=0))
+    check = tf.debugging.Assert(
+        tf.reduce_all(is_good), ["Values are NaN or infinite. Received: number", number, "of the batch (from 0)."]
+    )
+    with tf.control_dependencies([check]):
+        return tf.identity(values)
+
+
+def _in_unit_range(images):
+    """Float images, unless they are not finite or in another range."""
+    images = _finite(images)
+    low, high = tf.reduce_min(images), tf.reduce_max(images)
+    check = tf.debugging.Assert(
+        (low >= -_TOLERANCE) & (high <= 1 + _TOLERANCE),
+        ["Float images are in 0–1. Received: values from", low, "to", high, "Pass bytes to serving_uint8."],
+    )
+    with tf.control_dependencies([check]):
+        return tf.identity(images)
 
 
 def _tensorflow_variables(variables):
@@ -313,13 +414,50 @@ def _checked_preprocessing(preprocessing, height, width, channels):
     return preprocessing
 
 
+def _checked_input_range(embedder, preprocessing, given):
+    """The range that preprocessed images are brought to, or `None` if they stay as they are."""
+    dtype = tf.as_dtype(embedder.inputs[0].dtype)
+    given = None if given is None else check_input_range(given)
+    if not isinstance(preprocessing, Preprocessing):
+        return given
+    if preprocessing.input_range != UNIT_RANGE:
+        if given not in (None, preprocessing.input_range):
+            raise ValueError(
+                f"Two input ranges. Received: input_range={given!r} with {preprocessing!r}. Expected: one of them."
+            )
+        given = preprocessing.input_range
+    if given is None:
+        given, name = backbones.expected_range(embedder)
+        if name is None:
+            given = (0.0, 255.0) if dtype.is_integer else UNIT_RANGE
+        elif given != UNIT_RANGE:
+            warnings.warn(
+                f"The embedder begins with {name}, so served images are scaled to what that expects, {given!r}. Pass "
+                "input_range=(0, 1) to export_saved_model if the embedder was trained on images in 0–1, or "
+                f"input_range={given!r} to confirm.",
+                stacklevel=3,
+            )
+    if isinstance(given, str) and embedder.inputs[0].shape[-1] != 3:
+        raise ValueError(
+            f"The input range {given!r} is for color images. Received: an embedder that takes "
+            f"{embedder.inputs[0].shape[-1]} channels. Expected: 3."
+        )
+    if dtype.is_integer and given != (0.0, 255.0):
+        raise ValueError(
+            f"Rounding to integers would lose the image. Received: an embedder that takes {dtype.name} with "
+            f"input_range={given!r}. Expected: input_range=(0, 255), or an embedder with a float input."
+        )
+    return given
+
+
 def _preprocessed_shape(preprocessing, expected):
     """The shape of a preprocessed image; raises ValueError unless the embedder takes it."""
     shape = tf.TensorShape(expected)
     for dtype in (tf.float32, tf.uint8):
         image = tf.TensorSpec([None, None, None], dtype)
         # Not tf.function(preprocessing): an object with a __call__ has no name to give it.
-        received = tf.function(lambda one: preprocessing(one)).get_concrete_function(image).output_shapes
+        traced = tf.function(lambda one: preprocessing(one), autograph=not isinstance(preprocessing, Preprocessing))
+        received = traced.get_concrete_function(image).output_shapes
         if not shape.is_compatible_with(received):
             raise ValueError(f"Received: preprocessing that gives images of shape {received}; expected {expected}.")
         shape = shape.merge_with(received)

@@ -14,8 +14,8 @@ class InputConvention(keras.layers.Layer):
     mean is subtracted.
 
     Args:
-        scale: $s$, the value of white.
-        mean: $m$, a number for each channel, in the order of the output.
+        scale: $s$, the value of white: a number, or one for each channel in the order of the output.
+        mean: $m$, a number for each channel, in the order of the output, or one for all of them.
         reverse_channels: Whether $\pi$ reverses the channels, RGB to BGR.
         **kwargs: As for `keras.layers.Layer`.
     """
@@ -23,14 +23,14 @@ class InputConvention(keras.layers.Layer):
     def __init__(self, scale, mean, reverse_channels=False, **kwargs):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
-        self.scale = float(scale)
+        self.scale = [float(value) for value in scale] if isinstance(scale, (list, tuple)) else float(scale)
         self.mean = [float(value) for value in mean]
         self.reverse_channels = bool(reverse_channels)
 
     def call(self, images):
         if self.reverse_channels:
             images = tf.reverse(images, axis=[-1])
-        return self.scale * images - tf.constant(self.mean, images.dtype)
+        return tf.constant(self.scale, images.dtype) * images - tf.constant(self.mean, images.dtype)
 
     def compute_output_shape(self, input_shape):
         return input_shape

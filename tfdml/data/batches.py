@@ -80,7 +80,7 @@ def balanced_batches(
             out of range.
     """
     check_is_labeled(dataset)
-    preprocessing = _in_range(preprocessing, input_range)
+    preprocessing = _in_range(dataset, preprocessing, input_range)
     sampler = BalancedSampler(dataset.labels, classes_per_batch, samples_per_class, seed, dataset.class_names)
     start_batch = check_whole_number("start_batch", start_batch, minimum=0)
     epochs_per_call = math.ceil(_BATCHES_PER_CALL / sampler.steps_per_epoch)
@@ -130,7 +130,7 @@ def evaluation_batches(dataset, batch_size, preprocessing=None, part=None, input
         ValueError: If the set is empty, the batch size is no positive integer, or there is no such part.
     """
     check_is_labeled(dataset)
-    preprocessing = _in_range(preprocessing, input_range)
+    preprocessing = _in_range(dataset, preprocessing, input_range)
     if part is None:
         return _finite_batches(dataset, np.arange(len(dataset)), batch_size, preprocessing)
     batches = _finite_batches(dataset, np.arange(len(dataset)), batch_size, preprocessing, check_part(part))
@@ -159,7 +159,8 @@ def class_pool(dataset, pool_size, seed, preprocessing=None, batch_size=256, inp
     Raises:
         ValueError: If the set is empty or a number is out of range.
     """
-    preprocessing = _in_range(preprocessing, input_range)
+    check_is_labeled(dataset)
+    preprocessing = _in_range(dataset, preprocessing, input_range)
     pool_size = check_whole_number("pool_size", pool_size, minimum=1)
     seed = check_whole_number("seed", seed, minimum=0)
     check_whole_number("batch_size", batch_size, minimum=1)
@@ -188,12 +189,19 @@ def _finite_batches(dataset, indices, batch_size, preprocessing, part=(0, 1)):
     return pictures.apply(tf.data.experimental.assert_cardinality(number))
 
 
-def _in_range(preprocessing, input_range):
-    if preprocessing is None and input_range is not None:
-        raise ValueError(
-            f"An input range goes with a Preprocessing. Received: input_range={input_range!r} without preprocessing."
-        )
-    return preprocessing and preprocessing.with_input_range(input_range)
+def _in_range(dataset, preprocessing, input_range):
+    if input_range is None:
+        return preprocessing
+    if isinstance(dataset, LabeledFeatures):
+        raise ValueError(f"Features have no input range. Received: input_range={input_range!r} with {dataset!r}.")
+    return (preprocessing or _preprocessing_of(dataset)).with_input_range(input_range)
+
+
+def _preprocessing_of(dataset):
+    """The preprocessing that keeps size and channels of images in memory."""
+    if dataset.holds_paths or dataset.image_shape[-1] not in (1, 3):
+        raise ValueError(f"Received: preprocessing=None with {dataset!r}; expected a Preprocessing.")
+    return Preprocessing(dataset.image_shape[:2], dataset.image_shape[-1])
 
 
 def _check_not_empty(dataset):
@@ -213,9 +221,7 @@ def _with_pictures(
             batches = batches.map(lambda indices: indices[rows])
         return _with_features(batches, dataset, preprocessing, augmentation)
     if preprocessing is None:
-        if dataset.holds_paths or dataset.image_shape[-1] not in (1, 3):
-            raise ValueError(f"Received: preprocessing=None with {dataset!r}; expected a Preprocessing.")
-        preprocessing = Preprocessing(dataset.image_shape[:2], dataset.image_shape[-1])
+        preprocessing = _preprocessing_of(dataset)
     # Augmentation is of images in 0–1: what it uncovers is black.
     to_input_range, is_unit = preprocessing.to_input_range, preprocessing.input_range == UNIT_RANGE
     preprocessing = preprocessing.with_input_range(UNIT_RANGE)

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tfdml import backbones
 from tfdml.layers import L2Clip, L2Normalization
 from tfdml.layers.pooling import get_pooling
+from tfdml.ops import UNIT_RANGE, check_input_range, input_convention
 
 _NORMALIZATIONS = {"l2": L2Normalization, "clip": L2Clip}
 
@@ -22,6 +23,7 @@ def build_embedder(
     pooling_options=None,
     name="embedder",
     embed_before_pooling=True,
+    input_range=None,
 ):
     r"""Builds an embedder: backbone → 1×1 convolution → pooling → normalisation.
 
@@ -41,14 +43,18 @@ def build_embedder(
         name: The model's name.
         embed_before_pooling: Whether local features are brought to the size of the embedding, or what is pooled of
             them: backbone → pooling → fully connected layer → normalisation.
+        input_range: What the backbone expects of images, `(low, high)` or a mode of `keras.applications` (`"caffe"`,
+            `"tf"`, `"torch"`). `None` recognizes a network of `keras.applications`, a `Rescaling` or a `Normalization`
+            at the start of the backbone, and is (0, 1) for other networks. The embedder scales images to this range.
 
     Returns:
-        A functional `keras.Model` from images (float32 in 0–1 for the backbones of this package) to embeddings
-        `(b, d)`, with layers named `"embedding"`, `"pooling"` and, if there is one, `"normalization"`.
+        A functional `keras.Model` from images, float32 in 0–1 whatever the backbone expects, to embeddings `(b, d)`,
+        with layers named `"embedding"`, `"pooling"` and, if there is one, `"normalization"`. A backbone that expects
+        another range is one layer of it, behind the layer `"input_range"`.
 
     Raises:
-        ValueError: If a name is unknown, the embedding size is not positive, or the backbone gives no feature map
-            with its channels last.
+        ValueError: If a name is unknown, the embedding size is not positive, the backbone takes integers or gives no
+            feature map with its channels last, or `input_range` is needed and not given.
     """
     if int(embedding_size) != embedding_size or embedding_size < 1:
         raise ValueError(f"embedding_size must be a positive integer. Received: embedding_size={embedding_size!r}.")
@@ -62,8 +68,8 @@ def build_embedder(
             f"Received: an output of shape {tuple(backbone.outputs[0].shape)}."
         )
     _check_channels_last(backbone)
+    inputs, features = _with_input_range(backbone, input_range)
     pooling = _resolve_pooling(pooling, pooling_options or {})
-    features = backbone.outputs[0]
     if embed_before_pooling:
         embed_places = keras.layers.Conv2D(int(embedding_size), 1, data_format="channels_last", name="embedding")
         features = embed_places(features)
@@ -75,7 +81,31 @@ def build_embedder(
         embeddings = keras.layers.Dense(int(embedding_size), name="embedding")(embeddings)
     if normalization is not None:
         embeddings = resolve_normalization(normalization)(embeddings)
-    return keras.Model(backbone.inputs[0], embeddings, name=name)
+    return keras.Model(inputs, embeddings, name=name)
+
+
+def _with_input_range(backbone, input_range):
+    """The input, in 0–1, and the feature map of a backbone that expects this range."""
+    images = backbone.inputs[0]
+    if not tf.as_dtype(images.dtype).is_floating:
+        raise ValueError(
+            f"Embedders take float images in 0–1. Received: a backbone that takes {tf.as_dtype(images.dtype).name}. "
+            "Expected: a backbone with a float input, keras.Input(shape)."
+        )
+    if input_range is None:
+        input_range = backbones.expected_range(backbone)[0] or UNIT_RANGE
+    scale, mean, reverse_channels = input_convention(input_range)
+    if check_input_range(input_range) == UNIT_RANGE:
+        return images, backbone.outputs[0]
+    if len(mean) not in (1, images.shape[-1]):
+        raise ValueError(
+            f"The input range {input_range!r} is for color images. Received: a backbone that takes "
+            f"{images.shape[-1]} channels. Expected: {len(mean)}."
+        )
+    inputs = keras.Input(images.shape[1:], name="images")
+    convention = backbones.InputConvention(scale, mean, reverse_channels, name="input_range")
+    features = backbone(convention(inputs))
+    return inputs, features[0] if isinstance(features, (list, tuple)) else features
 
 
 def _check_channels_last(backbone):
