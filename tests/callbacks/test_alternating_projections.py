@@ -218,8 +218,10 @@ def test_bad_pools(blobs, linear_embedder):
     points, labels = blobs
 
     def fit(pool, **options):
+        # What is trained on has proxies: it is the pool that is wrong.
+        sound = np.minimum(labels, options.get("num_classes", 4) - 1)
         build(linear_embedder, **options).fit(
-            points, labels, verbose=0, callbacks=[callbacks.AlternatingProjections(pool, pool_size=3)]
+            points, sound, verbose=0, callbacks=[callbacks.AlternatingProjections(pool, pool_size=3)]
         )
 
     with pytest.raises(ValueError, match="lacks 1 classes. Received: no picture of \\[2\\]"):
@@ -227,7 +229,7 @@ def test_bad_pools(blobs, linear_embedder):
     with pytest.raises(ValueError, match="labels 0..3; expected 0..2"):
         fit(dataset(points, labels), num_classes=3)
     spoilt = np.where((labels == 1)[:, None], np.nan, points)
-    with pytest.raises(ValueError, match="not finite in 1 classes: \\[1\\]"):
+    with pytest.raises(ValueError, match="Images must be finite. Received: NaN or infinity in image 1 "):
         fit(dataset(spoilt, labels))
     with pytest.raises(ValueError, match="endless data set"):
         fit(dataset(points, labels).repeat())

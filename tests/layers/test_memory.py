@@ -122,6 +122,14 @@ def test_bad_numbers(name, value, message):
         layers.CrossBatchMemory(**{"size": 4, "dim": 3, name: value})
 
 
+def test_labels_that_are_not_integers():
+    memory = layers.CrossBatchMemory(4, 3)
+    memory.update(tf.ones((2, 3)), [[1.0], [0.0]])
+    assert memory().labels.numpy()[:2].tolist() == [1, 0]
+    with pytest.raises(ValueError, match="Labels must be whole numbers. Received: 0.5"):
+        memory.update(tf.ones((2, 3)), [0.5, 1.0])
+
+
 def test_a_batch_of_another_size():
     with pytest.raises(ValueError, match=r"Received: shape \(2, 4\); expected \(batch, 3\)"):
         layers.CrossBatchMemory(4, 3).update(tf.ones((2, 4)), [0, 1])

@@ -235,8 +235,14 @@ def test_labels_of_other_forms():
 
 def test_label_out_of_range():
     attributes, labels = make_batch([0, 1, CLASSES])
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"= 7 is not in \[0, 7\)"):
-        make_layer()(attributes, labels)
+    layer, message = make_layer(), r"Labels are out of range for ZeroShotPrediction\(7, …\)"
+    with pytest.raises(ValueError, match=message + ". Received: 7. Expected: 0 <= label < 7"):
+        layer(attributes, labels)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        tf.function(layer)(tf.constant(attributes), tf.constant(labels))
+    compiled = tf.function(layer, jit_compile=True)
+    losses = compiled(tf.constant(attributes), tf.constant(labels))
+    np.testing.assert_array_equal(np.isnan(losses), [False, False, True])
 
 
 @pytest.mark.parametrize(

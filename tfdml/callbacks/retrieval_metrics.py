@@ -1,9 +1,12 @@
 """Retrieval metrics for models that know nothing of them."""
 
+import collections.abc
+
 import keras
 
 from tfdml.metrics import retrieval_metrics
 from tfdml.models import embed, inference_function
+from tfdml.models.batches import finite_batches
 
 
 class RetrievalMetrics(keras.callbacks.Callback):
@@ -12,17 +15,25 @@ class RetrievalMetrics(keras.callbacks.Callback):
     The model must give embeddings. Put this callback before those that read its metrics (early stopping, CSV logs).
 
     Args:
-        validation_data: A finite `tf.data.Dataset` of batches (images, labels), or a pair of arrays.
+        validation_data: A pair of arrays (images, labels), or a finite `tf.data.Dataset` or `keras.utils.PyDataset` of
+            such batches. Labels are integers or strings, `(n,)` or `(n, 1)`.
         prefix: Of the metrics' names in the logs.
         batch_size: For arrays.
         ks: The k of recall@k.
 
     Raises:
-        ValueError: If the validation data have no labels.
+        ValueError: If the validation data are endless or have no labels.
+        TypeError: If they are a generator, which ends after one epoch.
     """
 
     def __init__(self, validation_data, prefix="val_", batch_size=256, ks=(1, 2, 4, 8)):
         super().__init__()
+        if isinstance(validation_data, collections.abc.Iterator):
+            raise TypeError(
+                f"Validation data must be readable once per epoch. Received: {type(validation_data).__name__}. "
+                "Expected: arrays, a `tf.data.Dataset` or a `keras.utils.PyDataset`."
+            )
+        finite_batches(validation_data)
         self.validation_data = validation_data
         self.prefix = prefix
         self.batch_size = batch_size

@@ -6,6 +6,7 @@ from tfdml.data.cars196 import cars196
 from tfdml.data.cifar import cifar10, cifar100
 from tfdml.data.collage import Collages, cifar_collage, collage
 from tfdml.data.cub import cub
+from tfdml.data.encoding import encode_labels
 from tfdml.data.features import features
 from tfdml.data.glyph_rendering import glyphs
 from tfdml.data.image_folder import folder
@@ -41,6 +42,7 @@ __all__ = [
     "dataset_names",
     "dataset_options",
     "digits",
+    "encode_labels",
     "evaluation_batches",
     "fashion_mnist",
     "features",

@@ -3,6 +3,7 @@
 import keras
 import tensorflow as tf
 
+from tfdml import ops
 from tfdml.arguments import check_whole_number
 from tfdml.layers.references import References
 
@@ -72,10 +73,10 @@ class CrossBatchMemory(keras.layers.Layer):
 
         Args:
             embeddings: `(batch, dim)`.
-            labels: Integer class labels, `(batch,)`.
+            labels: Integer class labels, `(batch,)` or `(batch, 1)`.
 
         Raises:
-            ValueError: If the embeddings have another size.
+            ValueError: If the embeddings have another size, or a label is not an integer.
         """
         embeddings = tf.cast(tf.stop_gradient(embeddings), tf.float32)
         if not embeddings.shape.is_compatible_with((None, self.dim)):
@@ -83,7 +84,7 @@ class CrossBatchMemory(keras.layers.Layer):
                 f"The memory holds embeddings of another size. Received: shape {embeddings.shape}; "
                 f"expected (batch, {self.dim})."
             )
-        labels = tf.cast(labels, tf.int64)
+        labels = ops.check_labels(labels, embeddings)
         seen = tf.convert_to_tensor(self.samples_seen) + tf.shape(embeddings, tf.int64)[0]
         embeddings, labels = embeddings[-self.size :], labels[-self.size :]
         count = tf.shape(embeddings, tf.int64)[0]

@@ -14,12 +14,15 @@ class References(NamedTuple):
         labels: Integer class labels, `(references,)`.
         valid: Boolean, `(references,)`: those that exist; `None` if all do.
         per_class: How many consecutive references belong to each class, for class proxies; else `None`.
+        classes: The number of classes if each of the labels 0 … `classes - 1` has a reference, as class proxies do: a
+            sample with another label is then an error. `None` if a sample may have no reference of its class.
     """
 
     embeddings: tf.Tensor
     labels: tf.Tensor
     valid: Optional[tf.Tensor] = None
     per_class: Optional[int] = None
+    classes: Optional[int] = None
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -27,7 +30,8 @@ class ClassProxies(keras.layers.Layer):
     """Trainable points of the embedding space that stand for the classes.
 
     Calling the layer, without arguments, gives all proxies as `References`. They are used as they are:
-    losses on cosine similarity normalise them themselves.
+    losses on cosine similarity normalise them themselves. A label without a proxy is an error: of a loss against them,
+    and under XLA, which drops assertions, its value is NaN. `tfdml.data.encode_labels` numbers labels from 0.
 
     Args:
         num_classes: How many classes there are; labels run from 0 to `num_classes - 1`.
@@ -73,6 +77,7 @@ class ClassProxies(keras.layers.Layer):
             embeddings=tf.reshape(tf.convert_to_tensor(self.proxies), (count, self.dim)),
             labels=tf.repeat(tf.range(self.num_classes), self.per_class),
             per_class=self.per_class,
+            classes=self.num_classes,
         )
 
     def assign(self, proxies):

@@ -1,6 +1,7 @@
 """Predicting classes from attributes that were learnt on other classes."""
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfdml import ops
@@ -42,8 +43,8 @@ class ZeroShotPrediction(keras.layers.Layer):
 
     Call arguments:
         attributes: `(batch, prototypes)`.
-        labels: Integer class labels, `(batch,)` or `(batch, 1)`. A label out of range raises an error on the CPU and
-            gives NaN where that is not possible.
+        labels: Integer class labels, `(batch,)` or `(batch, 1)`. A label out of range is an error; under XLA, which
+            drops assertions, its loss is NaN.
 
     Returns:
         $\ell_j$, `(batch,)`.
@@ -83,7 +84,11 @@ class ZeroShotPrediction(keras.layers.Layer):
         attributes = ops.at_least_float32(attributes)
         if attributes.shape.rank not in (None, 2):
             raise ValueError(f"Attributes must be (batch, prototypes). Received: shape {attributes.shape}.")
+        given = labels
         labels = ops.check_labels(labels, attributes)
+        labels = ops.check_label_range(labels, self.num_classes, f"ZeroShotPrediction({self.num_classes}, …)")
+        # XLA drops the checks.
+        known = ops.known_labels(tf.reshape(given, (-1,)), self.num_classes)
         embeddings = tf.cast(self.label_embeddings, attributes.dtype)
         is_second = in_second_half(labels)
         # The predictor of the first half is fitted on the second, and the other way round.
@@ -94,7 +99,8 @@ class ZeroShotPrediction(keras.layers.Layer):
         predictions = tf.where(is_second[:, None], of_second, of_first)
         logits = tf.matmul(predictions, embeddings, transpose_b=True) / self.temperature
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-        return tf.where(tf.reduce_any(is_second), losses, 0.0)
+        losses = tf.where(tf.reduce_any(is_second), losses, 0.0)
+        return tf.where(known, losses, tf.constant(np.nan, losses.dtype))
 
     def get_config(self):
         return {

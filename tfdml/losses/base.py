@@ -109,12 +109,13 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
             `(batch,)`, float32, or float64 if the embeddings are.
 
         Raises:
-            ValueError: If the shapes do not fit.
+            ValueError: If the shapes do not fit, or a label has no proxy.
         """
         values = self._values(
             ops.compare(
-                embeddings, labels, references.embeddings, references.labels, references.valid, references.per_class
-            )
+                embeddings, labels, references.embeddings, references.labels, references.valid, references.per_class,
+                references.classes,
+            )  # fmt: skip
         )
         return self._of_known_labels(labels, values)
 

@@ -77,6 +77,9 @@ def as_labels(labels, count, name="labels"):
         return array.astype(np.int64)
     if kind == "u":
         return array.astype(np.int64 if array.max() <= np.iinfo(np.int64).max else object)
+    if kind == "T":
+        # NumPy 2's StringDType.
+        return np.array(array.tolist(), str)
     if kind == "U":
         return array
     if kind == "S":

@@ -1,12 +1,12 @@
 """Embedders and the models that train them."""
 
+from tfdml.models.batches import image_batches
 from tfdml.models.ccp_model import CCPModel
 from tfdml.models.crew import Crew, array_of, crew_of, number
 from tfdml.models.embedder import (
     adapt_pooling,
     build_embedder,
     embed,
-    image_batches,
     inference_function,
     local_features,
     pooling_maps,

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tfdml import backbones
 from tfdml.layers import L2Clip, L2Normalization
 from tfdml.layers.pooling import get_pooling
+from tfdml.models.batches import check_finite_embeddings, image_batches
 from tfdml.ops import UNIT_RANGE, check_input_range, input_convention
 
 _NORMALIZATIONS = {"l2": L2Normalization, "clip": L2Clip}
@@ -211,11 +212,11 @@ def adapt_pooling(embedder, images, **options):
 
     Args:
         embedder: A model whose layer `"pooling"` is a `PrototypePooling`, such as `GeneralizedSumPooling`.
-        images: An array of images, or a `tf.data.Dataset` of batches of images or of (images, labels).
+        images: An array of images, or finite batches of images or of (images, labels), as for `embed`.
         **options: Arguments of `PrototypePooling.adapt`.
 
     Raises:
-        ValueError: If the pooling layer has nothing to adapt.
+        ValueError: If the pooling layer has nothing to adapt, or the dataset is endless.
     """
     pooling = _pooling_layer(embedder)
     if not hasattr(pooling, "adapt"):
@@ -232,7 +233,10 @@ def settle_batch_normalization(embedder, images):
 
     Args:
         embedder: A model from images to embeddings.
-        images: An array of images, or a finite `tf.data.Dataset` of batches; some tens of batches are enough.
+        images: An array of images, or finite batches of images, as for `embed`; some tens of batches are enough.
+
+    Raises:
+        ValueError: If the dataset is endless.
     """
     forward = tf.function(lambda batch: embedder(batch, training=True), reduce_retracing=True)
     for batch, _ in image_batches(images):
@@ -284,31 +288,28 @@ def inference_function(embedder, crew=None):
 
 
 def embed(embedder, data, batch_size=256):
-    """Embeds a whole set.
+    """Embeds a whole dataset.
 
     Args:
         embedder: A model from images to embeddings, or what `inference_function` made of one.
-        data: An array of images, or a finite `tf.data.Dataset` of batches of images or of (images, labels).
-        batch_size: For an array.
+        data: An array of images or a pair of arrays (images, labels); or a finite `tf.data.Dataset`, a
+            `keras.utils.PyDataset`, a generator or another iterable of batches of images or of (images, labels).
+        batch_size: For arrays.
 
     Returns:
-        Embeddings, float32 `(n, d)`; for a data set with labels the pair (embeddings, labels).
+        Embeddings, float32 `(n, d)`; with labels the pair (embeddings, labels `(n,)`).
+
+    Raises:
+        ValueError: If the dataset is empty or endless, or an image or an embedding is not finite.
     """
     forward = embedder if hasattr(embedder, "get_concrete_function") else inference_function(embedder)
     embeddings, labels = [], []
     for images, batch_labels in image_batches(data, batch_size):
         embeddings.append(np.asarray(forward(images)))
         if batch_labels is not None:
-            labels.append(np.asarray(batch_labels))
+            labels.append(batch_labels)
     if not embeddings:
-        raise ValueError("There is nothing to embed. Received: a set without a batch.")
+        raise ValueError("There is nothing to embed. Received: a dataset without a batch.")
     embeddings = np.concatenate(embeddings)
+    check_finite_embeddings(embeddings)
     return (embeddings, np.concatenate(labels)) if labels else embeddings
-
-
-def image_batches(data, batch_size=256):
-    """Gives (images, labels or None) from an array, or from a data set with or without labels."""
-    if not isinstance(data, tf.data.Dataset):
-        data = tf.data.Dataset.from_tensor_slices(data).batch(batch_size)
-    for batch in data:
-        yield (batch[0], batch[1]) if isinstance(batch, (tuple, list)) else (batch, None)

@@ -1,5 +1,6 @@
 """What the embeddings of a whole validation set say, as numbers for the logs."""
 
+import re
 from typing import NamedTuple, Optional
 
 import numpy as np
@@ -10,6 +11,7 @@ from tfdml.metrics.geometry import some_classes
 RECALLS = (1, 2, 4, 8)
 RETRIEVAL_LOGS = ("map_at_r", "precision_at_1", "r_precision", *(f"recall_at_{k}" for k in RECALLS))
 GEOMETRY_LOGS = ("mean_covering_radius", "interclass_distance", "class_spread")
+_RECALL = re.compile(r"recall_at_([1-9][0-9]*)")
 # The cost of geometry grows with the square of the samples.
 _MAX_SAMPLES = 4096
 
@@ -61,7 +63,29 @@ def mean_loss(parts):
     return float(np.average([part.loss for part in parts], weights=[len(part.labels) for part in parts]))
 
 
-def retrieval_logs(embeddings, labels, is_query=None, crew=None):
+def check_retrieval_names(names):
+    """The names of retrieval metrics as a tuple, or an error that names those that exist.
+
+    Args:
+        names: Names of `RETRIEVAL_LOGS`, or `"recall_at_<k>"` of any k; `None` for all of `RETRIEVAL_LOGS`.
+
+    Raises:
+        ValueError: If a metric is not one of them.
+    """
+    if names is None:
+        return RETRIEVAL_LOGS
+    names = (names,) if isinstance(names, str) else tuple(names)
+    for name in names:
+        if not isinstance(name, str) or not (name in RETRIEVAL_LOGS or _RECALL.fullmatch(name)):
+            raise ValueError(
+                f"MetricModel computes retrieval metrics of the whole dataset, and no metrics of batches. Received: "
+                f"metrics={list(names)!r}. Expected: names of {', '.join(RETRIEVAL_LOGS[:3])}, recall_at_<k>. Compute "
+                "other metrics in a callback, from `tfdml.models.embed`."
+            )
+    return tuple(dict.fromkeys(names))
+
+
+def retrieval_logs(embeddings, labels, is_query=None, crew=None, names=RETRIEVAL_LOGS):
     """Exact retrieval metrics; NaN if an embedding is not finite.
 
     Args:
@@ -69,20 +93,22 @@ def retrieval_logs(embeddings, labels, is_query=None, crew=None):
         labels: `(n,)`.
         is_query: `(n,)` bools, to find queries in a gallery of the others; `None` to find each among all others.
         crew: The `Crew` whose workers share the queries, all of which have the whole set; `None` judges all here.
+        names: Of the metrics, in their order.
     """
     if not np.isfinite(embeddings).all():
-        return dict.fromkeys(RETRIEVAL_LOGS, float("nan"))
+        return dict.fromkeys(names, float("nan"))
+    ks = tuple(int(name[len("recall_at_") :]) for name in names if _RECALL.fullmatch(name)) or (1,)
     if crew is None or crew.workers == 1:
-        values = query_gallery_metrics(embeddings, labels, is_query, ks=RECALLS)
-        return {name: float(values[name]) for name in RETRIEVAL_LOGS}
-    values = query_gallery_metrics(embeddings, labels, is_query, ks=RECALLS, part=(crew.index, crew.workers))
+        values = query_gallery_metrics(embeddings, labels, is_query, ks=ks)
+        return {name: float(values[name]) for name in names}
+    values = query_gallery_metrics(embeddings, labels, is_query, ks=ks, part=(crew.index, crew.workers))
     counts = crew.gather(np.array([values["queries"]], np.float64))
-    of_parts = crew.gather(np.array([[values[name] for name in RETRIEVAL_LOGS]], np.float64))
+    of_parts = crew.gather(np.array([[values[name] for name in names]], np.float64))
     if not counts.sum():
-        return dict.fromkeys(RETRIEVAL_LOGS, float("nan"))
+        return dict.fromkeys(names, float("nan"))
     # A part without a query that counts has no averages.
     means = np.average(np.nan_to_num(of_parts), axis=0, weights=counts)
-    return dict(zip(RETRIEVAL_LOGS, map(float, means)))
+    return dict(zip(names, map(float, means)))
 
 
 def geometry_logs(embeddings, labels, separation=None):

@@ -9,11 +9,26 @@ import tensorflow as tf
 
 from tfdml import losses, ops
 from tfdml.arguments import check_between, check_not_negative, check_whole_number
-from tfdml.layers import ClassProxies
+from tfdml.layers import ClassProxies, ZeroShotPrediction
 from tfdml.models import training_step
+from tfdml.models.batches import (
+    LabelCheck,
+    check_finite_images,
+    finite_batches,
+    label_errors,
+    number_of_batches,
+)
 from tfdml.models.crew import crew_of
 from tfdml.models.embedder import inference_function, largest_distance, with_attributes
-from tfdml.models.judgement import Judged, collect, geometry_logs, mean_loss, retrieval_logs
+from tfdml.models.judgement import (
+    GEOMETRY_LOGS,
+    Judged,
+    check_retrieval_names,
+    collect,
+    geometry_logs,
+    mean_loss,
+    retrieval_logs,
+)
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -29,7 +44,12 @@ class MetricModel(keras.Model):
     \lambda \, \ell_{ZS}$ of that.
 
     A memory takes the batch up after it was scored, so no sample is its own positive. Labels stay the integers they
-    are.
+    are. Labels that are not integers, or have no proxy, are an error before the first step that would train on them;
+    `tfdml.data.encode_labels` numbers them.
+
+    Where a loss compares the batch with itself, `anchors_without_positive` in the logs of training is the share of
+    samples that are alone with their class in their batch. Such samples have nothing to be pulled to, and if most are
+    like that, and there are no references, `fit` warns: `tfdml.data.balanced_batches` makes batches with positives.
 
     `evaluate`, and with it `fit(validation_data=…)`, embeds the whole set and compares every sample with every
     other: `val_map_at_r` and its like are in the logs of every Keras callback.
@@ -56,8 +76,8 @@ class MetricModel(keras.Model):
         >>> model.compile(optimizer="adam", loss="c2")
         >>> data = np.random.default_rng(0).normal(size=(8, 4)).astype("float32"), np.array([0, 0, 1, 1, 2, 2, 3, 3])
         >>> history = model.fit(*data, validation_data=data, verbose=0)
-        >>> sorted(history.history)[:3]
-        ['loss', 'val_loss', 'val_map_at_r']
+        >>> sorted(history.history)[:4]
+        ['anchors_without_positive', 'loss', 'val_loss', 'val_map_at_r']
     """
 
     def __init__(
@@ -80,6 +100,8 @@ class MetricModel(keras.Model):
         if not (layers or self.in_batch_weight):
             raise ValueError("There is nothing to compare with. Received: in_batch_weight=0 without references.")
         self.loss_tracker = keras.metrics.Mean(name="loss")
+        # Hidden from Keras, which would look for it in every checkpoint.
+        self._hidden = _Hidden(keras.metrics.Mean(name=_ALONE))
         self.built = True
 
     def compile(
@@ -90,6 +112,7 @@ class MetricModel(keras.Model):
         weight_decay=0.0,
         warmup_steps=0,
         geometry=False,
+        metrics=None,
         **kwargs,
     ):
         r"""Prepares training.
@@ -112,21 +135,26 @@ class MetricModel(keras.Model):
                 loss with margins, `margin_slack`: $d_{\max} - d_{\min} - m$, of the largest distance between classes,
                 the smallest within one, and what the margins ask for (`loss.separation`). Where it is negative no
                 triplet of these samples can meet them, which is warned about when it is so for the third time in a row.
+            metrics: Names of the retrieval metrics that `evaluate` gives, such as `["map_at_r", "recall_at_16"]`;
+                `None` gives `map_at_r`, `precision_at_1`, `r_precision` and recall at 1, 2, 4 and 8. Metrics of Keras,
+                which are means over batches, are refused.
             **kwargs: As for `keras.Model.compile`: `jit_compile`, `run_eagerly`, `steps_per_execution`, …
 
         Raises:
             ValueError: If the loss cannot be scored against references; a number is negative; an optimizer has nothing
-                to train; the embedder cannot be held; or metrics are given: `evaluate` has its own.
+                to train; the embedder cannot be held; or a metric is not a retrieval metric.
 
         Warns:
             UserWarning: If the margins of the loss ask for larger distances than the normalisation of the embedder
                 leaves room for, such as 2 for vectors of unit length.
         """
-        if kwargs.get("metrics") or kwargs.get("weighted_metrics"):
+        if kwargs.get("weighted_metrics"):
             raise ValueError(
-                "MetricModel judges embeddings by its own retrieval metrics. Received: metrics; expected none."
+                "Retrieval metrics are not weighted. Received: weighted_metrics. Expected: `metrics`, names of "
+                "retrieval metrics."
             )
-        loss = losses.get(loss)
+        metrics = check_retrieval_names(metrics)
+        given_loss, loss = loss, losses.get(loss)
         if self._all_references() and not isinstance(loss, losses.MetricLoss):
             names = ", ".join(type(layer).__name__ for layer in self._all_references())
             raise ValueError(
@@ -137,6 +165,9 @@ class MetricModel(keras.Model):
         self._check_crew(kwargs.get("jit_compile"))
         super().compile(optimizer=optimizer, **kwargs)
         self.metric_loss = loss
+        # As any Keras model tells what it was compiled with.
+        self.loss = given_loss
+        self._retrieval_names = metrics
         self._replace_loss_parameters(getattr(loss, "parameters", None))
         self.weight_decay = check_not_negative("weight_decay", weight_decay)
         self.warmup_steps = check_whole_number("warmup_steps", warmup_steps, minimum=0)
@@ -245,6 +276,22 @@ class MetricModel(keras.Model):
         return [self.loss_tracker]
 
     @property
+    def metrics_names(self):
+        """The names of what `evaluate` gives, in its order; without any before `compile`."""
+        if not hasattr(self, "metric_loss"):
+            return []
+        names = ["loss", *self._retrieval_names]
+        if self.geometry:
+            names += GEOMETRY_LOGS
+            if getattr(self.metric_loss, "separation", None) is not None:
+                names.append("margin_slack")
+        return names
+
+    def reset_metrics(self):
+        super().reset_metrics()
+        self._hidden.tracker.reset_state()
+
+    @property
     def proxies(self):
         return next((layer for layer in self._all_references() if isinstance(layer, ClassProxies)), None)
 
@@ -305,7 +352,88 @@ class MetricModel(keras.Model):
             if hasattr(layer, "update"):
                 layer.update(embeddings, ops.check_labels(labels, embeddings))
         self.loss_tracker.update_state(loss)
-        return {"loss": self.loss_tracker.result()}
+        logs = {"loss": self.loss_tracker.result()}
+        if self.in_batch_weight and _names_classes(labels):
+            alone = self._hidden.tracker
+            alone.update_state(_share_alone(ops.check_labels(labels, embeddings)))
+            logs[_ALONE] = alone.result()
+        return logs
+
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        validation_split=0.0,
+        validation_data=None,
+        *args,
+        **kwargs,
+    ):
+        """Trains, as `keras.Model.fit` does.
+
+        Labels are checked first: those of an array at once, those of a `tf.data.Dataset`, a `keras.utils.PyDataset` or
+        a generator when their batch is made.
+
+        Raises:
+            ValueError: If the model is not compiled, labels are not integers or have no proxy, or the validation
+                dataset is endless and there are no `validation_steps`.
+
+        Warns:
+            UserWarning: If most samples have no positive in their batch, and nothing else to be compared with.
+        """
+        self._check_compiled("fit")
+        check = self._label_check()
+        if check is not None:
+            x, y = (check.data(x), y) if y is None else (x, check.array(y))
+        validation_data = self._checked_validation(validation_data, kwargs.get("validation_steps"))
+        if not isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks = [*tf.nest.flatten(callbacks if callbacks is not None else []), _PositivesWarning()]
+        with label_errors():
+            return super().fit(
+                x, y, batch_size, epochs, verbose, callbacks, validation_split, validation_data, *args, **kwargs
+            )
+
+    def train_on_batch(self, x, y=None, *args, return_dict=False, **kwargs):
+        """A step on one batch, as `keras.Model.train_on_batch` makes it; gives the loss, or a dict of all logs."""
+        self._check_compiled("train_on_batch")
+        check = self._label_check()
+        if check is not None and y is not None:
+            y = check.array(y)
+        logs = super().train_on_batch(x, y, *args, return_dict=True, **kwargs)
+        return logs if return_dict else logs["loss"]
+
+    def _checked_validation(self, data, steps):
+        """Validation data with checked labels: errors after the first epoch would be late."""
+        if data is None:
+            return None
+        if isinstance(data, tuple):
+            images, labels, *weights = data
+            return images, labels if isinstance(labels, Mapping) else self._checked_labels(labels), *weights
+        finite_batches(data, steps)
+        return data
+
+    def _check_compiled(self, method):
+        if not hasattr(self, "metric_loss"):
+            raise ValueError(
+                f"The model is not compiled. Received: {method} before compile. Expected: `model.compile(optimizer, "
+                "loss)` first; metrics without a loss come from `tfdml.metrics.retrieval_metrics` of what "
+                "`tfdml.models.embed` gives."
+            )
+
+    def _label_check(self):
+        """What labels must be, or `None` where another loss of Keras may take anything."""
+        limits = [
+            LabelCheck(layer.num_classes, f"{type(layer).__name__}({layer.num_classes}, …)")
+            for layer in [*self._all_references(), self.zero_shot]
+            if isinstance(layer, (ClassProxies, ZeroShotPrediction))
+        ]
+        if limits:
+            return min(limits, key=lambda limit: limit.classes)
+        is_ours = isinstance(self.metric_loss, losses.MetricLoss) or self._all_references()
+        return LabelCheck() if is_ours else None
 
     def _embed_and_compare(self, images, labels):
         """Embeddings, labels and losses of the samples of a training batch, of all replicas."""
@@ -352,38 +480,46 @@ class MetricModel(keras.Model):
         """Embeds a set and gives its loss and its exact retrieval metrics.
 
         Args:
-            x: Images, or a finite `tf.data.Dataset` (or another iterable) of batches (images, labels). Where
-                queries are to be found in a gallery rather than among themselves, the labels are a dict of `"label"`
-                and `"is_query"`, a bool for each image.
+            x: Images, or a finite `tf.data.Dataset`, a `keras.utils.PyDataset` or another iterable of batches (images,
+                labels). Where queries are to be found in a gallery rather than among themselves, the labels are a dict
+                of `"label"` and `"is_query"`, a bool for each image.
             y: Integer class labels, for images in an array.
             batch_size: For an array; 32 by default.
             verbose: 0 for no progress bar.
             sample_weight: Weights of the samples in the loss, for an array; retrieval is not weighted.
-            steps: How many batches to take; all by default.
+            steps: How many batches to take; all by default. An endless dataset needs it.
             callbacks: Keras callbacks.
             return_dict: Whether to return a dict rather than a list.
             **kwargs: Only what Keras' `fit` passes.
 
         Returns:
             `loss` (each batch scored by itself), `map_at_r`, `precision_at_1`, `r_precision`, `recall_at_1`,
-            `recall_at_2`, `recall_at_4`, `recall_at_8`, and what `geometry` of `compile` asks for: as a dict, or as a
-            list in this order. Embeddings that are not finite have metrics NaN.
+            `recall_at_2`, `recall_at_4`, `recall_at_8` (or the `metrics` of `compile`), and what `geometry` of
+            `compile` asks for: as a dict, or as a list in the order of `metrics_names`. Embeddings that are not finite,
+            as of a training that has diverged, have metrics NaN.
+
+        Raises:
+            ValueError: If the model is not compiled; there is nothing to evaluate, or no end of it; labels are missing
+                or not integers; or an image is not finite.
         """
+        self._check_compiled("evaluate")
         from_fit = kwargs.pop("_use_cached_eval_dataset", False)
         unknown = sorted(set(kwargs) - {"max_queue_size", "use_multiprocessing", "workers"})
         if unknown:
             raise TypeError(f"evaluate does not take these arguments. Received: {unknown}.")
-        batches = _as_batches(x, y, sample_weight, batch_size or 32)
+        data = self._as_batches(x, y, sample_weight, batch_size or 32)
+        count = steps if steps is not None else number_of_batches(data)
+        batches = finite_batches(data, steps)
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             show = verbose not in (0, "0") and not from_fit
             callbacks = keras.callbacks.CallbackList(
                 callbacks, add_progbar=show, verbose=1 if verbose == "auto" else verbose, epochs=1,
-                steps=steps or _cardinality(batches), model=self,
+                steps=count, model=self,
             )  # fmt: skip
         if self._evaluation_function is None:
             step = self._embed_and_score if self.crew.is_alone else self._score
             self._evaluation_function = step if self.run_eagerly else tf.function(step, reduce_retracing=True)
-        parts = []
+        parts, images_seen = [], 0
         callbacks.on_test_begin()
         for index, batch in self.crew.share(batches):
             if steps is not None and index >= steps:
@@ -392,10 +528,13 @@ class MetricModel(keras.Model):
             images, labels, weight = keras.utils.unpack_x_y_sample_weight(batch)
             if labels is None:
                 raise ValueError("Retrieval is judged by labels. Received: a data set of images without labels.")
+            check_finite_images(images, images_seen)
             is_query = None
             if isinstance(labels, Mapping):
                 is_query = np.asarray(labels["is_query"], bool).reshape(-1)
                 labels = labels["label"]
+            labels = self._checked_labels(labels)
+            images_seen += len(labels)
             if self.crew.is_alone:
                 embeddings, loss = self._evaluation_function(images, tf.convert_to_tensor(labels), weight)
             else:
@@ -406,7 +545,7 @@ class MetricModel(keras.Model):
         judged = collect(parts, self.crew)
         logs = {"loss": judged.loss}
         embeddings, labels = judged.embeddings, judged.labels
-        logs.update(retrieval_logs(embeddings, labels, judged.is_query, self.crew))
+        logs.update(retrieval_logs(embeddings, labels, judged.is_query, self.crew, self._retrieval_names))
         if self.geometry:
             logs.update(self._geometry_logs(embeddings, labels))
         if self.crew.workers > 1:
@@ -414,6 +553,20 @@ class MetricModel(keras.Model):
             logs = dict(zip(logs, map(float, self.crew.agree(list(logs.values())))))
         callbacks.on_test_end(logs)
         return logs if return_dict else list(logs.values())
+
+    def _as_batches(self, x, y, sample_weight, batch_size):
+        if y is None:
+            return x
+        if isinstance(y, Mapping):
+            y = {**y, "label": self._checked_labels(y["label"])}
+        else:
+            y = self._checked_labels(y)
+        arrays = (x, y) if sample_weight is None else (x, y, sample_weight)
+        return tf.data.Dataset.from_tensor_slices(arrays).batch(batch_size)
+
+    def _checked_labels(self, labels):
+        # Other losses of Keras may take others.
+        return LabelCheck().array(labels) if isinstance(self.metric_loss, losses.MetricLoss) else labels
 
     def _geometry_logs(self, embeddings, labels):
         logs, complaint = geometry_logs(embeddings, labels, getattr(self.metric_loss, "separation", None))
@@ -463,6 +616,7 @@ class MetricModel(keras.Model):
             "weight_decay": self.weight_decay,
             "warmup_steps": self.warmup_steps,
             "geometry": self.geometry,
+            "metrics": list(self._retrieval_names),
         }
 
     def compile_from_config(self, config):
@@ -475,6 +629,8 @@ class MetricModel(keras.Model):
 
 
 _PATIENCE_WITH_MARGINS = 3
+# The name in the logs of the share of samples that are alone with their class in their batch.
+_ALONE = "anchors_without_positive"
 
 
 def _weighted_mean(values, sample_weight):
@@ -484,15 +640,41 @@ def _weighted_mean(values, sample_weight):
     return tf.reduce_mean(values)
 
 
-def _as_batches(x, y, sample_weight, batch_size):
-    if y is None:
-        return x
-    arrays = (x, y) if sample_weight is None else (x, y, sample_weight)
-    return tf.data.Dataset.from_tensor_slices(arrays).batch(batch_size)
+def _names_classes(labels):
+    """Whether labels are those of classes, one for each sample: other losses of Keras may take others."""
+    labels = tf.convert_to_tensor(labels)
+    is_column = labels.shape.rank == 1 or (labels.shape.rank == 2 and labels.shape[1] == 1)
+    return is_column and labels.dtype.is_integer
 
 
-def _cardinality(batches):
-    try:
-        return len(batches)
-    except TypeError:
-        return None
+def _share_alone(labels):
+    """The share of samples that are alone with their class in the batch."""
+    of_class = tf.reduce_sum(tf.cast(labels[:, None] == labels[None, :], tf.int32), axis=1)
+    return tf.math.divide_no_nan(
+        tf.cast(tf.math.count_nonzero(of_class == 1), tf.float32), tf.cast(tf.size(labels), tf.float32)
+    )
+
+
+class _Hidden:
+    """Keeps a metric where Keras does not look for what a model consists of."""
+
+    def __init__(self, tracker):
+        self.tracker = tracker
+        self.has_warned = False
+
+
+class _PositivesWarning(keras.callbacks.Callback):
+    """Warns once of batches in which most samples have nothing to be pulled to."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        share = (logs or {}).get(_ALONE, 0.0)
+        if share <= 0.5 or self.model._all_references() or self.model._hidden.has_warned:
+            return
+        self.model._hidden.has_warned = True
+        warnings.warn(
+            f"{share:.0%} of the samples have no other sample of their class in their batch, and nothing else to be "
+            "compared with as a positive, so the loss hardly trains on them. Received: batches drawn without regard to "
+            "classes. Expected: at least two samples of each class in a batch. Make batches by "
+            "`tfdml.data.balanced_batches`, or add references such as `ClassProxies` or `CrossBatchMemory`.",
+            stacklevel=2,
+        )

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdml.ops.distances import pairwise_distances
-from tfdml.ops.labels import as_label_tensor, integer_labels, known_labels
+from tfdml.ops.labels import as_label_tensor, check_label_range, integer_labels, known_labels
 from tfdml.ops.normalization import l2_normalize
 from tfdml.ops.pair_masks import PairMasks, pair_masks
 from tfdml.ops.precision import at_least_float32
@@ -52,7 +52,9 @@ class Comparison(NamedTuple):
         return self._replace(positives=masks.positives, negatives=masks.negatives)
 
 
-def compare(embeddings, labels, references=None, reference_labels=None, exists=None, per_class=None):
+def compare(
+    embeddings, labels, references=None, reference_labels=None, exists=None, per_class=None, classes=None
+):
     """Lays a batch beside its references.
 
     Args:
@@ -64,18 +66,23 @@ def compare(embeddings, labels, references=None, reference_labels=None, exists=N
         reference_labels: Integers, `(references,)`.
         exists: Boolean, `(references,)`; `None` if all do.
         per_class: As in `Comparison`.
+        classes: If given, labels must lie in 0 … `classes - 1`. Under XLA a sample with another one has NaN in place of
+            its embedding.
 
     Returns:
         A `Comparison` in which every positive and every negative pair counts.
 
     Raises:
-        ValueError: If the shapes do not fit, or a label is not an integer.
+        ValueError: If the shapes do not fit, a label is not an integer or is out of range.
     """
     embeddings = check_embeddings(embeddings)
     given = _flat_labels(labels, embeddings)
     labels = integer_labels(given)
-    if given.dtype.is_floating and tf.is_symbolic_tensor(given):
-        embeddings = tf.where(known_labels(given)[:, None], embeddings, tf.constant(np.nan, embeddings.dtype))
+    if classes is not None:
+        labels = check_label_range(labels, classes, "class proxies")
+    if tf.is_symbolic_tensor(given) and (given.dtype.is_floating or classes is not None):
+        known = known_labels(given, classes)
+        embeddings = tf.where(known[:, None], embeddings, tf.constant(np.nan, embeddings.dtype))
     if references is None:
         masks = pair_masks(labels)
         everyone = tf.ones_like(labels, tf.bool)

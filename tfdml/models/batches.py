@@ -1,0 +1,258 @@
+"""Batches of images and labels, from whatever holds them, and the checks that they pass before they reach a graph."""
+
+import collections.abc
+import contextlib
+import dataclasses
+import re
+import types
+from typing import Optional
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfdml import ops
+
+
+def finite_batches(data, steps=None):
+    """Refuses endless datasets, and gives the batches of a Keras dataset one after the other.
+
+    Args:
+        data: A `tf.data.Dataset`, a `keras.utils.PyDataset` (`keras.utils.Sequence`), or another iterable of batches.
+        steps: The number of batches that are taken, which may be of an endless dataset; `None` takes all.
+
+    Returns:
+        An iterable of batches: a `tf.data.Dataset` as it is.
+
+    Raises:
+        ValueError: If there is no end of the batches. Of a generator that cannot be told.
+    """
+    if steps is None and _is_endless(data):
+        raise ValueError(
+            f"The dataset is endless. Received: {type(data).__name__} of infinite cardinality. Expected: a finite "
+            "dataset, such as `dataset.take(batches)` or one without `repeat()`."
+        )
+    if isinstance(data, keras.utils.Sequence):
+        length = steps if number_of_batches(data) is None else number_of_batches(data)
+        return (data[index] for index in range(length))
+    return data
+
+
+def number_of_batches(data):
+    """The number of batches of an iterable, or `None` if it is unknown or infinite."""
+    try:
+        # Of the datasets of Keras 3 `num_batches` is the method that counts.
+        return data.num_batches if hasattr(data, "num_batches") else len(data)
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def _is_endless(data):
+    if isinstance(data, tf.data.Dataset):
+        return int(data.cardinality()) == tf.data.INFINITE_CARDINALITY
+    return isinstance(data, keras.utils.Sequence) and number_of_batches(data) is None
+
+
+def image_batches(data, batch_size=256):
+    """Gives (images, labels or None), batch by batch, and refuses images that are not finite.
+
+    Args:
+        data: An array of images, or a pair of arrays (images, labels); or a finite `tf.data.Dataset`, a
+            `keras.utils.PyDataset`, a generator or another iterable of batches of images or of (images, labels).
+        batch_size: For arrays.
+
+    Yields:
+        Pairs of a batch of images and its labels `(batch,)`, or `None`.
+
+    Raises:
+        ValueError: If the dataset is endless, or an image has a value that is not finite.
+    """
+    first = 0
+    for images, labels in _unchecked_batches(data, batch_size):
+        check_finite_images(images, first)
+        first += len(tf.nest.flatten(images)[0])
+        yield images, labels
+
+
+def _unchecked_batches(data, batch_size):
+    if _is_array(data):
+        images, labels = (data[0], _column(data[1])) if isinstance(data, tuple) else (data, None)
+        start = 0
+        for batch in tf.data.Dataset.from_tensor_slices(images).batch(batch_size):
+            yield batch, None if labels is None else labels[start : start + batch_size]
+            start += batch_size
+        return
+    for batch in finite_batches(data):
+        if not isinstance(batch, (tuple, list)):
+            yield batch, None
+        elif isinstance(batch[1], collections.abc.Mapping):
+            yield batch[0], _column(batch[1]["label"])
+        else:
+            yield batch[0], None if batch[1] is None else _column(batch[1])
+
+
+def _is_array(data):
+    # Lists are arrays of lists; a tuple is (images, labels).
+    is_of_arrays = isinstance(data, (np.ndarray, list, tuple)) or tf.is_tensor(data) or hasattr(data, "__array__")
+    return is_of_arrays or not isinstance(data, collections.abc.Iterable)
+
+
+def _column(labels):
+    """Labels `(n,)` or `(n, 1)` as an array `(n,)`."""
+    labels = np.asarray(labels)
+    return labels.reshape(-1) if labels.ndim == 2 and labels.shape[1] == 1 else labels
+
+
+def check_finite_images(images, first=0):
+    """Raises a ValueError that names the first image with NaN or infinity.
+
+    Args:
+        images: A batch; of several inputs a nest of them.
+        first: The number of the first image of the batch, for the message.
+    """
+    for part in tf.nest.flatten(images):
+        part = tf.convert_to_tensor(part)
+        if not part.dtype.is_floating or bool(tf.math.is_finite(tf.reduce_sum(part))):
+            continue
+        # Large values that are finite can have an infinite sum.
+        wrong = ~np.isfinite(np.asarray(tf.cast(part, tf.float32))).reshape(len(part), -1).all(axis=1)
+        if wrong.any():
+            raise ValueError(
+                f"Images must be finite. Received: NaN or infinity in image {first + int(np.argmax(wrong))} "
+                f"(counted from 0), and in {int(wrong.sum())} of the {len(part)} images of its batch. Expected: finite "
+                "values, such as floats in 0–1."
+            )
+
+
+def check_finite_embeddings(embeddings):
+    """Raises a ValueError that names the first row with NaN or infinity."""
+    wrong = ~np.isfinite(embeddings).all(axis=1)
+    if wrong.any():
+        raise ValueError(
+            f"Embeddings must be finite. Received: NaN or infinity in row {int(np.argmax(wrong))} (counted from 0), "
+            f"and in {int(wrong.sum())} of {len(wrong)} rows, of images that are finite. Expected: an embedder whose "
+            "weights are finite; training may have diverged."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelCheck:
+    """What the labels of training batches must be: integers, and in the range of what is trained for each class.
+
+    Attributes:
+        classes: The number of classes, or `None` for any.
+        of: What has one entry per class, for messages.
+    """
+
+    classes: Optional[int] = None
+    of: str = "class proxies"
+
+    def array(self, labels):
+        """The labels as integers, checked one by one, in the shape they have.
+
+        Args:
+            labels: An array or a tensor.
+
+        Raises:
+            ValueError: If one is not a whole number or out of range.
+        """
+        checked = ops.integer_labels(labels)
+        if self.classes is not None:
+            ops.check_label_range(checked, self.classes, self.of)
+        # What is sound is handed on as it is.
+        return labels if getattr(labels, "dtype", None) == checked.dtype else checked.numpy()
+
+    def data(self, data):
+        """Training data whose labels are checked when a batch is made, which XLA does not compile.
+
+        Args:
+            data: A `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator of (images, labels, …).
+
+        Returns:
+            Data of the same kind and the same batches; what is of another kind as it is.
+
+        Raises:
+            ValueError: If the labels have a type that is not a number.
+        """
+        if isinstance(data, tf.data.Dataset):
+            return self._dataset(data)
+        if isinstance(data, keras.utils.Sequence):
+            return _CheckedSequence(data, self)
+        return self._generator(data) if isinstance(data, types.GeneratorType) else data
+
+    def _dataset(self, dataset):
+        spec = dataset.element_spec
+        if not isinstance(spec, tuple) or len(spec) < 2 or not isinstance(spec[1], tf.TensorSpec):
+            return dataset
+        ops.integer_labels(tf.zeros((0,), spec[1].dtype))
+        if self.classes is None and not spec[1].dtype.is_floating:
+            return dataset
+
+        @tf.autograph.experimental.do_not_convert
+        def checked(images, labels, *weights):
+            whole = ops.integer_labels(labels)
+            if self.classes is None:
+                return images, whole, *weights
+            known = ops.known_labels(whole, self.classes)
+            wrong = tf.strings.as_string(tf.unique(tf.boolean_mask(whole, ~known))[0][:5])
+            message = tf.strings.join([
+                f"Labels are out of range for {self.of}. Received: ", tf.strings.reduce_join(wrong, separator=", "),
+                f". Expected: 0 <= label < {self.classes}. Renumber labels with `tfdml.data.encode_labels`.",
+            ])  # fmt: skip
+            with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(known), [message])]):
+                return images, tf.identity(whole), *weights
+
+        return dataset.map(checked)
+
+    def _generator(self, batches):
+        for batch in batches:
+            yield self.batch(batch)
+
+    def batch(self, batch):
+        """A batch (images, labels, …) as it is, its labels checked."""
+        if isinstance(batch, (tuple, list)) and len(batch) > 1:
+            self.array(batch[1])
+        return batch
+
+
+class _CheckedSequence(keras.utils.Sequence):
+    """Batches of another one, checked."""
+
+    def __init__(self, sequence, check):
+        names = ("workers", "use_multiprocessing", "max_queue_size")
+        options = {name: getattr(sequence, name) for name in names if hasattr(sequence, name)}
+        # Keras 2 has no such options of a dataset.
+        super().__init__(**options)
+        self._sequence, self._check = sequence, check
+
+    def __getitem__(self, index):
+        return self._check.batch(self._sequence[index])
+
+    def __len__(self):
+        return len(self._sequence)
+
+    @property
+    def num_batches(self):
+        return number_of_batches(self._sequence)
+
+    def on_epoch_begin(self):
+        if hasattr(self._sequence, "on_epoch_begin"):
+            self._sequence.on_epoch_begin()
+
+    def on_epoch_end(self):
+        self._sequence.on_epoch_end()
+
+
+@contextlib.contextmanager
+def label_errors():
+    """Raises what a graph says of wrong labels as a ValueError of one line."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        found = re.search(r"(?:assertion failed: \[|ValueError: )(Labels (?:must be|are out of).*?`\.)", str(error))
+        if found is None:
+            raise
+        message = found.group(1)
+    else:
+        return
+    raise ValueError(message)
