@@ -400,3 +400,6 @@ def test_boundaries_of_classes_in_training_and_evaluation(blobs, linear_embedder
         assert np.isfinite(logs["val_loss"]).all() and np.isfinite(logs["loss"]).all()
         with pytest.raises(ValueError, match="Labels are out of range for MarginLoss"):
             model.fit(points, unseen, batch_size=96, verbose=0)
+    model.compile(optimizer="sgd", loss=loss, **XLA)
+    with pytest.raises(ValueError, match="Labels are out of range for MarginLoss"):
+        model.fit(points, labels + 4, batch_size=96, verbose=0)

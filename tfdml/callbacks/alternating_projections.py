@@ -91,9 +91,9 @@ class AlternatingProjections(keras.callbacks.Callback):
         model = self.model
         if not isinstance(model, CCPModel):
             raise TypeError(f"AlternatingProjections drives a CCPModel. Received: {type(model).__name__}.")
-        if number(model.optimizer.iterations) == 0 and number(model.projection) == 0:
+        if number(model.steps) == 0 and number(model.projection) == 0:
             self._reset()
-            model.anchor.take(model.embedder.weights)
+            model.anchor.take()
             proxies = self._choose(self._embed_pool(draw=0))
             model.proxies.assign(proxies)
 
@@ -102,7 +102,7 @@ class AlternatingProjections(keras.callbacks.Callback):
         logs = logs if logs is not None else {}
         logs["projection"] = number(model.projection)
         logs["covering_radius"] = self._covering_radius
-        logs["projection_steps"] = number(model.optimizer.iterations) - number(model.projection_start)
+        logs["projection_steps"] = number(model.steps) - number(model.projection_start)
         logs["proxy_diversity"] = _diversity(model.proxies.proxies)
         value = monitored_value(logs, self.monitor)
         if value is None or epoch < self.start_from_epoch:
@@ -113,7 +113,7 @@ class AlternatingProjections(keras.callbacks.Callback):
     def _end_problem(self, steps):
         model = self.model
         began = time.perf_counter()
-        model.best.restore(model.solution)
+        model.best.restore()
         ended = {
             "projection": number(model.projection),
             "first_step": number(model.projection_start),
@@ -141,7 +141,7 @@ class AlternatingProjections(keras.callbacks.Callback):
         if not self.is_over:
             model.begin_projection(proxies)
             return
-        model.incumbent.restore(model.solution)
+        model.incumbent.restore()
         model.stop_training = True
         _logger.info(
             "%d problems have brought nothing better: training ends with the weights of projection %d, %s = %.4f.",

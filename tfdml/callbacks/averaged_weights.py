@@ -5,13 +5,13 @@ import numpy as np
 import tensorflow as tf
 
 from tfdml.arguments import check_between
-from tfdml.models import CCPModel, MetricModel
+from tfdml.models import CCPModel, MetricModel, ordered_weights
 
 
 class AveragedWeights(keras.callbacks.Callback):
     r"""Judges and keeps an exponential moving average of the embedder's weights.
 
-    After training step $t$ (from 1), for every weight of the embedder, batch statistics included,
+    After training step $t$ (from 1, `model.steps`), for every weight of the embedder, batch statistics included,
 
     $$\bar\theta \leftarrow \mu_t \bar\theta + (1 - \mu_t) \theta, \qquad
       \mu_t = \min\Big(\mu, \frac{1 + t}{10 + t}\Big),$$
@@ -27,7 +27,7 @@ class AveragedWeights(keras.callbacks.Callback):
         momentum: $\mu$, from 0 (the weights themselves) to 1.
 
     Raises:
-        ValueError: If the momentum is out of range.
+        ValueError: If the momentum is out of range, or when the training begins with `steps_per_execution` above 1.
         TypeError: If the model is no `MetricModel`, or is a `CCPModel`, which goes back to weights of its own.
 
     Reference:
@@ -37,28 +37,35 @@ class AveragedWeights(keras.callbacks.Callback):
     def __init__(self, momentum=0.99):
         super().__init__()
         self.momentum = check_between("momentum", momentum, 0.0, 1.0)
-        self._averages = self._online = self._restored = None
+        self._weights = self._averages = self._online = self._restored = None
 
     def on_train_begin(self, logs=None):
         model = self.model
         if not isinstance(model, MetricModel) or isinstance(model, CCPModel):
             raise TypeError(f"AveragedWeights averages the weights of a MetricModel. Received: {type(model).__name__}.")
-        weights = model.embedder.weights
+        steps = (model.get_compile_config() or {}).get("steps_per_execution", 1)
+        if steps != 1:
+            raise ValueError(
+                "AveragedWeights averages after every step, and Keras calls it once in several. Received: "
+                f"steps_per_execution={steps!r}. Expected: steps_per_execution=1."
+            )
+        # The variables themselves: Keras 2 reorders them when a layer is frozen.
+        self._weights = weights = ordered_weights(model.embedder)
         self._averages = [tf.Variable(tf.convert_to_tensor(weight), trainable=False) for weight in weights]
         self._online, self._restored = self._restored, None
         self._update = tf.function(self._move_averages)
 
     def on_epoch_begin(self, epoch, logs=None):
         if self._online is not None:
-            _assign(self.model.embedder.weights, self._online)
+            _assign(self._weights, self._online)
             self._online = None
 
     def on_train_batch_end(self, batch, logs=None):
-        step = tf.cast(self.model.optimizer.iterations, tf.float32)
+        step = tf.cast(tf.convert_to_tensor(self.model.steps), tf.float32)
         self._update(tf.minimum(self.momentum, (1.0 + step) / (10.0 + step)))
 
     def _move_averages(self, momentum):
-        for average, weight in zip(self._averages, self.model.embedder.weights):
+        for average, weight in zip(self._averages, self._weights):
             difference = tf.convert_to_tensor(weight) - average
             average.assign_add(tf.cast(1.0 - momentum, average.dtype) * difference)
 
@@ -71,12 +78,11 @@ class AveragedWeights(keras.callbacks.Callback):
 
     def _put_averages_in(self):
         if self._averages is not None and self._online is None:
-            weights = self.model.embedder.weights
-            self._online = [np.array(weight) for weight in weights]
-            _assign(weights, self._averages)
+            self._online = [np.array(weight) for weight in self._weights]
+            _assign(self._weights, self._averages)
 
     def on_train_end(self, logs=None):
-        self._averages = self._online = None
+        self._weights = self._averages = self._online = None
 
     def get_state(self):
         """The weights that training goes on with; the averages are in the model at an epoch's end."""

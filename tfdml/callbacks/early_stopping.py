@@ -4,10 +4,10 @@ import logging
 import math
 
 import keras
-import numpy as np
 
 from tfdml.arguments import check_whole_number
 from tfdml.callbacks.monitor import monitored_value
+from tfdml.models import array_of, ordered_weights
 
 _logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class RetrievalEarlyStopping(keras.callbacks.Callback):
     def _reset(self):
         self.best = -math.inf
         self.best_epoch = None
-        self.best_weights = None
+        self.best_weights = self._best_variables = None
         self.wait = 0
         self.stopped_epoch = None
         self._restored = False
@@ -68,8 +68,8 @@ class RetrievalEarlyStopping(keras.callbacks.Callback):
         if value > self.best + self.min_delta:
             self.best, self.best_epoch, self.wait = float(value), epoch, 0
             if self.restore_best_weights:
-                # Scalars come as plain numbers from Keras 3, which does not take them back.
-                self.best_weights = [np.asarray(weight) for weight in self.model.get_weights()]
+                self._best_variables = ordered_weights(self.model)
+                self.best_weights = [array_of(variable) for variable in self._best_variables]
             return
         self.wait += 1
         if self.wait >= self.patience:
@@ -79,7 +79,10 @@ class RetrievalEarlyStopping(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         if self.best_weights is None:
             return
-        self.model.set_weights(self.best_weights)
+        # Those of a backup are in the same order.
+        variables = self._best_variables or ordered_weights(self.model)
+        for variable, value in zip(variables, self.best_weights):
+            variable.assign(value)
         _logger.info("Restored the weights of epoch %d: %s = %.4f", self.best_epoch + 1, self.monitor, self.best)
 
     def get_state(self):

@@ -29,6 +29,6 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         loss = (logs or {}).get("loss")
         if self.stopped_step is None and loss is not None and not math.isfinite(loss):
-            self.stopped_step = number(self.model.optimizer.iterations)
+            self.stopped_step = number(getattr(self.model, "steps", self.model.optimizer.iterations))
             self.model.stop_training = True
             _logger.error("The loss is %s at step %d: training stops.", loss, self.stopped_step)

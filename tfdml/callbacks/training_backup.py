@@ -8,7 +8,10 @@ import keras
 import numpy as np
 
 from tfdml.files import whole_file
-from tfdml.models import MetricModel, array_of, optimizer_state
+from tfdml.models import MetricModel, array_of, optimizer_state, ordered_variables
+
+# Raised whenever what the file holds, or the order of it, changes.
+_LAYOUT = 2
 
 
 class TrainingBackup(keras.callbacks.Callback):
@@ -30,7 +33,8 @@ class TrainingBackup(keras.callbacks.Callback):
         initial_epoch: The number of epochs done when this object was made; 0 if there is no file.
 
     Raises:
-        ValueError: If the file is no backup of this kind, or (when the fit begins) of another model.
+        ValueError: If the file is no backup of this kind, is of an older version of tfdml, or (when the fit begins) of
+            another model.
     """
 
     def __init__(self, path, callbacks=()):
@@ -64,6 +68,7 @@ class TrainingBackup(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         arrays = {}
         content = {
+            "layout": _LAYOUT,
             "epoch": epoch + 1,
             "variables": [array_of(variable) for variable in self._variables()],
             "callbacks": [callback.get_state() for callback in self._callbacks],
@@ -78,14 +83,21 @@ class TrainingBackup(keras.callbacks.Callback):
             groups = model.optimizer_groups()
         else:
             groups = [(model.optimizer, model.trainable_variables)]
-        return [*model.variables, *(state for group in groups for state in optimizer_state(*group))]
+        return [*ordered_variables(model), *(state for group in groups for state in optimizer_state(*group))]
 
     def _read(self):
         try:
             with np.load(self.path, allow_pickle=False) as arrays:
-                return _unpack(json.loads(str(arrays["content"])), arrays)
+                content = _unpack(json.loads(str(arrays["content"])), arrays)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise ValueError(f"{self.path} is not a training backup: {error}") from error
+        layout = content.get("layout", 1)
+        if layout != _LAYOUT:
+            raise ValueError(
+                f"{self.path} was written by another version of tfdml. Received: a backup of layout {layout}. "
+                f"Expected: layout {_LAYOUT}. Finish this training with the version that began it, or begin it again."
+            )
+        return content
 
 
 def _pack(value, arrays):

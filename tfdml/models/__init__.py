@@ -15,7 +15,7 @@ from tfdml.models.embedder import (
 )
 from tfdml.models.head import build_head
 from tfdml.models.metric_model import MetricModel
-from tfdml.models.snapshot import WeightSnapshot
+from tfdml.models.snapshot import WeightSnapshot, ordered_variables, ordered_weights
 from tfdml.models.training_step import optimizer_state
 
 __all__ = [
@@ -34,6 +34,8 @@ __all__ = [
     "local_features",
     "number",
     "optimizer_state",
+    "ordered_variables",
+    "ordered_weights",
     "pooling_maps",
     "settle_batch_normalization",
     "with_attributes",

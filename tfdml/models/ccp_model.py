@@ -8,7 +8,7 @@ from tfdml.arguments import check_between, check_not_negative
 from tfdml.layers import ClassProxies
 from tfdml.models.crew import number
 from tfdml.models.metric_model import MetricModel
-from tfdml.models.snapshot import WeightSnapshot
+from tfdml.models.snapshot import WeightSnapshot, ordered_weights
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -30,7 +30,7 @@ class CCPModel(MetricModel):
     checkpoint holds it: $\theta^*$ (`anchor`), the best weights of the present problem (`best`), its number
     (`projection`), best validation (`best_value`), validations since then (`wait`) and first step
     (`projection_start`); the best weights of all problems (`incumbent`), their validation (`incumbent_value`) and
-    problem (`incumbent_projection`).
+    problem (`incumbent_projection`). The steps are those of `steps`, which compiling again does not set back.
 
     Args:
         embedder: A model from images to embeddings.
@@ -42,7 +42,8 @@ class CCPModel(MetricModel):
         **kwargs: `zero_shot` and `zero_shot_weight`, as for `MetricModel`.
 
     Raises:
-        ValueError: If a weight is negative, the decay is out of range, or there is not one layer of proxies.
+        ValueError: If a weight is negative, the decay is out of range, there is not one layer of proxies, or the
+            embedder is not built.
 
     Reference:
         Gürbüz, "Novel Optimization Models to Generalize Deep Metric Learning", METU 2022, Algorithm 1 (with the sign of
@@ -52,12 +53,17 @@ class CCPModel(MetricModel):
     def __init__(
         self, embedder, references, projection_weight=2e-4, in_batch_weight=None, projection_decay=1.0, **kwargs
     ):
+        if not embedder.built:
+            raise ValueError(
+                f"CCPModel copies the embedder's weights, and the embedder has none yet. Received: {embedder!r}, which "
+                "is not built. Expected: a model that is built. Begin it with keras.Input, or call it on a batch first."
+            )
         super().__init__(embedder, references, in_batch_weight, **kwargs)
         if sum(isinstance(layer, ClassProxies) for layer in self._all_references()) != 1:
             raise ValueError(f"CCP re-initialises one layer of class proxies. Received: references={references!r}.")
         self.projection_weight = check_not_negative("projection_weight", projection_weight)
         self.projection_decay = check_between("projection_decay", projection_decay, 0.0, 1.0)
-        self.anchor = WeightSnapshot(embedder.weights, name="anchor")
+        self.anchor = WeightSnapshot(ordered_weights(embedder), name="anchor")
         self.best = WeightSnapshot(self.solution, name="best")
         self.incumbent = WeightSnapshot(self.solution, name="incumbent")
         self.projection = self._state("projection", "int64", 0)
@@ -76,7 +82,7 @@ class CCPModel(MetricModel):
     def solution(self):
         """What a problem is solved for: the weights of the embedder, the proxies and the zero-shot loss."""
         zero_shot = [] if self.zero_shot is None else self.zero_shot.weights
-        return [*self.embedder.weights, *self.proxies.weights, *zero_shot]
+        return [*ordered_weights(self.embedder), *self.proxies.weights, *zero_shot]
 
     def take_validation(self, value):
         """Notes the validation of the present weights, and keeps them if they are the best.
@@ -93,11 +99,11 @@ class CCPModel(MetricModel):
             self.wait.assign(self.wait + 1)
             return False
         self.best_value.assign(value)
-        self.best.take(self.solution)
+        self.best.take()
         self.wait.assign(0)
         if value > number(self.incumbent_value):
             self.incumbent_value.assign(value)
-            self.incumbent.take(self.solution)
+            self.incumbent.take()
             self.incumbent_projection.assign(self.projection)
         return True
 
@@ -107,10 +113,10 @@ class CCPModel(MetricModel):
         Args:
             proxies: The proxies to begin with, `(num_classes, per_class, dim)`.
         """
-        self.anchor.take(self.embedder.weights)
+        self.anchor.take()
         self.proxies.assign(proxies)
         self.projection.assign(self.projection + 1)
-        self.projection_start.assign(tf.cast(self.optimizer.iterations, tf.int64))
+        self.projection_start.assign(self.steps)
         self.wait.assign(0)
         self.best_value.assign(float("-inf"))
 
@@ -133,10 +139,10 @@ class CCPModel(MetricModel):
         trainable = {id(variable) for variable in self.embedder.trainable_variables}
         squares = [
             tf.nn.l2_loss(tf.convert_to_tensor(variable) - tf.convert_to_tensor(anchor))
-            for variable, anchor in zip(self.embedder.weights, self.anchor.copies)
+            for variable, anchor in self.anchor.pairs()
             if id(variable) in trainable
         ]
-        return tf.add_n(squares)
+        return tf.add_n(squares) if squares else tf.zeros(())
 
     def get_config(self):
         return {

@@ -29,6 +29,8 @@ from tfdml.models.judgement import (
     mean_loss,
     retrieval_logs,
 )
+from tfdml.models.monitors import warn_of_minimized
+from tfdml.models.step_counter import StepCounter
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -52,7 +54,8 @@ class MetricModel(keras.Model):
     like that, and there are no references, `fit` warns: `tfdml.data.balanced_batches` makes batches with positives.
 
     `evaluate`, and with it `fit(validation_data=…)`, embeds the whole set and compares every sample with every
-    other: `val_map_at_r` and its like are in the logs of every Keras callback.
+    other: `val_map_at_r` and its like are in the logs of every Keras callback. Give Keras' own callbacks that monitor
+    them `mode="max"`, as `keras.callbacks.EarlyStopping("val_map_at_r", mode="max")`.
 
     Args:
         embedder: A model from images to embeddings `(batch, dim)`, as `build_embedder` gives.
@@ -65,6 +68,8 @@ class MetricModel(keras.Model):
     Attributes:
         proxies: The `ClassProxies` among the references, or `None`.
         loss_parameters: The layer of what the loss itself learns, or `None`.
+        steps: The number of training steps so far, an int64 variable among the model's weights. Compiling again does
+            not set it back, and files of weights hold it.
 
     Raises:
         ValueError: If a weight is out of range, there is nothing to compare with, or the pooling has no attributes.
@@ -102,7 +107,12 @@ class MetricModel(keras.Model):
         self.loss_tracker = keras.metrics.Mean(name="loss")
         # Hidden from Keras, which would look for it in every checkpoint.
         self._hidden = _Hidden(keras.metrics.Mean(name=_ALONE))
+        self.step_counter = StepCounter(name="step_counter")
         self.built = True
+
+    @property
+    def steps(self):
+        return self.step_counter.steps
 
     def compile(
         self,
@@ -129,8 +139,8 @@ class MetricModel(keras.Model):
             weight_decay: $\lambda \ge 0$: the L2 term $\lambda w$ is added to the gradient of every trainable weight
                 $w$ of the embedder but those of batch normalisation, before gradients are clipped. The loss that is
                 reported is without it. AdamW's decoupled decay is an argument of that optimizer.
-            warmup_steps: For so many steps (`optimizer.iterations`) the embedder is held as it is, its layer named
-                `"embedding"` excepted.
+            warmup_steps: For so many `steps` of the model, from its first training on, the embedder is held as it
+                is, its layer named `"embedding"` excepted.
             geometry: Whether `evaluate` also tells how the embeddings lie: `tfdml.metrics.geometry_metrics`, and, for a
                 loss with margins, `margin_slack`: $d_{\max} - d_{\min} - m$, of the largest distance between classes,
                 the smallest within one, and what the margins ask for (`loss.separation`). Where it is negative no
@@ -142,7 +152,8 @@ class MetricModel(keras.Model):
 
         Raises:
             ValueError: If the loss cannot be scored against references; a number is negative; an optimizer has nothing
-                to train; the embedder cannot be held; or a metric is not a retrieval metric.
+                to train; two optimizers are one object or keep averages (`use_ema`); the embedder cannot be held;
+                or a metric is not a retrieval metric.
 
         Warns:
             UserWarning: If the margins of the loss ask for larger distances than the normalisation of the embedder
@@ -164,6 +175,9 @@ class MetricModel(keras.Model):
         self.crew = crew_of(self.distribute_strategy)
         self._check_crew(kwargs.get("jit_compile"))
         super().compile(optimizer=optimizer, **kwargs)
+        # Keras saves them by itself only with its own arguments of compile.
+        self._fit_options = {name: kwargs[name] for name in _FIT_OPTIONS if kwargs.get(name) is not None}
+        self._warned_callbacks = frozenset()
         self.metric_loss = loss
         # As any Keras model tells what it was compiled with.
         self.loss = given_loss
@@ -236,6 +250,19 @@ class MetricModel(keras.Model):
                 )
         if self.reference_optimizer is None:
             return
+        first = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        if self.reference_optimizer in (first, self.optimizer):
+            raise ValueError(
+                "One optimizer object cannot have both roles: each keeps the state of its own variables. Received: the "
+                f"same {type(first).__name__} as optimizer and reference_optimizer. Expected: two objects. Leave out "
+                "reference_optimizer to train everything by one."
+            )
+        if first.use_ema or getattr(self.reference_optimizer, "use_ema", False):
+            raise ValueError(
+                "Keras writes the moving averages of one optimizer into the weights of both. Received: use_ema=True "
+                "with a reference_optimizer. Expected: use_ema=False. Use tfdml.callbacks.AveragedWeights, or one "
+                "optimizer."
+            )
         if isinstance(self.reference_optimizer, keras.mixed_precision.LossScaleOptimizer):
             raise ValueError(
                 "The loss is scaled by `optimizer` alone. Received: reference_optimizer=LossScaleOptimizer(…); "
@@ -344,10 +371,13 @@ class MetricModel(keras.Model):
         variables = self.trainable_variables
         gradients = tape.gradient(scaled_objective, variables)
         if self.warmup_steps:
-            is_over = tf.cast(self.optimizer.iterations, tf.int64) >= self.warmup_steps
+            is_over = tf.convert_to_tensor(self.steps) >= self.warmup_steps
             held = training_step.held_variables(self.embedder)
             gradients = training_step.hold(gradients, variables, held, factor=is_over)
+        # As the optimizer counts: a step that is skipped or accumulated is not one.
+        before = tf.convert_to_tensor(self.optimizer.iterations)
         training_step.apply_gradients(self.optimizer_groups(), gradients, variables)
+        self.step_counter.advance(tf.convert_to_tensor(self.optimizer.iterations) - before)
         for layer in self._all_references():
             if hasattr(layer, "update"):
                 layer.update(embeddings, ops.check_labels(labels, embeddings))
@@ -430,6 +460,9 @@ class MetricModel(keras.Model):
             for layer in [*self._all_references(), self.zero_shot]
             if isinstance(layer, (ClassProxies, ZeroShotPrediction))
         ]
+        classes = getattr(self.metric_loss, "label_classes", None)
+        if classes is not None:
+            limits.append(LabelCheck(classes, f"{type(self.metric_loss).__name__}(num_classes={classes}, …)"))
         if limits:
             return min(limits, key=lambda limit: limit.classes)
         is_ours = isinstance(self.metric_loss, losses.MetricLoss) or self._all_references()
@@ -510,7 +543,9 @@ class MetricModel(keras.Model):
         data = self._as_batches(x, y, sample_weight, batch_size or 32)
         count = steps if steps is not None else number_of_batches(data)
         batches = finite_batches(data, steps)
-        if not isinstance(callbacks, keras.callbacks.CallbackList):
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            self._warned_callbacks = warn_of_minimized(callbacks.callbacks, self._warned_callbacks)
+        else:
             show = verbose not in (0, "0") and not from_fit
             callbacks = keras.callbacks.CallbackList(
                 callbacks, add_progbar=show, verbose=1 if verbose == "auto" else verbose, epochs=1,
@@ -617,6 +652,7 @@ class MetricModel(keras.Model):
             "warmup_steps": self.warmup_steps,
             "geometry": self.geometry,
             "metrics": list(self._retrieval_names),
+            **self._fit_options,
         }
 
     def compile_from_config(self, config):
@@ -631,6 +667,7 @@ class MetricModel(keras.Model):
 _PATIENCE_WITH_MARGINS = 3
 # The name in the logs of the share of samples that are alone with their class in their batch.
 _ALONE = "anchors_without_positive"
+_FIT_OPTIONS = ("run_eagerly", "jit_compile", "steps_per_execution", "auto_scale_loss")
 
 
 def _weighted_mean(values, sample_weight):

@@ -16,7 +16,7 @@ from tfdml.experiments.assembly import load_data, restore_embedder
 from tfdml.experiments.run_folder import RunFolder, read_csv
 from tfdml.experiments.runner import result_of
 from tfdml.files import whole_file
-from tfdml.models import embed
+from tfdml.models import embed, ordered_weights
 from tfdml.plots import style
 from tfdml.studies.report import Report, command, mean_and_deviation
 
@@ -105,8 +105,7 @@ class ProblemWeights(keras.callbacks.Callback):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{problem}.npz"
-        # A problem's solution begins with the embedder's weights.
-        weights = [np.asarray(copy) for copy, _ in zip(model.best.copies, model.embedder.weights)]
+        weights = [np.asarray(copy) for _, copy in model.best.pairs(ordered_weights(model.embedder))]
         with whole_file(path) as file:
             np.savez(file, *weights)
         self._written = problem, best
@@ -211,7 +210,8 @@ def _solved(path, pictures):
                 "or remove the folder to run it anew."
             )
         with np.load(file, allow_pickle=False) as arrays:
-            embedder.set_weights([arrays[name] for name in arrays.files])
+            for weight, name in zip(ordered_weights(embedder), arrays.files):
+                weight.assign(arrays[name])
         embeddings, labels = embed(embedder, data.evaluation_batches(pictures.test, 256, pictures.preprocessing))
         found.append(Solution(step, validation, embeddings, geometry(embeddings, labels)))
     return found
