@@ -222,7 +222,7 @@ def test_options_of_datasets_reach_evaluation_and_extraction_as_values(monkeypat
 
 @pytest.mark.parametrize("kind", names.KINDS)
 def test_lists_of_names_are_those_of_the_registries(capsys, kind):
-    own = {"tiny"} if kind == "backbones" else set()
+    own = {"tiny", "tiny_plain"} if kind == "backbones" else set()
     assert sorted({*names.KINDS[kind], *own}) == names.registered(kind)
     assert train_main(["--list", kind]) == 0
     assert capsys.readouterr().out.split() == list(names.KINDS[kind])

@@ -378,7 +378,7 @@ def test_the_command_tells_of_a_loss_that_is_no_number(head_arguments, capsys, m
     def fail(*arguments, **options):
         raise NonFiniteLossError("The loss was no finite number at step 1.")
 
-    monkeypatch.setattr("tfdml.experiments.commands.train", fail)
+    monkeypatch.setattr("tfdml.experiments.runner.train", fail)
     assert train_main([*head_arguments, "--verbose", "0"]) == 1
     assert capsys.readouterr().err == "Training stopped: The loss was no finite number at step 1.\n"
 

@@ -116,7 +116,7 @@ class AugmentationConfig:
 
 @dataclass(frozen=True)
 class GSPConfig:
-    """Generalized sum pooling, for model.pooling 'gsp' or 'gsp_gmp'; 'gap' with zero_shot has its prototypes, too."""
+    """Generalized sum pooling (`gsp`, `gsp_gmp`), and the prototypes of `gap` with zero_shot."""
 
     prototypes: int = 64
     """Number of trainable prototypes."""
@@ -139,7 +139,7 @@ class GSPConfig:
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """What embeds features of a frozen network, for data.name 'features'; then backbone and pooling have no part."""
+    """What embeds frozen features (data.name `features`), in place of backbone and pooling."""
 
     input_size: Optional[int] = None
     """Numbers in a feature; null takes them from the data."""
@@ -457,7 +457,7 @@ class ProtocolConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training run, or the runs of a protocol. Same recipe, same run: nothing outside it decides what happens."""
+    """A training run, or the runs of a protocol. The recipe decides everything that happens."""
 
     name: str = "default"
     """The recipe's name, and the start of its run folders' names."""
