@@ -79,3 +79,21 @@ def test_what_is_refused(blobs, linear_embedder):
     model.compile(optimizer="sgd", loss="c2")
     with pytest.raises(TypeError, match="Received: CCPModel"):
         model.fit(*blobs, verbose=0, callbacks=[callbacks.AveragedWeights()])
+
+
+def test_several_steps_in_one_execution_are_refused(blobs, linear_embedder):
+    model = models.MetricModel(linear_embedder())
+    model.compile(optimizer="sgd", loss="c2", steps_per_execution=2)
+    with pytest.raises(ValueError, match="Received: steps_per_execution=2. Expected: steps_per_execution=1"):
+        model.fit(*blobs, verbose=0, callbacks=[callbacks.AveragedWeights()])
+
+
+def test_the_average_does_not_begin_again_when_compiled_again(blobs, linear_embedder):
+    model = build(linear_embedder)
+    model.fit(*blobs, epochs=4, shuffle=False, verbose=0)
+    model.compile(optimizer=keras.optimizers.SGD(0.1), loss="c2", run_eagerly=True)
+    start, watch = model.embedder.get_weights()[0], Watch()
+    model.fit(*blobs, batch_size=96, verbose=0, callbacks=[callbacks.AveragedWeights(0.9), watch])
+    momentum = min(0.9, (1 + 13) / (10 + 13))
+    expected = momentum * start + (1 - momentum) * watch.steps[0]
+    np.testing.assert_allclose(model.embedder.get_weights()[0], expected, atol=1e-6)

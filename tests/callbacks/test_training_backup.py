@@ -119,3 +119,9 @@ def test_backup_of_another_model(blobs, linear_embedder, tmp_path):
     model.compile(optimizer="sgd", loss="c2")
     with pytest.raises(ValueError, match="backup of another model"):
         model.fit(*blobs, verbose=0, callbacks=[callbacks.TrainingBackup(tmp_path / "backup.npz")])
+
+
+def test_backup_of_an_earlier_version(blobs, linear_embedder, tmp_path):
+    np.savez(tmp_path / "old.npz", content=np.array(json.dumps({"epoch": 1, "variables": [], "callbacks": []})))
+    with pytest.raises(ValueError, match="old.npz was written by another version of tfdml.*Received: .*layout 1"):
+        callbacks.TrainingBackup(tmp_path / "old.npz")
