@@ -257,7 +257,7 @@ class MetricModel(keras.Model):
                 f"same {type(first).__name__} as optimizer and reference_optimizer. Expected: two objects. Leave out "
                 "reference_optimizer to train everything by one."
             )
-        if first.use_ema or getattr(self.reference_optimizer, "use_ema", False):
+        if getattr(first, "use_ema", False) or getattr(self.reference_optimizer, "use_ema", False):
             raise ValueError(
                 "Keras writes the moving averages of one optimizer into the weights of both. Received: use_ema=True "
                 "with a reference_optimizer. Expected: use_ema=False. Use tfdml.callbacks.AveragedWeights, or one "
