@@ -383,7 +383,8 @@ class MetricModel(keras.Model):
                 layer.update(embeddings, ops.check_labels(labels, embeddings))
         self.loss_tracker.update_state(loss)
         logs = {"loss": self.loss_tracker.result()}
-        if self.in_batch_weight and _names_classes(labels):
+        # Several workers would reduce it together with the loss, which the logs of Keras 2 do not survive.
+        if self.crew.workers == 1 and self.in_batch_weight and _names_classes(labels):
             alone = self._hidden.tracker
             alone.update_state(_share_alone(ops.check_labels(labels, embeddings)))
             logs[_ALONE] = alone.result()
