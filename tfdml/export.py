@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from tfdml import backbones
-from tfdml.arguments import check_whole_number
+from tfdml._utils.arguments import check_whole_number
 from tfdml.data import Preprocessing
 from tfdml.models import MetricModel, embed
 from tfdml.ops import MAX_PIXELS, UNIT_RANGE, check_input_range, decode_image, to_input_range

@@ -151,7 +151,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     def refuse(*arguments, **options):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr("tfdml.files.os.open", refuse)
+    monkeypatch.setattr("tfdml._utils.files.os.open", refuse)
     with pytest.raises(RunFolderError, match=f"Read-only file system. Received: {folder.path}"), folder.lock():
         pass
     monkeypatch.setattr("pathlib.Path.mkdir", refuse)

@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 import tiny_backbone
 
-from tfdml import files
+from tfdml._utils import files
 from tfdml.experiments import (
     InputError,
     NonFiniteLossError,
@@ -269,7 +269,7 @@ def test_a_full_disk_stops_a_run_in_one_line(tmp_path, head_arguments, head_run,
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(partial))
         sync(partial)
 
-    monkeypatch.setattr("tfdml.files._sync", fill)
+    monkeypatch.setattr("tfdml._utils.files._sync", fill)
     with pytest.raises(SystemExit) as ended:
         train_main([*head_arguments, "--out", str(path), "--verbose", "0"])
     shown = capsys.readouterr()

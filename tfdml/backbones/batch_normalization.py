@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from tfdml import ops
-from tfdml.arguments import check_choice
+from tfdml._utils.arguments import check_choice
 
 FROZEN = ("none", "statistics", "all")
 _KERAS_FUSES = keras.__version__.startswith("2.")

@@ -1,6 +1,6 @@
 """Backbones by name."""
 
-from tfdml.naming import accepted_options, check_options, unknown_name
+from tfdml._utils.naming import accepted_options, check_options, unknown_name
 
 _BUILDERS = {}
 

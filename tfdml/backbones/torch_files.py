@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfdml.foreign_files import short_reason, size_limit
+from tfdml._utils.foreign_files import short_reason, size_limit
 
 # The first object of a file that torch.save of PyTorch before 1.6 wrote, and of later ones on request.
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C

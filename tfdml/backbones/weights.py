@@ -13,9 +13,9 @@ import h5py
 import keras
 import numpy as np
 
+from tfdml._utils.foreign_files import check_h5, read_npz, short_reason
 from tfdml.backbones.registry import get_backbone
 from tfdml.backbones.torch_files import read_state_dict
-from tfdml.foreign_files import check_h5, read_npz, short_reason
 
 _ENDINGS = (".pth", ".pt", ".npz", ".h5")
 _OF_CONVOLUTION = {"weight": "kernel", "bias": "bias"}

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdml import ops
-from tfdml.arguments import check_whole_number
+from tfdml._utils.arguments import check_whole_number
 from tfdml.callbacks.monitor import monitored_value
 from tfdml.metrics import covering_radius, proxy_spread
 from tfdml.models import CCPModel, array_of, image_batches, number

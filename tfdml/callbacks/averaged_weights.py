@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfdml.arguments import check_between
+from tfdml._utils.arguments import check_between
 from tfdml.models import CCPModel, MetricModel, ordered_weights
 
 

@@ -5,7 +5,7 @@ import math
 
 import keras
 
-from tfdml.arguments import check_whole_number
+from tfdml._utils.arguments import check_whole_number
 from tfdml.callbacks.monitor import monitored_value
 from tfdml.models import array_of, ordered_weights
 

@@ -4,7 +4,7 @@ import logging
 
 import keras
 
-from tfdml.arguments import check_whole_number
+from tfdml._utils.arguments import check_whole_number
 from tfdml.layers import GeneralizedSumPooling
 from tfdml.models import MetricModel, adapt_pooling
 

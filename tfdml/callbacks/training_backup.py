@@ -7,7 +7,7 @@ import zipfile
 import keras
 import numpy as np
 
-from tfdml.files import whole_file
+from tfdml._utils.files import whole_file
 from tfdml.models import MetricModel, array_of, optimizer_state, ordered_variables
 
 # Raised whenever what the file holds, or the order of it, changes.

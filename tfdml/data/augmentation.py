@@ -6,7 +6,7 @@ import math
 
 import tensorflow as tf
 
-from tfdml.arguments import check_at_most
+from tfdml._utils.arguments import check_at_most
 
 
 class Augmentation:

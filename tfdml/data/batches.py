@@ -11,7 +11,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from tfdml.arguments import check_part, check_whole_number
+from tfdml._utils.arguments import check_part, check_whole_number
 from tfdml.data.image_files import decode_whole, is_jpeg, read_in_graph, size_and_orientation, with_named_errors
 from tfdml.data.labeled_features import LabeledFeatures
 from tfdml.data.labeled_samples import check_is_labeled

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfdml.arguments import check_choice
+from tfdml._utils.arguments import check_choice
 from tfdml.data.labeled_images import LabeledImages
 from tfdml.data.list_files import first_half
 from tfdml.data.published import PUBLISHED

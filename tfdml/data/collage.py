@@ -8,12 +8,12 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from tfdml.arguments import check_whole_number
+from tfdml._utils.arguments import check_whole_number
+from tfdml._utils.naming import unknown_name
 from tfdml.data.cifar import read_cifar100
 from tfdml.data.labeled_images import LabeledImages
 from tfdml.data.labeled_samples import LabeledSamples
 from tfdml.data.preprocessing import Preprocessing
-from tfdml.naming import unknown_name
 
 # The thesis does not name the four super-classes that it shares.
 _SHARED = ("flowers", "large_man-made_outdoor_things", "large_natural_outdoor_scenes", "trees")

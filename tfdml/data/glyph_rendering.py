@@ -15,7 +15,7 @@ import zipfile
 
 import numpy as np
 
-from tfdml.arguments import check_at_most, check_whole_number
+from tfdml._utils.arguments import check_at_most, check_whole_number
 from tfdml.data.labeled_images import LabeledImages
 
 _LOGGER = logging.getLogger("tfdml")

@@ -8,7 +8,7 @@ import pathlib
 
 import numpy as np
 
-from tfdml.arguments import check_choice
+from tfdml._utils.arguments import check_choice
 from tfdml.data.image_files import ENDINGS, EXPECTED, find_unreadable, listed
 from tfdml.data.labeled_images import LabeledImages
 from tfdml.ops import MAX_PIXELS

@@ -6,13 +6,13 @@ import argparse
 import pathlib
 import sys
 
-from tfdml.arguments import check_choice
+from tfdml._utils.arguments import check_choice
+from tfdml._utils.naming import unknown_name
 from tfdml.data import archives
 from tfdml.data.image_files import verify_images
 from tfdml.data.list_files import counts_of
 from tfdml.data.published import PUBLISHED
 from tfdml.data.registry import load
-from tfdml.naming import unknown_name
 
 # Data sets that are made of the files of another one.
 _MADE_OF = {"cifar_collage": "cifar100"}

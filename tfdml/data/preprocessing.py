@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tfdml.arguments import check_whole_number
+from tfdml._utils.arguments import check_whole_number
 from tfdml.data.image_files import decode_whole
 from tfdml.ops import UNIT_RANGE, check_input_range, to_input_range
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 from typing import NamedTuple
 
-from tfdml.arguments import check_choice
+from tfdml._utils.arguments import check_choice
 from tfdml.data.list_files import counts_of, missing_files
 
 

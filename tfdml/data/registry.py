@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 
+from tfdml._utils.naming import unknown_name
 from tfdml.data.cars196 import cars196
 from tfdml.data.cifar import cifar10, cifar100
 from tfdml.data.collage import cifar_collage, collage
@@ -15,7 +16,6 @@ from tfdml.data.in_shop import in_shop
 from tfdml.data.mnist_files import fashion_mnist, mnist
 from tfdml.data.online_products import sop
 from tfdml.data.sklearn_digits import digits
-from tfdml.naming import unknown_name
 
 _LOADERS = {
     "cars196": cars196,

@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 
-from tfdml.arguments import check_whole_number
+from tfdml._utils.arguments import check_whole_number
 from tfdml.data.labeled_samples import check_is_labeled, integer_column
 
 _CLASSES, _PICTURES = 0, 1

@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from tfdml import backbones, data, losses, miners
+from tfdml._utils.naming import check_options
 from tfdml.callbacks import PrototypeWarmup
 from tfdml.experiments.errors import RecipeError, input_errors, nearest_key
 from tfdml.experiments.recipe import Recipe
@@ -26,7 +27,6 @@ from tfdml.models import (
     build_head,
     settle_batch_normalization,
 )
-from tfdml.naming import check_options
 
 # So many training pictures are enough to choose the first prototypes from their local features.
 _PICTURES_FOR_PROTOTYPES = 512

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdml import data
-from tfdml.arguments import check_choice
+from tfdml._utils.arguments import check_choice
 from tfdml.data.features import FEATURES
 from tfdml.experiments import assembly
 from tfdml.experiments.drawing import draw_evaluation

@@ -15,7 +15,8 @@ import tensorflow as tf
 import tqdm
 
 from tfdml import backbones, data
-from tfdml.arguments import check_choice, check_whole_number
+from tfdml._utils.arguments import check_choice, check_whole_number
+from tfdml._utils.files import LOCK, PARTIAL_PREFIX, FolderInUseError, lock_folder
 from tfdml.data.features import CLASSES, FEATURES, LABELS, ROLES, SOURCE
 from tfdml.experiments.errors import InputError, input_errors, nearest_key
 from tfdml.experiments.evaluation import load_pictures, open_network
@@ -23,7 +24,6 @@ from tfdml.experiments.parsing import CommandParser
 from tfdml.experiments.run_folder import check_is_free, write_json, write_text
 from tfdml.experiments.trust import check_saved_model, load_keras_file
 from tfdml.export import is_own_saved_model
-from tfdml.files import LOCK, PARTIAL_PREFIX, FolderInUseError, lock_folder
 from tfdml.layers.pooling import get_pooling
 from tfdml.version import __version__
 

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
+from tfdml._utils.files import FolderInUseError, lock_folder, remove_partial
 from tfdml.experiments.errors import InputError, RunFolderError
 from tfdml.experiments.recipe import Recipe
 from tfdml.experiments.recipe_files import dump_recipe, load_recipe, recipe_hash
@@ -29,7 +30,6 @@ from tfdml.experiments.run_folder import (
     write_text,
 )
 from tfdml.experiments.runner import result_of
-from tfdml.files import FolderInUseError, lock_folder, remove_partial
 from tfdml.metrics import query_gallery_metrics
 
 _logger = logging.getLogger(__name__)

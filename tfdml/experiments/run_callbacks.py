@@ -11,8 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfdml._utils.files import whole_path
 from tfdml.experiments.run_folder import write_text
-from tfdml.files import whole_path
 
 
 class HistoryLog(keras.callbacks.Callback):

@@ -18,10 +18,10 @@ import zipfile
 import h5py
 import numpy as np
 
+from tfdml._utils.files import FolderInUseError, lock_folder, remove_partial, whole_file
 from tfdml.experiments.errors import RecipeError, RunFolderError
 from tfdml.experiments.parsing import missing_keys, parse_yaml, to_mapping
 from tfdml.experiments.recipe_files import dump_recipe, load_recipe
-from tfdml.files import FolderInUseError, lock_folder, remove_partial, whole_file
 from tfdml.version import __version__
 
 _PACKAGES = ("tensorflow", "keras", "numpy", "scikit-learn", "matplotlib", "h5py", "tensorflow-addons")

@@ -16,7 +16,8 @@ import keras
 import tensorflow as tf
 
 from tfdml import callbacks, data
-from tfdml.arguments import check_whole_number
+from tfdml._utils.arguments import check_whole_number
+from tfdml._utils.files import whole_path
 from tfdml.experiments import assembly
 from tfdml.experiments.drawing import draw_evaluation, draw_training
 from tfdml.experiments.errors import RunFolderError, input_errors
@@ -44,7 +45,6 @@ from tfdml.experiments.strategies import (
     worker_of_environment,
 )
 from tfdml.export import export_saved_model
-from tfdml.files import whole_path
 from tfdml.models import array_of, inference_function
 
 _logger = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ import random
 import keras
 import tensorflow as tf
 
-from tfdml.arguments import check_whole_number
+from tfdml._utils.arguments import check_whole_number
 
 
 @keras.saving.register_keras_serializable(package="tfdml")

@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdml import ops
-from tfdml.arguments import check_positive, check_whole_number
+from tfdml._utils.arguments import check_positive, check_whole_number
 
 
 @keras.saving.register_keras_serializable(package="tfdml")

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from tfdml import ops
-from tfdml.arguments import check_positive
+from tfdml._utils.arguments import check_positive
 from tfdml.losses.base import MetricLoss
 
 # No triangle's smallest angle is larger. It also keeps what is summed, exp of at most 8 tan² in size, within e^±24.

@@ -5,7 +5,7 @@ import math
 import keras
 import tensorflow as tf
 
-from tfdml.arguments import check_between, check_positive
+from tfdml._utils.arguments import check_between, check_positive
 from tfdml.losses.base import MetricLoss
 from tfdml.losses.softmax import cross_entropy_with_negatives
 

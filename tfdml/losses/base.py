@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdml import miners, ops
-from tfdml.arguments import configuration
+from tfdml._utils.arguments import configuration
 
 
 class Separation(NamedTuple):

@@ -2,7 +2,7 @@
 
 import keras
 
-from tfdml.arguments import check_not_negative, check_positive
+from tfdml._utils.arguments import check_not_negative, check_positive
 from tfdml.losses.base import MetricLoss
 from tfdml.losses.softmax import cross_entropy_with_negatives
 

@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from tfdml import ops
-from tfdml.arguments import check_whole_number
+from tfdml._utils.arguments import check_whole_number
 from tfdml.losses.base import MetricLoss, per_sample_share
 
 

@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from tfdml import ops
-from tfdml.arguments import check_choice, check_not_negative
+from tfdml._utils.arguments import check_choice, check_not_negative
 from tfdml.losses.base import MetricLoss, Separation, per_sample_share
 
 

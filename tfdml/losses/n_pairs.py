@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from tfdml.arguments import check_not_negative
+from tfdml._utils.arguments import check_not_negative
 from tfdml.losses.base import MetricLoss
 from tfdml.losses.softmax import cross_entropy_over_all
 

@@ -4,6 +4,7 @@ import functools
 
 import keras
 
+from tfdml._utils.naming import resolve
 from tfdml.losses.angular import AngularLoss
 from tfdml.losses.arc_face import ArcFaceLoss
 from tfdml.losses.circle import CircleLoss
@@ -26,7 +27,6 @@ from tfdml.losses.ranked_list import RankedListLoss
 from tfdml.losses.soft_triple import SoftTripleLoss
 from tfdml.losses.supervised_contrastive import SupervisedContrastiveLoss
 from tfdml.losses.triplet import TripletLoss
-from tfdml.naming import resolve
 
 _FACTORIES = {
     "angular": AngularLoss,

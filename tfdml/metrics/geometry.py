@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tfdml.arguments import check_choice, check_whole_number
+from tfdml._utils.arguments import check_choice, check_whole_number
 from tfdml.metrics.inputs import as_embeddings, as_labels, class_numbers, same_space
 
 _BLOCK_BYTES = 2**25

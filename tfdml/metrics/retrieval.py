@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tfdml.arguments import check_choice, check_part
+from tfdml._utils.arguments import check_choice, check_part
 from tfdml.metrics.approximate import ApproximateSearch, neighbor_recall
 from tfdml.metrics.inputs import as_embeddings, as_labels, class_numbers, same_space
 from tfdml.metrics.neighbors import check_positive

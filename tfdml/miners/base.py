@@ -5,7 +5,7 @@ import abc
 import tensorflow as tf
 
 from tfdml import ops
-from tfdml.arguments import configuration
+from tfdml._utils.arguments import configuration
 
 
 class Miner(abc.ABC):

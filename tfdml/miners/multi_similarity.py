@@ -3,7 +3,7 @@
 import keras
 
 from tfdml import ops
-from tfdml.arguments import check_not_negative
+from tfdml._utils.arguments import check_not_negative
 from tfdml.miners.base import Miner
 
 

@@ -1,11 +1,11 @@
 """Miners by name."""
 
+from tfdml._utils.naming import resolve
 from tfdml.miners.base import Miner
 from tfdml.miners.distance_weighted import DistanceWeightedMiner
 from tfdml.miners.hard import HardMiner
 from tfdml.miners.multi_similarity import MultiSimilarityMiner
 from tfdml.miners.semi_hard import SemiHardMiner
-from tfdml.naming import resolve
 
 _FACTORIES = {
     "distance_weighted": DistanceWeightedMiner,

@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from tfdml import ops
-from tfdml.arguments import check_choice, check_positive
+from tfdml._utils.arguments import check_choice, check_positive
 from tfdml.miners.base import Miner
 
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfdml.arguments import check_between, check_not_negative
+from tfdml._utils.arguments import check_between, check_not_negative
 from tfdml.layers import ClassProxies
 from tfdml.models.crew import number
 from tfdml.models.metric_model import MetricModel

@@ -3,7 +3,7 @@
 import keras
 
 from tfdml import ops
-from tfdml.arguments import check_whole_number
+from tfdml._utils.arguments import check_whole_number
 from tfdml.layers import CountedDropout
 from tfdml.models.embedder import resolve_normalization
 

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdml import losses, ops
-from tfdml.arguments import check_between, check_not_negative, check_whole_number
+from tfdml._utils.arguments import check_between, check_not_negative, check_whole_number
 from tfdml.layers import ClassProxies, ZeroShotPrediction
 from tfdml.models import training_step
 from tfdml.models.batches import (

@@ -14,10 +14,10 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
 from tfdml import plots
+from tfdml._utils.naming import unknown_name
 from tfdml.experiments import InputError, RunFolder, load_recipe
 from tfdml.experiments.run_folder import read_csv
 from tfdml.experiments.runner import result_of
-from tfdml.naming import unknown_name
 from tfdml.studies.report import Report, command, mean_and_deviation
 
 PARTS = ("lambda_proxies", "pool", "alternating", "steps", "batch")

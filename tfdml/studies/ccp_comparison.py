@@ -10,9 +10,9 @@ import keras
 import numpy as np
 
 from tfdml import plots
+from tfdml._utils.naming import unknown_name
 from tfdml.experiments import InputError, load_recipe
 from tfdml.experiments.runner import result_of
-from tfdml.naming import unknown_name
 from tfdml.studies.report import Report, command, mean_and_deviation
 
 # A cosine of embeddings that are shorter than 1 says nothing of the distances by which they are judged.

@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfdml import callbacks, data, layers, metrics, models, plots
+from tfdml._utils.naming import unknown_name
 from tfdml.experiments import InputError
-from tfdml.naming import unknown_name
 from tfdml.studies.report import Report, command, mean_and_deviation
 
 METHODS = {

@@ -11,11 +11,11 @@ import numpy as np
 import tensorflow as tf
 
 from tfdml import data, metrics, plots
+from tfdml._utils.files import whole_file
 from tfdml.experiments import InputError, load_recipe
 from tfdml.experiments.assembly import load_data, restore_embedder
 from tfdml.experiments.run_folder import RunFolder, read_csv
 from tfdml.experiments.runner import result_of
-from tfdml.files import whole_file
 from tfdml.models import embed, ordered_weights
 from tfdml.plots import style
 from tfdml.studies.report import Report, command, mean_and_deviation

@@ -10,13 +10,13 @@ import keras
 import numpy as np
 
 from tfdml import plots
+from tfdml._utils.naming import unknown_name
 from tfdml.experiments import InputError, load_recipe
 from tfdml.experiments.assembly import load_data, restore_embedder
 from tfdml.experiments.run_folder import RunFolder, read_csv
 from tfdml.experiments.runner import result_of
 from tfdml.layers.pooling import pooling_names
 from tfdml.models import pooling_maps
-from tfdml.naming import unknown_name
 from tfdml.studies.report import Report, command, mean_and_deviation
 
 # What is not named here is equal for all. Distilled pictures are the targets alone, in the size of a tile.

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdml import plots
-from tfdml.arguments import check_positive, check_whole_number
+from tfdml._utils.arguments import check_positive, check_whole_number
 from tfdml.experiments import InputError
 from tfdml.layers.pooling import GeneralizedSumPooling
 from tfdml.ops.clipped_distances import clipped_distances

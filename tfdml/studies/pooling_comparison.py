@@ -10,9 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfdml import plots
+from tfdml._utils.naming import unknown_name
 from tfdml.experiments import InputError, assembly, load_recipe
 from tfdml.experiments.runner import result_of
-from tfdml.naming import unknown_name
 from tfdml.studies.measurement import interleaved_times
 from tfdml.studies.report import Report, command, mean_and_deviation
 from tfdml.studies.tournament import CONTESTANTS

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import stats
 
 from tfdml import plots
-from tfdml.arguments import check_between, check_positive, check_whole_number
+from tfdml._utils.arguments import check_between, check_positive, check_whole_number
 from tfdml.experiments import InputError, load_recipe
 from tfdml.experiments.runner import result_of
 from tfdml.studies.pooling_comparison import LOSS_TITLES, LOSSES

@@ -9,9 +9,9 @@ from typing import Optional
 import numpy as np
 
 from tfdml import plots
+from tfdml._utils.naming import unknown_name
 from tfdml.experiments import InputError, load_recipe
 from tfdml.experiments.runner import result_of
-from tfdml.naming import unknown_name
 from tfdml.studies.report import Report, command, mean_and_deviation
 
 # One proxy a class unless the loss is made for more, and ten times the learning rate of the network, which is as raw

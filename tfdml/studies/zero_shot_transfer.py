@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdml import data, metrics, models, ops, plots
-from tfdml.arguments import check_positive
+from tfdml._utils.arguments import check_positive
 from tfdml.experiments import RunFolder, assembly, load_recipe
 from tfdml.experiments.runner import result_of
 from tfdml.layers.pooling import GeneralizedSumPooling

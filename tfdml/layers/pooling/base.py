@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from tfdml import ops
-from tfdml.arguments import configuration
+from tfdml._utils.arguments import configuration
 
 # The weights stay in float32 under mixed precision; the two Keras lines name the switch differently.
 NO_AUTOCAST = (

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfdml.arguments import check_positive
+from tfdml._utils.arguments import check_positive
 from tfdml.layers.pooling.base import LARGEST, Pooling
 
 

@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from tfdml.arguments import check_between, check_choice, check_positive
+from tfdml._utils.arguments import check_between, check_choice, check_positive
 from tfdml.layers.pooling.base import Pooling, count_places
 
 _GREATEST_POWER = 1e3

@@ -5,7 +5,7 @@ import math
 import keras
 import tensorflow as tf
 
-from tfdml.arguments import check_positive, check_whole_number
+from tfdml._utils.arguments import check_positive, check_whole_number
 from tfdml.layers.pooling.base import unit_vectors
 from tfdml.layers.pooling.prototypes import EnsemblePooling
 

@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdml import ops
-from tfdml.arguments import check_whole_number
+from tfdml._utils.arguments import check_whole_number
 from tfdml.layers.pooling.base import Pooling, build_part
 
 

@@ -4,6 +4,7 @@ import functools
 
 import keras
 
+from tfdml._utils.naming import resolve
 from tfdml.layers.pooling.average_max_pooling import AverageMaxPooling
 from tfdml.layers.pooling.cbam_pooling import CBAMPooling
 from tfdml.layers.pooling.crow_pooling import CroWPooling
@@ -20,7 +21,6 @@ from tfdml.layers.pooling.optimal_transport_pooling import OptimalTransportPooli
 from tfdml.layers.pooling.smk_pooling import SMKPooling
 from tfdml.layers.pooling.solar_pooling import SOLARPooling
 from tfdml.layers.pooling.weldon_pooling import WELDONPooling
-from tfdml.naming import resolve
 
 _FACTORIES = {
     "cbam": CBAMPooling,

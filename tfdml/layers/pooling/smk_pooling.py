@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from tfdml.arguments import check_whole_number
+from tfdml._utils.arguments import check_whole_number
 from tfdml.layers.pooling.base import WeightedPooling, at_most_largest, build_part, lengths_of
 
 

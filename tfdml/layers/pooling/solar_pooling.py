@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from tfdml.arguments import check_between, check_choice, check_whole_number
+from tfdml._utils.arguments import check_between, check_choice, check_whole_number
 from tfdml.layers.pooling.base import Pooling, at_most_largest, build_part
 from tfdml.layers.pooling.generalized_mean_pooling import GeneralizedMeanPooling
 

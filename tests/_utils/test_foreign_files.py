@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tfdml.foreign_files import check_h5, read_npz, size_limit
+from tfdml._utils.foreign_files import check_h5, read_npz, size_limit
 
 ARRAYS = {
     "layer/kernel": np.arange(6.0).reshape(2, 3),

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from tfdml.files import FolderInUseError, lock_folder, remove_partial, whole_file, whole_path
+from tfdml._utils.files import FolderInUseError, lock_folder, remove_partial, whole_file, whole_path
 
 
 def test_the_file_appears_at_the_end(tmp_path):

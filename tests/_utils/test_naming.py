@@ -5,9 +5,9 @@ import functools
 import pytest
 
 from tfdml import losses, miners
+from tfdml._utils.naming import accepted_options, check_options, resolve
 from tfdml.backbones import backbone_names, get_backbone
 from tfdml.layers.pooling import get_pooling, pooling_names
-from tfdml.naming import accepted_options, check_options, resolve
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Private helpers: argument checks, names, files, and the differences between the Keras lines."""
