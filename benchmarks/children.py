@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from tfdml.studies.measurement import process_memory
+from studies.measurement import process_memory
 
 
 def result_of(script, *arguments):

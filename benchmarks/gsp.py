@@ -25,9 +25,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from tfdml.ops import optimal_transport  # noqa: E402
-from tfdml.ops.clipped_distances import clipped_distances  # noqa: E402
-from tfdml.studies.gradient_cost import (  # noqa: E402
+from studies.gradient_cost import (  # noqa: E402
     CLOSED_FORM,
     UNROLLED,
     PoolingSetting,
@@ -38,7 +36,9 @@ from tfdml.studies.gradient_cost import (  # noqa: E402
     peaks,
     weights_as_printed,
 )
-from tfdml.studies.measurement import MODES, in_fresh_process, in_mode, interleaved_times  # noqa: E402
+from studies.measurement import MODES, in_fresh_process, in_mode, interleaved_times  # noqa: E402
+from tfdml.ops import optimal_transport  # noqa: E402
+from tfdml.ops.clipped_distances import clipped_distances  # noqa: E402
 
 DEFAULT = "newton, closed form"
 

@@ -27,9 +27,9 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 from benchmarks import children, profiles  # noqa: E402
+from studies.measurement import process_memory  # noqa: E402
 from tfdml.metrics import retrieval_metrics  # noqa: E402
 from tfdml.metrics.search import BLOCK_BYTES  # noqa: E402
-from tfdml.studies.measurement import process_memory  # noqa: E402
 
 
 def main():

@@ -15,7 +15,6 @@ LEVELS = [
     {"models"},
     {"callbacks", "export"},
     {"experiments"},
-    {"studies"},
 ]
 EXTRAS = {"tensorflow_addons", "faiss", "optuna", "mlxtend"}
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
@@ -54,6 +53,12 @@ def test_imports_point_down(path):
             continue
         other = parts[1]
         assert other == room or LEVEL_OF[other] < LEVEL_OF[room], f"{path} ({room}) imports {module}"
+
+
+@pytest.mark.parametrize("path", _sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_the_package_imports_nothing_from_the_clone(path):
+    roots = {module.split(".")[0] for module in _imported_modules(path)}
+    assert not roots & {"studies", "benchmarks", "tests"}, path
 
 
 def test_the_check_sees_a_wrong_import(tmp_path):

@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 import tiny_backbone
 
-from tfdml import models
-from tfdml.experiments import InputError, TrainingResult, load_recipe
-from tfdml.studies import ccp_ablation as study
-from tfdml.studies.ccp_ablation import (
+from studies import ccp_ablation as study
+from studies.ccp_ablation import (
     FIRST_TRIALS,
     Setting,
     Trainings,
@@ -22,6 +20,8 @@ from tfdml.studies.ccp_ablation import (
     seed_deviation,
     steps_of_problems,
 )
+from tfdml import models
+from tfdml.experiments import InputError, TrainingResult, load_recipe
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tiny_backbone
 
+from studies import ccp_comparison as study
 from tfdml.experiments import InputError, load_recipe
 from tfdml.experiments.runner import TrainingResult
-from tfdml.studies import ccp_comparison as study
 
 
 @pytest.mark.parametrize("loss", study.LOSSES)

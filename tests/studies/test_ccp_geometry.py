@@ -8,15 +8,15 @@ import pytest
 import tensorflow as tf
 from sklearn.datasets import load_digits
 
-from tfdml import data, layers, losses, models
-from tfdml.experiments import InputError
-from tfdml.studies.ccp_geometry import (
+from studies.ccp_geometry import (
     RememberedPool,
     SampleReferences,
     best_of,
     ccp_geometry,
     split_samples,
 )
+from tfdml import data, layers, losses, models
+from tfdml.experiments import InputError
 
 STEPS, TEST = 20, (300, 420)
 

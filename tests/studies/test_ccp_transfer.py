@@ -10,13 +10,13 @@ import tiny_backbone
 from matplotlib import figure
 from scipy.spatial.distance import cdist
 
+from studies import ccp_transfer as study
+from studies.ccp_transfer import Geometry, ProblemWeights, Solution, best_validations, geometry
+from studies.report import Report
 from tfdml import models
 from tfdml.experiments import InputError, load_recipe
 from tfdml.experiments.run_folder import RunFolder
 from tfdml.experiments.runner import result_of
-from tfdml.studies import ccp_transfer as study
-from tfdml.studies.ccp_transfer import Geometry, ProblemWeights, Solution, best_validations, geometry
-from tfdml.studies.report import Report
 
 TINY = {**tiny_backbone.CHANGES, "data.name": "glyphs", "data.options.characters": "ABCDEFGHKLMN"}
 

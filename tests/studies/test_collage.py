@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import tiny_backbone
 
+from studies.collage import collage, weight_on_targets
 from tfdml import data, models
 from tfdml.experiments import InputError, load_recipe
-from tfdml.studies.collage import collage, weight_on_targets
 
 
 def test_weight_on_targets():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from tfdml.studies.gap_analysis import beyond, combine_prototypes, gap_analysis, prototype_hulls
+from studies.gap_analysis import beyond, combine_prototypes, gap_analysis, prototype_hulls
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,8 @@ import pytest
 import tensorflow as tf
 from scipy.special import expit, logsumexp
 
-from tfdml.experiments import InputError
-from tfdml.studies import gradient_cost as study
-from tfdml.studies.gradient_cost import (
+from studies import gradient_cost as study
+from studies.gradient_cost import (
     AVERAGE,
     CLOSED_FORM,
     DIRECT,
@@ -23,6 +22,7 @@ from tfdml.studies.gradient_cost import (
     measure_errors,
     weights_as_printed,
 )
+from tfdml.experiments import InputError
 
 SMALL = PoolingSetting(batch=2, size=3, channels=5, prototypes=4, attributes=True)
 RATIO, SMOOTHING = 0.6, 4.0

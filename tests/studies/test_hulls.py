@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.path import Path
 
-from tfdml.studies.hulls import RESOLUTION, class_hulls, common_area, hull_overlap, outline
+from studies.hulls import RESOLUTION, class_hulls, common_area, hull_overlap, outline
 
 
 def hulls_of(*classes):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from studies.losses_on_digits import MARGIN_OVER_UNTRAINED, PAIRED, losses_on_digits
 from tfdml import losses
-from tfdml.studies.losses_on_digits import MARGIN_OVER_UNTRAINED, PAIRED, losses_on_digits
 
 
 @pytest.mark.integration

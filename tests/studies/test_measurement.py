@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfdml.studies.gradient_cost import AVERAGE, DIRECT, NEWTON, PoolingSetting, peaks
-from tfdml.studies.measurement import MODES, in_fresh_process, in_mode, interleaved_times
+from studies.gradient_cost import AVERAGE, DIRECT, NEWTON, PoolingSetting, peaks
+from studies.measurement import MODES, in_fresh_process, in_mode, interleaved_times
 
 LINUX = pathlib.Path("/proc/self/clear_refs").exists()
 

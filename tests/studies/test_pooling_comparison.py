@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import tiny_backbone
 
+from studies import pooling_comparison as study
+from studies.pooling_comparison import LOSSES, TITLES, ZERO_SHOT, pooling_comparison, step_times
 from tfdml.experiments import InputError, TrainingResult, load_recipe
 from tfdml.layers.pooling import get_pooling, pooling_names
-from tfdml.studies import pooling_comparison as study
-from tfdml.studies.pooling_comparison import LOSSES, TITLES, ZERO_SHOT, pooling_comparison, step_times
 
 TINY = {key: value for key, value in tiny_backbone.CHANGES.items() if key.partition(".")[0] == "model"}
 TINY |= {"data.name": "digits", "data.size": 12, "batches.classes": 4}

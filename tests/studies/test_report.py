@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from tfdml import plots
+from studies import plots
+from studies.report import Report, command
 from tfdml.experiments.errors import InputError
-from tfdml.studies.report import Report, command
 
 
 def test_tables_and_pictures(tmp_path, capsys):

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tfdml.experiments import InputError
-from tfdml.studies import screening as study
-from tfdml.studies.screening import (
+from studies import screening as study
+from studies.screening import (
     FACTORS,
     THESIS,
     THESIS_LEVELS,
@@ -20,6 +19,7 @@ from tfdml.studies.screening import (
     half_fraction,
     screening,
 )
+from tfdml.experiments import InputError
 
 NAMES = tuple(FACTORS)
 

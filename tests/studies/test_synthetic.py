@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfdml.studies.synthetic import BAG_SIZE, CLASSES, LIMIT, TOKENS, Box, sample_bags, synthetic
+from studies.synthetic import BAG_SIZE, CLASSES, LIMIT, TOKENS, Box, sample_bags, synthetic
 
 
 def test_bags_hold_own_and_shared_tokens():

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
+from studies.tournament import CONTESTANTS, ranks_of, tournament
 from tfdml.experiments import InputError, load_recipe, runner
-from tfdml.studies.tournament import CONTESTANTS, ranks_of, tournament
 
 QUICK = {key: value for key, value in tiny_backbone.CHANGES.items() if key.partition(".")[0] in ("model", "training")}
 QUICK |= {"data.name": "digits", "data.size": 12, "batches.classes": 4, "training.max_validations": 1}

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from studies.toy_transport import BLUE, RED, feature_map, linear_program, smoothed_plan, toy_transport
 from tfdml import layers
-from tfdml.studies.toy_transport import BLUE, RED, feature_map, linear_program, smoothed_plan, toy_transport
 
 
 @pytest.fixture(scope="module")

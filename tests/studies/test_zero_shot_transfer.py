@@ -6,11 +6,11 @@ import tiny_backbone
 from scipy.spatial.distance import cdist
 from sklearn.linear_model import Ridge
 
+from studies import zero_shot_transfer as study
+from studies.zero_shot_transfer import attribute_transfer, random_splits, split_pictures, summarize
 from tfdml import data, models
 from tfdml.experiments import TrainingResult
 from tfdml.layers import GeneralizedSumPooling
-from tfdml.studies import zero_shot_transfer as study
-from tfdml.studies.zero_shot_transfer import attribute_transfer, random_splits, split_pictures, summarize
 
 RESULT = TrainingResult("folder", {}, {}, {}, {}, embedder="trained")
 TINY = {
