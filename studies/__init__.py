@@ -1,4 +1,4 @@
-"""Studies: each answers one question by training and measuring, as `python -m studies.NAME --out DIR` from the clone."""
+"""Studies, each answering one question by training: `python -m studies.NAME --out DIR` from the clone."""
 
 import os
 
