@@ -11,9 +11,9 @@ import zipfile
 import miniatures
 import pytest
 
-from tfdml.data import archives, load
+from tfdml.data.datasets import archives, load
+from tfdml.data.datasets.download_specs import PUBLISHED
 from tfdml.data.prepare import main, preparable_names, prepare
-from tfdml.data.published import PUBLISHED
 
 NAMES = sorted(PUBLISHED)
 
@@ -199,7 +199,7 @@ class FullDisk:
 
 @pytest.fixture
 def full_disk(monkeypatch):
-    """Whatever is written by `tfdml.data.archives` finds room for 1,000 bytes a file."""
+    """Whatever is written by `tfdml.data.datasets.archives` finds room for 1,000 bytes a file."""
 
     def open_file(path, mode="r"):
         return FullDisk(open(path, mode), room=1_000) if "w" in mode else open(path, mode)

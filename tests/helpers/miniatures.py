@@ -20,8 +20,8 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
+from tfdml.data.datasets.download_specs import PUBLISHED
 from tfdml.data.prepare import found_in
-from tfdml.data.published import PUBLISHED
 
 _KINDS = ("bicycle", "coffee_maker", "sofa")
 _BOX = {"bbox_x1": 1, "bbox_y1": 1, "bbox_x2": 9, "bbox_y2": 9}

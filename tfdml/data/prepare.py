@@ -8,11 +8,11 @@ import sys
 
 from tfdml._utils.arguments import check_choice
 from tfdml._utils.naming import unknown_name
-from tfdml.data import archives
+from tfdml.data.datasets import archives
+from tfdml.data.datasets.download_specs import PUBLISHED
+from tfdml.data.datasets.list_files import counts_of
+from tfdml.data.datasets.registry import load
 from tfdml.data.image_files import verify_images
-from tfdml.data.list_files import counts_of
-from tfdml.data.published import PUBLISHED
-from tfdml.data.registry import load
 
 # Data sets that are made of the files of another one.
 _MADE_OF = {"cifar_collage": "cifar100"}

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tfdml import data
 from tfdml._utils.arguments import check_choice
-from tfdml.data.features import FEATURES
+from tfdml.data.datasets.features import FEATURES
 from tfdml.experiments import assembly
 from tfdml.experiments.drawing import draw_evaluation
 from tfdml.experiments.errors import InputError, RunFolderError, input_errors

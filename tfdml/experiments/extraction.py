@@ -17,7 +17,7 @@ import tqdm
 from tfdml import backbones, data
 from tfdml._utils.arguments import check_choice, check_whole_number
 from tfdml._utils.files import LOCK, PARTIAL_PREFIX, FolderInUseError, lock_folder
-from tfdml.data.features import CLASSES, FEATURES, LABELS, ROLES, SOURCE
+from tfdml.data.datasets.features import CLASSES, FEATURES, LABELS, ROLES, SOURCE
 from tfdml.experiments.errors import InputError, input_errors, nearest_key
 from tfdml.experiments.evaluation import load_pictures, open_network
 from tfdml.experiments.parsing import CommandParser

