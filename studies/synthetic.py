@@ -178,7 +178,7 @@ def _train(pooling, margin, learning_rate, steps_per_epoch, epochs, patience, se
         shuffle=False,
         verbose=0,
     )
-    return _judge(embedder, pooling, np.asarray(tokens.embeddings), seed, len(history.epoch))
+    return _evaluate(embedder, pooling, np.asarray(tokens.embeddings), seed, len(history.epoch))
 
 
 def _batches(seed):
@@ -192,7 +192,7 @@ def _fixed_bags(per_class, seed):
     return sample_bags(labels, np.random.default_rng(seed)), labels
 
 
-def _judge(embedder, pooling, tokens, seed, epochs):
+def _evaluate(embedder, pooling, tokens, seed, epochs):
     bags, labels = _fixed_bags(TEST_PER_CLASS, [seed, 2])
     embeddings = embedder.predict(bags, batch_size=256, verbose=0)
     retrieval = metrics.retrieval_metrics(embeddings, labels)

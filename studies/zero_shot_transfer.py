@@ -141,7 +141,7 @@ def zero_shot_transfer(
                 else:
                     embedder = _trained(changed, out / "runs" / f"{task}-{training}-{seed}")
                 forward = with_transport(embedder)
-                outcome = _judge(forward, pictures, splits, ridge, changed.evaluation.batch_size)
+                outcome = _evaluate(forward, pictures, splits, ridge, changed.evaluation.batch_size)
                 results.setdefault((task, training), []).append(outcome)
                 if len(results[task, training]) == 1:
                     maps[training] = forward(examples)[2:]
@@ -341,7 +341,7 @@ def with_transport(embedder):
     return lambda images: tuple(array.numpy() for array in forward(images))
 
 
-def _judge(forward, pictures, splits, ridge, batch_size):
+def _evaluate(forward, pictures, splits, ridge, batch_size):
     batches = data.evaluation_batches(pictures.test, batch_size, pictures.preprocessing)
     embeddings, attributes = (
         np.concatenate(arrays) for arrays in zip(*(forward(images)[:2] for images, _ in batches))

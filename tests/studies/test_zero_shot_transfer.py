@@ -232,7 +232,7 @@ def test_a_training_with_the_loss_is_kept(tmp_path, monkeypatch):
         trained, loaded = (study._trained(recipe, tmp_path / "run") for _ in range(2))
         pictures = study.assembly.load_data(recipe)
     assert pictures.train.num_classes == pictures.test.num_classes == 10
-    first, second = (study._judge(study.with_transport(each), pictures, 20, 0.05, 64) for each in (trained, loaded))
+    first, second = (study._evaluate(study.with_transport(each), pictures, 20, 0.05, 64) for each in (trained, loaded))
     np.testing.assert_allclose(first.means, second.means, atol=1e-5)
     assert trained is not loaded
 

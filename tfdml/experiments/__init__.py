@@ -8,7 +8,7 @@ import importlib
 _MODULES = {
     "commands": ("evaluate_main", "train_main"),
     "errors": ("InputError", "RecipeError", "RunFolderError"),
-    "evaluation": ("Evaluation", "evaluate", "judge"),
+    "evaluation": ("Evaluation", "evaluate", "evaluate_embedder"),
     "protocols": ("ProtocolResult", "plan", "resume_protocol", "run_protocol"),
     "recipe": ("Recipe",),
     "recipe_files": ("dump_recipe", "load_preset", "load_recipe", "preset_names", "recipe_names"),

@@ -51,7 +51,7 @@ class Evaluation:
     classes: int
 
 
-def judge(embedder, batches, ks=(1, 2, 4, 8), is_query=None, search="exact"):
+def evaluate_embedder(embedder, batches, ks=(1, 2, 4, 8), is_query=None, search="exact"):
     """Embeds pictures and compares each with all others, or the queries with the gallery.
 
     Args:

@@ -21,7 +21,7 @@ from tfdml._utils.files import whole_path
 from tfdml.experiments import assembly
 from tfdml.experiments.drawing import draw_evaluation, draw_training
 from tfdml.experiments.errors import RunFolderError, input_errors
-from tfdml.experiments.evaluation import judge
+from tfdml.experiments.evaluation import evaluate_embedder
 from tfdml.experiments.progress import ProgressBar, ProgressLines
 from tfdml.experiments.recipe import Recipe
 from tfdml.experiments.recipe_files import dump_recipe, load_recipe
@@ -336,7 +336,7 @@ class _Run:
             self.warn_of_changes()
             try:
                 with lost_workers(self.crew, self.folder.path):
-                    untrained = self.judge_untrained()
+                    untrained = self.evaluate_untrained()
                     with input_errors():
                         self.restore()
                     self.fit()
@@ -402,25 +402,25 @@ class _Run:
                     key, then[key], now[key],
                 )  # fmt: skip
 
-    def judge_untrained(self):
+    def evaluate_untrained(self):
         """Metrics of the first weights; an interrupted run has them, or has the same first weights."""
         folder, monitor = self.folder, self.recipe.training.monitor
         self.first_weights = [(weight, array_of(weight)) for weight in self.embedder.weights]
         if not folder.untrained_metrics.exists():
-            write_json(folder.untrained_metrics, self.judge(self.pictures.test, self.crew)[-1])
+            write_json(folder.untrained_metrics, self.evaluate(self.pictures.test, self.crew)[-1])
         if not _holds_number(folder.untrained_validation, monitor):
-            metrics = self.judge(self.pictures.validation, self.crew, search="exact")[-1]
+            metrics = self.evaluate(self.pictures.validation, self.crew, search="exact")[-1]
             write_json(folder.untrained_validation, {monitor: metrics[monitor]})
         value = read_json(folder.untrained_validation)[monitor]
         # No number, of embeddings that are not finite.
         self.untrained_value = -math.inf if value is None else value
         return read_json(folder.untrained_metrics)
 
-    def judge(self, pictures, crew=None, search=None):
+    def evaluate(self, pictures, crew=None, search=None):
         config = self.recipe.evaluation
         batches = data.evaluation_batches(pictures, config.batch_size, self.pictures.preprocessing)
         embed = inference_function(self.embedder, crew)
-        return judge(embed, batches, ks=config.recall_at, is_query=pictures.is_query, search=search or config.search)
+        return evaluate_embedder(embed, batches, ks=config.recall_at, is_query=pictures.is_query, search=search or config.search)
 
     def restore(self):
         """Makes the callbacks and takes up the state of the last whole epoch, if there is one."""
@@ -573,7 +573,7 @@ class _Run:
 
     def write_result(self, untrained):
         recipe, folder, early_stopping = self.recipe, self.folder, self.early_stopping
-        embeddings, labels, metrics = self.judge(self.pictures.test)
+        embeddings, labels, metrics = self.evaluate(self.pictures.test)
         if recipe.evaluation.keep_embeddings:
             write_embeddings(folder.test_embeddings, embeddings, labels, self.pictures.test.is_query)
         with whole_path(folder.embedder) as partial:

@@ -20,9 +20,9 @@ from tfdml.models.batches import (
 )
 from tfdml.models.crew import crew_of
 from tfdml.models.embedder import inference_function, largest_distance, with_attributes
-from tfdml.models.judgement import (
+from tfdml.models.validation import (
     GEOMETRY_LOGS,
-    Judged,
+    EmbeddedBatch,
     check_retrieval_names,
     collect,
     geometry_logs,
@@ -576,12 +576,12 @@ class MetricModel(keras.Model):
             else:
                 embeddings = self.embed_batch(images)
                 loss = self._evaluation_function(embeddings, tf.convert_to_tensor(labels), weight)
-            parts.append(Judged(index, np.asarray(embeddings), np.asarray(labels).reshape(-1), is_query, float(loss)))
+            parts.append(EmbeddedBatch(index, np.asarray(embeddings), np.asarray(labels).reshape(-1), is_query, float(loss)))
             callbacks.on_test_batch_end(index, {"loss": mean_loss(parts)})
-        judged = collect(parts, self.crew)
-        logs = {"loss": judged.loss}
-        embeddings, labels = judged.embeddings, judged.labels
-        logs.update(retrieval_logs(embeddings, labels, judged.is_query, self.crew, self._retrieval_names))
+        embedded = collect(parts, self.crew)
+        logs = {"loss": embedded.loss}
+        embeddings, labels = embedded.embeddings, embedded.labels
+        logs.update(retrieval_logs(embeddings, labels, embedded.is_query, self.crew, self._retrieval_names))
         if self.geometry:
             logs.update(self._geometry_logs(embeddings, labels))
         if self.crew.workers > 1:

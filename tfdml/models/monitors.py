@@ -4,7 +4,7 @@ import warnings
 
 import keras
 
-from tfdml.models.judgement import RETRIEVAL_LOGS
+from tfdml.models.validation import RETRIEVAL_LOGS
 
 _MONITORING = (keras.callbacks.EarlyStopping, keras.callbacks.ModelCheckpoint, keras.callbacks.ReduceLROnPlateau)
 

@@ -16,7 +16,7 @@ _RECALL = re.compile(r"recall_at_([1-9][0-9]*)")
 _MAX_SAMPLES = 4096
 
 
-class Judged(NamedTuple):
+class EmbeddedBatch(NamedTuple):
     """A batch, or a whole set, as an evaluation has it.
 
     Attributes:
@@ -47,13 +47,13 @@ def collect(parts, crew):
     embeddings, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("embeddings", "labels"))
     is_query = None if parts[0].is_query is None else np.concatenate([part.is_query for part in parts])
     if crew.workers == 1:
-        return Judged(None, embeddings, labels, is_query, mean_loss(parts))
+        return EmbeddedBatch(None, embeddings, labels, is_query, mean_loss(parts))
     sizes = [len(part.labels) for part in parts]
     order = np.argsort(crew.gather(np.repeat([part.number for part in parts], sizes)), kind="stable")
     losses = crew.gather(np.repeat([part.loss for part in parts], sizes))
     if is_query is not None:
         is_query = crew.gather(is_query.astype(np.int32)).astype(bool)[order]
-    return Judged(
+    return EmbeddedBatch(
         None, crew.gather(embeddings)[order], crew.gather(labels)[order], is_query, float(np.mean(losses))
     )
 
