@@ -269,7 +269,7 @@ def _train(method, pictures, setting, seed):
     )
     batches = data.balanced_batches(pictures.train, num_classes, SAMPLES_PER_CLASS, seed, preprocessing)
     # The first proxies are embedded as at inference.
-    models.settle_batch_normalization(embedder, batches.take(_BATCHES_TO_SETTLE))
+    models.calibrate_batch_norm(embedder, batches.take(_BATCHES_TO_SETTLE))
     pool = RememberedPool(data.class_pool(pictures.train, setting.pool_size, seed, preprocessing))
     if method == "samples":
         references = SampleReferences(embedder, pool, num_classes, setting.per_class)

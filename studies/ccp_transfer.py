@@ -15,7 +15,7 @@ from studies.report import Report, command, mean_and_deviation
 from tfdml import data, metrics
 from tfdml._utils.files import whole_file
 from tfdml.experiments import InputError, load_recipe
-from tfdml.experiments.assembly import load_data, restore_embedder
+from tfdml.experiments.builders import load_data, restore_embedder
 from tfdml.experiments.run_folder import RunFolder, read_csv
 from tfdml.experiments.runner import result_of
 from tfdml.models import embed, ordered_weights

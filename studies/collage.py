@@ -14,7 +14,7 @@ from studies.report import Report, command, mean_and_deviation
 from tfdml import models
 from tfdml._utils.naming import unknown_name
 from tfdml.experiments import InputError, load_recipe
-from tfdml.experiments.assembly import load_data, restore_embedder
+from tfdml.experiments.builders import load_data, restore_embedder
 from tfdml.experiments.run_folder import RunFolder, read_csv
 from tfdml.experiments.runner import result_of
 from tfdml.layers.pooling import pooling_names

@@ -14,7 +14,7 @@ from studies.measurement import interleaved_times
 from studies.report import Report, command, mean_and_deviation
 from studies.tournament import CONTESTANTS
 from tfdml._utils.naming import unknown_name
-from tfdml.experiments import InputError, assembly, load_recipe
+from tfdml.experiments import InputError, builders, load_recipe
 from tfdml.experiments.runner import result_of
 
 # Names of `tfdml.layers.pooling.pooling_names()`, but for those that stand there for free parameters; and one more.
@@ -128,12 +128,12 @@ def step_times(recipes, turns):
         From the name to seconds, `(turns,)`.
     """
     first = next(iter(recipes.values()))
-    pictures = assembly.load_data(first)
-    batch = next(iter(assembly.training_batches(first, pictures)))
+    pictures = builders.load_data(first)
+    batch = next(iter(builders.training_batches(first, pictures)))
     steps = {}
     for name, recipe in recipes.items():
-        embedder = assembly.make_embedder(recipe, pictures.preprocessing)
-        steps[name] = _training_step(assembly.make_model(recipe, embedder, pictures.train))
+        embedder = builders.make_embedder(recipe, pictures.preprocessing)
+        steps[name] = _training_step(builders.make_model(recipe, embedder, pictures.train))
     return interleaved_times(steps, batch, turns)
 
 

@@ -15,7 +15,7 @@ from studies.report import Report, command
 from studies.tournament import CONTESTANTS
 from tfdml import data, metrics, models, ops
 from tfdml._utils.arguments import check_positive
-from tfdml.experiments import RunFolder, assembly, load_recipe
+from tfdml.experiments import RunFolder, builders, load_recipe
 from tfdml.experiments.runner import result_of
 from tfdml.layers.pooling import GeneralizedSumPooling
 
@@ -134,7 +134,7 @@ def zero_shot_transfer(
             for seed in seeds:
                 changed = load_recipe(recipe, {**equal, **of_task, **of_loss, "seed": seed, **overrides})
                 if pictures is None:
-                    pictures = assembly.load_data(changed)
+                    pictures = builders.load_data(changed)
                     examples = _examples(pictures)
                 if training == "untrained":
                     embedder = _untrained(changed, pictures)
@@ -297,8 +297,8 @@ def _seen_changes(name, folder):
 
 def _untrained(recipe, pictures):
     keras.utils.set_random_seed(recipe.seed)
-    embedder = assembly.make_embedder(recipe, pictures.preprocessing)
-    assembly.start_embedder(recipe, embedder, pictures)
+    embedder = builders.make_embedder(recipe, pictures.preprocessing)
+    builders.start_embedder(recipe, embedder, pictures)
     return embedder
 
 

@@ -6,9 +6,11 @@ import sys
 
 from tfdml.version import __version__
 
-_PARTS = ("backbones", "callbacks", "layers", "losses", "metrics", "miners", "models", "ops")
+_PARTS = ("backbones", "callbacks", "data", "layers", "losses", "metrics", "miners", "models", "ops")
 
-__all__ = ["__version__", "export_saved_model", *_PARTS]  # noqa: PLE0604
+_EXPORTS = ("export_saved_model", "load_saved_model")
+
+__all__ = ["__version__", "export_saved_model", "load_saved_model", *_PARTS]  # noqa: PLE0604
 
 
 def _is_command():
@@ -29,8 +31,8 @@ def _is_command():
 
 
 def __getattr__(name):
-    if name == "export_saved_model":
-        return importlib.import_module("tfdml.export").export_saved_model
+    if name in _EXPORTS:
+        return getattr(importlib.import_module("tfdml.export"), name)
     if name not in _PARTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     _check_backend()
@@ -54,4 +56,4 @@ else:
     _check_backend()
     for _part in _PARTS:
         importlib.import_module(f"tfdml.{_part}")
-    from tfdml.export import export_saved_model
+    from tfdml.export import export_saved_model, load_saved_model

@@ -93,7 +93,7 @@ def test_training_uses_the_moving_statistics_only_if_frozen(frozen):
 def test_settling_changes_what_is_not_frozen(frozen):
     backbone = small(frozen)
     before = backbone.get_weights()
-    models.settle_batch_normalization(backbone, pictures())
+    models.calibrate_batch_norm(backbone, pictures())
     same = [np.array_equal(one, other) for one, other in zip(before, backbone.get_weights())]
     assert all(same) == (frozen != "none")
 

@@ -6,7 +6,7 @@ import keras
 import pytest
 import tiny_backbone
 
-from tfdml.experiments import RunFolder, assembly, load_recipe, train
+from tfdml.experiments import RunFolder, builders, load_recipe, train
 from tfdml.experiments.extraction import extract_features
 from tfdml.export import export_saved_model
 
@@ -51,11 +51,11 @@ def image_run(tmp_path_factory, tiny_changes):
     with tiny_backbone.registered():
         changes = {**tiny_changes, "model.pooling": "gap", "references.name": "batch", "ccp.enabled": False}
         recipe = load_recipe("digits-quick", changes)
-        images = assembly.load_data(recipe)
-        recipe = assembly.complete_recipe(recipe, images)
+        images = builders.load_data(recipe)
+        recipe = builders.complete_recipe(recipe, images)
         keras.utils.set_random_seed(0)
-        embedder = assembly.make_embedder(recipe, images.preprocessing)
-        assembly.start_embedder(recipe, embedder, images)
+        embedder = builders.make_embedder(recipe, images.preprocessing)
+        builders.start_embedder(recipe, embedder, images)
     folder = RunFolder.create(recipe, tmp_path_factory.mktemp("runs") / "images")
     embedder.save(folder.embedder)
     embedder.save_weights(folder.best_weights)

@@ -22,7 +22,7 @@ from tfdml.experiments import (
     run_protocol,
     train_main,
 )
-from tfdml.experiments.assembly import load_data, split
+from tfdml.experiments.builders import load_data, split
 from tfdml.experiments.run_folder import read_embeddings, read_json, write_embeddings, write_json
 from tfdml.metrics import retrieval_metrics
 

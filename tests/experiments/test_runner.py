@@ -368,10 +368,10 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_best_weights(tmp_p
 
 
 def _embedder_like(path):
-    from tfdml.experiments import assembly
+    from tfdml.experiments import builders
 
     recipe = RunFolder.open(path).load_recipe()
-    return assembly.restore_embedder(recipe, path / "best.weights.h5")
+    return builders.restore_embedder(recipe, path / "best.weights.h5")
 
 
 def test_the_command_tells_of_a_loss_that_is_no_number(head_arguments, capsys, monkeypatch):

@@ -11,7 +11,7 @@ from training_steps import what_a_step_does
 
 from tfdml.backbones import registry
 from tfdml.experiments import RecipeError, load_recipe, plan, train_main
-from tfdml.experiments.assembly import (
+from tfdml.experiments.builders import (
     load_data,
     make_embedder,
     make_loss,

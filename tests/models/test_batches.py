@@ -93,7 +93,7 @@ def test_endless_data(kind, blobs, linear_embedder):
     embedder, model = linear_embedder(), compiled(linear_embedder())
     for use in (
         lambda: models.embed(embedder, endless),
-        lambda: models.settle_batch_normalization(embedder, endless),
+        lambda: models.calibrate_batch_norm(embedder, endless),
         lambda: callbacks.RetrievalMetrics(endless),
         lambda: model.evaluate(endless, verbose=0),
         lambda: next(image_batches(endless)),
@@ -217,7 +217,7 @@ def test_images_that_are_not_finite(blobs, linear_embedder):
     model = compiled(linear_embedder())
     for use in (
         lambda: models.embed(model.embedder, points, batch_size=10),
-        lambda: models.settle_batch_normalization(model.embedder, KINDS["dataset"]((points, labels))),
+        lambda: models.calibrate_batch_norm(model.embedder, KINDS["dataset"]((points, labels))),
         lambda: model.evaluate(points, labels, batch_size=10, verbose=0),
         lambda: model.fit(*blobs, validation_data=(points, labels), validation_batch_size=10, verbose=0),
     ):

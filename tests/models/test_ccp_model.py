@@ -105,7 +105,7 @@ def test_every_checkpoint_holds_the_state(blobs, linear_embedder, tmp_path, form
     model = build(linear_embedder, projection_weight=0.5)
     model.fit(*blobs, epochs=1, verbose=0)
     model.best_value.assign(0.25)
-    model.best.take(model.solution)
+    model.best.copy_from(model.solution)
     model.begin_projection(np.ones((4, 2, 2), "float32"))
     model.best_value.assign(0.5)
     model.wait.assign(2)

@@ -123,7 +123,7 @@ def test_settling_gives_the_statistics_of_the_data():
     images = pictures(8) * 3 + 1
     before = [np.array(weight) for weight in embedder.trainable_variables]
     convolved = np.asarray(keras.Model(inputs, norm.input)(images))
-    models.settle_batch_normalization(embedder, tf.data.Dataset.from_tensors(images).repeat(30))
+    models.calibrate_batch_norm(embedder, tf.data.Dataset.from_tensors(images).repeat(30))
     np.testing.assert_allclose(norm.moving_mean, convolved.mean(axis=(0, 1, 2)), atol=1e-5)
     np.testing.assert_allclose(norm.moving_variance, convolved.var(axis=(0, 1, 2)), rtol=1e-2)
     for weight, same in zip(embedder.trainable_variables, before):

@@ -53,15 +53,15 @@ def assert_holds(values, variables):
 def test_a_snapshot_survives_freezing_and_unfreezing():
     model, block = build()
     values = distinguish(model.solution)
-    model.best.take(model.solution)
-    model.anchor.take()
+    model.best.copy_from(model.solution)
+    model.anchor.copy_from()
     model.projection.assign(1)
     block.trainable = False
     assert float(model.projection_penalty()) == model.weight_change() == 0.0
     model.best.restore(model.solution)
     assert_holds(values, model.solution)
     block.first.trainable = True
-    model.best.take()
+    model.best.copy_from()
     model.best.restore(reversed(model.solution))
     assert_holds(values, model.solution)
     block.trainable = True
@@ -87,7 +87,7 @@ def test_poolings_keep_their_weights_when_frozen(pooling):
     embedder = models.build_embedder(keras.Model(inputs, keras.layers.Conv2D(4, 1)(inputs)), pooling, 4)
     model = models.CCPModel(embedder, layers.ClassProxies(3, dim=4))
     values = distinguish(model.solution)
-    model.best.take(model.solution)
+    model.best.copy_from(model.solution)
     embedder.get_layer("pooling").trainable = False
     model.best.restore(model.solution)
     assert_holds(values, model.solution)
@@ -96,7 +96,7 @@ def test_poolings_keep_their_weights_when_frozen(pooling):
 def test_a_file_of_a_frozen_model_loads_into_one_that_is_not(tmp_path):
     model, block = build(trainable=False)
     values = distinguish(model.embedder.weights)
-    model.best.take()
+    model.best.copy_from()
     block.trainable = True
     model.save_weights(tmp_path / "frozen.weights.h5")
     other, _ = build()
@@ -109,7 +109,7 @@ def test_a_file_of_a_frozen_model_loads_into_one_that_is_not(tmp_path):
 def test_what_is_refused():
     model, _ = build()
     with pytest.raises(ValueError, match="no copy of some variables. Received: .*stranger"):
-        model.best.take([tf.Variable(1.0, name="stranger")])
+        model.best.copy_from([tf.Variable(1.0, name="stranger")])
     unbuilt = keras.Sequential([keras.layers.Dense(2)])
     with pytest.raises(ValueError, match="which is not built. Expected: a model that is built"):
         models.CCPModel(unbuilt, layers.ClassProxies(3, dim=2))

@@ -78,7 +78,7 @@ def test_round_trip_goes_on_alike(batch, tmp_path):
 def test_ccp_restores_the_label_embeddings_too(batch):
     model = make_model(kind=models.CCPModel, references=layers.ClassProxies(CLASSES, dim=3))
     best = np.array(model.zero_shot.label_embeddings)
-    model.best.take(model.solution)
+    model.best.copy_from(model.solution)
     model.fit(*batch, batch_size=12, verbose=0)
     assert np.any(np.array(model.zero_shot.label_embeddings) != best)
     model.best.restore(model.solution)

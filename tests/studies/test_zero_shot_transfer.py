@@ -188,7 +188,7 @@ def test_transport_needs_prototypes():
 
 
 def untrained(recipe, pictures):
-    return study.assembly.make_embedder(recipe, pictures.preprocessing)
+    return study.builders.make_embedder(recipe, pictures.preprocessing)
 
 
 @pytest.mark.integration
@@ -197,7 +197,7 @@ def test_seen_classes(tmp_path, monkeypatch):
 
     def untrained_result(recipe, folder):
         asked.append((folder.name, recipe))
-        return TrainingResult(folder, {}, {}, {}, {}, untrained(recipe, study.assembly.load_data(recipe)))
+        return TrainingResult(folder, {}, {}, {}, {}, untrained(recipe, study.builders.load_data(recipe)))
 
     monkeypatch.setattr(study, "result_of", untrained_result)
     monkeypatch.setattr(study, "_untrained", untrained)
@@ -230,7 +230,7 @@ def test_a_training_with_the_loss_is_kept(tmp_path, monkeypatch):
     with tiny_backbone.registered():
         recipe = study.load_recipe("tournament", {**changes, "training.steps_per_validation": 4})
         trained, loaded = (study._trained(recipe, tmp_path / "run") for _ in range(2))
-        pictures = study.assembly.load_data(recipe)
+        pictures = study.builders.load_data(recipe)
     assert pictures.train.num_classes == pictures.test.num_classes == 10
     first, second = (study._evaluate(study.with_transport(each), pictures, 20, 0.05, 64) for each in (trained, loaded))
     np.testing.assert_allclose(first.means, second.means, atol=1e-5)

@@ -93,7 +93,7 @@ class AlternatingProjections(keras.callbacks.Callback):
             raise TypeError(f"AlternatingProjections drives a CCPModel. Received: {type(model).__name__}.")
         if number(model.steps) == 0 and number(model.projection) == 0:
             self._reset()
-            model.anchor.take()
+            model.anchor.copy_from()
             proxies = self._choose(self._embed_pool(draw=0))
             model.proxies.assign(proxies)
 

@@ -14,9 +14,9 @@ import tensorflow as tf
 from tfdml import data
 from tfdml._utils.arguments import check_choice
 from tfdml.data.datasets.features import FEATURES
-from tfdml.experiments import assembly
-from tfdml.experiments.drawing import draw_evaluation
+from tfdml.experiments import builders
 from tfdml.experiments.errors import InputError, RunFolderError, input_errors
+from tfdml.experiments.figures import draw_evaluation
 from tfdml.experiments.recipe import DataConfig, EvaluationConfig
 from tfdml.experiments.run_folder import RunFolder, check_is_free, new_dated_folder, new_folder, write_json
 from tfdml.experiments.trust import check_saved_model, load_keras_file
@@ -235,7 +235,7 @@ def _load(recipe, name, options, split, splitting):
     if "validation_classes" in splitting:
         # Which takes the place of the run's fold.
         splitting = {"fold": None, **splitting}
-    return getattr(assembly.split(dataclasses.replace(config, **splitting), images), split)
+    return getattr(builders.split(dataclasses.replace(config, **splitting), images), split)
 
 
 def load_pictures(name, options):
@@ -279,7 +279,7 @@ def _open_run(path):
     recipe = folder.load_recipe()
     embedder = _read_embedder(folder, recipe)
     return _Opened(
-        recipe, assembly.make_preprocessing(recipe.data), embedder, embedder, recipe.model.head.input_size
+        recipe, builders.make_preprocessing(recipe.data), embedder, embedder, recipe.model.head.input_size
     )
 
 
@@ -291,7 +291,7 @@ def _read_embedder(folder, recipe):
     has_validated = folder.history.is_file() or folder.test_metrics.is_file() or folder.embedder.is_file()
     if folder.best_weights.is_file() and has_validated:
         try:
-            return assembly.restore_embedder(recipe, folder.best_weights)
+            return builders.restore_embedder(recipe, folder.best_weights)
         except InputError:
             raise
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:

@@ -18,10 +18,10 @@ import tensorflow as tf
 from tfdml import callbacks, data
 from tfdml._utils.arguments import check_whole_number
 from tfdml._utils.files import whole_path
-from tfdml.experiments import assembly
-from tfdml.experiments.drawing import draw_evaluation, draw_training
+from tfdml.experiments import builders
 from tfdml.experiments.errors import RunFolderError, input_errors
 from tfdml.experiments.evaluation import evaluate_embedder
+from tfdml.experiments.figures import draw_evaluation, draw_training
 from tfdml.experiments.progress import ProgressBar, ProgressLines
 from tfdml.experiments.recipe import Recipe
 from tfdml.experiments.recipe_files import dump_recipe, load_recipe
@@ -292,7 +292,7 @@ def result_of(recipe, folder, verbose=0, extra_callbacks=()):
         return train(recipe, folder, verbose=verbose, extra_callbacks=extra_callbacks)
     found = RunFolder.open(folder).load_recipe()
     # Compared as they are written: a tuple of an option, for example, is a list in a file.
-    if dump_recipe(found) != dump_recipe(assembly.fill_from(recipe, found)):
+    if dump_recipe(found) != dump_recipe(builders.fill_from(recipe, found)):
         raise RunFolderError(
             f"{folder} holds a run of another recipe. Choose another --out, or remove the folder to run it anew."
         )
@@ -321,7 +321,7 @@ class _Run:
             self.verbose = 0
 
     def carry_out(self):
-        with assembly.precision_policy(self.recipe.training.precision):
+        with builders.precision_policy(self.recipe.training.precision):
             # Whatever is wrong with recipe or data shows in here, before there is a folder.
             with input_errors():
                 self.prepare()
@@ -354,32 +354,32 @@ class _Run:
     def prepare(self):
         recipe = self.recipe
         keras.utils.set_random_seed(recipe.seed)
-        assembly.make_loss(recipe)
-        self.pictures = assembly.load_data(recipe)
+        builders.make_loss(recipe)
+        self.pictures = builders.load_data(recipe)
         # The sampler checks the training classes.
-        assembly.training_batches(recipe, self.pictures)
-        self.recipe = recipe = assembly.complete_recipe(recipe, self.pictures)
-        self.embedder = assembly.make_embedder(recipe, self.pictures.preprocessing)
-        assembly.start_embedder(recipe, self.embedder, self.pictures)
+        builders.training_batches(recipe, self.pictures)
+        self.recipe = recipe = builders.complete_recipe(recipe, self.pictures)
+        self.embedder = builders.make_embedder(recipe, self.pictures.preprocessing)
+        builders.start_embedder(recipe, self.embedder, self.pictures)
         if not self.crew.is_alone:
             self.bring_to_replicas()
             return
-        self.model = assembly.make_model(recipe, self.embedder, self.pictures.train)
+        self.model = builders.make_model(recipe, self.embedder, self.pictures.train)
 
     def bring_to_replicas(self):
         """Makes embedder and model for several replicas, with the weights that one device begins with."""
         recipe, weights = self.recipe, self.embedder.get_weights()
         # The same random numbers again.
         keras.utils.set_random_seed(recipe.seed)
-        assembly.make_loss(recipe)
+        builders.make_loss(recipe)
         with self.crew.strategy.scope():
-            self.embedder = assembly.make_embedder(recipe, self.pictures.preprocessing)
+            self.embedder = builders.make_embedder(recipe, self.pictures.preprocessing)
             self.embedder.set_weights(weights)
-            self.model = assembly.make_model(recipe, self.embedder, self.pictures.train)
+            self.model = builders.make_model(recipe, self.embedder, self.pictures.train)
 
     def leave_replicas(self):
         """Makes an embedder for one device of what the replicas have trained. All workers must call it."""
-        self.embedder = assembly.restore_embedder(self.recipe, self.embedder.get_weights())
+        self.embedder = builders.restore_embedder(self.recipe, self.embedder.get_weights())
 
     @property
     def part(self):
@@ -420,7 +420,8 @@ class _Run:
         config = self.recipe.evaluation
         batches = data.evaluation_batches(pictures, config.batch_size, self.pictures.preprocessing)
         embed = inference_function(self.embedder, crew)
-        return evaluate_embedder(embed, batches, ks=config.recall_at, is_query=pictures.is_query, search=search or config.search)
+        search = search or config.search
+        return evaluate_embedder(embed, batches, ks=config.recall_at, is_query=pictures.is_query, search=search)
 
     def restore(self):
         """Makes the callbacks and takes up the state of the last whole epoch, if there is one."""
@@ -451,7 +452,7 @@ class _Run:
         self.projections = None
         if recipe.ccp.enabled:
             self.projections = callbacks.AlternatingProjections(
-                assembly.proxy_pool(recipe, self.pictures),
+                builders.proxy_pool(recipe, self.pictures),
                 pool_size=recipe.ccp.pool_size,
                 patience=recipe.ccp.patience,
                 monitor=monitor,
@@ -460,7 +461,7 @@ class _Run:
             )
             stateful.append(self.projections)
             self.callbacks += [self.projections, ProjectionsLog(folder.projections, self.projections)]
-        prototype_warmup = assembly.prototype_warmup(recipe, self.pictures)
+        prototype_warmup = builders.prototype_warmup(recipe, self.pictures)
         if prototype_warmup is not None:
             stateful.append(prototype_warmup)
             self.callbacks.append(prototype_warmup)
@@ -501,13 +502,13 @@ class _Run:
             self.best_weights.set_model(self.model)
             self.best_weights.write()
         start_batch = done * config.steps_per_validation
-        batches = assembly.training_batches(self.recipe, pictures, start_batch=start_batch, part=self.part)
+        batches = builders.training_batches(self.recipe, pictures, start_batch=start_batch, part=self.part)
         self.model.fit(
             distribute(batches, self.recipe.batches.size, self.crew),
             steps_per_epoch=config.steps_per_validation,
             epochs=config.max_validations,
             initial_epoch=done,
-            validation_data=assembly.validation_batches(self.recipe, pictures, part=self.part),
+            validation_data=builders.validation_batches(self.recipe, pictures, part=self.part),
             callbacks=[*self.callbacks, *self.progress(), *self.extra_callbacks],
             verbose=0,
             # The batches come shuffled; Keras 3 would warn that it does not do it.

@@ -2,7 +2,7 @@
 
 from tfdml.losses.angular import AngularLoss
 from tfdml.losses.arc_face import ArcFaceLoss
-from tfdml.losses.base import MetricLoss, Separation
+from tfdml.losses.base import MarginRequirements, MetricLoss
 from tfdml.losses.circle import CircleLoss
 from tfdml.losses.contrastive import ContrastiveLoss
 from tfdml.losses.cos_face import CosFaceLoss
@@ -47,7 +47,7 @@ __all__ = [
     "ProxyNCAPlusPlusLoss",
     "ProxyProxyLoss",
     "RankedListLoss",
-    "Separation",
+    "MarginRequirements",
     "SoftTripleLoss",
     "SupervisedContrastiveLoss",
     "TripletLoss",

@@ -11,7 +11,7 @@ from tfdml import miners, ops
 from tfdml._utils.arguments import configuration
 
 
-class Separation(NamedTuple):
+class MarginRequirements(NamedTuple):
     """What distances must be like for a loss with margins to be 0.
 
     Attributes:
@@ -58,8 +58,8 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
     label_classes = None
 
     @property
-    def separation(self):
-        """The `Separation` that the margins ask for, or `None` for a loss without margins of distances."""
+    def margin_requirements(self):
+        """The `MarginRequirements` that the margins ask for, or `None` for a loss without margins of distances."""
         return None
 
     def __init__(self, name=None, *, miner=None, reduction="sum_over_batch_size"):
@@ -71,7 +71,7 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
         """The formula.
 
         Args:
-            pairs: `tfdml.ops.Comparison`: embeddings and references, float32 or float64, with the masks of the
+            pairs: `tfdml.ops.Pairs`: embeddings and references, float32 or float64, with the masks of the
                 positive and the negative pairs that count.
 
         Returns:

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from tfdml import ops
 from tfdml._utils.arguments import check_choice
-from tfdml.losses.base import MetricLoss, Separation, per_sample_share
+from tfdml.losses.base import MarginRequirements, MetricLoss, per_sample_share
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -69,8 +69,8 @@ class ContrastiveLoss(MetricLoss):
         self.average = check_choice("average", average, ("nonzero", "pairs", "anchor"))
 
     @property
-    def separation(self):
-        return Separation(self.negative_margin - self.positive_margin, self.negative_margin, self.distance)
+    def margin_requirements(self):
+        return MarginRequirements(self.negative_margin - self.positive_margin, self.negative_margin, self.distance)
 
     def compare(self, pairs):
         distances = pairs.distances(self.distance)

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from tfdml import ops
 from tfdml._utils.arguments import check_choice, check_not_negative
-from tfdml.losses.base import MetricLoss, Separation, per_sample_share
+from tfdml.losses.base import MarginRequirements, MetricLoss, per_sample_share
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -45,8 +45,8 @@ class LiftedStructureLoss(MetricLoss):
         self.distance = check_choice("distance", distance, ops.METRICS)
 
     @property
-    def separation(self):
-        return Separation(self.margin, self.margin, self.distance)
+    def margin_requirements(self):
+        return MarginRequirements(self.margin, self.margin, self.distance)
 
     def compare(self, pairs):
         distances = pairs.distances(self.distance)
@@ -91,8 +91,8 @@ class GeneralizedLiftedStructureLoss(MetricLoss):
         self.distance = check_choice("distance", distance, ops.METRICS)
 
     @property
-    def separation(self):
-        return Separation(self.margin, self.margin, self.distance)
+    def margin_requirements(self):
+        return MarginRequirements(self.margin, self.margin, self.distance)
 
     def compare(self, pairs):
         distances = pairs.distances(self.distance)

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from tfdml import ops
 from tfdml._utils.arguments import check_choice, check_not_negative, check_positive, check_whole_number
-from tfdml.losses.base import MetricLoss, Separation, per_sample_share
+from tfdml.losses.base import MarginRequirements, MetricLoss, per_sample_share
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -70,9 +70,10 @@ class MarginLoss(MetricLoss):
             self.parameters = _Boundaries(self.num_classes or 1, self.boundary)
 
     @property
-    def separation(self):
+    def margin_requirements(self):
         gap = 2 * self.margin
-        return Separation(gap, gap if self.parameters is not None else self.boundary + self.margin, self.distance)
+        reach = gap if self.parameters is not None else self.boundary + self.margin
+        return MarginRequirements(gap, reach, self.distance)
 
     @property
     def label_classes(self):

@@ -60,7 +60,7 @@ def pull_by_references(cosines, pairs, margin, scale):
 
     Args:
         cosines: $s$, `(batch, references)`.
-        pairs: `tfdml.ops.Comparison`: the mask of the positive pairs that count.
+        pairs: `tfdml.ops.Pairs`: the mask of the positive pairs that count.
         margin: $\delta$.
         scale: $\alpha$.
 

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from tfdml import ops
 from tfdml._utils.arguments import check_between, check_not_negative, check_positive
-from tfdml.losses.base import MetricLoss, Separation
+from tfdml.losses.base import MarginRequirements, MetricLoss
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -50,8 +50,8 @@ class RankedListLoss(MetricLoss):
         self.balance = check_between("balance", balance, 0.0, 1.0)
 
     @property
-    def separation(self):
-        return Separation(self.margin, self.negative_boundary, "l2")
+    def margin_requirements(self):
+        return MarginRequirements(self.margin, self.negative_boundary, "l2")
 
     def compare(self, pairs):
         distances = pairs.distances("l2")

@@ -12,7 +12,7 @@ def cross_entropy_over_all(logits, pairs):
 
     Args:
         logits: $z$, `(batch, references)`.
-        pairs: `tfdml.ops.Comparison`: the masks of the pairs that count.
+        pairs: `tfdml.ops.Pairs`: the masks of the pairs that count.
 
     Returns:
         `(batch,)`; 0, with a zero gradient, for an anchor without a positive.
@@ -29,7 +29,7 @@ def cross_entropy_with_negatives(positive_logits, negative_logits, pairs):
     Args:
         positive_logits: $z^+$, `(batch, references)`; those of positive pairs are used.
         negative_logits: $z^-$, `(batch, references)`, often the same; those of negative pairs are used.
-        pairs: `tfdml.ops.Comparison`: the masks of the pairs that count.
+        pairs: `tfdml.ops.Pairs`: the masks of the pairs that count.
 
     Returns:
         `(batch,)`; 0, with a zero gradient, for an anchor without a positive or without a negative.

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from tfdml import ops
 from tfdml._utils.arguments import check_choice, check_not_negative
-from tfdml.losses.base import MetricLoss, Separation, per_sample_share
+from tfdml.losses.base import MarginRequirements, MetricLoss, per_sample_share
 
 MINING = ("all", "semi_hard", "hard")
 
@@ -64,10 +64,10 @@ class TripletLoss(MetricLoss):
         self.average = check_choice("average", average, ("all", "nonzero"))
 
     @property
-    def separation(self):
+    def margin_requirements(self):
         if self.margin == "soft":
             return None
-        return Separation(self.margin, self.margin, self.distance)
+        return MarginRequirements(self.margin, self.margin, self.distance)
 
     def compare(self, pairs):
         distances = pairs.distances(self.distance)

@@ -22,7 +22,7 @@ class Miner(abc.ABC):
         """The pairs that count, among those that counted before.
 
         Args:
-            pairs: `tfdml.ops.Comparison`.
+            pairs: `tfdml.ops.Pairs`.
 
         Returns:
             `tfdml.ops.PairMasks`, each `(batch, references)`.

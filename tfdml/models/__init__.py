@@ -6,11 +6,11 @@ from tfdml.models.crew import Crew, array_of, crew_of, number
 from tfdml.models.embedder import (
     adapt_pooling,
     build_embedder,
+    calibrate_batch_norm,
     embed,
     inference_function,
     local_features,
     pooling_maps,
-    settle_batch_normalization,
     with_attributes,
 )
 from tfdml.models.head import build_head
@@ -37,6 +37,6 @@ __all__ = [
     "ordered_variables",
     "ordered_weights",
     "pooling_maps",
-    "settle_batch_normalization",
+    "calibrate_batch_norm",
     "with_attributes",
 ]

@@ -99,11 +99,11 @@ class CCPModel(MetricModel):
             self.wait.assign(self.wait + 1)
             return False
         self.best_value.assign(value)
-        self.best.take()
+        self.best.copy_from()
         self.wait.assign(0)
         if value > number(self.incumbent_value):
             self.incumbent_value.assign(value)
-            self.incumbent.take()
+            self.incumbent.copy_from()
             self.incumbent_projection.assign(self.projection)
         return True
 
@@ -113,7 +113,7 @@ class CCPModel(MetricModel):
         Args:
             proxies: The proxies to begin with, `(num_classes, per_class, dim)`.
         """
-        self.anchor.take()
+        self.anchor.copy_from()
         self.proxies.assign(proxies)
         self.projection.assign(self.projection + 1)
         self.projection_start.assign(self.steps)

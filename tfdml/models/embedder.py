@@ -225,7 +225,7 @@ def adapt_pooling(embedder, images, **options):
     pooling.adapt((features(batch, training=False) for batch, _ in image_batches(images)), **options)
 
 
-def settle_batch_normalization(embedder, images):
+def calibrate_batch_norm(embedder, images):
     """Brings the moving statistics of batch normalisation to those of the data, and changes nothing else.
 
     A network that is trained from scratch starts with statistics that belong to no data: at inference its features, and

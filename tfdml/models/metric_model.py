@@ -20,6 +20,8 @@ from tfdml.models.batches import (
 )
 from tfdml.models.crew import crew_of
 from tfdml.models.embedder import inference_function, largest_distance, with_attributes
+from tfdml.models.monitors import warn_of_minimized
+from tfdml.models.step_counter import StepCounter
 from tfdml.models.validation import (
     GEOMETRY_LOGS,
     EmbeddedBatch,
@@ -29,8 +31,6 @@ from tfdml.models.validation import (
     mean_loss,
     retrieval_logs,
 )
-from tfdml.models.monitors import warn_of_minimized
-from tfdml.models.step_counter import StepCounter
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -143,8 +143,8 @@ class MetricModel(keras.Model):
                 is, its layer named `"embedding"` excepted.
             geometry: Whether `evaluate` also tells how the embeddings lie: `tfdml.metrics.geometry_metrics`, and, for a
                 loss with margins, `margin_slack`: $d_{\max} - d_{\min} - m$, of the largest distance between classes,
-                the smallest within one, and what the margins ask for (`loss.separation`). Where it is negative no
-                triplet of these samples can meet them, which is warned about when it is so for the third time in a row.
+                the smallest within one, and what the margins ask for (`loss.margin_requirements`). Where it is negative
+                no triplet of these samples can meet them; the third time in a row brings a warning.
             metrics: Names of the retrieval metrics that `evaluate` gives, such as `["map_at_r", "recall_at_16"]`;
                 `None` gives `map_at_r`, `precision_at_1`, `r_precision` and recall at 1, 2, 4 and 8. Metrics of Keras,
                 which are means over batches, are refused.
@@ -228,19 +228,19 @@ class MetricModel(keras.Model):
 
     def _check_margins(self):
         self._evaluations_without_room = 0
-        separation = getattr(self.metric_loss, "separation", None)
-        room = None if separation is None else largest_distance(self.embedder, separation.distance)
-        if room is not None and max(separation.gap, separation.reach) > room:
+        required = getattr(self.metric_loss, "margin_requirements", None)
+        room = None if required is None else largest_distance(self.embedder, required.distance)
+        if room is not None and max(required.gap, required.reach) > room:
             warnings.warn(
-                f"No embeddings can meet the margins of this loss: they ask for a {separation.distance} distance of "
-                f"{max(separation.gap, separation.reach):g} between classes, and the embedder's normalization leaves "
+                f"No embeddings can meet the margins of this loss: they ask for a {required.distance} distance of "
+                f"{max(required.gap, required.reach):g} between classes, and the embedder's normalization leaves "
                 f"room for {room:g}. Received: {type(self.metric_loss).__name__}.",
                 stacklevel=3,
             )
 
     def _check_optimizers(self):
         if self.warmup_steps:
-            training_step.held_variables(self.embedder)
+            training_step.frozen_variables(self.embedder)
             optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
             if getattr(optimizer, "weight_decay", None):
                 raise ValueError(
@@ -310,7 +310,7 @@ class MetricModel(keras.Model):
         names = ["loss", *self._retrieval_names]
         if self.geometry:
             names += GEOMETRY_LOGS
-            if getattr(self.metric_loss, "separation", None) is not None:
+            if getattr(self.metric_loss, "margin_requirements", None) is not None:
                 names.append("margin_slack")
         return names
 
@@ -372,8 +372,8 @@ class MetricModel(keras.Model):
         gradients = tape.gradient(scaled_objective, variables)
         if self.warmup_steps:
             is_over = tf.convert_to_tensor(self.steps) >= self.warmup_steps
-            held = training_step.held_variables(self.embedder)
-            gradients = training_step.hold(gradients, variables, held, factor=is_over)
+            held = training_step.frozen_variables(self.embedder)
+            gradients = training_step.mask_gradients(gradients, variables, held, factor=is_over)
         # As the optimizer counts: a step that is skipped or accumulated is not one.
         before = tf.convert_to_tensor(self.optimizer.iterations)
         training_step.apply_gradients(self.optimizer_groups(), gradients, variables)
@@ -576,7 +576,8 @@ class MetricModel(keras.Model):
             else:
                 embeddings = self.embed_batch(images)
                 loss = self._evaluation_function(embeddings, tf.convert_to_tensor(labels), weight)
-            parts.append(EmbeddedBatch(index, np.asarray(embeddings), np.asarray(labels).reshape(-1), is_query, float(loss)))
+            labels = np.asarray(labels).reshape(-1)
+            parts.append(EmbeddedBatch(index, np.asarray(embeddings), labels, is_query, float(loss)))
             callbacks.on_test_batch_end(index, {"loss": mean_loss(parts)})
         embedded = collect(parts, self.crew)
         logs = {"loss": embedded.loss}
@@ -605,7 +606,7 @@ class MetricModel(keras.Model):
         return LabelCheck().array(labels) if isinstance(self.metric_loss, losses.MetricLoss) else labels
 
     def _geometry_logs(self, embeddings, labels):
-        logs, complaint = geometry_logs(embeddings, labels, getattr(self.metric_loss, "separation", None))
+        logs, complaint = geometry_logs(embeddings, labels, getattr(self.metric_loss, "margin_requirements", None))
         # Embeddings that have hardly begun to spread are no reason to worry.
         self._evaluations_without_room = 0 if complaint is None else self._evaluations_without_room + 1
         if self._evaluations_without_room == _PATIENCE_WITH_MARGINS:

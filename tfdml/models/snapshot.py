@@ -68,7 +68,7 @@ class WeightSnapshot(keras.layers.Layer):
             )
             # An attribute each: tf.train.Checkpoint does not look into a list of Keras 3 variables.
             setattr(self, f"copy_{index}", copy)
-        self.take()
+        self.copy_from()
         self.built = True
 
     @property
@@ -98,7 +98,7 @@ class WeightSnapshot(keras.layers.Layer):
             )
         return [(variable, copy_of[id(variable)]) for variable in variables]
 
-    def take(self, variables=None):
+    def copy_from(self, variables=None):
         """Copies the present values of the variables, or of some of them."""
         for variable, copy in self.pairs(variables):
             copy.assign(variable)

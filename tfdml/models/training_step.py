@@ -21,7 +21,7 @@ def weight_penalty(variables, weight_decay):
     return weight_decay * tf.add_n(halves) if halves else 0.0
 
 
-def held_variables(embedder):
+def frozen_variables(embedder):
     """What a warm-up holds: the trainable weights of an embedder without those of its layer "embedding".
 
     Raises:
@@ -37,7 +37,7 @@ def held_variables(embedder):
     return [variable for variable in embedder.trainable_variables if id(variable) not in free]
 
 
-def hold(gradients, variables, held, factor):
+def mask_gradients(gradients, variables, held, factor):
     """The gradients, those of the held variables times the factor.
 
     Args:

@@ -111,31 +111,31 @@ def retrieval_logs(embeddings, labels, is_query=None, crew=None, names=RETRIEVAL
     return dict(zip(names, map(float, means)))
 
 
-def geometry_logs(embeddings, labels, separation=None):
+def geometry_logs(embeddings, labels, required=None):
     """Geometry metrics, of at most 4,096 samples; NaN if an embedding is not finite.
 
     Args:
         embeddings: `(n, d)`.
         labels: `(n,)`.
-        separation: What the loss asks of distances, a `tfdml.losses.Separation`, or `None`.
+        required: What the loss asks of distances, a `tfdml.losses.MarginRequirements`, or `None`.
 
     Returns:
-        A dict, with `margin_slack` if there is a separation, and a sentence that says so if no triplet of these samples
+        A dict, with `margin_slack` if `required` is given, and a sentence that says so if no triplet of these samples
         can meet its margins, else `None`.
     """
     if not np.isfinite(embeddings).all():
-        names = GEOMETRY_LOGS if separation is None else (*GEOMETRY_LOGS, "margin_slack")
+        names = GEOMETRY_LOGS if required is None else (*GEOMETRY_LOGS, "margin_slack")
         return dict.fromkeys(names, float("nan")), None
     embeddings, labels = some_classes(embeddings, labels, _MAX_SAMPLES)
     logs = geometry_metrics(embeddings, labels)
-    if separation is None:
+    if required is None:
         return logs, None
-    largest, smallest = distance_range(embeddings, labels, separation.distance)
-    logs["margin_slack"] = largest - smallest - separation.gap
+    largest, smallest = distance_range(embeddings, labels, required.distance)
+    logs["margin_slack"] = largest - smallest - required.gap
     if not logs["margin_slack"] < 0:
         return logs, None
     return logs, (
         f"No triplet of these samples can meet the margins of the loss: their distances between classes are at most "
         f"{largest:.4g}, within classes at least {smallest:.4g}, and the margins ask for a difference of "
-        f"{separation.gap:g}."
+        f"{required.gap:g}."
     )

@@ -1,7 +1,6 @@
 """Pure functions on tensors: no variables, no Keras."""
 
 from tfdml.ops.clipped_distances import clipped_distances
-from tfdml.ops.comparison import Comparison, check_embeddings, check_labels, compare
 from tfdml.ops.counting import count_below, count_sorted_below, sort_masked
 from tfdml.ops.distances import METRICS, check_metric, pairwise_distances
 from tfdml.ops.encoded_images import (
@@ -28,6 +27,7 @@ from tfdml.ops.masked import (
 from tfdml.ops.normalization import l2_clip, l2_normalize
 from tfdml.ops.optimal_transport import PartialTransport, partial_transport
 from tfdml.ops.pair_masks import PairMasks, pair_masks
+from tfdml.ops.pairs import Pairs, check_embeddings, check_labels, compare
 from tfdml.ops.precision import at_least_float32
 from tfdml.ops.replicas import gather_batch, has_replicas, replica_count
 from tfdml.ops.ridge import ridge_regression
@@ -37,7 +37,7 @@ __all__ = [
     "MAX_PIXELS",
     "METRICS",
     "UNIT_RANGE",
-    "Comparison",
+    "Pairs",
     "PairMasks",
     "PartialTransport",
     "at_least_float32",

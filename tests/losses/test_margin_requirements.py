@@ -22,13 +22,13 @@ def value(loss, within, between):
     return float(np.mean(loss.call(np.array([0, 0, 1, 1]), points)))
 
 
-@pytest.mark.parametrize("loss", OF_MARGINS, ids=lambda loss: f"{loss.name}-{loss.separation.distance}")
+@pytest.mark.parametrize("loss", OF_MARGINS, ids=lambda loss: f"{loss.name}-{loss.margin_requirements.distance}")
 def test_the_loss_is_zero_from_there_on(loss):
-    of_distance = np.sqrt if loss.separation.distance == "squared_l2" else float
-    reach, gap = of_distance(loss.separation.reach), of_distance(loss.separation.gap)
+    of_distance = np.sqrt if loss.margin_requirements.distance == "squared_l2" else float
+    reach, gap = of_distance(loss.margin_requirements.reach), of_distance(loss.margin_requirements.gap)
     assert value(loss, 0.0, reach + 1e-3) == pytest.approx(0.0, abs=1e-9)
     assert value(loss, 0.0, reach - 1e-2) > 0
-    if loss.separation.distance == "l2":
+    if loss.margin_requirements.distance == "l2":
         # With the positives as far apart as they may be, negatives must be farther by the gap.
         within = max(0.05, reach - gap)
         assert value(loss, within, within + gap + 1e-3) == pytest.approx(0.0, abs=1e-9)
@@ -36,8 +36,9 @@ def test_the_loss_is_zero_from_there_on(loss):
 
 
 def test_losses_without_margins_of_distances_ask_for_none():
-    asking = {name for name in losses.loss_names() if getattr(losses.get(name), "separation", None) is not None}
+    of_each = {name: getattr(losses.get(name), "margin_requirements", None) for name in losses.loss_names()}
+    asking = {name for name, required in of_each.items() if required is not None}
     assert "triplet" in asking and "multi_similarity" not in asking and "proxy_anchor" not in asking
-    assert losses.get("triplet", margin="soft").separation is None
+    assert losses.get("triplet", margin="soft").margin_requirements is None
     # A boundary that is learnt can go anywhere above the margin.
-    assert losses.get("margin", margin=0.2, trainable="global").separation.reach == 0.4
+    assert losses.get("margin", margin=0.2, trainable="global").margin_requirements.reach == 0.4

@@ -12,7 +12,7 @@ from tfdml.ops.pair_masks import PairMasks, pair_masks
 from tfdml.ops.precision import at_least_float32
 
 
-class Comparison(NamedTuple):
+class Pairs(NamedTuple):
     """Embeddings, their references, and which pairs of the two count.
 
     Attributes:
@@ -65,12 +65,12 @@ def compare(
         references: `(references, dim)`; `None` compares the batch with itself.
         reference_labels: Integers, `(references,)`.
         exists: Boolean, `(references,)`; `None` if all do.
-        per_class: As in `Comparison`.
+        per_class: As in `Pairs`.
         classes: If given, labels must lie in 0 … `classes - 1`. Under XLA a sample with another one has NaN in place of
             its embedding.
 
     Returns:
-        A `Comparison` in which every positive and every negative pair counts.
+        A `Pairs` in which every positive and every negative pair counts.
 
     Raises:
         ValueError: If the shapes do not fit, a label is not an integer or is out of range.
@@ -86,7 +86,7 @@ def compare(
     if references is None:
         masks = pair_masks(labels)
         everyone = tf.ones_like(labels, tf.bool)
-        return Comparison(embeddings, labels, embeddings, labels, *masks, exists=everyone, in_batch=True)
+        return Pairs(embeddings, labels, embeddings, labels, *masks, exists=everyone, in_batch=True)
     references = tf.cast(references, embeddings.dtype)
     if not references.shape[-1:].is_compatible_with(embeddings.shape[-1:]):
         raise ValueError(
@@ -96,7 +96,7 @@ def compare(
     reference_labels = tf.cast(reference_labels, labels.dtype)
     masks = pair_masks(labels, reference_labels, exists)
     exists = tf.ones_like(reference_labels, tf.bool) if exists is None else tf.convert_to_tensor(exists)
-    return Comparison(
+    return Pairs(
         embeddings, labels, references, reference_labels, *masks, exists=exists, in_batch=False, per_class=per_class
     )
 

@@ -8,7 +8,7 @@ from training_steps import what_a_step_does
 
 from tfdml import data, layers, losses, miners
 from tfdml.experiments import InputError, RecipeError, load_preset, load_recipe, preset_names
-from tfdml.experiments.assembly import make_loss, make_model, make_optimizer, make_pooling
+from tfdml.experiments.builders import make_loss, make_model, make_optimizer, make_pooling
 from tfdml.experiments.parsing import to_mapping
 from tfdml.experiments.recipe_files import merge
 

@@ -25,7 +25,7 @@ from tfdml.models import (
     adapt_pooling,
     build_embedder,
     build_head,
-    settle_batch_normalization,
+    calibrate_batch_norm,
 )
 
 # So many training pictures are enough to choose the first prototypes from their local features.
@@ -176,7 +176,7 @@ def start_embedder(recipe: Recipe, embedder, pictures: ExperimentData):
         return
     # Statistics of pretrained weights are those that its convolutions were trained with.
     if not recipe.model.is_pretrained:
-        settle_batch_normalization(embedder, training_batches(recipe, pictures).take(_BATCHES_TO_SETTLE))
+        calibrate_batch_norm(embedder, training_batches(recipe, pictures).take(_BATCHES_TO_SETTLE))
     if recipe.has_head:
         return
     pooling = embedder.get_layer("pooling")
