@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -66,6 +67,17 @@ def test_the_check_sees_a_wrong_import(tmp_path):
     wrong.write_text("from tfdml.models import MetricModel\nimport tfdml.callbacks\n")
     assert list(_imported_modules(wrong)) == ["tfdml.models.MetricModel", "tfdml.callbacks"]
     assert LEVEL_OF["models"] > LEVEL_OF["layers"]
+
+
+_VERSION_CHECK = re.compile(r"keras\.__version__\s*(\.startswith|[<>=!]=?|\.split)")
+_PRIVATE_ATTRIBUTES = re.compile(r"\b_(flatten_layers|tracker|loss_scale|use_cached_eval_dataset)\b")
+
+
+@pytest.mark.parametrize("path", _sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_differences_of_the_keras_lines_stand_in_one_module(path):
+    text = path.read_text(encoding="utf-8")
+    found = bool(_VERSION_CHECK.search(text) or _PRIVATE_ATTRIBUTES.search(text))
+    assert found == (path.name == "keras_compat.py")
 
 
 def _modules_imported_on_import(node):

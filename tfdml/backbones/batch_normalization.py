@@ -6,10 +6,10 @@ import keras
 import tensorflow as tf
 
 from tfdml import ops
+from tfdml._utils import keras_compat
 from tfdml._utils.arguments import check_choice
 
 FROZEN = ("none", "statistics", "all")
-_KERAS_FUSES = keras.__version__.startswith("2.")
 _FUSED_TYPES = (tf.float16, tf.bfloat16, tf.float32)
 
 
@@ -36,7 +36,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def call(self, inputs, training=None, mask=None):
         if self.frozen_statistics:
             training = False
-        if _KERAS_FUSES or not self._can_fuse(inputs, mask):
+        if keras_compat.IS_KERAS_2 or not self._can_fuse(inputs, mask):
             return super().call(inputs, training=training, mask=mask)
         uses_batch = bool(training and self.trainable)
         weights = map(tf.convert_to_tensor, (self.gamma, self.beta, self.moving_mean, self.moving_variance))

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfdml._utils.keras_compat import IS_KERAS_2
 from tfdml.experiments.errors import InputError, RecipeError
 from tfdml.models import Crew, crew_of
 
@@ -72,7 +73,7 @@ def make_crew(name):
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return crew_of(tf.distribute.MirroredStrategy([device.name for device in devices]))
     worker_of_environment()
-    if keras.__version__.startswith("3."):
+    if not IS_KERAS_2:
         raise InputError(
             "The training loop of Keras 3 does not support several workers of tf.distribute. Received: "
             f"training.strategy='multi_worker' with Keras {keras.__version__}; expected Keras 2.15, or 'mirrored'."

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from tfdml import ops
 from tfdml._utils.arguments import check_whole_number
+from tfdml._utils.keras_compat import tensorflow_variable
 from tfdml.layers.references import References
 
 
@@ -101,7 +102,7 @@ class CrossBatchMemory(keras.layers.Layer):
 
 def _put(weight, places, rows):
     """Writes rows in place, rather than a new array with the old rows in it."""
-    variable = weight if isinstance(weight, tf.Variable) else weight.value  # Keras 3 wraps TensorFlow's variable.
+    variable = tensorflow_variable(weight)
     if isinstance(variable, tf.distribute.DistributedValues):
         # Those of several replicas cannot be written in part. Each replica writes the same into its own.
         variable.assign(tf.tensor_scatter_nd_update(tf.convert_to_tensor(variable), places[:, None], rows))

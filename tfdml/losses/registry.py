@@ -4,6 +4,7 @@ import functools
 
 import keras
 
+from tfdml._utils.keras_compat import register_loss_names
 from tfdml._utils.naming import resolve
 from tfdml.losses.angular import AngularLoss
 from tfdml.losses.arc_face import ArcFaceLoss
@@ -65,22 +66,7 @@ _FACTORIES = {
 }
 
 
-def _register_names_with_keras():
-    """Lets `model.compile(loss="multi_similarity")` of any Keras model find the names, but for those that Keras has.
-
-    Keras 2 looks a loss's name up among custom objects. Keras 3 looks only among its own, and has no place for others.
-    """
-    if keras.__version__.startswith("3."):
-        return
-    registered = keras.saving.get_custom_objects()
-    for name, factory in _FACTORIES.items():
-        if not hasattr(keras.losses, name):
-            # Keras calls what is a class to make the loss.
-            maker = type(name, (), {"__new__": lambda cls, factory=factory: factory()})
-            registered.setdefault(name, maker)
-
-
-_register_names_with_keras()
+register_loss_names(_FACTORIES)
 
 
 def loss_names():

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdml import ops
+from tfdml._utils.keras_compat import number_of_batches_of, sequence_options
 
 
 def finite_batches(data, steps=None):
@@ -41,8 +42,7 @@ def finite_batches(data, steps=None):
 def number_of_batches(data):
     """The number of batches of an iterable, or `None` if it is unknown or infinite."""
     try:
-        # Of the datasets of Keras 3 `num_batches` is the method that counts.
-        return data.num_batches if hasattr(data, "num_batches") else len(data)
+        return number_of_batches_of(data)
     except (TypeError, NotImplementedError):
         return None
 
@@ -219,10 +219,7 @@ class _CheckedSequence(keras.utils.Sequence):
     """Batches of another one, checked."""
 
     def __init__(self, sequence, check):
-        names = ("workers", "use_multiprocessing", "max_queue_size")
-        options = {name: getattr(sequence, name) for name in names if hasattr(sequence, name)}
-        # Keras 2 has no such options of a dataset.
-        super().__init__(**options)
+        super().__init__(**sequence_options(sequence))
         self._sequence, self._check = sequence, check
 
     def __getitem__(self, index):

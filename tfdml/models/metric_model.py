@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdml import losses, ops
+from tfdml._utils import keras_compat
 from tfdml._utils.arguments import check_between, check_not_negative, check_whole_number
 from tfdml.layers import ClassProxies, ZeroShotPrediction
 from tfdml.models import training_step
@@ -195,7 +196,7 @@ class MetricModel(keras.Model):
         if self.crew.is_alone:
             return
         replicas = self.crew.workers * self.crew.replicas
-        if self.crew.workers > 1 and keras.__version__.startswith("3."):
+        if self.crew.workers > 1 and not keras_compat.IS_KERAS_2:
             raise ValueError(
                 "The training loop of Keras 3 does not support several workers of tf.distribute. Received: "
                 f"{self.crew.workers} workers with Keras {keras.__version__}; expected Keras 2.15, or "
@@ -220,10 +221,7 @@ class MetricModel(keras.Model):
         return self._inference_function(images)
 
     def _replace_loss_parameters(self, layer):
-        before = getattr(self, "loss_parameters", None)
-        if before is not None and hasattr(self, "_tracker"):
-            # Keras 3 would go on training what the attribute no longer holds.
-            self._tracker.untrack(before)
+        keras_compat.untrack(self, getattr(self, "loss_parameters", None))
         self.loss_parameters = layer
 
     def _check_margins(self):
@@ -241,7 +239,7 @@ class MetricModel(keras.Model):
     def _check_optimizers(self):
         if self.warmup_steps:
             training_step.frozen_variables(self.embedder)
-            optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+            optimizer = keras_compat.base_optimizer(self.optimizer)
             if getattr(optimizer, "weight_decay", None):
                 raise ValueError(
                     f"Decoupled weight decay moves weights that the warm-up holds. Received: warmup_steps="
@@ -250,7 +248,7 @@ class MetricModel(keras.Model):
                 )
         if self.reference_optimizer is None:
             return
-        first = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        first = keras_compat.base_optimizer(self.optimizer)
         if self.reference_optimizer in (first, self.optimizer):
             raise ValueError(
                 "One optimizer object cannot have both roles: each keeps the state of its own variables. Received: the "
@@ -367,7 +365,7 @@ class MetricModel(keras.Model):
                 decayed = training_step.decayed_variables(self.embedder)
                 objective += tf.cast(training_step.weight_penalty(decayed, self.weight_decay), loss.dtype)
             # All replicas see the same loss, and the optimizers sum their gradients.
-            scaled_objective = training_step.scale_loss(self.optimizer, objective / ops.replica_count())
+            scaled_objective = keras_compat.scale_loss(self.optimizer, objective / ops.replica_count())
         variables = self.trainable_variables
         gradients = tape.gradient(scaled_objective, variables)
         if self.warmup_steps:
@@ -537,7 +535,7 @@ class MetricModel(keras.Model):
                 or not integers; or an image is not finite.
         """
         self._check_compiled("evaluate")
-        from_fit = kwargs.pop("_use_cached_eval_dataset", False)
+        from_fit = keras_compat.pop_call_from_fit(kwargs)
         unknown = sorted(set(kwargs) - {"max_queue_size", "use_multiprocessing", "workers"})
         if unknown:
             raise TypeError(f"evaluate does not take these arguments. Received: {unknown}.")

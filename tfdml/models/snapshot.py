@@ -2,7 +2,7 @@
 
 import keras
 
-_HAS_STABLE_ORDER = not keras.__version__.startswith("2.")
+from tfdml._utils.keras_compat import IS_KERAS_2, direct_sublayers
 
 
 def ordered_weights(layer):
@@ -14,17 +14,17 @@ def ordered_weights(layer):
     Args:
         layer: A Keras layer or model.
     """
-    return list(layer.weights) if _HAS_STABLE_ORDER else _unfrozen_order(layer)
+    return _unfrozen_order(layer) if IS_KERAS_2 else list(layer.weights)
 
 
 def ordered_variables(model):
     """All variables of a model, those of its metrics included, in an order that freezing does not change."""
-    return list(model.variables) if _HAS_STABLE_ORDER else _unfrozen_order(model)
+    return _unfrozen_order(model) if IS_KERAS_2 else list(model.variables)
 
 
 def _unfrozen_order(layer):
     nested, seen = [], set()
-    for child in layer._flatten_layers(recursive=False, include_self=False):
+    for child in direct_sublayers(layer):
         for weight in _unfrozen_order(child):
             if id(weight) not in seen:
                 seen.add(id(weight))

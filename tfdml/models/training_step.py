@@ -4,12 +4,20 @@ import keras
 import tensorflow as tf
 
 from tfdml import ops
+from tfdml._utils.keras_compat import (
+    all_layers,
+    base_optimizer,
+    optimizer_variables,
+    scale_loss,
+    sums_before_clipping,
+    unscale_gradients,
+)
 
 
 def decayed_variables(embedder):
     """The trainable weights of an embedder without those of batch normalisation."""
     normalizations = [
-        layer for layer in embedder._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)
+        layer for layer in all_layers(embedder) if isinstance(layer, keras.layers.BatchNormalization)
     ]
     excluded = {id(variable) for layer in normalizations for variable in layer.weights}
     return [variable for variable in embedder.trainable_variables if id(variable) not in excluded]
@@ -50,13 +58,6 @@ def mask_gradients(gradients, variables, held, factor):
     return [_times(gradient, factor) if id(v) in held else gradient for gradient, v in zip(gradients, variables)]
 
 
-def scale_loss(optimizer, loss):
-    """Loss scaling under mixed_float16: Keras 3 spells it scale_loss, Keras 2 get_scaled_loss."""
-    if hasattr(optimizer, "scale_loss"):
-        return optimizer.scale_loss(loss)
-    return optimizer.get_scaled_loss(loss) if hasattr(optimizer, "get_scaled_loss") else loss
-
-
 def apply_gradients(groups, gradients, variables):
     """Updates each group of variables by its optimizer.
 
@@ -76,18 +77,15 @@ def apply_gradients(groups, gradients, variables):
     # The first comes last, as it may change the scale.
     for optimizer, part, group in parts[1:]:
         if scale is one:
-            if not hasattr(optimizer, "aggregate_gradients"):
+            if not sums_before_clipping(optimizer):
                 part = _clipped_sum(optimizer, part, scale)
             optimizer.apply_gradients(zip(part, group))
         else:
             _apply_if(_all_finite(gradients), optimizer, [_times(gradient, 1 / scale) for gradient in part], group)
     _, part, group = parts[0]
-    if not hasattr(scaling_optimizer, "aggregate_gradients"):
+    if not sums_before_clipping(scaling_optimizer):
         part = _clipped_sum(scaling_optimizer, part, scale)
-    if hasattr(scaling_optimizer, "get_unscaled_gradients"):
-        # Keras 3 unscales while it applies the gradients, Keras 2 wants it done before.
-        part = scaling_optimizer.get_unscaled_gradients(part)
-    scaling_optimizer.apply_gradients(zip(part, group))
+    scaling_optimizer.apply_gradients(zip(unscale_gradients(scaling_optimizer, part), group))
 
 
 def _clipped_sum(optimizer, gradients, scale):
@@ -99,7 +97,7 @@ def _clipped_sum(optimizer, gradients, scale):
         scale: Of the loss.
     """
     count = ops.replica_count()
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    inner = base_optimizer(optimizer)
     by_variable, by_all, by_value = inner.clipnorm, inner.global_clipnorm, inner.clipvalue
     if count == 1 or not (by_variable or by_all or by_value or inner is not optimizer):
         return gradients
@@ -131,13 +129,7 @@ def optimizer_state(optimizer, variables):
         variables: What it trains.
     """
     build_optimizer(optimizer, variables)
-    variables = optimizer.variables
-    variables = list(variables() if callable(variables) else variables)
-    # Keras 2 does not count the dynamic loss scale among them.
-    scale = getattr(optimizer, "_loss_scale", None)
-    if hasattr(scale, "current_loss_scale"):
-        variables += [scale.current_loss_scale, scale.counter]
-    return variables
+    return optimizer_variables(optimizer)
 
 
 def _times(gradient, factor):

@@ -1,24 +1,14 @@
 """The bases of all layers that pool local features into one vector."""
 
-import inspect
-
 import keras
 import tensorflow as tf
 
 from tfdml import ops
+from tfdml._utils import keras_compat
 from tfdml._utils.arguments import configuration
-
-# The weights stay in float32 under mixed precision; the two Keras lines name the switch differently.
-NO_AUTOCAST = (
-    {"autocast": False}
-    if "autocast" in inspect.signature(keras.layers.Layer.add_weight).parameters
-    else {"experimental_autocast": False}
-)
-
 
 # Products of three such numbers are finite in float32.
 LARGEST = 1e12
-_ORDER_IS_STABLE = not keras.__version__.startswith("2.")
 
 
 class _Ranks:
@@ -71,7 +61,7 @@ class Pooling(keras.layers.Layer):
     def weights(self):
         """All weights, in an order that does not depend on which of the layer's parts are trainable."""
         # Keras 2 lists the statistics of a batch normalisation inside a layer last, but of a frozen one in its place.
-        return super().weights if _ORDER_IS_STABLE else self._ranks.sort(super().weights)
+        return self._ranks.sort(super().weights) if keras_compat.IS_KERAS_2 else super().weights
 
     def pool(self, features):
         """The formula.
@@ -134,7 +124,7 @@ class Pooling(keras.layers.Layer):
 
     def add_precise_weight(self, name, shape, initializer, **options):
         """A trainable weight that mixed precision leaves alone."""
-        return self.add_weight(name=name, shape=shape, initializer=initializer, **options, **NO_AUTOCAST)
+        return self.add_weight(name=name, shape=shape, initializer=initializer, **options, **keras_compat.NO_AUTOCAST)
 
     def precise(self, weight):
         """The value of a weight in `precision`."""
