@@ -112,7 +112,7 @@ def make_model(name, mode, options):
         return embedder
     references, arguments = None, {}
     if name in ("proxies", "ccp"):
-        references = layers.ClassProxies(options.classes, per_class=4, dim=DIM)
+        references = layers.ClassProxies(options.classes, per_class=4, embedding_size=DIM)
     elif name == "memory":
         references = layers.CrossBatchMemory(1024, DIM)
     elif name == "gsp_zero_shot":

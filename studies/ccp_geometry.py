@@ -164,7 +164,7 @@ class SampleReferences(layers.ClassProxies):
     """
 
     def __init__(self, embedder, pool, num_classes, per_class, **kwargs):
-        super().__init__(num_classes, per_class, dim=embedder.output_shape[-1], **kwargs)
+        super().__init__(num_classes, per_class, embedding_size=embedder.output_shape[-1], **kwargs)
         self.trainable = False
         self.pool = pool
         self.pictures = self.add_weight(
@@ -274,7 +274,7 @@ def _train(method, pictures, setting, seed):
     if method == "samples":
         references = SampleReferences(embedder, pool, num_classes, setting.per_class)
     else:
-        references = layers.ClassProxies(num_classes, setting.per_class, dim=2)
+        references = layers.ClassProxies(num_classes, setting.per_class, embedding_size=2)
     model = _WatchedModel(embedder, references, projection_weight=setting.projection_weight)
     learning_rate = setting.learning_rate
     if setting.warmup_steps:

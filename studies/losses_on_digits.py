@@ -143,7 +143,7 @@ def _train_pairs(name, network, train, test, steps, seed):
 
 def _references(kind):
     if kind == "proxies":
-        return layers.ClassProxies(CLASSES, per_class=2, dim=DIM)
+        return layers.ClassProxies(CLASSES, per_class=2, embedding_size=DIM)
     return layers.CrossBatchMemory(192, DIM, warmup_steps=20)
 
 

@@ -27,7 +27,7 @@ CONTESTANTS = {
     "n_pairs": {"loss.name": "n_pairs", "model.normalization": "none"},
     "margin": {
         "loss.name": "margin",
-        "loss.options": {"margin": 0.5, "boundary": 1.2, "trainable": "global"},
+        "loss.options": {"margin": 0.5, "beta": 1.2, "learn_beta": True},
         "loss.miner.name": "distance_weighted",
     },
     "multi_similarity": {"loss.name": "multi_similarity"},

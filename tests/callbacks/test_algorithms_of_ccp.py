@@ -118,7 +118,7 @@ def test_weights_and_proxies_of_25_steps_in_three_problems(
     blobs, linear_embedder, strength, in_batch_weight, decay, jit_compile
 ):
     points, labels = blobs
-    proxies = layers.ClassProxies(4, PER_CLASS, dim=2)
+    proxies = layers.ClassProxies(4, PER_CLASS, embedding_size=2)
     model = models.CCPModel(linear_embedder(), proxies, strength, in_batch_weight, projection_decay=decay)
     model.compile(optimizer=keras.optimizers.SGD(RATE), loss="c2", jit_compile=jit_compile)
     watch = Watch()
@@ -149,7 +149,7 @@ def test_one_problem_of_fixed_proxies_is_plain_proxy_training(blobs, linear_embe
     first.choose(given=None)
     ends = []
     for strength in (None, 10.0):
-        proxies = layers.ClassProxies(4, PER_CLASS, dim=2)
+        proxies = layers.ClassProxies(4, PER_CLASS, embedding_size=2)
         if strength is None:
             model = models.MetricModel(linear_embedder(), proxies)
             projections = []
@@ -173,7 +173,7 @@ def test_the_stronger_the_pull_the_nearer_to_the_last_solution(blobs, linear_emb
     changes = []
     everything = tf.data.Dataset.from_tensors(blobs).repeat()
     for strength in (0.0, 10.0, 100.0, 1000.0):
-        model = models.CCPModel(linear_embedder(), layers.ClassProxies(4, dim=2), strength)
+        model = models.CCPModel(linear_embedder(), layers.ClassProxies(4, embedding_size=2), strength)
         model.proxies.assign(np.random.default_rng(0).normal(size=(4, 1, 2)).astype("float32"))
         model.compile(optimizer=keras.optimizers.SGD(1e-3), loss="c2")
         model.begin_projection(np.asarray(model.proxies.proxies))

@@ -14,7 +14,7 @@ def dataset(points, labels, batch=10):
 
 
 def build(linear_embedder, per_class=2, num_classes=4):
-    model = models.CCPModel(linear_embedder(), layers.ClassProxies(num_classes, per_class, dim=2))
+    model = models.CCPModel(linear_embedder(), layers.ClassProxies(num_classes, per_class, embedding_size=2))
     model.compile(optimizer=keras.optimizers.SGD(0.0), loss="c2", run_eagerly=True)
     return model
 

@@ -75,7 +75,7 @@ def test_a_resumed_training_goes_on_with_weights_and_averages(blobs, linear_embe
 def test_what_is_refused(blobs, linear_embedder):
     with pytest.raises(ValueError, match="momentum=1.5"):
         callbacks.AveragedWeights(1.5)
-    model = models.CCPModel(linear_embedder(), layers.ClassProxies(4, dim=2))
+    model = models.CCPModel(linear_embedder(), layers.ClassProxies(4, embedding_size=2))
     model.compile(optimizer="sgd", loss="c2")
     with pytest.raises(TypeError, match="Received: CCPModel"):
         model.fit(*blobs, verbose=0, callbacks=[callbacks.AveragedWeights()])

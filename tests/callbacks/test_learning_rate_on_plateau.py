@@ -76,7 +76,7 @@ def test_an_interrupted_training_goes_on():
 
 def test_the_optimizer_of_the_proxies_slows_down_too():
     embedder = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2)])
-    model = MetricModel(embedder, ClassProxies(2, 1, dim=2))
+    model = MetricModel(embedder, ClassProxies(2, 1, embedding_size=2))
     model.compile(
         optimizer=keras.optimizers.SGD(0.8), loss=ContrastiveLoss(), reference_optimizer=keras.optimizers.SGD(8.0),
         run_eagerly=True,

@@ -58,7 +58,8 @@ def test_prototypes_are_k_centers_of_the_learnt_features(pictures):
 def test_evaluation_and_proxies_follow_the_present_pooling(pictures):
     """Neither validation nor the pool of the next proxies may go by the graph of the warm-up."""
     # A rate of 0: only the pooling changes.
-    model = make_model(kind=models.CCPModel, references=layers.ClassProxies(4, 1, dim=3), rate=0.0, run_eagerly=False)
+    proxies = layers.ClassProxies(4, 1, embedding_size=3)
+    model = make_model(kind=models.CCPModel, references=proxies, rate=0.0, run_eagerly=False)
     validation = {"validation_data": pictures}
     warmup = callbacks.PrototypeWarmup(pictures[0], epochs=1)
     # The first epoch is passed over; the third is the second without anything better.

@@ -25,7 +25,7 @@ def train(digits, with_ccp):
     embedder = keras.Sequential(
         [keras.Input((64,)), keras.layers.Dense(32, activation="relu"), keras.layers.Dense(8), layers.L2Clip()]
     )
-    model = models.CCPModel(embedder, layers.ClassProxies(10, PER_CLASS, dim=8), projection_weight=2e-4)
+    model = models.CCPModel(embedder, layers.ClassProxies(10, PER_CLASS, embedding_size=8), projection_weight=2e-4)
     model.compile(optimizer=keras.optimizers.Adam(3e-3), loss="c2")
     everything = tf.data.Dataset.from_tensor_slices((images, labels))
     # Plain proxy training is one problem that never ends.

@@ -26,7 +26,7 @@ class Interruption(keras.callbacks.Callback):
 
 
 def plain(embedder):
-    model = models.CCPModel(embedder, layers.ClassProxies(4, 2, dim=2), projection_weight=0.1)
+    model = models.CCPModel(embedder, layers.ClassProxies(4, 2, embedding_size=2), projection_weight=0.1)
     model.compile(optimizer=keras.optimizers.Adam(0.05), loss="c2", run_eagerly=True)
     return model
 
@@ -34,7 +34,7 @@ def plain(embedder):
 def with_everything(embedder):
     hidden = keras.layers.Dense(8, kernel_initializer=keras.initializers.RandomNormal(0.0, 0.4, seed=1))
     outputs = keras.layers.Dense(2, name="embedding")(hidden(embedder.inputs[0]))
-    references = [layers.ClassProxies(4, 2, dim=2), layers.CrossBatchMemory(60, 2, warmup_steps=3)]
+    references = [layers.ClassProxies(4, 2, embedding_size=2), layers.CrossBatchMemory(60, 2, warmup_steps=3)]
     model = models.CCPModel(keras.Model(embedder.inputs[0], outputs), references, projection_weight=0.1)
     model.compile(
         optimizer=keras.optimizers.Adam(0.5, global_clipnorm=1.0), loss=LearningLoss(), jit_compile=False,

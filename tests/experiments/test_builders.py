@@ -87,10 +87,10 @@ def test_presets_say_what_the_thesis_says():
 def test_references():
     assert model_of("gap").references is None
     (proxies,) = model_of("gap", references__name="proxies", references__per_class=3).references
-    assert (proxies.num_classes, proxies.per_class, proxies.dim) == (40, 3, 8)
+    assert (proxies.num_classes, proxies.per_class, proxies.embedding_size) == (40, 3, 8)
     model = model_of("xbm", references__memory_size=33, references__memory_warmup=5)
     (memory,) = model.references
-    assert (memory.size, memory.dim, memory.warmup_steps, model.in_batch_weight) == (33, 8, 5, 1)
+    assert (memory.size, memory.embedding_size, memory.warmup_steps, model.in_batch_weight) == (33, 8, 5, 1)
     # Two passes over 40 classes of 4 pictures each.
     assert model_of("xbm").references[0].size == 320
     model = model_of("xbm", references__name="proxies_and_memory", references__in_batch_weight=0.5)
@@ -179,5 +179,5 @@ def test_the_zero_shot_section():
         recipe = load_recipe("gap", {**changes, "zero_shot.dim": dim})
         model = make_model(recipe, keras.Model(inputs, pooled), pictures())
         zero_shot = model.zero_shot
-        assert (zero_shot.num_classes, zero_shot.dim) == (40, dim or 4)
+        assert (zero_shot.num_classes, zero_shot.embedding_size) == (40, dim or 4)
         assert (model.zero_shot_weight, zero_shot.ridge, zero_shot.temperature) == (0.25, 0.5, 0.2)

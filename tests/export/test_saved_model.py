@@ -439,7 +439,7 @@ def test_a_head_is_served_finite_features_of_its_size(exported_head):
 
 def test_the_embedder_of_a_metric_model_is_exported(tmp_path, exported):
     embedder, path = exported
-    model = MetricModel(embedder, ClassProxies(num_classes=4, per_class=1, dim=DIMENSIONS))
+    model = MetricModel(embedder, ClassProxies(num_classes=4, per_class=1, embedding_size=DIMENSIONS))
     saved = load_saved_model(export_saved_model(model, tmp_path / "model"))
     images = pictures(2)
     np.testing.assert_allclose(saved(images), expected(embedder, images), atol=1e-5)

@@ -74,7 +74,7 @@ def check_values(loss, loop, rtol=1e-5, atol=1e-5, edges=tuple(EDGES)):
         np.testing.assert_allclose(np.mean(loss.call(labels, x)), expected, rtol=1e-7, atol=1e-9)
         np.testing.assert_allclose(loss(labels, x.astype("float32")), expected, rtol=rtol, atol=atol)
         np.testing.assert_allclose(
-            np.mean(loss.against(x, labels, References(references, reference_labels))),
+            np.mean(loss.against(labels, x, References(references, reference_labels))),
             loop(x, labels, references, reference_labels), rtol=1e-7, atol=1e-9,
         )  # fmt: skip
     for edge in edges:
@@ -97,7 +97,7 @@ def check_gradients(loss, loop, seed=3, step=1e-6, atol=1e-6):
     )
     with tf.GradientTape() as tape:
         variables = tf.Variable(x), tf.Variable(references)
-        value = tf.reduce_mean(loss.against(variables[0], labels, References(variables[1], reference_labels)))
+        value = tf.reduce_mean(loss.against(labels, variables[0], References(variables[1], reference_labels)))
     of_x, of_references = tape.gradient(value, variables)
     np.testing.assert_allclose(
         _dense(of_x), _differences(lambda x: loop(x, labels, references, reference_labels), x, step), atol=atol

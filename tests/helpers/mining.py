@@ -84,7 +84,7 @@ def check_loss_on_mined_pairs(miner):
         positives, negatives = (mask.numpy() for mask in miner(labels, x, given))
         with tf.GradientTape() as tape:
             variable = tf.Variable(x)
-            values = again.call(labels, variable) if given is None else again.against(variable, labels, given)
+            values = again.call(labels, variable) if given is None else again.against(labels, variable, given)
             value = tf.reduce_mean(values)
         distances = np.stack([l2(sample, x if others is None else others) for sample in x])
         terms = positives * distances**2 + negatives * np.maximum(1.0 - distances, 0.0) ** 2

@@ -137,7 +137,8 @@ def run(model, size=16, weighted=False, problems=False):
 
 
 def proxies():
-    return layers.ClassProxies(CLASSES, 2, dim=8, initializer=keras.initializers.RandomNormal(stddev=0.3, seed=1))
+    initializer = keras.initializers.RandomNormal(stddev=0.3, seed=1)
+    return layers.ClassProxies(CLASSES, 2, embedding_size=8, initializer=initializer)
 
 
 REFERENCES = {"proxies": proxies, "memory": lambda: layers.CrossBatchMemory(40, 8, warmup_steps=2)}

@@ -19,7 +19,8 @@ MODES = {
 
 
 def batch(rng, size):
-    return rng.normal(size=(size, 3)).astype("float32"), rng.integers(0, 2**62, size)
+    embeddings = rng.normal(size=(size, 3)).astype("float32")
+    return rng.integers(0, 2**62, size), embeddings
 
 
 def held(memory):
@@ -39,8 +40,8 @@ def test_it_holds_the_last_samples(mode):
     embeddings, labels = np.zeros((0, 3), "float32"), np.zeros(0, "int64")
     # Some fill it, some wrap around, some are as large as it or larger.
     for size in (2, 2, 2, 5, 1, 7, 3, 12, 4):
-        new_embeddings, new_labels = batch(rng, size)
-        update(tf.constant(new_embeddings), tf.constant(new_labels))
+        new_labels, new_embeddings = batch(rng, size)
+        update(tf.constant(new_labels), tf.constant(new_embeddings))
         embeddings, labels = np.concatenate([embeddings, new_embeddings]), np.concatenate([labels, new_labels])
         kept = held(memory)
         np.testing.assert_array_equal(kept[0], embeddings[-5:])
@@ -76,7 +77,7 @@ def test_an_empty_memory_is_worth_nothing():
     embeddings, labels = batch(np.random.default_rng(0), 6)
     with tf.GradientTape() as tape:
         variable = tf.Variable(embeddings)
-        values = losses.get("c1").against(variable, labels, memory())
+        values = losses.get("c1").against(labels, variable, memory())
     np.testing.assert_array_equal(values, np.zeros(6))
     np.testing.assert_array_equal(tape.gradient(values, variable), np.zeros((6, 3)))
 
@@ -85,7 +86,7 @@ def test_no_gradient_passes_and_nothing_is_trained():
     memory = layers.CrossBatchMemory(4, 3)
     with tf.GradientTape() as tape:
         variable = tf.Variable(tf.ones((2, 3)))
-        memory.update(variable, [0, 1])
+        memory.update([0, 1], variable)
         value = tf.reduce_sum(memory().embeddings)
     assert float(value) == 6.0
     assert tape.gradient(value, variable) is None
@@ -96,7 +97,7 @@ def test_no_gradient_passes_and_nothing_is_trained():
 def test_it_stores_float32_under_every_policy(policy, dtype_policy):
     dtype_policy(policy)
     memory = layers.CrossBatchMemory(4, 3)
-    memory.update(tf.ones((2, 3), policy[len("mixed_") :]), tf.constant([0, 2**31 + 1], tf.int64))
+    memory.update(tf.constant([0, 2**31 + 1], tf.int64), tf.ones((2, 3), policy[len("mixed_") :]))
     references = memory()
     assert references.embeddings.dtype == tf.float32
     assert references.labels.numpy()[:2].tolist() == [0, 2**31 + 1]
@@ -106,7 +107,7 @@ def test_round_trip():
     memory = layers.CrossBatchMemory(4, 3, warmup_steps=7, name="past")
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(memory))
     assert again.get_config() == memory.get_config()
-    assert (again.size, again.dim, again.warmup_steps, again.name) == (4, 3, 7, "past")
+    assert (again.size, again.embedding_size, again.warmup_steps, again.name) == (4, 3, 7, "past")
     memory.update(*batch(np.random.default_rng(0), 6))
     again.set_weights(memory.get_weights())
     for values, others in zip(held(memory), held(again)):
@@ -124,12 +125,12 @@ def test_bad_numbers(name, value, message):
 
 def test_labels_that_are_not_integers():
     memory = layers.CrossBatchMemory(4, 3)
-    memory.update(tf.ones((2, 3)), [[1.0], [0.0]])
+    memory.update([[1.0], [0.0]], tf.ones((2, 3)))
     assert memory().labels.numpy()[:2].tolist() == [1, 0]
     with pytest.raises(ValueError, match="Labels must be whole numbers. Received: 0.5"):
-        memory.update(tf.ones((2, 3)), [0.5, 1.0])
+        memory.update([0.5, 1.0], tf.ones((2, 3)))
 
 
 def test_a_batch_of_another_size():
     with pytest.raises(ValueError, match=r"Received: shape \(2, 4\); expected \(batch, 3\)"):
-        layers.CrossBatchMemory(4, 3).update(tf.ones((2, 4)), [0, 1])
+        layers.CrossBatchMemory(4, 3).update([0, 1], tf.ones((2, 4)))

@@ -52,7 +52,7 @@ def test_zero_vectors_in_a_memory_do_no_harm():
     x, labels = tf.Variable(np.array([[1.0, 0.0], [0.0, 0.0]])), np.array([0, 1])
     references = References(tf.zeros((3, 2), tf.float64), np.array([0, 1, 1]), np.array([True, True, False]))
     with tf.GradientTape() as tape:
-        values = AngularLoss().against(x, labels, references)
+        values = AngularLoss().against(labels, x, references)
     np.testing.assert_allclose(values, np.log(2.0))
     assert np.all(np.isfinite(tape.gradient(values, x)))
 

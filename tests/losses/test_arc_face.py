@@ -38,7 +38,7 @@ def test_the_larger_the_angle_the_larger_the_value(margin):
     angles = np.linspace(0.0, np.pi, 200)
     x = np.stack([np.cos(angles), np.sin(angles), np.zeros(200)], axis=1)
     references = References(np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]), np.array([0, 1]))
-    values = ArcFaceLoss(margin, scale=4.0).against(x, np.zeros(200, int), references).numpy()
+    values = ArcFaceLoss(margin, scale=4.0).against(np.zeros(200, int), x, references).numpy()
     assert np.all(np.diff(values) > 0)
 
 
@@ -51,7 +51,7 @@ def test_gradient_is_finite_along_and_against_the_reference(dtype):
     x, labels = tf.constant(x.astype(dtype)), np.repeat(np.arange(20), 2)
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(x)
-        values = ArcFaceLoss().against(x, labels, References(tf.identity(x), labels)), ArcFaceLoss().call(labels, x)
+        values = ArcFaceLoss().against(labels, x, References(tf.identity(x), labels)), ArcFaceLoss().call(labels, x)
     for value in values:
         assert np.all(np.isfinite(value))
         gradient = tape.gradient(value, x).numpy()

@@ -68,7 +68,7 @@ def test_references_that_do_not_exist_take_no_part():
     loss, x, labels = losses.get("c2"), np.array([[0.0], [0.3]]), np.array([0, 1])
     references = References(np.array([[0.1], [0.2], [9.0]]), np.array([0, 1, 0]), np.array([True, True, False]))
     without = References(references.embeddings[:2], references.labels[:2])
-    np.testing.assert_allclose(loss.against(x, labels, references), loss.against(x, labels, without))
+    np.testing.assert_allclose(loss.against(labels, x, references), loss.against(labels, x, without))
 
 
 def test_column_of_labels_and_sample_weights():
@@ -109,7 +109,7 @@ def test_shape_mistakes(labels, embeddings, message):
 
 def test_references_of_another_size():
     with pytest.raises(ValueError, match="differ in size"):
-        losses.get("c2").against(np.zeros((2, 3)), np.zeros(2, int), References(np.zeros((2, 4)), np.zeros(2, int)))
+        losses.get("c2").against(np.zeros(2, int), np.zeros((2, 3)), References(np.zeros((2, 4)), np.zeros(2, int)))
 
 
 def test_compiles_into_a_plain_keras_model():

@@ -31,7 +31,7 @@ BATCHES = {
 def values_and_gradient(loss, labels, x, references=None):
     variable = tf.Variable(x)
     with tf.GradientTape() as tape:
-        values = loss.call(labels, variable) if references is None else loss.against(variable, labels, references)
+        values = loss.call(labels, variable) if references is None else loss.against(labels, variable, references)
         mean = tf.reduce_mean(values)
     gradient = tape.gradient(mean, variable)
     return values.numpy(), np.zeros(1) if gradient is None else tf.cast(gradient, tf.float64).numpy()
@@ -69,8 +69,8 @@ def test_not_a_number_stays_visible(name):
     for wrong in (np.nan, np.inf):
         bad = np.where(np.arange(6)[:, None] == 5, np.float32(wrong), x)
         assert np.isnan(loss.call(labels, bad)[5])
-        assert np.isnan(loss.against(bad, labels, References(x, labels))[5])
-        assert np.isnan(loss.against(x, labels, References(bad, labels))).all()
+        assert np.isnan(loss.against(labels, bad, References(x, labels))[5])
+        assert np.isnan(loss.against(labels, x, References(bad, labels))).all()
 
 
 @pytest.mark.parametrize("name", losses.loss_names())
@@ -82,8 +82,8 @@ def test_an_empty_batch(name):
     if name not in PAIRED:
         points = np.random.default_rng(0).normal(size=(4, 3)).astype("float32")
         calls += [
-            lambda x: loss.against(x, labels, References(points, np.array([0, 0, 1, 1]), per_class=2)),
-            lambda x: loss.against(x, labels, References(points, np.array([0, 1, 1, 0]))),
+            lambda x: loss.against(labels, x, References(points, np.array([0, 0, 1, 1]), per_class=2)),
+            lambda x: loss.against(labels, x, References(points, np.array([0, 1, 1, 0]))),
         ]
     for call in calls:
         x = tf.Variable(np.zeros(shape, "float32"))
@@ -120,9 +120,9 @@ def test_references_that_do_not_exist_take_no_part(name):
     loss, rng = losses.get(name), np.random.default_rng(1)
     x, labels = rng.normal(size=(6, 3)), np.array([0, 0, 1, 1, 2, 2])
     others, other_labels, exists = rng.normal(size=(9, 3)), rng.integers(0, 3, 9), rng.random(9) < 0.6
-    masked = loss.against(x, labels, References(others, other_labels, exists))
+    masked = loss.against(labels, x, References(others, other_labels, exists))
     np.testing.assert_allclose(
-        masked, loss.against(x, labels, References(others[exists], other_labels[exists])), atol=1e-12
+        masked, loss.against(labels, x, References(others[exists], other_labels[exists])), atol=1e-12
     )
 
 
@@ -132,7 +132,7 @@ def check_graph_and_xla(name, batch, compiled=("batch", "references")):
     x, labels = tf.constant(rng.normal(size=(batch, 8)), tf.float32), tf.repeat(tf.range(batch // 4, dtype=tf.int64), 4)
     points, point_labels = rng.normal(size=(batch // 2, 8)).astype("float32"), np.repeat(np.arange(batch // 4), 2)
     proxies = References(points, point_labels, per_class=2)
-    ways = {"batch": loss.call, "references": lambda labels, x: loss.against(x, labels, proxies)}
+    ways = {"batch": loss.call, "references": lambda labels, x: loss.against(labels, x, proxies)}
     for way, score in ways.items():
 
         def with_gradient(labels, x, score=score):
@@ -238,9 +238,9 @@ def test_plain_fit(policy, dtype_policy):
 @pytest.mark.parametrize("name", NAMES)
 def test_trains_proxies(name):
     """The gradient reaches the proxies, those of each class that the batch has."""
-    loss, proxies = losses.get(name), ClassProxies(4, per_class=2, dim=3)
+    loss, proxies = losses.get(name), ClassProxies(4, per_class=2, embedding_size=3)
     x, labels = np.random.default_rng(0).normal(size=(8, 3)).astype("float32"), np.repeat(np.arange(4), 2)
     with tf.GradientTape() as tape:
-        value = tf.reduce_mean(loss.against(x, labels, proxies()))
+        value = tf.reduce_mean(loss.against(labels, x, proxies()))
     gradient = tf.convert_to_tensor(tape.gradient(value, proxies.trainable_variables)[0]).numpy()
     assert gradient.shape == (4, 2, 3) and np.isfinite(gradient).all() and gradient.any()

@@ -66,8 +66,8 @@ def test_plain_embeddings_against_references():
     x, labels, references, reference_labels = random_batch(0)
     references = References(references, reference_labels)
     np.testing.assert_allclose(
-        InBatchNegativesLoss(0.3, symmetric=True).against(x, labels, references),
-        InfoNCELoss(0.3).against(x, labels, references),
+        InBatchNegativesLoss(0.3, symmetric=True).against(labels, x, references),
+        InfoNCELoss(0.3).against(labels, x, references),
     )
 
 

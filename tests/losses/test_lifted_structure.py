@@ -96,7 +96,7 @@ def test_a_reference_is_set_against_the_batch():
     references = References(np.array([[1.0], [9.0]]), np.array([0, 2]))
     # Sample 0: log(e^(1 - 9) + e^(1 - 1)) + 1, its only negative reference at 9, the positive's only sample at 1.
     expected = (np.log(np.exp(-8.0) + 1.0) + 1.0) ** 2 / 2.0
-    np.testing.assert_allclose(tf.reduce_mean(LiftedStructureLoss().against(x, labels, references)), expected)
+    np.testing.assert_allclose(tf.reduce_mean(LiftedStructureLoss().against(labels, x, references)), expected)
 
 
 def test_large_distances_do_not_overflow():

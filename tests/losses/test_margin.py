@@ -10,9 +10,9 @@ from tfdml import losses
 from tfdml.layers import References
 
 FORMS = {
-    "fixed": dict(margin=0.2, boundary=0.8),
-    "global": dict(margin=0.3, boundary=0.7, trainable="global", boundary_weight=0.1),
-    "class": dict(margin=0.1, boundary=0.6, trainable="class", num_classes=3),
+    "fixed": dict(margin=0.2, beta=0.8),
+    "global": dict(margin=0.3, beta=0.7, learn_beta=True, beta_weight=0.1),
+    "class": dict(margin=0.1, beta=0.6, learn_beta=True, num_classes=3),
 }
 
 
@@ -35,7 +35,7 @@ def loop_of(name):
             boundaries.append(boundary)
             terms.extend(np.maximum(loss.margin + l2(anchor.x, anchor.positives) - boundary, 0.0))
             terms.extend(np.maximum(loss.margin - l2(anchor.x, anchor.negatives) + boundary, 0.0))
-        return sum(terms) / max(np.count_nonzero(terms), 1) + loss.boundary_weight * np.mean(boundaries)
+        return sum(terms) / max(np.count_nonzero(terms), 1) + loss.beta_weight * np.mean(boundaries)
 
     return loop
 
@@ -65,7 +65,7 @@ def test_training_takes_no_class_without_a_boundary(label):
     labels, known = tf.constant([0, 0, 1, label]), tf.constant([0, 0, 1, 2])
     references = References(x, known)
     message = r"Labels are out of range for MarginLoss\(num_classes=3, …\)"
-    for score in (loss.call, lambda labels, x: loss.against(x, labels, references)):
+    for score in (loss.call, lambda labels, x: loss.against(labels, x, references)):
         with pytest.raises(ValueError, match=f"{message}. Received: {label}. Expected: 0 <= label < 3"):
             score(labels, x)
         with pytest.raises(tf.errors.InvalidArgumentError, match=message):
@@ -113,14 +113,21 @@ def test_a_plain_model_trains_the_boundary_if_it_has_it():
     ("options", "message"),
     [
         (dict(margin=-1), "margin=-1; expected margin >= 0"),
-        (dict(boundary=0), "boundary=0; expected boundary > 0"),
-        (dict(boundary_weight=-0.1), "boundary_weight=-0.1"),
-        (dict(trainable="batch"), "trainable='batch'; expected one of"),
-        (dict(trainable="class"), "num_classes goes with trainable='class'"),
-        (dict(num_classes=3), "num_classes goes with trainable='class'"),
+        (dict(beta=0), "beta=0; expected beta > 0"),
+        (dict(beta_weight=-0.1), "beta_weight=-0.1"),
+        (dict(num_classes=3), "num_classes=3 with learn_beta=False. Expected: learn_beta=True"),
         (dict(distance="l1"), "distance='l1'"),
     ],
 )
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         losses.MarginLoss(**options)
+
+
+def test_configurations_of_earlier_versions():
+    config = losses.MarginLoss(beta=0.5, learn_beta=True, beta_weight=0.1).get_config()
+    config["boundary"], config["boundary_weight"] = config.pop("beta"), config.pop("beta_weight")
+    config["trainable"] = "global"
+    del config["learn_beta"]
+    loss = losses.MarginLoss.from_config(config)
+    assert (loss.beta, loss.learn_beta, loss.beta_weight) == (0.5, True, 0.1)

@@ -11,7 +11,7 @@ OF_MARGINS = [
     losses.get("triplet", margin=0.3, mining="hard"),
     losses.get("triplet_all", margin=0.3),
     losses.get("triplet", margin=0.3, distance="squared_l2"),
-    losses.get("margin", margin=0.1, boundary=0.6),
+    losses.get("margin", margin=0.1, beta=0.6),
     losses.get("ranked_list", margin=0.4, negative_boundary=1.2),
 ]
 
@@ -41,4 +41,4 @@ def test_losses_without_margins_of_distances_ask_for_none():
     assert "triplet" in asking and "multi_similarity" not in asking and "proxy_anchor" not in asking
     assert losses.get("triplet", margin="soft").margin_requirements is None
     # A boundary that is learnt can go anywhere above the margin.
-    assert losses.get("margin", margin=0.2, trainable="global").margin_requirements.reach == 0.4
+    assert losses.get("margin", margin=0.2, learn_beta=True).margin_requirements.reach == 0.4

@@ -33,7 +33,7 @@ def test_equals_the_loop(l2_weight):
 def test_equals_tensorflow_addons(labels):
     addons = pytest.importorskip("tensorflow_addons.losses", exc_type=ImportError)
     queries, positives = np.random.default_rng(0).normal(size=(2, 8, 5)).astype("float32")
-    ours = tf.reduce_mean(NPairsLoss(l2_weight=0.0).against(queries, labels, References(positives, labels)))
+    ours = tf.reduce_mean(NPairsLoss(l2_weight=0.0).against(labels, queries, References(positives, labels)))
     np.testing.assert_allclose(ours, addons.NpairsLoss()(labels, queries @ positives.T), rtol=1e-5)
 
 

@@ -38,14 +38,14 @@ def test_references_that_do_not_exist_are_not_counted():
     x, labels = rng.normal(size=(4, 3)), np.array([0, 1, 1, 2])
     references, reference_labels = rng.normal(size=(5, 3)), np.array([0, 1, 2, 3, 1])
     exists = np.array([True, True, False, True, False])
-    values = ProxyAnchorLoss().against(x, labels, References(references, reference_labels, exists))
+    values = ProxyAnchorLoss().against(labels, x, References(references, reference_labels, exists))
     expected = loop_of(0.1, 32.0)(x, labels, references[exists], reference_labels[exists])
     np.testing.assert_allclose(values, np.full(4, expected))
 
 
 def test_an_empty_memory_is_worth_nothing():
     references = References(np.ones((3, 2)), np.array([0, 1, 2]), np.zeros(3, bool))
-    np.testing.assert_array_equal(ProxyAnchorLoss().against(np.ones((2, 2)), np.array([0, 1]), references), [0.0, 0.0])
+    np.testing.assert_array_equal(ProxyAnchorLoss().against(np.array([0, 1]), np.ones((2, 2)), references), [0.0, 0.0])
 
 
 @pytest.mark.parametrize(

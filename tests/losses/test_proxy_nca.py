@@ -37,10 +37,10 @@ def test_large_scales_neither_overflow_nor_vanish():
 
 
 def test_several_proxies_of_a_class_are_summed():
-    proxies = ClassProxies(num_classes=3, per_class=2, dim=4)()
+    proxies = ClassProxies(num_classes=3, per_class=2, embedding_size=4)()
     x, labels = np.random.default_rng(0).normal(size=(5, 4)), np.array([0, 1, 2, 2, 0])
     expected = loop_of(1.0)(x, labels, proxies.embeddings.numpy().astype("float64"), proxies.labels.numpy())
-    np.testing.assert_allclose(np.mean(ProxyNCALoss().against(x, labels, proxies)), expected, rtol=1e-6)
+    np.testing.assert_allclose(np.mean(ProxyNCALoss().against(labels, x, proxies)), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("inf"), "1"])

@@ -37,10 +37,10 @@ def test_low_temperatures_neither_overflow_nor_vanish():
 
 
 def test_several_proxies_of_a_class_are_summed():
-    proxies = ClassProxies(num_classes=3, per_class=2, dim=4)()
+    proxies = ClassProxies(num_classes=3, per_class=2, embedding_size=4)()
     x, labels = np.random.default_rng(0).normal(size=(5, 4)), np.array([0, 1, 2, 2, 0])
     expected = loop_of(0.1)(x, labels, proxies.embeddings.numpy().astype("float64"), proxies.labels.numpy())
-    np.testing.assert_allclose(np.mean(ProxyNCAPlusPlusLoss().against(x, labels, proxies)), expected, rtol=1e-5)
+    np.testing.assert_allclose(np.mean(ProxyNCAPlusPlusLoss().against(labels, x, proxies)), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [0.0, -0.1, float("nan")])

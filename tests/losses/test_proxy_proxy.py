@@ -72,7 +72,7 @@ def test_references_that_do_not_exist_are_not_counted(options):
     x, labels = rng.normal(size=(4, 3)), np.array([0, 1, 1, 2])
     references, reference_labels = rng.normal(size=(5, 3)), np.array([0, 1, 2, 3, 1])
     exists = np.array([True, True, False, True, False])
-    values = ProxyProxyLoss(**options).against(x, labels, References(references, reference_labels, exists))
+    values = ProxyProxyLoss(**options).against(labels, x, References(references, reference_labels, exists))
     expected = loop_of(**options)(x, labels, references[exists], reference_labels[exists])
     np.testing.assert_allclose(values, np.full(4, expected))
 
@@ -83,7 +83,7 @@ def test_samples_do_not_push_proxies():
     far, near = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), np.array([[1.0, 0.0, 0.0], [0.0, 0.9, 0.1]])
     loss = ProxyProxyLoss(scale=1e-3)
     labels = np.array([0, 7])  # no proxy has the second label
-    np.testing.assert_array_equal(loss.against(far, labels, proxies), loss.against(near, labels, proxies))
+    np.testing.assert_array_equal(loss.against(labels, far, proxies), loss.against(labels, near, proxies))
 
 
 def test_a_miner_chooses_among_the_pairs_of_a_batch():

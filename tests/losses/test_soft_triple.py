@@ -69,7 +69,7 @@ def test_equals_the_loop(options):
 @pytest.mark.parametrize(("classes", "per_class"), [(3, 2), (5, 4), (1, 3)])
 def test_class_proxies_equal_the_loop(options, classes, per_class):
     (x, labels), references = batch(1, classes), proxies(classes, per_class)
-    values = SoftTripleLoss(**options).against(x, labels, references)
+    values = SoftTripleLoss(**options).against(labels, x, references)
     expected = loop_of(**options, per_class=per_class)(x, labels, references.embeddings, references.labels)
     np.testing.assert_allclose(np.mean(values), expected, rtol=1e-9)
 
@@ -79,7 +79,7 @@ def test_gradients_of_class_proxies():
     (x, labels), references = batch(1, 3), proxies(3, 3)
     variables = tf.Variable(x), tf.Variable(references.embeddings)
     with tf.GradientTape() as tape:
-        value = tf.reduce_mean(loss.against(variables[0], labels, references._replace(embeddings=variables[1])))
+        value = tf.reduce_mean(loss.against(labels, variables[0], references._replace(embeddings=variables[1])))
     step = 1e-6
     for k, gradient in enumerate(tape.gradient(value, variables)):
         arguments, expected = [x, references.embeddings], np.zeros(gradient.shape)
@@ -100,21 +100,21 @@ def test_order_of_the_references_does_not_matter():
     shuffled = np.random.default_rng(0).permutation(21)
     others = References(references.embeddings[shuffled], references.labels[shuffled] * 1000 - 3000)
     against = tf.function(loss.against, jit_compile=True)
-    np.testing.assert_allclose(against(x, labels * 1000 - 3000, others), loss.against(x, labels, references), rtol=1e-9)
+    np.testing.assert_allclose(against(labels * 1000 - 3000, x, others), loss.against(labels, x, references), rtol=1e-9)
 
 
 def test_one_proxy_of_a_class_has_no_spread():
     (x, labels), references = batch(3, 5), proxies(5, 1)
-    values = SoftTripleLoss().against(x, labels, references)
-    np.testing.assert_allclose(values, SoftTripleLoss(center_weight=0.0).against(x, labels, references))
+    values = SoftTripleLoss().against(labels, x, references)
+    np.testing.assert_allclose(values, SoftTripleLoss(center_weight=0.0).against(labels, x, references))
 
 
 def test_references_that_do_not_exist_take_no_part():
     (x, labels), references = batch(4, 4), proxies(4, 3)._replace(per_class=None)
     exists = np.array([1, 1, 0, 1, 1, 1, 0, 0, 0, 0, 1, 0], bool)  # class 2 has none
-    values = SoftTripleLoss().against(x, labels, references._replace(valid=exists))
+    values = SoftTripleLoss().against(labels, x, references._replace(valid=exists))
     without = References(references.embeddings[exists], references.labels[exists])
-    np.testing.assert_allclose(values, SoftTripleLoss().against(x, labels, without))
+    np.testing.assert_allclose(values, SoftTripleLoss().against(labels, x, without))
     assert set(np.flatnonzero(values.numpy() == 0)) == set(np.flatnonzero(labels == 2))
 
 
@@ -124,7 +124,7 @@ def test_pairs_that_a_miner_leaves_out_take_no_part():
     masks = loss.miner(labels, x)
     for i, value in enumerate(loss.call(labels, x).numpy()):
         chosen = np.flatnonzero(masks.positives[i] | masks.negatives[i])
-        alone = SoftTripleLoss().against(x[i : i + 1], labels[i : i + 1], References(x[chosen], labels[chosen]))
+        alone = SoftTripleLoss().against(labels[i : i + 1], x[i : i + 1], References(x[chosen], labels[chosen]))
         np.testing.assert_allclose(value, alone[0], rtol=1e-9, atol=1e-12)
 
 
@@ -136,7 +136,7 @@ def test_coinciding_centers_have_a_finite_gradient(dtype):
     with tf.GradientTape() as tape:
         tape.watch(centers)
         references = References(centers, np.repeat(np.arange(2), 3), per_class=3)
-        value = tf.reduce_mean(SoftTripleLoss().against(x.astype(dtype), labels, references))
+        value = tf.reduce_mean(SoftTripleLoss().against(labels, x.astype(dtype), references))
     assert np.isfinite(value) and np.all(np.isfinite(tape.gradient(value, centers)))
 
 
@@ -144,15 +144,15 @@ def test_extreme_center_scales_choose_the_nearest():
     """With a large center_scale the exponentials of all but the nearest centre vanish, without overflow."""
     x, labels = np.float32([[1.0, 0.0]]), np.array([0])
     references = References(np.float32([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]), np.array([0, 0, 1, 1]))
-    value = SoftTripleLoss(scale=1.0, center_scale=1e4, margin=0.0).against(x, labels, references)
+    value = SoftTripleLoss(scale=1.0, center_scale=1e4, margin=0.0).against(labels, x, references)
     np.testing.assert_allclose(value, [np.log(1.0 + np.exp(-1.0))], rtol=1e-5)
 
 
 def test_takes_the_proxies_of_the_layer():
-    layer = ClassProxies(num_classes=3, per_class=2, dim=4)
+    layer = ClassProxies(num_classes=3, per_class=2, embedding_size=4)
     (x, labels), points = batch(7, 3), layer().embeddings.numpy().astype("float64")
     expected = loop_of(**FORMS[0], per_class=2)(x, labels, points, np.repeat(np.arange(3), 2))
-    np.testing.assert_allclose(np.mean(SoftTripleLoss().against(x, labels, layer())), expected, rtol=1e-5)
+    np.testing.assert_allclose(np.mean(SoftTripleLoss().against(labels, x, layer())), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -68,11 +68,11 @@ def test_every_kind_of_data(kind, blobs, linear_embedder):
     embeddings, found = models.embed(linear_embedder(), KINDS[kind]((points, labels[:, None])), batch_size=10)
     np.testing.assert_allclose(embeddings, expected, atol=1e-5)
     np.testing.assert_array_equal(found, labels)
-    model = compiled(linear_embedder(), layers.ClassProxies(4, dim=2, initializer="ones"))
+    model = compiled(linear_embedder(), layers.ClassProxies(4, embedding_size=2, initializer="ones"))
     data = KINDS[kind](blobs)
     logs = model.evaluate(*(data if kind == "arrays" else (data,)), batch_size=10, verbose=0, return_dict=True)
     assert logs["map_at_r"] == pytest.approx(metrics.retrieval_metrics(expected, labels)["map_at_r"], abs=1e-6)
-    twin = compiled(linear_embedder(), layers.ClassProxies(4, dim=2, initializer="ones"))
+    twin = compiled(linear_embedder(), layers.ClassProxies(4, embedding_size=2, initializer="ones"))
     expected = fit(twin, "arrays", blobs).history["loss"]
     np.testing.assert_allclose(fit(model, kind, blobs).history["loss"], expected, rtol=1e-5)
 
@@ -125,7 +125,7 @@ BAD_LABELS = {
 def test_bad_labels_are_refused_in_one_line(kind, labels, blobs, linear_embedder):
     change, message = BAD_LABELS[labels]
     points, sound = blobs[0][:20], blobs[1][:20]
-    model = compiled(linear_embedder(), layers.ClassProxies(4, dim=2))
+    model = compiled(linear_embedder(), layers.ClassProxies(4, embedding_size=2))
     with pytest.raises(ValueError, match=message) as caught:
         fit(model, kind, (points, change(sound)))
     assert "\n" not in str(caught.value)
@@ -141,7 +141,7 @@ def test_labels_of_the_zero_shot_loss():
     backbone = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(2, 3)])
     options = {"prototypes": 2, "return_attributes": True}
     embedder = models.build_embedder(backbone, "gsp", 2, pooling_options=options)
-    model = compiled(embedder, layers.ClassProxies(6, dim=2), zero_shot=layers.ZeroShotPrediction(4, 3))
+    model = compiled(embedder, layers.ClassProxies(6, embedding_size=2), zero_shot=layers.ZeroShotPrediction(4, 3))
     with pytest.raises(ValueError, match="out of range for ZeroShotPrediction.4, ….. Received: 5"):
         model.fit(np.zeros((4, 8, 8, 1), "float32"), np.array([0, 0, 5, 5]), verbose=0)
 
@@ -150,8 +150,8 @@ def test_labels_of_the_zero_shot_loss():
 def test_compiled_losses_against_proxies(jit_compile, blobs):
     """A batch that no check of the data has seen: an error in a graph, and NaN under XLA, which drops assertions."""
     embeddings, labels = tf.constant(blobs[0][:4, :2]), tf.constant([0, 1, 4, 3])
-    proxies, loss = layers.ClassProxies(4, dim=2), losses.get("c2")
-    function = tf.function(lambda x, y: loss.against(x, y, proxies()), jit_compile=jit_compile)
+    proxies, loss = layers.ClassProxies(4, embedding_size=2), losses.get("c2")
+    function = tf.function(lambda x, y: loss.against(y, x, proxies()), jit_compile=jit_compile)
     if jit_compile:
         np.testing.assert_array_equal(np.isnan(function(embeddings, labels)), [False, False, True, False])
     else:
@@ -168,13 +168,13 @@ def test_validation_is_checked_before_training(blobs, linear_embedder):
 
 def test_a_loss_against_proxies(blobs):
     embeddings = blobs[0][:4, :2]
-    proxies = layers.ClassProxies(4, dim=2)
+    proxies = layers.ClassProxies(4, embedding_size=2)
     for name in ("c1", "normalized_softmax"):
         with pytest.raises(ValueError, match="out of range for class proxies. Received: -1, 7"):
-            losses.get(name).against(embeddings, [-1, 0, 7, 3], proxies())
+            losses.get(name).against([-1, 0, 7, 3], embeddings, proxies())
     # Other references need not have every class.
     references = proxies()._replace(classes=None)
-    assert np.isfinite(losses.get("c1").against(embeddings, [-1, 0, 7, 3], references)).all()
+    assert np.isfinite(losses.get("c1").against([-1, 0, 7, 3], embeddings, references)).all()
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "uint64", "bool", "float32", "float64", list])
@@ -183,7 +183,7 @@ def test_labels_of_other_types(dtype, blobs, linear_embedder):
     given = labels.tolist() if dtype is list else labels.astype(dtype)
     results = []
     for y in (labels, given if dtype is list else given[:, None]):
-        model = compiled(linear_embedder(), layers.ClassProxies(2, dim=2, initializer="ones"))
+        model = compiled(linear_embedder(), layers.ClassProxies(2, embedding_size=2, initializer="ones"))
         history = model.fit(points, y, validation_data=(points, y), batch_size=96, shuffle=False, verbose=0).history
         results.append([history["loss"][0], history["val_map_at_r"][0]])
     np.testing.assert_allclose(results[0], results[1], rtol=1e-6)
@@ -281,10 +281,10 @@ def test_anchors_without_a_positive(blobs, linear_embedder):
 
 def test_no_warning_where_positives_come_from_elsewhere(blobs, linear_embedder, recwarn):
     everyone = np.arange(10)
-    for references in (layers.ClassProxies(10, dim=2), layers.CrossBatchMemory(20, 2)):
+    for references in (layers.ClassProxies(10, embedding_size=2), layers.CrossBatchMemory(20, 2)):
         model = compiled(linear_embedder(), references, in_batch_weight=0.5)
         history = fit(model, "arrays", (blobs[0][:10], everyone)).history
         assert history["anchors_without_positive"] == [1.0]
-    model = compiled(linear_embedder(), layers.ClassProxies(10, dim=2))
+    model = compiled(linear_embedder(), layers.ClassProxies(10, embedding_size=2))
     assert "anchors_without_positive" not in fit(model, "arrays", (blobs[0][:10], everyone)).history
     assert not [warning for warning in recwarn if "balanced_batches" in str(warning.message)]

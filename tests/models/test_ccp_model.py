@@ -9,7 +9,7 @@ from tfdml import callbacks, layers, losses, models
 
 
 def build(linear_embedder, optimizer=None, jit_compile=False, **options):
-    proxies = layers.ClassProxies(4, 2, dim=2, initializer=keras.initializers.RandomNormal(seed=1))
+    proxies = layers.ClassProxies(4, 2, embedding_size=2, initializer=keras.initializers.RandomNormal(seed=1))
     model = models.CCPModel(linear_embedder(), proxies, **options)
     model.compile(optimizer=optimizer or keras.optimizers.SGD(0.1), loss="c1", jit_compile=jit_compile)
     return model
@@ -34,7 +34,7 @@ def test_steps_equal_algorithm_1_by_hand(blobs, linear_embedder, in_batch_weight
                 embeddings = points @ kernel
                 references = layers.References(proxies, np.repeat(np.arange(4), 2))
                 value = tf.reduce_mean(
-                    loss.against(embeddings, labels, references) + in_batch_weight * loss.call(labels, embeddings)
+                    loss.against(labels, embeddings, references) + in_batch_weight * loss.call(labels, embeddings)
                 )
             kernel_gradient, proxy_gradient = tape.gradient(value, [kernel, proxies])
             pull = strength * (kernel - anchor) if problem > 0 else 0.0
@@ -52,7 +52,7 @@ def test_steps_equal_algorithm_1_by_hand(blobs, linear_embedder, in_batch_weight
 
 def test_without_pull_it_is_plain_proxy_training(blobs, linear_embedder):
     ccp = build(linear_embedder, projection_weight=0.0)
-    plain = models.MetricModel(linear_embedder(), layers.ClassProxies(4, 2, dim=2))
+    plain = models.MetricModel(linear_embedder(), layers.ClassProxies(4, 2, embedding_size=2))
     plain.references.assign(ccp.references.proxies)
     plain.compile(optimizer=keras.optimizers.SGD(0.1), loss="c1", jit_compile=False)
     for model in (ccp, plain):
@@ -62,7 +62,7 @@ def test_without_pull_it_is_plain_proxy_training(blobs, linear_embedder):
 
 
 def test_a_memory_beside_the_proxies(blobs, linear_embedder):
-    proxies, memory = layers.ClassProxies(4, 2, dim=2), layers.CrossBatchMemory(48, 2)
+    proxies, memory = layers.ClassProxies(4, 2, embedding_size=2), layers.CrossBatchMemory(48, 2)
     model = models.CCPModel(linear_embedder(), [memory, proxies])
     assert model.in_batch_weight == 1 and model.proxies is proxies
     assert models.CCPModel(linear_embedder(), proxies).in_batch_weight == 0
@@ -90,7 +90,9 @@ def test_a_strong_pull_holds_the_weights(blobs, linear_embedder):
 def test_frozen_weights_are_not_pulled(blobs):
     frozen, free = keras.layers.Dense(4, trainable=False), keras.layers.Dense(2)
     model = models.CCPModel(
-        keras.Sequential([keras.Input((8,)), frozen, free]), layers.ClassProxies(4, dim=2), projection_weight=1.0
+        keras.Sequential([keras.Input((8,)), frozen, free]),
+        layers.ClassProxies(4, embedding_size=2),
+        projection_weight=1.0,
     )
     model.compile(optimizer="sgd", loss="c2")
     model.begin_projection(np.asarray(model.references.proxies))
@@ -137,12 +139,13 @@ def test_every_checkpoint_holds_the_state(blobs, linear_embedder, tmp_path, form
         (dict(projection_decay=1.5), "projection_decay=1.5; expected 0 <= projection_decay <= 1"),
         (dict(references=None), "class proxies. Received: references=None"),
         (dict(references=layers.CrossBatchMemory(4, 2)), "class proxies. Received: references="),
-        (dict(references=[layers.ClassProxies(4, dim=2)] * 2), "one layer of class proxies"),
+        (dict(references=[layers.ClassProxies(4, embedding_size=2)] * 2), "one layer of class proxies"),
     ],
 )
 def test_bad_input(linear_embedder, options, message):
     with pytest.raises(ValueError, match=message):
-        models.CCPModel(**{"embedder": linear_embedder(), "references": layers.ClassProxies(4, dim=2), **options})
+        references = layers.ClassProxies(4, embedding_size=2)
+        models.CCPModel(**{"embedder": linear_embedder(), "references": references, **options})
 
 
 def test_the_pull_decays_from_problem_to_problem(blobs, linear_embedder):
@@ -186,7 +189,7 @@ PAIR_LOSSES = [name for name in losses.loss_names() if name not in ("in_batch_ne
 def test_every_loss_takes_part(blobs, linear_embedder, name):
     """A step against proxies in the second problem moves embedder and proxies and stays finite."""
     points, labels = blobs
-    proxies = layers.ClassProxies(4, 2, dim=2, initializer=keras.initializers.RandomNormal(seed=1))
+    proxies = layers.ClassProxies(4, 2, embedding_size=2, initializer=keras.initializers.RandomNormal(seed=1))
     model = models.CCPModel(linear_embedder(), proxies, in_batch_weight=0.5)
     model.compile(optimizer=keras.optimizers.SGD(0.05), loss=name, run_eagerly=True)
     model.begin_projection(np.random.default_rng(0).normal(size=(4, 2, 2)).astype("float32"))
@@ -199,7 +202,7 @@ def test_every_loss_takes_part(blobs, linear_embedder, name):
 
 @pytest.mark.parametrize("per_class", [1, 3])
 def test_proxies_per_class(blobs, linear_embedder, per_class):
-    proxies = layers.ClassProxies(4, per_class, dim=2)
+    proxies = layers.ClassProxies(4, per_class, embedding_size=2)
     model = models.CCPModel(linear_embedder(), proxies)
     model.compile(optimizer="sgd", loss="c2", run_eagerly=True)
     callback = callbacks.AlternatingProjections(tf.data.Dataset.from_tensor_slices(blobs).batch(32), patience=1)

@@ -86,7 +86,7 @@ def trained(head, loss, references=None, steps=6, **mode):
 def test_every_kind_of_loss_and_reference_trains_a_head(loss):
     keras.utils.set_random_seed(0)
     head = models.build_head(6, 3, hidden=(8,))
-    references = [layers.ClassProxies(4, 2, dim=3), layers.CrossBatchMemory(24, 3, 1)]
+    references = [layers.ClassProxies(4, 2, embedding_size=3), layers.CrossBatchMemory(24, 3, 1)]
     before = [np.array(weight) for weight in head.trainable_variables]
     values = trained(head, losses.get(loss), references, run_eagerly=True)
     # The first step finds the memory empty.
@@ -98,7 +98,7 @@ def test_every_kind_of_loss_and_reference_trains_a_head(loss):
 def test_ccp_and_the_metrics_of_the_model():
     keras.utils.set_random_seed(0)
     head = models.build_head(6, 3)
-    model = models.CCPModel(head, layers.ClassProxies(4, 2, dim=3), in_batch_weight=1.0)
+    model = models.CCPModel(head, layers.ClassProxies(4, 2, embedding_size=3), in_batch_weight=1.0)
     model.compile(optimizer=keras.optimizers.Adam(0.1), loss="c2", run_eagerly=True)
     x, labels = features()
     before = model.evaluate(x, labels, return_dict=True, verbose=0)
@@ -118,7 +118,7 @@ def test_xla_and_mixed_precision(policy, mode, dtype_policy):
     dtype_policy(policy)
     keras.utils.set_random_seed(0)
     head = models.build_head(6, 3, **EVERYTHING)
-    values = trained(head, "c2", layers.ClassProxies(4, 2, dim=3), **mode)
+    values = trained(head, "c2", layers.ClassProxies(4, 2, embedding_size=3), **mode)
     assert np.isfinite(values).all()
     assert models.embed(head, features()[0]).dtype == np.float32
 

@@ -19,7 +19,7 @@ EAGER, GRAPH, XLA = {"run_eagerly": True}, {"jit_compile": False}, {"jit_compile
 @pytest.mark.parametrize(("with_proxies", "mode"), [(False, GRAPH), (True, XLA), (True, EAGER)])
 def test_steps_equal_gradient_descent_by_hand(blobs, linear_embedder, with_proxies, mode):
     points, labels = blobs[0][:32], blobs[1][:32]
-    proxies = layers.ClassProxies(4, 2, dim=2, initializer=keras.initializers.RandomNormal(seed=1))
+    proxies = layers.ClassProxies(4, 2, embedding_size=2, initializer=keras.initializers.RandomNormal(seed=1))
     model = models.MetricModel(linear_embedder(), proxies if with_proxies else None)
     model.compile(optimizer=keras.optimizers.SGD(0.1), loss="c1", **mode)
     kernel, targets = tf.Variable(linear_embedder().weights[0]), tf.Variable(proxies().embeddings)
@@ -29,7 +29,7 @@ def test_steps_equal_gradient_descent_by_hand(blobs, linear_embedder, with_proxi
             embeddings = points @ kernel
             references = layers.References(targets, np.repeat(np.arange(4), 2))
             values = (
-                loss.against(embeddings, labels, references) if with_proxies else loss.call(labels, embeddings)
+                loss.against(labels, embeddings, references) if with_proxies else loss.call(labels, embeddings)
             )
             value = tf.reduce_mean(values)
         variables = [kernel, targets] if with_proxies else [kernel]
@@ -49,7 +49,7 @@ def test_steps_equal_gradient_descent_by_hand(blobs, linear_embedder, with_proxi
 def test_steps_with_a_memory_equal_steps_by_hand(blobs, linear_embedder, with_proxies, in_batch_weight, mode):
     batches = [(blobs[0][start : start + 16], blobs[1][start : start + 16]) for start in range(0, 96, 16)]
     memory = layers.CrossBatchMemory(40, 2, warmup_steps=2)
-    proxies = layers.ClassProxies(4, 2, dim=2, initializer=keras.initializers.RandomNormal(seed=1))
+    proxies = layers.ClassProxies(4, 2, embedding_size=2, initializer=keras.initializers.RandomNormal(seed=1))
     model = models.MetricModel(linear_embedder(), [proxies, memory] if with_proxies else memory, in_batch_weight)
     model.compile(optimizer=keras.optimizers.SGD(0.05), loss="c1", **mode)
     kernel, targets = tf.Variable(linear_embedder().weights[0]), tf.Variable(proxies().embeddings)
@@ -61,10 +61,10 @@ def test_steps_with_a_memory_equal_steps_by_hand(blobs, linear_embedder, with_pr
             values = weight * loss.call(labels, embeddings)
             if step >= 2:
                 remembered = [np.concatenate(part)[-40:] for part in zip(*past)]
-                values += loss.against(embeddings, labels, layers.References(*remembered))
+                values += loss.against(labels, embeddings, layers.References(*remembered))
             if with_proxies:
                 references = layers.References(targets, np.repeat(np.arange(4), 2))
-                values += loss.against(embeddings, labels, references)
+                values += loss.against(labels, embeddings, references)
             value = tf.reduce_mean(values)
         past.append((embeddings.numpy(), labels))
         variables = [kernel, targets] if with_proxies else [kernel]
@@ -83,7 +83,7 @@ def test_steps_with_a_memory_equal_steps_by_hand(blobs, linear_embedder, with_pr
 
 
 def test_what_is_compared_by_default(linear_embedder):
-    proxies, memory = layers.ClassProxies(4, dim=2), layers.CrossBatchMemory(8, 2)
+    proxies, memory = layers.ClassProxies(4, embedding_size=2), layers.CrossBatchMemory(8, 2)
     cases = [(None, 1, None), (proxies, 0, proxies), ([proxies], 0, proxies), (memory, 1, None)]
     for references, weight, found in [*cases, ((memory, proxies), 1, proxies)]:
         model = models.MetricModel(linear_embedder(), references)
@@ -117,7 +117,7 @@ def test_what_a_loss_learns_is_trained_and_changes_with_the_loss(blobs, linear_e
 @pytest.mark.parametrize("form", ["keras", "weights.h5", "checkpoint"])
 def test_every_checkpoint_holds_memory_proxies_and_what_the_loss_learns(blobs, linear_embedder, tmp_path, form):
     def build():
-        references = [layers.ClassProxies(4, 2, dim=2), layers.CrossBatchMemory(50, 2, warmup_steps=1)]
+        references = [layers.ClassProxies(4, 2, embedding_size=2), layers.CrossBatchMemory(50, 2, warmup_steps=1)]
         model = models.MetricModel(linear_embedder(), references, in_batch_weight=0.5)
         model.compile(
             optimizer=keras.optimizers.Adam(0.01), loss=LearningLoss(),
@@ -165,7 +165,7 @@ def test_memory_under_mixed_precision(blobs, policy, mode, dtype_policy):
     dtype_policy(policy)
     embedder = keras.Sequential([keras.Input((8,)), keras.layers.Dense(2), layers.L2Clip()])
     memory = layers.CrossBatchMemory(64, 2)
-    model = models.MetricModel(embedder, [layers.ClassProxies(4, 2, dim=2), memory])
+    model = models.MetricModel(embedder, [layers.ClassProxies(4, 2, embedding_size=2), memory])
     model.compile(keras.optimizers.SGD(0.01), "c2", reference_optimizer=keras.optimizers.SGD(0.1), **mode)
     history = model.fit(*blobs, epochs=6, verbose=0)
     assert np.isfinite(history.history["loss"]).all()
@@ -222,7 +222,7 @@ def test_evaluation_does_not_retrace(blobs, linear_embedder):
 
 def test_evaluate_loss_is_the_mean_over_samples(blobs, linear_embedder):
     points, labels = blobs[0][:40], blobs[1][:40]
-    model = models.MetricModel(linear_embedder(), layers.ClassProxies(4, dim=2))
+    model = models.MetricModel(linear_embedder(), layers.ClassProxies(4, embedding_size=2))
     model.compile(optimizer="sgd", loss="c1", **EAGER)
     weights = np.linspace(0, 2, 40)
     loss = losses.get("c1")
@@ -264,7 +264,7 @@ def test_learns_and_predicts(blobs, linear_embedder):
 def test_mixed_precision(blobs, policy, mode, dtype_policy):
     dtype_policy(policy)
     embedder = keras.Sequential([keras.Input((8,)), keras.layers.Dense(2), layers.L2Clip()])
-    model = models.MetricModel(embedder, layers.ClassProxies(4, 2, dim=2))
+    model = models.MetricModel(embedder, layers.ClassProxies(4, 2, embedding_size=2))
     model.compile(optimizer=keras.optimizers.SGD(0.1), loss="c2", **mode)
     before = embedder.get_weights()[0].copy()
     history = model.fit(*blobs, epochs=6, verbose=0, validation_data=blobs)
@@ -276,7 +276,7 @@ def test_mixed_precision(blobs, policy, mode, dtype_policy):
 
 @pytest.mark.parametrize("with_proxies", [False, True])
 def test_round_trip(blobs, linear_embedder, with_proxies, tmp_path):
-    model = models.MetricModel(linear_embedder(), layers.ClassProxies(4, 2, dim=2) if with_proxies else None)
+    model = models.MetricModel(linear_embedder(), layers.ClassProxies(4, 2, embedding_size=2) if with_proxies else None)
     model.compile(optimizer=keras.optimizers.Adam(0.01), loss=losses.get("c2", negative_margin=0.7), **EAGER)
     model.fit(*blobs, epochs=2, verbose=0)
     model.save(tmp_path / "model.keras")
@@ -309,7 +309,7 @@ def test_embeddings_that_are_not_finite_have_metrics_nan(blobs, linear_embedder)
 
 
 def test_errors(blobs, linear_embedder):
-    model = models.MetricModel(linear_embedder(), layers.ClassProxies(4, dim=2))
+    model = models.MetricModel(linear_embedder(), layers.ClassProxies(4, embedding_size=2))
     with pytest.raises(ValueError, match="Only losses of tfdml"):
         model.compile(loss=keras.losses.MeanSquaredError())
     with pytest.raises(ValueError, match="computes retrieval metrics of the whole dataset"):
@@ -322,7 +322,7 @@ def test_errors(blobs, linear_embedder):
     with pytest.raises(TypeError, match="'surprise'"):
         model.evaluate(*blobs, surprise=1)
     with pytest.raises(ValueError, match="Only losses of tfdml.*ClassProxies, CrossBatchMemory"):
-        references = [layers.ClassProxies(4, dim=2), layers.CrossBatchMemory(8, 2)]
+        references = [layers.ClassProxies(4, embedding_size=2), layers.CrossBatchMemory(8, 2)]
         models.MetricModel(linear_embedder(), references).compile(loss=keras.losses.MeanSquaredError())
     with pytest.raises(TypeError, match="a layer or a list of layers. Received: 'proxies'"):
         models.MetricModel(linear_embedder(), "proxies")
@@ -392,7 +392,7 @@ def test_margins_without_room_are_warned_about(blobs, linear_embedder):
 def test_boundaries_of_classes_in_training_and_evaluation(blobs, linear_embedder):
     """Validation has other classes, which have no boundary of their own; training must not."""
     points, labels = blobs
-    loss = losses.MarginLoss(trainable="class", num_classes=4)
+    loss = losses.MarginLoss(learn_beta=True, num_classes=4)
     model = models.MetricModel(linear_embedder())
     model.compile(optimizer="sgd", loss=loss, **EAGER)
     for unseen in (labels + 4, labels - 9):

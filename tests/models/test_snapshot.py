@@ -31,7 +31,7 @@ def build(trainable=True):
     inputs = keras.Input((4,))
     block = Two(trainable=trainable)
     embedder = keras.Model(inputs, keras.layers.Dense(3)(block(inputs)))
-    return models.CCPModel(embedder, layers.ClassProxies(3, dim=3), projection_weight=1.0), block
+    return models.CCPModel(embedder, layers.ClassProxies(3, embedding_size=3), projection_weight=1.0), block
 
 
 def distinguish(variables):
@@ -85,7 +85,7 @@ def test_the_order_of_weights_does_not_depend_on_what_is_frozen():
 def test_poolings_keep_their_weights_when_frozen(pooling):
     inputs = keras.Input((4, 4, 2))
     embedder = models.build_embedder(keras.Model(inputs, keras.layers.Conv2D(4, 1)(inputs)), pooling, 4)
-    model = models.CCPModel(embedder, layers.ClassProxies(3, dim=4))
+    model = models.CCPModel(embedder, layers.ClassProxies(3, embedding_size=4))
     values = distinguish(model.solution)
     model.best.copy_from(model.solution)
     embedder.get_layer("pooling").trainable = False
@@ -112,7 +112,7 @@ def test_what_is_refused():
         model.best.copy_from([tf.Variable(1.0, name="stranger")])
     unbuilt = keras.Sequential([keras.layers.Dense(2)])
     with pytest.raises(ValueError, match="which is not built. Expected: a model that is built"):
-        models.CCPModel(unbuilt, layers.ClassProxies(3, dim=2))
+        models.CCPModel(unbuilt, layers.ClassProxies(3, embedding_size=2))
 
 
 def test_an_embedder_that_is_frozen_as_a_whole_is_not_pulled():

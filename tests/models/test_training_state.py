@@ -31,7 +31,7 @@ def with_embedding(frozen_until):
 def test_steps_outlive_compiling_again(blobs, linear_embedder):
     model = compiled(linear_embedder)
     model.fit(*blobs, verbose=0)
-    model.compile(keras.optimizers.SGD(0.01), "c2")
+    model.compile(keras.optimizers.SGD(0.01), "c2", run_eagerly=True)
     assert int(model.optimizer.iterations) == 0
     model.fit(*blobs, verbose=0)
     assert int(model.steps) == 6
@@ -55,7 +55,7 @@ def test_a_warm_up_does_not_begin_again(blobs):
 
 
 def test_ccp_goes_on_when_compiled_again(blobs, linear_embedder):
-    model = compiled(linear_embedder, models.CCPModel, layers.ClassProxies(4, 2, dim=2))
+    model = compiled(linear_embedder, models.CCPModel, layers.ClassProxies(4, 2, embedding_size=2))
     pool = tf.data.Dataset.from_tensor_slices(blobs).batch(32)
     projections = callbacks.AlternatingProjections(pool, 4, patience=20)
     seen = []
@@ -113,7 +113,10 @@ def test_one_optimizer_in_two_roles_is_refused(linear_embedder):
     shared = keras.optimizers.SGD(0.1)
     with pytest.raises(ValueError, match="cannot have both roles.*same SGD as optimizer and reference_optimizer"):
         compiled(
-            linear_embedder, references=layers.ClassProxies(4, dim=2), optimizer=shared, reference_optimizer=shared
+            linear_embedder,
+            references=layers.ClassProxies(4, embedding_size=2),
+            optimizer=shared,
+            reference_optimizer=shared,
         )
 
 
@@ -122,12 +125,14 @@ def test_moving_averages_of_two_optimizers_are_refused(linear_embedder, which):
     optimizers = {"optimizer": keras.optimizers.Adam(0.1), "reference_optimizer": keras.optimizers.Adam(0.1)}
     optimizers[which] = keras.optimizers.Adam(0.1, use_ema=True)
     with pytest.raises(ValueError, match="use_ema=True with a reference_optimizer. Expected: use_ema=False"):
-        compiled(linear_embedder, references=layers.ClassProxies(4, dim=2), **optimizers)
+        compiled(linear_embedder, references=layers.ClassProxies(4, embedding_size=2), **optimizers)
 
 
 def test_moving_averages_of_one_optimizer_reach_all_weights(blobs, linear_embedder):
     model = compiled(
-        linear_embedder, references=layers.ClassProxies(4, dim=2), optimizer=keras.optimizers.SGD(0.1, use_ema=True)
+        linear_embedder,
+        references=layers.ClassProxies(4, embedding_size=2),
+        optimizer=keras.optimizers.SGD(0.1, use_ema=True),
     )
     last = []
     note = keras.callbacks.LambdaCallback(

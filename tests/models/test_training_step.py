@@ -10,7 +10,7 @@ from tfdml import layers, losses, models
 
 
 def proxies(**options):
-    return layers.ClassProxies(4, 2, dim=2, initializer=keras.initializers.RandomNormal(seed=1), **options)
+    return layers.ClassProxies(4, 2, embedding_size=2, initializer=keras.initializers.RandomNormal(seed=1), **options)
 
 
 def with_hidden_layer(backbone_layers=()):
@@ -172,7 +172,7 @@ def test_the_second_optimizer_gets_unscaled_gradients(blobs, policy, jit_compile
         targets = tf.Variable(model.proxies().embeddings)
         with tf.GradientTape() as tape:
             references = layers.References(targets, np.repeat(np.arange(4), 2))
-            loss = tf.reduce_mean(losses.get("c1").against(embeddings, labels, references))
+            loss = tf.reduce_mean(losses.get("c1").against(labels, embeddings, references))
         expected = targets - 0.5 * tf.convert_to_tensor(tape.gradient(loss, targets))
         before = values(model.embedder.trainable_variables)
         step(model, points, labels)

@@ -62,12 +62,12 @@ def test_weight_0_is_plain_training(batch):
 
 
 def test_round_trip_goes_on_alike(batch, tmp_path):
-    model = make_model(references=layers.ClassProxies(CLASSES, dim=3))
+    model = make_model(references=layers.ClassProxies(CLASSES, embedding_size=3))
     model.compile(optimizer=keras.optimizers.Adam(0.01), reference_optimizer="adam", loss="c2", run_eagerly=True)
     model.fit(*batch, batch_size=12, shuffle=False, verbose=0)
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
-    assert again.zero_shot_weight == 0.3 and again.zero_shot.dim == 4
+    assert again.zero_shot_weight == 0.3 and again.zero_shot.embedding_size == 4
     fits = [each.fit(*batch, batch_size=12, epochs=2, shuffle=False, verbose=0).history for each in (model, again)]
     np.testing.assert_allclose(fits[0]["loss"], fits[1]["loss"], rtol=1e-5)
     # The label embeddings are trained by the first optimizer, the proxies by the second.
@@ -76,7 +76,7 @@ def test_round_trip_goes_on_alike(batch, tmp_path):
 
 
 def test_ccp_restores_the_label_embeddings_too(batch):
-    model = make_model(kind=models.CCPModel, references=layers.ClassProxies(CLASSES, dim=3))
+    model = make_model(kind=models.CCPModel, references=layers.ClassProxies(CLASSES, embedding_size=3))
     best = np.array(model.zero_shot.label_embeddings)
     model.best.copy_from(model.solution)
     model.fit(*batch, batch_size=12, verbose=0)

@@ -93,7 +93,7 @@ def test_gradients_go_through_the_pictures(digits, pool):
 
     with tf.GradientTape() as tape:
         both = layers.References(embed(np.array(references.pictures)), np.repeat(np.arange(3), 2))
-        value = tf.reduce_mean(losses.get("c2").against(embed(images), labels, both))
+        value = tf.reduce_mean(losses.get("c2").against(labels, embed(images), both))
     expected = kernel - 0.3 * tape.gradient(value, kernel)
     model.fit(images, labels, batch_size=20, epochs=1, verbose=0)
     assert np.abs(expected - kernel.numpy()).max() > 1e-3

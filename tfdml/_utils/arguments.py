@@ -61,6 +61,20 @@ def configuration(instance):
     return {name: getattr(instance, name) for name in names if name != "self"}
 
 
+def renamed(config, **names):
+    """A configuration in which arguments have their new names, also if an earlier version wrote it.
+
+    Args:
+        config: A dict of arguments.
+        **names: From old names to new ones.
+
+    Example:
+        >>> renamed({"dim": 3}, dim="embedding_size")
+        {'embedding_size': 3}
+    """
+    return {names.get(name, name): value for name, value in config.items()}
+
+
 def _is_finite(value):
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     return is_number and math.isfinite(value)

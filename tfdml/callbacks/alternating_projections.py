@@ -166,7 +166,7 @@ class AlternatingProjections(keras.callbacks.Callback):
         """Embeddings `(classes, size, dim)` and which of them exist, `(classes, size)`."""
         layer = self.model.proxies
         size = max(self.pool_size, layer.per_class)
-        points = np.zeros((layer.num_classes, size, layer.dim), np.float32)
+        points = np.zeros((layer.num_classes, size, layer.embedding_size), np.float32)
         counts = np.zeros(layer.num_classes, int)
         dataset = self.pool_dataset(draw) if callable(self.pool_dataset) else self.pool_dataset
         if isinstance(dataset, tf.data.Dataset) and dataset.cardinality() == tf.data.INFINITE_CARDINALITY:

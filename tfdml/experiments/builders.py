@@ -343,7 +343,7 @@ def make_references(recipe: Recipe, num_classes, dim):
     config = recipe.references
     layers = []
     if config.has_proxies:
-        layers.append(ClassProxies(num_classes, config.per_class, dim=dim))
+        layers.append(ClassProxies(num_classes, config.per_class, embedding_size=dim))
     if config.has_memory:
         size = config.memory_size or 2 * num_classes * recipe.batches.samples_per_class
         layers.append(CrossBatchMemory(size, dim, config.memory_warmup))

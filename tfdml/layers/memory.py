@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from tfdml import ops
-from tfdml._utils.arguments import check_whole_number
+from tfdml._utils.arguments import check_whole_number, renamed
 from tfdml._utils.keras_compat import tensorflow_variable
 from tfdml.layers.references import References
 
@@ -25,7 +25,7 @@ class CrossBatchMemory(keras.layers.Layer):
 
     Args:
         size: How many samples it holds.
-        dim: Size of the embedding.
+        embedding_size: Size of the embedding.
         warmup_steps: How many updates pass before the memory is used.
 
     Raises:
@@ -35,21 +35,21 @@ class CrossBatchMemory(keras.layers.Layer):
         Wang et al., "Cross-batch memory for embedding learning", CVPR 2020.
 
     Example:
-        >>> memory = CrossBatchMemory(size=3, dim=1)
-        >>> memory.update([[1.0], [2.0]], [7, 8])
-        >>> memory.update([[3.0], [4.0]], [9, 9])
+        >>> memory = CrossBatchMemory(size=3, embedding_size=1)
+        >>> memory.update([7, 8], [[1.0], [2.0]])
+        >>> memory.update([9, 9], [[3.0], [4.0]])
         >>> references = memory()
         >>> references.embeddings.numpy().tolist(), references.labels.numpy().tolist()
         ([[4.0], [2.0], [3.0]], [9, 8, 9])
     """
 
-    def __init__(self, size, dim, warmup_steps=0, **kwargs):
+    def __init__(self, size, embedding_size, warmup_steps=0, **kwargs):
         super().__init__(**{"trainable": False, **kwargs})
         self.size = check_whole_number("size", size, minimum=1)
-        self.dim = check_whole_number("dim", dim, minimum=1)
+        self.embedding_size = check_whole_number("embedding_size", embedding_size, minimum=1)
         self.warmup_steps = check_whole_number("warmup_steps", warmup_steps, minimum=0)
         # In float32 under every precision policy.
-        self.embeddings = self._state("embeddings", (self.size, self.dim), "float32")
+        self.embeddings = self._state("embeddings", (self.size, self.embedding_size), "float32")
         self.labels = self._state("labels", (self.size,), "int64")
         # How many samples and batches came in since the beginning: the queue's place and fill follow from the first.
         self.samples_seen = self._state("samples_seen", (), "int64")
@@ -69,21 +69,21 @@ class CrossBatchMemory(keras.layers.Layer):
             valid=filled & is_used,
         )
 
-    def update(self, embeddings, labels):
+    def update(self, labels, embeddings):
         """Puts a batch in place of the oldest samples; of one larger than the memory its last `size` samples.
 
         Args:
-            embeddings: `(batch, dim)`.
             labels: Integer class labels, `(batch,)` or `(batch, 1)`.
+            embeddings: `(batch, dim)`.
 
         Raises:
             ValueError: If the embeddings have another size, or a label is not an integer.
         """
         embeddings = tf.cast(tf.stop_gradient(embeddings), tf.float32)
-        if not embeddings.shape.is_compatible_with((None, self.dim)):
+        if not embeddings.shape.is_compatible_with((None, self.embedding_size)):
             raise ValueError(
                 f"The memory holds embeddings of another size. Received: shape {embeddings.shape}; "
-                f"expected (batch, {self.dim})."
+                f"expected (batch, {self.embedding_size})."
             )
         labels = ops.check_labels(labels, embeddings)
         seen = tf.convert_to_tensor(self.samples_seen) + tf.shape(embeddings, tf.int64)[0]
@@ -96,8 +96,17 @@ class CrossBatchMemory(keras.layers.Layer):
         self.samples_seen.assign(seen)
         self.batches_seen.assign_add(1)
 
+    @classmethod
+    def from_config(cls, config):
+        return cls(**renamed(config, dim="embedding_size"))
+
     def get_config(self):
-        return {**super().get_config(), "size": self.size, "dim": self.dim, "warmup_steps": self.warmup_steps}
+        return {
+            **super().get_config(),
+            "size": self.size,
+            "embedding_size": self.embedding_size,
+            "warmup_steps": self.warmup_steps,
+        }
 
 
 def _put(weight, places, rows):

@@ -5,6 +5,8 @@ from typing import NamedTuple, Optional
 import keras
 import tensorflow as tf
 
+from tfdml._utils.arguments import check_whole_number, renamed
+
 
 class References(NamedTuple):
     """Embeddings with labels that a loss scores a batch against.
@@ -36,7 +38,7 @@ class ClassProxies(keras.layers.Layer):
     Args:
         num_classes: How many classes there are; labels run from 0 to `num_classes - 1`.
         per_class: How many proxies stand for each class.
-        dim: Size of the embedding.
+        embedding_size: Size of the embedding.
         initializer: Of the proxies; the default has about unit length.
 
     Raises:
@@ -46,24 +48,23 @@ class ClassProxies(keras.layers.Layer):
         Movshovitz-Attias et al., "No fuss distance metric learning using proxies", ICCV 2017.
 
     Example:
-        >>> proxies = ClassProxies(num_classes=3, per_class=2, dim=8)
+        >>> proxies = ClassProxies(num_classes=3, per_class=2, embedding_size=8)
         >>> references = proxies()
         >>> tuple(references.embeddings.shape), references.labels.numpy().tolist()
         ((6, 8), [0, 0, 1, 1, 2, 2])
     """
 
-    def __init__(self, num_classes, per_class=1, *, dim, initializer=None, **kwargs):
+    def __init__(self, num_classes, per_class=1, *, embedding_size, initializer=None, **kwargs):
         super().__init__(**kwargs)
-        for name, value in (("num_classes", num_classes), ("per_class", per_class), ("dim", dim)):
-            if int(value) != value or value < 1:
-                raise ValueError(f"{name} must be a positive integer. Received: {name}={value!r}.")
-        self.num_classes, self.per_class, self.dim = int(num_classes), int(per_class), int(dim)
+        self.num_classes = check_whole_number("num_classes", num_classes, minimum=1)
+        self.per_class = check_whole_number("per_class", per_class, minimum=1)
+        self.embedding_size = check_whole_number("embedding_size", embedding_size, minimum=1)
         self.initializer = keras.initializers.get(
-            initializer or keras.initializers.RandomNormal(stddev=self.dim**-0.5)
+            initializer or keras.initializers.RandomNormal(stddev=self.embedding_size**-0.5)
         )
         self.proxies = self.add_weight(
             name="proxies",
-            shape=(self.num_classes, self.per_class, self.dim),
+            shape=(self.num_classes, self.per_class, self.embedding_size),
             initializer=self.initializer,
             dtype="float32",
             trainable=True,
@@ -74,7 +75,7 @@ class ClassProxies(keras.layers.Layer):
         """All proxies, class by class, as `References`."""
         count = self.num_classes * self.per_class
         return References(
-            embeddings=tf.reshape(tf.convert_to_tensor(self.proxies), (count, self.dim)),
+            embeddings=tf.reshape(tf.convert_to_tensor(self.proxies), (count, self.embedding_size)),
             labels=tf.repeat(tf.range(self.num_classes), self.per_class),
             per_class=self.per_class,
             classes=self.num_classes,
@@ -84,21 +85,25 @@ class ClassProxies(keras.layers.Layer):
         """Puts new proxies in place of the present ones.
 
         Args:
-            proxies: `(num_classes, per_class, dim)`.
+            proxies: `(num_classes, per_class, embedding_size)`.
 
         Raises:
             ValueError: If the shape is another.
         """
-        expected = (self.num_classes, self.per_class, self.dim)
+        expected = (self.num_classes, self.per_class, self.embedding_size)
         if tuple(proxies.shape) != expected:
             raise ValueError(f"Proxies do not fit. Received: shape {tuple(proxies.shape)}; expected {expected}.")
         self.proxies.assign(proxies)
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**renamed(config, dim="embedding_size"))
 
     def get_config(self):
         return {
             **super().get_config(),
             "num_classes": self.num_classes,
             "per_class": self.per_class,
-            "dim": self.dim,
+            "embedding_size": self.embedding_size,
             "initializer": keras.initializers.serialize(self.initializer),
         }

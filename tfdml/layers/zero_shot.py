@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdml import ops
-from tfdml._utils.arguments import check_positive, check_whole_number
+from tfdml._utils.arguments import check_positive, check_whole_number, renamed
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -34,7 +34,7 @@ class ZeroShotPrediction(keras.layers.Layer):
 
     Args:
         num_classes: How many training classes there are; labels run from 0 to `num_classes - 1`.
-        dim: Size of the label embeddings; it need not be that of the picture embeddings.
+        embedding_size: Size of the label embeddings; it need not be that of the picture embeddings.
         ridge: $\epsilon > 0$; it is not scaled by the number of samples.
         temperature: $\tau > 0$.
         initializer: Of the label embeddings; the default has about unit length.
@@ -58,25 +58,28 @@ class ZeroShotPrediction(keras.layers.Layer):
         one mean.
 
     Example:
-        >>> zero_shot = ZeroShotPrediction(num_classes=10, dim=16)
+        >>> zero_shot = ZeroShotPrediction(num_classes=10, embedding_size=16)
         >>> attributes = tf.nn.softmax(tf.random.normal((6, 8)))
         >>> tuple(zero_shot(attributes, tf.constant([3, 3, 7, 7, 1, 1])).shape)
         (6,)
     """
 
     def __init__(
-        self, num_classes, dim, ridge=0.05, temperature=1 / 9.5, initializer=None, dtype="float32", **kwargs
+        self, num_classes, embedding_size, ridge=0.05, temperature=1 / 9.5, initializer=None, dtype="float32", **kwargs
     ):
         super().__init__(dtype=dtype, **kwargs)
         self.num_classes = check_whole_number("num_classes", num_classes, minimum=1)
-        self.dim = check_whole_number("dim", dim, minimum=1)
+        self.embedding_size = check_whole_number("embedding_size", embedding_size, minimum=1)
         self.ridge = check_positive("ridge", ridge)
         self.temperature = check_positive("temperature", temperature)
         self.initializer = keras.initializers.get(
-            initializer or keras.initializers.RandomNormal(stddev=self.dim**-0.5)
+            initializer or keras.initializers.RandomNormal(stddev=self.embedding_size**-0.5)
         )
         self.label_embeddings = self.add_weight(
-            name="label_embeddings", shape=(self.num_classes, self.dim), initializer=self.initializer, trainable=True
+            name="label_embeddings",
+            shape=(self.num_classes, self.embedding_size),
+            initializer=self.initializer,
+            trainable=True,
         )
         self.built = True
 
@@ -102,11 +105,15 @@ class ZeroShotPrediction(keras.layers.Layer):
         losses = tf.where(tf.reduce_any(is_second), losses, 0.0)
         return tf.where(known, losses, tf.constant(np.nan, losses.dtype))
 
+    @classmethod
+    def from_config(cls, config):
+        return cls(**renamed(config, dim="embedding_size"))
+
     def get_config(self):
         return {
             **super().get_config(),
             "num_classes": self.num_classes,
-            "dim": self.dim,
+            "embedding_size": self.embedding_size,
             "ridge": self.ridge,
             "temperature": self.temperature,
             "initializer": keras.initializers.serialize(self.initializer),

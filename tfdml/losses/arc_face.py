@@ -42,7 +42,7 @@ class ArcFaceLoss(MetricLoss):
         >>> from tfdml.layers import References
         >>> loss = ArcFaceLoss(margin=90, scale=1.0)
         >>> proxies = References([[0.0, 1.0], [0.0, -1.0]], [0, 1])
-        >>> round(float(loss.against([[0.0, 1.0]], [0], proxies)[0]), 4)  # log(1 + exp(cos 180° - cos 90°))
+        >>> round(float(loss.against([0], [[0.0, 1.0]], proxies)[0]), 4)  # log(1 + exp(cos 180° - cos 90°))
         0.3133
     """
 

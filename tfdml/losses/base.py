@@ -33,7 +33,7 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
     - `loss(labels, embeddings)`, as Keras does for `model.compile(loss=loss)`: the batch is its own reference and
       no sample is its own positive. Keras' reduction and sample weights apply.
     - `loss.call(labels, embeddings)`: the same, one value per sample; their mean is the loss.
-    - `loss.against(embeddings, labels, references)`: against class proxies or a memory, one value per sample.
+    - `loss.against(labels, embeddings, references)`: against class proxies or a memory, one value per sample.
 
     A subclass states its formula once, in `compare`, and keeps every argument as an attribute of the same name. A batch
     without a positive or without a negative pair is worth 0 on that side, with zero gradients. A sample whose embedding
@@ -54,7 +54,7 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
     """
 
     parameters = None
-    # With a parameter per class, as of `MarginLoss(trainable="class")`: the number of classes.
+    # With a parameter per class, as of `MarginLoss(num_classes=…)`: the number of classes.
     label_classes = None
 
     @property
@@ -97,12 +97,12 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
         """As `call`, for evaluation: the classes may be others than those of the training."""
         return self._values(ops.compare(y_pred, y_true))
 
-    def against(self, embeddings, labels, references):
+    def against(self, labels, embeddings, references):
         """One value per sample, compared with references only.
 
         Args:
-            embeddings: `(batch, dim)`.
             labels: Integer class labels, `(batch,)` or `(batch, 1)`.
+            embeddings: `(batch, dim)`.
             references: `tfdml.layers.References`: embeddings `(references, dim)` with their labels.
 
         Returns:

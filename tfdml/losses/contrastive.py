@@ -64,7 +64,7 @@ class ContrastiveLoss(MetricLoss):
             )
         self.positive_margin = float(positive_margin)
         self.negative_margin = float(negative_margin)
-        self.distance = check_choice("distance", distance, ops.METRICS)
+        self.distance = check_choice("distance", distance, ops.DISTANCES)
         self.power = check_choice("power", power, (1, 2))
         self.average = check_choice("average", average, ("nonzero", "pairs", "anchor"))
 

@@ -65,7 +65,7 @@ class InBatchNegativesLoss(InfoNCELoss):
             raise ValueError(f"Expected queries and their positives, (batch, 2, dim). Received: shape {stacked.shape}.")
         queries, positives = tf.unstack(stacked, num=2, axis=1)
         ids = ops.check_labels(y_true, queries)
-        values = self.against(queries, ids, References(positives, ids))
+        values = self.against(ids, queries, References(positives, ids))
         if not self.symmetric:
             return values
-        return (values + self.against(positives, ids, References(queries, ids))) / 2.0
+        return (values + self.against(ids, positives, References(queries, ids))) / 2.0

@@ -42,7 +42,7 @@ class LiftedStructureLoss(MetricLoss):
     def __init__(self, margin=1.0, distance="l2", name="lifted_structure", **kwargs):
         super().__init__(name, **kwargs)
         self.margin = check_not_negative("margin", margin)
-        self.distance = check_choice("distance", distance, ops.METRICS)
+        self.distance = check_choice("distance", distance, ops.DISTANCES)
 
     @property
     def margin_requirements(self):
@@ -88,7 +88,7 @@ class GeneralizedLiftedStructureLoss(MetricLoss):
     def __init__(self, margin=0.5, distance="cosine", name="generalized_lifted_structure", **kwargs):
         super().__init__(name, **kwargs)
         self.margin = check_not_negative("margin", margin)
-        self.distance = check_choice("distance", distance, ops.METRICS)
+        self.distance = check_choice("distance", distance, ops.DISTANCES)
 
     @property
     def margin_requirements(self):

@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from tfdml import ops
-from tfdml._utils.arguments import check_choice, check_not_negative, check_positive, check_whole_number
+from tfdml._utils.arguments import check_choice, check_not_negative, check_positive, check_whole_number, renamed
 from tfdml.losses.base import MarginRequirements, MetricLoss, per_sample_share
 
 
@@ -15,30 +15,30 @@ class MarginLoss(MetricLoss):
     $$\frac{\sum_{(i,j) \in P} [\alpha + d_{ij} - \beta_{y_i}]_+ + \sum_{(i,j) \in N} [\alpha - d_{ij} + \beta_{y_i}]_+}
       {\text{number of terms that are not zero}} \; + \; \nu \, \frac{1}{b} \sum_i \beta_{y_i}$$
 
-    The boundary $\beta$ is fixed, learnt, or learnt for each class. A learnt one is in the layer `parameters`, which
-    `MetricModel` trains; a plain model trains it if the layer is its attribute (see `MetricLoss`). With one for each
-    class, a label outside 0 … `num_classes - 1` is an error: under XLA, which drops assertions, the loss is NaN. Only
-    `call_unseen`, by which `MetricModel` evaluates, takes other classes: they have the mean boundary.
+    The boundary $\beta$ is fixed, learned, or learned per class. A learned one is in the layer `parameters`, which
+    `MetricModel` trains; a plain model trains it if the layer is its attribute (see `MetricLoss`). With one per class, a
+    label outside 0 … `num_classes - 1` is an error: under XLA, which drops assertions, the loss is NaN. Only
+    `call_unseen`, which `MetricModel` uses in evaluation, takes other classes: they have the mean boundary.
 
     Args:
         margin: $\alpha \ge 0$.
-        boundary: $\beta > 0$, or its first value.
-        trainable: `None` for a fixed boundary, `"global"` for a learnt one, `"class"` for one of each class.
-        num_classes: How many classes there are, with `trainable="class"`; labels run from 0.
-        boundary_weight: $\nu \ge 0$; it only matters to a learnt boundary.
+        beta: $\beta > 0$, or its first value if it is learned.
+        learn_beta: Whether $\beta$ is learned.
+        num_classes: int. Learns one $\beta$ per class, for labels from 0 to `num_classes - 1`. `None` for a single one.
+        beta_weight: $\nu \ge 0$; it only matters to a learned $\beta$.
         distance: `"l2"` (unsquared), `"squared_l2"` or `"cosine"`.
         name: Name of the loss.
         **kwargs: `miner` and `reduction`, as for every `MetricLoss`. The paper uses distance-weighted mining.
 
     Raises:
-        ValueError: If the margin or the weight is negative, the boundary is not positive, a choice is unknown, or
-            `num_classes` does not go with `trainable`.
+        ValueError: If the margin or the weight is negative, `beta` is not positive, the distance is unknown, or
+            `num_classes` is given without `learn_beta`.
 
     Reference:
         Wu et al., "Sampling matters in deep embedding learning", ICCV 2017, eqs. 3-5.
 
     Example:
-        >>> loss = MarginLoss(margin=0.2, boundary=1.0)
+        >>> loss = MarginLoss(margin=0.2, beta=1.0)
         >>> round(float(loss([0, 0, 1], [[0.0], [1.0], [3.0]])), 4)  # only the positive pair is too far
         0.2
     """
@@ -46,33 +46,38 @@ class MarginLoss(MetricLoss):
     def __init__(
         self,
         margin=0.2,
-        boundary=1.2,
-        trainable=None,
+        beta=1.2,
+        learn_beta=False,
         num_classes=None,
-        boundary_weight=0.0,
+        beta_weight=0.0,
         distance="l2",
         name="margin",
         **kwargs,
     ):
         super().__init__(name, **kwargs)
         self.margin = check_not_negative("margin", margin)
-        self.boundary = check_positive("boundary", boundary)
-        self.trainable = check_choice("trainable", trainable, (None, "global", "class"))
-        if (trainable == "class") != (num_classes is not None):
+        self.beta = check_positive("beta", beta)
+        self.learn_beta = bool(learn_beta)
+        if num_classes is not None and not self.learn_beta:
             raise ValueError(
-                "num_classes goes with trainable='class'. "
-                f"Received: trainable={trainable!r}, num_classes={num_classes!r}."
+                f"A fixed beta is the same for all classes. Received: num_classes={num_classes!r} with learn_beta="
+                f"{learn_beta!r}. Expected: learn_beta=True to learn one beta per class."
             )
         self.num_classes = None if num_classes is None else check_whole_number("num_classes", num_classes, 1)
-        self.boundary_weight = check_not_negative("boundary_weight", boundary_weight)
-        self.distance = check_choice("distance", distance, ops.METRICS)
-        if trainable is not None:
-            self.parameters = _Boundaries(self.num_classes or 1, self.boundary)
+        self.beta_weight = check_not_negative("beta_weight", beta_weight)
+        self.distance = check_choice("distance", distance, ops.DISTANCES)
+        if self.learn_beta:
+            self.parameters = _Boundaries(self.num_classes or 1, self.beta)
+
+    @classmethod
+    def from_config(cls, config):
+        config = renamed(config, boundary="beta", trainable="learn_beta", boundary_weight="beta_weight")
+        return super().from_config(config)
 
     @property
     def margin_requirements(self):
         gap = 2 * self.margin
-        reach = gap if self.parameters is not None else self.boundary + self.margin
+        reach = gap if self.parameters is not None else self.beta + self.margin
         return MarginRequirements(gap, reach, self.distance)
 
     @property
@@ -87,11 +92,11 @@ class MarginLoss(MetricLoss):
         terms = tf.where(pairs.positives, tf.nn.relu(self.margin + excess), nothing)
         terms += tf.where(pairs.negatives, tf.nn.relu(self.margin - excess), nothing)
         values = per_sample_share(tf.reduce_sum(terms, axis=1), tf.math.count_nonzero(terms), pairs)
-        return values + self.boundary_weight * boundary if self.boundary_weight else values
+        return values + self.beta_weight * boundary if self.beta_weight else values
 
     def _boundaries(self, labels, dtype):
         if self.parameters is None:
-            return tf.fill(tf.shape(labels), tf.constant(self.boundary, dtype))
+            return tf.fill(tf.shape(labels), tf.constant(self.beta, dtype))
         boundaries = tf.cast(self.parameters.boundaries, dtype)
         if self.num_classes is None:
             return tf.fill(tf.shape(labels), boundaries[0])
@@ -102,7 +107,7 @@ class MarginLoss(MetricLoss):
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class _Boundaries(keras.layers.Layer):
-    """The learnt boundaries, `(classes,)`, or one for all."""
+    """The learned boundaries, `(classes,)`, or one for all."""
 
     def __init__(self, count, value, **kwargs):
         super().__init__(**{"name": "boundaries", **kwargs})

@@ -34,7 +34,7 @@ class NormalizedSoftmaxLoss(MetricLoss):
         >>> from tfdml.layers import References
         >>> loss = NormalizedSoftmaxLoss()
         >>> proxies = References([[0.0, 1.0], [0.0, -1.0]], [0, 1])
-        >>> round(float(loss.against([[2.0, 0.0]], [0], proxies)[0]), 4)  # orthogonal to both
+        >>> round(float(loss.against([0], [[2.0, 0.0]], proxies)[0]), 4)  # orthogonal to both
         0.6931
     """
 

@@ -37,7 +37,7 @@ class ProxyAnchorLoss(MetricLoss):
         >>> from tfdml.layers import References
         >>> loss = ProxyAnchorLoss(margin=0.0, scale=1.0)
         >>> proxies = References([[0.0, 1.0], [0.0, -1.0]], [0, 1])
-        >>> round(float(loss.against([[2.0, 0.0]], [0], proxies)[0]), 4)  # log 2 + (log 2 + 0) / 2
+        >>> round(float(loss.against([0], [[2.0, 0.0]], proxies)[0]), 4)  # log 2 + (log 2 + 0) / 2
         1.0397
     """
 

@@ -34,7 +34,7 @@ class ProxyNCALoss(MetricLoss):
         >>> from tfdml.layers import References
         >>> loss = ProxyNCALoss()
         >>> proxies = References([[1.0, 0.0], [-1.0, 0.0]], [0, 1])
-        >>> round(float(loss.against([[2.0, 0.0]], [0], proxies)[0]), 4)  # -log(exp(0) / exp(-4))
+        >>> round(float(loss.against([0], [[2.0, 0.0]], proxies)[0]), 4)  # -log(exp(0) / exp(-4))
         -4.0
     """
 

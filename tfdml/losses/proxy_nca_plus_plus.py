@@ -34,7 +34,7 @@ class ProxyNCAPlusPlusLoss(MetricLoss):
         >>> from tfdml.layers import References
         >>> loss = ProxyNCAPlusPlusLoss(temperature=1.0)
         >>> proxies = References([[0.0, 1.0], [0.0, -1.0]], [0, 1])
-        >>> round(float(loss.against([[2.0, 0.0]], [0], proxies)[0]), 4)  # as far from both
+        >>> round(float(loss.against([0], [[2.0, 0.0]], proxies)[0]), 4)  # as far from both
         0.6931
     """
 

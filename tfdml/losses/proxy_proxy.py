@@ -43,7 +43,7 @@ class ProxyProxyLoss(MetricLoss):
         >>> from tfdml.layers import References
         >>> loss = ProxyProxyLoss(margin=0.0, scale=1.0)
         >>> proxies = References([[0.0, 1.0], [3.0, 0.0]], [0, 1])
-        >>> round(float(loss.against([[2.0, 0.0]], [0], proxies)[0]), 4)  # all is orthogonal: log 2 + log 2
+        >>> round(float(loss.against([0], [[2.0, 0.0]], proxies)[0]), 4)  # all is orthogonal: log 2 + log 2
         1.3863
     """
 

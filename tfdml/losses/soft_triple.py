@@ -45,7 +45,7 @@ class SoftTripleLoss(MetricLoss):
         >>> from tfdml.layers import References
         >>> loss = SoftTripleLoss(margin=0.0)
         >>> proxies = References([[0.0, 1.0], [0.0, 2.0], [0.0, -1.0], [0.0, -2.0]], [0, 0, 1, 1], per_class=2)
-        >>> round(float(loss.against([[2.0, 0.0]], [0], proxies)[0]), 4)  # orthogonal to all
+        >>> round(float(loss.against([0], [[2.0, 0.0]], proxies)[0]), 4)  # orthogonal to all
         0.6931
     """
 

@@ -60,7 +60,7 @@ class TripletLoss(MetricLoss):
         super().__init__(name, **kwargs)
         self.margin = margin if margin == "soft" else _check_margin(margin)
         self.mining = check_choice("mining", mining, MINING)
-        self.distance = check_choice("distance", distance, ops.METRICS)
+        self.distance = check_choice("distance", distance, ops.DISTANCES)
         self.average = check_choice("average", average, ("all", "nonzero"))
 
     @property

@@ -121,7 +121,7 @@ def interclass_distance(points, labels):
     return float(total / count) if count else float("nan")
 
 
-def distance_range(points, labels, metric="l2"):
+def distance_range(points, labels, distance="l2"):
     r"""The largest distance between classes and the smallest within one, $(d_{\max}, d_{\min})$.
 
     A margin $m$ that wants $d(a, n) \ge d(a, p) + m$ of negatives $n$ and positives $p$ can be met by some triplet only
@@ -130,22 +130,22 @@ def distance_range(points, labels, metric="l2"):
     Args:
         points: `(n, d)`.
         labels: Their classes, `(n,)`.
-        metric: `"l2"` (unsquared), `"squared_l2"` or `"cosine"` ($1 - \cos$).
+        distance: `"l2"` (unsquared), `"squared_l2"` or `"cosine"` ($1 - \cos$).
 
     Returns:
         Two floats: the largest distance of two points of different classes, the smallest of two points of one class.
         NaN for the one without such a pair.
 
     Raises:
-        ValueError: If shapes do not fit, values are not finite, or the metric is unknown.
+        ValueError: If shapes do not fit, values are not finite, or the distance is unknown.
 
     Example:
         >>> distance_range([[0.0], [1.0], [5.0]], ["a", "a", "b"])
         (5.0, 1.0)
     """
-    check_choice("metric", metric, ("l2", "squared_l2", "cosine"))
+    check_choice("distance", distance, ("l2", "squared_l2", "cosine"))
     points, classes = _with_classes(points, labels)
-    if metric == "cosine":
+    if distance == "cosine":
         points = points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), np.finfo(points.dtype).tiny)
     largest, smallest = -np.inf, np.inf
     for distances, same, itself in _pairs(points, classes):
@@ -153,7 +153,7 @@ def distance_range(points, labels, metric="l2"):
         smallest = distances.min(initial=smallest, where=same & ~itself)
     limits = np.array([largest, smallest], np.float64)
     limits = np.where(np.isfinite(limits), limits, np.nan)
-    limits = {"l2": limits, "squared_l2": limits**2, "cosine": limits**2 / 2}[metric]
+    limits = {"l2": limits, "squared_l2": limits**2, "cosine": limits**2 / 2}[distance]
     return float(limits[0]), float(limits[1])
 
 

@@ -29,7 +29,7 @@ class HardMiner(Miner):
     """
 
     def __init__(self, distance="l2"):
-        ops.check_metric(distance)
+        ops.check_distance(distance)
         self.distance = distance
 
     def choose(self, pairs):

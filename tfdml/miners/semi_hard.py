@@ -37,7 +37,7 @@ class SemiHardMiner(Miner):
 
     def __init__(self, margin=0.2, distance="l2"):
         self.margin = check_positive("margin", margin)
-        self.distance = check_choice("distance", distance, ops.METRICS)
+        self.distance = check_choice("distance", distance, ops.DISTANCES)
 
     def choose(self, pairs):
         distances = pairs.distances(self.distance)

@@ -146,20 +146,20 @@ def resolve_normalization(choice):
     return _NORMALIZATIONS[choice](name="normalization")
 
 
-def largest_distance(embedder, metric="l2"):
+def largest_distance(embedder, distance="l2"):
     """The largest distance that two embeddings can have, or None if there is no bound that the last layer tells.
 
     Args:
         embedder: The model.
-        metric: `"l2"` (unsquared), `"squared_l2"` or `"cosine"`.
+        distance: `"l2"` (unsquared), `"squared_l2"` or `"cosine"`.
     """
-    if metric == "cosine":
+    if distance == "cosine":
         return 2.0
     last = embedder.layers[-1] if embedder.layers else None
     if not isinstance(last, (L2Normalization, L2Clip)):
         return None
     diameter = 2.0 * getattr(last, "max_norm", 1.0)
-    return diameter**2 if metric == "squared_l2" else diameter
+    return diameter**2 if distance == "squared_l2" else diameter
 
 
 def local_features(embedder):

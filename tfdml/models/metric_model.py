@@ -338,7 +338,7 @@ class MetricModel(keras.Model):
         Returns:
             `(batch,)`; a scalar for a Keras loss that is none of this package.
         """
-        terms = [self.metric_loss.against(embeddings, labels, layer()) for layer in self._all_references()]
+        terms = [self.metric_loss.against(labels, embeddings, layer()) for layer in self._all_references()]
         if self.in_batch_weight:
             terms.append(self.in_batch_weight * self._in_batch_losses(labels, embeddings))
         return tf.add_n(terms)
@@ -378,7 +378,7 @@ class MetricModel(keras.Model):
         self.step_counter.advance(tf.convert_to_tensor(self.optimizer.iterations) - before)
         for layer in self._all_references():
             if hasattr(layer, "update"):
-                layer.update(embeddings, ops.check_labels(labels, embeddings))
+                layer.update(ops.check_labels(labels, embeddings), embeddings)
         self.loss_tracker.update_state(loss)
         logs = {"loss": self.loss_tracker.result()}
         # Several workers would reduce it together with the loss, which the logs of Keras 2 do not survive.

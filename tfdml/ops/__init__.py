@@ -2,7 +2,7 @@
 
 from tfdml.ops.clipped_distances import clipped_distances
 from tfdml.ops.counting import count_below, count_sorted_below, sort_masked
-from tfdml.ops.distances import METRICS, check_metric, pairwise_distances
+from tfdml.ops.distances import DISTANCES, check_distance, pairwise_distances
 from tfdml.ops.encoded_images import (
     MAX_PIXELS,
     decode_image,
@@ -35,7 +35,7 @@ from tfdml.ops.ridge import ridge_regression
 __all__ = [
     "LOG_OF_NOTHING",
     "MAX_PIXELS",
-    "METRICS",
+    "DISTANCES",
     "UNIT_RANGE",
     "Pairs",
     "PairMasks",
@@ -45,7 +45,7 @@ __all__ = [
     "check_input_range",
     "check_label_range",
     "check_labels",
-    "check_metric",
+    "check_distance",
     "clipped_distances",
     "compare",
     "count_below",

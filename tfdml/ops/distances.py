@@ -6,19 +6,19 @@ import tensorflow as tf
 from tfdml.ops.normalization import l2_normalize
 from tfdml.ops.precision import at_least_float32
 
-METRICS = ("l2", "squared_l2", "cosine")
+DISTANCES = ("l2", "squared_l2", "cosine")
 
 # In units of the floats' precision: what rounding leaves of 1 - cos of duplicates.
 _COSINE_RESOLUTION = 8.0
 
 
-def check_metric(metric):
-    """Raises ValueError unless `metric` is one that `pairwise_distances` knows."""
-    if metric not in METRICS:
-        raise ValueError(f"Unknown distance. Received: metric={metric!r}; expected one of {METRICS}.")
+def check_distance(distance):
+    """Raises ValueError unless `distance` is one that `pairwise_distances` knows."""
+    if distance not in DISTANCES:
+        raise ValueError(f"Unknown distance. Received: distance={distance!r}; expected one of {DISTANCES}.")
 
 
-def pairwise_distances(x, y=None, metric="l2"):
+def pairwise_distances(x, y=None, distance="l2"):
     r"""Distances of every vector of `x` to every vector of `y`.
 
     $$d_{ij} = \lVert x_i - y_j \rVert_2, \quad \lVert x_i - y_j \rVert_2^2
@@ -33,24 +33,24 @@ def pairwise_distances(x, y=None, metric="l2"):
     Args:
         x: Vectors, `(..., n, d)`. Half precisions are computed in float32.
         y: Vectors, `(m, d)` or `(..., m, d)` with the leading axes of `x`; `None` means `x` itself.
-        metric: `"l2"`, `"squared_l2"` or `"cosine"`.
+        distance: `"l2"`, `"squared_l2"` or `"cosine"`.
 
     Returns:
         Distances, `(..., n, m)`, float32, or float64 if `x` is.
 
     Raises:
-        ValueError: If the metric is unknown.
+        ValueError: If the distance is unknown.
     """
-    check_metric(metric)
+    check_distance(distance)
     same = y is None
     x = at_least_float32(x)
     y = x if same else tf.cast(y, x.dtype)
-    if metric == "cosine":
+    if distance == "cosine":
         distances = 1.0 - _inner_products(l2_normalize(x), l2_normalize(y))
         unresolved = distances <= _COSINE_RESOLUTION * np.finfo(x.dtype.as_numpy_dtype).eps
         return tf.where(unresolved, tf.zeros_like(distances), distances)
     squared = _squared_l2(x, y, same)
-    if metric == "squared_l2":
+    if distance == "squared_l2":
         return squared
     zero = squared <= 0.0
     # The inner `where` keeps sqrt, and so its gradient, away from 0; NaN passes.

@@ -83,7 +83,7 @@ def check_label_range(labels, classes, of):
     Args:
         labels: Integer labels, any shape.
         classes: Number of classes, a Python integer.
-        of: What has one entry per class, for the message, such as `"MarginLoss(trainable='class', num_classes=8)"`.
+        of: What has one entry per class, for the message, such as `"MarginLoss(learn_beta=True, num_classes=8)"`.
 
     Returns:
         The labels, as a tensor.

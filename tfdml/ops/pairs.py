@@ -37,9 +37,9 @@ class Pairs(NamedTuple):
     in_batch: bool
     per_class: Optional[int] = None
 
-    def distances(self, metric="l2"):
+    def distances(self, distance="l2"):
         """Distances of embeddings and references, `(batch, references)`, as `pairwise_distances` gives them."""
-        return pairwise_distances(self.embeddings, None if self.in_batch else self.references, metric)
+        return pairwise_distances(self.embeddings, None if self.in_batch else self.references, distance)
 
     def cosines(self):
         """Cosine similarities of embeddings and references, `(batch, references)`."""
