@@ -1,30 +1,10 @@
 """What a batch of embeddings is compared with, apart from itself."""
 
-from typing import NamedTuple, Optional
-
 import keras
 import tensorflow as tf
 
 from tfdml._utils.arguments import check_whole_number, renamed
-
-
-class References(NamedTuple):
-    """Embeddings with labels that a loss scores a batch against.
-
-    Attributes:
-        embeddings: `(references, dim)`.
-        labels: Integer class labels, `(references,)`.
-        valid: Boolean, `(references,)`: those that exist; `None` if all do.
-        per_class: How many consecutive references belong to each class, for class proxies; else `None`.
-        classes: The number of classes if each of the labels 0 … `classes - 1` has a reference, as class proxies do: a
-            sample with another label is then an error. `None` if a sample may have no reference of its class.
-    """
-
-    embeddings: tf.Tensor
-    labels: tf.Tensor
-    valid: Optional[tf.Tensor] = None
-    per_class: Optional[int] = None
-    classes: Optional[int] = None
+from tfdml.ops import References
 
 
 @keras.saving.register_keras_serializable(package="tfdml")

@@ -54,7 +54,8 @@ class AngularLoss(MetricLoss):
         tangent_squared = math.tan(math.radians(self.angle)) ** 2
         similarities = pairs.cosines()
         of_anchors = tf.exp(4.0 * tangent_squared * similarities)
-        of_positives = of_anchors if pairs.in_batch else tf.exp(4.0 * tangent_squared * _cosines(pairs.references))
+        references = pairs.references.embeddings
+        of_positives = of_anchors if pairs.in_batch else tf.exp(4.0 * tangent_squared * _cosines(references))
         sums = tf.matmul(
             tf.where(pairs.negatives, of_anchors, tf.zeros_like(of_anchors)), of_positives, transpose_b=True
         )

@@ -91,11 +91,11 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
         Raises:
             ValueError: If the shapes do not fit.
         """
-        return self._of_known_labels(y_true, self._values(ops.compare(y_pred, y_true)))
+        return self._of_known_labels(y_true, self._values(ops.compare(y_true, y_pred)))
 
     def call_unseen(self, y_true, y_pred):
         """As `call`, for evaluation: the classes may be others than those of the training."""
-        return self._values(ops.compare(y_pred, y_true))
+        return self._values(ops.compare(y_true, y_pred))
 
     def against(self, labels, embeddings, references):
         """One value per sample, compared with references only.
@@ -111,13 +111,7 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
         Raises:
             ValueError: If the shapes do not fit, or a label has no proxy.
         """
-        values = self._values(
-            ops.compare(
-                embeddings, labels, references.embeddings, references.labels, references.valid, references.per_class,
-                references.classes,
-            )  # fmt: skip
-        )
-        return self._of_known_labels(labels, values)
+        return self._of_known_labels(labels, self._values(ops.compare(labels, embeddings, references)))
 
     def _values(self, pairs):
         values = self.compare(pairs if self.miner is None else self.miner.mine(pairs))
@@ -143,7 +137,8 @@ def _all_finite(pairs):
     of_samples = _finite_rows(pairs.embeddings)
     if pairs.in_batch:
         return of_samples
-    return of_samples & tf.reduce_all(_finite_rows(pairs.references) | ~pairs.exists)
+    references = pairs.references
+    return of_samples & tf.reduce_all(_finite_rows(references.embeddings) | ~references.valid)
 
 
 def _finite_rows(vectors):

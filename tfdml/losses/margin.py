@@ -16,8 +16,8 @@ class MarginLoss(MetricLoss):
       {\text{number of terms that are not zero}} \; + \; \nu \, \frac{1}{b} \sum_i \beta_{y_i}$$
 
     The boundary $\beta$ is fixed, learned, or learned per class. A learned one is in the layer `parameters`, which
-    `MetricModel` trains; a plain model trains it if the layer is its attribute (see `MetricLoss`). With one per class, a
-    label outside 0 … `num_classes - 1` is an error: under XLA, which drops assertions, the loss is NaN. Only
+    `MetricModel` trains; a plain model trains it if the layer is its attribute (see `MetricLoss`). With one per class,
+    a label outside 0 … `num_classes - 1` is an error: under XLA, which drops assertions, the loss is NaN. Only
     `call_unseen`, which `MetricModel` uses in evaluation, takes other classes: they have the mean boundary.
 
     Args:

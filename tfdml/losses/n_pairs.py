@@ -41,6 +41,6 @@ class NPairsLoss(MetricLoss):
         self.l2_weight = check_not_negative("l2_weight", l2_weight)
 
     def compare(self, pairs):
-        products = tf.matmul(pairs.embeddings, pairs.references, transpose_b=True)
+        products = tf.matmul(pairs.embeddings, pairs.references.embeddings, transpose_b=True)
         squared_lengths = tf.reduce_sum(tf.square(pairs.embeddings), axis=1)
         return cross_entropy_over_all(products, pairs) + self.l2_weight * squared_lengths

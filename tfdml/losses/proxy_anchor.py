@@ -50,7 +50,7 @@ class ProxyAnchorLoss(MetricLoss):
         cosines = pairs.cosines()
         pushes = tf.nn.softplus(ops.masked_logsumexp(self.scale * (cosines + self.margin), pairs.negatives, axis=0))
         pull = pull_by_references(cosines, pairs, self.margin, self.scale)
-        return share(pull + ops.masked_mean(pushes, pairs.exists), pairs)
+        return share(pull + ops.masked_mean(pushes, pairs.references.valid), pairs)
 
 
 def pull_by_references(cosines, pairs, margin, scale):

@@ -60,18 +60,18 @@ class ProxyProxyLoss(MetricLoss):
         elif pairs.in_batch:
             similarities = cosines
         else:
-            references = ops.l2_normalize(pairs.references)
+            references = ops.l2_normalize(pairs.references.embeddings)
             similarities = tf.matmul(references, references, transpose_b=True)
         pushes = tf.nn.softplus(
             ops.masked_logsumexp(self.scale * (similarities + self.margin), _negative_references(pairs))
         )
         pull = pull_by_references(cosines, pairs, self.margin, self.scale)
-        return share(pull + ops.masked_mean(pushes, pairs.exists), pairs)
+        return share(pull + ops.masked_mean(pushes, pairs.references.valid), pairs)
 
 
 def _negative_references(pairs):
     """Boolean, `(references, references)`: for each reference those of other classes."""
     if pairs.in_batch:
         return pairs.negatives
-    others = ops.pair_masks(pairs.reference_labels, pairs.reference_labels, pairs.exists)
-    return others.negatives
+    references = pairs.references
+    return ops.pair_masks(references.labels, references.labels, references.valid).negatives

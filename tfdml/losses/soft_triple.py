@@ -63,8 +63,9 @@ class SoftTripleLoss(MetricLoss):
         values = tf.where(
             tf.reduce_any(own, axis=0), tf.nn.softplus(others - self.scale * target), tf.zeros_like(target)
         )
-        if self.center_weight and (pairs.per_class or 1) > 1:
-            values += self.center_weight * _spread_of_centers(pairs.references, pairs.per_class)
+        references = pairs.references
+        if self.center_weight and (references.per_class or 1) > 1:
+            values += self.center_weight * _spread_of_centers(references.embeddings, references.per_class)
         return values
 
     def _of_classes(self, pairs):
@@ -89,8 +90,8 @@ class _ReferencesByClass:
     """
 
     def __init__(self, pairs):
-        self.per_class = pairs.per_class
-        labels = pairs.reference_labels
+        self.per_class = pairs.references.per_class
+        labels = pairs.references.labels
         if self.per_class:
             self.labels = labels[:: self.per_class]
             return

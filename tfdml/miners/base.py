@@ -30,9 +30,7 @@ class Miner(abc.ABC):
 
     def mine(self, pairs):
         """The comparison narrowed to the chosen pairs."""
-        still = pairs._replace(embeddings=tf.stop_gradient(pairs.embeddings))
-        still = still._replace(references=still.embeddings if pairs.in_batch else tf.stop_gradient(pairs.references))
-        return pairs.narrowed(self.choose(still))
+        return pairs.narrowed(self.choose(pairs.with_embeddings(tf.stop_gradient)))
 
     def __call__(self, labels, embeddings, references=None):
         """The masks of the chosen pairs.
@@ -48,11 +46,7 @@ class Miner(abc.ABC):
         Raises:
             ValueError: If the shapes do not fit.
         """
-        if references is None:
-            return self.choose(ops.compare(embeddings, labels))
-        return self.choose(
-            ops.compare(embeddings, labels, references.embeddings, references.labels, references.valid)
-        )
+        return self.choose(ops.compare(labels, embeddings, references))
 
     def get_config(self):
         return configuration(self)

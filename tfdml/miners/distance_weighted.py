@@ -56,10 +56,7 @@ class DistanceWeightedMiner(Miner):
         self.seed = check_whole_number("seed", seed, 0)
 
     def choose(self, pairs):
-        on_sphere = pairs._replace(
-            embeddings=ops.l2_normalize(pairs.embeddings), references=ops.l2_normalize(pairs.references)
-        )
-        distances = on_sphere.distances("l2")
+        distances = pairs.with_embeddings(ops.l2_normalize).distances("l2")
         near = pairs.negatives & (distances < self.nonzero_cutoff)
         any_near = tf.reduce_any(near, axis=1, keepdims=True)
         candidates = tf.where(any_near, near, pairs.negatives)

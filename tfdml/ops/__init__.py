@@ -27,25 +27,26 @@ from tfdml.ops.masked import (
 from tfdml.ops.normalization import l2_clip, l2_normalize
 from tfdml.ops.optimal_transport import PartialTransport, partial_transport
 from tfdml.ops.pair_masks import PairMasks, pair_masks
-from tfdml.ops.pairs import Pairs, check_embeddings, check_labels, compare
+from tfdml.ops.pairs import Pairs, References, check_embeddings, check_labels, compare
 from tfdml.ops.precision import at_least_float32
 from tfdml.ops.replicas import gather_batch, has_replicas, replica_count
 from tfdml.ops.ridge import ridge_regression
 
 __all__ = [
+    "DISTANCES",
     "LOG_OF_NOTHING",
     "MAX_PIXELS",
-    "DISTANCES",
     "UNIT_RANGE",
-    "Pairs",
     "PairMasks",
+    "Pairs",
     "PartialTransport",
+    "References",
     "at_least_float32",
+    "check_distance",
     "check_embeddings",
     "check_input_range",
     "check_label_range",
     "check_labels",
-    "check_distance",
     "clipped_distances",
     "compare",
     "count_below",

@@ -1,4 +1,4 @@
-"""A batch beside what it is compared with."""
+"""A batch of embeddings and the references that it is compared with."""
 
 from typing import NamedTuple, Optional
 
@@ -12,62 +12,76 @@ from tfdml.ops.pair_masks import PairMasks, pair_masks
 from tfdml.ops.precision import at_least_float32
 
 
+class References(NamedTuple):
+    """Embeddings with labels that a loss scores a batch against.
+
+    Attributes:
+        embeddings: `(references, dim)`.
+        labels: Integer class labels, `(references,)`.
+        valid: Boolean, `(references,)`: those that exist; `None` if all do.
+        per_class: How many consecutive references belong to each class, for class proxies; else `None`.
+        classes: The number of classes if each of the labels 0 … `classes - 1` has a reference, as class proxies do: a
+            sample with another label is then an error. `None` if a sample may have no reference of its class.
+    """
+
+    embeddings: tf.Tensor
+    labels: tf.Tensor
+    valid: Optional[tf.Tensor] = None
+    per_class: Optional[int] = None
+    classes: Optional[int] = None
+
+
 class Pairs(NamedTuple):
     """Embeddings, their references, and which pairs of the two count.
 
     Attributes:
         embeddings: `(batch, dim)`, float32 or float64.
         labels: Integers, `(batch,)`.
-        references: `(references, dim)`, of the same type; in the batch the very same tensor.
-        reference_labels: Integers, `(references,)`.
+        references: `References`, with embeddings of the same type, and `valid` always given. In the batch its
+            embeddings are the very same tensor.
         positives: Boolean, `(batch, references)`.
         negatives: Boolean, `(batch, references)`.
-        exists: Boolean, `(references,)`: a memory that is not full has places without a reference.
         in_batch: Whether the batch is its own reference; then no sample is its own positive.
-        per_class: If the references are so many consecutive proxies of each class, how many; else `None`.
     """
 
     embeddings: tf.Tensor
     labels: tf.Tensor
-    references: tf.Tensor
-    reference_labels: tf.Tensor
+    references: References
     positives: tf.Tensor
     negatives: tf.Tensor
-    exists: tf.Tensor
     in_batch: bool
-    per_class: Optional[int] = None
 
     def distances(self, distance="l2"):
         """Distances of embeddings and references, `(batch, references)`, as `pairwise_distances` gives them."""
-        return pairwise_distances(self.embeddings, None if self.in_batch else self.references, distance)
+        return pairwise_distances(self.embeddings, None if self.in_batch else self.references.embeddings, distance)
 
     def cosines(self):
         """Cosine similarities of embeddings and references, `(batch, references)`."""
         embeddings = l2_normalize(self.embeddings)
-        references = embeddings if self.in_batch else l2_normalize(self.references)
+        references = embeddings if self.in_batch else l2_normalize(self.references.embeddings)
         return tf.matmul(embeddings, references, transpose_b=True)
+
+    def with_embeddings(self, function):
+        """The same pairs of other vectors: the function is applied to embeddings and references."""
+        embeddings = function(self.embeddings)
+        of_references = embeddings if self.in_batch else function(self.references.embeddings)
+        return self._replace(embeddings=embeddings, references=self.references._replace(embeddings=of_references))
 
     def narrowed(self, masks: PairMasks):
         """The same with fewer pairs."""
         return self._replace(positives=masks.positives, negatives=masks.negatives)
 
 
-def compare(
-    embeddings, labels, references=None, reference_labels=None, exists=None, per_class=None, classes=None
-):
-    """Lays a batch beside its references.
+def compare(labels, embeddings, references=None):
+    """The pairs of a batch and its references.
 
     Args:
-        embeddings: `(batch, dim)`. Half precisions are computed in float32.
         labels: Integer class labels, `(batch,)` or `(batch, 1)`, as `integer_labels` takes them: floats, as Keras hands
             them over, must be whole numbers. Under XLA, which drops that check, a sample whose label is not has NaN in
             place of its embedding, so that its loss is NaN.
-        references: `(references, dim)`; `None` compares the batch with itself.
-        reference_labels: Integers, `(references,)`.
-        exists: Boolean, `(references,)`; `None` if all do.
-        per_class: As in `Pairs`.
-        classes: If given, labels must lie in 0 … `classes - 1`. Under XLA a sample with another one has NaN in place of
-            its embedding.
+        embeddings: `(batch, dim)`. Half precisions are computed in float32.
+        references: `References`; `None` compares the batch with itself. If they have `classes`, labels must lie in
+            0 … `classes - 1`; under XLA a sample with another label has NaN in place of its embedding.
 
     Returns:
         A `Pairs` in which every positive and every negative pair counts.
@@ -78,27 +92,26 @@ def compare(
     embeddings = check_embeddings(embeddings)
     given = _flat_labels(labels, embeddings)
     labels = integer_labels(given)
+    classes = None if references is None else references.classes
     if classes is not None:
         labels = check_label_range(labels, classes, "class proxies")
     if tf.is_symbolic_tensor(given) and (given.dtype.is_floating or classes is not None):
         known = known_labels(given, classes)
         embeddings = tf.where(known[:, None], embeddings, tf.constant(np.nan, embeddings.dtype))
     if references is None:
-        masks = pair_masks(labels)
-        everyone = tf.ones_like(labels, tf.bool)
-        return Pairs(embeddings, labels, embeddings, labels, *masks, exists=everyone, in_batch=True)
-    references = tf.cast(references, embeddings.dtype)
-    if not references.shape[-1:].is_compatible_with(embeddings.shape[-1:]):
+        itself = References(embeddings, labels, valid=tf.ones_like(labels, tf.bool))
+        return Pairs(embeddings, labels, itself, *pair_masks(labels), in_batch=True)
+    others = tf.cast(references.embeddings, embeddings.dtype)
+    if not others.shape[-1:].is_compatible_with(embeddings.shape[-1:]):
         raise ValueError(
             f"Embeddings and references differ in size. Received: embeddings of shape {embeddings.shape}, "
-            f"references of shape {references.shape}."
+            f"references of shape {others.shape}."
         )
-    reference_labels = tf.cast(reference_labels, labels.dtype)
-    masks = pair_masks(labels, reference_labels, exists)
-    exists = tf.ones_like(reference_labels, tf.bool) if exists is None else tf.convert_to_tensor(exists)
-    return Pairs(
-        embeddings, labels, references, reference_labels, *masks, exists=exists, in_batch=False, per_class=per_class
-    )
+    other_labels = tf.cast(references.labels, labels.dtype)
+    masks = pair_masks(labels, other_labels, references.valid)
+    valid = tf.ones_like(other_labels, tf.bool) if references.valid is None else tf.convert_to_tensor(references.valid)
+    references = references._replace(embeddings=others, labels=other_labels, valid=valid)
+    return Pairs(embeddings, labels, references, *masks, in_batch=False)
 
 
 def check_embeddings(embeddings):
