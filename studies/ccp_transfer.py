@@ -18,7 +18,8 @@ from tfdml.experiments import InputError, load_recipe
 from tfdml.experiments.builders import load_data, restore_embedder
 from tfdml.experiments.run_folder import RunFolder, read_csv
 from tfdml.experiments.runner import result_of
-from tfdml.models import embed, ordered_weights
+from tfdml.models import embed
+from tfdml.models.snapshot import ordered_weights
 from tfdml.plots import style
 
 SETTING = {

@@ -19,6 +19,7 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 from tfdml import callbacks, layers, models, ops  # noqa: E402
+from tfdml._utils.variables import array_of, number  # noqa: E402
 from tfdml.backbones.batch_normalization import Normalizer  # noqa: E402
 
 # Where the weights of a model are that training changes; the others are counters of its metrics.
@@ -41,7 +42,7 @@ def main():
             layer = getattr(model, part, None)
             of_part = layer if isinstance(layer, tuple) else [layer] if layer is not None else []
             for index, weight in enumerate(weight for layer in of_part for weight in layer.weights):
-                arrays[f"{name}/{part}/{index}"] = models.array_of(weight)
+                arrays[f"{name}/{part}/{index}"] = array_of(weight)
         for key, value in logs.items():
             arrays[f"{name}/logs/{key}"] = value
     np.savez(FILE, **arrays)
@@ -130,7 +131,7 @@ def run(model, size=16, weighted=False, problems=False):
         steps_per_epoch=2 if problems else STEPS, validation_data=validation, callbacks=calls, verbose=0, shuffle=False,
     )  # fmt: skip
     # Whether its second problem, and with it the pull, is among what is compared.
-    assert not problems or models.number(model.projection) >= 1
+    assert not problems or number(model.projection) >= 1
     logs = {key: np.array(values) for key, values in history.history.items()}
     steps = model.evaluate(validation, steps=3, verbose=0, return_dict=True)
     return {**logs, **{f"three_batches_{key}": value for key, value in steps.items()}}

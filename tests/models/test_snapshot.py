@@ -6,6 +6,8 @@ import pytest
 import tensorflow as tf
 
 from tfdml import layers, models
+from tfdml._utils.variables import array_of
+from tfdml.models.snapshot import ordered_variables, ordered_weights
 
 
 class Two(keras.layers.Layer):
@@ -47,7 +49,7 @@ def distinguish(variables):
 
 def assert_holds(values, variables):
     for variable in variables:
-        np.testing.assert_array_equal(models.array_of(variable), values[id(variable)])
+        np.testing.assert_array_equal(array_of(variable), values[id(variable)])
 
 
 def test_a_snapshot_survives_freezing_and_unfreezing():
@@ -71,12 +73,12 @@ def test_a_snapshot_survives_freezing_and_unfreezing():
 
 def test_the_order_of_weights_does_not_depend_on_what_is_frozen():
     model, block = build()
-    order = [id(variable) for variable in models.ordered_weights(model.embedder)]
+    order = [id(variable) for variable in ordered_weights(model.embedder)]
     assert order == [id(variable) for variable in model.embedder.weights]
     for layer, trainable in [(block.first, False), (block, False), (block.second, True), (block, True)]:
         layer.trainable = trainable
-        assert [id(variable) for variable in models.ordered_weights(model.embedder)] == order
-        everything = models.ordered_variables(model)
+        assert [id(variable) for variable in ordered_weights(model.embedder)] == order
+        everything = ordered_variables(model)
         assert {id(variable) for variable in everything} == {id(variable) for variable in model.variables}
         assert len(everything) == len(model.variables)
 
@@ -101,9 +103,9 @@ def test_a_file_of_a_frozen_model_loads_into_one_that_is_not(tmp_path):
     model.save_weights(tmp_path / "frozen.weights.h5")
     other, _ = build()
     other.load_weights(tmp_path / "frozen.weights.h5")
-    expected = [values[id(variable)] for variable in models.ordered_weights(model.embedder)]
-    for (_, copy), value in zip(other.best.pairs(models.ordered_weights(other.embedder)), expected):
-        np.testing.assert_array_equal(models.array_of(copy), value)
+    expected = [values[id(variable)] for variable in ordered_weights(model.embedder)]
+    for (_, copy), value in zip(other.best.pairs(ordered_weights(other.embedder)), expected):
+        np.testing.assert_array_equal(array_of(copy), value)
 
 
 def test_what_is_refused():

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tfdml import callbacks, layers, models
+from tfdml._utils.variables import array_of
 from tfdml.models.step_counter import StepCounter
 
 IS_KERAS_3 = keras.__version__ >= "3"
@@ -46,12 +47,12 @@ def test_steps_are_counted_in_a_compiled_graph(blobs, linear_embedder):
 def test_a_warm_up_does_not_begin_again(blobs):
     model = with_embedding(frozen_until=3)
     kernel = model.embedder.get_layer("hidden").kernel
-    start = models.array_of(kernel).copy()
+    start = array_of(kernel).copy()
     model.fit(*blobs, verbose=0)
-    np.testing.assert_array_equal(models.array_of(kernel), start)
+    np.testing.assert_array_equal(array_of(kernel), start)
     model.compile(keras.optimizers.SGD(0.1), "c2", warmup_steps=3, run_eagerly=True)
     model.train_on_batch(*blobs)
-    assert np.abs(models.array_of(kernel) - start).max() > 0
+    assert np.abs(array_of(kernel) - start).max() > 0
 
 
 def test_ccp_goes_on_when_compiled_again(blobs, linear_embedder):
@@ -60,7 +61,7 @@ def test_ccp_goes_on_when_compiled_again(blobs, linear_embedder):
     projections = callbacks.AlternatingProjections(pool, 4, patience=20)
     seen = []
     look = keras.callbacks.LambdaCallback(
-        on_epoch_begin=lambda epoch, logs: seen.append(models.array_of(model.proxies.proxies).copy())
+        on_epoch_begin=lambda epoch, logs: seen.append(array_of(model.proxies.proxies).copy())
     )
 
     def fit():
@@ -68,7 +69,7 @@ def test_ccp_goes_on_when_compiled_again(blobs, linear_embedder):
         return model.fit(*blobs, **options).history
 
     fit()
-    trained, best = models.array_of(model.proxies.proxies).copy(), float(model.best_value)
+    trained, best = array_of(model.proxies.proxies).copy(), float(model.best_value)
     model.compile(keras.optimizers.SGD(0.0), "c2", run_eagerly=True)
     assert fit()["projection_steps"] == [9, 12]
     np.testing.assert_array_equal(seen[2], trained)
@@ -136,12 +137,12 @@ def test_moving_averages_of_one_optimizer_reach_all_weights(blobs, linear_embedd
     )
     last = []
     note = keras.callbacks.LambdaCallback(
-        on_train_batch_end=lambda batch, logs: last.append([models.array_of(v) for v in model.trainable_variables])
+        on_train_batch_end=lambda batch, logs: last.append([array_of(v) for v in model.trainable_variables])
     )
     model.fit(*blobs, verbose=0, callbacks=[note])
     assert len(model.trainable_variables) == 2
     for variable, value in zip(model.trainable_variables, last[-1]):
-        assert np.abs(models.array_of(variable) - value).max() > 0
+        assert np.abs(array_of(variable) - value).max() > 0
 
 
 KERAS_CALLBACKS = {

@@ -9,9 +9,10 @@ import tensorflow as tf
 
 from tfdml import ops
 from tfdml._utils.arguments import check_whole_number
+from tfdml._utils.variables import array_of, number
 from tfdml.callbacks.monitor import monitored_value
 from tfdml.metrics import covering_radius, proxy_spread
-from tfdml.models import CCPModel, array_of, image_batches, number
+from tfdml.models import CCPModel, image_batches
 
 _logger = logging.getLogger(__name__)
 

@@ -5,7 +5,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfdml._utils.arguments import check_between
-from tfdml.models import CCPModel, MetricModel, ordered_weights
+from tfdml.models import CCPModel, MetricModel
+from tfdml.models.snapshot import ordered_weights
 
 
 class AveragedWeights(keras.callbacks.Callback):

@@ -6,8 +6,9 @@ import math
 import keras
 
 from tfdml._utils.arguments import check_whole_number
+from tfdml._utils.variables import array_of
 from tfdml.callbacks.monitor import monitored_value
-from tfdml.models import array_of, ordered_weights
+from tfdml.models.snapshot import ordered_weights
 
 _logger = logging.getLogger(__name__)
 

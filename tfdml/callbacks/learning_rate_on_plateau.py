@@ -6,8 +6,9 @@ import math
 import keras
 
 from tfdml._utils.arguments import check_whole_number
+from tfdml._utils.variables import number
 from tfdml.callbacks.monitor import monitored_value
-from tfdml.models import MetricModel, number
+from tfdml.models import MetricModel
 
 _logger = logging.getLogger(__name__)
 

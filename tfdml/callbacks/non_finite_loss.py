@@ -5,7 +5,7 @@ import math
 
 import keras
 
-from tfdml.models import number
+from tfdml._utils.variables import number
 
 _logger = logging.getLogger(__name__)
 

@@ -8,7 +8,10 @@ import keras
 import numpy as np
 
 from tfdml._utils.files import whole_file
-from tfdml.models import MetricModel, array_of, optimizer_state, ordered_variables
+from tfdml._utils.variables import array_of
+from tfdml.models import MetricModel
+from tfdml.models.snapshot import ordered_variables
+from tfdml.models.training_step import optimizer_state
 
 # Raised whenever what the file holds, or the order of it, changes.
 _LAYOUT = 2

@@ -18,6 +18,7 @@ import tensorflow as tf
 from tfdml import callbacks, data
 from tfdml._utils.arguments import check_whole_number
 from tfdml._utils.files import whole_path
+from tfdml._utils.variables import array_of
 from tfdml.experiments import builders
 from tfdml.experiments.errors import RunFolderError, input_errors
 from tfdml.experiments.evaluation import evaluate_embedder
@@ -45,7 +46,7 @@ from tfdml.experiments.strategies import (
     worker_of_environment,
 )
 from tfdml.export import export_saved_model
-from tfdml.models import array_of, inference_function
+from tfdml.models import inference_function
 
 _logger = logging.getLogger(__name__)
 

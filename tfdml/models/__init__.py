@@ -2,7 +2,7 @@
 
 from tfdml.models.batches import image_batches
 from tfdml.models.ccp_model import CCPModel
-from tfdml.models.crew import Crew, array_of, crew_of, number
+from tfdml.models.crew import Crew, crew_of
 from tfdml.models.embedder import (
     adapt_pooling,
     build_embedder,
@@ -15,8 +15,7 @@ from tfdml.models.embedder import (
 )
 from tfdml.models.head import build_head
 from tfdml.models.metric_model import MetricModel
-from tfdml.models.snapshot import WeightSnapshot, ordered_variables, ordered_weights
-from tfdml.models.training_step import optimizer_state
+from tfdml.models.snapshot import WeightSnapshot
 
 __all__ = [
     "CCPModel",
@@ -24,7 +23,6 @@ __all__ = [
     "MetricModel",
     "WeightSnapshot",
     "adapt_pooling",
-    "array_of",
     "build_embedder",
     "build_head",
     "crew_of",
@@ -32,10 +30,6 @@ __all__ = [
     "image_batches",
     "inference_function",
     "local_features",
-    "number",
-    "optimizer_state",
-    "ordered_variables",
-    "ordered_weights",
     "pooling_maps",
     "calibrate_batch_norm",
     "with_attributes",

@@ -5,8 +5,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfdml._utils.arguments import check_between, check_not_negative
+from tfdml._utils.variables import number
 from tfdml.layers import ClassProxies
-from tfdml.models.crew import number
 from tfdml.models.metric_model import MetricModel
 from tfdml.models.snapshot import WeightSnapshot, ordered_weights
 

@@ -106,15 +106,5 @@ def is_share(dataset):
     return policy == tf.data.experimental.AutoShardPolicy.OFF
 
 
-def array_of(variable):
-    """The value of a variable as a NumPy array; variables of several replicas do not convert themselves."""
-    return np.asarray(tf.convert_to_tensor(variable))
-
-
-def number(variable):
-    """The value of a variable without axes as a plain number."""
-    return array_of(variable).item()
-
-
 def _replica_id():
     return tf.convert_to_tensor(tf.distribute.get_replica_context().replica_id_in_sync_group)
