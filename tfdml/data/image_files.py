@@ -13,8 +13,8 @@ import re
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
+from tfdml._utils.progress import progress_bar
 from tfdml.ops import MAX_PIXELS, decode_image, encoded_size, exif_orientation
 
 # The endings of the files that are listed, and what Pillow calls the formats that TensorFlow does not read.
@@ -173,7 +173,9 @@ def find_unreadable(paths, progress=False, max_pixels=MAX_PIXELS):
     """
     with concurrent.futures.ThreadPoolExecutor() as pool:
         results = pool.map(lambda path: _problem(path, max_pixels), paths)
-        bar = tqdm(results, "reading", len(paths), unit=" images", disable=None if progress else True)
+        bar = progress_bar(
+            results, desc="reading", total=len(paths), unit=" images", disable=None if progress else True
+        )
         return {path: problem for problem, path in zip(bar, paths) if problem is not None}
 
 

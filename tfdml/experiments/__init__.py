@@ -4,6 +4,15 @@ Names are imported when they are first used, so that the commands' help does not
 """
 
 import importlib
+import importlib.util
+
+for _name in ("jsonargparse", "yaml", "tqdm"):
+    if importlib.util.find_spec(_name) is None:
+        raise ModuleNotFoundError(
+            f"Recipes and commands need more packages. Received: no module {_name!r}. Expected: the extra 'commands'. "
+            "Install it by pip install 'tfdml[commands]'.",
+            name=_name,
+        )
 
 _MODULES = {
     "commands": ("evaluate_main", "train_main"),

@@ -18,7 +18,7 @@ import urllib.request
 import zipfile
 import zlib
 
-from tqdm import tqdm
+from tfdml._utils.progress import progress_bar
 
 _CHUNK = 1 << 20
 _TIMEOUT = 30.0
@@ -206,7 +206,7 @@ def _compare(digest, expected, path, url):
 
 
 def _bar(total, description):
-    return tqdm(total=total, desc=description, unit="B", unit_scale=True, disable=None)
+    return progress_bar(total=total, desc=description, unit="B", unit_scale=True, disable=None)
 
 
 @contextlib.contextmanager
