@@ -172,7 +172,9 @@ def test_one_outlier_costs_the_others_no_digits(outlier):
 @pytest.mark.parametrize(("ratio", "compiled"), [(0.1, False), (0.55, True), (0.95, False)])
 def test_costs_of_every_size_at_once(ratio, compiled):
     """Of 40 features, one of each power of ten and 20 alike; a masked one lies between."""
-    costs = np.concatenate([-(10.0 ** np.arange(19, 9, -1)), np.linspace(0.0, 0.5, 20), 10.0 ** np.arange(20, 30), [5e9]])
+    costs = np.concatenate(
+        [-(10.0 ** np.arange(19, 9, -1)), np.linspace(0.0, 0.5, 20), 10.0 ** np.arange(20, 30), [5e9]]
+    )
     mask = np.arange(41) < 40
 
     def solve(costs):
