@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "tfdml"
 LEVELS = [
-    {"version", "arguments", "files", "foreign_files", "naming", "ops"},
+    {"version", "arguments", "files", "foreign_files", "foreign_graphs", "naming", "ops"},
     {"layers", "miners", "metrics", "backbones", "data", "plots"},
     {"losses"},
     {"models"},
