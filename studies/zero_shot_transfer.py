@@ -382,7 +382,8 @@ def _examples(pictures):
     """The first picture of each class that is shown, as the network sees it, `(classes, h, w, c)`."""
     first = [np.flatnonzero(pictures.test.labels == label)[0] for label in _shown_classes(pictures)]
     one_each = data.LabeledImages(
-        pictures.test.images[first], pictures.test.labels[first], pictures.test.class_names, pictures.test.name
+        pictures.test.images[first], pictures.test.labels[first], pictures.test.class_names, pictures.test.name,
+        max_pixels=pictures.test.max_pixels,
     )
     return next(iter(data.evaluation_batches(one_each, len(first), pictures.preprocessing)))[0]
 

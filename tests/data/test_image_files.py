@@ -1,5 +1,6 @@
 """Image files of all formats and orientations come through one path, and what cannot be decoded is named."""
 
+import dataclasses
 import io
 import os
 import struct
@@ -11,7 +12,8 @@ import tensorflow as tf
 from PIL import Image
 
 from tfdml.data import Augmentation, LabeledImages, Preprocessing, balanced_batches, evaluation_batches, folder
-from tfdml.data.image_files import read_image, read_in_graph, verify_images
+from tfdml.data.datasets.collage import Collages
+from tfdml.data.image_files import read_encoded, read_image, read_in_graph, verify_images
 
 # Smooth and without symmetry; few colors, so that a GIF holds it exactly.
 PIXELS = np.zeros((24, 40, 3), np.uint8)
@@ -178,6 +180,35 @@ def test_the_limit_of_pixels(write):
         assert read_image(path, max_pixels=960).shape[:2] == (24, 40)
         with pytest.raises(ValueError, match="24 x 40 pixels; expected at most 959 in all"):
             read_image(path, max_pixels=959)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_the_limit_of_a_dataset_reaches_every_decoder(kind, tmp_path):
+    for name in ("a/1", "a/2", "b/1", "b/2"):
+        path = tmp_path / f"{name}.{kind.lower()}"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(encode(kind))
+    crop, message = Augmentation(crop_area=(0.5, 1)), "Unreadable image.*(959|too many)"
+
+    def decode(dataset):
+        yield lambda: next(iter(evaluation_batches(dataset, 2, PREPROCESSING)))
+        yield lambda: next(iter(balanced_batches(dataset.subset([1, 0]), 2, 2, 0, PREPROCESSING)))
+        yield lambda: next(iter(balanced_batches(dataset, 2, 2, 0, PREPROCESSING, crop)))
+        yield lambda: Collages(dataset, dataset, tile=8).images
+        yield lambda: read_encoded(dataset.images[0], dataset.max_pixels)
+
+    for run in decode(folder(tmp_path, max_pixels=960)):
+        run()
+    # The folder was listed before its files grew.
+    for run in decode(dataclasses.replace(folder(tmp_path), max_pixels=959)):
+        with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=message):
+            run()
+
+
+def test_other_formats_become_png_for_a_saved_model(write):
+    np.testing.assert_array_equal(tf.io.decode_png(read_encoded(write(encode("WEBP", lossless=True)))), PIXELS)
+    np.testing.assert_array_equal(tf.io.decode_png(read_encoded(write(encode("TIFF", 6)))), PIXELS)
+    assert read_encoded(write(encode("JPEG", 6))) == encode("JPEG", 6)
 
 
 def test_a_cut_file_is_named_in_training(write):

@@ -7,10 +7,11 @@ import h5py
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
 from tfdml import data
-from tfdml.experiments import InputError, RunFolder, RunFolderError, evaluate, evaluate_main
+from tfdml.experiments import InputError, RunFolder, RunFolderError, evaluate, evaluate_main, load_recipe, train
 from tfdml.experiments.extraction import extract_features
 from tfdml.experiments.trust import check_saved_model
 from tfdml.export import load_saved_model
@@ -23,15 +24,18 @@ def in_tmp_path(tmp_path, monkeypatch):
     return tmp_path
 
 
-def _pictures(folder):
-    """Two pictures of different sizes for each of three classes, PNG and JPEG."""
+def _pictures(folder, classes=3):
+    """Two pictures of different sizes for each class; PNG, JPEG and WebP, which a SavedModel cannot decode."""
     generator = np.random.default_rng(0)
-    for number in range(6):
+    for number in range(2 * classes):
         image = generator.integers(0, 256, (20 + number, 24, 1), np.uint8)
-        path = folder / f"class {number % 3}" / f"{number}.{'png' if number < 3 else 'jpg'}"
+        path = folder / f"class {number % classes}" / f"{number}.{'png' if number < 3 else 'jpg'}"
         path.parent.mkdir(parents=True, exist_ok=True)
         encode = tf.io.encode_png if number < 3 else tf.io.encode_jpeg
         path.write_bytes(encode(image).numpy())
+    with Image.open(path) as image:
+        image.save(path.with_suffix(".webp"))
+    path.unlink()
     return folder
 
 
@@ -66,6 +70,35 @@ def test_run_and_saved_model_agree(image_run, in_tmp_path):
     assert theirs.metrics == pytest.approx(ours.metrics, abs=1e-4)
     assert theirs.folder.parent.resolve() == (in_tmp_path / "evaluations").resolve()
     assert ours.split == "all"
+
+
+def test_the_limit_of_pixels_reaches_every_network(image_run, in_tmp_path, capsys):
+    folder = str(_pictures(in_tmp_path / "pictures"))
+    options = ["--options.verify", "false", "--options.max_pixels", "550", "--no-pictures"]
+    for network in (image_run.folder, image_run.folder / "saved_model"):
+        with pytest.raises(SystemExit):
+            evaluate_main([str(network), "--data", folder, *options])
+        assert "3.jpg (an image of 23 x 24 pixels; expected at most 550" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"Not every image goes .*3.jpg \(an image of 23 x 24 pixels"):
+        limited = {"verify": False, "max_pixels": 550}
+        extract_features(image_run.folder, folder, in_tmp_path / "x", data_options=limited, verbose=False)
+
+
+@pytest.mark.integration
+def test_the_limit_of_the_data_is_that_of_the_saved_model(tiny_changes, tmp_path):
+    options = {"path": str(_pictures(tmp_path / "pictures", classes=4)), "max_pixels": 650}
+    shares = {"validation_classes": 0.25, "test_classes": 0.25}
+    data_changes = {"name": "folder", "options": options, "channels": 1, **shares}
+    changes = {**tiny_changes, **{f"data.{key}": value for key, value in data_changes.items()}}
+    changes.update({"batches.classes": 2, "batches.samples_per_class": 2, "training.max_validations": 1})
+    changes.update({"model.pooling": "gap", "references.name": "batch", "ccp.enabled": False})
+    run = train(load_recipe("digits-quick", changes), tmp_path / "run", verbose=0)
+    saved = load_saved_model(run.folder / "saved_model")
+    assert saved.metadata["max_pixels"] == 650
+    images = [tf.io.encode_png(np.zeros((26, width, 1), np.uint8)) for width in (25, 26)]
+    assert saved(images[:1]).shape[0] == 1
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"at most\] \[650 pixels"):
+        saved(images)
 
 
 def test_a_split_of_other_data(image_run, in_tmp_path):

@@ -326,6 +326,21 @@ def test_what_is_no_embedder(tmp_path):
     assert not path.exists()
 
 
+def test_operations_on_files_are_refused_unless_trusted(tmp_path):
+    victim = tmp_path / "victim"
+
+    def preprocessing(image):
+        tf.io.write_file(str(victim), "hostile")
+        return tf.image.resize(tf.cast(image, tf.float32), (6, 6))
+
+    path = export_saved_model(small_embedder(6), tmp_path / "model", preprocessing)
+    with pytest.raises(ValueError, match=rf"reach files, processes or Python. Received: {path} with WriteFile"):
+        load_saved_model(path)
+    assert not victim.exists()
+    load_saved_model(path, trust=True)(pictures(1, 6))
+    assert victim.read_text() == "hostile"
+
+
 def test_what_is_no_export(tmp_path):
     with pytest.raises(FileNotFoundError, match="expected the folder of a SavedModel"):
         load_saved_model(tmp_path)

@@ -12,7 +12,7 @@ from tfdml import layers
 MODES = {
     "eager": lambda function: function,
     "graph of unknown batch": lambda function: tf.function(
-        function, input_signature=[tf.TensorSpec((None, 3)), tf.TensorSpec((None,), tf.int64)]
+        function, input_signature=[tf.TensorSpec((None,), tf.int64), tf.TensorSpec((None, 3))]
     ),
     "xla": lambda function: tf.function(function, jit_compile=True),
 }
@@ -74,7 +74,7 @@ def test_an_empty_memory_is_worth_nothing():
     from tfdml import losses
 
     memory = layers.CrossBatchMemory(4, 3)
-    embeddings, labels = batch(np.random.default_rng(0), 6)
+    labels, embeddings = batch(np.random.default_rng(0), 6)
     with tf.GradientTape() as tape:
         variable = tf.Variable(embeddings)
         values = losses.get("c1").against(labels, variable, memory())
@@ -116,11 +116,11 @@ def test_round_trip():
 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
-    [("size", 0, "integer >= 1"), ("size", 2.5, "integer >= 1"), ("dim", -1, ">= 1"), ("warmup_steps", -1, ">= 0")],
+    [("size", 0, "integer >= 1"), ("size", 2.5, "integer >= 1"), ("embedding_size", -1, ">= 1"), ("warmup_steps", -1, ">= 0")],
 )
 def test_bad_numbers(name, value, message):
     with pytest.raises(ValueError, match=f"Received: {name}={value}; expected an? .*{message}"):
-        layers.CrossBatchMemory(**{"size": 4, "dim": 3, name: value})
+        layers.CrossBatchMemory(**{"size": 4, "embedding_size": 3, name: value})
 
 
 def test_labels_that_are_not_integers():

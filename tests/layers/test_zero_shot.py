@@ -265,4 +265,4 @@ def test_bad_shapes(attributes, labels, message):
 )
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
-        ZeroShotPrediction(**{"num_classes": 3, "dim": 2, **options})
+        ZeroShotPrediction(**{"num_classes": 3, "embedding_size": 2, **options})

@@ -114,9 +114,9 @@ def test_wrong_values():
         ValueError, match=r"Received: points of shape \(60, 4\) and centers of shape \(12, 3\)"
     ):
         covering_radius(POINTS, CENTERS[:, :3])
-    with pytest.raises(ValueError, match=r"Received: point_labels of shape \(59,\); expected \(60,\)"):
+    with pytest.raises(ValueError, match=r"Received: point_labels of shape \(59,\). Expected: \(60,\)"):
         covering_radius(POINTS, CENTERS, POINT_LABELS[1:], CENTER_LABELS)
-    with pytest.raises(ValueError, match=r"Received: center_labels of shape \(11,\); expected \(12,\)"):
+    with pytest.raises(ValueError, match=r"Received: center_labels of shape \(11,\). Expected: \(12,\)"):
         covering_radius(POINTS, CENTERS, POINT_LABELS, CENTER_LABELS[1:])
     with pytest.raises(ValueError, match="Received: centers with NaN or infinity in 1 of 12 rows"):
         covering_radius(POINTS, np.where(np.arange(12)[:, None] == 3, np.nan, CENTERS))
@@ -168,7 +168,7 @@ def test_duplicates_are_at_distance_zero_and_lonely_classes_have_no_distance():
     assert distance_range(far, [0, 0, 1, 1, 2, 2])[1] < 1e-6
     assert np.isnan(distance_range(far, np.arange(6))[1])
     assert np.isnan(distance_range(far, np.zeros(6, int))[0]) and np.isnan(interclass_distance(far, np.zeros(6, int)))
-    with pytest.raises(ValueError, match="metric='l1'"):
+    with pytest.raises(ValueError, match="distance='l1'"):
         distance_range(far, np.arange(6), "l1")
 
 

@@ -17,9 +17,7 @@ def brute_force(embeddings, labels, references, reference_labels, ks, alone):
         ranking = []
         for index in range(len(references)):
             if not (alone and index == query):
-                difference = np.asarray(embeddings[query], np.float64) - np.asarray(
-                    references[index], np.float64
-                )
+                difference = np.asarray(embeddings[query], np.float64) - np.asarray(references[index], np.float64)
                 ranking.append((float(np.sum(difference**2)), index))
         right = [reference_labels[index] == label for _, index in sorted(ranking)]
         total = sum(right)
@@ -79,9 +77,7 @@ def test_equals_brute_force_with_a_gallery(data):
     embeddings, labels = data.draw(labeled_sets(dim, most_classes=8))
     references, reference_labels = data.draw(labeled_sets(dim, most_classes=4))
     ks, kind = data.draw(ks_lists), data.draw(label_kinds)
-    received = retrieval_metrics(
-        embeddings, kind(labels), references, kind(reference_labels), ks, data.draw(budgets)
-    )
+    received = retrieval_metrics(embeddings, kind(labels), references, kind(reference_labels), ks, data.draw(budgets))
     assert_same(received, brute_force(embeddings, labels, references, reference_labels, ks, alone=False))
 
 
@@ -104,6 +100,17 @@ def test_blocks_change_nothing_at_all():
     generator = np.random.default_rng(0)
     embeddings, labels = generator.normal(size=(300, 5)).astype(np.float32), generator.integers(20, size=300)
     assert retrieval_metrics(embeddings, labels, block_bytes=1) == retrieval_metrics(embeddings, labels)
+
+
+def test_columns_of_labels():
+    generator = np.random.default_rng(0)
+    embeddings, labels = generator.normal(size=(30, 5)), generator.integers(4, size=30)
+    column, expected = labels[:, None], retrieval_metrics(embeddings, labels)
+    assert retrieval_metrics(embeddings, column) == expected
+    assert retrieval_metrics(embeddings, tf.constant(column)) == expected
+    assert retrieval_metrics(embeddings, column.astype(str)) == expected
+    of_references = retrieval_metrics(embeddings[:9], labels[:9], embeddings[9:], labels[9:])
+    assert retrieval_metrics(embeddings[:9], column[:9], embeddings[9:], column[9:]) == of_references
 
 
 def test_by_hand():
@@ -263,14 +270,14 @@ EYE = np.eye(3)
         ((EYE[None], [0]), r"Received: embeddings of shape \(1, 3, 3\)"),
         ((np.zeros((0, 3)), []), r"Received: embeddings of shape \(0, 3\)"),
         ((np.zeros((3, 0)), [0, 0, 1]), r"Received: embeddings of shape \(3, 0\)"),
-        ((EYE, [0, 1]), r"Received: labels of shape \(2,\); expected \(3,\)"),
-        ((EYE, [[0], [0], [1]]), r"Received: labels of shape \(3, 1\)"),
+        ((EYE, [0, 1]), r"Received: labels of shape \(2,\). Expected: \(3,\) or \(3, 1\)"),
+        ((EYE, [[0], [0]]), r"Received: labels of shape \(2, 1\)"),
         ((EYE, EYE.astype(int)), r"Received: labels of shape \(3, 3\)"),
         ((EYE, [0, 0, 1], EYE), "Received: reference_embeddings alone"),
         ((EYE, [0, 0, 1], None, [0, 0, 1]), "Received: reference_labels alone"),
         ((EYE, [0, 0, 1], EYE[:, :2], [0, 0, 1]), r"\(3, 3\) and reference_embeddings of shape \(3, 2\)"),
         ((EYE, [0, 0, 1], EYE[0], [0, 0, 1]), r"Received: reference_embeddings of shape \(3,\)"),
-        ((EYE, [0, 0, 1], EYE, [0, 0]), r"Received: reference_labels of shape \(2,\); expected \(3,\)"),
+        ((EYE, [0, 0, 1], EYE, [0, 0]), r"Received: reference_labels of shape \(2,\). Expected: \(3,\)"),
         ((EYE, [0, 0, 1], np.zeros((0, 3)), []), r"Received: reference_embeddings of shape \(0, 3\)"),
         ((np.array([[1.0], [np.nan], [np.inf]]), [0, 0, 1]), "with NaN or infinity in 2 of 3 rows"),
         ((EYE, [0, 0, 1], EYE - np.diag([0, 0, np.inf]), [0, 0, 1]), "reference_embeddings with NaN or inf"),

@@ -51,5 +51,5 @@ def test_with_a_loss_and_round_trip():
 
 
 def test_bad_distance():
-    with pytest.raises(ValueError, match="metric='manhattan'"):
+    with pytest.raises(ValueError, match="distance='manhattan'"):
         HardMiner("manhattan")

@@ -55,6 +55,25 @@ def test_equal_vectors_have_distance_zero_and_no_gradient():
         np.testing.assert_array_equal(gradient, np.zeros((3, 2)))
 
 
+@pytest.mark.parametrize(("size", "compiled"), [(1e15, False), (1e20, True), (1e30, False)])
+def test_vectors_whose_squares_overflow_lie_on_the_sphere(size, compiled):
+    generator = np.random.default_rng(0)
+    x, y = generator.normal(size=(6, 5)), generator.normal(size=(4, 5))
+    upstream = generator.normal(size=(6, 4))
+    # Ten times as long they are out of the ball, too.
+    factors_of_x, factors_of_y = np.ones((6, 1)), np.ones((4, 1))
+    factors_of_x[[0, 3, 4]], factors_of_y[3] = size / 10, size / 10
+    x *= [[10], [3], [0.1], [10], [10], [1e-3]]
+    y *= [[0.1], [0.2], [1], [10]]
+    great = (factors_of_x * x).astype("float32"), (factors_of_y * y).astype("float32")
+    function = tf.function(clipped_distances, jit_compile=compiled)
+    np.testing.assert_allclose(function(*great), clipped_distances(x, y), atol=2e-6)
+    of_x, of_y = _gradients(function, *great, upstream.astype("float32"))
+    wanted_of_x, wanted_of_y = _gradients(clipped_distances, x, y, upstream)
+    np.testing.assert_allclose(factors_of_x * of_x, wanted_of_x, rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(factors_of_y * of_y, wanted_of_y, rtol=2e-5, atol=2e-6)
+
+
 def test_not_a_number_stays_visible():
     x, y = np.ones((2, 3), "float32"), np.zeros((4, 3), "float32")
     x[1, 0] = y[2, 1] = np.nan

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tfdml import losses, ops
+from tfdml.ops.labels import label_column
 
 
 @pytest.mark.parametrize(
@@ -57,6 +58,16 @@ def test_other_floats_raise(case):
 def test_types_that_are_not_numbers_raise(labels):
     with pytest.raises(ValueError, match="Labels must be integers. Received: labels of dtype .*encode_labels"):
         ops.integer_labels(labels)
+
+
+def test_columns():
+    for labels in ([2, 0], [[2], [0]], np.array([[2], [0]], np.uint8), tf.constant([[2], [0]])):
+        assert label_column(labels, count=2).tolist() == [2, 0]
+    assert label_column([["oak"], ["elm"]]).tolist() == ["oak", "elm"]
+    assert label_column(np.zeros((0, 1), int)).shape == (0,)
+    for labels, count in (([[1, 2]], None), (3, None), ([[[1]]], None), ([1, 2], 3)):
+        with pytest.raises(ValueError, match="one for each sample. Received: codes of shape .* Expected: .* or "):
+            label_column(labels, "codes", count)
 
 
 def test_labels_of_a_range():

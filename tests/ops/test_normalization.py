@@ -15,7 +15,7 @@ def test_values(dtype):
     np.testing.assert_allclose(ops.l2_clip(vectors, 2.5), [[1.5, 2.0], [0.3, 0.4], [0, 0]], rtol=1e-6)
 
 
-@pytest.mark.parametrize("length", [1e-14, 1e-9, 1e-6, 1.0, 1e15])
+@pytest.mark.parametrize("length", [1e-14, 1e-9, 1e-6, 1.0, 1e15, 1e20, 1e30])
 def test_short_and_long_vectors_are_normalized(length):
     vectors = tf.Variable(np.float32([[0.6 * length, 0.8 * length]]))
     with tf.GradientTape() as tape:
@@ -23,6 +23,13 @@ def test_short_and_long_vectors_are_normalized(length):
         loss = unit[0, 0]
     np.testing.assert_allclose(unit, [[0.6, 0.8]], rtol=1e-6)
     np.testing.assert_allclose(length * tape.gradient(loss, vectors), [[0.64, -0.48]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("max_norm", [1.0, 2.5, 1e14])
+def test_long_vectors_are_clipped(max_norm):
+    clipped = ops.l2_clip(tf.constant([[6e25, 8e25], [6e30, 8e30], [0.3, 0.4]]), max_norm)
+    np.testing.assert_allclose(clipped[:2], max_norm * np.array([[0.6, 0.8], [0.6, 0.8]]), rtol=1e-6)
+    np.testing.assert_array_equal(clipped[2], np.float32([0.3, 0.4]))
 
 
 @pytest.mark.parametrize("function", [ops.l2_normalize, ops.l2_clip])

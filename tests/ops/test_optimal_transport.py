@@ -169,6 +169,34 @@ def test_one_outlier_costs_the_others_no_digits(outlier):
     np.testing.assert_allclose(gradient[0, 1:], expected_gradient[0], atol=2e-6 * np.abs(expected_gradient).max())
 
 
+@pytest.mark.parametrize(("ratio", "compiled"), [(0.1, False), (0.55, True), (0.95, False)])
+def test_costs_of_every_size_at_once(ratio, compiled):
+    """Of 40 features, one of each power of ten and 20 alike; a masked one lies between."""
+    costs = np.concatenate(
+        [-(10.0 ** np.arange(19, 9, -1)), np.linspace(0.0, 0.5, 20), 10.0 ** np.arange(20, 30), [5e9]]
+    )
+    mask = np.arange(41) < 40
+
+    def solve(costs):
+        return partial_transport(costs, ratio, 20.0, mask=mask)
+
+    solve = tf.function(solve, jit_compile=True) if compiled else solve
+    found = solve(tf.constant(costs[None], tf.float32)).plan[0].numpy()
+    if ratio == 0.55:  # The ten least and 12 of the 20.
+        expected = np.r_[np.ones(10), 20 * partial_transport(costs[None, 10:30], 0.6, 20.0).plan[0], np.zeros(11)]
+        np.testing.assert_allclose(40 * found, expected, atol=2e-6)
+    else:  # Whole features.
+        whole = round(40 * ratio)
+        np.testing.assert_allclose(40 * found, np.arange(41) < whole, atol=1e-5)
+
+
+def test_huge_costs_that_differ_by_their_last_bits():
+    costs = np.nextafter(np.full((1, 9), 1e30, "float32"), np.inf) * np.array([[1, 1, 1, 0.5, 0.5, 0.5, 1, 1, 1]], "f")
+    costs[0, 4] = np.nextafter(costs[0, 4], np.float32(np.inf))
+    residual, _ = partial_transport(costs, 2 / 9, 20.0)
+    np.testing.assert_allclose(9 * residual, [1, 1, 1, 0, 1, 0, 1, 1, 1], atol=2e-6)
+
+
 def test_more_than_what_is_allowed_goes_to_the_forbidden_alike():
     costs = np.where(np.arange(16) < 12, 0.5, 1e9)[None].astype("float32")
     residual, plan = partial_transport(costs, 0.9, 20.0)

@@ -248,9 +248,9 @@ def _with_pictures(
     def read(number, index):
         path = tf.gather(images, index)
         if crops:
-            image = _cropped(path, preprocessing, augmentation, (seed, number))
+            image = _cropped(path, preprocessing, augmentation, (seed, number), dataset.max_pixels)
         else:
-            image = preprocessing(read_in_graph(path))
+            image = preprocessing(read_in_graph(path, max_pixels=dataset.max_pixels))
         if flips:
             is_mirrored = augmentation.is_mirrored(batch_size, (seed, number // batch_size))[number % batch_size]
             image = tf.cond(is_mirrored, lambda: tf.reverse(image, [1]), lambda: image)
@@ -274,7 +274,7 @@ def _with_pictures(
     if dataset.holds_paths:
         pictures = batches.enumerate(start_batch).map(rows_of_batch).unbatch()
         spec = (tf.TensorSpec(preprocessing.image_shape, tf.float32), tf.TensorSpec((), tf.int64))
-        pictures = with_named_errors(pictures, images, read, spec)
+        pictures = with_named_errors(pictures, images, read, spec, dataset.max_pixels)
         batches = pictures.batch(rows.stop - rows.start, drop_remainder=is_endless)
         if augmentation is not None and not augmentation.is_flip_at_most:
             batches = batches.enumerate(start_batch).map(change, num_parallel_calls=tf.data.AUTOTUNE)
@@ -304,7 +304,7 @@ def _with_features(batches, dataset, preprocessing, augmentation):
 
 
 @tf.autograph.experimental.do_not_convert
-def _cropped(path, preprocessing, augmentation, seed):
+def _cropped(path, preprocessing, augmentation, seed, max_pixels):
     """The random crop of an image, stretched to the size; of a JPEG no other part is decoded, nor pixels of no use.
 
     A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that leaves at least as many pixels of the crop as the result
@@ -318,10 +318,10 @@ def _cropped(path, preprocessing, augmentation, seed):
     channels = 3 if to_size.channels == 3 else 0
 
     def decode(contents):
-        return tf.cond(is_jpeg(contents), lambda: jpeg(contents), lambda: crop(decode_whole(contents)))
+        return tf.cond(is_jpeg(contents), lambda: jpeg(contents), lambda: crop(decode_whole(contents, max_pixels)))
 
     def jpeg(contents):
-        size, orientation = size_and_orientation(contents)
+        size, orientation = size_and_orientation(contents, max_pixels)
         window = augmentation.crop_window(upright_size(size, orientation), seed)
         is_enough = [tf.reduce_all(window[2:] // ratio >= to_size.size) for ratio in _DECODING_RATIOS[1:]]
         # The number of ratios that leave enough is the place of the largest.
@@ -337,4 +337,4 @@ def _cropped(path, preprocessing, augmentation, seed):
         return augmentation.crop(image, seed)
 
     # Resized after the branches: in each of them, the resizing would be traced again.
-    return to_size(read_in_graph(path, decode, crop))
+    return to_size(read_in_graph(path, decode, crop, max_pixels))

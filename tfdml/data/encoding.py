@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from tfdml.ops.labels import label_column
+
 
 def encode_labels(labels, names=None):
     """Numbers class labels from 0.
@@ -44,13 +46,7 @@ def encode_labels(labels, names=None):
 
 
 def _values(labels):
-    values = np.asarray(labels)
-    if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
-    if values.ndim != 1:
-        raise ValueError(
-            f"Labels must be one for each sample. Received: labels of shape {values.shape}. Expected: (n,) or (n, 1)."
-        )
+    values = label_column(labels)
     if values.dtype.kind == "T":
         values = values.astype(object)
     if values.dtype.kind == "S" or (values.dtype.kind == "O" and any(isinstance(value, bytes) for value in values)):

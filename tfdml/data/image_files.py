@@ -83,7 +83,7 @@ def read_in_graph(path, decode=None, finish=None, max_pixels=MAX_PIXELS):
     return _unknown(tf.cond(is_native, lambda: _unknown(decode(contents)), other))
 
 
-def with_named_errors(pictures, paths, read, spec):
+def with_named_errors(pictures, paths, read, spec, max_pixels=MAX_PIXELS):
     """Maps indices of files to what is read of them, with errors that name the file.
 
     TensorFlow's decoders do not say which file they failed on. Elements that fail are dropped, and the next one, which
@@ -95,6 +95,7 @@ def with_named_errors(pictures, paths, read, spec):
         paths: String tensor of the files.
         read: A function from `(number, index)` to tensors of fixed shapes.
         spec: `tf.TensorSpec`s of what `read` gives.
+        max_pixels: Largest height · width.
 
     Returns:
         A `tf.data.Dataset` of what `read` gives, in order.
@@ -112,7 +113,8 @@ def with_named_errors(pictures, paths, read, spec):
     @tf.autograph.experimental.do_not_convert
     def check(expected, element):
         position, index, previous, value = element
-        check = tf.cond(position == expected, lambda: False, lambda: _fail(tf.gather(paths, tf.maximum(previous, 0))))
+        failed = tf.gather(paths, tf.maximum(previous, 0))
+        check = tf.cond(position == expected, lambda: False, lambda: _fail(failed, max_pixels))
         with tf.control_dependencies([check]):
             return position + 1, (index, tf.nest.map_structure(tf.identity, value))
 
@@ -121,9 +123,9 @@ def with_named_errors(pictures, paths, read, spec):
     return results.filter(lambda index, _: index >= 0).map(lambda _, value: value)
 
 
-def _fail(path):
+def _fail(path, max_pixels):
     def explain(path, _):
-        read_image(path)
+        read_image(path, max_pixels)
         raise ValueError(f"Unreadable image. Received: {_shown(path)}, which changed while it was read. {EXPECTED}.")
 
     # If there is no such file, TensorFlow says so.
@@ -149,7 +151,32 @@ def read_image(path, max_pixels=MAX_PIXELS):
     try:
         return _pixels(contents, max_pixels)
     except Exception as error:  # TensorFlow and Pillow's plugins raise many kinds of error.
-        raise ValueError(f"Unreadable image. Received: {_shown(path)} ({_reason(error)}). {EXPECTED}.") from error
+        raise _unreadable(path, error) from error
+
+
+def read_encoded(path, max_pixels=MAX_PIXELS):
+    """Reads one image file for a SavedModel, whose decoder knows fewer formats.
+
+    Args:
+        path: The file, as text or bytes.
+        max_pixels: Largest height · width.
+
+    Returns:
+        The bytes of a JPEG or PNG file as they are; of another format, those of a PNG with the same pixels, upright.
+
+    Raises:
+        ValueError: If it cannot be read as an image; the message names the file and says why.
+        OSError: If it cannot be read.
+    """
+    with open(path, "rb") as file:
+        contents = file.read()
+    if not contents.startswith((_JPEG, _PNG)):
+        return tf.io.encode_png(read_image(path, max_pixels)).numpy()
+    try:
+        _check_size(*encoded_size(contents).numpy().tolist(), max_pixels)
+    except Exception as error:  # TensorFlow raises many kinds of error.
+        raise _unreadable(path, error) from error
+    return contents
 
 
 def verify_images(paths, progress=False, max_pixels=MAX_PIXELS):
@@ -269,6 +296,10 @@ def _check_png(contents):
             return
         position += 12 + int.from_bytes(contents[position : position + 4], "big")
     raise ValueError("the file is truncated")
+
+
+def _unreadable(path, error):
+    return ValueError(f"Unreadable image. Received: {_shown(path)} ({_reason(error)}). {EXPECTED}.")
 
 
 def _reason(error):

@@ -8,8 +8,10 @@ import os
 import numpy as np
 import tensorflow as tf
 
+from tfdml._utils.arguments import check_whole_number
 from tfdml.data.encoding import encode_labels
 from tfdml.data.labeled_samples import LabeledSamples
+from tfdml.ops import MAX_PIXELS
 
 
 # With an __init__ of its own: the pictures come first, before what has defaults.
@@ -27,6 +29,8 @@ class LabeledImages(LabeledSamples):
             classes. `None` if there is no published split.
         roles: Integers `(n,)`: what a picture is for in the published evaluation, 1 a query, 2 one of the gallery,
             0 both. `None` if there are no such roles.
+        max_pixels: Largest height × width of an image file. Whatever decodes the files refuses larger ones before it
+            allocates memory for them.
 
     Raises:
         TypeError: If images are neither uint8 nor paths, or labels are no integers.
@@ -41,9 +45,13 @@ class LabeledImages(LabeledSamples):
     """
 
     images: np.ndarray
+    max_pixels: int = MAX_PIXELS
 
-    def __init__(self, images, labels, class_names, name=None, num_train_classes=None, roles=None):
+    def __init__(
+        self, images, labels, class_names, name=None, num_train_classes=None, roles=None, max_pixels=MAX_PIXELS
+    ):
         object.__setattr__(self, "images", _checked_images(images))
+        object.__setattr__(self, "max_pixels", check_whole_number("max_pixels", max_pixels, minimum=1))
         super().__init__(labels, class_names, name, num_train_classes, roles)
         self._check_length("images", self.images)
 
@@ -146,7 +154,7 @@ class LabeledImages(LabeledSamples):
         return [os.fsencode(path) for path in self.images.tolist()] if self.holds_paths else None
 
     def _take(self, indices, **fields):
-        return LabeledImages(self.images[indices], **fields)
+        return LabeledImages(self.images[indices], max_pixels=self.max_pixels, **fields)
 
 
 def _checked_images(images):

@@ -7,6 +7,8 @@ import numbers
 
 import numpy as np
 
+from tfdml.ops.labels import label_column
+
 BOTH, QUERY, GALLERY = range(3)
 
 
@@ -151,13 +153,7 @@ def integer_column(labels):
         TypeError: If they are not integers.
         ValueError: If they are not a column, or do not fit into int64.
     """
-    labels = np.asarray(labels)
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.ndim != 1:
-        raise ValueError(
-            f"labels must have rank 1. Received: labels of shape {labels.shape}; expected (n,), one for each sample."
-        )
+    labels = label_column(labels)
     if not len(labels):
         return labels.astype(np.int64)
     if labels.dtype.kind == "O" and all(isinstance(label, numbers.Integral) for label in labels):

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tfdml._utils.arguments import check_whole_number
 from tfdml.data.image_files import decode_whole
-from tfdml.ops import UNIT_RANGE, check_input_range, to_input_range
+from tfdml.ops import MAX_PIXELS, UNIT_RANGE, check_input_range, to_input_range
 
 # The weights of ITU-R BT.601 for luma, as in tf.image.rgb_to_grayscale.
 _LUMA = (0.2989, 0.5870, 0.1140)
@@ -97,16 +97,16 @@ class Preprocessing:
             return self
         return type(self)(self.size, self.channels, self.short_side, input_range)
 
-    def from_encoded(self, contents):
+    def from_encoded(self, contents, max_pixels=MAX_PIXELS):
         """Decodes and preprocesses one image file, given as a scalar string of its bytes."""
-        return self(self.decode(contents))
+        return self(self.decode(contents, max_pixels))
 
-    def decode(self, contents):
+    def decode(self, contents, max_pixels=MAX_PIXELS):
         """Decodes one PNG, JPEG, GIF or BMP file to uint8 `(h, w, c)` with the channels of the file, and upright.
 
         See `tfdml.ops.decode_image`, which says what is refused.
         """
-        return decode_whole(contents)
+        return decode_whole(contents, max_pixels)
 
     def config(self):
         """The arguments from which `from_config` makes the same preprocessing."""

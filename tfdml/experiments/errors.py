@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import re
 
 
 class InputError(ValueError):
@@ -27,6 +28,13 @@ def nearest_key(name, known_names):
         return max(whole, last), whole
 
     return max(known_names, key=likeness)
+
+
+def line_of(error):
+    """The message of TensorFlow's error in one line: that of our own error inside it, if there is one."""
+    message = str(getattr(error, "message", error))
+    own = re.search(r"Unreadable image\..*", message)
+    return own.group() if own else " ".join(message.split())[:300]
 
 
 @contextlib.contextmanager

@@ -14,8 +14,9 @@ import tensorflow as tf
 from tfdml import data
 from tfdml._utils.arguments import check_choice
 from tfdml.data.datasets.features import FEATURES
+from tfdml.data.image_files import read_encoded
 from tfdml.experiments import builders
-from tfdml.experiments.errors import InputError, RunFolderError, input_errors
+from tfdml.experiments.errors import InputError, RunFolderError, input_errors, line_of
 from tfdml.experiments.figures import draw_evaluation
 from tfdml.experiments.recipe import DataConfig, EvaluationConfig
 from tfdml.experiments.run_folder import RunFolder, check_is_free, new_dated_folder, new_folder, write_json
@@ -25,6 +26,7 @@ from tfdml.metrics import query_gallery_metrics
 from tfdml.metrics.approximate import import_faiss
 from tfdml.metrics.retrieval import SEARCHES
 from tfdml.models import embed
+from tfdml.ops import MAX_PIXELS
 
 _logger = logging.getLogger(__name__)
 
@@ -122,7 +124,11 @@ def evaluate(
         images = _load(recipe, data_name, data_options or {}, split, splitting or {})
     config = recipe.evaluation if recipe is not None else EvaluationConfig()
     search = check_search(search or config.search)
-    embeddings, labels = zip(*(embed(model.embedder, model.batches(images, config.batch_size)) for model in models))
+    try:
+        embedded = [embed(model.embedder, model.batches(images, config.batch_size)) for model in models]
+    except tf.errors.OpError as error:
+        raise InputError(f"Not every image goes through the network: {line_of(error)}") from error
+    embeddings, labels = zip(*embedded)
     embeddings, labels = np.concatenate(embeddings, axis=1), labels[0]
     metrics = query_gallery_metrics(embeddings, labels, images.is_query, config.recall_at, search)
     name = f"{images.name or 'data'}-{split}" + ("-ensemble" if len(models) > 1 else "")
@@ -181,7 +187,7 @@ class _Opened(NamedTuple):
         if self.feature_size is not None:
             return data.evaluation_batches(images, batch_size, None)
         if self.keras_embedder is None:
-            return _raw_batches(images, batch_size)
+            return _raw_batches(images, batch_size, self.embedder.metadata.get("max_pixels") or MAX_PIXELS)
         return data.evaluation_batches(images, batch_size, self.preprocessing)
 
 
@@ -248,10 +254,17 @@ def load_pictures(name, options):
     return data.load(name, **options)
 
 
-def _raw_batches(pictures, batch_size):
-    """Batches of (uint8 images or bytes of picture files, labels)."""
+def _raw_batches(pictures, batch_size, max_pixels):
+    """Batches of (uint8 images or bytes of image files, labels)."""
     if pictures.holds_paths:
-        images = tf.data.Dataset.from_tensor_slices(pictures.images).map(tf.io.read_file)
+        max_pixels = min(max_pixels, pictures.max_pixels)
+
+        def read(path):
+            contents = tf.numpy_function(lambda path: read_encoded(path, max_pixels), [path], tf.string)
+            return tf.ensure_shape(contents, [])
+
+        paths = tf.data.Dataset.from_tensor_slices(pictures.encoded_paths)
+        images = paths.map(read, num_parallel_calls=tf.data.AUTOTUNE)
     else:
         images = tf.data.Dataset.from_tensor_slices(pictures.images)
     labels = tf.data.Dataset.from_tensor_slices(pictures.labels)
@@ -261,7 +274,8 @@ def _raw_batches(pictures, batch_size):
 def _open_saved_model(path, trust):
     check_saved_model(path, trust)
     try:
-        saved = load_saved_model(path)
+        # The line above has checked it.
+        saved = load_saved_model(path, trust=True)
     except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
         raise InputError(f"The SavedModel cannot be loaded: {' '.join(str(error).split())[:300]}") from error
     if saved.takes_features:

@@ -18,7 +18,7 @@ from tfdml import backbones, data
 from tfdml._utils.arguments import check_choice, check_whole_number
 from tfdml._utils.files import LOCK, PARTIAL_PREFIX, FolderInUseError, lock_folder
 from tfdml.data.datasets.features import CLASSES, FEATURES, LABELS, ROLES, SOURCE
-from tfdml.experiments.errors import InputError, input_errors, nearest_key
+from tfdml.experiments.errors import InputError, input_errors, line_of, nearest_key
 from tfdml.experiments.evaluation import load_pictures, open_network
 from tfdml.experiments.parsing import CommandParser
 from tfdml.experiments.run_folder import check_is_free, write_json, write_text
@@ -168,7 +168,7 @@ def _whole_or_nothing(folder):
         reason = error.strerror or error
         raise InputError(f"The features cannot be written: {reason}. Received: out={folder}.") from error
     except tf.errors.OpError as error:
-        raise InputError(f"Not every picture goes through the network: {error.message}") from error
+        raise InputError(f"Not every image goes through the network: {line_of(error)}") from error
 
 
 def _clear(folder):

@@ -82,5 +82,7 @@ def _neighbors(embeddings, queries, count):
 
 def _show(pictures, indices, preprocessing):
     """The pictures as the network sees them, `(n, h, w, c)`."""
-    chosen = data.LabeledImages(pictures.images[indices], pictures.labels[indices], pictures.class_names)
+    chosen = data.LabeledImages(
+        pictures.images[indices], pictures.labels[indices], pictures.class_names, max_pixels=pictures.max_pixels
+    )
     return np.concatenate([images for images, _ in data.evaluation_batches(chosen, 256, preprocessing)])

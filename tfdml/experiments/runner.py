@@ -47,6 +47,7 @@ from tfdml.experiments.strategies import (
 )
 from tfdml.export import export_saved_model
 from tfdml.models import inference_function
+from tfdml.ops import MAX_PIXELS
 
 _logger = logging.getLogger(__name__)
 
@@ -581,7 +582,10 @@ class _Run:
         with whole_path(folder.embedder) as partial:
             self.embedder.save(partial)
         if not folder.saved_model.exists():
-            export_saved_model(self.embedder, folder.saved_model, preprocessing=self.pictures.preprocessing)
+            export_saved_model(
+                self.embedder, folder.saved_model, preprocessing=self.pictures.preprocessing,
+                max_pixels=getattr(self.pictures.test, "max_pixels", MAX_PIXELS),
+            )  # fmt: skip
         if recipe.evaluation.pictures:
             draw_training(folder.pictures, self.history.columns)
             draw_evaluation(

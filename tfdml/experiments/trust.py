@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 import pathlib
-import re
 import zipfile
 
 import keras
-from tensorflow.core.protobuf import saved_model_pb2
-from tensorflow.python.framework import op_def_registry
 
-from tfdml.experiments.errors import InputError
-
-# Operations that read or write files, start processes, reach the network or call Python.
-_DANGEROUS = re.compile(
-    r"File|Reader(?!Restore)|Save|Restore|Checkpoint|Dataset|PyFunc|Python|Summary|Print|Debug|Dump|Rpc|RemoteCall|"
-    r"Snapshot|DataService|LoadAndRemap|LMDB|Sql|BigQuery|Directory|^_Send|^_Recv|^Recv|^Send|TPU"
-)
-# Of these, what only looks so.
-_HARMLESS = {"ReadVariableOp"}
-# What tf.saved_model.save adds itself, in functions that nothing else calls.
-_SAVER = {"SaveV2", "RestoreV2", "MergeV2Checkpoints", "ShardedFilename"}
+from tfdml._utils import foreign_graphs
+from tfdml.experiments.errors import InputError, input_errors
 
 
 def load_keras_file(path):
@@ -47,81 +35,6 @@ def load_keras_file(path):
 
 
 def check_saved_model(path, trust=False):
-    """Raises an InputError if a SavedModel has operations that reach outside of the model.
-
-    A graph runs with the rights of the process. Refused are operations on files (but what `tf.saved_model.save` adds
-    for its variables), processes, network and Python, and those that TensorFlow does not know by itself.
-
-    Args:
-        path: The folder of the SavedModel.
-        trust: Whether to skip the check.
-    """
-    if trust:
-        return
-    path = pathlib.Path(path)
-    if (path / "saved_model.cpb").exists():
-        raise InputError(
-            f"The SavedModel is in chunks, which are not checked. Received: {path}. Expected: saved_model.pb alone, or "
-            "trust=True (--trust) if you know who made it."
-        )
-    found = sorted(_dangerous_operations(_read(path / "saved_model.pb")))
-    if found:
-        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-        raise InputError(
-            f"The SavedModel has operations that can reach files, processes or Python. Received: {path} with "
-            f"{', '.join(found[:5])}{more}. Expected: none of these, or trust=True (--trust) if you know who made it."
-        )
-
-
-def _read(path):
-    try:
-        return saved_model_pb2.SavedModel.FromString(path.read_bytes())
-    except Exception as error:  # The error of protobuf has another class in each version.
-        raise InputError(f"The SavedModel is damaged. Received: {path}.") from error
-
-
-def _dangerous_operations(saved_model):
-    found = set()
-    for graph in saved_model.meta_graphs:
-        functions = {function.signature.name: function.node_def for function in graph.graph_def.library.function}
-        saver = _saver_nodes(graph)
-        # What the saver calls, and what anything else can call: the graph itself and the functions of the objects.
-        of_saver = _reached([node for node in graph.graph_def.node if node.name in saver], functions)
-        named = set(graph.object_graph_def.concrete_functions)
-        others = [node for node in graph.graph_def.node if node.name not in saver]
-        of_others = _reached(others, functions, named | (set(functions) - of_saver))
-        for name, nodes in [("", others), *functions.items()]:
-            allowed = _SAVER if name in of_saver and name not in of_others else set()
-            found |= {node.op for node in nodes if _is_dangerous(node.op, functions) and node.op not in allowed}
-    return found
-
-
-def _is_dangerous(op, functions):
-    if op in functions or op in _HARMLESS:
-        return False
-    return _DANGEROUS.search(op) is not None or op_def_registry.get(op) is None
-
-
-def _saver_nodes(graph):
-    """Names of the nodes by which a saver is run."""
-    saver = graph.saver_def
-    names = (saver.filename_tensor_name, saver.save_tensor_name, saver.restore_op_name)
-    return {name.split(":")[0] for name in names if name}
-
-
-def _reached(nodes, functions, names=()):
-    """Names of the functions that nodes, or functions of these names, call."""
-    reached, todo = set(), [name for node in nodes for name in _calls(node, functions)]
-    todo += [name for name in names if name in functions]
-    while todo:
-        name = todo.pop()
-        if name not in reached:
-            reached.add(name)
-            todo += [called for node in functions[name] for called in _calls(node, functions)]
-    return reached
-
-
-def _calls(node, functions):
-    names = {node.op} | {value.func.name for value in node.attr.values()}
-    names |= {function.name for value in node.attr.values() for function in value.list.func}
-    return names & set(functions)
+    """The check of `tfdml._utils.foreign_graphs`, with an InputError."""
+    with input_errors():
+        foreign_graphs.check_saved_model(path, trust)

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from tfdml import backbones
 from tfdml._utils.arguments import check_whole_number
+from tfdml._utils.foreign_graphs import check_saved_model
 from tfdml.data import Preprocessing
 from tfdml.models import MetricModel, embed
 from tfdml.ops import MAX_PIXELS, UNIT_RANGE, check_input_range, decode_image, to_input_range
@@ -119,6 +120,7 @@ def export_saved_model(embedder, path, preprocessing=None, input_range=None, max
         "embedding_size": embedding_size,
         "preprocessing": preprocessing.config() if isinstance(preprocessing, Preprocessing) else None,
         "input_range": input_range,
+        "max_pixels": None if is_head else max_pixels,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.unfinished")
@@ -140,18 +142,22 @@ def export_saved_model(embedder, path, preprocessing=None, input_range=None, max
     return path
 
 
-def load_saved_model(path):
+def load_saved_model(path, trust=False):
     """Loads what `export_saved_model` wrote.
 
+    A graph runs with the rights of the process, so it is checked before it is loaded.
+
     Args:
-        path: The SavedModel's folder.
+        path: The SavedModel's folder. `~` is the home folder.
+        trust: Whether to load a SavedModel that has operations on files, processes, network or Python, or operations
+            that TensorFlow does not know. Pass `True` only if you know who made it.
 
     Returns:
         A `SavedEmbedder`.
 
     Raises:
         FileNotFoundError: If there is no SavedModel at `path`.
-        ValueError: If it is one that `export_saved_model` did not write.
+        ValueError: If it is one that `export_saved_model` did not write, is damaged, or does not pass the check.
     """
     path = Path(path).expanduser()
     if not (path / "saved_model.pb").is_file():
@@ -160,6 +166,7 @@ def load_saved_model(path):
         raise ValueError(
             f"Received: path={str(path)!r}, a SavedModel without {_METADATA}; expected one of export_saved_model."
         )
+    check_saved_model(path, trust)
     metadata = json.loads((path / _METADATA).read_text(encoding="utf-8"))
     with _path_for_tensorflow(path) as plain:
         return SavedEmbedder(tf.saved_model.load(plain), metadata)

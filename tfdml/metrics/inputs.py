@@ -4,6 +4,8 @@ import numbers
 
 import numpy as np
 
+from tfdml.ops.labels import label_column
+
 _HELD_BY_FLOAT32 = ("float16", "bfloat16", "bool", "int8", "uint8", "int16", "uint16")
 
 
@@ -56,7 +58,7 @@ def as_labels(labels, count, name="labels"):
     """Labels as a NumPy vector of integers or of strings; integers keep all their digits.
 
     Args:
-        labels: `(count,)` integers, booleans or strings: NumPy, a tensor or a list.
+        labels: `(count,)` or `(count, 1)` integers, booleans or strings: NumPy, a tensor or a list.
         count: Their number.
         name: How messages call them.
 
@@ -64,14 +66,10 @@ def as_labels(labels, count, name="labels"):
         `(count,)` array of int64, of strings, or, for integers beyond int64, of Python's integers.
 
     Raises:
-        ValueError: If the shape is not `(count,)`.
+        ValueError: If they have another shape.
         TypeError: If they are neither integers nor strings.
     """
-    array = np.asarray(labels)
-    if array.shape != (count,):
-        raise ValueError(
-            f"Received: {name} of shape {array.shape}; expected ({count},), one label for each embedding."
-        )
+    array = label_column(labels, name, count)
     kind = array.dtype.kind
     if kind in "bi":
         return array.astype(np.int64)

@@ -41,11 +41,11 @@ def retrieval_metrics(
 
     Args:
         embeddings: Queries, `(n, d)`; NumPy, a tensor or nested lists, of any real type.
-        labels: Their classes, `(n,)` integers (of any size) or strings.
+        labels: Their classes, `(n,)` or `(n, 1)` integers (of any size) or strings.
         reference_embeddings: What is searched, `(m, d)`; `None` searches the queries themselves, each without
             itself. It is left out by its index: an equal embedding of another picture is a reference like any
             other.
-        reference_labels: Classes of `reference_embeddings`, `(m,)`.
+        reference_labels: Classes of `reference_embeddings`, `(m,)` or `(m, 1)`.
         ks: The k of recall at k.
         block_bytes: About how much memory a block of queries takes; it does not change the results.
         neighbors: `"exact"`, or `"faiss"` for an approximate search (`pip install 'tfdml[faiss]'`): the references lie

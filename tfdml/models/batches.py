@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tfdml import ops
 from tfdml._utils.keras_compat import number_of_batches_of, sequence_options
+from tfdml.ops.labels import squeeze_column
 
 
 def finite_batches(data, steps=None):
@@ -76,7 +77,7 @@ def image_batches(data, batch_size=256):
 
 def _unchecked_batches(data, batch_size):
     if _is_array(data):
-        images, labels = (data[0], _column(data[1])) if isinstance(data, tuple) else (data, None)
+        images, labels = (data[0], squeeze_column(data[1])) if isinstance(data, tuple) else (data, None)
         start = 0
         for batch in tf.data.Dataset.from_tensor_slices(images).batch(batch_size):
             yield batch, None if labels is None else labels[start : start + batch_size]
@@ -86,21 +87,15 @@ def _unchecked_batches(data, batch_size):
         if not isinstance(batch, (tuple, list)):
             yield batch, None
         elif isinstance(batch[1], collections.abc.Mapping):
-            yield batch[0], _column(batch[1]["label"])
+            yield batch[0], squeeze_column(batch[1]["label"])
         else:
-            yield batch[0], None if batch[1] is None else _column(batch[1])
+            yield batch[0], None if batch[1] is None else squeeze_column(batch[1])
 
 
 def _is_array(data):
     # Lists are arrays of lists; a tuple is (images, labels).
     is_of_arrays = isinstance(data, (np.ndarray, list, tuple)) or tf.is_tensor(data) or hasattr(data, "__array__")
     return is_of_arrays or not isinstance(data, collections.abc.Iterable)
-
-
-def _column(labels):
-    """Labels `(n,)` or `(n, 1)` as an array `(n,)`."""
-    labels = np.asarray(labels)
-    return labels.reshape(-1) if labels.ndim == 2 and labels.shape[1] == 1 else labels
 
 
 def check_finite_images(images, first=0):

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from tfdml.ops.normalization import l2_clip
+from tfdml.ops.normalization import LARGEST, into_range, l2_clip
 from tfdml.ops.precision import at_least_float32
 
 
@@ -39,7 +39,10 @@ def clipped_distances(x, y):
     def distances(x, y):
         vectors = tf.reshape(x, (-1, x.shape[-1]))
         squared = tf.reduce_sum(tf.square(vectors), axis=-1, keepdims=True)
-        scale = tf.math.rsqrt(tf.maximum(squared, 1.0))
+        overflows = tf.reduce_any(squared > LARGEST**2)
+        scale = tf.cond(
+            overflows, lambda: _inverse_lengths(vectors, squared), lambda: tf.math.rsqrt(tf.maximum(squared, 1.0))
+        )
         products = tf.matmul(vectors, y, transpose_b=True)
         total = tf.minimum(squared, 1.0) + tf.reduce_sum(tf.square(y), axis=-1)
         apart = total - (2.0 * scale) * products
@@ -52,9 +55,11 @@ def clipped_distances(x, y):
             along = tf.where(
                 squared <= 1.0,
                 tf.reduce_sum(pull, axis=-1, keepdims=True),
-                tf.square(scale) * tf.reduce_sum(scaled * products, axis=-1, keepdims=True),
+                scale * tf.reduce_sum(scaled * products, axis=-1, keepdims=True),
             )
-            of_x = along * vectors - tf.matmul(scaled, y)
+            # The square of the scale of a long vector vanishes. Grappler would reorder factors, but not a division.
+            radial = tf.cond(overflows, lambda: along * (vectors / (1.0 / scale)), lambda: (along * scale) * vectors)
+            of_x = radial - tf.matmul(scaled, y)
             of_y = tf.reduce_sum(pull, axis=0)[:, None] * y - tf.matmul(scaled, vectors, transpose_a=True)
             return tf.reshape(of_x, tf.shape(x)), of_y
 
@@ -63,3 +68,10 @@ def clipped_distances(x, y):
     result = distances(x, y)
     result.set_shape([*x.shape[:-1], y.shape[0]])
     return result
+
+
+def _inverse_lengths(vectors, squared):
+    """1 / max(1, length) of vectors `(n, d)`, also of those whose squares overflow; `(n, 1)`."""
+    scaled, scale = into_range(vectors)
+    lengths = tf.sqrt(tf.reduce_sum(tf.square(scaled), axis=-1, keepdims=True))
+    return tf.where(squared > LARGEST**2, 1.0 / lengths / scale, tf.math.rsqrt(tf.maximum(squared, 1.0)))

@@ -114,6 +114,35 @@ labels with `tfdml.data.encode_labels`.
     return _after(check, labels)
 
 
+def label_column(labels, name="labels", count=None):
+    """Class labels, one for each sample, as a NumPy vector of the type they have.
+
+    Args:
+        labels: array-like or tensor, `(n,)` or `(n, 1)`.
+        name: str. What messages call them.
+        count: int. The number of samples, if it is known.
+
+    Returns:
+        Array `(n,)`.
+
+    Raises:
+        ValueError: If they have another shape.
+    """
+    values = squeeze_column(labels)
+    if values.ndim != 1 or count not in (None, len(values)):
+        expected = "(n,) or (n, 1)" if count is None else f"({count},) or ({count}, 1)"
+        raise ValueError(
+            f"Labels must be one for each sample. Received: {name} of shape {np.shape(labels)}. Expected: {expected}."
+        )
+    return values
+
+
+def squeeze_column(labels):
+    """Labels `(n, 1)` as an array `(n,)`, and others as an array of the shape that they have."""
+    values = np.asarray(labels)
+    return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+
+
 def as_label_tensor(labels):
     """The labels as a tensor of the type they have; a ValueError for types that are not numbers."""
     if not tf.is_tensor(labels):

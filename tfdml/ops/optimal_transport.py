@@ -17,6 +17,11 @@ GRADIENTS = ("implicit", "unrolled")
 NEWTON_ITERATIONS = 64
 BREGMAN_ITERATIONS = 100
 
+# Log masses in a range of this width lose no digit that counts next to its center.
+NARROW = 64.0
+# Selection stops by itself, before the first split on pooling problems.
+SPLITS = 256
+
 
 class PartialTransport(NamedTuple):
     """The solution of `partial_transport`.
@@ -267,11 +272,9 @@ def _newton(log_mass, marginal, ratio, iterations):
     the ratio: it is the identity, up to a shift, where all $a_j$ are the same, and its slope lies in (0, 1]. A
     step that leaves the bracket is replaced by a bisection.
 
-    The unknown is $v = u + a_k$, where the pivot $k$ is the feature at which the largest $a_j$ have the share $\mu$ of
-    the mass: the solution for $\varepsilon \to \infty$ turns there, so $v$ is small, or all features are on either side
-    of the turn by more than the floats resolve. $a_j - a_k$ is exact for features near the turn, whatever the size of
-    $a$. So neither costs that are large as a whole nor single ones of any size, as those that forbid features, cost
-    the log-odds that matter a digit.
+    The unknown is $v = u + c$ with a center $c$ near the solution's $-u$, so $v$ is small. $a_j - c$ is exact for
+    features near $c$, whatever the size of $a$. So neither costs that are large as a whole nor single ones of any
+    size, as those that forbid features, cost the log-odds that matter a digit.
     """
     limits = np.finfo(log_mass.dtype.as_numpy_dtype)
     step_tolerance = math.sqrt(limits.eps)  # The error after a step is about the step's square.
@@ -283,14 +286,20 @@ def _newton(log_mass, marginal, ratio, iterations):
     def average(values):
         return tf.reduce_sum(marginal * values, axis=-1, keepdims=True)
 
-    excess = log_mass - tf.stop_gradient(_pivot(log_mass, marginal, ratio))
-    lowest = tf.maximum(target - tf.reduce_max(excess, axis=-1, keepdims=True), -saturated) - 1.0
-    highest = tf.minimum(target - tf.reduce_min(excess, axis=-1, keepdims=True), saturated) + 1.0
+    least = tf.reduce_min(log_mass, axis=-1, keepdims=True)
+    most = tf.reduce_max(log_mass, axis=-1, keepdims=True)
+    low, high = _turning_range(log_mass, marginal, ratio, least, most)
     # Where the solution would be were the log masses normally distributed, with the usual probit approximation.
-    near = tf.clip_by_value(excess, -saturated, saturated)
+    near = tf.clip_by_value(log_mass, low, high) - low
     mean = average(near)
     variance = average(tf.square(near - mean))
-    start = tf.clip_by_value(target * tf.sqrt(1.0 + math.pi / 8.0 * variance) - mean, lowest, highest)
+    ahead = mean - target * tf.sqrt(1.0 + math.pi / 8.0 * variance)
+    center = low + tf.clip_by_value(ahead, -target, high - low - target)
+    excess = log_mass - center
+    # At the solution the log-odds of a feature in the range are no larger than saturated.
+    lowest = tf.maximum(target - (most - center), -saturated - (high - center)) - 1.0
+    highest = tf.minimum(target - (least - center), saturated - (low - center)) + 1.0
+    start = tf.clip_by_value(tf.zeros_like(center), lowest, highest)
     pending = tf.ones_like(start, dtype=tf.bool)
 
     def unfinished(pending, *_):
@@ -316,17 +325,41 @@ def _newton(log_mass, marginal, ratio, iterations):
     return excess + v
 
 
-def _pivot(log_mass, marginal, ratio):
-    """The log mass, `(..., 1)`, down to which the largest ones have the ratio of the features' mass; NaN if one is."""
-    exists = marginal > 0.0
-    ordered = tf.sort(tf.where(exists, log_mass, log_mass.dtype.min), axis=-1, direction="DESCENDING")
-    count = tf.reduce_sum(tf.cast(exists, log_mass.dtype), axis=-1, keepdims=True)
-    place = tf.maximum(tf.cast(tf.math.ceil(ratio * count), tf.int32) - 1, 0)
-    pivot = tf.reduce_min(
-        tf.where(tf.range(tf.shape(ordered)[-1]) <= place, ordered, log_mass.dtype.max), axis=-1, keepdims=True
+def _turning_range(log_mass, marginal, ratio, least, most):
+    """A range at most `NARROW` wide of the log mass down to which the largest ones have the ratio of the mass.
+
+    The solution without smoothing turns there. The range is that of all log masses if that is narrow, and else found
+    by selection: the mean of the log masses in the range splits it. Costs of very different sizes take one split for
+    each size, costs of one size one for each halving.
+
+    Args:
+        log_mass, marginal: `(..., n)`; least, most: the range of `log_mass`, `(..., 1)`.
+
+    Returns:
+        `(low, high)`, each `(..., 1)`, both of them log masses.
+    """
+    dtype = log_mass.dtype
+
+    def is_wide(low, high):
+        return high - low > NARROW
+
+    def split(low, high):
+        wide = is_wide(low, high)
+        inside = (marginal > 0.0) & (log_mass >= low) & (log_mass <= high)
+        share = tf.where(inside, marginal, 0.0)
+        share = share / tf.reduce_sum(share, axis=-1, keepdims=True)
+        middle = tf.reduce_sum(tf.where(inside, share * log_mass, 0.0), axis=-1, keepdims=True)
+        # Rounded, the mean may be as large as the largest.
+        middle = tf.where(middle < high, tf.maximum(middle, low), low)
+        above = log_mass > middle
+        is_above = tf.reduce_sum(tf.where(above, marginal, 0.0), axis=-1, keepdims=True) >= ratio
+        next_above = tf.reduce_min(tf.where(inside & above, log_mass, dtype.max), axis=-1, keepdims=True)
+        next_below = tf.reduce_max(tf.where(inside & ~above, log_mass, dtype.min), axis=-1, keepdims=True)
+        return tf.where(wide & is_above, next_above, low), tf.where(wide & ~is_above, next_below, high)
+
+    return tf.while_loop(
+        lambda low, high: tf.reduce_any(is_wide(low, high)), split, (least, most), maximum_iterations=SPLITS
     )
-    has_nan = tf.reduce_any(tf.math.is_nan(log_mass), axis=-1, keepdims=True)
-    return tf.where(has_nan, tf.constant(np.nan, log_mass.dtype), pivot)
 
 
 def _bregman(log_mass, marginal, ratio, iterations):

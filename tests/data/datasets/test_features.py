@@ -174,7 +174,7 @@ class Trap:
         ("features.npy", b"rubbish" * 100, "Not a readable .npy"),
         ("labels.npy", np.array([Trap()] * 8), "Not a readable .npy"),
         ("labels.npy", b"rubbish" * 100, "Not a readable .npy"),
-        ("labels.npy", np.zeros((8, 1), int), "labels of shape (8, 1) and type int64; expected integers or text (n,)"),
+        ("labels.npy", np.zeros((8, 2), int), "labels of shape (8, 2). Expected: (n,) or (n, 1)"),
         ("labels.npy", np.zeros(8), "type float64"),
         ("labels.npy", LABELS - 1, "labels down to -1"),
         ("labels.npy", LABELS[:6], "8 features and 6 labels"),

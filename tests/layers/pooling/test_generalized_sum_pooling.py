@@ -68,6 +68,13 @@ def test_against_float64(solver, ratio, smoothing):
         np.testing.assert_allclose(maps.numpy().reshape(3, 20), weights, atol=2e-5)
 
 
+def test_features_whose_squares_overflow_are_weighted_by_their_directions():
+    layer, sizes = make_layer(5), np.float32([[1e20], [1.0], [1e30], [1e20], [0.1]])
+    features = 2.0 * make_features(1, 5) / np.linalg.norm(make_features(1, 5), axis=-1, keepdims=True)
+    ordinary = np.minimum(sizes, 1.0) * features
+    np.testing.assert_allclose(layer.pooling_weights(sizes * features), layer.pooling_weights(ordinary), rtol=2e-6)
+
+
 @pytest.mark.parametrize("ratio", [0.01, 0.3, 0.999])
 @pytest.mark.parametrize("smoothing", [0.01, 5.0, 200.0])
 def test_weights_and_attributes_sum_to_one(ratio, smoothing):

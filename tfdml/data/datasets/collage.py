@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 
 import numpy as np
 import tensorflow as tf
@@ -12,6 +13,7 @@ from tfdml._utils.arguments import check_whole_number
 from tfdml._utils.naming import unknown_name
 from tfdml.data.datasets.cifar import read_cifar100
 from tfdml.data.datasets.registry import load
+from tfdml.data.image_files import read_image
 from tfdml.data.labeled_images import LabeledImages
 from tfdml.data.labeled_samples import LabeledSamples
 from tfdml.data.preprocessing import Preprocessing
@@ -231,7 +233,8 @@ def _tiles(pictures, side, channels):
     for start in range(0, len(pictures), _TILES_AT_ONCE):
         chunk = pictures.images[start : start + _TILES_AT_ONCE]
         if pictures.holds_paths:
-            values = tf.stack([preprocessing.from_encoded(tf.io.read_file(path)) for path in chunk])
+            images = [read_image(os.fsencode(path), pictures.max_pixels) for path in chunk]
+            values = tf.stack([preprocessing(image) for image in images])
         else:
             values = preprocessing(chunk)
         tiles[start : start + _TILES_AT_ONCE] = np.rint(255.0 * values.numpy())

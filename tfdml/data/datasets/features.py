@@ -9,6 +9,7 @@ import pathlib
 import numpy as np
 
 from tfdml.data.labeled_features import LabeledFeatures
+from tfdml.ops.labels import label_column
 
 FEATURES, LABELS, CLASSES, ROLES, SOURCE = "features.npy", "labels.npy", "classes.txt", "roles.npy", "source.json"
 
@@ -111,12 +112,12 @@ def _load(path):
 
 def _numbers_and_names(labels_path, classes_path):
     """Labels from 0 and the classes' names."""
-    labels = _load(labels_path)
+    labels = label_column(_load(labels_path), f"{labels_path} with labels")
     names = None if classes_path is None else _read_names(classes_path)
-    if labels.ndim != 1 or labels.dtype.kind not in "iuUS":
+    if labels.dtype.kind not in "iuUS":
         raise ValueError(
-            f"Received: {labels_path} with labels of shape {labels.shape} and type {labels.dtype}; "
-            "expected integers or text (n,)."
+            f"Labels must be integers or text. Received: {labels_path} with labels of type {labels.dtype}. Expected: "
+            "integers or text, (n,) or (n, 1)."
         )
     if labels.dtype.kind == "S":
         labels = np.char.decode(labels, "utf-8")

@@ -8,7 +8,7 @@ import pathlib
 
 import numpy as np
 
-from tfdml._utils.arguments import check_choice
+from tfdml._utils.arguments import check_choice, check_whole_number
 from tfdml.data.image_files import ENDINGS, EXPECTED, find_unreadable, listed
 from tfdml.data.labeled_images import LabeledImages
 from tfdml.ops import MAX_PIXELS
@@ -35,7 +35,8 @@ def folder(path, verify=True, on_unreadable="error", nested=None, max_pixels=MAX
         nested: What images in folders below those of the classes are: `None` skips them, with a warning;
             `"same_class"` gives them the class of the folder right below `path`; `"own_class"` makes each folder that
             holds images a class of its own, named by its path (`"dog/beagle"`).
-        max_pixels: Largest height · width of an image; a file that claims more is unreadable.
+        max_pixels: Largest height · width of an image; a file that claims more is unreadable, here and wherever the
+            images are decoded later.
 
     Returns:
         `LabeledImages` whose images are paths; a class is named by its sub-folder.
@@ -47,6 +48,7 @@ def folder(path, verify=True, on_unreadable="error", nested=None, max_pixels=MAX
     """
     check_choice("on_unreadable", on_unreadable, ("error", "skip"))
     check_choice("nested", nested, _NESTED)
+    max_pixels = check_whole_number("max_pixels", max_pixels, minimum=1)
     if on_unreadable == "skip" and not verify:
         raise ValueError(
             "Unreadable files are found by reading them. Received: on_unreadable='skip' with verify=False. "
@@ -77,7 +79,7 @@ def folder(path, verify=True, on_unreadable="error", nested=None, max_pixels=MAX
         )
     paths = [path for of_class in found.values() for path in of_class]
     labels = np.repeat(np.arange(len(found)), [len(of_class) for of_class in found.values()])
-    return LabeledImages(np.array(paths), labels, tuple(found), name=root.resolve().name)
+    return LabeledImages(np.array(paths), labels, tuple(found), name=root.resolve().name, max_pixels=max_pixels)
 
 
 def _find(root, nested):

@@ -6,9 +6,7 @@ import tensorflow as tf
 from tfdml import ops
 from tfdml._utils import keras_compat
 from tfdml._utils.arguments import configuration
-
-# Products of three such numbers are finite in float32.
-LARGEST = 1e12
+from tfdml.ops.normalization import LARGEST, into_range
 
 
 class _Ranks:
@@ -219,7 +217,7 @@ def as_masked_bags(features, mask):
 
 def lengths_of(vectors):
     """Euclidean lengths along the last axis, also of vectors whose squares overflow; the gradient at zero is zero."""
-    vectors, scale = _into_range(vectors)
+    vectors, scale = into_range(vectors)
     return scale[..., 0] * safe_sqrt(tf.reduce_sum(tf.square(vectors), axis=-1))
 
 
@@ -231,23 +229,13 @@ def unit_vectors(vectors):
     A dead place of a feature map is no rarity, and the gradient of `ops.l2_normalize` is a million times the upstream
     one there.
     """
-    vectors, _ = _into_range(vectors)
+    vectors, _ = into_range(vectors)
     return tf.math.divide_no_nan(vectors, safe_sqrt(tf.reduce_sum(tf.square(vectors), axis=-1, keepdims=True)))
 
 
 def at_most_largest(values):
     """The values, none greater than `LARGEST`, with a zero gradient beyond it."""
     return tf.minimum(values, LARGEST)
-
-
-def _into_range(vectors):
-    """The vectors, those with greater numbers than `LARGEST` divided by a scale, and the scales `(..., 1)`.
-
-    What is computed of the two together does not depend on the scale, so it needs no gradient.
-    """
-    largest = tf.reduce_max(tf.abs(tf.stop_gradient(vectors)), axis=-1, keepdims=True)
-    scale = tf.maximum(largest / LARGEST, 1.0)
-    return vectors / scale, scale
 
 
 def safe_sqrt(values):

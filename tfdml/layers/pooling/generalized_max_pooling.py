@@ -5,7 +5,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfdml._utils.arguments import check_positive
-from tfdml.layers.pooling.base import LARGEST, Pooling
+from tfdml.layers.pooling.base import Pooling
+from tfdml.ops.normalization import LARGEST
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
