@@ -116,7 +116,12 @@ def test_round_trip():
 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
-    [("size", 0, "integer >= 1"), ("size", 2.5, "integer >= 1"), ("embedding_size", -1, ">= 1"), ("warmup_steps", -1, ">= 0")],
+    [
+        ("size", 0, "integer >= 1"),
+        ("size", 2.5, "integer >= 1"),
+        ("embedding_size", -1, ">= 1"),
+        ("warmup_steps", -1, ">= 0"),
+    ],
 )
 def test_bad_numbers(name, value, message):
     with pytest.raises(ValueError, match=f"Received: {name}={value}; expected an? .*{message}"):
