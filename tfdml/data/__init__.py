@@ -1,26 +1,30 @@
 """Data: sets of labelled pictures, class-disjoint splits and balanced batches, all ending in tf.data."""
 
-from tfdml.data.augmentation import Augmentation
-from tfdml.data.batches import balanced_batches, class_pool, evaluation_batches
-from tfdml.data.cars196 import cars196
-from tfdml.data.cifar import cifar10, cifar100
-from tfdml.data.collage import Collages, cifar_collage, collage
-from tfdml.data.cub import cub
-from tfdml.data.encoding import encode_labels
-from tfdml.data.features import features
-from tfdml.data.glyph_rendering import glyphs
-from tfdml.data.image_folder import folder
-from tfdml.data.in_shop import in_shop
-from tfdml.data.labeled_features import LabeledFeatures
-from tfdml.data.labeled_images import LabeledImages
-from tfdml.data.labeled_samples import LabeledSamples
-from tfdml.data.mnist_files import fashion_mnist, mnist
-from tfdml.data.online_products import sop
-from tfdml.data.preprocessing import Preprocessing
-from tfdml.data.registry import dataset_names, dataset_options, load
-from tfdml.data.sampler import BalancedSampler, steps_per_epoch
-from tfdml.data.sklearn_digits import digits
-from tfdml.data.splits import Splits, split_classes
+import tfdml
+
+# The help of the command `tfdml-prepare` does not wait for TensorFlow.
+if not tfdml.starts("prepare"):
+    from tfdml.data.augmentation import Augmentation
+    from tfdml.data.batches import balanced_batches, class_pool, evaluation_batches
+    from tfdml.data.cars196 import cars196
+    from tfdml.data.cifar import cifar10, cifar100
+    from tfdml.data.collage import Collages, cifar_collage, collage
+    from tfdml.data.cub import cub
+    from tfdml.data.encoding import encode_labels
+    from tfdml.data.features import features
+    from tfdml.data.glyph_rendering import glyphs
+    from tfdml.data.image_folder import folder
+    from tfdml.data.in_shop import in_shop
+    from tfdml.data.labeled_features import LabeledFeatures
+    from tfdml.data.labeled_images import LabeledImages
+    from tfdml.data.labeled_samples import LabeledSamples
+    from tfdml.data.mnist_files import fashion_mnist, mnist
+    from tfdml.data.online_products import sop
+    from tfdml.data.preprocessing import Preprocessing
+    from tfdml.data.registry import dataset_names, dataset_options, load
+    from tfdml.data.sampler import BalancedSampler, steps_per_epoch
+    from tfdml.data.sklearn_digits import digits
+    from tfdml.data.splits import Splits, split_classes
 
 __all__ = [
     "Augmentation",

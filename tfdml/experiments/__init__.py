@@ -8,6 +8,7 @@ import importlib
 _MODULES = {
     "commands": ("evaluate_main", "train_main"),
     "errors": ("InputError", "RecipeError", "RunFolderError"),
+    "extract_command": ("extract_main",),
     "evaluation": ("Evaluation", "evaluate", "judge"),
     "protocols": ("ProtocolResult", "plan", "resume_protocol", "run_protocol"),
     "recipe": ("Recipe",),
