@@ -106,7 +106,7 @@ class Trainings:
     """
 
     def __init__(self, folder, recipe, overrides):
-        self._folder = pathlib.Path(folder)
+        self._folder = pathlib.Path(folder).expanduser()
         self._recipe = recipe
         self._overrides = overrides
         self._results = {}
@@ -206,7 +206,7 @@ def ccp_ablation(
     _check("seeds", seeds, 0)
     if "lambda_proxies" in parts:
         _optuna()
-    trainings, report = Trainings(pathlib.Path(out) / "runs", recipe, overrides), Report(out)
+    trainings, report = Trainings(pathlib.Path(out).expanduser() / "runs", recipe, overrides), Report(out)
     grid = [
         Setting(proxies=number, pool=pool)
         for number in proxies

@@ -86,7 +86,7 @@ def ccp_comparison(
         for loss in losses:
             for reference in references:
                 changes = {**LOSSES[loss], **REFERENCES[reference], **overrides, "seed": seed}
-                folder = pathlib.Path(out) / "runs" / f"{loss}-{reference}-{seed}"
+                folder = pathlib.Path(out).expanduser() / "runs" / f"{loss}-{reference}-{seed}"
                 result = result_of(load_recipe(recipe, changes), folder)
                 results.setdefault((loss, reference), []).append(result)
                 print(f"{loss:16s} {reference:6s} seed {seed}: test MAP@R {result.test['map_at_r']:.4f}", flush=True)

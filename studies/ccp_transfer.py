@@ -91,7 +91,7 @@ class ProblemWeights(keras.callbacks.Callback):
 
     def __init__(self, folder):
         super().__init__()
-        self.folder = pathlib.Path(folder)
+        self.folder = pathlib.Path(folder).expanduser()
         self._written = None
 
     def on_train_begin(self, logs=None):
@@ -158,7 +158,7 @@ def ccp_transfer(
     for seed in seeds:
         runs = {}
         for kind, changes in KINDS.items():
-            runs[kind] = pathlib.Path(out) / "runs" / f"{kind}-{seed}"
+            runs[kind] = pathlib.Path(out).expanduser() / "runs" / f"{kind}-{seed}"
             callback = ProblemWeights(runs[kind] / _WEIGHTS)
             changed = load_recipe(recipe, {**overrides, **changes, "seed": seed})
             result = result_of(changed, runs[kind], extra_callbacks=[callback])

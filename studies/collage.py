@@ -84,7 +84,7 @@ def collage(
             "training.steps_per_validation": 15, "training.max_validations": 2, **overrides,
         }  # fmt: skip
     folders = {
-        method: [pathlib.Path(out) / "runs" / f"{method}-{seed}" for seed in seeds] for method in methods
+        method: [pathlib.Path(out).expanduser() / "runs" / f"{method}-{seed}" for seed in seeds] for method in methods
     }
     results = {}
     # Seeds outside: a study that is looked at before its end compares methods on the same seeds.

@@ -91,7 +91,7 @@ def pooling_comparison(
         poolings, losses, seeds, steps, timed_turns = ["gsp"], list(losses)[:1], list(seeds)[:1], min(steps, 20), 1
     poolings = list(dict.fromkeys(["gap", *poolings]))
     equal = {"training.steps_per_validation": max(1, steps // 2), "training.max_validations": 2}
-    folder, metrics = pathlib.Path(out) / "runs", {}
+    folder, metrics = pathlib.Path(out).expanduser() / "runs", {}
     for loss in losses:
         for pooling in poolings:
             for seed in seeds:

@@ -22,7 +22,7 @@ class Report:
     """
 
     def __init__(self, folder):
-        self.folder = pathlib.Path(folder)
+        self.folder = pathlib.Path(folder).expanduser()
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def table(self, name, header, rows, caption=""):

@@ -140,7 +140,7 @@ def screening(
             corner = _corner(changes)
             of_run = load_recipe(recipe, {**equal, **LOSSES[loss], **changes, **(overrides or {})})
             for column, seed in enumerate(seeds):
-                folder = pathlib.Path(out) / "runs" / f"{loss}-{corner.replace(' ', '-')}-{seed}"
+                folder = pathlib.Path(out).expanduser() / "runs" / f"{loss}-{corner.replace(' ', '-')}-{seed}"
                 test = result_of(dataclasses.replace(of_run, seed=seed), folder).test
                 scores[row, column] = 100.0 * test["map_at_r"]
                 print(f"{loss:20s} {corner:52s} seed {seed}: test MAP@R {scores[row, column]:.2f}%", flush=True)

@@ -88,7 +88,7 @@ def tournament(
         row = []
         for size, seed in settings:
             changes = {**CONTESTANTS[contestant], "model.embedding_size": size, "seed": seed, **overrides}
-            folder = pathlib.Path(out) / "runs" / f"{contestant}-{size}-{seed}"
+            folder = pathlib.Path(out).expanduser() / "runs" / f"{contestant}-{size}-{seed}"
             row.append(result_of(load_recipe(recipe, changes), folder))
             print(f"{contestant:24s} size {size:4d} seed {seed}: test MAP@R {row[-1].test['map_at_r']:.4f}", flush=True)
         results.append(row)

@@ -114,7 +114,7 @@ def zero_shot_transfer(
     if quick:
         tasks, seen_data, seeds = list(tasks)[:1], "digits", list(seeds)[:1]
         steps, unseen_steps = min(steps, 40), min(unseen_steps, 40)
-    out = pathlib.Path(out)
+    out = pathlib.Path(out).expanduser()
     equal = {
         **_PNCA,
         "model.pooling": "gsp",

@@ -13,21 +13,29 @@ _EXPORTS = ("export_saved_model", "load_saved_model")
 __all__ = ["__version__", "export_saved_model", "load_saved_model", *_PARTS]  # noqa: PLE0604
 
 
-def _is_command():
-    """Whether a command of this package is starting: `tfdml-…`, `python -m tfdml.…`, or a script that says so.
+def _command():
+    """The name of the command of this package that is starting: `tfdml-NAME`, `python -m tfdml.….NAME`, or a script.
 
-    Commands import TensorFlow, which takes seconds, only when they need it. Everyone else gets all parts at once: Keras
-    loads a saved model only if the classes of its layers have been imported.
+    It is empty if none is. Commands import TensorFlow, which takes seconds, only when they need it. Everyone else gets
+    all parts at once: Keras loads a saved model only if the classes of its layers have been imported.
     """
     # The variable is for this process alone.
     if os.environ.pop("TFDML_COMMAND", None):
-        return True
+        return "script"
     arguments = getattr(sys, "orig_argv", ())
     program = os.path.basename(sys.argv[0]) if getattr(sys, "argv", None) else ""
     if program == "-m" and "-m" in arguments:
-        module = arguments[arguments.index("-m") + 1]
-        return module.startswith("tfdml.")
-    return program.startswith("tfdml-")
+        room, _, module = arguments[arguments.index("-m") + 1].partition(".")
+        return module.rpartition(".")[2] if room == "tfdml" else ""
+    return program[len("tfdml-") :].partition(".")[0] if program.startswith("tfdml-") else ""
+
+
+_COMMAND = _command()
+
+
+def starts(command):
+    """Whether the process runs the command `tfdml-NAME` of this name, which imports TensorFlow when it needs it."""
+    return command == _COMMAND
 
 
 def __getattr__(name):
@@ -49,7 +57,7 @@ def _check_backend():
         )
 
 
-if _is_command():
+if _COMMAND:
     # TensorFlow begins with lines about its own building blocks.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 else:

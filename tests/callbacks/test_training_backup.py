@@ -104,6 +104,13 @@ def test_the_file_is_plain_arrays(blobs, linear_embedder, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["backup.npz"]
 
 
+def test_any_name_and_the_home_folder(blobs, linear_embedder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run(blobs, linear_embedder, "~/new/run [v2]*?/backup {1}.npz", epochs=1)
+    assert (tmp_path / "new" / "run [v2]*?" / "backup {1}.npz").is_file()
+    assert callbacks.TrainingBackup("~/new/run [v2]*?/backup {1}.npz").initial_epoch == 1
+
+
 def test_no_backup(tmp_path):
     (tmp_path / "note.npz").write_text("hello")
     with pytest.raises(ValueError, match="note.npz is not a training backup"):

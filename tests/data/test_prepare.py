@@ -4,6 +4,8 @@ import errno
 import io
 import pathlib
 import shutil
+import subprocess
+import sys
 import tarfile
 import urllib.request
 import zipfile
@@ -11,8 +13,8 @@ import zipfile
 import miniatures
 import pytest
 
-from tfdml.data.datasets import archives, load
-from tfdml.data.datasets.download_specs import PUBLISHED
+from tfdml.data import archives, load
+from tfdml.data.download_specs import PUBLISHED
 from tfdml.data.prepare import main, preparable_names, prepare
 
 NAMES = sorted(PUBLISHED)
@@ -199,7 +201,7 @@ class FullDisk:
 
 @pytest.fixture
 def full_disk(monkeypatch):
-    """Whatever is written by `tfdml.data.datasets.archives` finds room for 1,000 bytes a file."""
+    """Whatever is written by `tfdml.data.archives` finds room for 1,000 bytes a file."""
 
     def open_file(path, mode="r"):
         return FullDisk(open(path, mode), room=1_000) if "w" in mode else open(path, mode)
@@ -402,6 +404,14 @@ def test_command(tmp_path, capsys):
     assert "nowhere'. Put Stanford_Online_Products.zip, from ftp://" in error
     with pytest.raises(SystemExit):
         main(["sop"])
+
+
+@pytest.mark.integration
+def test_the_command_in_a_process_of_its_own(tmp_path, request):
+    run = [sys.executable, "-m", "tfdml.data.prepare", "sop", str(miniatures.make_sop(tmp_path)), "--counts", "any"]
+    done = subprocess.run(run, cwd=request.config.rootpath, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("sop: 8 classes, 32 pictures")
 
 
 def test_a_terminal_sees_how_far_it_is(tmp_path, packed, monkeypatch, capsys):

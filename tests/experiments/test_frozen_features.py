@@ -39,11 +39,21 @@ def test_a_run_leaves_its_files(head_run):
 
 
 @pytest.mark.integration
-def test_figures(head_changes, tmp_path):
+def test_figures_and_a_folder_of_any_name(head_changes, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     changes = {**head_changes, "training.max_validations": 1, "evaluation.pictures": True}
-    train(load_recipe("features", changes), tmp_path / "run", verbose=0)
-    figures = sorted(path.name for path in (tmp_path / "run" / "pictures").iterdir())
+    done = train(load_recipe("features", changes), "~/run [v2]*?{a}", verbose=0)
+    figures = sorted(path.name for path in (tmp_path / "run [v2]*?{a}" / "pictures").iterdir())
     assert figures == ["embedding_map.png", "training_curve.png"]
+    assert resume("~/run [v2]*?{a}", max_validations=2, verbose=0).training["epochs"] == 2
+    path = changes["data.options.path"]
+    ours, theirs = (evaluate(f"~/run [v2]*?{{a}}{end}", path, pictures=False) for end in ("", "/saved_model"))
+    assert ours.metrics == pytest.approx(theirs.metrics, abs=1e-5)
+    assert ours.folder.parent == done.folder / "evaluations"
+    changes["model.first_weights"] = "~/run [v2]*?{a}/best.weights.h5"
+    train(load_recipe("features", changes), "b", verbose=0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "evaluations", "run [v2]*?{a}"]
 
 
 def test_the_result_of_a_recipe_is_taken_from_its_folder(head_run, head_changes):

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from tfdml.data.datasets.download_specs import PUBLISHED
+from tfdml.data.download_specs import PUBLISHED
 from tfdml.data.prepare import found_in
 
 _KINDS = ("bicycle", "coffee_maker", "sofa")

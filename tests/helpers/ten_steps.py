@@ -8,6 +8,7 @@ Writes all weights and what an evaluation says to FILE (.npz).
 import json
 import os
 import sys
+import warnings
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 FILE, MODE = sys.argv[1:]
@@ -122,19 +123,39 @@ def make_kind(name):
 def run(model, size=16, weighted=False, problems=False):
     images, labels = pictures()
     validation = tf.data.Dataset.from_tensor_slices((images, labels)).batch(10)
-    calls = []
+    steps = StepLogs()
+    calls = [steps]
     if problems:
         # The loss falls, and larger is better here: every problem ends soon.
         calls.append(callbacks.AlternatingProjections(validation, pool_size=3, patience=1, monitor="val_loss"))
-    history = model.fit(
-        batches(model.distribute_strategy, size, weighted), epochs=STEPS // 2 if problems else 1,
-        steps_per_epoch=2 if problems else STEPS, validation_data=validation, callbacks=calls, verbose=0, shuffle=False,
-    )  # fmt: skip
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        history = model.fit(
+            batches(model.distribute_strategy, size, weighted), epochs=STEPS // 2 if problems else 1,
+            steps_per_epoch=2 if problems else STEPS, validation_data=validation, callbacks=calls, verbose=0,
+            shuffle=False,
+        )  # fmt: skip
     # Whether its second problem, and with it the pull, is among what is compared.
     assert not problems or number(model.projection) >= 1
     logs = {key: np.array(values) for key, values in history.history.items()}
-    steps = model.evaluate(validation, steps=3, verbose=0, return_dict=True)
-    return {**logs, **{f"three_batches_{key}": value for key, value in steps.items()}}
+    logs["warnings"] = sum("have no other sample of their class" in str(warning.message) for warning in caught)
+    three = model.evaluate(validation, steps=3, verbose=0, return_dict=True)
+    return {
+        **logs,
+        **{f"step_{key}": [step[key] for step in steps.logs] for key in steps.logs[0]},
+        **{f"three_batches_{key}": value for key, value in three.items()},
+    }
+
+
+class StepLogs(keras.callbacks.Callback):
+    """Keeps the training logs of every step."""
+
+    def __init__(self):
+        super().__init__()
+        self.logs = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.logs.append({key: float(np.asarray(value)) for key, value in logs.items()})
 
 
 def proxies():
@@ -145,6 +166,8 @@ def proxies():
 REFERENCES = {"proxies": proxies, "memory": lambda: layers.CrossBatchMemory(40, 8, warmup_steps=2)}
 KINDS = {
     "batch": {"loss": "c2"},
+    # Two samples per batch, most of which differ in class.
+    "pairs": {"loss": "c2", "size": 2},
     "memory": {"references": ["memory"]},
     "proxies": {"references": ["proxies"]},
     "ccp": {"references": ["proxies"], "normalization": "clip", "loss": "c1", "problems": True},

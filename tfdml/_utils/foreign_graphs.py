@@ -31,7 +31,7 @@ def check_saved_model(path, trust=False):
     """
     if trust:
         return
-    path = pathlib.Path(path)
+    path = pathlib.Path(path).expanduser()
     if (path / "saved_model.cpb").exists():
         raise ValueError(
             f"The SavedModel is in chunks, which are not checked. Received: {path}. Expected: saved_model.pb alone, or "

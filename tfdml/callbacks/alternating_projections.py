@@ -92,11 +92,24 @@ class AlternatingProjections(keras.callbacks.Callback):
         model = self.model
         if not isinstance(model, CCPModel):
             raise TypeError(f"AlternatingProjections drives a CCPModel. Received: {type(model).__name__}.")
-        if number(model.steps) == 0 and number(model.projection) == 0:
+        if number(model.steps) < number(model.projection_start):
+            _logger.warning(
+                "The weights are of an earlier version of tfdml, which did not count steps. Received: %d steps in a "
+                "problem that began at step %d. The count goes on from there.",
+                number(model.steps), number(model.projection_start),
+            )  # fmt: skip
+            model.steps.assign(model.projection_start)
+        if not self._has_begun():
             self._reset()
             model.anchor.copy_from()
             proxies = self._choose(self._embed_pool(draw=0))
             model.proxies.assign(proxies)
+
+    def _has_begun(self):
+        """Whether the model has proxies of a problem; files of earlier versions have the problem but not the steps."""
+        model = self.model
+        counts = (model.steps, model.projection, model.wait)
+        return any(number(count) > 0 for count in counts) or np.isfinite(number(model.best_value))
 
     def on_epoch_end(self, epoch, logs=None):
         model = self.model

@@ -29,7 +29,7 @@ class TrainingBackup(keras.callbacks.Callback):
     `model.fit(…, initial_epoch=backup.initial_epoch, callbacks=[…, backup])`.
 
     Args:
-        path: The file.
+        path: The file; missing folders are made. `~` is the home folder.
         callbacks: The callbacks whose state is saved, always in the same order.
 
     Attributes:
@@ -42,7 +42,7 @@ class TrainingBackup(keras.callbacks.Callback):
 
     def __init__(self, path, callbacks=()):
         super().__init__()
-        self.path = os.fspath(path)
+        self.path = os.path.expanduser(os.fspath(path))
         self._callbacks = list(callbacks)
         self._saved = self._read() if os.path.exists(self.path) else None
         self.initial_epoch = self._saved["epoch"] if self._saved else 0
@@ -77,6 +77,7 @@ class TrainingBackup(keras.callbacks.Callback):
             "callbacks": [callback.get_state() for callback in self._callbacks],
         }
         arrays["content"] = np.array(json.dumps(_pack(content, arrays)))
+        os.makedirs(os.path.dirname(self.path) or ".", exist_ok=True)
         with whole_file(self.path) as file:
             np.savez(file, **arrays)
 

@@ -1,34 +1,38 @@
 """Data: sets of labelled pictures, class-disjoint splits and balanced batches, all ending in tf.data."""
 
-from tfdml.data.augmentation import Augmentation
-from tfdml.data.batches import balanced_batches, class_pool, evaluation_batches
-from tfdml.data.datasets import (
-    Collages,
-    cars196,
-    cifar10,
-    cifar100,
-    cifar_collage,
-    collage,
-    cub,
-    dataset_names,
-    dataset_options,
-    digits,
-    fashion_mnist,
-    features,
-    folder,
-    glyphs,
-    in_shop,
-    load,
-    mnist,
-    sop,
-)
-from tfdml.data.encoding import encode_labels
-from tfdml.data.labeled_features import LabeledFeatures
-from tfdml.data.labeled_images import LabeledImages
-from tfdml.data.labeled_samples import LabeledSamples
-from tfdml.data.preprocessing import Preprocessing
-from tfdml.data.sampler import BalancedSampler, steps_per_epoch
-from tfdml.data.splits import Splits, split_classes
+import tfdml
+
+# The help of the command `tfdml-prepare` does not wait for TensorFlow.
+if not tfdml.starts("prepare"):
+    from tfdml.data.augmentation import Augmentation
+    from tfdml.data.batches import balanced_batches, class_pool, evaluation_batches
+    from tfdml.data.datasets import (
+        Collages,
+        cars196,
+        cifar10,
+        cifar100,
+        cifar_collage,
+        collage,
+        cub,
+        dataset_names,
+        dataset_options,
+        digits,
+        fashion_mnist,
+        features,
+        folder,
+        glyphs,
+        in_shop,
+        load,
+        mnist,
+        sop,
+    )
+    from tfdml.data.encoding import encode_labels
+    from tfdml.data.labeled_features import LabeledFeatures
+    from tfdml.data.labeled_images import LabeledImages
+    from tfdml.data.labeled_samples import LabeledSamples
+    from tfdml.data.preprocessing import Preprocessing
+    from tfdml.data.sampler import BalancedSampler, steps_per_epoch
+    from tfdml.data.splits import Splits, split_classes
 
 __all__ = [
     "Augmentation",

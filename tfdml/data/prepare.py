@@ -7,12 +7,11 @@ import pathlib
 import sys
 
 from tfdml._utils.arguments import check_choice
-from tfdml._utils.naming import unknown_name
-from tfdml.data.datasets import archives
-from tfdml.data.datasets.download_specs import PUBLISHED
-from tfdml.data.datasets.list_files import counts_of
-from tfdml.data.datasets.registry import load
-from tfdml.data.image_files import verify_images
+from tfdml.data import archives
+from tfdml.data.download_specs import PUBLISHED
+from tfdml.data.list_files import counts_of
+
+# What imports TensorFlow is imported where it is used: help and wrong arguments do not wait for it.
 
 # Data sets that are made of the files of another one.
 _MADE_OF = {"cifar_collage": "cifar100"}
@@ -47,6 +46,8 @@ def prepare(name, path, download=False, counts="published"):
         OSError: If the disk is full; nothing half-written is left.
     """
     if name not in preparable_names():
+        from tfdml._utils.naming import unknown_name
+
         raise unknown_name("published data set", name, preparable_names())
     check_choice("counts", counts, ("published", "any"))
     name = _MADE_OF.get(name, name)
@@ -78,6 +79,9 @@ def _prepare_part(part, root, with_checksum):
 
 def found_in(name, path, counts="published"):
     """Reads an extracted data set, and returns what there is of each kind; errors are those of `prepare`."""
+    from tfdml.data.datasets import load
+    from tfdml.data.image_files import verify_images
+
     published = PUBLISHED[name]
     if "pictures in the training files" in published.counts:
         parts = {part: load(name, path=path, part=part) for part in ("train", "test")}

@@ -17,6 +17,7 @@ for _name in ("jsonargparse", "yaml", "tqdm"):
 _MODULES = {
     "commands": ("evaluate_main", "train_main"),
     "errors": ("InputError", "RecipeError", "RunFolderError"),
+    "extract_command": ("extract_main",),
     "evaluation": ("Evaluation", "evaluate", "evaluate_embedder"),
     "protocols": ("ProtocolResult", "plan", "resume_protocol", "run_protocol"),
     "recipe": ("Recipe",),

@@ -192,10 +192,11 @@ def load_first_weights(embedder, path):
     Raises:
         RecipeError: If there is no such file, or it is not of the same network.
     """
-    if not pathlib.Path(path).is_file():
+    file = pathlib.Path(path).expanduser()
+    if not file.is_file():
         raise RecipeError(f"There is no file of weights. Received: model.first_weights={path!r}.")
     try:
-        embedder.load_weights(path)
+        embedder.load_weights(str(file))
     except (OSError, ValueError, KeyError) as error:
         raise RecipeError(
             f"These are not weights of this network. Received: model.first_weights={path!r}: {error}"

@@ -65,7 +65,7 @@ class ProtocolFolder:
     """
 
     def __init__(self, path):
-        self.path = pathlib.Path(path)
+        self.path = pathlib.Path(path).expanduser()
         self.recipe = self.path / "recipe.yaml"
         self.runs = self.path / "runs"
         self.summary = self.path / "summary.json"
@@ -249,7 +249,7 @@ def protocol_result_of(recipe, folder, verbose=None):
     Raises:
         RunFolderError: If the folder holds something else, or runs of another recipe.
     """
-    if not pathlib.Path(folder).exists():
+    if not pathlib.Path(folder).expanduser().exists():
         return run_protocol(recipe, folder, verbose=verbose)
     if dump_recipe(ProtocolFolder.open(folder)[1]) != dump_recipe(recipe):
         raise RunFolderError(

@@ -43,7 +43,8 @@ def load_queue(patterns, overrides=None, presets=()):
     """The recipes of a queue by the names of their folders.
 
     Args:
-        patterns: Names as for `match_recipes`, and paths of YAML files, in which `*`, `?` and `**` are expanded.
+        patterns: One or several names as for `match_recipes`, or paths of YAML files, in which `*`, `?` and `**` are
+            expanded.
         overrides: Changes of each recipe, as for `load_recipe`.
         presets: Presets that go over each recipe, as for `load_recipe`.
 
@@ -51,7 +52,7 @@ def load_queue(patterns, overrides=None, presets=()):
         RecipeError: If a pattern matches nothing, a recipe cannot be read, or two files give recipes of one name.
     """
     recipes, sources = {}, {}
-    for pattern in patterns:
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
         files = _matching_files(pattern)
         for source in match_recipes([pattern]) if files is None else files:
             recipe = load_recipe(source, overrides, presets)

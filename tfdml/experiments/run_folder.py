@@ -55,7 +55,7 @@ class RunFolder:
     """
 
     def __init__(self, path):
-        self.path = pathlib.Path(path)
+        self.path = pathlib.Path(path).expanduser()
         self.recipe = self.path / "recipe.yaml"
         self.environment = self.path / "environment.json"
         self.log = self.path / "train.log"
@@ -284,7 +284,7 @@ def new_dated_folder(parent, name):
     """Makes the folder `parent/name-DATE-TIME`, with a number behind it if two begin in the same second."""
     stem = f"{name.replace('/', '-')}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     for number in range(1, 1000):
-        path = pathlib.Path(parent) / (stem if number == 1 else f"{stem}-{number}")
+        path = pathlib.Path(parent).expanduser() / (stem if number == 1 else f"{stem}-{number}")
         if not path.exists():
             try:
                 path.mkdir(parents=True)

@@ -289,7 +289,7 @@ def result_of(recipe, folder, verbose=0, extra_callbacks=()):
     Raises:
         RunFolderError: If the folder holds a run of another recipe.
     """
-    folder = pathlib.Path(folder)
+    folder = pathlib.Path(folder).expanduser()
     if not folder.exists():
         return train(recipe, folder, verbose=verbose, extra_callbacks=extra_callbacks)
     found = RunFolder.open(folder).load_recipe()

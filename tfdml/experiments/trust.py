@@ -21,7 +21,7 @@ def load_keras_file(path):
         InputError: If it is not a `.keras` archive (an HDF5 file of that name would be loaded without safe mode), or
             cannot be loaded.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(path).expanduser()
     if not zipfile.is_zipfile(path):
         raise InputError(
             f"The file is not a Keras archive. Received: {path}. Expected: what model.save('….keras') writes. An HDF5 "

@@ -125,7 +125,7 @@ def export_saved_model(embedder, path, preprocessing=None, input_range=None, max
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.unfinished")
     try:
-        with _path_for_tensorflow(unfinished) as plain:
+        with path_for_tensorflow(unfinished) as plain:
             tf.saved_model.save(
                 module,
                 plain,
@@ -168,7 +168,7 @@ def load_saved_model(path, trust=False):
         )
     check_saved_model(path, trust)
     metadata = json.loads((path / _METADATA).read_text(encoding="utf-8"))
-    with _path_for_tensorflow(path) as plain:
+    with path_for_tensorflow(path) as plain:
         return SavedEmbedder(tf.saved_model.load(plain), metadata)
 
 
@@ -179,7 +179,7 @@ def is_own_saved_model(path):
 
 
 @contextlib.contextmanager
-def _path_for_tensorflow(folder):
+def path_for_tensorflow(folder):
     """The folder under a name that TensorFlow can open: it searches for patterns and takes names in UTF-8 alone."""
     text = os.fsdecode(folder)
     if not _PATTERN_CHARACTERS & set(text) and text.isprintable():

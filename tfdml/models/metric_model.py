@@ -106,10 +106,14 @@ class MetricModel(keras.Model):
         if not (layers or self.in_batch_weight):
             raise ValueError("There is nothing to compare with. Received: in_batch_weight=0 without references.")
         self.loss_tracker = keras.metrics.Mean(name="loss")
-        # Hidden from Keras, which would look for it in every checkpoint.
-        self._hidden = _Hidden(keras.metrics.Mean(name=_ALONE))
+        self._alone_tracker = _Untracked(keras.metrics.Mean(name=_ALONE))
+        self._has_warned_of_positives = False
         self.step_counter = StepCounter(name="step_counter")
         self.built = True
+        if hasattr(keras.Model, "distribute_reduction_method"):
+            # The logs of a step are the results of metrics, which Keras 2 has summed over all replicas already. By
+            # default it sums those of several workers a second time.
+            self.distribute_reduction_method = "first"
 
     @property
     def steps(self):
@@ -298,7 +302,8 @@ class MetricModel(keras.Model):
 
     @property
     def metrics(self):
-        return [self.loss_tracker]
+        # Keras resets these before each epoch and reads them after it.
+        return [self.loss_tracker, self._alone_tracker.value] if self.in_batch_weight else [self.loss_tracker]
 
     @property
     def metrics_names(self):
@@ -311,10 +316,6 @@ class MetricModel(keras.Model):
             if getattr(self.metric_loss, "margin_requirements", None) is not None:
                 names.append("margin_slack")
         return names
-
-    def reset_metrics(self):
-        super().reset_metrics()
-        self._hidden.tracker.reset_state()
 
     @property
     def proxies(self):
@@ -381,9 +382,8 @@ class MetricModel(keras.Model):
                 layer.update(ops.check_labels(labels, embeddings), embeddings)
         self.loss_tracker.update_state(loss)
         logs = {"loss": self.loss_tracker.result()}
-        # Several workers would reduce it together with the loss, which the logs of Keras 2 do not survive.
-        if self.crew.workers == 1 and self.in_batch_weight and _names_classes(labels):
-            alone = self._hidden.tracker
+        if self.in_batch_weight and _names_classes(labels):
+            alone = self._alone_tracker.value
             alone.update_state(_share_alone(ops.check_labels(labels, embeddings)))
             logs[_ALONE] = alone.result()
         return logs
@@ -692,12 +692,11 @@ def _share_alone(labels):
     )
 
 
-class _Hidden:
-    """Keeps a metric where Keras does not look for what a model consists of."""
+class _Untracked:
+    """Holds a metric that is not part of the model's saved state, which files of earlier versions do not have."""
 
-    def __init__(self, tracker):
-        self.tracker = tracker
-        self.has_warned = False
+    def __init__(self, value):
+        self.value = value
 
 
 class _PositivesWarning(keras.callbacks.Callback):
@@ -705,9 +704,9 @@ class _PositivesWarning(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         share = (logs or {}).get(_ALONE, 0.0)
-        if share <= 0.5 or self.model._all_references() or self.model._hidden.has_warned:
+        if share <= 0.5 or self.model._all_references() or self.model._has_warned_of_positives:
             return
-        self.model._hidden.has_warned = True
+        self.model._has_warned_of_positives = True
         warnings.warn(
             f"{share:.0%} of the samples have no other sample of their class in their batch, and nothing else to be "
             "compared with as a positive, so the loss hardly trains on them. Received: batches drawn without regard to "

@@ -15,7 +15,7 @@ def save(figure, path, dpi=200):
 
     Args:
         figure: A `matplotlib.figure.Figure`.
-        path: Where to.
+        path: Where to. `~` is the home folder.
         dpi: Pixels per inch; a picture of 7 × 3 inches has 1400 × 600 pixels at 200.
 
     Returns:
@@ -24,7 +24,7 @@ def save(figure, path, dpi=200):
     Raises:
         ValueError: If the suffix names no format that matplotlib can write.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     file_format = path.suffix[1:].lower()
     known = figure.canvas.get_supported_filetypes()
     if file_format not in known:

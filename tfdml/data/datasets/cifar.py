@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from tfdml._utils.arguments import check_choice
-from tfdml.data.datasets.download_specs import PUBLISHED
-from tfdml.data.datasets.list_files import first_half
+from tfdml.data.download_specs import PUBLISHED
 from tfdml.data.labeled_images import LabeledImages
+from tfdml.data.list_files import first_half
 
 _PARTS = ("train", "test", "all")
 _PIXELS = 3 * 32 * 32

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from tfdml.data.datasets.download_specs import PUBLISHED
-from tfdml.data.datasets.list_files import read_columns, train_classes_first
+from tfdml.data.download_specs import PUBLISHED
 from tfdml.data.labeled_images import LabeledImages
 from tfdml.data.labeled_samples import BOTH, GALLERY, QUERY
+from tfdml.data.list_files import read_columns, train_classes_first
 
 _LIST = "Eval/list_eval_partition.txt"
 _ROLES = {"train": BOTH, "query": QUERY, "gallery": GALLERY}

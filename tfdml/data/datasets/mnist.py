@@ -12,7 +12,7 @@ import zipfile
 import keras
 import numpy as np
 
-from tfdml.data.datasets.idx import read_idx
+from tfdml.data.idx import read_idx
 from tfdml.data.labeled_images import LabeledImages
 
 _LOGGER = logging.getLogger("tfdml")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from tfdml.data.datasets.download_specs import PUBLISHED
-from tfdml.data.datasets.list_files import read_columns, train_classes_first
+from tfdml.data.download_specs import PUBLISHED
 from tfdml.data.labeled_images import LabeledImages
+from tfdml.data.list_files import read_columns, train_classes_first
 
 
 def sop(path, verify=True, counts="published"):

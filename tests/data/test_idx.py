@@ -4,7 +4,7 @@ import struct
 import numpy as np
 import pytest
 
-from tfdml.data.datasets.idx import read_idx
+from tfdml.data.idx import read_idx
 
 
 def idx_bytes(array, code):

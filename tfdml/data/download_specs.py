@@ -6,7 +6,7 @@ import pathlib
 from typing import NamedTuple
 
 from tfdml._utils.arguments import check_choice
-from tfdml.data.datasets.list_files import counts_of, missing_files
+from tfdml.data.list_files import counts_of, missing_files
 
 
 class Part(NamedTuple):
