@@ -348,7 +348,7 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "pictures" / "b" / "2.png").write_bytes(b"rubbish")
     with pytest.raises(InputError, match="Unreadable images.*2.png"):
         extract_features(with_head(), tmp_path / "pictures", tmp_path / "out")
-    with pytest.raises(InputError, match="Not every picture.*2.png"):
+    with pytest.raises(InputError, match="Not every image.*2.png"):
         extract_features(
             with_head(), tmp_path / "pictures", tmp_path / "out", data_options={"verify": False}, verbose=False
         )
