@@ -135,13 +135,6 @@ def test_a_damaged_backup(content, tmp_path):
         callbacks.TrainingBackup(path)
 
 
-def test_a_backup_in_the_home_folder(blobs, linear_embedder, tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    run(blobs, linear_embedder, "~/new/backup.npz", epochs=1)
-    assert (tmp_path / "new" / "backup.npz").is_file()
-    assert callbacks.TrainingBackup("~/new/backup.npz").initial_epoch == 1
-
-
 def test_backup_of_other_callbacks(blobs, linear_embedder, tmp_path):
     model = models.MetricModel(linear_embedder())
     model.compile(optimizer="sgd", loss="c2", run_eagerly=True)
