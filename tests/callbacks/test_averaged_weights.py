@@ -86,6 +86,10 @@ def test_several_steps_in_one_execution_are_refused(blobs, linear_embedder):
     model.compile(optimizer="sgd", loss="c2", steps_per_execution=2)
     with pytest.raises(ValueError, match="Received: steps_per_execution=2. Expected: steps_per_execution=1"):
         model.fit(*blobs, verbose=0, callbacks=[callbacks.AveragedWeights()])
+    model.compile(optimizer="sgd", loss="c2")
+    model.steps_per_execution = 3
+    with pytest.raises(ValueError, match="Received: steps_per_execution=3. Expected: steps_per_execution=1"):
+        model.fit(*blobs, verbose=0, callbacks=[callbacks.AveragedWeights()])
 
 
 def test_the_average_does_not_begin_again_when_compiled_again(blobs, linear_embedder):

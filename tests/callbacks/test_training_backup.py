@@ -113,11 +113,35 @@ def test_any_name_and_the_home_folder(blobs, linear_embedder, tmp_path, monkeypa
 
 def test_no_backup(tmp_path):
     (tmp_path / "note.npz").write_text("hello")
-    with pytest.raises(ValueError, match="note.npz is not a training backup"):
+    with pytest.raises(ValueError, match="not a training backup. Received: .*note.npz"):
         callbacks.TrainingBackup(tmp_path / "note.npz")
     np.savez(tmp_path / "other.npz", weights=np.ones(3))
-    with pytest.raises(ValueError, match="other.npz is not a training backup"):
+    with pytest.raises(ValueError, match="not a training backup. Received: .*other.npz"):
         callbacks.TrainingBackup(tmp_path / "other.npz")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"PK", b"\x93NUMPY" + 60 * b"x", b"1", b"[]", b'{"layout": 2}',
+     b'{"layout": 2, "epoch": 1, "variables": [{"__array__": "x"}], "callbacks": []}'],
+)  # fmt: skip
+def test_a_damaged_backup(content, tmp_path):
+    path = tmp_path / "damaged.npz"
+    if content[:1] in b"1[{" and content:
+        np.savez(path, content=np.array(content.decode()))
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match="not a training backup. Received: .*damaged.npz.* Expected: .*Remove it"):
+        callbacks.TrainingBackup(path)
+
+
+def test_backup_of_other_callbacks(blobs, linear_embedder, tmp_path):
+    model = models.MetricModel(linear_embedder())
+    model.compile(optimizer="sgd", loss="c2", run_eagerly=True)
+    stopping = callbacks.RetrievalEarlyStopping(2)
+    model.fit(*blobs, verbose=0, callbacks=[callbacks.TrainingBackup(tmp_path / "backup.npz", [stopping])])
+    with pytest.raises(ValueError, match="other callbacks. Received: 0 callbacks, and 1 in the file"):
+        model.fit(*blobs, verbose=0, callbacks=[callbacks.TrainingBackup(tmp_path / "backup.npz")])
 
 
 def test_backup_of_another_model(blobs, linear_embedder, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tfdml import callbacks, layers, losses, metrics, models
-from tfdml.models.batches import LabelCheck, image_batches
+from tfdml.models.batches import LabelCheck, image_batches, label_errors
 
 EAGER, GRAPH, XLA = {"run_eagerly": True}, {"jit_compile": False}, {"jit_compile": True}
 
@@ -132,6 +132,41 @@ def test_bad_labels_are_refused_in_one_line(kind, labels, blobs, linear_embedder
     if kind == "arrays":
         with pytest.raises(ValueError, match=message):
             model.train_on_batch(points, change(sound))
+        if labels in ("fractions", "NaN", "strings"):  # Classes without a proxy can be scored by themselves.
+            with pytest.raises(ValueError, match=message):
+                model.test_on_batch(points, change(sound))
+
+
+@pytest.mark.parametrize("labels", ["ids", "strings"])
+def test_bad_labels_of_an_iterator(labels, blobs, linear_embedder):
+    """Which XLA would train on, as it drops assertions."""
+    change, message = BAD_LABELS[labels]
+    batches = map(lambda batch: batch, [(blobs[0][:20], change(blobs[1][:20]))])
+    model = models.MetricModel(linear_embedder(), layers.ClassProxies(4, dim=2))
+    model.compile("sgd", "c2", jit_compile=True)
+    with pytest.raises(ValueError, match=message) as caught:
+        model.fit(batches, steps_per_epoch=1, verbose=0)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("labels", ["ids", "NaN"])
+def test_bad_labels_of_unknown_rank(labels, blobs):
+    change, message = BAD_LABELS[labels]
+    values = change(blobs[1][:20])
+    signature = (tf.TensorSpec(None, tf.float32), tf.TensorSpec(None, values.dtype))
+    batches = tf.data.Dataset.from_generator(lambda: [(blobs[0][:20], values)], output_signature=signature)
+    checked = LabelCheck(4, "ClassProxies(4, …)").data(batches)
+    with pytest.raises(ValueError, match=message), label_errors():
+        next(iter(checked))
+
+
+@pytest.mark.parametrize("kind", ["arrays", "dataset"])
+def test_training_without_labels(kind, blobs, linear_embedder):
+    data = blobs[0] if kind == "arrays" else tf.data.Dataset.from_tensor_slices(blobs[0]).batch(8)
+    model = models.MetricModel(linear_embedder())
+    model.compile("sgd", "c2")
+    with pytest.raises(ValueError, match="^Labels are missing. Received: batches of images alone.* Expected: "):
+        model.fit(data, verbose=0)
 
 
 def test_labels_of_the_zero_shot_loss():

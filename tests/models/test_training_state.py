@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfdml import callbacks, layers, models
 from tfdml._utils.variables import array_of
+from tfdml.models.monitors import minimizes_retrieval
 from tfdml.models.step_counter import StepCounter
 
 IS_KERAS_3 = keras.__version__ >= "3"
@@ -201,3 +202,11 @@ def test_a_callback_of_keras_that_would_minimize_retrieval(blobs, linear_embedde
         warnings.simplefilter("always")
         fit(mode="max")
     assert not [warning for warning in caught if "minimizes" in str(warning.message)]
+
+
+def test_a_callback_of_keras_that_monitors_another_recall():
+    stopping = keras.callbacks.EarlyStopping("val_recall_at_16", mode="min")
+    stopping.monitor_op = np.less  # As Keras 2 chooses it for what it does not know.
+    assert minimizes_retrieval(stopping)
+    stopping.monitor = "val_recall_at_least"
+    assert not minimizes_retrieval(stopping)

@@ -44,7 +44,9 @@ class AveragedWeights(keras.callbacks.Callback):
         model = self.model
         if not isinstance(model, MetricModel) or isinstance(model, CCPModel):
             raise TypeError(f"AveragedWeights averages the weights of a MetricModel. Received: {type(model).__name__}.")
+        # Keras 2 has "auto" in the configuration alone; in Keras 3 the attribute can be set after compile.
         steps = (model.get_compile_config() or {}).get("steps_per_execution", 1)
+        steps = steps if isinstance(steps, str) else int(model.steps_per_execution)
         if steps != 1:
             raise ValueError(
                 "AveragedWeights averages after every step, and Keras calls it once in several. Received: "

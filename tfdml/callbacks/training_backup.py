@@ -2,12 +2,12 @@
 
 import json
 import os
-import zipfile
 
 import keras
 import numpy as np
 
 from tfdml._utils.files import whole_file
+from tfdml._utils.foreign_files import read_npz, short_reason
 from tfdml._utils.variables import array_of
 from tfdml.models import MetricModel
 from tfdml.models.snapshot import ordered_variables
@@ -15,6 +15,7 @@ from tfdml.models.training_step import optimizer_state
 
 # Raised whenever what the file holds, or the order of it, changes.
 _LAYOUT = 2
+_CONTENT = {"epoch", "variables", "callbacks"}
 
 
 class TrainingBackup(keras.callbacks.Callback):
@@ -62,6 +63,11 @@ class TrainingBackup(keras.callbacks.Callback):
                 f"{self.path} is the backup of another model. Received: {len(saved)} variables, expected "
                 f"{len(variables)}, or their shapes differ."
             )
+        if len(self._callbacks) != len(self._saved["callbacks"]):
+            raise ValueError(
+                f"{self.path} holds the state of other callbacks. Received: {len(self._callbacks)} callbacks, and "
+                f"{len(self._saved['callbacks'])} in the file. Expected: those that the training began with."
+            )
         for variable, value in zip(variables, saved):
             variable.assign(value)
         for callback, state in zip(self._callbacks, self._saved["callbacks"]):
@@ -91,11 +97,20 @@ class TrainingBackup(keras.callbacks.Callback):
 
     def _read(self):
         try:
-            with np.load(self.path, allow_pickle=False) as arrays:
-                content = _unpack(json.loads(str(arrays["content"])), arrays)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{self.path} is not a training backup: {error}") from error
-        layout = content.get("layout", 1)
+            arrays = read_npz(self.path)
+            content = _unpack(json.loads(str(arrays["content"])), arrays)
+            layout = content.get("layout", 1)
+            whole = layout != _LAYOUT or _CONTENT <= set(content)
+        except Exception as error:  # A damaged file can fail in any way.
+            raise ValueError(
+                f"The file is not a training backup. Received: {self.path} ({short_reason(error)}). Expected: a file "
+                "that TrainingBackup has written. Remove it to begin the training again."
+            ) from error
+        if not whole:
+            raise ValueError(
+                f"The file is not a training backup. Received: {self.path} without {sorted(_CONTENT - set(content))}. "
+                "Expected: a file that TrainingBackup has written. Remove it to begin the training again."
+            )
         if layout != _LAYOUT:
             raise ValueError(
                 f"{self.path} was written by another version of tfdml. Received: a backup of layout {layout}. "

@@ -4,7 +4,6 @@ import collections.abc
 import contextlib
 import dataclasses
 import re
-import types
 from typing import Optional
 
 import keras
@@ -161,7 +160,8 @@ class LabelCheck:
         """Training data whose labels are checked when a batch is made, which XLA does not compile.
 
         Args:
-            data: A `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator of (images, labels, …).
+            data: A `tf.data.Dataset`, a `keras.utils.PyDataset`, or an iterator, such as a generator, of (images,
+                labels, …).
 
         Returns:
             Data of the same kind and the same batches; what is of another kind as it is.
@@ -173,7 +173,7 @@ class LabelCheck:
             return self._dataset(data)
         if isinstance(data, keras.utils.Sequence):
             return _CheckedSequence(data, self)
-        return self._generator(data) if isinstance(data, types.GeneratorType) else data
+        return self._generator(data) if isinstance(data, collections.abc.Iterator) else data
 
     def _dataset(self, dataset):
         spec = dataset.element_spec
@@ -189,7 +189,9 @@ class LabelCheck:
             if self.classes is None:
                 return images, whole, *weights
             known = ops.known_labels(whole, self.classes)
-            wrong = tf.strings.as_string(tf.unique(tf.boolean_mask(whole, ~known))[0][:5])
+            # Flat, as the number of axes may be unknown.
+            wrong = tf.boolean_mask(tf.reshape(whole, (-1,)), tf.reshape(~known, (-1,)))
+            wrong = tf.strings.as_string(tf.unique(wrong)[0][:5])
             message = tf.strings.join([
                 f"Labels are out of range for {self.of}. Received: ", tf.strings.reduce_join(wrong, separator=", "),
                 f". Expected: 0 <= label < {self.classes}. Renumber labels with `tfdml.data.encode_labels`.",
@@ -240,11 +242,17 @@ def label_errors():
     """Raises what a graph says of wrong labels as a ValueError of one line."""
     try:
         yield
-    except tf.errors.InvalidArgumentError as error:
-        found = re.search(r"(?:assertion failed: \[|ValueError: )(Labels (?:must be|are out of).*?`\.)", str(error))
+    except (tf.errors.InvalidArgumentError, ValueError) as error:
+        found = _LABEL_ERROR.search(str(error))
         if found is None:
             raise
-        message = found.group(1)
+        message = next(filter(None, found.groups()))
     else:
         return
     raise ValueError(message)
+
+
+# What an assertion says, and what Keras 2 puts below the lines of the code that raised it.
+_LABEL_ERROR = re.compile(
+    r"assertion failed: \[(Labels .*?)\](?: \[|\n|$)|ValueError: (Labels [^\n]*)|^(Labels [^\n]*)$", re.DOTALL
+)

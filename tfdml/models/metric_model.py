@@ -357,6 +357,11 @@ class MetricModel(keras.Model):
 
     def train_step(self, data):
         images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        if labels is None:
+            raise ValueError(
+                "Labels are missing. Received: batches of images alone. Expected: batches of (images, labels), or "
+                "arrays as in `fit(images, labels)`."
+            )
         with tf.GradientTape() as tape:
             embeddings, labels, values = self._embed_and_compare(images, labels)
             loss = _weighted_mean(values, None if sample_weight is None else ops.gather_batch(sample_weight))
@@ -433,6 +438,13 @@ class MetricModel(keras.Model):
             y = check.array(y)
         logs = super().train_on_batch(x, y, *args, return_dict=True, **kwargs)
         return logs if return_dict else logs["loss"]
+
+    def test_on_batch(self, x, y=None, *args, **kwargs):
+        """Scores one batch, as `keras.Model.test_on_batch` does; retrieval metrics need `evaluate`."""
+        self._check_compiled("test_on_batch")
+        if y is not None:
+            y = self._checked_labels(y)
+        return super().test_on_batch(x, y, *args, **kwargs)
 
     def _checked_validation(self, data, steps):
         """Validation data with checked labels: errors after the first epoch would be late."""

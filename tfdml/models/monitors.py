@@ -4,7 +4,7 @@ import warnings
 
 import keras
 
-from tfdml.models.validation import RETRIEVAL_LOGS
+from tfdml.models.validation import is_retrieval_name
 
 _MONITORING = (keras.callbacks.EarlyStopping, keras.callbacks.ModelCheckpoint, keras.callbacks.ReduceLROnPlateau)
 
@@ -20,7 +20,7 @@ def minimizes_retrieval(callback):
     if not isinstance(callback, _MONITORING) or not getattr(callback, "save_best_only", True):
         return False
     smaller_is_better = callback.monitor_op
-    monitors_retrieval = str(callback.monitor).split("val_")[-1] in RETRIEVAL_LOGS
+    monitors_retrieval = is_retrieval_name(str(callback.monitor).split("val_")[-1])
     return monitors_retrieval and smaller_is_better is not None and bool(smaller_is_better(0.0, 1.0))
 
 

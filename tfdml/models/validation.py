@@ -63,6 +63,11 @@ def mean_loss(parts):
     return float(np.average([part.loss for part in parts], weights=[len(part.labels) for part in parts]))
 
 
+def is_retrieval_name(name):
+    """Whether this is a name of `RETRIEVAL_LOGS`, or `"recall_at_<k>"` of any k."""
+    return isinstance(name, str) and (name in RETRIEVAL_LOGS or _RECALL.fullmatch(name) is not None)
+
+
 def check_retrieval_names(names):
     """The names of retrieval metrics as a tuple, or an error that names those that exist.
 
@@ -76,7 +81,7 @@ def check_retrieval_names(names):
         return RETRIEVAL_LOGS
     names = (names,) if isinstance(names, str) else tuple(names)
     for name in names:
-        if not isinstance(name, str) or not (name in RETRIEVAL_LOGS or _RECALL.fullmatch(name)):
+        if not is_retrieval_name(name):
             raise ValueError(
                 f"MetricModel computes retrieval metrics of the whole dataset, and no metrics of batches. Received: "
                 f"metrics={list(names)!r}. Expected: names of {', '.join(RETRIEVAL_LOGS[:3])}, recall_at_<k>. Compute "
