@@ -100,7 +100,7 @@ def test_ccp_goes_on_from_a_file_of_an_earlier_version(blobs, linear_embedder, t
     model.take_validation(0.25)
     if projection:
         model.steps.assign(12)
-        model.begin_projection(models.array_of(model.proxies.proxies) + 1.0)
+        model.begin_projection(array_of(model.proxies.proxies) + 1.0)
     model.save_weights(tmp_path / "model.weights.h5")
     with h5py.File(tmp_path / "model.weights.h5", "r+") as file:
         names = []
@@ -111,13 +111,13 @@ def test_ccp_goes_on_from_a_file_of_an_earlier_version(blobs, linear_embedder, t
     again = compiled(linear_embedder, models.CCPModel, layers.ClassProxies(4, 2, dim=2))
     again.load_weights(tmp_path / "model.weights.h5")
     assert int(again.steps) == 0
-    proxies = models.array_of(model.proxies.proxies)
+    proxies = array_of(model.proxies.proxies)
     again.compile(keras.optimizers.SGD(0.0), "c2", run_eagerly=True)
     pool = tf.data.Dataset.from_tensor_slices(blobs).batch(32)
     options = dict(verbose=0, validation_data=blobs, callbacks=[callbacks.AlternatingProjections(pool, 4, patience=20)])
     assert again.fit(*blobs, **options).history["projection_steps"] == [3]
     assert int(again.projection) == projection and int(again.steps) == 12 * projection + 3
-    np.testing.assert_array_equal(models.array_of(again.proxies.proxies), proxies)
+    np.testing.assert_array_equal(array_of(again.proxies.proxies), proxies)
 
 
 def test_a_file_without_steps_leaves_them():
