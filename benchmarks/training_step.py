@@ -6,6 +6,7 @@ update. The others:
     c2              C2 inside the batch
     c2_l2           with an L2 term on the weights
     proxies         C2 against trainable proxies, four of each class
+    proxies_unchecked   the same without the check of labels in the step
     memory          C2 inside the batch and against a memory of 1,024 embeddings
     ccp             CCPModel in its second problem: proxies, and the pull towards the first solution
     gsp             generalized sum pooling with 64 prototypes, C2; the network is not the plain one's
@@ -21,11 +22,13 @@ model was made.
 
 import argparse
 import collections
+import contextlib
 import json
 import os
 import pathlib
 import sys
 import time
+from unittest import mock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
@@ -36,11 +39,17 @@ import tensorflow as tf  # noqa: E402
 
 from benchmarks import children, profiles  # noqa: E402
 from tfdml import layers, models  # noqa: E402
+from tfdml.ops import comparison  # noqa: E402
 
 PLAIN = "plain"
-VARIANTS = ("c2", "c2_l2", "proxies", "memory", "ccp", "gsp", "gsp_zero_shot")
+VARIANTS = ("c2", "c2_l2", "proxies", "proxies_unchecked", "memory", "ccp", "gsp", "gsp_zero_shot")
 MODES = {"graph": False, "xla": True}
 DIM = 128
+# What checks labels in the step, and what takes its place.
+UNCHECKED = (
+    ("check_label_range", lambda labels, *_: labels),
+    ("known_labels", lambda labels, *_: tf.ones(tf.shape(labels), tf.bool)),
+)
 
 
 def main():
@@ -77,16 +86,16 @@ def main():
 def compare(mode, options):
     names = (PLAIN, *options.variants)
     batches = make_batches(options)
-    trainings = {name: Training(make_model(name, mode, options), batches) for name in names}
+    trainings = {name: Training(make_model(name, mode, options), batches, name) for name in names}
     times = {name: [] for name in names}
     for _ in range(options.turns):
         for name, training in trainings.items():
             times[name].append(training.seconds(options.steps))
-    print(f"{mode:16s} {'ms':>8s} {'ratio':>7s} {'best':>7s} {'peak MiB':>9s}")
+    print(f"{mode:17s} {'ms':>8s} {'ratio':>7s} {'best':>7s} {'peak MiB':>9s}")
     for name in names:
         ratios = np.divide(times[name], times[PLAIN])
         print(
-            f"{name:16s} {1e3 * np.median(times[name]):8.1f} {np.median(ratios):7.3f} "
+            f"{name:17s} {1e3 * np.median(times[name]):8.1f} {np.median(ratios):7.3f} "
             f"{min(times[name]) / min(times[PLAIN]):7.3f} {memory_in_child(name, mode, options):9.0f}",
             flush=True,
         )
@@ -111,7 +120,7 @@ def make_model(name, mode, options):
         embedder.compile(loss=lambda labels, embeddings: tf.reduce_mean(embeddings, axis=-1), **compiled)
         return embedder
     references, arguments = None, {}
-    if name in ("proxies", "ccp"):
+    if name.startswith("proxies") or name == "ccp":
         references = layers.ClassProxies(options.classes, per_class=4, embedding_size=DIM)
     elif name == "memory":
         references = layers.CrossBatchMemory(1024, DIM)
@@ -128,12 +137,16 @@ def make_model(name, mode, options):
 class Training:
     """A model's training step, as `fit` runs it."""
 
-    def __init__(self, model, batches):
+    def __init__(self, model, batches, name=PLAIN):
         self.model, self.batches = model, iter(batches)
         # Keras 3 keeps it, Keras 2 gives it.
         self.step = model.make_train_function() or model.train_function
-        # A memory that is not full costs less.
-        self.seconds(40)
+        # The step is traced here. A memory that is not full costs less.
+        with contextlib.ExitStack() as without_checks:
+            if name == "proxies_unchecked":
+                for function in UNCHECKED:
+                    without_checks.enter_context(mock.patch.object(comparison, *function))
+            self.seconds(40)
 
     def seconds(self, steps):
         """Of one step."""
@@ -147,7 +160,7 @@ class Training:
 
 def profile(name, options, steps=10):
     """Prints the milliseconds of a step's operations, summed over the cores, by what they are for."""
-    training = Training(make_model(name, "graph", options), make_batches(options))
+    training = Training(make_model(name, "graph", options), make_batches(options), name)
     found = profiles.operations(lambda: training.seconds(steps))
     parts, kinds = collections.defaultdict(float), collections.defaultdict(float)
     for operation, kind, milliseconds in found:
@@ -182,7 +195,7 @@ def memory_in_child(name, mode, options):
 
 def peak_memory(name, options):
     batches, before = make_batches(options), children.high_water_mark()
-    Training(make_model(name, options.modes[0], options), batches)
+    Training(make_model(name, options.modes[0], options), batches, name)
     return children.high_water_mark() - before
 
 

@@ -12,12 +12,20 @@ import numpy as np
 import tensorflow as tf
 
 from tfdml._utils.arguments import check_part, check_whole_number
-from tfdml.data.image_files import decode_whole, is_jpeg, read_in_graph, size_and_orientation, with_named_errors
+from tfdml.data.image_files import (
+    decode_whole,
+    has_exif,
+    is_jpeg,
+    jpeg_size,
+    read_in_graph,
+    size_and_orientation,
+    with_named_errors,
+)
 from tfdml.data.labeled_features import LabeledFeatures
 from tfdml.data.labeled_samples import check_is_labeled
 from tfdml.data.preprocessing import Preprocessing
 from tfdml.data.sampler import BalancedSampler
-from tfdml.ops import UNIT_RANGE, orient, stored_window, upright_size
+from tfdml.ops import MAX_PIXELS, UNIT_RANGE, orient, stored_window, upright_size
 
 # Epochs are asked for together until they make so many batches: a call into Python costs more than a short
 # epoch.
@@ -304,7 +312,7 @@ def _with_features(batches, dataset, preprocessing, augmentation):
 
 
 @tf.autograph.experimental.do_not_convert
-def _cropped(path, preprocessing, augmentation, seed, max_pixels):
+def _cropped(path, preprocessing, augmentation, seed, max_pixels=MAX_PIXELS):
     """The random crop of an image, stretched to the size; of a JPEG no other part is decoded, nor pixels of no use.
 
     A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that leaves at least as many pixels of the crop as the result
@@ -321,17 +329,27 @@ def _cropped(path, preprocessing, augmentation, seed, max_pixels):
         return tf.cond(is_jpeg(contents), lambda: jpeg(contents), lambda: crop(decode_whole(contents, max_pixels)))
 
     def jpeg(contents):
+        # Most files have no orientation, and need none of what follows from one.
+        return tf.cond(has_exif(contents), lambda: turned(contents), lambda: upright(contents))
+
+    def upright(contents):
+        window = augmentation.crop_window(jpeg_size(contents, max_pixels), seed)
+        return decoded(contents, window, window)
+
+    def turned(contents):
         size, orientation = size_and_orientation(contents, max_pixels)
         window = augmentation.crop_window(upright_size(size, orientation), seed)
+        return orient(decoded(contents, window, stored_window(window, size, orientation)), orientation)
+
+    def decoded(contents, window, stored):
         is_enough = [tf.reduce_all(window[2:] // ratio >= to_size.size) for ratio in _DECODING_RATIOS[1:]]
         # The number of ratios that leave enough is the place of the largest.
         place = tf.reduce_sum(tf.cast(is_enough, tf.int32))
-        stored = stored_window(window, size, orientation)
 
         def decoder(ratio):
             return lambda: tf.io.decode_and_crop_jpeg(contents, stored // ratio, channels=channels, ratio=ratio)
 
-        return orient(tf.switch_case(place, [decoder(ratio) for ratio in _DECODING_RATIOS]), orientation)
+        return tf.switch_case(place, [decoder(ratio) for ratio in _DECODING_RATIOS])
 
     def crop(image):
         return augmentation.crop(image, seed)

@@ -34,10 +34,13 @@ def _decode(contents, max_pixels):
 
 @tf.function(input_signature=[_STRING, _NUMBER], autograph=False)
 def _size_and_orientation(contents, max_pixels):
-    size = encoded_size(contents)
+    return _within(encoded_size(contents), max_pixels), exif_orientation(contents)
+
+
+def _within(size, max_pixels):
     is_right = (tf.reduce_min(size) > 0) & (size[0] <= max_pixels // tf.maximum(size[1], 1))
     with tf.control_dependencies([tf.debugging.Assert(is_right, ["No pixels, or too many:", size])]):
-        return tf.cast(size, tf.int32), exif_orientation(contents)
+        return tf.cast(size, tf.int32)
 
 
 def size_and_orientation(contents, max_pixels=MAX_PIXELS):
@@ -45,9 +48,21 @@ def size_and_orientation(contents, max_pixels=MAX_PIXELS):
     return _size_and_orientation(contents, tf.constant(max_pixels, tf.int64))
 
 
+def jpeg_size(contents, max_pixels=MAX_PIXELS):
+    """Height and width in the header of a JPEG, int32 `(2,)`, a tensor."""
+    return _within(tf.cast(tf.io.extract_jpeg_shape(contents)[:2], tf.int64), tf.constant(max_pixels, tf.int64))
+
+
 def decode_whole(contents, max_pixels=MAX_PIXELS):
     """Decodes the bytes of an image, a scalar string tensor, as `tfdml.ops.decode_image` does."""
     return _decode(contents, tf.constant(max_pixels, tf.int64))
+
+
+def has_exif(contents):
+    """Whether a scalar string tensor, the bytes of a JPEG, may hold EXIF data; if not, it is upright."""
+    # The search for one literal is quick.
+    without = tf.strings.regex_replace(contents, r"Exif\x00\x00", "", replace_global=False)
+    return tf.strings.length(without) != tf.strings.length(contents)
 
 
 def is_jpeg(contents):

@@ -220,20 +220,20 @@ def _read_header(contents):
 def _orientation(contents, kind):
     """The EXIF orientation of a file of this kind."""
 
-    def read(find):
-        # Files that do not have these bytes need no walk over their segments.
+    def read(name, find):
         def orientation():
             data = tf.io.decode_raw(tf.strings.join([contents, _PADDING]), tf.uint8)
             start, size = find(data, tf.strings.length(contents))
             return _read_orientation(contents, start, size)
 
-        return orientation
+        # Files that do not have these bytes need no walk over their segments. The search for one literal is quick.
+        without = tf.strings.regex_replace(contents, name, "", replace_global=False)
+        return tf.cond(tf.strings.length(without) != tf.strings.length(contents), orientation, lambda: 1)
 
-    readers = [lambda: 1, read(_find_in_png), read(_find_in_jpeg)]
-    length = tf.strings.length(contents)
-    without = tf.strings.regex_replace(contents, r"Exif\x00\x00|eXIf", "", replace_global=False)
-    number = tf.where((tf.strings.length(without) != length) & (kind <= _JPEG), kind, 0)
-    return tf.switch_case(number, readers)
+    return tf.switch_case(
+        tf.where(kind <= _JPEG, kind, 0),
+        [lambda: 1, lambda: read("eXIf", _find_in_png), lambda: read(r"Exif\x00\x00", _find_in_jpeg)],
+    )
 
 
 def _find_in_png(data, size):
