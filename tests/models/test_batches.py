@@ -142,7 +142,7 @@ def test_bad_labels_of_an_iterator(labels, blobs, linear_embedder):
     """Which XLA would train on, as it drops assertions."""
     change, message = BAD_LABELS[labels]
     batches = map(lambda batch: batch, [(blobs[0][:20], change(blobs[1][:20]))])
-    model = models.MetricModel(linear_embedder(), layers.ClassProxies(4, dim=2))
+    model = models.MetricModel(linear_embedder(), layers.ClassProxies(4, embedding_size=2))
     model.compile("sgd", "c2", jit_compile=True)
     with pytest.raises(ValueError, match=message) as caught:
         model.fit(batches, steps_per_epoch=1, verbose=0)

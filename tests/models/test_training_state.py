@@ -96,7 +96,7 @@ def test_files_hold_the_steps(blobs, linear_embedder, tmp_path, form):
 @pytest.mark.parametrize("projection", [0, 1])
 def test_ccp_goes_on_from_a_file_of_an_earlier_version(blobs, linear_embedder, tmp_path, projection):
     """Such a file holds the problem but not the steps."""
-    model = compiled(linear_embedder, models.CCPModel, layers.ClassProxies(4, 2, dim=2))
+    model = compiled(linear_embedder, models.CCPModel, layers.ClassProxies(4, 2, embedding_size=2))
     model.take_validation(0.25)
     if projection:
         model.steps.assign(12)
@@ -108,7 +108,7 @@ def test_ccp_goes_on_from_a_file_of_an_earlier_version(blobs, linear_embedder, t
         for name in names:
             del file[name]
     assert names
-    again = compiled(linear_embedder, models.CCPModel, layers.ClassProxies(4, 2, dim=2))
+    again = compiled(linear_embedder, models.CCPModel, layers.ClassProxies(4, 2, embedding_size=2))
     again.load_weights(tmp_path / "model.weights.h5")
     assert int(again.steps) == 0
     proxies = array_of(model.proxies.proxies)
