@@ -323,3 +323,12 @@ def test_no_warning_where_positives_come_from_elsewhere(blobs, linear_embedder, 
     model = compiled(linear_embedder(), layers.ClassProxies(10, embedding_size=2))
     assert "anchors_without_positive" not in fit(model, "arrays", (blobs[0][:10], everyone)).history
     assert not [warning for warning in recwarn if "balanced_batches" in str(warning.message)]
+
+
+def test_one_label_for_each_image(blobs, linear_embedder):
+    points, labels = blobs
+    for data in ((points, labels[:5]), (points[:20], labels[:30]), iter([(points, labels[:5])])):
+        with pytest.raises(ValueError, match="Images and labels differ in number. Received: .* images and .* labels"):
+            models.embed(linear_embedder(), data, batch_size=10)
+    with pytest.raises(ValueError, match="The dataset is not batched. Received: .*one image. Expected: batches"):
+        models.embed(linear_embedder(), tf.data.Dataset.from_tensor_slices(blobs))

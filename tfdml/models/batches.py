@@ -65,10 +65,12 @@ def image_batches(data, batch_size=256):
         Pairs of a batch of images and its labels `(batch,)`, or `None`.
 
     Raises:
-        ValueError: If the dataset is endless, or an image has a value that is not finite.
+        ValueError: If the dataset is endless or not batched, images and labels differ in number, or an image has a
+            value that is not finite.
     """
     first = 0
     for images, labels in _unchecked_batches(data, batch_size):
+        _check_lengths(images, labels)
         check_finite_images(images, first)
         first += len(tf.nest.flatten(images)[0])
         yield images, labels
@@ -77,6 +79,7 @@ def image_batches(data, batch_size=256):
 def _unchecked_batches(data, batch_size):
     if _is_array(data):
         images, labels = (data[0], squeeze_column(data[1])) if isinstance(data, tuple) else (data, None)
+        _check_lengths(images, labels)
         start = 0
         for batch in tf.data.Dataset.from_tensor_slices(images).batch(batch_size):
             yield batch, None if labels is None else labels[start : start + batch_size]
@@ -89,6 +92,23 @@ def _unchecked_batches(data, batch_size):
             yield batch[0], squeeze_column(batch[1]["label"])
         else:
             yield batch[0], None if batch[1] is None else squeeze_column(batch[1])
+
+
+def _check_lengths(images, labels):
+    """Raises a ValueError if there is not one label for each image."""
+    if labels is None:
+        return
+    count, given = np.shape(tf.nest.flatten(images)[0])[:1], np.shape(labels)[:1]
+    if not given or not count:
+        raise ValueError(
+            "The dataset is not batched. Received: elements of one image. Expected: batches of (images, labels), such "
+            "as `dataset.batch(32)`."
+        )
+    if count != given:
+        raise ValueError(
+            f"Images and labels differ in number. Received: {count[0]} images and {given[0]} labels. Expected: one "
+            "label for each image."
+        )
 
 
 def _is_array(data):
