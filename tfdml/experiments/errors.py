@@ -1,4 +1,4 @@
-"""What is wrong with the input, as opposed to the program."""
+"""Errors of the input, as opposed to the program."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ class InputError(ValueError):
 
 
 class RecipeError(InputError):
-    """A recipe, or an override of one, that cannot be used as it is."""
+    """A recipe, or an override of one, that cannot be used."""
 
 
 class RunFolderError(InputError):
-    """A folder that cannot be made, or is no run's."""
+    """A folder that cannot be made, or is not a run's."""
 
 
 def nearest_key(name, known_names):
@@ -37,9 +37,14 @@ def line_of(error):
     return own.group() if own else " ".join(message.split())[:300]
 
 
+def unknown(kind, name, known_names):
+    """The message of an unknown name, with the nearest known one."""
+    return f"Unknown {kind} {name!r}. Did you mean {nearest_key(str(name), known_names)!r}?"
+
+
 @contextlib.contextmanager
 def input_errors():
-    """Takes errors of a block that does nothing but read and check input for errors of the input."""
+    """Re-raises ValueError, TypeError and OSError as InputError."""
     try:
         yield
     except InputError:

@@ -1,4 +1,4 @@
-"""A queue of recipes, each a run or the runs of a protocol, that can stop and go on."""
+"""A queue of recipes, each a run or the runs of a protocol, that can stop and continue."""
 
 from __future__ import annotations
 
@@ -18,25 +18,15 @@ _logger = logging.getLogger(__name__)
 
 
 def match_recipes(patterns):
-    """The names of recipes that match patterns, each once, in the order of the patterns.
-
-    Args:
-        patterns: Names of recipes, with `*`, `?` and `[…]` as in a shell: `"table-5.1/cub/*"`. A `*` stands for any
-            text, `/` included.
-
-    Raises:
-        RecipeError: If a pattern matches nothing.
-    """
-    known = recipe_names()
-    names = []
+    """The names of recipes that match patterns such as `"table-5.1/cub/*"`, each once; a `*` may stand for a `/`."""
+    known, names = recipe_names(), {}
     for pattern in patterns:
         matching = fnmatch.filter(known, pattern)
         if not matching:
-            raise RecipeError(
-                f"No recipe matches. Received: {pattern!r}. Did you mean {nearest_key(pattern, known)!r}?"
-            )
-        names += matching
-    return list(dict.fromkeys(names))
+            nearest = nearest_key(pattern, known)
+            raise RecipeError(f"No recipe matches. Received: {pattern!r}. Did you mean {nearest!r}?")
+        names.update(dict.fromkeys(matching))
+    return list(names)
 
 
 def load_queue(patterns, overrides=None, presets=()):
@@ -46,17 +36,17 @@ def load_queue(patterns, overrides=None, presets=()):
         patterns: One or several names as for `match_recipes`, or paths of YAML files, in which `*`, `?` and `**` are
             expanded.
         overrides: Changes of each recipe, as for `load_recipe`.
-        presets: Presets that go over each recipe, as for `load_recipe`.
+        presets: Presets merged into each recipe, as for `load_recipe`.
 
     Raises:
         RecipeError: If a pattern matches nothing, a recipe cannot be read, or two files give recipes of one name.
     """
     recipes, sources = {}, {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        files = _matching_files(pattern)
-        for source in match_recipes([pattern]) if files is None else files:
+        are_files = pattern.endswith((".yaml", ".yml"))
+        for source in _matching_files(pattern) if are_files else match_recipes([pattern]):
             recipe = load_recipe(source, overrides, presets)
-            name = source if files is None else recipe.name
+            name = recipe.name if are_files else source
             if sources.setdefault(name, source) != source:
                 raise RecipeError(
                     f"Two recipes have the same name, and so the same folder. Received: {sources[name]} and {source}, "
@@ -67,11 +57,8 @@ def load_queue(patterns, overrides=None, presets=()):
 
 
 def _matching_files(pattern):
-    """The YAML files that a pattern matches, or None if it is no path of YAML files."""
-    if not pattern.endswith((".yaml", ".yml")):
-        return None
     path = os.path.expanduser(pattern)
-    # What exists is no pattern, whatever characters it has.
+    # The name of an existing file is not a pattern, whatever characters it has.
     files = [path] if os.path.isfile(path) else sorted(glob.glob(path, recursive=True))
     if not files:
         raise RecipeError(f"There is no recipe file. Received: {pattern!r}. Expected: a YAML file or a pattern.")
@@ -91,8 +78,8 @@ def run_queue(patterns, out, overrides=None, presets=(), *, verbose=None):
 def run_all(recipes, out, *, verbose=None):
     """Trains recipes one after the other, each in the folder of its name.
 
-    What has finished is not repeated and what was interrupted continues, so that the same call with the same folder
-    continues the queue. A recipe that fails, by its input or by a loss that is not finite, does not stop the others.
+    Finished recipes are not repeated and interrupted ones continue, so the same call with the same folder continues the
+    queue. A recipe that fails, by its input or by a loss that is not finite, does not stop the others.
 
     Args:
         recipes: `Recipe`s by name.

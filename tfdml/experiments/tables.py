@@ -5,6 +5,7 @@ python -m tfdml.experiments.tables [FOLDER ...] [--table TABLE] [--out DIR]
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import functools
@@ -22,7 +23,7 @@ from tfdml.experiments.parsing import CommandParser, to_mapping
 from tfdml.experiments.recipe import Recipe
 from tfdml.experiments.recipe_files import decisive_values, load_recipe, recipe_hash, table_recipe_mapping
 from tfdml.experiments.run_folder import RunFolder, read_json, write_text
-from tfdml.experiments.table_files import load_table, table_names, table_recipes
+from tfdml.experiments.table_files import Column, load_table, table_names, table_recipes
 
 _EXAMPLES = """
 examples:
@@ -33,40 +34,30 @@ examples:
 Runs with the same recipe but for the seed are one row: mean ± standard deviation."""
 
 _NO_VALUE = "–"
-_CSV_HEADER = (
-    "table", "data", "row", "label", "column", "published", "published_deviation", "mean", "deviation", "best",
-    "statistic", "difference", "evaluations", "early_stopping_on", "status", "recipe_hash", "folder",
-)  # fmt: skip
+_METRICS = {"MAP@R": "map_at_r", "P@1": "precision_at_1"}
 
 
 class Result(NamedTuple):
-    """A finished protocol.
-
-    Attributes:
-        folder: Where it is.
-        recipe: Its `Recipe`.
-        summary: Its `summary.json`.
-    """
+    """A finished protocol. `summary` is its summary.json, `changes` is how it differs from the row that it is in."""
 
     folder: pathlib.Path
     recipe: Recipe
     summary: dict
+    changes: str = ""
 
     @property
     def hash(self):
         """The hash of its recipe."""
         return self.summary["recipe_hash"]
 
+    @property
+    def stops_on_test(self):
+        """Whether its test classes chose the best weights."""
+        return self.summary["protocol"] == "conventional"
+
 
 class Run(NamedTuple):
-    """A finished run that is not part of a protocol.
-
-    Attributes:
-        folder: Where it is.
-        recipe: Its `Recipe`.
-        test: Its metrics on the test classes.
-        untrained: The same of the network before training.
-    """
+    """A finished run of its own, with its metrics on the test classes after and before training."""
 
     folder: pathlib.Path
     recipe: Recipe
@@ -75,51 +66,29 @@ class Run(NamedTuple):
 
 
 class Findings(NamedTuple):
-    """What folders hold.
+    """What folders contain. The last two have pairs of a folder and a text: how far it is, and why it is unusable."""
 
-    Attributes:
-        results: `Result`s.
-        runs: `Run`s.
-        unfinished: Of a run or protocol that has begun its folder and how far it is, as text.
-        unreadable: Of one that cannot be used its folder and why.
-    """
-
-    results: list
-    runs: list
+    results: list[Result]
+    runs: list[Run]
     unfinished: list
     unreadable: list
 
 
 def find_results(folders):
-    """Looks for runs and protocols in folders, and in all folders below.
-
-    Args:
-        folders: Paths of the folders of runs and protocols, or of folders that contain some.
-
-    Returns:
-        `Findings`.
-
-    Raises:
-        InputError: If there is no such folder, or neither run nor protocol in any of them.
-    """
-    from tfdml.experiments.protocols import ProtocolFolder
-
+    """`Findings`: the runs and protocols in folders, and in all folders below; InputError if there are none."""
     found = Findings([], [], [], [])
     for folder in sorted({path.resolve(): path for top in folders for path in _folders_with_recipes(top)}.values()):
         try:
             recipe = load_recipe((folder / "recipe.yaml").resolve())
-            if recipe.protocol.name == "single" or (folder / "environment.json").is_file():
-                if RunFolder(folder).is_finished:
-                    found.runs.append(_read_run(folder, recipe))
-                else:
-                    found.unfinished.append((folder, f"{recipe.name}, seed {recipe.seed}"))
-                continue
-            if not ProtocolFolder(folder).summary.exists():
-                found.unfinished.append((folder, _progress(folder, recipe)))
-                continue
-            found.results.append(Result(folder, recipe, _read_summary(folder, recipe)))
+            is_run = recipe.protocol.name == "single" or (folder / "environment.json").is_file()
+            one = _read_run(folder, recipe) if is_run else _read_protocol(folder, recipe)
         except InputError as error:
             found.unreadable.append((folder, str(error)))
+            continue
+        if isinstance(one, str):
+            found.unfinished.append((folder, one))
+        else:
+            (found.runs if is_run else found.results).append(one)
     if not any(found):
         raise InputError(
             f"There is no run or protocol. Received: {', '.join(map(str, folders))}. Expected: folders that train.py "
@@ -139,85 +108,67 @@ def _folders_with_recipes(top):
             yield pathlib.Path(folder)
 
 
-def _read_run(folder, recipe):
-    path = RunFolder(folder).test_metrics
+@contextlib.contextmanager
+def _reading(path, remedy=""):
+    """Re-raises the errors of a file that is not as it was written as InputError."""
     try:
-        content = read_json(path)
-        metrics = [
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is damaged ({type(error).__name__}: {error}).{remedy}") from error
+
+
+def _read_run(folder, recipe):
+    """A `Run`, or, as text, which one is not finished."""
+    run = RunFolder(folder)
+    if not run.is_finished:
+        return f"{recipe.name}, seed {recipe.seed}"
+    with _reading(run.test_metrics):
+        content = read_json(run.test_metrics)
+        test, untrained = (
             {name: value for name, value in content[kind].items() if isinstance(value, float)}
             for kind in ("test", "untrained")
-        ]
-        if not all("map_at_r" in values for values in metrics):
-            raise KeyError("map_at_r")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is damaged ({type(error).__name__}: {error}).") from error
-    return Run(folder, recipe, *metrics)
+        )
+        test["map_at_r"], untrained["map_at_r"]
+    return Run(folder, recipe, test, untrained)
 
 
-def _progress(folder, recipe):
+def _read_protocol(folder, recipe):
+    """A `Result`, or, as text, how many runs are finished."""
     from tfdml.experiments.protocols import ProtocolFolder, plan
 
-    runs = plan(recipe)
-    finished = sum(RunFolder(ProtocolFolder(folder).runs / run.name).is_finished for run in runs)
-    return f"{recipe.name}: {finished} of {len(runs)} runs"
-
-
-def _read_summary(folder, recipe):
-    from tfdml.experiments.protocols import ProtocolFolder
-
-    path = ProtocolFolder(folder).summary
-    try:
-        summary = read_json(path)
-        for metrics in summary["metrics"].values():
-            for values in metrics.values():
-                if not isinstance(values["mean"], float) or not {"deviation", "best"} <= set(values):
-                    raise KeyError("mean")
-        known = (summary["recipe_hash"], int(summary["evaluations"]), summary["protocol"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    protocol = ProtocolFolder(folder)
+    if not protocol.summary.exists():
+        finished = [RunFolder(protocol.runs / run.name).is_finished for run in plan(recipe)]
+        return f"{recipe.name}: {sum(finished)} of {len(finished)} runs"
+    with _reading(protocol.summary, f" Remove it, and train.py --resume {folder} writes it again."):
+        summary = read_json(protocol.summary)
+        for values in (values for metrics in summary["metrics"].values() for values in metrics.values()):
+            if not isinstance(values["mean"], float) or not {"deviation", "best"} <= set(values):
+                raise KeyError("mean")
+        known, _, _ = summary["recipe_hash"], summary["protocol"], int(summary["evaluations"])
+    if known != recipe_hash(recipe):
         raise InputError(
-            f"{path} is damaged ({type(error).__name__}: {error}). Remove it, and train.py --resume {folder} writes it "
-            "anew."
-        ) from error
-    if known[0] != recipe_hash(recipe):
-        raise InputError(
-            f"{folder / 'recipe.yaml'} is not the recipe of {path.name}. Received: recipe {recipe_hash(recipe)}, "
-            f"summary {known[0]}; expected the same."
+            f"{folder / 'recipe.yaml'} is not the recipe of {protocol.summary.name}. Received: recipe "
+            f"{recipe_hash(recipe)}, summary {known}. Expected: the same."
         )
-    return summary
-
-
-class Placed(NamedTuple):
-    """A result in its place.
-
-    Attributes:
-        result: The `Result`.
-        changes: What its recipe has other than the row's, as text; empty if it is the row's recipe.
-    """
-
-    result: Result
-    changes: str
+    return Result(folder, recipe, summary)
 
 
 def place_results(results, tables):
     """Finds the rows of results: those with the same recipe, or else, marked as changed, the one of the same name.
 
-    Args:
-        results: `Result`s.
-        tables: Names of tables.
-
-    Returns:
-        Dict from names of tables' recipes to lists of `Placed`; and a list of the results of no row.
+    Returns a dict from names of tables' recipes to lists of results, and a list of the results of no row.
     """
     names = [name for name, (table, _, _) in table_recipes().items() if table.name in tables]
     placed, others = {}, []
     for result in results:
-        same = [name for name in _rows_by_hash().get(result.hash, ()) if name in names]
-        for name in same:
-            placed.setdefault(name, []).append(Placed(result, ""))
-        if not same and result.recipe.name in names:
-            changes = _changes(result.recipe, result.recipe.name)
-            placed.setdefault(result.recipe.name, []).append(Placed(result, changes))
-        elif not same:
+        rows = [name for name in _rows_by_hash().get(result.hash, ()) if name in names]
+        if not rows and result.recipe.name in names:
+            rows = [result.recipe.name]
+            result = result._replace(changes=_changes(result.recipe, result.recipe.name))
+        for name in rows:
+            placed.setdefault(name, []).append(result)
+        if not rows:
             others.append(result)
     return placed, others
 
@@ -231,34 +182,16 @@ def _rows_by_hash():
 
 
 def _changes(recipe, name):
-    """What a recipe has other than that of a row, as in `"training.patience 60 → 30"`."""
+    """How a recipe differs from that of a row, as in `"training.patience 60 → 30"`."""
     here, there = decisive_values(recipe), decisive_values(table_recipe_mapping(name))
-    defaults = to_mapping(Recipe())
-
-    def value(values, key):
-        return values[key] if key in values else functools.reduce(operator.getitem, key.split("."), defaults)
-
     changed = sorted(key for key in {*here, *there} if here.get(key) != there.get(key))
-    return ", ".join(f"{key} {value(there, key)} → {value(here, key)}" for key in changed)
+    return ", ".join(f"{key} {_value(there, key)} → {_value(here, key)}" for key in changed)
 
 
-def table_text(table, placed):
-    """A table in Markdown: for each data set with results all rows, the figures as printed and those of the results.
-
-    Args:
-        table: A `Table`.
-        placed: As from `place_results`.
-    """
-    parts = [f"# {table.title}", f"{table.source}."]
-    if any(_stops_on_test(one.result) for name in _names_of(table) for one in placed.get(name, ())):
-        parts.append("**Early stopping on the test classes.**")
-    parts.append(_LEGENDS[table.has_figures, table.statistic])
-    for data in table.data.values():
-        if any(placed.get(table.recipe_name(row, data)) for row in table.rows.values()):
-            parts += [f"## {data.label}", *_data_text(table, data, placed)]
-    if table.notes:
-        parts.append("\n".join(f"- {note}" for note in table.notes))
-    return "\n\n".join(part.strip() for part in parts) + "\n"
+def _value(values, key):
+    """A recipe's value, from its `decisive_values` or the default."""
+    default = functools.partial(functools.reduce, operator.getitem, key.split("."))
+    return values[key] if key in values else default(to_mapping(Recipe()))
 
 
 _LEGENDS = {
@@ -270,68 +203,77 @@ _LEGENDS = {
 }
 
 
+def table_text(table, placed):
+    """A table in Markdown: for each dataset with results all rows, with printed figures and those of the results."""
+    parts = [f"# {table.title}", f"{table.source}."]
+    if any(result.stops_on_test for name in _names_of(table) for result in placed.get(name, ())):
+        parts.append("**Early stopping on the test classes.**")
+    parts.append(_LEGENDS[table.has_figures, table.statistic])
+    for data in table.data.values():
+        if any(placed.get(table.recipe_name(row, data)) for row in table.rows.values()):
+            parts += [f"## {data.label}", *_data_text(table, data, placed)]
+    parts += ["\n".join(f"- {note}" for note in table.notes)] * bool(table.notes)
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
 def _data_text(table, data, placed):
     columns = ["method"]
     for column in data.columns:
-        columns += [f"{column.label}, printed", column.label] if table.has_figures else [column.label]
+        columns += [f"{column.label}, printed"] * table.has_figures + [column.label]
     rows, remarks = [], []
     for row in table.rows.values():
         if table.has_figures and data.key not in row.figures:
             continue
-        figures = row.figures.get(data.key, [None] * len(data.columns))
         doubt = row.doubts.get(data.key, row.doubts.get("all"))
         remarks += [f"† {row.label}: {doubt}"] if doubt else []
-        of_row = placed.get(table.recipe_name(row, data), [])
-        for one in of_row or [None]:
+        results = placed.get(table.recipe_name(row, data), [])
+        for result in results or [None]:
             label = row.label + " †" * bool(doubt)
-            if one is not None:
-                # Two runs of one row, and what was changed, are told apart.
-                label += f" ({one.result.folder})" if len(of_row) > 1 else ""
-                label += " *changed*" if one.changes else ""
-                remarks += [f"*changed* {one.result.folder}: {one.changes}"] if one.changes else []
+            known = [_NO_VALUE, _NO_VALUE]
+            if result is not None:
+                # Several results of one row, and changed ones, are told apart.
+                label += f" ({result.folder})" * (len(results) > 1) + " *changed*" * bool(result.changes)
+                remarks += [f"*changed* {result.folder}: {result.changes}"] if result.changes else []
+                known = [result.summary["evaluations"], result.hash]
             cells = []
-            for column, figure in zip(data.columns, figures):
-                here = _NO_VALUE if one is None else _here(one, column, figure, table.statistic)
-                cells += [_printed(figure), here] if table.has_figures else [here]
-            known = (_NO_VALUE,) * 2 if one is None else (one.result.summary["evaluations"], one.result.hash)
+            for column, figure in zip(data.columns, _figures(row, data)):
+                printed = _NO_VALUE if figure is None else _with_deviation(*figure)
+                cells += [printed] * table.has_figures + [_cell(result, column, figure, table.statistic)]
             rows.append([label, *cells, *known])
     return [markdown_table([*columns, "n", "recipe"], rows), *remarks]
 
 
-def _printed(figure):
-    if figure is None:
-        return _NO_VALUE
-    return f"{figure.value:.2f}" + ("" if figure.deviation is None else f" ± {figure.deviation:.2f}")
+def _figures(row, data):
+    return row.figures.get(data.key, [None] * len(data.columns))
 
 
-def _here(one, column, figure, statistic):
+def _cell(result, column, figure, statistic):
     """A result's cell, as in `68.35 ± 0.41 (+0.12)`."""
-    values = _percent(one.result, column)
+    values = _percent(result, column)
     if values is None:
         return _NO_VALUE
-    text = f"{values['mean']:.2f}"
-    if values["deviation"] is not None:
-        text += f" ± {values['deviation']:.2f}"
-        text += f", best {values['best']:.2f}" if statistic == "best" else ""
-    difference = _difference(one, values, figure, statistic)
+    text = _with_deviation(values["mean"], values["deviation"])
+    if statistic == "best" and values["deviation"] is not None:
+        text += f", best {values['best']:.2f}"
+    difference = _difference(result, values, figure, statistic)
     return text if difference is None else f"{text} ({difference:+.2f})"
 
 
 def _percent(result, column):
-    """Mean, deviation and best of a column, or None if the summary lacks it."""
-    values = result.summary["metrics"].get(column.of, {}).get(column.metric)
+    """Mean, deviation and best of a column, or None without a result or if its summary lacks it."""
+    values = None if result is None else result.summary["metrics"].get(column.of, {}).get(column.metric)
     if values is None:
         return None
     return {key: None if values[key] is None else 100 * values[key] for key in ("mean", "deviation", "best")}
 
 
-def _difference(one, values, figure, statistic):
-    """From the printed figure; None without one, and of a changed recipe, whose row this is not."""
-    return None if figure is None or one.changes else values[statistic] - figure.value
+def _difference(result, values, figure, statistic):
+    """From the printed figure; None without one, and for a changed recipe, whose row this is not."""
+    return None if figure is None or result.changes else values[statistic] - figure.value
 
 
-def _stops_on_test(result):
-    return result.summary["protocol"] == "conventional"
+def _with_deviation(mean, deviation):
+    return f"{mean:.2f}" if deviation is None else f"{mean:.2f} ± {deviation:.2f}"
 
 
 def _names_of(table):
@@ -339,101 +281,83 @@ def _names_of(table):
 
 
 def table_csv(table, placed):
-    """A table's results as CSV, a line for each result and column; figures in per cent.
-
-    Args:
-        table: A `Table`.
-        placed: As from `place_results`.
-    """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_CSV_HEADER)
+    """A table's results as CSV, a line for each result and column; figures in per cent."""
+    rows = []
     for name in _names_of(table):
         _, row, data = table_recipes()[name]
-        for one in placed.get(name, ()):
-            figures = row.figures.get(data.key, [None] * len(data.columns))
-            for column, figure in zip(data.columns, figures):
-                values = _percent(one.result, column)
+        for result in placed.get(name, ()):
+            for column, figure in zip(data.columns, _figures(row, data)):
+                values = _percent(result, column)
                 if values is None:
                     continue
-                numbers = [*(figure or (None, None)), *values.values()]
-                difference = _difference(one, values, figure, table.statistic)
-                writer.writerow([
-                    table.name, data.key, row.key, row.label, column.label, *map(_rounded, numbers), table.statistic,
-                    _rounded(difference), one.result.summary["evaluations"],
-                    "test classes" if _stops_on_test(one.result) else "validation classes",
-                    f"changed: {one.changes}" if one.changes else "as published", one.result.hash, one.result.folder,
-                ])  # fmt: skip
+                published, published_deviation = figure or (None, None)
+                rows.append({
+                    "table": table.name, "data": data.key, "row": row.key, "label": row.label, "column": column.label,
+                    "published": published, "published_deviation": published_deviation, **values,
+                    "statistic": table.statistic, "difference": _difference(result, values, figure, table.statistic),
+                    "evaluations": result.summary["evaluations"],
+                    "early_stopping_on": "test classes" if result.stops_on_test else "validation classes",
+                    "status": f"changed: {result.changes}" if result.changes else "as published",
+                    "recipe_hash": result.hash, "folder": result.folder,
+                })  # fmt: skip
+    return _csv(rows)
+
+
+def _csv(rows):
+    """Dicts with the same keys as CSV; fractions have four digits."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows(rows[:1])  # The keys of a dict are the header.
+    for row in rows:
+        writer.writerow(f"{value:.4f}" if isinstance(value, float) else value for value in row.values())
     return text.getvalue()
 
 
-def _rounded(number):
-    return "" if number is None else f"{number:.4f}"
-
-
 def group_runs(runs):
-    """Runs whose recipes differ in nothing but the seed (and the name), as lists in the order of their recipes' names.
-
-    Args:
-        runs: `Run`s.
-    """
+    """Runs whose recipes differ in nothing but the seed and the name, as lists in the order of their recipes' names."""
     groups = {}
     for run in sorted(runs, key=lambda run: (run.recipe.data.name, run.recipe.name, str(run.folder))):
         groups.setdefault(recipe_hash(dataclasses.replace(run.recipe, seed=0)), []).append(run)
     return list(groups.values())
 
 
-_RUN_COLUMNS = {"MAP@R": "map_at_r", "P@1": "precision_at_1"}
-_RUN_CSV_HEADER = ("recipe", "data", "differs_in", "metric", "n", "mean", "deviation", "untrained", "seeds", "folders")
-
-
 def runs_text(groups):
     """Groups of runs in Markdown: a table for each dataset, a row for each group."""
-    parts = ["# Runs", "Test classes, per cent: mean ± standard deviation over n runs with the same recipe."]
-    by_data = {}
+    header = ["recipe", "differs in", *_METRICS, *(f"{label} untrained" for label in _METRICS), "n", "seeds"]
+    tables = {}
     for group, difference in zip(groups, _differences(groups)):
-        by_data.setdefault(group[0].recipe.data.name, []).append((group, difference))
-    header = ["recipe", "differs in", *_RUN_COLUMNS, *(f"{name} untrained" for name in _RUN_COLUMNS), "n", "seeds"]
-    for data, of_data in by_data.items():
-        rows = []
-        for group, difference in of_data:
-            cells = [
-                _mean_and_deviation([getattr(run, kind).get(metric) for run in group])
-                for kind in ("test", "untrained")
-                for metric in _RUN_COLUMNS.values()
-            ]
-            rows.append([_names_in(group), difference, *cells, len(group), _seeds_of(group)])
+        statistics_ = [_statistics(group, kind, name) for kind in ("test", "untrained") for name in _METRICS.values()]
+        cells = [_NO_VALUE if mean is None else _with_deviation(mean, deviation) for mean, deviation in statistics_]
+        row = [_names_in(group), difference, *cells, len(group), _seeds_of(group)]
+        tables.setdefault(group[0].recipe.data.name, []).append(row)
+    parts = ["# Runs", "Test classes, per cent: mean ± standard deviation over n runs with the same recipe."]
+    for data, rows in tables.items():
         parts += [f"## {data}", markdown_table(header, rows)]
     return "\n\n".join(parts) + "\n"
 
 
 def runs_csv(groups):
     """Groups of runs as CSV, a line for each group and metric; in per cent."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_RUN_CSV_HEADER)
+    rows = []
     for group, difference in zip(groups, _differences(groups)):
         for metric in group[0].test:
-            values = [run.test.get(metric) for run in group]
-            if None in values:
-                continue
-            untrained = [run.untrained.get(metric) for run in group]
-            writer.writerow([
-                _names_in(group), group[0].recipe.data.name, difference, metric, len(group),
-                _rounded(100 * statistics.mean(values)),
-                _rounded(100 * statistics.stdev(values) if len(values) > 1 else None),
-                "" if None in untrained else _rounded(100 * statistics.mean(untrained)), _seeds_of(group),
-                " ".join(str(run.folder) for run in group),
-            ])  # fmt: skip
-    return text.getvalue()
+            mean, deviation = _statistics(group, "test", metric)
+            if mean is not None:
+                rows.append({
+                    "recipe": _names_in(group), "data": group[0].recipe.data.name, "differs_in": difference,
+                    "metric": metric, "n": len(group), "mean": mean, "deviation": deviation,
+                    "untrained": _statistics(group, "untrained", metric)[0], "seeds": _seeds_of(group),
+                    "folders": " ".join(str(run.folder) for run in group),
+                })  # fmt: skip
+    return _csv(rows)
 
 
-def _mean_and_deviation(values):
-    """As in `68.35 ± 0.41`; without a deviation of one value."""
+def _statistics(group, kind, metric):
+    """Mean and standard deviation in per cent: None where a run lacks the metric, and no deviation of one run."""
+    values = [getattr(run, kind).get(metric) for run in group]
     if None in values:
-        return _NO_VALUE
-    deviation = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{100 * statistics.mean(values):.2f}{deviation}"
+        return None, None
+    return 100 * statistics.mean(values), 100 * statistics.stdev(values) if len(values) > 1 else None
 
 
 def _names_in(group):
@@ -445,30 +369,28 @@ def _seeds_of(group):
 
 
 def _differences(groups):
-    """Of each group the values by which it is told from other groups of the same name."""
+    """For each group the values that tell it from other groups of the same name."""
     values = [{**decisive_values(group[0].recipe), "seed": 0} for group in groups]
-    defaults = to_mapping(Recipe())
     texts = []
     for group, own in zip(groups, values):
         same = [other for of, other in zip(groups, values) if _names_in(of) == _names_in(group)]
-        keys = sorted(key for key in {key for other in same for key in other} if any(
-            other.get(key) != own.get(key) for other in same
-        ))  # fmt: skip
-        shown = [(key, own.get(key, functools.reduce(operator.getitem, key.split("."), defaults))) for key in keys]
-        texts.append(", ".join(f"{key}={value}" for key, value in shown))
+        keys = sorted({key for other in same for key in {*other, *own} if other.get(key) != own.get(key)})
+        texts.append(", ".join(f"{key}={_value(own, key)}" for key in keys))
     return texts
 
 
 def tables_main(argv=None):
-    """Prints tables from the command line, and writes them.
-
-    Args:
-        argv: The arguments; by default those of the program.
-
-    Returns:
-        The exit code: 0, or 1 if nothing is finished. Wrong arguments and input exit with 2.
-    """
-    parser = _parser()
+    """Prints tables from the command line, and writes them. The exit code is 1 if nothing is finished."""
+    parser = CommandParser(
+        usage="%(prog)s [FOLDER ...] [--table TABLE] [--out DIR]",
+        description="Prints finished runs as tables, and protocols next to the published figures of their rows.",
+        epilog=_EXAMPLES,
+    )
+    parser.add_argument(
+        "FOLDER", nargs="*", help="Folders of runs and protocols, or folders with such folders below (default: runs)."
+    )
+    parser.add_argument("--table", metavar="TABLE", help=f"One of {', '.join(table_names())} (default: all).")
+    parser.add_argument("--out", metavar="DIR", help="Also write each table as Markdown and CSV.")
     given = parser.parse_given(sys.argv[1:] if argv is None else list(argv))
     with parser.refusing_input_errors():
         return _print_tables(given.get("FOLDER") or ["runs"], given.get("table"), given.get("out"))
@@ -486,8 +408,7 @@ def _print_tables(folders, only, out):
     if found.runs and only is None:
         groups = group_runs(found.runs)
         texts["runs.md"], texts["runs.csv"] = runs_text(groups), runs_csv(groups)
-    rest = _rest_text(found, others)
-    if rest:
+    if rest := _rest_text(found, others):
         texts["other-runs.md"] = rest
     print("\n".join(text for name, text in texts.items() if name.endswith(".md")), end="")
     if out is not None:
@@ -500,27 +421,25 @@ def _rest_text(found, others):
     sections = {
         "Not finished; train.py --resume FOLDER goes on": found.unfinished,
         "Cannot be used": found.unreadable,
-        "Finished, of no row of these tables": [
-            (one.folder, f"{one.recipe.name}, recipe {one.hash}: {_protocol_text(one)}") for one in others
-        ],
+        "Finished, of no row of these tables": [(result.folder, _protocol_text(result)) for result in others],
     }
-    return "\n\n".join(
+    texts = [
         f"# {title}\n\n" + "\n".join(f"- {folder}: {text}" for folder, text in lines)
         for title, lines in sections.items()
         if lines
-    ) + "\n" * any(sections.values())
+    ]
+    return "\n\n".join(texts) + "\n" * bool(texts)
 
 
 def _protocol_text(result):
-    """A protocol's metrics in one line, in per cent."""
+    """A protocol's recipe and metrics in one line, in per cent."""
     texts = []
-    for of, metrics in result.summary["metrics"].items():
-        for label, metric in _RUN_COLUMNS.items():
-            if metric in metrics:
-                values = metrics[metric]
-                deviation = "" if values["deviation"] is None else f" ± {100 * values['deviation']:.2f}"
-                texts.append(f"{of} {label} {100 * values['mean']:.2f}{deviation}")
-    return f"{', '.join(texts)} (n={result.summary['evaluations']})"
+    for of in result.summary["metrics"]:
+        for label, metric in _METRICS.items():
+            if values := _percent(result, Column(label, of, metric)):
+                texts.append(f"{of} {label} {_with_deviation(values['mean'], values['deviation'])}")
+    recipe = f"{result.recipe.name}, recipe {result.hash}"
+    return f"{recipe}: {', '.join(texts)} (n={result.summary['evaluations']})"
 
 
 def _write(folder, texts):
@@ -530,20 +449,6 @@ def _write(folder, texts):
             write_text(folder / name, text)
     except OSError as error:
         raise InputError(f"The tables cannot be written to {folder}: {error.strerror or error}.") from error
-
-
-def _parser():
-    parser = CommandParser(
-        usage="%(prog)s [FOLDER ...] [--table TABLE] [--out DIR]",
-        description="Prints finished runs as tables, and protocols next to the published figures of their rows.",
-        epilog=_EXAMPLES,
-    )
-    parser.add_argument(
-        "FOLDER", nargs="*", help="Folders of runs and protocols, or folders with such folders below (default: runs)."
-    )
-    parser.add_argument("--table", metavar="TABLE", help=f"One of {', '.join(table_names())} (default: all).")
-    parser.add_argument("--out", metavar="DIR", help="Also write each table as Markdown and CSV.")
-    return parser
 
 
 if __name__ == "__main__":
