@@ -1,7 +1,7 @@
 """Recipes and command lines: typed values from YAML, with errors of one line.
 
-A recipe is read by this module rather than by jsonargparse, which takes 40 ms for each recipe and tells types in the
-words of Python. Nothing here imports TensorFlow.
+jsonargparse would read a recipe in 40 ms (the tables have 300), tell types in the words of Python over several lines,
+and expand aliases of YAML without a limit. Nothing here imports TensorFlow.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from collections.abc import Mapping
 import numpy as np
 import yaml
 
-from tfdml.experiments.errors import InputError, RecipeError, nearest_key
+from tfdml.experiments.errors import InputError, RecipeError, nearest_key, unknown
 from tfdml.experiments.recipe import Recipe
 from tfdml.version import __version__
 
@@ -31,9 +31,18 @@ _MAX_CHARACTERS = 1_000_000
 _MAX_DEPTH = 32
 _MAX_NODES = 100_000
 _MAX_INTEGER = 2**63
-
-
-# Values ------------------------------------------------------------------------------------------------------------
+_MAX_DIGITS = 40
+# YAML takes 1e-3, without a point, for text.
+EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+# What a type accepts in words, and what stands for a value in the help.
+_WORDS = {
+    int: ("an integer", "N"),
+    float: ("a finite number", "NUMBER"),
+    bool: ("true or false", "true|false"),
+    str: ("text", "TEXT"),
+    dict: ("a mapping from names of options to plain values", "YAML"),
+    type(None): ("null", ""),
+}
 
 
 def read_value(kind, value, key):
@@ -43,7 +52,7 @@ def read_value(kind, value, key):
         kind: The annotation: int, float, bool, str, dict, Literal, Optional, Union, tuple, or a dataclass, which is
             read from a mapping.
         value: As YAML gives it.
-        key: What the error calls it.
+        key: Its name in errors.
 
     Raises:
         RecipeError: If the value is not of this type, or a key of a mapping is unknown.
@@ -58,11 +67,11 @@ def read_value(kind, value, key):
         value = to_mapping(value)
     if isinstance(value, int) and abs(value) >= _MAX_INTEGER:
         raise RecipeError(f"{key} is too large. Received: {shown(value)}. Expected: less than 2**63.")
-    if isinstance(value, float) and not math.isfinite(value) and not _is_mapping(kind):
+    if isinstance(value, float) and not math.isfinite(value):
         raise RecipeError(f"{key} is not finite. Received: {value}. Expected: {_expectation(kind)}.")
     try:
         return _read(kind, value)
-    except (TypeError, ValueError):
+    except ValueError:
         raise RecipeError(
             f"{key} has the wrong type or value. Received: {shown(value)}. Expected: {_expectation(kind)}."
         ) from None
@@ -71,80 +80,66 @@ def read_value(kind, value, key):
 def read_text(kind, text, key):
     """A value from a command line's text: YAML, but text where text is expected.
 
-    Args:
-        kind: As for `read_value`.
-        text: The text.
-        key: What the error calls it.
-
     Example:
         >>> read_text(typing.Optional[float], "1e-3", "x"), read_text(str, "007", "x")
         (0.001, '007')
     """
-    kinds = _alternatives(kind)
+    kinds = typing.get_args(kind) if typing.get_origin(kind) is typing.Union else (kind,)
     if str in kinds:
         return None if type(None) in kinds and text == "null" else text
-    if text in _choices(kind):
+    if any(typing.get_origin(one) is typing.Literal and text in typing.get_args(one) for one in kinds):
         return text
     return read_value(kind, parse_yaml(text, key), key)
 
 
 def _read(kind, value):
-    if typing.get_origin(kind) is typing.Union:
-        for one in sorted(typing.get_args(kind), key=lambda one: one is float):
-            with contextlib.suppress(TypeError, ValueError):
+    origin, arguments = typing.get_origin(kind) or kind, typing.get_args(kind)
+    if origin is typing.Union:
+        for one in sorted(arguments, key=lambda one: one is float):
+            with contextlib.suppress(ValueError):
                 return _read(one, value)
-        raise TypeError(value)
-    if typing.get_origin(kind) is typing.Literal:
-        if isinstance(value, bool) or value not in typing.get_args(kind):
-            raise ValueError(value)
-        return value
-    if typing.get_origin(kind) is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise TypeError(value)
-        kinds = typing.get_args(kind)
-        if kinds[-1] is Ellipsis:
-            kinds = kinds[:1] * len(value)
-        if len(kinds) != len(value):
-            raise ValueError(value)
-        return tuple(_read(one, item) for one, item in zip(kinds, value))
-    if _is_mapping(kind):
-        return _read_plain(value) if isinstance(value, Mapping) else _wrong(value)
-    if kind is float:
-        # YAML takes 1e-3, without a point, for text.
+    elif origin is typing.Literal:
+        if value in arguments and not isinstance(value, bool):
+            return value
+    elif origin is tuple:
+        if isinstance(value, (list, tuple)):
+            kinds = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
+            if len(kinds) == len(value):
+                return tuple(map(_read, kinds, value))
+    elif origin is dict:
+        if isinstance(value, Mapping):
+            return _read_plain(value)
+    elif origin is float:
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        is_text = isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value)
-        number = float(value) if is_number or is_text else _wrong(value)
-        return number if math.isfinite(number) else _wrong(value)
-    if kind is int:
-        is_integer = isinstance(value, int) and not isinstance(value, bool) and abs(value) < _MAX_INTEGER
-        return value if is_integer else _wrong(value)
-    return value if isinstance(value, kind) else _wrong(value)
+        if is_number or (isinstance(value, str) and EXPONENT.fullmatch(value)):
+            if math.isfinite(float(value)):
+                return float(value)
+    elif isinstance(value, origin) and not (origin is int and isinstance(value, bool)):
+        return _read_plain(value)
+    raise ValueError(value)
 
 
 def _read_plain(value):
     """Options as they are: nested lists and mappings of plain values."""
     if isinstance(value, Mapping):
-        return {key if isinstance(key, str) else _wrong(key): _read_plain(item) for key, item in value.items()}
+        if not all(isinstance(key, str) for key in value):
+            raise ValueError(value)
+        return {key: _read_plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_read_plain(item) for item in value)
+        return type(value)(map(_read_plain, value))
     if isinstance(value, int) and abs(value) >= _MAX_INTEGER:
         raise ValueError(value)
     return value
 
 
-def _wrong(value):
-    raise TypeError(value)
-
-
 def _read_section(kind, mapping, key):
-    prefix = f"{key}." if key else ""
-    kinds = _kinds(kind)
+    prefix, kinds = f"{key}." if key else "", _kinds(kind)
     if not isinstance(mapping, Mapping):
         raise RecipeError(f"{key} must be a section with keys of {{{', '.join(kinds)}}}. Received: {shown(mapping)}.")
     for name in mapping:
         if name not in kinds:
             path = f"{prefix}{name}" if isinstance(name, str) else prefix + shown(name)
-            raise RecipeError(f"Unknown key {path!r}. Did you mean {nearest_key(path, _paths(Recipe))!r}?")
+            raise RecipeError(unknown("key", path, _keys(Recipe)))
     return kind(**{name: read_value(kinds[name], value, prefix + name) for name, value in mapping.items()})
 
 
@@ -154,41 +149,51 @@ def _kinds(kind):
     return typing.get_type_hints(kind)
 
 
-def _alternatives(kind):
-    return typing.get_args(kind) if typing.get_origin(kind) is typing.Union else (kind,)
+def _keys(kind, prefix=""):
+    """The dotted keys of all values and sections."""
+    for name, field_kind in _kinds(kind).items():
+        yield prefix + name
+        if dataclasses.is_dataclass(field_kind):
+            yield from _keys(field_kind, f"{prefix}{name}.")
 
 
-def _choices(kind):
-    """The names among which an annotation chooses, if it does."""
-    literals = [one for one in _alternatives(kind) if typing.get_origin(one) is typing.Literal]
-    return [name for one in literals for name in typing.get_args(one)]
-
-
-def _is_mapping(kind):
-    return kind is dict or typing.get_origin(kind) is dict
+def missing_keys(mapping, kind=Recipe, prefix=""):
+    """The dotted keys of a recipe that a nested mapping does not have, in the order of a recipe."""
+    mapping, missing = mapping if isinstance(mapping, Mapping) else {}, []
+    for name, field_kind in _kinds(kind).items():
+        if dataclasses.is_dataclass(field_kind):
+            missing += missing_keys(mapping.get(name), field_kind, f"{prefix}{name}.")
+        elif name not in mapping:
+            missing.append(prefix + name)
+    return missing
 
 
 def _expectation(kind):
     """What an annotation accepts, in words."""
-    words = [_WORDS[one] for one in _alternatives(kind) if one in _WORDS]
-    if names := _choices(kind):
-        words.append(f"one of {', '.join(map(str, names))}" if len(names) > 1 else str(names[0]))
-    for one in _alternatives(kind):
-        if typing.get_origin(one) is tuple:
-            item, last = typing.get_args(one)[0], typing.get_args(one)[-1]
-            number = "" if last is Ellipsis else f"{len(typing.get_args(one))} "
-            words.append(f"a list of {number}{'integers' if item is int else 'numbers'}")
-    if any(map(_is_mapping, _alternatives(kind))):
-        words.append("a mapping from names of options to plain values")
-    return " or ".join([*words, *["null"] * (type(None) in _alternatives(kind))])
+    origin, arguments = typing.get_origin(kind) or kind, typing.get_args(kind)
+    if origin is typing.Union:
+        return " or ".join(map(_expectation, arguments))
+    if origin is typing.Literal:
+        return "one of " * (len(arguments) > 1) + ", ".join(map(str, arguments))
+    if origin is tuple:
+        number = "" if arguments[-1] is Ellipsis else f"{len(arguments)} "
+        return f"a list of {number}{'integers' if arguments[0] is int else 'numbers'}"
+    return _WORDS[origin][0]
 
 
-_WORDS = {int: "an integer", float: "a finite number", bool: "true or false", str: "text"}
+def _metavar(kind):
+    """What stands for a value in the help."""
+    origin, arguments = typing.get_origin(kind) or kind, typing.get_args(kind)
+    if origin is typing.Union:
+        return "|".join(filter(None, map(_metavar, arguments)))
+    if origin is typing.Literal:
+        return "|".join(map(str, arguments))
+    return "[N,…]" if origin is tuple else _WORDS[origin][1]
 
 
 def shown(value):
     """A value for a message: its `repr`, of limited length."""
-    if isinstance(value, int) and abs(value) >= 10**40:
+    if isinstance(value, int) and abs(value) >= 10**_MAX_DIGITS:
         return f"an integer of {value.bit_length()} bits"
     if isinstance(value, (Mapping, list, tuple)) and len(value) > 20:
         return f"a {'mapping' if isinstance(value, Mapping) else 'list'} of {len(value)} items"
@@ -196,19 +201,13 @@ def shown(value):
     return text if len(text) <= 120 else f"{text[:100]}… ({len(text):,} characters)"
 
 
+def one_line(error):
+    """An error's message without its line breaks."""
+    return " ".join(str(error).split())
+
+
 def recipe_from_mapping(mapping):
-    """Makes a recipe of nested mappings; what they leave out has the default of `Recipe`.
-
-    Args:
-        mapping: As YAML gives it.
-
-    Returns:
-        A `Recipe`.
-
-    Raises:
-        RecipeError: If a key is unknown (the nearest right one is named), a value has the wrong type, or the recipe
-            refuses a value.
-    """
+    """A `Recipe` from nested mappings, with the defaults of `Recipe` for what they leave out."""
     return read_value(Recipe, mapping, "")
 
 
@@ -225,11 +224,39 @@ def to_mapping(value):
     return [to_mapping(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
+def lay_over(base, changes, merge_sections):
+    """The base with the changes; where both have a mapping it is that of `merge_sections`."""
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge_sections(merged[key], value) if both else value
+    return merged
+
+
+def nested(overrides):
+    """Dotted keys as nested mappings.
+
+    Example:
+        >>> nested({"model.gsp.ratio": 0.5, "model": {"pooling": "gsp"}})
+        {'model': {'gsp': {'ratio': 0.5}, 'pooling': 'gsp'}}
+    """
+    result = {}
+    for key, value in overrides.items():
+        for part in reversed(str(key).split(".")):
+            value = {part: value}
+        result = _joined(result, value)
+    return result
+
+
+def _joined(one, other):
+    return lay_over(one, other, _joined)
+
+
 # YAML --------------------------------------------------------------------------------------------------------------
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader; dates are text, 1e-3 is a number, and numbers that Python cannot hold are errors."""
+    """YAML's safe loader; dates are text, and 1e-3 is a number."""
 
     yaml_implicit_resolvers = {
         character: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
@@ -242,35 +269,16 @@ class _Loader(yaml.SafeLoader):
             raise yaml.scanner.ScannerError(None, None, f"it is nested deeper than {_MAX_DEPTH} levels", None)
         super().fetch_flow_collection_start(token)
 
-    def construct_yaml_int(self, node):
-        if len(node.value) > 40:
-            raise yaml.constructor.ConstructorError(None, None, "an integer is too large", node.start_mark)
-        return super().construct_yaml_int(node)
 
-    def construct_yaml_float(self, node):
-        number = super().construct_yaml_float(node)
-        if math.isinf(number) and "inf" not in node.value.lower():
-            raise yaml.constructor.ConstructorError(None, None, f"{node.value} is too large", node.start_mark)
-        return number
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(?:\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
-_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"^{EXPONENT.pattern}$"), list("-+0123456789"))
 
 
 def parse_yaml(text, source):
-    """Reads YAML.
-
-    Args:
-        text: The text.
-        source: What the error calls it.
+    """Reads YAML; errors name its `source`.
 
     Raises:
-        RecipeError: If it is no YAML, gives a key twice, is nested more than 32 deep, or has, aliases expanded, more
-            than 100,000 values.
+        RecipeError: If it is not YAML, gives a key twice, has a number that is too large, is nested more than 32 deep,
+            or has, aliases expanded, more than 100,000 values.
     """
     if len(text) > _MAX_CHARACTERS:
         raise RecipeError(
@@ -278,14 +286,11 @@ def parse_yaml(text, source):
         )
     try:
         loader = _Loader(text)
-        try:
-            node = loader.get_single_node()
-            if node is None:
-                return None
-            _expanded_size(node, 0, {})
-            return loader.construct_document(node)
-        finally:
-            loader.dispose()
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _expanded_size(node, 0, {})
+        return loader.construct_document(node)
     except RecursionError:
         raise RecipeError(f"{source} is nested too deeply. Expected: at most {_MAX_DEPTH} levels.") from None
     except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
@@ -310,6 +315,10 @@ def _expanded_size(node, depth, known):
             children += [key, value]
     elif isinstance(node, yaml.SequenceNode):
         children = node.value
+    elif node.tag.endswith(":int") and len(node.value) > _MAX_DIGITS:
+        raise ValueError(f"an integer is too large in line {node.start_mark.line + 1}")
+    elif node.tag.endswith(":float") and "e" in node.value.lower() and math.isinf(float(node.value.replace("_", ""))):
+        raise ValueError(f"{node.value} is too large in line {node.start_mark.line + 1}")
     size = 1 + sum(_expanded_size(child, depth + 1, known) for child in children)
     if size > _MAX_NODES:
         raise ValueError(f"it has more than {_MAX_NODES:,} values when its aliases are expanded")
@@ -317,20 +326,19 @@ def _expanded_size(node, depth, known):
     return size
 
 
-def one_line(error):
-    """An error's message without its line breaks."""
-    return " ".join(str(error).split())
-
-
 # Command lines -----------------------------------------------------------------------------------------------------
-
-# Between an option of a mapping and its value, inside one argument.
-_OPTION_END = "\0"
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog):
         super().__init__(prog, max_help_position=28, width=min(100, shutil.get_terminal_size().columns) - 2)
+
+
+class _MergeAction(argparse.Action):
+    """Merges a mapping into that of the same option before it."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, _joined(getattr(namespace, self.dest, {}), values))
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -345,56 +353,35 @@ class CommandParser(argparse.ArgumentParser):
 
     def add_argument(self, *names, type=None, group=None, **kwargs):
         """As of argparse, but `type` is an annotation as of a recipe's field, and `group` an argument group."""
-        add = super().add_argument if group is None else group.add_argument
         if type is not None:
-            key = names[0].lstrip("-")
-            kwargs["type"] = functools.partial(_read_argument, type, key)
-            kwargs.setdefault("metavar", _metavar(type))
-            if _is_mapping(type):
-                kwargs.update(action="append", dest=key)
-                self._mappings.append(key)
-        return add(*names, **kwargs)
+            kwargs = {"metavar": _metavar(type), "type": functools.partial(_read_argument, type, names[0]), **kwargs}
+        if type is dict or typing.get_origin(type) is dict:
+            kwargs["action"] = _MergeAction
+            self._mappings.append(names[0])
+        return (super() if group is None else group).add_argument(*names, **kwargs)
 
     def parse_given(self, argv):
-        """What the arguments say, as nested dicts, without the defaults of what they do not say.
-
-        Args:
-            argv: The arguments, without the program's name.
-        """
-        given = {}
-        for path, value in vars(self.parse_args(self._joined(argv))).items():
-            if path in self._mappings:
-                value = functools.reduce(_merged, value, {})
-            *sections, name = path.split(".")
-            section = given
-            for part in sections:
-                section = section.setdefault(part, {})
-            section[name] = value
-        return given
-
-    def _joined(self, argv):
-        """The arguments with `--data.options.path X` as one, of the option `--data.options`."""
-        joined, argv = [], list(argv)
-        while argv:
-            argument = argv.pop(0)
-            name, equals, value = argument.partition("=")
-            mapping = next((key for key in self._mappings if name.startswith(f"--{key}.")), None)
-            if mapping is None:
-                joined.append(argument)
-                continue
-            if not equals:
-                if not argv:
-                    self.refuse(f"argument {name}: expected one argument")
-                value = argv.pop(0)
-            joined.append(f"--{mapping}={name[len(mapping) + 3 :]}{_OPTION_END}{value}")
-        return joined
+        """The given arguments as nested dicts, without defaults."""
+        argv, rest = [], iter(argv)
+        for argument in rest:
+            name, equals, _ = argument.partition("=")
+            mapping = next((key for key in self._mappings if name.startswith(f"{key}.")), None)
+            if mapping is not None:
+                if name not in self._option_string_actions:
+                    read = functools.partial(_read_option, mapping, name[len(mapping) + 1 :])
+                    super().add_argument(name, dest=name[2:], type=read, help=argparse.SUPPRESS)
+                # Joined, a value can begin with a dash.
+                if not equals and (value := next(rest, None)) is not None:
+                    argument = f"{name}={value}"
+            argv.append(argument)
+        return nested(vars(self.parse_args(argv)))
 
     def error(self, message):
         """Ends the program; an unknown option is answered with the nearest known one."""
-        unknown = re.match(r"unrecognized arguments: --([^\s=]+)", message)
-        if unknown is not None:
-            known = [name[2:] for name in self._option_string_actions if name.startswith("--")]
-            message = f"Unknown option --{unknown[1]}. Did you mean --{nearest_key(unknown[1], known)}?"
+        name = re.match(r"unrecognized arguments: --([^\s=]+)", message)
+        if name is not None:
+            known = [known[2:] for known in self._option_string_actions if known.startswith("--")]
+            message = f"Unknown option --{name[1]}. Did you mean --{nearest_key(name[1], known)}?"
         # Errors of values name the option themselves.
         self.refuse(re.sub(r"^argument \S+: (?=--)", "", message))
 
@@ -411,105 +398,48 @@ class CommandParser(argparse.ArgumentParser):
             self.refuse(str(error))
 
 
-def _read_argument(kind, key, text):
+def _read_argument(kind, name, text):
     try:
-        if _is_mapping(kind) and _OPTION_END in text:
-            *names, name = text.partition(_OPTION_END)[0].split(".")
-            value = text.partition(_OPTION_END)[2]
-            # A path stays text, whatever it looks like.
-            value = {name: value if name == "path" else parse_yaml(value, f"--{key}.{name}")}
-            for outer in reversed(names):
-                value = {outer: value}
-            return read_value(kind, value, f"--{key}")
-        return read_text(kind, text, f"--{key}")
+        return read_text(kind, text, name)
     except RecipeError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _merged(one, other):
-    both = {key: _merged(one[key], other[key]) for key in other if isinstance(one.get(key), dict)}
-    return {**one, **other, **{key: value for key, value in both.items() if isinstance(other[key], dict)}}
-
-
-def _metavar(kind):
-    """What stands for a value in the help."""
-    if names := _choices(kind):
-        others = [one for one in _alternatives(kind) if one is not type(None) and typing.get_origin(one) is None]
-        return "|".join([*("NUMBER" for _ in others), *map(str, names)])
-    if bool in _alternatives(kind):
-        return "true|false"
-    names = {int: "N", float: "NUMBER", str: "TEXT"}
-    found = [names[one] for one in _alternatives(kind) if one in names]
-    found += ["[N,…]" for one in _alternatives(kind) if typing.get_origin(one) is tuple]
-    return "|".join(found) or "YAML"
+def _read_option(mapping, key, text):
+    """The value of one option of a mapping; a path stays text, whatever it looks like."""
+    try:
+        value = text if key.split(".")[-1] == "path" else parse_yaml(text, f"{mapping}.{key}")
+        return read_value(dict, {key: value}, mapping)[key]
+    except RecipeError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def add_recipe_options(parser, defaults):
-    """Adds an option for every key of a recipe.
-
-    Args:
-        parser: A `CommandParser`.
-        defaults: The recipe whose values the help shows.
-    """
-    _add_section(parser, Recipe, to_mapping(defaults), "", "recipe", _field_texts())
+    """Adds an option for every key of a recipe; the help shows the values of the recipe `defaults`."""
+    _add_section(parser, Recipe, to_mapping(defaults), "", _field_texts())
 
 
-def _add_section(parser, kind, defaults, prefix, title, texts):
-    group = parser.add_argument_group(title, inspect.getdoc(kind))
-    sections = []
-    for name, field_kind in _kinds(kind).items():
-        if dataclasses.is_dataclass(field_kind):
-            sections.append((name, field_kind))
+def _add_section(parser, kind, defaults, prefix, texts):
+    group = parser.add_argument_group(prefix.rstrip(".") or "recipe", inspect.getdoc(kind))
+    kinds = _kinds(kind)
+    for name in sorted(kinds, key=lambda name: dataclasses.is_dataclass(kinds[name])):
+        if dataclasses.is_dataclass(kinds[name]):
+            _add_section(parser, kinds[name], defaults[name], f"{prefix}{name}.", texts)
             continue
         default = yaml.safe_dump(defaults[name], default_flow_style=True, width=1000).removesuffix("\n...\n").strip()
         text = f"{texts.get((kind.__name__, name), '')} (default: {default})"
-        parser.add_argument(f"--{prefix}{name}", type=field_kind, group=group, help=text.replace("%", "%%").strip())
-    for name, field_kind in sections:
-        path = f"{prefix}{name}"
-        _add_section(parser, field_kind, defaults[name], f"{path}.", path, texts)
+        parser.add_argument(f"--{prefix}{name}", type=kinds[name], group=group, help=text.replace("%", "%%").strip())
 
 
 def _field_texts():
     """The text below each field of a recipe's dataclasses, by the class's and the field's name."""
-    texts = {}
-    try:
-        module = ast.parse(inspect.getsource(sys.modules[Recipe.__module__]))
-    except OSError:  # A package without its source has no texts.
-        return texts
-    for kind in [node for node in module.body if isinstance(node, ast.ClassDef)]:
-        for field, text in zip(kind.body, kind.body[1:]):
-            is_text = isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
-            if isinstance(field, ast.AnnAssign) and is_text:
-                texts[kind.name, field.target.id] = one_line(text.value.value)
-    return texts
-
-
-def _paths(kind, prefix=""):
-    """The dotted keys of all values and sections."""
-    for name, field_kind in _kinds(kind).items():
-        yield prefix + name
-        if dataclasses.is_dataclass(field_kind):
-            yield from _paths(field_kind, f"{prefix}{name}.")
-
-
-def missing_keys(mapping):
-    """The dotted keys of a recipe that a nested mapping does not have, in the order of a recipe.
-
-    Args:
-        mapping: As YAML gives it.
-    """
-
-    def lacks(path):
-        part = mapping
-        for key in path.split("."):
-            if not isinstance(part, Mapping) or key not in part:
-                return True
-            part = part[key]
-        return False
-
-    return [path for path in _leaves(Recipe) if lacks(path)]
-
-
-def _leaves(kind):
-    paths = list(_paths(kind))
-    return [path for path in paths if not any(other.startswith(f"{path}.") for other in paths)]
+    classes = []
+    with contextlib.suppress(OSError):  # A package without its source has no texts.
+        classes = ast.parse(inspect.getsource(sys.modules[Recipe.__module__])).body
+    return {
+        (kind.name, field.target.id): one_line(text.value.value)
+        for kind in classes
+        if isinstance(kind, ast.ClassDef)
+        for field, text in zip(kind.body, kind.body[1:])
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+    }
