@@ -13,7 +13,7 @@ _ROW_HEIGHT = 0.95
 
 
 def prototype_color(index):
-    """The colour of a prototype in all pictures of a figure."""
+    """The colour of a prototype in all panels of a figure."""
     return PROTOTYPE_COLORS[index % len(PROTOTYPE_COLORS)]
 
 

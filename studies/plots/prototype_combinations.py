@@ -7,7 +7,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 
 from tfdml.plots import style
-from tfdml.plots.pictures import as_picture, show
+from tfdml.plots.pixels import as_pixels, show
 
 # The height of an image, as a share of its column's width.
 _IMAGE_HEIGHT = 0.45
@@ -27,7 +27,7 @@ def prototype_combinations(
         features: Their local features, `(b, n, 2)`.
         prototypes: `(m, 2)`.
         weights: Of the prototypes in each image, `(b, m)`, >= 0, each row's sum 1. A prototype's area in the
-            picture goes with its weight.
+            image goes with its weight.
         radius: Of the disc around the average, within which the combination is claimed to lie, > 0.
         names: Text above the images, `(b,)`.
         width: In inches.
@@ -46,11 +46,11 @@ def prototype_combinations(
     figure = style.new_figure(width, (2.0 + _IMAGE_HEIGHT) * side + 0.6)
     grid = figure.subplots(3, count, squeeze=False, height_ratios=[_IMAGE_HEIGHT, 1.0, 1.0])
     low, high = style.square_around(np.concatenate([features.reshape(-1, 2), prototypes]))
-    for index, (picture_axes, plane, neighbourhood) in enumerate(grid.T):
-        show(picture_axes, as_picture(images[index], f"images[{index}]"))
-        picture_axes.set(xticks=[], yticks=[])
+    for index, (image_axes, plane, neighbourhood) in enumerate(grid.T):
+        show(image_axes, as_pixels(images[index], f"images[{index}]"))
+        image_axes.set(xticks=[], yticks=[])
         if names is not None:
-            picture_axes.set_title(
+            image_axes.set_title(
                 style.drawable(names[index]), fontsize=style.LABEL_SIZE, color=style.TEXT, family=style.typefaces(),
                 parse_math=False,
             )

@@ -1,4 +1,4 @@
-"""Which prototype a place of a picture goes to, and how much of it."""
+"""Which prototype a place of an image goes to, and how much of it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from matplotlib.patches import Patch
 
 from studies.plots.attribute_histograms import prototype_color
 from tfdml.plots import style
-from tfdml.plots.pictures import as_gray, as_picture, show
+from tfdml.plots.pixels import as_gray, as_pixels, show
 
 _LARGEST_SIDE = 1.0
-# Under the colours a picture is pale: black is this gray.
+# Under the colours an image is pale: black is this gray.
 _PALE_BLACK = 0.75
 
 
@@ -21,7 +21,7 @@ def prototype_maps(images, rows, *, names=None, width=style.TEXT_WIDTH, title=No
     Args:
         images: `b` images, as for `pooling_maps`.
         rows: From a row's name to its `(shares, prototypes)`: how much of a place is kept, in 0–1, and the number of
-            its prototype, each `(b, h, w)`. A place of which nothing is kept shows the picture alone, one that is kept
+            its prototype, each `(b, h, w)`. A place of which nothing is kept shows the image alone, one that is kept
             whole the colour alone.
         names: Text above the images, `(b,)`.
         width: In inches.
@@ -48,7 +48,7 @@ def prototype_maps(images, rows, *, names=None, width=style.TEXT_WIDTH, title=No
             )
         if not (shares.min() >= 0 and shares.max() <= 1):
             raise ValueError(f"Received: shares in [{shares.min():g}, {shares.max():g}]; expected 0 to 1.")
-    pictures = [as_picture(image) for image in images]
+    all_pixels = [as_pixels(image) for image in images]
     side = min(_LARGEST_SIDE, (width - 0.3) / count)
     figure = style.new_figure(width, (side + 0.03) * (len(rows) + 1) + 0.5 + (0.2 if title is not None else 0.0))
     grid = figure.subplots(len(rows) + 1, count, squeeze=False)
@@ -57,8 +57,8 @@ def prototype_maps(images, rows, *, names=None, width=style.TEXT_WIDTH, title=No
         axes.set(xticks=[], yticks=[])
         for spine in axes.spines.values():
             spine.set(linewidth=0.5, color=style.QUIET)
-    for column, picture in enumerate(pictures):
-        show(grid[0, column], picture)
+    for column, pixels in enumerate(all_pixels):
+        show(grid[0, column], pixels)
         if names is not None:
             grid[0, column].set_title(
                 style.drawable(names[column]), fontsize=style.LABEL_SIZE, color=style.TEXT, pad=3,
@@ -66,10 +66,10 @@ def prototype_maps(images, rows, *, names=None, width=style.TEXT_WIDTH, title=No
             )
     for row, (name, (shares, indices)) in enumerate(rows.items(), start=1):
         grid[row, 0].set_ylabel(name, fontsize=style.TICK_SIZE, color=style.TEXT)
-        for column, picture in enumerate(pictures):
-            axes, gray = grid[row, column], as_gray(picture)
+        for column, pixels in enumerate(all_pixels):
+            axes, gray = grid[row, column], as_gray(pixels)
             height, across = gray.shape
-            # All of the picture, whatever the size of the map over it.
+            # All of the image, whatever the size of the map over it.
             extent = (-0.5, across - 0.5, height - 0.5, -0.5)
             show(axes, _PALE_BLACK + (1.0 - _PALE_BLACK) * gray, extent=extent)
             colors = np.array([to_rgb(prototype_color(index)) for index in indices[column].ravel()])

@@ -51,7 +51,7 @@ def response_surface(
         "cmap": style.SEQUENTIAL_COLORMAP,
         "norm": Normalize(min(surface.min(), values.min()), max(surface.max(), values.max())),
     }
-    # A picture of the cells rather than one shape for each of them.
+    # An image of the cells rather than one shape for each of them.
     drawn = axes.pcolormesh(x, y, surface, shading="nearest", rasterized=True, **look)
     if np.ptp(surface):
         axes.contour(x, y, surface, levels=8, colors="white", linewidths=0.5, alpha=0.6)

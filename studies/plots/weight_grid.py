@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tfdml.plots import style
-from tfdml.plots.pictures import as_picture, show
+from tfdml.plots.pixels import as_pixels, show
 
 _BAR_HEIGHT = 0.5
 
@@ -13,10 +13,10 @@ _BAR_HEIGHT = 0.5
 def weight_grid(
     image, maps, row_names, column_names, *, label="weight", limit=None, width=style.TEXT_WIDTH, title=None
 ):
-    """Draws a picture beside a table of maps of weights over it, all on one scale.
+    """Draws an image beside a table of maps of weights over it, all on one scale.
 
     Args:
-        image: The picture, as for `pooling_maps`: it stands before the first row.
+        image: The image, as for `pooling_maps`: it stands before the first row.
         maps: `(rows, columns, h, w)` weights >= 0.
         row_names: Text at the rows.
         column_names: Text above the columns.
@@ -50,7 +50,7 @@ def weight_grid(
         axes.set(xticks=[], yticks=[])
         for spine in axes.spines.values():
             spine.set(linewidth=0.5, color=style.QUIET)
-    show(grid[0, 0], as_picture(image))
+    show(grid[0, 0], as_pixels(image))
     grid[0, 0].set_title("features", fontsize=style.LABEL_SIZE, color=style.TEXT, pad=3)
     for axes in grid[1:, 0]:
         axes.set_visible(False)

@@ -224,7 +224,7 @@ def test_bad_pools(blobs, linear_embedder):
             points, sound, verbose=0, callbacks=[callbacks.AlternatingProjections(pool, pool_size=3)]
         )
 
-    with pytest.raises(ValueError, match="lacks 1 classes. Received: no picture of \\[2\\]"):
+    with pytest.raises(ValueError, match="lacks 1 classes. Received: no image of \\[2\\]"):
         fit(dataset(points[labels != 2], labels[labels != 2]))
     with pytest.raises(ValueError, match="labels 0..3; expected 0..2"):
         fit(dataset(points, labels), num_classes=3)

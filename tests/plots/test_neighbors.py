@@ -19,7 +19,7 @@ def frames(figure):
     return [(color, dashed) for _, _, color, dashed in sorted(found)], queries
 
 
-def pictures(*shape, dtype=np.uint8):
+def images_of(*shape, dtype=np.uint8):
     values = np.random.default_rng(0).integers(0, 256, shape)
     return values.astype(np.uint8) if dtype == np.uint8 else (values / 255.0).astype(dtype)
 
@@ -28,7 +28,7 @@ CORRECT = np.array([[True, False, True], [False, False, True]])
 
 
 def test_right_frames_are_green_and_solid_wrong_ones_red_and_dashed():
-    figure = nearest_neighbors(pictures(2, 8, 8, 1), pictures(2, 3, 8, 8, 1), CORRECT)
+    figure = nearest_neighbors(images_of(2, 8, 8, 1), images_of(2, 3, 8, 8, 1), CORRECT)
     found, queries = frames(figure)
     assert queries == 2
     assert found == [(style.RIGHT, False) if right else (style.WRONG.upper(), True) for right in CORRECT.ravel()]
@@ -41,7 +41,7 @@ def test_right_frames_are_green_and_solid_wrong_ones_red_and_dashed():
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float16])
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_the_pictures_are_the_given_ones(dtype, channels):
-    queries, neighbors = pictures(2, 8, 8, channels, dtype=dtype), pictures(2, 3, 8, 8, channels, dtype=dtype)
+    queries, neighbors = images_of(2, 8, 8, channels, dtype=dtype), images_of(2, 3, 8, 8, channels, dtype=dtype)
     drawn = nearest_neighbors(queries, neighbors, CORRECT).axes[0].images
     assert len(drawn) == 2 + 6
     given = np.concatenate([np.concatenate([queries[row : row + 1], neighbors[row]]) for row in range(2)])
@@ -53,8 +53,8 @@ def test_the_pictures_are_the_given_ones(dtype, channels):
 
 
 def test_images_of_any_sizes_keep_their_proportions():
-    queries = [pictures(8, 16, 3), pictures(30, 10)]
-    neighbors = [[pictures(5, 5, 1)] * 3, [pictures(4, 8, 3)] * 3]
+    queries = [images_of(8, 16, 3), images_of(30, 10)]
+    neighbors = [[images_of(5, 5, 1)] * 3, [images_of(4, 8, 3)] * 3]
     axes = nearest_neighbors(queries, neighbors, CORRECT).axes[0]
     for image in axes.images:
         left, right, bottom, top = image.get_extent()
@@ -65,8 +65,8 @@ def test_images_of_any_sizes_keep_their_proportions():
 
 def test_names_stand_below():
     figure = nearest_neighbors(
-        pictures(2, 8, 8),
-        pictures(2, 3, 8, 8),
+        images_of(2, 8, 8),
+        images_of(2, 3, 8, 8),
         CORRECT,
         query_names=[5, "$x$"],
         neighbor_names=[["a", "b", "c"], ["d", "e", "f"]],
@@ -80,8 +80,8 @@ def test_names_stand_below():
 @pytest.mark.parametrize(("queries", "neighbors"), [(1, 1), (6, 8), (2, 1), (1, 10)])
 def test_everything_lies_in_the_figure(queries, neighbors):
     figure = nearest_neighbors(
-        pictures(queries, 8, 8),
-        pictures(queries, neighbors, 8, 8),
+        images_of(queries, 8, 8),
+        images_of(queries, neighbors, 8, 8),
         np.ones((queries, neighbors), bool),
         query_names=["g"] * queries,
         title="title",
@@ -94,7 +94,7 @@ def test_everything_lies_in_the_figure(queries, neighbors):
 
 
 def test_errors():
-    queries, neighbors = pictures(2, 8, 8), pictures(2, 3, 8, 8)
+    queries, neighbors = images_of(2, 8, 8), images_of(2, 3, 8, 8)
     with pytest.raises(ValueError, match="query_images does not fit.*Received: 1 entries; expected 2"):
         nearest_neighbors(queries[:1], neighbors, CORRECT)
     with pytest.raises(ValueError, match="neighbor_images does not fit.*Received: 1 entries; expected 2"):
@@ -108,8 +108,8 @@ def test_errors():
     for wrong in (CORRECT[0], CORRECT[:0], CORRECT.astype(int)):
         with pytest.raises(ValueError, match="expected booleans"):
             nearest_neighbors(queries, neighbors, wrong)
-    with pytest.raises(ValueError, match=r"query_images\[0\] is no picture. Received: shape \(8, 8, 2\)"):
-        nearest_neighbors(pictures(2, 8, 8, 2), neighbors, CORRECT)
+    with pytest.raises(ValueError, match=r"query_images\[0\] is not an image. Received: shape \(8, 8, 2\)"):
+        nearest_neighbors(images_of(2, 8, 8, 2), neighbors, CORRECT)
     with pytest.raises(ValueError, match=r"neighbor_images\[0\]\[0\] is a float image out of range.*expected 0..1"):
         nearest_neighbors(queries, neighbors.astype(np.float32), CORRECT)
     with pytest.raises(ValueError, match="Received: int64; expected uint8 or float"):

@@ -9,7 +9,7 @@ def weights(count, height=4, width=4, seed=0):
     return maps / maps.sum(axis=(1, 2), keepdims=True)
 
 
-def pictures(*shape):
+def images_of(*shape):
     return np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
 
 
@@ -28,7 +28,7 @@ def visible(figure):
 
 @pytest.mark.parametrize("count", [1, 3, 8, 11])
 def test_weights_lie_over_the_images_in_units_of_one_nth(count):
-    images, maps = pictures(count, 12, 12, 3), weights(count)
+    images, maps = images_of(count, 12, 12, 3), weights(count)
     figure = pooling_maps(images, maps)
     assert len(visible(figure)) == 2 * count
     drawn = overlays(figure)
@@ -39,7 +39,7 @@ def test_weights_lie_over_the_images_in_units_of_one_nth(count):
 
 
 def test_the_images_themselves_are_shown():
-    images = pictures(2, 12, 10, 3)
+    images = images_of(2, 12, 10, 3)
     figure = pooling_maps(images, weights(2))
     shown = [image.get_array() for axes in visible(figure)[:2] for image in axes.images]
     np.testing.assert_allclose(shown, images / 255.0, atol=1e-6)
@@ -53,7 +53,7 @@ def test_average_pooling_is_one_everywhere():
 
 
 def test_labels_names_and_colour_bar():
-    figure = pooling_maps(pictures(3, 8, 8), weights(3), names=["a", "あ", 7], title="maps", interpolation="bilinear")
+    figure = pooling_maps(images_of(3, 8, 8), weights(3), names=["a", "あ", 7], title="maps", interpolation="bilinear")
     assert [axes.get_title() for axes in visible(figure)[:3]] == ["a", "U+3042", "7"]
     assert {axes.get_ylabel() for axes in visible(figure)} == {"image", "weights", ""}
     assert any("average pooling" in axes.get_ylabel() for axes in figure.axes)
@@ -63,7 +63,7 @@ def test_labels_names_and_colour_bar():
 
 @pytest.mark.parametrize("count", [1, 2, 8, 9])
 def test_everything_lies_in_the_figure(count):
-    figure = pooling_maps(pictures(count, 8, 8), weights(count), names=["g"] * count, title="title")
+    figure = pooling_maps(images_of(count, 8, 8), weights(count), names=["g"] * count, title="title")
     figure.draw_without_rendering()
     width, height = figure.get_size_inches() * figure.dpi
     box = figure.get_tightbbox().transformed(figure.dpi_scale_trans)
@@ -71,7 +71,7 @@ def test_everything_lies_in_the_figure(count):
 
 
 def test_errors():
-    images, maps = pictures(2, 8, 8, 1), weights(2)
+    images, maps = images_of(2, 8, 8, 1), weights(2)
     with pytest.raises(ValueError, match="Received: 1 images and 2 maps"):
         pooling_maps(images[:1], maps)
     with pytest.raises(ValueError, match=r"maps of shape \(4, 4\)"):
@@ -88,5 +88,5 @@ def test_errors():
         pooling_maps(images, maps * np.nan)
     with pytest.raises(ValueError, match="interpolation='cubic'"):
         pooling_maps(images, maps, interpolation="cubic")
-    with pytest.raises(ValueError, match=r"images\[0\] is no picture"):
-        pooling_maps(pictures(2, 8, 8, 2), maps)
+    with pytest.raises(ValueError, match=r"images\[0\] is not an image"):
+        pooling_maps(images_of(2, 8, 8, 2), maps)

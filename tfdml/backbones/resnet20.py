@@ -1,4 +1,4 @@
-"""Residual networks of twenty layers for small pictures."""
+"""Residual networks of twenty layers for small images."""
 
 import keras
 

@@ -23,8 +23,8 @@ class AlternatingProjections(keras.callbacks.Callback):
     When `patience` validations in a row have brought no better value, the problem counts as solved: its best
     weights $\theta^*, \rho^*$ are restored, a pool of samples of each class is embedded, and the next proxies are
     chosen from the pool by greedy k-center, given $\rho^*$ (Algorithm 2). At the start of training the first proxies
-    are chosen from a pool alone. A class with fewer pictures than proxies gets them all; its remaining proxies stay
-    those of $\rho^*$, and at the start repeat its first picture's.
+    are chosen from a pool alone. A class with fewer images than proxies gets them all; its remaining proxies stay
+    those of $\rho^*$, and at the start repeat its first image's.
 
     When `outer_patience` problems in a row have brought no better value than the best of all before them, training
     stops with the best weights of all problems.
@@ -37,11 +37,11 @@ class AlternatingProjections(keras.callbacks.Callback):
     Args:
         pool_dataset: A finite `tf.data.Dataset` of batches (images, labels) of the training classes, or a callable that
             gives one for the number of a draw (0 for the first proxies, then 1, 2, …). The pool is the first
-            `pool_size` pictures of each class in it, so a data set given as such should be shuffled anew at each pass.
+            `pool_size` images of each class in it, so a data set given as such should be shuffled anew at each pass.
             It is embedded batch by batch, and read until every class has its share; only embeddings are held.
-        pool_size: How many pictures of each class are embedded, and at least as many as a class has proxies. With 1 the
+        pool_size: How many images of each class are embedded, and at least as many as a class has proxies. With 1 the
             proxies are random samples: the pool is as large as their number and no choice is left. A class with fewer
-            pictures gives all it has.
+            images gives all it has.
         patience: How many validations in a row may pass without a better value.
         monitor: Metric in the logs; larger is better.
         start_from_epoch: Validations of the epochs before, counted from 0, are passed over, as those of a warm-up.
@@ -147,7 +147,7 @@ class AlternatingProjections(keras.callbacks.Callback):
         _logger.info(
             "Projection %d ends after %d steps at %s = %.4f. Its proxies covered the pool within %.4f at its begin, "
             "the converged ones within %.4f, the next ones within %.4f. The weights went %.4f far. Embedding %d "
-            "pictures and choosing from them took %.1f s.",
+            "images and choosing from them took %.1f s.",
             ended["projection"], steps, self.monitor, ended["best"], ended["covering_radius"],
             ended["converged_covering_radius"], self._covering_radius, ended["weight_change"], pool[1].sum(),
             ended["selection_seconds"],
@@ -202,7 +202,7 @@ class AlternatingProjections(keras.callbacks.Callback):
                 break
         missing = np.flatnonzero(counts == 0)
         if len(missing):
-            raise ValueError(f"The pool lacks {len(missing)} classes. Received: no picture of {missing[:10].tolist()}.")
+            raise ValueError(f"The pool lacks {len(missing)} classes. Received: no image of {missing[:10].tolist()}.")
         if not np.isfinite(points).all():
             bad = np.flatnonzero(~np.isfinite(points).all(axis=(1, 2)))
             raise ValueError(f"The pool's embeddings are not finite in {len(bad)} classes: {bad[:10].tolist()}.")

@@ -212,7 +212,7 @@ class SavedEmbedder:
         """Embeds one batch.
 
         Args:
-            images: `(b, h, w, c)`, uint8 or float in 0–1, or `(b,)` encoded pictures; for a head features
+            images: `(b, h, w, c)`, uint8 or float in 0–1, or `(b,)` encoded images; for a head features
                 `(b, d)`, float.
             training: There for the likeness to a Keras model; only `False` is possible.
 
@@ -238,7 +238,7 @@ class SavedEmbedder:
         if images.shape.rank != rank:
             raise ValueError(
                 f"Received: {images.dtype.name} of shape {images.shape}; "
-                "expected (b, h, w, c), or (b,) encoded pictures."
+                "expected (b, h, w, c), or (b,) encoded images."
             )
         return self._model.signatures[name](**{_SIGNATURES[name]: images})[_OUTPUT]
 
@@ -260,7 +260,7 @@ class SavedEmbedder:
         """Embeds a whole set, as `tfdml.models.embed` does.
 
         Args:
-            data: Images `(n, h, w, c)`, uint8 or float in 0–1; or `n` encoded pictures (bytes of PNG or JPEG
+            data: Images `(n, h, w, c)`, uint8 or float in 0–1; or `n` encoded images (bytes of PNG or JPEG
                 files); or a finite `tf.data.Dataset` of batches of these, or of (images, labels).
             batch_size: How many images at a time, where `data` is no data set.
 

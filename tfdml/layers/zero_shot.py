@@ -12,10 +12,10 @@ from tfdml._utils.arguments import check_positive, check_whole_number, renamed
 class ZeroShotPrediction(keras.layers.Layer):
     r"""Loss of a batch whose attributes must tell classes apart that the predictor was not fitted on.
 
-    The attributes $z_j$ of a picture are the shares of its mass that the prototypes of generalized sum pooling
+    The attributes $z_j$ of an image are the shares of its mass that the prototypes of generalized sum pooling
     received. Each class $c$ has a trainable label embedding $\upsilon_c$. The batch is split into two halves $b_1, b_2$
     without a common class; on each a linear map from attributes to label embeddings is fitted by ridge regression, and
-    it predicts the pictures of the other half, against all training classes:
+    it predicts the images of the other half, against all training classes:
 
     $$A_k = \arg\min_A \sum_{j \in b_k} \lVert A z_j - \upsilon_{y_j} \rVert_2^2 + \epsilon \lVert A \rVert_F^2,
       \qquad
@@ -34,7 +34,7 @@ class ZeroShotPrediction(keras.layers.Layer):
 
     Args:
         num_classes: How many training classes there are; labels run from 0 to `num_classes - 1`.
-        embedding_size: Size of the label embeddings; it need not be that of the picture embeddings.
+        embedding_size: Size of the label embeddings; it need not be that of the image embeddings.
         ridge: $\epsilon > 0$; it is not scaled by the number of samples.
         temperature: $\tau > 0$.
         initializer: Of the label embeddings; the default has about unit length.

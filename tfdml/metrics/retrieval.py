@@ -43,7 +43,7 @@ def retrieval_metrics(
         embeddings: Queries, `(n, d)`; NumPy, a tensor or nested lists, of any real type.
         labels: Their classes, `(n,)` or `(n, 1)` integers (of any size) or strings.
         reference_embeddings: What is searched, `(m, d)`; `None` searches the queries themselves, each without
-            itself. It is left out by its index: an equal embedding of another picture is a reference like any
+            itself. It is left out by its index: an equal embedding of another image is a reference like any
             other.
         reference_labels: Classes of `reference_embeddings`, `(m,)` or `(m, 1)`.
         ks: The k of recall at k.
@@ -53,8 +53,8 @@ def retrieval_metrics(
             found counts as if it were wrong, or leaves its place to one farther away.
         probes: Of the approximate search: the share of the lists, above 0 and up to 1; with 1 it is exact but for
             rounding among nearly equal distances.
-        part: `(index, count)`: only every `count`-th query from `index` on is judged, as one of so many workers does.
-            The averages of all parts, weighted by their `"queries"`, are those of the whole. `None` judges all.
+        part: `(index, count)`: only every `count`-th query from `index` on is evaluated, as by one of several workers.
+            The averages of all parts, weighted by their `"queries"`, are those of the whole. `None` evaluates all.
 
     Returns:
         A dict with the floats `"precision_at_1"`, `"recall_at_<k>"` for each k, `"r_precision"` and
@@ -101,11 +101,11 @@ def retrieval_metrics(
     counts = np.minimum(np.maximum(relevant, max(ks, default=1)), len(references) - alone)
     mine = _in_part(len(queries), part)
     relevant = np.where(mine, relevant, 0)
-    judged = relevant > 0
+    counts_query = relevant > 0
     approximate = neighbors == "faiss"
     # Where every reference is of the query's class, all metrics are 1 whatever the order, if all are found.
-    settled = judged & (relevant == len(references) - alone) & (not approximate)
-    counts[~judged | settled] = 0
+    settled = counts_query & (relevant == len(references) - alone) & (not approximate)
+    counts[~counts_query | settled] = 0
 
     values = {name: np.where(settled, 1.0, np.nan) for name in _names(ks)}
     own = np.arange(len(queries)) if alone else None
@@ -114,10 +114,10 @@ def retrieval_metrics(
     )
     for rows, found in search.blocks(queries, counts, own):
         right = (reference_classes[found] == classes[rows, None]) & (found >= 0)
-        for name, of_rows in zip(values, _judge(right, relevant[rows], ks)):
+        for name, of_rows in zip(values, _metrics_of_queries(right, relevant[rows], ks)):
             values[name][rows] = of_rows
-    number = int(np.count_nonzero(judged))
-    result = {name: float(value[judged].mean()) if number else float("nan") for name, value in values.items()}
+    number = int(np.count_nonzero(counts_query))
+    result = {name: float(value[counts_query].mean()) if number else float("nan") for name, value in values.items()}
     if approximate:
         exact = NeighborSearch(references, block_bytes)
         result["neighbor_recall"] = neighbor_recall(search, exact, queries, counts, own)
@@ -125,7 +125,7 @@ def retrieval_metrics(
 
 
 def query_gallery_metrics(embeddings, labels, is_query=None, ks=(1, 2, 4, 8), neighbors="exact", part=None):
-    """Retrieval metrics of pictures that are queries or gallery, as those of the In-shop data set.
+    """Retrieval metrics of images that are queries or gallery, as those of the In-shop data set.
 
     Args:
         embeddings: `(n, d)`.
@@ -159,7 +159,7 @@ def _names(ks):
     return ["precision_at_1", *(f"recall_at_{k}" for k in ks), "r_precision", "map_at_r"]
 
 
-def _judge(right, relevant, ks):
+def _metrics_of_queries(right, relevant, ks):
     """Metrics of single queries, in the order of `_names`.
 
     Args:

@@ -11,12 +11,12 @@ def save(figure, path, dpi=200):
     """Writes a figure to a file whose suffix names the format (`.png`, `.pdf`, `.svg`, …).
 
     The file appears whole or not at all: it is written beside its place and then moved there. Missing folders
-    are made; an older picture of that name is replaced.
+    are made; an older figure of that name is replaced.
 
     Args:
         figure: A `matplotlib.figure.Figure`.
         path: Where to. `~` is the home folder.
-        dpi: Pixels per inch; a picture of 7 × 3 inches has 1400 × 600 pixels at 200.
+        dpi: Pixels per inch; a figure of 7 × 3 inches has 1400 × 600 pixels at 200.
 
     Returns:
         The path, as `pathlib.Path`.
@@ -28,7 +28,7 @@ def save(figure, path, dpi=200):
     file_format = path.suffix[1:].lower()
     known = figure.canvas.get_supported_filetypes()
     if file_format not in known:
-        raise ValueError(f"Unknown picture format. Received: path={str(path)!r}; expected a suffix of {sorted(known)}.")
+        raise ValueError(f"Unknown figure format. Received: path={str(path)!r}; expected a suffix of {sorted(known)}.")
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.unfinished")
     try:

@@ -7,10 +7,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from tfdml.plots import style
-from tfdml.plots.pictures import as_picture, show
+from tfdml.plots.pixels import as_pixels, show
 
 _RIGHT_MARK, _WRONG_MARK = "\N{CHECK MARK}", "\N{BALLOT X}"
-# In inches: a picture's side at most, and what the line above the pictures needs at least.
+# In inches: an image's side at most, and what the line above the images needs at least.
 _LARGEST_SIDE = 1.0
 _SHORTEST_HEADLINE = 3.3
 
@@ -28,7 +28,7 @@ def nearest_neighbors(
     """Draws queries and, right of each, its nearest neighbours: right ones framed green, wrong ones red.
 
     Frames of right neighbours are solid and carry a check mark, those of wrong ones are dashed and carry a
-    cross, so the picture can be read without telling green from red.
+    cross, so the image can be read without telling green from red.
 
     Args:
         query_images: `q` images, `(q, h, w, c)` or a sequence of images of any sizes; uint8, or float in
@@ -45,7 +45,7 @@ def nearest_neighbors(
         A `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: If shapes do not fit, there is no query or no neighbour, or an image is no picture.
+        ValueError: If shapes do not fit, there is no query or no neighbour, or an image is not an image.
     """
     correct = np.asarray(correct)
     if correct.ndim != 2 or 0 in correct.shape or correct.dtype != np.bool_:
@@ -66,7 +66,7 @@ def nearest_neighbors(
             _check_count(f"neighbor_names[{row}]", len(neighbor_names[row]), neighbors)
 
     named = query_names is not None or neighbor_names is not None
-    # One unit is one picture's side; the query stands a little apart. What remains of the figure, in inches,
+    # One unit is one image's side; the query stands a little apart. What remains of the figure, in inches,
     # is the layout's margin on both sides, the headlines and the title above, and the legend below.
     pitch, apart = 1.12, 0.35
     extent = apart + neighbors * pitch + 1.0
@@ -80,14 +80,14 @@ def nearest_neighbors(
     axes.set_axis_off()
     for row in range(queries):
         top = row * row_height
-        _place(axes, as_picture(query_images[row], f"query_images[{row}]"), 0.0, top)
+        _place(axes, as_pixels(query_images[row], f"query_images[{row}]"), 0.0, top)
         axes.add_patch(Rectangle((0, top), 1, 1, fill=False, edgecolor=style.TEXT, linewidth=0.8, zorder=2))
         if query_names is not None:
             _write_below(axes, query_names[row], 0.0, top)
         for column in range(neighbors):
             left = apart + (column + 1) * pitch
-            picture = as_picture(neighbor_images[row][column], f"neighbor_images[{row}][{column}]")
-            _place(axes, picture, left, top)
+            pixels = as_pixels(neighbor_images[row][column], f"neighbor_images[{row}][{column}]")
+            _place(axes, pixels, left, top)
             _frame(axes, bool(correct[row, column]), left, top, unit)
             if neighbor_names is not None:
                 _write_below(axes, neighbor_names[row][column], left, top)
@@ -110,13 +110,13 @@ def _check_count(name, received, expected):
         raise ValueError(f"{name} does not fit correct's shape. Received: {received} entries; expected {expected}.")
 
 
-def _place(axes, picture, left, top):
-    """Draws the picture as large as fits the unit square at (left, top), in its own proportions."""
-    height, width = picture.shape[:2]
+def _place(axes, pixels, left, top):
+    """Draws the image as large as fits the unit square at (left, top), in its own proportions."""
+    height, width = pixels.shape[:2]
     side = max(height, width)
     across, down = width / side, height / side
     x, y = left + 0.5 * (1 - across), top + 0.5 * (1 - down)
-    show(axes, picture, extent=(x, x + across, y + down, y), interpolation="auto", zorder=1)
+    show(axes, pixels, extent=(x, x + across, y + down, y), interpolation="auto", zorder=1)
 
 
 def _frame(axes, right, left, top, unit):
@@ -133,7 +133,7 @@ def _frame(axes, right, left, top, unit):
             linestyle="solid" if right else (0, (2.5, 1.2)),
         )
     )
-    # The mark is a fifth of the picture's side; 72 points are an inch.
+    # The mark is a fifth of the image's side; 72 points are an inch.
     axes.text(
         left + 0.96,
         top + 0.05,

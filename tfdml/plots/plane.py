@@ -98,7 +98,7 @@ def draw_classes(axes, points, labels, names, size, width, above=False, written=
     """
     axes.set_aspect("equal", adjustable="datalim")
     axes.margins(0.05)
-    # About the height and width of a letter, as a share of the picture's side.
+    # About the height and width of a letter, as a share of the image's side.
     side = np.ptp(points, axis=0).max() * 1.1 or 1.0
     height, letter = (np.array([1.2, 0.7]) * style.LABEL_SIZE / 72 / width) * side
     shown, places, colors = [], [], []

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.colors import Normalize
 
 from tfdml.plots import style
-from tfdml.plots.pictures import as_gray, as_picture, show
+from tfdml.plots.pixels import as_gray, as_pixels, show
 
 _OPACITY = 0.7
 # In inches: an image's side at most, and the room for the colour bar and the labels.
@@ -54,7 +54,7 @@ def pooling_maps(
         raise ValueError(f"Received: {len(names)} names and {count} images; expected as many names as images.")
     if interpolation not in ("nearest", "bilinear"):
         raise ValueError(f"Received: interpolation={interpolation!r}; expected 'nearest' or 'bilinear'.")
-    pictures = [as_picture(image, f"images[{index}]") for index, image in enumerate(images)]
+    all_pixels = [as_pixels(image, f"images[{index}]") for index, image in enumerate(images)]
 
     relative = {name: maps * (maps.shape[1] * maps.shape[2]) for name, maps in methods.items()}
     # Average pooling is in the middle of the scale, or below where there are stronger weights.
@@ -62,7 +62,7 @@ def pooling_maps(
     per_row = min(count, 8)
     rows = -(-count // per_row)
     side = min((width - _BAR_WIDTH) / per_row, _LARGEST_SIDE)
-    tallest = max(picture.shape[0] / picture.shape[1] for picture in pictures)
+    tallest = max(pixels.shape[0] / pixels.shape[1] for pixels in all_pixels)
     block = 1 + len(methods)
     figure = style.new_figure(
         per_row * side + _BAR_WIDTH,
@@ -81,12 +81,12 @@ def pooling_maps(
             axes.set_visible(index < count)
         if index >= count:
             continue
-        picture = pictures[index]
-        extent = (0, picture.shape[1], picture.shape[0], 0)
-        show(above, picture, extent=extent)
+        pixels = all_pixels[index]
+        extent = (0, pixels.shape[1], pixels.shape[0], 0)
+        show(above, pixels, extent=extent)
         for axes, (name, of_method) in zip(below, relative.items()):
             # Light and pale, so that what is dark or bright below comes from the weights.
-            show(axes, 0.4 + 0.6 * as_gray(picture), extent=extent)
+            show(axes, 0.4 + 0.6 * as_gray(pixels), extent=extent)
             overlay = axes.imshow(
                 of_method[index],
                 extent=extent,

@@ -1,4 +1,4 @@
-"""One look for every picture: sizes, colours and axes, without touching matplotlib's global settings."""
+"""One look for every figure: sizes, colours and axes, without touching matplotlib's global settings."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def add_title(figure, title):
 
 
 def halo(width=1.6):
-    """A white outline that keeps text readable over points and pictures."""
+    """A white outline that keeps text readable over points and images."""
     return [patheffects.withStroke(linewidth=width, foreground="white")]
 
 

@@ -159,7 +159,7 @@ class WeightedPooling(Pooling):
         return weighted_mean(self.attention(features), features)
 
     def pooling_weights(self, features):
-        r"""The share of each place in the attention, for pictures: $a_j / \sum_k a_k$.
+        r"""The share of each place in the attention, for figures: $a_j / \sum_k a_k$.
 
         Args:
             features: `(b, h, w, d)`, or `(b, n, d)` where the layer takes bags.

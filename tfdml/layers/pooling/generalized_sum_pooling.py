@@ -104,7 +104,7 @@ class GeneralizedSumPooling(PrototypePooling):
         return (pooled, attributes) if self.return_attributes else pooled
 
     def pooling_weights(self, features, mask=None):
-        """The weight of each local feature in the pooled one, for pictures.
+        """The weight of each local feature in the pooled one, for figures.
 
         Args:
             features: `(b, h, w, d)` or `(b, n, d)`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 
-def as_picture(image, name="image"):
+def as_pixels(image, name="image"):
     """One image as float32 `(h, w)` or `(h, w, 3)` in 0..1.
 
     Args:
@@ -14,7 +14,7 @@ def as_picture(image, name="image"):
         name: What the error calls it.
 
     Returns:
-        The picture, ready for `imshow(..., cmap="gray", vmin=0, vmax=1)`.
+        The image, ready for `imshow(..., cmap="gray", vmin=0, vmax=1)`.
 
     Raises:
         ValueError: If the shape, the type or the range is none of these.
@@ -24,29 +24,29 @@ def as_picture(image, name="image"):
         image = image[..., None]
     if image.ndim != 3 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
         raise ValueError(
-            f"{name} is no picture. Received: shape {np.shape(image)}; "
+            f"{name} is not an image. Received: shape {np.shape(image)}; "
             "expected (h, w), (h, w, 1), (h, w, 3) or (h, w, 4)."
         )
     if image.dtype == np.uint8:
-        picture = image.astype(np.float32) / 255.0
+        pixels = image.astype(np.float32) / 255.0
     elif np.issubdtype(image.dtype, np.floating) or image.dtype.name == "bfloat16":
-        picture = image.astype(np.float32)
-        if not np.isfinite(picture).all() or picture.min() < -0.01 or picture.max() > 1.01:
+        pixels = image.astype(np.float32)
+        if not np.isfinite(pixels).all() or pixels.min() < -0.01 or pixels.max() > 1.01:
             raise ValueError(
                 f"{name} is a float image out of range. Received: values in "
-                f"[{picture.min():g}, {picture.max():g}]; expected 0..1 (or uint8 in 0..255)."
+                f"[{image.min():g}, {image.max():g}]; expected 0..1 (or uint8 in 0..255)."
             )
-        picture = np.clip(picture, 0.0, 1.0)
+        pixels = np.clip(pixels, 0.0, 1.0)
     else:
         raise ValueError(f"{name} has a wrong type. Received: {image.dtype}; expected uint8 or float.")
-    return picture[..., 0] if picture.shape[-1] == 1 else picture[..., :3]
+    return pixels[..., 0] if pixels.shape[-1] == 1 else pixels[..., :3]
 
 
-def as_gray(picture):
-    """The luminance of a picture of `as_picture`, `(h, w)`."""
-    return picture if picture.ndim == 2 else picture @ np.float32([0.299, 0.587, 0.114])
+def as_gray(pixels):
+    """The luminance of an image of `as_pixels`, `(h, w)`."""
+    return pixels if pixels.ndim == 2 else pixels @ np.float32([0.299, 0.587, 0.114])
 
 
-def show(axes, picture, **options):
-    """Draws a picture of `as_picture` without stretching its gray values."""
-    return axes.imshow(picture, cmap="gray", vmin=0.0, vmax=1.0, **options)
+def show(axes, pixels, **options):
+    """Draws an image of `as_pixels` without stretching its gray values."""
+    return axes.imshow(pixels, cmap="gray", vmin=0.0, vmax=1.0, **options)
