@@ -26,7 +26,7 @@ def test_python_examples_run():
     namespace = run(BLOCKS)
     assert namespace["model"].metrics[0].name == "loss"
     assert set(namespace["history"].history) >= {"val_map_at_r", "projection", "covering_radius"}
-    difference = namespace["vectors"] - namespace["embedder"](namespace["pictures"])
+    difference = namespace["vectors"] - namespace["embedder"](namespace["images"])
     assert abs(difference.numpy()).max() < 1e-5
     assert namespace["vector"].shape == (1, 32)
 
