@@ -7,8 +7,8 @@ import tensorflow as tf
 from training_steps import what_a_step_does
 
 from tfdml import data, layers, losses, miners
-from tfdml.experiments import InputError, RecipeError, load_preset, load_recipe, preset_names
-from tfdml.experiments.builders import make_loss, make_model, make_optimizer, make_pooling
+from tfdml.experiments import InputError, RecipeError, load_preset, load_recipe, preset_names, recipe_names
+from tfdml.experiments.builders import dry_build, make_loss, make_model, make_optimizer, make_pooling
 from tfdml.experiments.parsing import to_mapping
 from tfdml.experiments.recipe_files import merge
 
@@ -82,6 +82,38 @@ def test_presets_say_what_the_thesis_says():
     gsp = recipe.model.gsp
     assert recipe.model.pooling == "gsp" and (gsp.prototypes, gsp.ratio, gsp.smoothing) == (128, 0.3, 0.5)
     assert recipe.zero_shot.enabled and recipe.zero_shot.weight == 0.1 and recipe.model.embedding_size == 128
+
+
+OF_CONSTRUCTORS = [
+    ("gap", {"loss.name": "info_nce", "loss.options.temperature": 0.0}, "loss.options.temperature: "),
+    ("gap", {"loss.options.negative_margin": "x"}, "Loss 'c2' cannot be made from these options"),
+    ("gap", {"loss.name": "c3"}, "Unknown loss. Received: 'c3'"),
+    ("gap", {"loss.miner.name": "hard", "loss.miner.options.distance": "l9"}, "loss.miner.options.distance: "),
+    ("gap", {"augmentation.rotation": 200.0}, "augmentation.rotation: Received: rotation=200.0; expected 0 <= "),
+    ("gsp", {"model.gsp.ratio": 1.5}, "model.gsp.ratio: ratio is out of range. Received: ratio=1.5"),
+    ("gap", {"model.pooling": "generalized_mean", "model.pooling_options.power": 0.0}, "model.pooling_options.power: "),
+    ("gap-ccp", {"references.per_class": 0}, "references.per_class: Received: per_class=0; expected an integer >= 1."),
+    ("xbm", {"references.memory_size": 0}, "references.memory_size: Received: size=0; expected an integer >= 1."),
+    ("xbm", {"references.memory_warmup": -1}, "references.memory_warmup: Received: warmup_steps=-1; expected an"),
+    ("gsp", {"zero_shot.enabled": True, "zero_shot.dim": 0}, "zero_shot.dim: Received: embedding_size=0; expected an"),
+    ("gsp", {"zero_shot.enabled": True, "zero_shot.ridge": 0.0}, "zero_shot.ridge: Received: ridge=0.0; expected"),
+    ("gsp", {"zero_shot.enabled": True, "zero_shot.temperature": -1.0}, "zero_shot.temperature: Received: temperature"),
+    ("features", {"model.head.hidden": [8, 0]}, "model.head.hidden: Received: hidden=0; expected an integer >= 1."),
+    ("features", {"model.head.dropout": 1.0}, "model.head.dropout: Received: rate=1.0; expected 0 <= rate < 1."),
+    ("features", {"model.head.input_size": 0}, "model.head.input_size: Received: input_size=0; expected an integer"),
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "message"), OF_CONSTRUCTORS)
+def test_constructors_check_the_recipe_before_data_are_loaded(name, changes, message):
+    with pytest.raises(RecipeError) as error:
+        dry_build(load_recipe(name, changes))
+    assert str(error.value).startswith(message)
+
+
+def test_a_dry_build_of_recipes_that_are_right():
+    for name in recipe_names(tables=False):
+        dry_build(load_recipe(name))
 
 
 def test_references():

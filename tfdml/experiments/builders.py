@@ -15,7 +15,7 @@ import tensorflow as tf
 from tfdml import backbones, data, losses, miners
 from tfdml._utils.naming import check_options
 from tfdml.callbacks import PrototypeWarmup
-from tfdml.experiments.errors import RecipeError, input_errors, nearest_key
+from tfdml.experiments.errors import RecipeError, input_errors, nearest_key, recipe_errors
 from tfdml.experiments.recipe import Recipe
 from tfdml.layers import ClassProxies, CrossBatchMemory, ZeroShotPrediction
 from tfdml.layers.pooling import GeneralizedSumPooling, PrototypePooling, get_pooling
@@ -115,6 +115,34 @@ def fill_from(recipe: Recipe, complete: Recipe) -> Recipe:
     if head.input_size is None:
         head = dataclasses.replace(head, input_size=complete.model.head.input_size)
     return dataclasses.replace(recipe, data=data_config, model=dataclasses.replace(recipe.model, head=head))
+
+
+def dry_build(recipe: Recipe):
+    """Makes what is cheap, so that its constructors check the recipe before data are loaded.
+
+    Raises:
+        RecipeError: With the recipe's key and the message of the constructor.
+    """
+    miner, has_gsp = recipe.loss.miner, recipe.model.has_gsp or recipe.zero_shot.enabled
+    if miner.name is not None:
+        with recipe_errors("loss.miner.options"):
+            miners.get(miner.name, **miner.options)
+    with recipe_errors("loss.options"):
+        make_loss(recipe)
+    with recipe_errors("augmentation"):
+        make_augmentation(recipe)
+    with recipe_errors("references", size="memory_size", warmup_steps="memory_warmup"):
+        make_references(recipe, num_classes=1, dim=1)
+    with recipe_errors("zero_shot", embedding_size="dim"):
+        make_zero_shot(recipe, num_classes=1, dim=1)
+    if not recipe.has_head:
+        with recipe_errors("model.gsp" if has_gsp else "model.pooling_options"):
+            make_pooling(recipe)
+        return
+    head = recipe.model.head
+    head = dataclasses.replace(head, input_size=1 if head.input_size is None else head.input_size)
+    with recipe_errors("model.head", rate="dropout"):
+        make_head(dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, head=head)))
 
 
 def make_augmentation(recipe: Recipe):
@@ -336,7 +364,9 @@ def make_zero_shot(recipe: Recipe, num_classes, dim):
     config = recipe.zero_shot
     if not config.enabled:
         return None
-    return ZeroShotPrediction(num_classes, config.dim or dim, config.ridge, config.temperature)
+    return ZeroShotPrediction(
+        num_classes, dim if config.dim is None else config.dim, config.ridge, config.temperature
+    )
 
 
 def make_references(recipe: Recipe, num_classes, dim):
@@ -346,7 +376,9 @@ def make_references(recipe: Recipe, num_classes, dim):
     if config.has_proxies:
         layers.append(ClassProxies(num_classes, config.per_class, embedding_size=dim))
     if config.has_memory:
-        size = config.memory_size or 2 * num_classes * recipe.batches.samples_per_class
+        size = config.memory_size
+        if size is None:
+            size = 2 * num_classes * recipe.batches.samples_per_class
         layers.append(CrossBatchMemory(size, dim, config.memory_warmup))
     return layers or None
 

@@ -43,6 +43,24 @@ def unknown(kind, name, known_names):
 
 
 @contextlib.contextmanager
+def recipe_errors(section, **keys):
+    """Re-raises errors of a constructor as RecipeError that begins with the recipe's key.
+
+    Args:
+        section: The section of the recipe that has the arguments.
+        **keys: From an argument's name to the key, where they differ.
+    """
+    try:
+        yield
+    except RecipeError:
+        raise
+    except (ValueError, TypeError) as error:
+        argument = re.match(r"(?:.*\W)?Received: (\w+)=", str(error))
+        key = f"{section}.{keys.get(argument[1], argument[1])}: " if argument else ""
+        raise RecipeError(f"{key}{error}") from error
+
+
+@contextlib.contextmanager
 def input_errors():
     """Re-raises ValueError, TypeError and OSError as InputError."""
     try:

@@ -355,6 +355,7 @@ class _Run:
 
     def prepare(self):
         recipe = self.recipe
+        builders.dry_build(recipe)
         keras.utils.set_random_seed(recipe.seed)
         builders.make_loss(recipe)
         self.pictures = builders.load_data(recipe)
