@@ -1,8 +1,9 @@
-"""The two commands, `tfdml-train` and `tfdml-evaluate`."""
+"""The commands `tfdml-train` and `tfdml-evaluate`."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import functools
 import json
@@ -13,8 +14,8 @@ from typing import Literal, Union, get_type_hints
 
 from tfdml.experiments import names
 from tfdml.experiments.errors import InputError
-from tfdml.experiments.parsing import CommandParser, add_recipe_options
-from tfdml.experiments.recipe import TrainingConfig
+from tfdml.experiments.parsing import TRUST, CommandParser, add_recipe_options
+from tfdml.experiments.recipe import Recipe, TrainingConfig
 from tfdml.experiments.recipe_files import dump_recipe, load_preset, load_recipe, preset_names, recipe_names
 from tfdml.experiments.table_files import load_table, table_names
 
@@ -57,93 +58,68 @@ Values are YAML: 20, false, null, [1,2,4]."""
 def train_main(argv=None):
     """Trains from the command line.
 
-    Args:
-        argv: The arguments; by default those of the program.
-
-    Returns:
-        The exit code: 0, or 1 if the loss became no number or another worker died, or 130 after Ctrl-C. Wrong
-        arguments and input exit with 2.
+    The exit code is 1 if the loss is not finite or another worker died, 130 after Ctrl-C, 2 for wrong input.
     """
-    argv = sys.argv[1:] if argv is None else list(argv)
     parser = _train_parser()
-    overrides = parser.parse_given(argv)
-    positional, out, resumed, verbose = (
-        overrides.pop(name, None) for name in ("RECIPE", "out", "resume", "verbose")
-    )
-    listed, print_recipe = overrides.pop("list", None), overrides.pop("print_recipe", False)
-    for kind in ("recipes", "presets"):
-        listed = kind if overrides.pop(f"list_{kind}", False) else listed
-    name, presets = overrides.pop("recipe", None), overrides.pop("preset", None) or []
-    queue, strategy, seeds = (overrides.pop(name, None) for name in ("queue", "strategy", "seeds"))
+    given = parser.parse_given(sys.argv[1:] if argv is None else argv)
+    overrides = {field.name: given.pop(field.name) for field in dataclasses.fields(Recipe) if field.name in given}
+    out, verbose, strategy, seeds = (given.get(name) for name in ("out", "verbose", "strategy", "seeds"))
+    listed = next((kind for kind in ("presets", "recipes") if f"list_{kind}" in given), given.get("list"))
     with parser.refusing_input_errors():
         if listed is not None:
             print("\n".join(_list(listed)))
             return 0
-        if resumed is not None:
+        if "resume" in given:
             longer = overrides.get("training", {}).pop("max_validations", None)
-            changes = {section: values for section, values in overrides.items() if values != {}}
-            if positional or name or queue or out or changes or presets or print_recipe or seeds:
+            if given.keys() - {"resume", "strategy", "verbose"} or any(values != {} for values in overrides.values()):
                 parser.refuse(
                     "--resume takes everything from the run: no recipe, --out, presets or changes go with it, but "
                     "--training.max_validations."
                 )
-            return _run(lambda: _resume(resumed, strategy, longer, verbose))
+            return _run(lambda: _resume(given["resume"], strategy, longer, verbose))
         if strategy is not None:
             overrides.setdefault("training", {})["strategy"] = strategy
-        if queue is not None:
-            if positional or name or resumed or print_recipe or seeds or out is None:
+        changes = overrides, given.get("preset", [])
+        if "queue" in given:
+            if out is None or given.keys() & {"RECIPE", "recipe", "print_recipe", "seeds"}:
                 parser.refuse("--queue names all recipes itself, and takes changes, presets and --out, which it needs.")
-            return _run_queue(lambda queues: queues.load_queue(queue, overrides, presets), out, verbose)
-        if positional and name:
-            parser.refuse(f"Two recipes. Received: {positional!r} and --recipe {name}.")
-        recipe = load_recipe(positional or name or "default", overrides, presets)
-        if print_recipe:
+            return _run_queue(lambda queues: queues.load_queue(given["queue"], *changes), out, verbose)
+        if {"RECIPE", "recipe"} <= given.keys():
+            parser.refuse(f"Two recipes. Received: {given['RECIPE']!r} and --recipe {given['recipe']}.")
+        recipe = load_recipe(given.get("RECIPE") or given.get("recipe") or "default", *changes)
+        if "print_recipe" in given:
             print(dump_recipe(recipe), end="")
             return 0
-        if seeds is not None:
-            if recipe.protocol.name != "single" or recipe.training.strategy == "multi_worker":
-                parser.refuse(
-                    "--seeds repeats a single run on one machine. Received: protocol.name="
-                    f"{recipe.protocol.name!r}, training.strategy={recipe.training.strategy!r}. Pass "
-                    "--protocol.repeats to repeat a protocol."
-                )
-            out = out or new_folder_name(recipe.name)
-            return _run_queue(lambda queues: queues.with_seeds(recipe, _read_seeds(seeds)), out, verbose, as_one=True)
-        return _run(lambda: _train(recipe, out, verbose))
+        if seeds is None:
+            return _run(lambda: _train(recipe, out, verbose))
+        if recipe.protocol.name != "single" or recipe.training.strategy == "multi_worker":
+            parser.refuse(
+                f"--seeds repeats a single run on one machine. Received: protocol.name={recipe.protocol.name!r}, "
+                f"training.strategy={recipe.training.strategy!r}. Pass --protocol.repeats to repeat a protocol."
+            )
+        out = out or f"runs/{recipe.name.replace('/', '-')}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+        return _run_queue(lambda queues: queues.with_seeds(recipe, _read_seeds(seeds)), out, verbose, as_one=True)
 
 
 def evaluate_main(argv=None):
-    """Evaluates from the command line.
-
-    Args:
-        argv: The arguments; by default those of the program.
-
-    Returns:
-        The exit code 0. Wrong arguments and input exit with 2.
-    """
-    argv = sys.argv[1:] if argv is None else list(argv)
+    """Evaluates from the command line. The exit code is 2 for wrong arguments and input."""
     parser = _evaluate_parser()
-    given = parser.parse_given(argv)
-    listed = given.pop("list", None)
-    if listed is not None:
-        print("\n".join(_list(listed)))
+    given = parser.parse_given(sys.argv[1:] if argv is None else argv)
+    if "list" in given:
+        print("\n".join(_list(given["list"])))
         return 0
-    paths, options = given.pop("RUN_OR_SAVEDMODEL", None), given.pop("options", {})
+    paths, as_one, out = given.pop("RUN_OR_SAVEDMODEL", None), given.pop("ensemble", False), given.get("out")
     if not paths:
         parser.refuse("No run. Expected: RUN_OR_SAVEDMODEL, the folder of a run or of an exported SavedModel.")
-    pictures, as_one = not given.pop("no_pictures", False), given.pop("ensemble", False)
-    trust = given.pop("trust", False)
-    data, split, out, search = (given.pop(name, None) for name in ("data", "split", "out", "search"))
     if len(paths) > 1 and out is not None and not as_one:
         parser.refuse(f"One folder for several evaluations. Received: --out {out} with {len(paths)} runs.")
+    data, options, figures = given.pop("data", None), given.pop("options", {}), not given.pop("no_pictures", False)
+    splitting = {name: given.pop(name) for name in _SPLITTING if name in given}
     for path in [paths] if as_one else paths:
         with parser.refusing_input_errors(), _console_log():
             from tfdml.experiments.evaluation import evaluate
 
-            done = evaluate(
-                path, data, options, split=split, splitting=given, out=out, pictures=pictures, search=search,
-                trust=trust,
-            )  # fmt: skip
+            done = evaluate(path, data, options, splitting=splitting, pictures=figures, **given)
         together = f", {len(paths)} networks as one" if as_one else ""
         print(f"{done.data}, {done.split} classes: {done.images} pictures of {done.classes} classes{together}")
         for name, value in done.metrics.items():
@@ -183,14 +159,7 @@ def _run(run):
 
 
 def _run_queue(load, out, verbose, as_one=False):
-    """Carries out several recipes and gives the exit code.
-
-    Args:
-        load: From the module `queue` to recipes by name.
-        out: Their folder.
-        verbose: As for `train`.
-        as_one: Whether their mean is shown.
-    """
+    """Carries out several recipes, which `load` makes with the module `queue`, and gives the exit code."""
     from tfdml.experiments import queue
 
     try:
@@ -217,11 +186,6 @@ def _read_seeds(text):
     return [int(seed) for seed in seeds]
 
 
-def new_folder_name(name):
-    """`runs/NAME-DATE-TIME`, as the folder of a single run."""
-    return f"runs/{name.replace('/', '-')}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-
-
 def _resume(folder, strategy, max_validations, verbose):
     from tfdml.experiments.protocols import is_protocol_folder, resume_protocol
     from tfdml.experiments.run_folder import RunFolder
@@ -230,15 +194,12 @@ def _resume(folder, strategy, max_validations, verbose):
     # Of several workers only the first has the folder.
     if strategy != "multi_worker":
         if is_protocol_folder(folder):
-            if strategy is not None:
-                raise InputError(
-                    f"The runs of a protocol go on where they began. Received: --strategy {strategy} with {folder}."
-                )
-            if max_validations is not None:
-                raise InputError(
-                    "The runs of a protocol have the length of its recipe. Received: --training.max_validations "
-                    f"{max_validations} with {folder}."
-                )
+            for option, value, problem in (
+                ("--strategy", strategy, "go on where they began"),
+                ("--training.max_validations", max_validations, "have the length of its recipe"),
+            ):
+                if value is not None:
+                    raise InputError(f"The runs of a protocol {problem}. Received: {option} {value} with {folder}.")
             return resume_protocol(folder, verbose=verbose)
         if RunFolder.open(folder).is_finished and max_validations is None:
             print("This run is finished; there is nothing to resume.")
@@ -278,11 +239,11 @@ def _summary_of_run(result):
         f"  trained          {test['map_at_r']:6.4f}  {test['precision_at_1']:6.4f}",
     ]
     files = {"metrics": "test_metrics.json", "SavedModel": "saved_model", "figures": "pictures"}
-    found = [f"{kind} {name}" for kind, name in files.items() if _holds_something(result.folder / name)]
+    found = [f"{kind} {name}" for kind, name in files.items() if _is_there(result.folder / name)]
     return "\n".join([*lines, f"Files in {result.folder}: {', '.join(found)}"])
 
 
-def _holds_something(path):
+def _is_there(path):
     return path.is_file() or (path.is_dir() and any(path.iterdir()))
 
 
@@ -296,29 +257,21 @@ def _summary_of_seeds(results):
     return "\n".join(lines)
 
 
-_LISTS = ("recipes", "presets", *names.KINDS)
-
-
 def _list(kind):
     """The lines of --list: recipes with a line on each, presets with their values, or bare names."""
-    if kind == "recipes":
-        return _recipe_list()
     if kind == "presets":
-        return [f"{known:32} {_in_one_line(load_preset(known))}" for known in preset_names()]
-    return list(names.KINDS[kind])
-
-
-def _recipe_list():
-    """The lines of --list-recipes: the recipes of the package, then those of each table with braces as a shell has."""
+        presets = {name: load_preset(name).items() for name in preset_names()}
+        return [
+            f"{name:32} " + " ".join(f"{key}: {json.dumps(value)}".replace('"', "") for key, value in items)
+            for name, items in presets.items()
+        ]
+    if kind != "recipes":
+        return list(names.KINDS[kind])
+    # Those of a table have braces as a shell has.
     lines = [f"{known:14} {load_recipe(known).description}" for known in recipe_names(tables=False)]
     for table in map(load_table, table_names()):
         lines += ["", table.title, *(f"  {names}" for names in table.recipes_in_braces())]
     return lines
-
-
-def _in_one_line(mapping):
-    """A preset as YAML without line breaks."""
-    return " ".join(f"{key}: {json.dumps(value)}".replace('"', "") for key, value in mapping.items())
 
 
 @functools.cache
@@ -331,43 +284,47 @@ def _train_parser():
         epilog=_TRAIN_EXAMPLES,
     )
     parser.add_argument(
-        "RECIPE", nargs="?",
-        help="A recipe of the package, a row of a table (table-3.1/cub/c2-ccp-l) or a YAML file (default: default). "
-        "--list recipes prints the names.",
+        "RECIPE", nargs="?", help="A recipe of the package, a row of a table (table-3.1/cub/c2-ccp-l) or a YAML file "
+        "(default: default). --list recipes prints the names.",
     )  # fmt: skip
-    parser.add_argument("--recipe", metavar="RECIPE", help="The same as an option.")
     parser.add_argument(
         "--preset", metavar="PRESET", action="append", help="Preset merged into the recipe. Repeatable."
-    )
-    parser.add_argument(
-        "--out", metavar="DIR", help="Folder of the run, which must not exist (default: runs/NAME-DATE-TIME)."
-    )
-    parser.add_argument(
-        "--seeds", metavar="N,N,…", help="Train once with each seed, in the folders seedN of --out, and print the mean."
     )
     parser.add_argument(
         "--queue", metavar="PATTERN", nargs="+",
         help="Names of recipes, with * and ?, and YAML files: train one after the other, each in its folder of --out.",
     )  # fmt: skip
-    parser.add_argument(
-        "--strategy", type=get_type_hints(TrainingConfig)["strategy"],
-        help="Devices: one, all of this machine, or those of several workers (docs/distributed.md). The same as "
-        "--training.strategy; accepted with --resume (default: single).",
-    )  # fmt: skip
-    parser.add_argument("--resume", metavar="RUN", help="Continue the interrupted run in this folder.")
-    parser.add_argument(
-        "--verbose", type=Literal[0, 1, 2],
-        help="0 is silent, 1 a progress bar and a line for each validation, 2 the lines alone (default: 1 on a "
-        "terminal, else 2).",
-    )  # fmt: skip
-    parser.add_argument("--list", type=Literal[_LISTS], help="Print these names and exit.")
-    parser.add_argument("--list-recipes", action="store_true", help="The same as --list recipes.")
-    parser.add_argument("--list-presets", action="store_true", help="The same as --list presets.")
-    parser.add_argument(
-        "--print-recipe", action="store_true", help="Print the whole recipe as YAML and exit."
-    )
+    parser.add_options({
+        "--recipe RECIPE": "The same as RECIPE.",
+        "--out DIR": "Folder of the run, which must not exist (default: runs/NAME-DATE-TIME).",
+        "--seeds N,N,…": "Train once with each seed, in the folders seedN of --out, and print the mean.",
+        "--strategy": (
+            get_type_hints(TrainingConfig)["strategy"],
+            "Devices: one, all of this machine, or those of several workers (docs/distributed.md). The same as "
+            "--training.strategy; accepted with --resume (default: single).",
+        ),
+        "--resume RUN": "Continue the interrupted run in this folder.",
+        "--verbose": (
+            Literal[0, 1, 2],
+            "0 is silent, 1 a progress bar and a line for each validation, 2 the lines alone (default: 1 on a "
+            "terminal, else 2).",
+        ),
+        "--list": (Literal[("recipes", "presets", *names.KINDS)], "Print these names and exit."),
+        "--list-recipes": "The same as --list recipes.",
+        "--list-presets": "The same as --list presets.",
+        "--print-recipe": "Print the whole recipe as YAML and exit.",
+    })  # fmt: skip
     add_recipe_options(parser, load_recipe("default"))
     return parser
+
+
+_SPLITTING = {
+    "validation_classes": (float, "Share of the validation classes (default: the run's, or 0.2)."),
+    "test_classes": (Union[float, Literal["published"]], "Share of the test classes (default: the run's, or 0.3)."),
+    "fold": (int, "Training classes that validate (default: the run's, or null)."),
+    "folds": (int, "Number of such parts (default: the run's, or 4)."),
+    "split_seed": (int, "Seed that shuffles the classes first (default: the run's, or null)."),
+}
 
 
 def _evaluate_parser():
@@ -379,46 +336,25 @@ def _evaluate_parser():
     parser.add_argument(
         "RUN_OR_SAVEDMODEL", nargs="*",
         help="Folder of a run or of an exported SavedModel. Several are evaluated in turn.",
-    )
-    parser.add_argument(
-        "--ensemble", action="store_true", help="Evaluate several as one network: concatenate their embeddings."
-    )
-    parser.add_argument(
-        "--data", metavar="NAME_OR_FOLDER",
-        help="Dataset (--list datasets) or folder of images (default: the run's own).",
     )  # fmt: skip
-    parser.add_argument(
-        "--options", type=dict, help="Options of the dataset, as in --options.min_typefaces 20."
-    )
-    parser.add_argument(
-        "--split", type=Literal["all", "train", "validation", "test"],
-        help="Classes to evaluate (default: test for the run's own data, else all).",
-    )  # fmt: skip
-    parser.add_argument(
-        "--validation_classes", type=float, help="Share of the validation classes (default: the run's, or 0.2)."
-    )
-    parser.add_argument(
-        "--test_classes", type=Union[float, Literal["published"]],
-        help="Share of the test classes (default: the run's, or 0.3).",
-    )  # fmt: skip
-    parser.add_argument("--fold", type=int, help="Training classes that validate (default: the run's, or null).")
-    parser.add_argument("--folds", type=int, help="Number of such parts (default: the run's, or 4).")
-    parser.add_argument("--split_seed", type=int, help="Shuffles the classes first (default: the run's, or null).")
-    parser.add_argument(
-        "--out",
-        metavar="DIR",
-        help="Folder of the results, which must not exist (default: a new one in evaluations/ of the run).",
-    )
-    parser.add_argument("--no-pictures", action="store_true", help="Write metrics without figures.")
-    parser.add_argument("--list", type=Literal["datasets"], help="Print the names of the datasets and exit.")
-    parser.add_argument(
-        "--trust", action="store_true",
-        help="Load a SavedModel even if it can reach files, processes or Python; only if you know who made it.",
-    )  # fmt: skip
-    parser.add_argument(
-        "--search", type=Literal["exact", "faiss"],
-        help="Search: faiss is approximate and reports its recall (default: the run's, or exact).",
-    )  # fmt: skip
+    parser.add_options({
+        "--ensemble": "Evaluate several as one network: concatenate their embeddings.",
+        "--data NAME_OR_FOLDER": "Dataset (--list datasets) or folder of images (default: the run's own).",
+        "--options": (dict, "Options of the dataset, as in --options.min_typefaces 20."),
+        "--split": (
+            Literal["all", "train", "validation", "test"],
+            "Classes to evaluate (default: test for the run's own data, else all).",
+        ),
+        **{f"--{name}": option for name, option in _SPLITTING.items()},
+        "--out DIR": "Folder of the results, which must not exist (default: a new one in evaluations/ of the run).",
+        "--no-pictures": "Write metrics without figures.",
+        "--list": (Literal["datasets"], "Print the names of the datasets and exit."),
+        "--trust": TRUST,
+        "--search": (
+            Literal["exact", "faiss"],
+            "Search: faiss is approximate and reports its recall (default: the run's, or exact).",
+        ),
+    })  # fmt: skip
     return parser
 
 
@@ -430,21 +366,18 @@ def _console_log():
     handler.addFilter(
         lambda record: record.name.startswith("tfdml.experiments") or record.levelno >= logging.WARNING
     )
-    logger = logging.getLogger("tfdml")
-    level = logger.level
-    propagate = logger.propagate
-    logger.setLevel(logging.INFO)
-    logger.addHandler(handler)
+    ours, of_tensorflow = logging.getLogger("tfdml"), logging.getLogger("tensorflow")
+    before = ours.level, ours.propagate, of_tensorflow.level
+    ours.setLevel(logging.INFO)
+    ours.addHandler(handler)
     # TensorFlow gives the root logger a handler, which would show everything twice.
-    logger.propagate = False
+    ours.propagate = False
     # TensorFlow's advice on retracing is for those who write the program.
-    tensorflow_logger = logging.getLogger("tensorflow")
-    tensorflow_level = tensorflow_logger.level
-    tensorflow_logger.setLevel(logging.ERROR)
+    of_tensorflow.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        tensorflow_logger.setLevel(tensorflow_level)
-        logger.propagate = propagate
-        logger.removeHandler(handler)
-        logger.setLevel(level)
+        ours.removeHandler(handler)
+        level, ours.propagate, level_of_tensorflow = before
+        ours.setLevel(level)
+        of_tensorflow.setLevel(level_of_tensorflow)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from typing import Literal, Union
 
-from tfdml.experiments.parsing import CommandParser
+from tfdml.experiments.parsing import TRUST, CommandParser
 
 SCALES = ("0-1", "0-255", "-1-1")
 DTYPES = ("float16", "float32")
 
 _EXAMPLES = """
 examples:
-  %(prog)s resnet50 --backbone_options.weights imagenet --data PICTURES --size 224 --out features/pets
+  %(prog)s resnet50 --backbone_options.weights imagenet --data IMAGES --size 224 --out features/pets
   %(prog)s MODEL.keras --data digits --scale 0-255 --out features/digits
   %(prog)s SAVEDMODEL --data cub --options.path CUB_200_2011 --size 224 --short_side 256 --out features/cub
   %(prog)s runs/mine --data glyphs --output pooling --out features/glyphs
@@ -21,16 +21,9 @@ Then: tfdml-train features --data.options.path features/pets"""
 
 
 def extract_main(argv=None):
-    """Extracts features from the command line.
-
-    Args:
-        argv: The arguments; by default those of the program.
-
-    Returns:
-        The exit code 0. Wrong arguments and input exit with 2.
-    """
+    """Extracts features from the command line. The exit code is 130 after Ctrl-C, 2 for wrong input."""
     parser = _parser()
-    given = parser.parse_given(_with_scale(sys.argv[1:] if argv is None else argv))
+    given = parser.parse_given(sys.argv[1:] if argv is None else argv)
     model, options = given.pop("MODEL"), given.pop("options", None)
     missing = [f"--{name}" for name in ("data", "out") if name not in given]
     if missing:
@@ -48,49 +41,33 @@ def extract_main(argv=None):
     return 0
 
 
-def _with_scale(argv):
-    """The arguments, `--scale -1-1` in one: argparse takes the value for an option."""
-    joined = []
-    for argument in argv:
-        if joined and joined[-1] == "--scale" and argument == "-1-1":
-            joined[-1] = "--scale=-1-1"
-        else:
-            joined.append(argument)
-    return joined
-
-
 def _parser():
     parser = CommandParser(
         usage="%(prog)s MODEL --data NAME_OR_FOLDER --out DIR ...",
-        description="Puts pictures through a frozen network and keeps its features, for heads to be trained on them.",
+        description="Extracts features of images with a frozen network, for heads to be trained on them.",
         epilog=_EXAMPLES,
     )
     parser.add_argument(
         "MODEL", help="A .keras file, a SavedModel, a run's folder, or a backbone with --backbone_options.weights."
     )
-    parser.add_argument(
-        "--data", metavar="NAME_OR_FOLDER", help="A data set of the registry or a folder of pictures."
-    )
-    parser.add_argument(
-        "--options", type=dict, help="What the data set takes, as in --options.min_typefaces 20."
-    )
-    parser.add_argument("--out", metavar="DIR", help="The folder of the features, which must not exist.")
-    parser.add_argument("--backbone_options", type=dict, help="What the backbone takes, as in weights imagenet.")
-    parser.add_argument("--output", help="Output of a model with several, or a layer of a Keras model.")
-    parser.add_argument("--pooling", help="Pooling of a feature map; gap (average).")
-    parser.add_argument(
-        "--size", type=Union[int, tuple[int, int]], help="Height and width in pixels; the model's, or the data set's."
-    )
-    parser.add_argument("--channels", type=int, help="1 (grey) or 3 (colour); the model's, or the data set's.")
-    parser.add_argument("--short_side", type=int, help="Scale the shorter side to it, then cut out the centre.")
-    parser.add_argument("--scale", type=Literal[SCALES], help="What the model expects of black to white; 0-1.")
-    parser.add_argument("--batch_size", type=int, help="Pictures at once; 64.")
-    parser.add_argument("--dtype", type=Literal[DTYPES], help="Of the features on disk; float32.")
-    parser.add_argument(
-        "--trust", action="store_true",
-        help="Load a SavedModel even if it can reach files, processes or Python; only if you know who made it.",
-    )  # fmt: skip
-    parser.add_argument("--quiet", action="store_true", help="No progress bar.")
+    parser.add_options({
+        "--data NAME_OR_FOLDER": "Dataset (tfdml-train --list datasets) or folder of images.",
+        "--options": (dict, "Options of the dataset, as in --options.min_typefaces 20."),
+        "--out DIR": "Folder of the features, which must not exist.",
+        "--backbone_options": (dict, "Options of the backbone, as in --backbone_options.weights imagenet."),
+        "--output OUTPUT": "Output of a model with several, or a layer of a Keras model.",
+        "--pooling POOLING": "Pooling of a feature map (default: gap, average).",
+        "--size": (
+            Union[int, tuple[int, int]], "Height and width in pixels (default: the model's, or the dataset's)."
+        ),
+        "--channels": (int, "1 (gray) or 3 (color) (default: the model's, or the dataset's)."),
+        "--short_side": (int, "Scale the shorter side to this many pixels, then crop the center."),
+        "--scale": (Literal[SCALES], "What the model expects of black to white (default: 0-1)."),
+        "--batch_size": (int, "Images at once (default: 64)."),
+        "--dtype": (Literal[DTYPES], "Of the features on disk (default: float32)."),
+        "--trust": TRUST,
+        "--quiet": "No progress bar.",
+    })  # fmt: skip
     return parser
 
 

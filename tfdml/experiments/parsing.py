@@ -329,6 +329,10 @@ def _expanded_size(node, depth, known):
 # Command lines -----------------------------------------------------------------------------------------------------
 
 
+# The help of --trust.
+TRUST = "Load a SavedModel even if it can reach files, processes or Python; only if you know who made it."
+
+
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog):
         super().__init__(prog, max_help_position=28, width=min(100, shutil.get_terminal_size().columns) - 2)
@@ -360,20 +364,31 @@ class CommandParser(argparse.ArgumentParser):
             self._mappings.append(names[0])
         return (super() if group is None else group).add_argument(*names, **kwargs)
 
+    def add_options(self, options):
+        """Adds options: from `--NAME METAVAR` for text, `--NAME` for a flag, to the help, or to a type and the help."""
+        for option, text in options.items():
+            name, _, metavar = option.partition(" ")
+            kind, text = (None, text) if isinstance(text, str) else text
+            if kind is not None:
+                self.add_argument(name, type=kind, help=text)
+            else:
+                self.add_argument(name, help=text, **({"metavar": metavar} if metavar else {"action": "store_true"}))
+
     def parse_given(self, argv):
         """The given arguments as nested dicts, without defaults."""
-        argv, rest = [], iter(argv)
-        for argument in rest:
-            name, equals, _ = argument.partition("=")
+        given, argv = argv, []
+        for argument in given:
+            name = argument.partition("=")[0]
             mapping = next((key for key in self._mappings if name.startswith(f"{key}.")), None)
-            if mapping is not None:
-                if name not in self._option_string_actions:
-                    read = functools.partial(_read_option, mapping, name[len(mapping) + 1 :])
-                    super().add_argument(name, dest=name[2:], type=read, help=argparse.SUPPRESS)
-                # Joined, a value can begin with a dash.
-                if not equals and (value := next(rest, None)) is not None:
-                    argument = f"{name}={value}"
-            argv.append(argument)
+            if mapping is not None and name not in self._option_string_actions:
+                read = functools.partial(_read_option, mapping, name[len(mapping) + 1 :])
+                super().add_argument(name, dest=name[2:], type=read, help=argparse.SUPPRESS)
+            action = self._option_string_actions.get(argv[-1]) if argv else None
+            if re.match("-[^-]", argument) and argument != "-h" and action is not None and action.nargs is None:
+                # argparse would take the value, as in --scale -1-1, for an option.
+                argv[-1] = f"{argv[-1]}={argument}"
+            else:
+                argv.append(argument)
         return nested(vars(self.parse_args(argv)))
 
     def error(self, message):
