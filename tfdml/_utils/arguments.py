@@ -61,18 +61,18 @@ def configuration(instance):
     return {name: getattr(instance, name) for name in names if name != "self"}
 
 
-def renamed(config, **names):
-    """A configuration in which arguments have their new names, also if an earlier version wrote it.
+class FormerNames:
+    """Lets a Keras object load configurations of earlier versions: a base class that comes first.
 
-    Args:
-        config: A dict of arguments.
-        **names: From old names to new ones.
-
-    Example:
-        >>> renamed({"dim": 3}, dim="embedding_size")
-        {'embedding_size': 3}
+    Attributes:
+        former_names: From the names that arguments had to their names now.
     """
-    return {names.get(name, name): value for name, value in config.items()}
+
+    former_names = {}
+
+    @classmethod
+    def from_config(cls, config):
+        return super().from_config({cls.former_names.get(name, name): value for name, value in config.items()})
 
 
 def _is_finite(value):

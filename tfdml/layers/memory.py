@@ -4,13 +4,13 @@ import keras
 import tensorflow as tf
 
 from tfdml import ops
-from tfdml._utils.arguments import check_whole_number, renamed
+from tfdml._utils.arguments import FormerNames, check_whole_number
 from tfdml._utils.keras_compat import tensorflow_variable
 from tfdml.layers.references import References
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
-class CrossBatchMemory(keras.layers.Layer):
+class CrossBatchMemory(FormerNames, keras.layers.Layer):
     r"""The embeddings of the last batches, as references for the present one.
 
     Embeddings drift slowly once training has settled, so those of past batches still serve as positives and negatives:
@@ -42,6 +42,8 @@ class CrossBatchMemory(keras.layers.Layer):
         >>> references.embeddings.numpy().tolist(), references.labels.numpy().tolist()
         ([[4.0], [2.0], [3.0]], [9, 8, 9])
     """
+
+    former_names = {"dim": "embedding_size"}
 
     def __init__(self, size, embedding_size, warmup_steps=0, **kwargs):
         super().__init__(**{"trainable": False, **kwargs})
@@ -95,10 +97,6 @@ class CrossBatchMemory(keras.layers.Layer):
         _put(self.labels, places, labels)
         self.samples_seen.assign(seen)
         self.batches_seen.assign_add(1)
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**renamed(config, dim="embedding_size"))
 
     def get_config(self):
         return {

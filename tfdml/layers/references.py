@@ -3,12 +3,12 @@
 import keras
 import tensorflow as tf
 
-from tfdml._utils.arguments import check_whole_number, renamed
+from tfdml._utils.arguments import FormerNames, check_whole_number
 from tfdml.ops import References
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
-class ClassProxies(keras.layers.Layer):
+class ClassProxies(FormerNames, keras.layers.Layer):
     """Trainable points of the embedding space that stand for the classes.
 
     Calling the layer, without arguments, gives all proxies as `References`. They are used as they are:
@@ -33,6 +33,8 @@ class ClassProxies(keras.layers.Layer):
         >>> tuple(references.embeddings.shape), references.labels.numpy().tolist()
         ((6, 8), [0, 0, 1, 1, 2, 2])
     """
+
+    former_names = {"dim": "embedding_size"}
 
     def __init__(self, num_classes, per_class=1, *, embedding_size, initializer=None, **kwargs):
         super().__init__(**kwargs)
@@ -74,10 +76,6 @@ class ClassProxies(keras.layers.Layer):
         if tuple(proxies.shape) != expected:
             raise ValueError(f"Proxies do not fit. Received: shape {tuple(proxies.shape)}; expected {expected}.")
         self.proxies.assign(proxies)
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**renamed(config, dim="embedding_size"))
 
     def get_config(self):
         return {

@@ -5,11 +5,11 @@ import numpy as np
 import tensorflow as tf
 
 from tfdml import ops
-from tfdml._utils.arguments import check_positive, check_whole_number, renamed
+from tfdml._utils.arguments import FormerNames, check_positive, check_whole_number
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
-class ZeroShotPrediction(keras.layers.Layer):
+class ZeroShotPrediction(FormerNames, keras.layers.Layer):
     r"""Loss of a batch whose attributes must tell classes apart that the predictor was not fitted on.
 
     The attributes $z_j$ of an image are the shares of its mass that the prototypes of generalized sum pooling
@@ -64,6 +64,8 @@ class ZeroShotPrediction(keras.layers.Layer):
         (6,)
     """
 
+    former_names = {"dim": "embedding_size"}
+
     def __init__(
         self, num_classes, embedding_size, ridge=0.05, temperature=1 / 9.5, initializer=None, dtype="float32", **kwargs
     ):
@@ -104,10 +106,6 @@ class ZeroShotPrediction(keras.layers.Layer):
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
         losses = tf.where(tf.reduce_any(is_second), losses, 0.0)
         return tf.where(known, losses, tf.constant(np.nan, losses.dtype))
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**renamed(config, dim="embedding_size"))
 
     def get_config(self):
         return {

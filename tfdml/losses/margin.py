@@ -4,12 +4,12 @@ import keras
 import tensorflow as tf
 
 from tfdml import ops
-from tfdml._utils.arguments import check_choice, check_not_negative, check_positive, check_whole_number, renamed
+from tfdml._utils.arguments import FormerNames, check_choice, check_not_negative, check_positive, check_whole_number
 from tfdml.losses.base import MarginRequirements, MetricLoss, per_sample_share
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
-class MarginLoss(MetricLoss):
+class MarginLoss(FormerNames, MetricLoss):
     r"""Wants positive pairs nearer than a boundary and negative pairs farther, each by a margin.
 
     $$\frac{\sum_{(i,j) \in P} [\alpha + d_{ij} - \beta_{y_i}]_+ + \sum_{(i,j) \in N} [\alpha - d_{ij} + \beta_{y_i}]_+}
@@ -43,6 +43,8 @@ class MarginLoss(MetricLoss):
         0.2
     """
 
+    former_names = {"boundary": "beta", "trainable": "learn_beta", "boundary_weight": "beta_weight"}
+
     def __init__(
         self,
         margin=0.2,
@@ -68,11 +70,6 @@ class MarginLoss(MetricLoss):
         self.distance = check_choice("distance", distance, ops.DISTANCES)
         if self.learn_beta:
             self.parameters = _Boundaries(self.num_classes or 1, self.beta)
-
-    @classmethod
-    def from_config(cls, config):
-        config = renamed(config, boundary="beta", trainable="learn_beta", boundary_weight="beta_weight")
-        return super().from_config(config)
 
     @property
     def margin_requirements(self):
