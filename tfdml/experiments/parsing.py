@@ -23,17 +23,12 @@ from collections.abc import Mapping
 import numpy as np
 import yaml
 
+from tfdml._utils import limited_yaml
 from tfdml.experiments.errors import InputError, RecipeError, nearest_key, unknown
 from tfdml.experiments.recipe import Recipe
 from tfdml.version import __version__
 
-_MAX_CHARACTERS = 1_000_000
-_MAX_DEPTH = 32
-_MAX_NODES = 100_000
 _MAX_INTEGER = 2**63
-_MAX_DIGITS = 40
-# YAML takes 1e-3, without a point, for text.
-EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 # What a type accepts in words, and what stands for a value in the help.
 _WORDS = {
     int: ("an integer", "N"),
@@ -46,16 +41,7 @@ _WORDS = {
 
 
 def read_value(kind, value, key):
-    """A value of an annotation's type.
-
-    Args:
-        kind: The annotation: int, float, bool, str, dict, Literal, Optional, Union, tuple, or a dataclass, which is
-            read from a mapping.
-        value: As YAML gives it.
-        key: Its name in errors.
-
-    Raises:
-        RecipeError: If the value is not of this type, or a key of a mapping is unknown.
+    """A value, as YAML gives it, of an annotation's type: a dataclass, int, str, Union, tuple, …; errors name its key.
 
     Example:
         >>> read_value(tuple[int, ...], [1, 2], "evaluation.recall_at")
@@ -111,7 +97,7 @@ def _read(kind, value):
             return _read_plain(value)
     elif origin is float:
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if is_number or (isinstance(value, str) and EXPONENT.fullmatch(value)):
+        if is_number or (isinstance(value, str) and limited_yaml.EXPONENT.fullmatch(value)):
             if math.isfinite(float(value)):
                 return float(value)
     elif isinstance(value, origin) and not (origin is int and isinstance(value, bool)):
@@ -193,17 +179,12 @@ def _metavar(kind):
 
 def shown(value):
     """A value for a message: its `repr`, of limited length."""
-    if isinstance(value, int) and abs(value) >= 10**_MAX_DIGITS:
+    if isinstance(value, int) and abs(value) >= 10**40:
         return f"an integer of {value.bit_length()} bits"
     if isinstance(value, (Mapping, list, tuple)) and len(value) > 20:
         return f"a {'mapping' if isinstance(value, Mapping) else 'list'} of {len(value)} items"
     text = repr(value)
     return text if len(text) <= 120 else f"{text[:100]}… ({len(text):,} characters)"
-
-
-def one_line(error):
-    """An error's message without its line breaks."""
-    return " ".join(str(error).split())
 
 
 def recipe_from_mapping(mapping):
@@ -252,78 +233,12 @@ def _joined(one, other):
     return lay_over(one, other, _joined)
 
 
-# YAML --------------------------------------------------------------------------------------------------------------
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML's safe loader; dates are text, and 1e-3 is a number."""
-
-    yaml_implicit_resolvers = {
-        character: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
-        for character, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def fetch_flow_collection_start(self, token):
-        # The scanner looks far ahead of a bracket.
-        if self.flow_level > _MAX_DEPTH:
-            raise yaml.scanner.ScannerError(None, None, f"it is nested deeper than {_MAX_DEPTH} levels", None)
-        super().fetch_flow_collection_start(token)
-
-
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"^{EXPONENT.pattern}$"), list("-+0123456789"))
-
-
 def parse_yaml(text, source):
-    """Reads YAML; errors name its `source`.
-
-    Raises:
-        RecipeError: If it is not YAML, gives a key twice, has a number that is too large, is nested more than 32 deep,
-            or has, aliases expanded, more than 100,000 values.
-    """
-    if len(text) > _MAX_CHARACTERS:
-        raise RecipeError(
-            f"{source} is too long. Received: {len(text):,} characters. Expected: at most {_MAX_CHARACTERS:,}."
-        )
+    """Reads YAML within the limits of `limited_yaml`; RecipeError names its `source`."""
     try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        _expanded_size(node, 0, {})
-        return loader.construct_document(node)
-    except RecursionError:
-        raise RecipeError(f"{source} is nested too deeply. Expected: at most {_MAX_DEPTH} levels.") from None
-    except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
-        message = one_line(error).replace(' in "<unicode string>",', " in")
-        raise RecipeError(f"{source} is not valid YAML: {message}") from error
-
-
-def _expanded_size(node, depth, known):
-    """The number of values of a node with its aliases expanded; refuses what is too much, and keys given twice."""
-    if depth > _MAX_DEPTH:
-        raise ValueError(f"it is nested deeper than {_MAX_DEPTH} levels, or an alias refers to itself")
-    if id(node) in known:
-        return known[id(node)]
-    children = []
-    if isinstance(node, yaml.MappingNode):
-        keys = set()
-        for key, value in node.value:
-            name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key)
-            if name in keys:
-                raise ValueError(f"the key {key.value!r} is given twice, again in line {key.start_mark.line + 1}")
-            keys.add(name)
-            children += [key, value]
-    elif isinstance(node, yaml.SequenceNode):
-        children = node.value
-    elif node.tag.endswith(":int") and len(node.value) > _MAX_DIGITS:
-        raise ValueError(f"an integer is too large in line {node.start_mark.line + 1}")
-    elif node.tag.endswith(":float") and "e" in node.value.lower() and math.isinf(float(node.value.replace("_", ""))):
-        raise ValueError(f"{node.value} is too large in line {node.start_mark.line + 1}")
-    size = 1 + sum(_expanded_size(child, depth + 1, known) for child in children)
-    if size > _MAX_NODES:
-        raise ValueError(f"it has more than {_MAX_NODES:,} values when its aliases are expanded")
-    known[id(node)] = size
-    return size
+        return limited_yaml.load(text)
+    except ValueError as error:
+        raise RecipeError(f"{source} is {error}") from error
 
 
 # Command lines -----------------------------------------------------------------------------------------------------
@@ -402,7 +317,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def refuse(self, message):
         """Ends the program because of its input."""
-        self.exit(2, f"{self.prog}: error: {one_line(message)}\n")
+        self.exit(2, f"{self.prog}: error: {limited_yaml.one_line(message)}\n")
 
     @contextlib.contextmanager
     def refusing_input_errors(self):
@@ -452,7 +367,7 @@ def _field_texts():
     with contextlib.suppress(OSError):  # A package without its source has no texts.
         classes = ast.parse(inspect.getsource(sys.modules[Recipe.__module__])).body
     return {
-        (kind.name, field.target.id): one_line(text.value.value)
+        (kind.name, field.target.id): limited_yaml.one_line(text.value.value)
         for kind in classes
         if isinstance(kind, ast.ClassDef)
         for field, text in zip(kind.body, kind.body[1:])

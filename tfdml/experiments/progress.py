@@ -12,16 +12,10 @@ _BAR_SECONDS = 0.2
 
 
 class ProgressLines(keras.callbacks.Callback):
-    """Prints a header, and a line of less than 100 columns for each validation.
+    """Prints a header, and a line of less than 100 columns for each of `validations` after `steps` steps.
 
-    Keras' own lines have every column of the logs and the progress of the epoch alone.
-
-    Args:
-        steps: Training steps between two validations.
-        validations: The largest number of validations.
-        early_stopping: The `RetrievalEarlyStopping` of the training, before this one among the callbacks; the best
-            validation so far is marked.
-        stream: Where to; standard output by default.
+    Keras' own lines have every column of the logs, and the progress of the epoch alone. The best validation so far, of
+    the `RetrievalEarlyStopping` before this callback, is marked. The stream is standard output by default.
     """
 
     def __init__(self, steps, validations, early_stopping, stream=None):
@@ -47,11 +41,14 @@ class ProgressLines(keras.callbacks.Callback):
             f"{_number((logs or {}).get(name))}{mark}"
             for name, mark in (("loss", "   "), ("val_map_at_r", self._mark(epoch)), ("val_precision_at_1", " "))
         )
-        place = f"{epoch + 1:d}/{self.validations:d}"
-        self._print(f"{place:>10} {(epoch + 1) * self.steps:8d} {numbers} {_clock(elapsed):>8} {_clock(left):>15}")
+        place = self._place(epoch, self.steps)
+        self._print(f"{place} {numbers} {_clock(elapsed):>8} {_clock(left):>15}")
 
     def _mark(self, epoch):
         return " * " if self.early_stopping.best_epoch == epoch else "   "
+
+    def _place(self, epoch, steps):
+        return f"{f'{epoch + 1}/{self.validations}':>10} {epoch * self.steps + steps:8d}"
 
     def _print(self, line):
         print(line, file=self.stream or sys.stdout, flush=True)
@@ -69,11 +66,8 @@ class ProgressBar(ProgressLines):
         if now - self._shown < _BAR_SECONDS and batch + 1 < self.steps:
             return
         self._shown = now
-        share = (batch + 1) / self.steps
-        full = int(20 * share)
-        loss = _number((logs or {}).get("loss"))
-        place = f"{self._epoch + 1:d}/{self.validations:d}"
-        text = f"{place:>10} {self._epoch * self.steps + batch + 1:8d} {loss}   [{'=' * full}{' ' * (20 - full)}]"
+        bar = "=" * (20 * (batch + 1) // self.steps)
+        text = f"{self._place(self._epoch, batch + 1)} {_number((logs or {}).get('loss'))}   [{bar:20}]"
         print(f"\r{text}", end="", file=self.stream or sys.stdout, flush=True)
 
     def _print(self, line):

@@ -13,8 +13,9 @@ from collections.abc import Mapping
 
 import yaml
 
+from tfdml._utils.limited_yaml import EXPONENT
 from tfdml.experiments.errors import RecipeError, unknown
-from tfdml.experiments.parsing import EXPONENT, lay_over, nested, parse_yaml, recipe_from_mapping, to_mapping
+from tfdml.experiments.parsing import lay_over, nested, parse_yaml, recipe_from_mapping, to_mapping
 from tfdml.experiments.recipe import Recipe
 from tfdml.experiments.table_files import load_table, quoted_rows, table_names, table_recipes
 
