@@ -217,45 +217,53 @@ def table_text(table, placed):
 
 
 def _data_text(table, data, placed):
-    columns = ["method"]
+    columns, rows, remarks = ["method"], [], {}
     for column in data.columns:
         columns += [f"{column.label}, printed"] * table.has_figures + [column.label]
-    rows, remarks = [], []
-    for row in table.rows.values():
-        if table.has_figures and data.key not in row.figures:
-            continue
-        doubt = row.doubts.get(data.key, row.doubts.get("all"))
-        remarks += [f"† {row.label}: {doubt}"] if doubt else []
-        results = placed.get(table.recipe_name(row, data), [])
-        for result in results or [None]:
-            label = row.label + " †" * bool(doubt)
-            known = [_NO_VALUE, _NO_VALUE]
-            if result is not None:
-                # Several results of one row, and changed ones, are told apart.
-                label += f" ({result.folder})" * (len(results) > 1) + " *changed*" * bool(result.changes)
-                remarks += [f"*changed* {result.folder}: {result.changes}"] if result.changes else []
-                known = [result.summary["evaluations"], result.hash]
-            cells = []
-            for column, figure in zip(data.columns, _figures(row, data)):
-                printed = _NO_VALUE if figure is None else _with_deviation(*figure)
-                cells += [printed] * table.has_figures + [_cell(result, column, figure, table.statistic)]
-            rows.append([label, *cells, *known])
+    for row, result, cells in _entries(table, data, placed):
+        label, known = row.label, [_NO_VALUE, _NO_VALUE]
+        if doubt := row.doubts.get(data.key, row.doubts.get("all")):
+            label += " †"
+            remarks[f"† {row.label}: {doubt}"] = None
+        if result is not None:
+            known = [result.summary["evaluations"], result.hash]
+            # Several results of one row, and changed ones, are told apart.
+            label += f" ({result.folder})" * (len(placed[table.recipe_name(row, data)]) > 1)
+            if result.changes:
+                label += " *changed*"
+                remarks[f"*changed* {result.folder}: {result.changes}"] = None
+        texts = []
+        for _, figure, values, difference in cells:
+            printed = _NO_VALUE if figure is None else _with_deviation(*figure)
+            texts += [printed] * table.has_figures + [_cell(values, difference, table.statistic)]
+        rows.append([label, *texts, *known])
     return [markdown_table([*columns, "n", "recipe"], rows), *remarks]
 
 
-def _figures(row, data):
-    return row.figures.get(data.key, [None] * len(data.columns))
+def _entries(table, data, placed):
+    """For each row and result, or None: both, and for each column the figure, the result's values, their difference."""
+    for row in table.rows.values():
+        if table.has_figures and data.key not in row.figures:
+            continue
+        figures = row.figures.get(data.key, [None] * len(data.columns))
+        for result in placed.get(table.recipe_name(row, data)) or [None]:
+            cells = []
+            for column, figure in zip(data.columns, figures):
+                values, difference = _percent(result, column), None
+                # This is not the row of a changed recipe.
+                if values is not None and figure is not None and not result.changes:
+                    difference = values[table.statistic] - figure.value
+                cells.append((column, figure, values, difference))
+            yield row, result, cells
 
 
-def _cell(result, column, figure, statistic):
+def _cell(values, difference, statistic):
     """A result's cell, as in `68.35 ± 0.41 (+0.12)`."""
-    values = _percent(result, column)
     if values is None:
         return _NO_VALUE
     text = _with_deviation(values["mean"], values["deviation"])
     if statistic == "best" and values["deviation"] is not None:
         text += f", best {values['best']:.2f}"
-    difference = _difference(result, values, figure, statistic)
     return text if difference is None else f"{text} ({difference:+.2f})"
 
 
@@ -265,11 +273,6 @@ def _percent(result, column):
     if values is None:
         return None
     return {key: None if values[key] is None else 100 * values[key] for key in ("mean", "deviation", "best")}
-
-
-def _difference(result, values, figure, statistic):
-    """From the printed figure; None without one, and for a changed recipe, whose row this is not."""
-    return None if figure is None or result.changes else values[statistic] - figure.value
 
 
 def _with_deviation(mean, deviation):
@@ -283,18 +286,16 @@ def _names_of(table):
 def table_csv(table, placed):
     """A table's results as CSV, a line for each result and column; figures in per cent."""
     rows = []
-    for name in _names_of(table):
-        _, row, data = table_recipes()[name]
-        for result in placed.get(name, ()):
-            for column, figure in zip(data.columns, _figures(row, data)):
-                values = _percent(result, column)
+    for data in table.data.values():
+        for row, result, cells in _entries(table, data, placed):
+            for column, figure, values, difference in cells:
                 if values is None:
                     continue
                 published, published_deviation = figure or (None, None)
                 rows.append({
                     "table": table.name, "data": data.key, "row": row.key, "label": row.label, "column": column.label,
                     "published": published, "published_deviation": published_deviation, **values,
-                    "statistic": table.statistic, "difference": _difference(result, values, figure, table.statistic),
+                    "statistic": table.statistic, "difference": difference,
                     "evaluations": result.summary["evaluations"],
                     "early_stopping_on": "test classes" if result.stops_on_test else "validation classes",
                     "status": f"changed: {result.changes}" if result.changes else "as published",
