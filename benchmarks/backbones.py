@@ -22,7 +22,7 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 from benchmarks import children  # noqa: E402
-from tfdml.backbones import get_backbone  # noqa: E402
+from tfdml import backbones  # noqa: E402
 from tfdml.backbones.batch_normalization import FROZEN  # noqa: E402
 from tfdml.models import MetricModel, build_embedder  # noqa: E402
 
@@ -71,7 +71,7 @@ def measure(options):
     images = tf.constant(rng.random((options.batch, options.side, options.side, 3), np.float32))
     labels = tf.constant(np.arange(options.batch) // PER_CLASS)
     before = children.high_water_mark()
-    backbone = get_backbone(
+    backbone = backbones.get(
         options.backbones[0], (options.side, options.side, 3), frozen_batch_norm=options.frozen[0]
     )
     model = MetricModel(build_embedder(backbone, embedding_size=128))

@@ -33,7 +33,7 @@ MODES = {"graph": False, "xla": True}
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("losses", nargs="*", default=losses.loss_names(), metavar="LOSS", help="all by default")
+    parser.add_argument("losses", nargs="*", default=losses.names(), metavar="LOSS", help="all by default")
     parser.add_argument("--batch", type=int, nargs="+", default=[2048], help="one batch size or several")
     parser.add_argument("--dense-batch", type=int, default=512)
     parser.add_argument("--dim", type=int, default=128)

@@ -17,7 +17,7 @@ from tfdml.experiments import InputError, load_recipe
 from tfdml.experiments.builders import load_data, restore_embedder
 from tfdml.experiments.run_folder import RunFolder, read_csv
 from tfdml.experiments.runner import result_of
-from tfdml.layers.pooling import pooling_names
+from tfdml.layers import pooling as poolings
 from tfdml.plots import pooling_maps
 
 # What is not named here is equal for all. Distilled pictures are the targets alone, in the size of a tile.
@@ -64,7 +64,7 @@ def collage(
 
     Args:
         out: Folder for the tables, the pictures and the runs.
-        methods: Names of `METHODS`, or of poolings, `tfdml.layers.pooling.pooling_names()`.
+        methods: Names of `METHODS`, or of poolings, `tfdml.layers.pooling.names()`.
         seeds: Seeds of the runs: first weights and batches.
         recipe: What is equal for all.
         overrides: Changes of the recipe, as in --overrides.model.gsp.smoothing 5.
@@ -74,8 +74,8 @@ def collage(
         Test MAP@R, `(methods, seeds)`.
     """
     for method in methods:
-        if method not in METHODS and method not in pooling_names():
-            raise InputError(str(unknown_name("method", method, [*METHODS, *pooling_names()])))
+        if method not in METHODS and method not in poolings.names():
+            raise InputError(str(unknown_name("method", method, [*METHODS, *poolings.names()])))
     overrides = dict(overrides or {})
     if quick:
         methods, seeds = ("gap", "gsp_zero_shot"), list(seeds)[:1]

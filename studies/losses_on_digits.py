@@ -48,7 +48,7 @@ def losses_on_digits(
     Returns:
         From (loss, references) to the MAP@R of each seed; the loss "untrained" is the network before training.
     """
-    names = list(names or losses.loss_names())
+    names = list(names or losses.names())
     if quick:
         steps, names = 40, names[:2]
     train, test = _digits()

@@ -17,7 +17,7 @@ from tfdml._utils.naming import unknown_name
 from tfdml.experiments import InputError, builders, load_recipe
 from tfdml.experiments.runner import result_of
 
-# Names of `tfdml.layers.pooling.pooling_names()`, but for those that stand there for free parameters; and one more.
+# Names of `tfdml.layers.pooling.names()`, but for those that stand there for free parameters; and one more.
 ZERO_SHOT = "gsp_zero_shot"
 TITLES = {
     "gap": "GAP",

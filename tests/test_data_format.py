@@ -9,9 +9,8 @@ import keras
 import numpy as np
 import pytest
 
-from tfdml import models
-from tfdml.backbones import get_backbone
-from tfdml.layers.pooling import get_pooling, pooling_names
+from tfdml import backbones, models
+from tfdml.layers import pooling as poolings
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "tfdml"
 # Layers of Keras whose default is the global format.
@@ -66,23 +65,23 @@ def test_every_layer_states_its_format():
 @pytest.mark.parametrize("name", ["resnet20", "resnet20v2", "bn_inception", "googlenet", "resnet50"])
 def test_backbones(name, image_data_format, short_networks):
     side = 64 if name == "bn_inception" else 32
-    expected = get_backbone(name, (side, side, 3))
+    expected = backbones.get(name, (side, side, 3))
     image_data_format("channels_first")
-    found = get_backbone(name, (side, side, 3))
+    found = backbones.get(name, (side, side, 3))
     assert [layer.get_config() for layer in found.layers] == [layer.get_config() for layer in expected.layers]
     found.set_weights(expected.get_weights())
     images = np.random.default_rng(0).random((2, side, side, 3), np.float32)
     np.testing.assert_array_equal(found(images), expected(images))
 
 
-@pytest.mark.parametrize("name", [name for name in pooling_names() if "x" not in name])
+@pytest.mark.parametrize("name", [name for name in poolings.names() if "x" not in name])
 def test_poolings(name, image_data_format):
     features = np.random.default_rng(0).random((2, 4, 5, 6), np.float32)
     results = []
     for data_format in ("channels_last", "channels_first"):
         image_data_format(data_format)
         keras.utils.set_random_seed(0)
-        layer = get_pooling(name)
+        layer = poolings.get(name)
         pooled = layer(keras.Input((4, 5, 6)))
         layer.set_weights([np.random.default_rng(1).random(weight.shape) for weight in layer.get_weights()])
         results.append((tuple(pooled.shape), np.asarray(layer(features))))

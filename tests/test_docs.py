@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tfdml import losses, miners
-from tfdml.layers.pooling import get_pooling, pooling_names
+from tfdml.layers import pooling as poolings
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
@@ -51,7 +51,7 @@ def rows_of(page, columns):
 
 @pytest.mark.parametrize(
     ("get", "known", "columns", "defaults"),
-    [(losses.get, losses.loss_names(), 8, 2), (miners.get, miners.miner_names(), 4, 2)],
+    [(losses.get, losses.names(), 8, 2), (miners.get, miners.names(), 4, 2)],
     ids=["losses", "miners"],
 )
 def test_table_has_all_with_their_defaults(get, known, columns, defaults):
@@ -73,7 +73,7 @@ def test_table_has_all_poolings_with_their_defaults_and_sizes():
     features, found = np.zeros((1, 3, 3, 24), "float32"), []
     for (name,), cells in rows_of("poolings.md", 7):
         found.append(name)
-        made = get_pooling(name)
+        made = poolings.get(name)
         layer, *marks = cells[1].split()
         assert layer == type(made).__name__, name
         assert marks == ["*"] * made.maps_only + ["+"] * made.rectifies, name
@@ -86,4 +86,4 @@ def test_table_has_all_poolings_with_their_defaults_and_sizes():
         sizes = {"d": 24, "prototypes": getattr(made, "prototypes", None)}
         size = math.prod(sizes.get(factor) or int(factor) for factor in cells[3].split(" × "))
         assert made(features).shape == (1, size), name
-    assert sorted(found) == pooling_names()
+    assert sorted(found) == poolings.names()

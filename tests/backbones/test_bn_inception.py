@@ -7,8 +7,7 @@ import tensorflow as tf
 from numpy_layers import convolve, normalize, pool_everywhere, pool_to_the_end, relu
 from torch_writer import write_state_dict
 
-from tfdml import export_saved_model
-from tfdml.backbones import get_backbone
+from tfdml import backbones, export_saved_model
 from tfdml.backbones.convolution_units import average_pool_with_border, max_pool_to_the_end
 from tfdml.data import Preprocessing
 from tfdml.models import build_embedder
@@ -102,7 +101,7 @@ def state():
 def backbone(state, tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "bn_inception.pth"
     write_state_dict(path, state)
-    return get_backbone("bn_inception", (None, None, 3), weights=path)
+    return backbones.get("bn_inception", (None, None, 3), weights=path)
 
 
 def outputs(backbone, names):
@@ -227,7 +226,7 @@ def first_blocks(monkeypatch):
 
 def test_mixed_policy(backbone, first_blocks, dtype_policy):
     dtype_policy("mixed_bfloat16")
-    mixed = get_backbone("bn_inception", (64, 64, 3))
+    mixed = backbones.get("bn_inception", (64, 64, 3))
     dtype_policy("float32")
     assert mixed.output.shape == (None, 4, 4, 576)
     assert {tf.as_dtype(weight.dtype) for weight in mixed.weights} == {tf.float32}
@@ -266,12 +265,12 @@ def test_files_of_keras_and_of_tensorflow(backbone, whole, tmp_path):
 @pytest.mark.parametrize("shape", [(63, 64, 3), (64, 64, 1), (64, 64), (64, 64, None), (64.0, 64, 3), None])
 def test_wrong_input_shape(shape):
     with pytest.raises(ValueError, match=r"expected .* at least 64 or None and channels one of \(3,\)") as raised:
-        get_backbone("bn_inception", shape)
+        backbones.get("bn_inception", shape)
     assert f"Received: input_shape={shape!r};" in str(raised.value)
 
 
 def test_wrong_options():
     with pytest.raises(ValueError, match="Received: frozen_batch_norm='gamma'"):
-        get_backbone("bn_inception", (64, 64, 3), frozen_batch_norm="gamma")
+        backbones.get("bn_inception", (64, 64, 3), frozen_batch_norm="gamma")
     with pytest.raises(ValueError, match="Received: batch_norm_momentum=1.0"):
-        get_backbone("bn_inception", (64, 64, 3), batch_norm_momentum=1.0)
+        backbones.get("bn_inception", (64, 64, 3), batch_norm_momentum=1.0)

@@ -91,4 +91,4 @@ def test_networks_of_one_s_own_do_not_tell():
     images = keras.Input(SHAPE)
     model = keras.Model(images, keras.layers.Conv2D(4, 3, name="conv1")(keras.layers.ZeroPadding2D()(images)))
     assert expected_range(model) == (None, None)
-    assert expected_range(backbones.get_backbone("resnet20", SHAPE))[0] == (0.0, 1.0)
+    assert expected_range(backbones.get("resnet20", SHAPE))[0] == (0.0, 1.0)

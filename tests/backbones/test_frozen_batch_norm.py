@@ -4,8 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from tfdml import models
-from tfdml.backbones import get_backbone
+from tfdml import backbones, models
 from tfdml.backbones.batch_normalization import FROZEN, BatchNormalization, Normalizer
 from tfdml.models import training_step
 
@@ -47,7 +46,7 @@ def pictures():
 )
 def test_exactly_these_variables_train(name, frozen, monkeypatch):
     monkeypatch.setattr(importlib.import_module("tfdml.backbones.resnet20"), "BLOCKS_PER_STAGE", 1)
-    backbone = get_backbone(name, (16, 16, 1), frozen_batch_norm=frozen) if name else small(frozen)
+    backbone = backbones.get(name, (16, 16, 1), frozen_batch_norm=frozen) if name else small(frozen)
     expected = [layer.kernel for layer in backbone.layers if isinstance(layer, keras.layers.Conv2D)]
     for layer in normalizations(backbone):
         expected += [parts(layer)[part] for part in TRAINED[frozen]]

@@ -4,7 +4,7 @@ import pytest
 from numpy_layers import convolve, normalize, pool_everywhere, pool_to_the_end, relu
 from torch_writer import write_archive, write_state_dict
 
-from tfdml.backbones import get_backbone
+from tfdml import backbones
 
 # 1x1, 3x3 and what is before it, the second 3x3 and what is before it, after pooling.
 NETWORK = {
@@ -86,7 +86,7 @@ def state():
 def backbone(state, tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "googlenet.pth"
     write_state_dict(path, state, write_archive)
-    return get_backbone("googlenet", (None, None, 3), weights=path, frozen_batch_norm="all")
+    return backbones.get("googlenet", (None, None, 3), weights=path, frozen_batch_norm="all")
 
 
 def test_parameter_count_is_the_published_one(backbone):
@@ -129,4 +129,4 @@ def test_output_shape(backbone, side, expected):
 @pytest.mark.parametrize("shape", [(31, 64, 3), (64, 64, 1)])
 def test_wrong_input_shape(shape):
     with pytest.raises(ValueError, match=r"expected .* at least 32 or None and channels one of \(3,\)"):
-        get_backbone("googlenet", shape)
+        backbones.get("googlenet", shape)

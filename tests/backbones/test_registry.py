@@ -1,14 +1,15 @@
 import keras
 import pytest
 
-from tfdml.backbones import backbone_names, get_backbone, register
-from tfdml.backbones.registry import _BUILDERS
+from tfdml import backbones
+from tfdml.backbones import register
+from tfdml.backbones.registry import _REGISTRY
 
 
 @pytest.fixture
 def identity(monkeypatch):
     """A backbone of one layer, known by this name."""
-    monkeypatch.setattr("tfdml.backbones.registry._BUILDERS", dict(_BUILDERS))
+    monkeypatch.setattr(_REGISTRY, "_factories", dict(_REGISTRY._factories))
 
     @register("identity")
     def identity(input_shape):
@@ -19,44 +20,44 @@ def identity(monkeypatch):
 
 
 def test_names():
-    assert {"bn_inception", "googlenet", "resnet20", "resnet20v2", "resnet50"} <= set(backbone_names())
-    assert backbone_names() == sorted(backbone_names())
+    assert {"bn_inception", "googlenet", "resnet20", "resnet20v2", "resnet50"} <= set(backbones.names())
+    assert backbones.names() == sorted(backbones.names())
 
 
 def test_upper_case_is_the_same(identity):
-    assert get_backbone("Identity", (28, 28, 1)).name == "identity"
+    assert backbones.get("Identity", (28, 28, 1)).name == "identity"
 
 
 def test_each_call_builds_a_new_model(identity):
-    first, second = (get_backbone("identity", (28, 28, 1)) for _ in range(2))
+    first, second = (backbones.get("identity", (28, 28, 1)) for _ in range(2))
     assert first is not second
     assert first.layers[1] is not second.layers[1]
 
 
 def test_unknown_name_suggests_the_nearest():
     with pytest.raises(ValueError, match=r"Received: 'resnet20_v2'.*Did you mean 'resnet20v2'\?"):
-        get_backbone("resnet20_v2", (28, 28, 1))
+        backbones.get("resnet20_v2", (28, 28, 1))
 
 
 def test_unknown_name_without_a_near_one():
     with pytest.raises(
         ValueError, match=r"Received: 'zzz'; expected one of \['bn_inception', .*'resnet20', .*\]\.$"
     ):
-        get_backbone("zzz", (28, 28, 1))
+        backbones.get("zzz", (28, 28, 1))
 
 
 def test_name_must_be_a_string():
     with pytest.raises(TypeError, match="Received: 20 of type int"):
-        get_backbone(20, (28, 28, 1))
+        backbones.get(20, (28, 28, 1))
 
 
 def test_unknown_option():
     with pytest.raises(ValueError, match="'resnet20' does not take these options. Received: 'depth'. Expected: 'bat"):
-        get_backbone("resnet20", (28, 28, 1), depth=32)
+        backbones.get("resnet20", (28, 28, 1), depth=32)
 
 
 def test_options_reach_the_builder():
-    backbone = get_backbone("resnet20", (28, 28, 1), batch_norm_momentum=0.5, name="mine")
+    backbone = backbones.get("resnet20", (28, 28, 1), batch_norm_momentum=0.5, name="mine")
     assert backbone.name == "mine"
     momenta = {
         layer.momentum for layer in backbone.layers if isinstance(layer, keras.layers.BatchNormalization)
@@ -65,10 +66,10 @@ def test_options_reach_the_builder():
 
 
 def test_register(identity):
-    assert "identity" in backbone_names()
-    assert get_backbone("identity", (5, 4, 3)).output.shape[1:] == (5, 4, 3)
+    assert "identity" in backbones.names()
+    assert backbones.get("identity", (5, 4, 3)).output.shape[1:] == (5, 4, 3)
     assert register("identity")(identity) is identity
-    with pytest.raises(ValueError, match="Received: name='identity'"):
+    with pytest.raises(ValueError, match="taken. Received: 'identity'"):
         register("identity")(lambda input_shape: None)
 
 

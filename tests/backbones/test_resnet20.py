@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfdml.backbones import get_backbone, resnet20
+from tfdml import backbones
+from tfdml.backbones import resnet20
 
 NAMES = ("resnet20", "resnet20v2")
 
@@ -13,7 +14,7 @@ NAMES = ("resnet20", "resnet20v2")
 @pytest.fixture(scope="module")
 def networks():
     """Networks for images of any size, by name and number of channels; nothing in their weights is 0 or 1."""
-    networks = {(name, channels): get_backbone(name, (None, None, channels)) for name in NAMES for channels in (1, 3)}
+    networks = {(name, channels): backbones.get(name, (None, None, channels)) for name in NAMES for channels in (1, 3)}
     for network in networks.values():
         _randomize_normalizations(network, np.random.default_rng(1))
     return networks
@@ -68,7 +69,7 @@ def test_output_shape(name, shape, map_size, networks):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_unknown_size_gives_the_numbers_of_the_known_one(name, one_block_per_stage):
-    unknown, known = get_backbone(name, (None, None, 1)), get_backbone(name, (30, 28, 1))
+    unknown, known = backbones.get(name, (None, None, 1)), backbones.get(name, (30, 28, 1))
     assert known.output.shape == (None, 8, 7, 64)
     known.set_weights(unknown.get_weights())
     images = np.random.default_rng(0).random((2, 30, 28, 1), np.float32)
@@ -114,9 +115,9 @@ def test_compiled_by_xla(network):
 )
 def test_mixed_policies(name, policy, dtype, one_block_per_stage, dtype_policy):
     images = np.random.default_rng(0).random((2, 28, 28, 1), np.float32)
-    full = get_backbone(name, (28, 28, 1))
+    full = backbones.get(name, (28, 28, 1))
     dtype_policy(policy)
-    mixed = get_backbone(name, (28, 28, 1))
+    mixed = backbones.get(name, (28, 28, 1))
     mixed.set_weights(full.get_weights())
     features = mixed(images, training=False)
     assert features.dtype == dtype
@@ -127,7 +128,7 @@ def test_mixed_policies(name, policy, dtype, one_block_per_stage, dtype_policy):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_file_round_trip(name, one_block_per_stage, tmp_path):
-    network = get_backbone(name, (None, 28, 1))
+    network = backbones.get(name, (None, 28, 1))
     _randomize_normalizations(network, np.random.default_rng(0))
     network.save(tmp_path / "backbone.keras")
     restored = keras.models.load_model(tmp_path / "backbone.keras", safe_mode=True)
@@ -139,7 +140,7 @@ def test_same_seed_same_weights(one_block_per_stage):
     models = []
     for _ in range(2):
         keras.utils.set_random_seed(3)
-        models.append(get_backbone("resnet20", (28, 28, 1)))
+        models.append(backbones.get("resnet20", (28, 28, 1)))
     for first, second in zip(*(model.get_weights() for model in models)):
         np.testing.assert_array_equal(first, second)
 
@@ -152,7 +153,7 @@ def test_same_seed_same_weights(one_block_per_stage):
 )  # fmt: skip
 def test_wrong_input_shape(name, shape):
     with pytest.raises(ValueError, match=r"expected .* from 16 to 64 .* \(1, 3\)") as raised:
-        get_backbone(name, shape)
+        backbones.get(name, shape)
     assert f"Received: input_shape={shape!r};" in str(raised.value)
 
 

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 from torch_writer import write_state_dict
 
-from tfdml.backbones import get_backbone, load_weights
+from tfdml import backbones
+from tfdml.backbones import load_weights
 from tfdml.backbones.resnet50 import PUBLISHED
 from tfdml.backbones.weights import start_from
 
@@ -30,7 +31,7 @@ def backbone(kerass):
     with pytest.MonkeyPatch.context() as patch:
         received = []
         patch.setattr(keras.applications, "ResNet50", lambda **options: received.append(options) or kerass)
-        backbone = get_backbone(
+        backbone = backbones.get(
             "resnet50", (None, None, 3), weights="imagenet", frozen_batch_norm="statistics"
         )
     assert received == [{"include_top": False, "weights": "imagenet"}]
@@ -83,4 +84,4 @@ def test_imagenet_without_a_network(backbone, monkeypatch, tmp_path):
 @pytest.mark.parametrize("shape", [(31, 64, 3), (64, 64, 1)])
 def test_wrong_input_shape(shape):
     with pytest.raises(ValueError, match=r"expected .* at least 32 or None and channels one of \(3,\)"):
-        get_backbone("resnet50", shape)
+        backbones.get("resnet50", shape)

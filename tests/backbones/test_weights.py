@@ -344,7 +344,7 @@ def tiny_is_a_backbone(monkeypatch):
         assert (name, input_shape) == ("tiny", (None, None, 3))
         return tiny()
 
-    monkeypatch.setattr(weights, "get_backbone", build)
+    monkeypatch.setattr(weights.registry, "get", build)
 
 
 def test_convert(tiny_is_a_backbone, tmp_path):

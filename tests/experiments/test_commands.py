@@ -294,7 +294,7 @@ for main, arguments in (
     assert not heavy, (arguments, heavy)
 import tfdml
 from tfdml import losses
-assert "tensorflow" in sys.modules and tfdml.losses is losses and "c2" in tfdml.losses.loss_names()
+assert "tensorflow" in sys.modules and tfdml.losses is losses and "c2" in tfdml.losses.names()
 assert tfdml.export_saved_model and tfdml.models.MetricModel and tfdml.__version__
 """
 

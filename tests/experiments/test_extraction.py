@@ -14,7 +14,7 @@ from tfdml.backbones import registry
 from tfdml.data import LabeledFeatures, LabeledImages, Preprocessing, evaluation_batches, features, load
 from tfdml.experiments import InputError, RunFolderError
 from tfdml.experiments.extraction import _pooling, extract_features, extract_main
-from tfdml.layers.pooling import pooling_names
+from tfdml.layers import pooling as poolings
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_features_are_those_of_predict(digits, tmp_path):
 
 def test_a_backbone_on_glyphs(tmp_path):
     pictures = load("glyphs", characters="abc", size=32, cache_dir=tmp_path)
-    backbone = backbones.get_backbone("tiny", (32, 32, 1))
+    backbone = backbones.get("tiny", (32, 32, 1))
     values = extract(backbone, pictures, tmp_path / "out")
     expected = np.asarray(backbone(as_floats(pictures))).mean(axis=(1, 2))
     np.testing.assert_allclose(values, expected, atol=1e-4)
@@ -133,7 +133,7 @@ def test_a_pooling(digits, tmp_path):
 def test_which_poolings_need_no_training():
     maps = tf.random.stateless_uniform((3, 4, 4, 4), seed=(0, 1))
     ready = []
-    for name in pooling_names():
+    for name in poolings.names():
         pool = _pooling(name)
         try:
             vectors = pool(maps)
@@ -237,7 +237,7 @@ def test_a_backbone_by_name(digits, tmp_path, monkeypatch):
         assert weights == "imagenet" and input_shape == (12, 12, 3)
         return network(shape=input_shape)
 
-    monkeypatch.setitem(registry._BUILDERS, "weighty", build)
+    monkeypatch.setitem(registry._REGISTRY._factories, "weighty", build)
     options = {"backbone_options": {"weights": "imagenet"}, "size": 12, "channels": 3}
     assert extract("Weighty", digits, tmp_path / "out", **options).shape == (50, 4)
     with pytest.raises(InputError, match="first weights of a backbone are random. Received: 'weighty'"):

@@ -44,7 +44,7 @@ def tiny_pretrained(input_shape, weights=None, frozen_batch_norm="none"):
 
 @pytest.fixture(autouse=True)
 def backbone(monkeypatch):
-    monkeypatch.setitem(registry._BUILDERS, "tiny_pretrained", tiny_pretrained)
+    monkeypatch.setitem(registry._REGISTRY._factories, "tiny_pretrained", tiny_pretrained)
 
 
 @pytest.fixture(scope="module")

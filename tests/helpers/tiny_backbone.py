@@ -26,12 +26,12 @@ def build_plain(input_shape):
 @contextlib.contextmanager
 def registered():
     builders = {"tiny": build, "tiny_plain": build_plain}
-    registry._BUILDERS.update(builders)
+    registry._REGISTRY._factories.update(builders)
     try:
         yield
     finally:
         for name in builders:
-            del registry._BUILDERS[name]
+            del registry._REGISTRY._factories[name]
 
 
 # Of digits-quick. Whatever the default recipe says, validations go up and down: there are projections.

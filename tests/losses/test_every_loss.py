@@ -11,7 +11,7 @@ from tfdml.layers import ClassProxies, References
 
 # Take given pairs rather than a batch of one kind.
 PAIRED = {"in_batch_negatives", "pair_contrastive"}
-NAMES = [name for name in losses.loss_names() if name not in PAIRED]
+NAMES = [name for name in losses.names() if name not in PAIRED]
 # One loss for each way of computing: pairs, triplets, softmax over references, proxies as anchors, histograms.
 FAMILIES = ["multi_similarity", "triplet", "soft_triple", "proxy_anchor", "fast_ap"]
 # Others compute the same with other numbers.
@@ -73,7 +73,7 @@ def test_not_a_number_stays_visible(name):
         assert np.isnan(loss.against(labels, x, References(bad, labels))).all()
 
 
-@pytest.mark.parametrize("name", losses.loss_names())
+@pytest.mark.parametrize("name", losses.names())
 def test_an_empty_batch(name):
     """As a filtered dataset may give: no value, a gradient of its shape, and 0 for what Keras reduces."""
     loss, labels = losses.get(name), np.zeros(0, "int64")
@@ -192,7 +192,7 @@ def test_names_of_the_classes_do_not_matter(name):
     np.testing.assert_allclose(loss.call(others, x), loss.call(labels, x), atol=1e-12)
 
 
-@pytest.mark.parametrize("name", losses.loss_names())
+@pytest.mark.parametrize("name", losses.names())
 def test_round_trip(name):
     loss = losses.get(name)
     again = losses.get(keras.saving.serialize_keras_object(loss))

@@ -36,7 +36,7 @@ def test_the_loss_is_zero_from_there_on(loss):
 
 
 def test_losses_without_margins_of_distances_ask_for_none():
-    of_each = {name: getattr(losses.get(name), "margin_requirements", None) for name in losses.loss_names()}
+    of_each = {name: getattr(losses.get(name), "margin_requirements", None) for name in losses.names()}
     asking = {name for name, required in of_each.items() if required is not None}
     assert "triplet" in asking and "multi_similarity" not in asking and "proxy_anchor" not in asking
     assert losses.get("triplet", margin="soft").margin_requirements is None

@@ -8,11 +8,11 @@ from tfdml import losses, miners
 
 
 def test_names():
-    assert miners.miner_names() == ["distance_weighted", "hard", "multi_similarity", "semi_hard"]
+    assert miners.names() == ["distance_weighted", "hard", "multi_similarity", "semi_hard"]
     assert miners.get("Semi_Hard", margin=0.3).margin == 0.3
 
 
-@pytest.mark.parametrize("name", miners.miner_names())
+@pytest.mark.parametrize("name", miners.names())
 def test_round_trip(name):
     miner = miners.get(name)
     again = miners.get(keras.saving.serialize_keras_object(miner))

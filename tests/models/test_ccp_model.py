@@ -182,7 +182,7 @@ def test_the_best_of_a_problem_and_of_all_problems(blobs, linear_embedder):
     assert np.asarray(model.incumbent.copies[0])[0, 0] == 7
 
 
-PAIR_LOSSES = [name for name in losses.loss_names() if name not in ("in_batch_negatives", "pair_contrastive")]
+PAIR_LOSSES = [name for name in losses.names() if name not in ("in_batch_negatives", "pair_contrastive")]
 
 
 @pytest.mark.parametrize("name", PAIR_LOSSES)

@@ -81,7 +81,7 @@ def test_round_trip(name, tmp_path):
 def test_backbone_by_name():
     embedder = models.build_embedder("resnet20", "gap", 8, input_shape=(16, 16, 3))
     assert embedder.input_shape == (None, 16, 16, 3) and embedder.output_shape == (None, 8)
-    assert embedder.count_params() == backbones.get_backbone("resnet20", (16, 16, 3)).count_params() + 65 * 8
+    assert embedder.count_params() == backbones.get("resnet20", (16, 16, 3)).count_params() + 65 * 8
 
 
 def test_unknown_spatial_size():

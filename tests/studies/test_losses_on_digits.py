@@ -24,10 +24,10 @@ def test_some_losses_with_all_references(tmp_path):
 def test_every_loss_in_a_plain_compile(tmp_path):
     results = losses_on_digits(str(tmp_path), references=["batch"])
     untrained = np.mean(results["untrained", "batch"])
-    assert {name for name, _ in results} == {*losses.loss_names(), "untrained"}
+    assert {name for name, _ in results} == {*losses.names(), "untrained"}
     not_learnt = [
         name for (name, _), values in results.items()
         if name != "untrained" and np.mean(values) <= untrained + MARGIN_OVER_UNTRAINED
     ]  # fmt: skip
     assert not not_learnt
-    assert set(PAIRED) <= set(losses.loss_names())
+    assert set(PAIRED) <= set(losses.names())

@@ -9,7 +9,7 @@ import tiny_backbone
 from studies import pooling_comparison as study
 from studies.pooling_comparison import LOSSES, TITLES, ZERO_SHOT, pooling_comparison, step_times
 from tfdml.experiments import InputError, TrainingResult, load_recipe
-from tfdml.layers.pooling import get_pooling, pooling_names
+from tfdml.layers import pooling as poolings
 
 TINY = {key: value for key, value in tiny_backbone.CHANGES.items() if key.partition(".")[0] == "model"}
 TINY |= {"data.name": "digits", "data.size": 12, "batches.classes": 4}
@@ -17,10 +17,10 @@ TINY |= {"data.name": "digits", "data.size": 12, "batches.classes": 4}
 
 def test_all_poolings_take_part_once():
     names = set(TITLES) - {ZERO_SHOT}
-    assert set(pooling_names()) - names == {"netvlad", "optimal_transport"}
+    assert set(poolings.names()) - names == {"netvlad", "optimal_transport"}
     for name in ("netvlad", "optimal_transport"):
         # Left out as one with its options is there.
-        assert type(get_pooling(name)) is type(get_pooling(f"{name}_8x16"))
+        assert type(poolings.get(name)) is type(poolings.get(f"{name}_8x16"))
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -92,19 +92,20 @@ def pop_call_from_fit(options):
     return options.pop("_use_cached_eval_dataset", False)
 
 
-def register_loss_names(factories):
+def register_loss_names(names, make):
     """Lets `compile(loss="name")` of any Keras model find losses, except names that Keras has.
 
     Keras 2 looks a loss's name up among custom objects. Keras 3 looks only among its own.
 
     Args:
-        factories: From names to callables that make a loss.
+        names: Names of losses.
+        make: From a name to the loss.
     """
     if not IS_KERAS_2:
         return
     registered = keras.saving.get_custom_objects()
-    for name, factory in factories.items():
+    for name in names:
         if not hasattr(keras.losses, name):
             # Keras calls what is a class to make the loss.
-            maker = type(name, (), {"__new__": lambda cls, factory=factory: factory()})
+            maker = type(name, (), {"__new__": lambda cls, name=name: make(name)})
             registered.setdefault(name, maker)

@@ -1,12 +1,10 @@
-"""Things by name."""
+"""Names and options: which are known, and the nearest of them."""
 
 from __future__ import annotations
 
 import difflib
 import functools
 import inspect
-
-import keras
 
 _OF_KERAS = ("name", "dtype", "trainable", "reduction")
 
@@ -38,11 +36,13 @@ def accepted_options(factory):
     Returns:
         A list of names; `None` if every name is taken.
     """
+    given = 0
     while isinstance(factory, functools.partial):
+        given += len(factory.args)
         factory = factory.func
     if not inspect.isclass(factory):
         names, is_open = _keywords(factory)
-        return None if is_open else names
+        return None if is_open else names[given:]
     accepted, is_open = [], True
     for kind in factory.__mro__:
         if not is_open or kind is object:
@@ -50,11 +50,11 @@ def accepted_options(factory):
         if "__init__" not in vars(kind):
             continue
         names, is_open = _keywords(kind.__init__)
-        if kind.__module__.partition(".")[0] == "keras":
+        if kind is not factory and kind.__module__.partition(".")[0] == "keras":
             # Those of the base classes of Keras that are of use here.
             names, is_open = [name for name in names if name in _OF_KERAS], False
         accepted += [name for name in names if name not in accepted]
-    return accepted
+    return accepted[given:]
 
 
 def check_options(kind, name, accepted, options):
@@ -78,8 +78,8 @@ def check_options(kind, name, accepted, options):
         nearest = difflib.get_close_matches(str(unknown[0]), accepted, n=1)
         hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
         raise ValueError(
-            f"{kind[:1].upper()}{kind[1:]} {name!r} does not take these options. Received: {_listed(unknown)}. "
-            f"Expected: {_listed(accepted)}.{hint}"
+            f"{kind[:1].upper()}{kind[1:]} {name!r} does not take these options. Received: {listed(unknown)}. "
+            f"Expected: {listed(accepted)}.{hint}"
         )
 
 
@@ -93,45 +93,6 @@ def _keywords(function):
     return names, any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
 
 
-def _listed(names):
+def listed(names):
+    """Names for a message; `None` stands for any."""
     return "any" if names is None else ", ".join(repr(name) for name in names) or "none"
-
-
-def resolve(kind, identifier, factories, base, options):
-    """An object from its name, its configuration, or itself.
-
-    Args:
-        kind: What it is, for messages, as in `"loss"`.
-        identifier: A name of `factories`, in any case, a configuration as `keras.saving.serialize_keras_object` gives,
-            or an instance of `base`, which is returned as it is.
-        factories: From names, in lower case, to callables.
-        base: The class of which a ready object must be.
-        options: Arguments of the factory, for a name.
-
-    Raises:
-        ValueError: If the name is unknown (the nearest one is suggested), takes no such option, or options come
-            without a name.
-        TypeError: If the identifier is none of these.
-    """
-    if isinstance(identifier, str):
-        factory = factories.get(identifier.lower())
-        if factory is None:
-            raise unknown_name(kind, identifier, factories)
-        check_options(kind, identifier, accepted_options(factory), options)
-        try:
-            return factory(**options)
-        except TypeError as error:
-            raise ValueError(
-                f"{kind.capitalize()} {identifier!r} cannot be made from these options. Received: {options} ({error}). "
-                f"Expected: {_listed(accepted_options(factory))}."
-            ) from error
-    if options:
-        raise ValueError(f"Options go with a {kind}'s name. Received: options {options} with {identifier!r}.")
-    if isinstance(identifier, dict):
-        identifier = keras.saving.deserialize_keras_object(identifier)
-    if isinstance(identifier, base):
-        return identifier
-    raise TypeError(
-        f"A {kind} must be a name, a configuration or a {base.__name__}. "
-        f"Received: {identifier!r} of type {type(identifier).__name__}."
-    )

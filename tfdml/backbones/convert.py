@@ -2,7 +2,8 @@
 
 import argparse
 
-from tfdml.backbones import backbone_names, convert_weights
+from tfdml import backbones
+from tfdml.backbones import convert_weights
 
 
 def main(arguments=None):
@@ -18,7 +19,7 @@ def main(arguments=None):
     )
     parser.add_argument("source", help="a .pth of PyTorch, .h5, .weights.h5 or .npz")
     parser.add_argument("target", help="the .npz to write")
-    parser.add_argument("--backbone", choices=backbone_names(), default="bn_inception", help="%(default)s by default")
+    parser.add_argument("--backbone", choices=backbones.names(), default="bn_inception", help="%(default)s by default")
     options = parser.parse_args(arguments)
     try:
         print(convert_weights(options.source, options.target, options.backbone))

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from tfdml._utils.foreign_files import check_h5, read_npz, short_reason
-from tfdml.backbones.registry import get_backbone
+from tfdml.backbones import registry
 from tfdml.backbones.torch_files import read_state_dict
 
 _ENDINGS = (".pth", ".pt", ".npz", ".h5")
@@ -119,7 +119,7 @@ def load_weights(backbone, path):
     `bn_inception-52deb4733.pth`, that is checked.
 
     Args:
-        backbone: A model of `get_backbone`.
+        backbone: A model of `tfdml.backbones.get`.
         path: The file.
 
     Raises:
@@ -166,7 +166,7 @@ def convert_weights(source, target, backbone="bn_inception"):
     target = pathlib.Path(target).expanduser()
     if target.suffix != ".npz":
         raise ValueError(f"Received: target={str(target)!r}; expected a file that ends in .npz.")
-    model = get_backbone(backbone, (None, None, 3))
+    model = registry.get(backbone, (None, None, 3))
     load_weights(model, source)
     unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}.unfinished")
     try:

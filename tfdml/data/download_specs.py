@@ -50,7 +50,7 @@ class PublishedSet(NamedTuple):
     """A data set as published.
 
     Attributes:
-        name: Its name in `dataset_names()`.
+        name: Its name in `tfdml.data.names()`.
         title: Its name in the literature.
         page: Where it is described.
         layouts: Its `Layout`s, the usual one first.

@@ -18,7 +18,8 @@ from tfdml.callbacks import PrototypeWarmup
 from tfdml.experiments.errors import RecipeError, input_errors, nearest_key, recipe_errors
 from tfdml.experiments.recipe import Recipe
 from tfdml.layers import ClassProxies, CrossBatchMemory, ZeroShotPrediction
-from tfdml.layers.pooling import GeneralizedSumPooling, PrototypePooling, get_pooling
+from tfdml.layers import pooling as poolings
+from tfdml.layers.pooling import GeneralizedSumPooling, PrototypePooling
 from tfdml.models import (
     CCPModel,
     MetricModel,
@@ -157,7 +158,7 @@ def make_embedder(recipe: Recipe, preprocessing):
     if recipe.has_head:
         return make_head(recipe)
     with input_errors():
-        backbone = backbones.get_backbone(config.backbone, preprocessing.image_shape, **config.backbone_options)
+        backbone = backbones.get(config.backbone, preprocessing.image_shape, **config.backbone_options)
     return build_embedder(
         backbone,
         pooling=make_pooling(recipe),
@@ -183,8 +184,8 @@ def make_pooling(recipe: Recipe):
     config, gsp, attributes = recipe.model, recipe.model.gsp, recipe.zero_shot.enabled
     if not config.has_gsp and not attributes:
         with input_errors():
-            return get_pooling(config.pooling, name="pooling", **config.pooling_options)
-    return get_pooling(
+            return poolings.get(config.pooling, name="pooling", **config.pooling_options)
+    return poolings.get(
         config.pooling if config.has_gsp else "gsp",
         prototypes=gsp.prototypes,
         # All of the mass: average pooling.

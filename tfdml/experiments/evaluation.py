@@ -234,7 +234,7 @@ def _load(recipe, name, options, split, splitting):
     else:
         raise InputError(
             "A SavedModel does not know its data. Received: no data set; expected one of "
-            f"{', '.join(data.dataset_names())}, or a folder of pictures."
+            f"{', '.join(data.names())}, or a folder of pictures."
         )
     if split == "all":
         return images
@@ -246,7 +246,7 @@ def _load(recipe, name, options, split, splitting):
 
 def load_pictures(name, options):
     """Loads a data set by its name, or a folder of pictures or of features by its path."""
-    if name not in data.dataset_names() and (
+    if name not in data.names() and (
         os.path.isdir(os.path.expanduser(name)) or os.path.basename(name) != name
     ):
         is_of_features = os.path.isfile(os.path.join(os.path.expanduser(name), FEATURES))

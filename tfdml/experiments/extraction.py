@@ -24,7 +24,7 @@ from tfdml.experiments.extract_command import DTYPES, SCALES, extract_main
 from tfdml.experiments.run_folder import check_is_free, write_json, write_text
 from tfdml.experiments.trust import check_saved_model, load_keras_file
 from tfdml.export.saved_model import is_own_saved_model, path_for_tensorflow
-from tfdml.layers.pooling import get_pooling
+from tfdml.layers import pooling as poolings
 from tfdml.version import __version__
 
 _PARTIAL = f"{FEATURES}.partial"
@@ -229,7 +229,7 @@ def _open(model, pictures, image_options, backbone_options, output, trust):
         return _keras_network(model, pictures, given, output)
     path = pathlib.Path(model).expanduser()
     name = str(model).lower()
-    if name in backbones.backbone_names():
+    if name in backbones.names():
         return _backbone(name, pictures, given, backbone_options, output)
     _refuse(backbone_options, "backbone_options", f"model={str(model)!r}")
     if path.suffix == ".keras" and path.is_file():
@@ -241,7 +241,7 @@ def _open(model, pictures, image_options, backbone_options, output, trust):
         return _own_network(path, pictures, given, output, trust)
     raise InputError(
         f"There is no such model. Received: {str(model)!r}; expected a .keras file, the folder of a SavedModel or of a "
-        f"run, or a backbone. Did you mean {nearest_key(name, backbones.backbone_names())!r}?"
+        f"run, or a backbone. Did you mean {nearest_key(name, backbones.names())!r}?"
     )
 
 
@@ -279,7 +279,7 @@ def _backbone(name, pictures, given, options, output):
             f"The backbone brings images to what its weights expect. Received: scale={given['scale']!r} with {name!r}."
         )
     preprocessing = _preprocessing((None, None, None), pictures, given)
-    backbone = backbones.get_backbone(name, preprocessing.image_shape, **options)
+    backbone = backbones.get(name, preprocessing.image_shape, **options)
     return _keras_network(backbone, pictures, given, output)
 
 
@@ -404,7 +404,7 @@ def _preprocessing(shape, pictures, given):
 
 def _pooling(name):
     """A function from the network's output to vectors, float32."""
-    layer = get_pooling("gap" if name is None else name)
+    layer = poolings.get("gap" if name is None else name)
 
     def pool(values):
         values = tf.cast(values, tf.float32)

@@ -31,11 +31,11 @@ KINDS = {
 }
 
 _REGISTRIES = {
-    "losses": ("tfdml.losses", "loss_names"),
-    "miners": ("tfdml.miners", "miner_names"),
-    "poolings": ("tfdml.layers.pooling", "pooling_names"),
-    "backbones": ("tfdml.backbones", "backbone_names"),
-    "datasets": ("tfdml.data", "dataset_names"),
+    "losses": "tfdml.losses",
+    "miners": "tfdml.miners",
+    "poolings": "tfdml.layers.pooling",
+    "backbones": "tfdml.backbones",
+    "datasets": "tfdml.data",
 }
 
 
@@ -45,8 +45,7 @@ def registered(kind):
     Args:
         kind: A key of `KINDS`.
     """
-    module, function = _REGISTRIES[kind]
-    return getattr(importlib.import_module(module), function)()
+    return importlib.import_module(_REGISTRIES[kind]).names()
 
 
 def is_known(kind, name):

@@ -1,5 +1,6 @@
 """Keras layers: normalisation, pooling, references, zero-shot prediction."""
 
+from tfdml.layers import pooling
 from tfdml.layers.dropout import CountedDropout
 from tfdml.layers.memory import CrossBatchMemory
 from tfdml.layers.normalization import L2Clip, L2Normalization
@@ -16,4 +17,5 @@ __all__ = [
     "L2Normalization",
     "References",
     "ZeroShotPrediction",
+    "pooling",
 ]

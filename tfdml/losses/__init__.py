@@ -7,6 +7,7 @@ from tfdml.losses.circle import CircleLoss
 from tfdml.losses.contrastive import ContrastiveLoss
 from tfdml.losses.cos_face import CosFaceLoss
 from tfdml.losses.fast_ap import FastAPLoss
+from tfdml.losses.function import FunctionLoss
 from tfdml.losses.in_batch_negatives import InBatchNegativesLoss
 from tfdml.losses.info_nce import InfoNCELoss
 from tfdml.losses.lifted_structure import GeneralizedLiftedStructureLoss, LiftedStructureLoss
@@ -20,7 +21,7 @@ from tfdml.losses.proxy_nca import ProxyNCALoss
 from tfdml.losses.proxy_nca_plus_plus import ProxyNCAPlusPlusLoss
 from tfdml.losses.proxy_proxy import ProxyProxyLoss
 from tfdml.losses.ranked_list import RankedListLoss
-from tfdml.losses.registry import get, loss_names
+from tfdml.losses.registry import deserialize, get, names, register, serialize
 from tfdml.losses.soft_triple import SoftTripleLoss
 from tfdml.losses.supervised_contrastive import SupervisedContrastiveLoss
 from tfdml.losses.triplet import TripletLoss
@@ -32,6 +33,7 @@ __all__ = [
     "ContrastiveLoss",
     "CosFaceLoss",
     "FastAPLoss",
+    "FunctionLoss",
     "GeneralizedLiftedStructureLoss",
     "InBatchNegativesLoss",
     "InfoNCELoss",
@@ -51,6 +53,9 @@ __all__ = [
     "SoftTripleLoss",
     "SupervisedContrastiveLoss",
     "TripletLoss",
+    "deserialize",
     "get",
-    "loss_names",
+    "names",
+    "register",
+    "serialize",
 ]

@@ -40,7 +40,7 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
     is not finite is worth NaN, and so is every sample if a reference is not finite.
 
     Args:
-        miner: Which pairs count: a `tfdml.miners.Miner`, a name of `tfdml.miners.miner_names()`, or `None` for all.
+        miner: Which pairs count: a `tfdml.miners.Miner`, a name of `tfdml.miners.names()`, or `None` for all.
         name: Name of the loss.
         reduction: Keras' reduction over the batch.
 

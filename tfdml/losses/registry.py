@@ -1,17 +1,22 @@
 """Losses by name."""
 
+from __future__ import annotations
+
 import functools
+import inspect
+from typing import Any
 
 import keras
 
 from tfdml._utils.keras_compat import register_loss_names
-from tfdml._utils.naming import resolve
+from tfdml._utils.registry import Registry, register_with_keras
 from tfdml.losses.angular import AngularLoss
 from tfdml.losses.arc_face import ArcFaceLoss
 from tfdml.losses.circle import CircleLoss
 from tfdml.losses.contrastive import ContrastiveLoss
 from tfdml.losses.cos_face import CosFaceLoss
 from tfdml.losses.fast_ap import FastAPLoss
+from tfdml.losses.function import FunctionLoss, check_loss_function
 from tfdml.losses.in_batch_negatives import InBatchNegativesLoss
 from tfdml.losses.info_nce import InfoNCELoss
 from tfdml.losses.lifted_structure import GeneralizedLiftedStructureLoss, LiftedStructureLoss
@@ -66,24 +71,58 @@ _FACTORIES = {
 }
 
 
-register_loss_names(_FACTORIES)
+class _Losses(Registry):
+    """Also takes the losses of Keras, and functions of `(y_true, y_pred)`."""
+
+    def register(self, name, factory=None):
+        if inspect.isfunction(factory) and _is_loss_function(factory):
+            register_with_keras(factory)
+            super().register(name, functools.partial(FunctionLoss, factory))
+        else:
+            factory = super().register(name, factory)
+        if name in self._factories:
+            register_loss_names([name], self.get)
+        return factory
+
+    def _factory_of_foreign_name(self, name):
+        kind = getattr(keras.losses, name, None)
+        if inspect.isclass(kind) and issubclass(kind, keras.losses.Loss) and kind is not keras.losses.Loss:
+            return kind
+        try:
+            found = keras.losses.get(name)
+        except (ValueError, TypeError):
+            return None
+        # Keras 2 gives anything of its module, such as "serialize".
+        return functools.partial(FunctionLoss, found) if _is_loss_function(found) else None
+
+    def _factory_of_callable(self, function):
+        return functools.partial(FunctionLoss, check_loss_function(function))
 
 
-def loss_names():
-    """The names that `get` knows, sorted."""
-    return sorted(_FACTORIES)
+def _is_loss_function(function):
+    """Whether the first two arguments have the names that Keras gives them."""
+    return inspect.isfunction(function) and list(inspect.signature(function).parameters)[:2] == ["y_true", "y_pred"]
 
 
-def get(identifier, **options):
-    """A loss from its name, its configuration, or itself.
+_REGISTRY = _Losses("loss", keras.losses.Loss, _FACTORIES)
 
-    `MetricModel.compile` takes names itself. A plain Keras model takes what this function gives,
+names, register, serialize, deserialize = (
+    _REGISTRY.names, _REGISTRY.register, _REGISTRY.serialize, _REGISTRY.deserialize,
+)  # fmt: skip
+
+
+def get(identifier: Any, **options: Any) -> keras.losses.Loss:
+    """Makes a loss from an identifier.
+
+    `MetricModel.compile` takes the same identifiers. A plain Keras model takes what this function gives,
     `model.compile(loss=tfdml.losses.get("multi_similarity"))`; the name alone is known to Keras 2, not to Keras 3.
 
     Args:
-        identifier: A name of `loss_names()`, a serialised loss (as `keras.saving.serialize_keras_object` gives), or
-            a Keras loss, which is returned as it is.
-        **options: Arguments of the loss, for a name.
+        identifier: A name of `names()` or of a class (`"ContrastiveLoss"`); a name of Keras (`"CosineSimilarity"`); a
+            class; a function of `(y_true, y_pred)`, where `y_true` are labels and `y_pred` embeddings, that gives a
+            value for each sample; a configuration, as `serialize` gives it; or a Keras loss, which is returned as it
+            is.
+        **options: Options of the loss, for a name or a class.
 
     Returns:
         A `keras.losses.Loss`.
@@ -95,5 +134,10 @@ def get(identifier, **options):
     Example:
         >>> get("c1").distance
         'cosine'
+        >>> get(lambda labels, embeddings: embeddings[:, 0] ** 2)([1, 2], [[1.0], [3.0]]).numpy()
+        5.0
     """
-    return resolve("loss", identifier, _FACTORIES, keras.losses.Loss, options)
+    return _REGISTRY.get(identifier, **options)
+
+
+register_loss_names(names(), get)

@@ -4,7 +4,7 @@ from tfdml.miners.base import Miner
 from tfdml.miners.distance_weighted import DistanceWeightedMiner
 from tfdml.miners.hard import HardMiner
 from tfdml.miners.multi_similarity import MultiSimilarityMiner
-from tfdml.miners.registry import get, miner_names
+from tfdml.miners.registry import deserialize, get, names, register, serialize
 from tfdml.miners.semi_hard import SemiHardMiner
 
 __all__ = [
@@ -13,6 +13,9 @@ __all__ = [
     "Miner",
     "MultiSimilarityMiner",
     "SemiHardMiner",
+    "deserialize",
     "get",
-    "miner_names",
+    "names",
+    "register",
+    "serialize",
 ]

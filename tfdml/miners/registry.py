@@ -1,32 +1,39 @@
 """Miners by name."""
 
-from tfdml._utils.naming import resolve
+from __future__ import annotations
+
+from typing import Any
+
+from tfdml._utils.registry import Registry
 from tfdml.miners.base import Miner
 from tfdml.miners.distance_weighted import DistanceWeightedMiner
 from tfdml.miners.hard import HardMiner
 from tfdml.miners.multi_similarity import MultiSimilarityMiner
 from tfdml.miners.semi_hard import SemiHardMiner
 
-_FACTORIES = {
-    "distance_weighted": DistanceWeightedMiner,
-    "hard": HardMiner,
-    "multi_similarity": MultiSimilarityMiner,
-    "semi_hard": SemiHardMiner,
-}
+_REGISTRY = Registry(
+    "miner",
+    Miner,
+    {
+        "distance_weighted": DistanceWeightedMiner,
+        "hard": HardMiner,
+        "multi_similarity": MultiSimilarityMiner,
+        "semi_hard": SemiHardMiner,
+    },
+)
+
+names, register, serialize, deserialize = (
+    _REGISTRY.names, _REGISTRY.register, _REGISTRY.serialize, _REGISTRY.deserialize,
+)  # fmt: skip
 
 
-def miner_names():
-    """The names that `get` knows, sorted."""
-    return sorted(_FACTORIES)
-
-
-def get(identifier, **options):
-    """A miner from its name, its configuration, or itself.
+def get(identifier: Any, **options: Any) -> Miner:
+    """Makes a miner from an identifier.
 
     Args:
-        identifier: A name of `miner_names()`, a serialised miner (as `keras.saving.serialize_keras_object` gives), or
-            a `Miner`, which is returned as it is.
-        **options: Arguments of the miner, for a name.
+        identifier: A name of `names()` or of a class (`"HardMiner"`); a class; a configuration, as `serialize` gives
+            it; or a `Miner`, which is returned as it is.
+        **options: Options of the miner, for a name or a class.
 
     Returns:
         A `Miner`.
@@ -39,4 +46,4 @@ def get(identifier, **options):
         >>> get("hard", distance="cosine").distance
         'cosine'
     """
-    return resolve("miner", identifier, _FACTORIES, Miner, options)
+    return _REGISTRY.get(identifier, **options)

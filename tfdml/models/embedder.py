@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfdml import backbones
 from tfdml.layers import L2Clip, L2Normalization
-from tfdml.layers.pooling import get_pooling
+from tfdml.layers import pooling as poolings
 from tfdml.models.batches import check_finite_embeddings, image_batches
 from tfdml.ops import UNIT_RANGE, check_input_range, input_convention
 
@@ -33,9 +33,9 @@ def build_embedder(
     another network, which `embed_before_pooling=False` builds.
 
     Args:
-        backbone: A name of `tfdml.backbones.backbone_names()`, or a model from images to a feature map
+        backbone: A name of `tfdml.backbones.names()`, or a model from images to a feature map
             `(b, h, w, channels)`. Channels come last, whatever Keras' global image data format is.
-        pooling: A name of `tfdml.layers.pooling.pooling_names()`, or a layer from `(b, h, w, c)` to `(b, d)`.
+        pooling: A name of `tfdml.layers.pooling.names()`, or a layer from `(b, h, w, c)` to `(b, d)`.
         embedding_size: Size of the local features that are pooled, and of the embedding unless the pooling gives
             another: NetVLAD and optimal-transport pooling give one vector for each of their prototypes.
         normalization: `"l2"` (unit length), `"clip"` (at most unit length), a layer, or `None`.
@@ -62,7 +62,7 @@ def build_embedder(
     if isinstance(backbone, str):
         if input_shape is None:
             raise ValueError(f"A backbone given by name needs an input_shape. Received: backbone={backbone!r}.")
-        backbone = backbones.get_backbone(backbone, input_shape)
+        backbone = backbones.get(backbone, input_shape)
     if len(backbone.outputs[0].shape) != 4:
         raise ValueError(
             "The backbone must give a feature map (b, h, w, channels). "
@@ -132,7 +132,7 @@ def _resolve_pooling(choice, options):
         if options:
             raise ValueError(f"Options go with a pooling's name. Received: options {options} with a layer.")
         return choice
-    return get_pooling(choice, name="pooling", **options)
+    return poolings.get(choice, name="pooling", **options)
 
 
 def resolve_normalization(choice):

@@ -134,9 +134,10 @@ class MetricModel(keras.Model):
 
         Args:
             optimizer: A Keras optimizer or its name.
-            loss: A name of `tfdml.losses.loss_names()`, a `MetricLoss`, or any Keras loss of (labels, embeddings), such
-                as those of TensorFlow Addons; the latter only without `references`. What a `MetricLoss` itself learns
-                (its `parameters`) is trained along.
+            loss: What `tfdml.losses.get` accepts: a name, a `MetricLoss`, any Keras loss of (labels, embeddings), such
+                as those of TensorFlow Addons, a function of them, or a configuration. `references` need a loss with a
+                method `against`, as each `MetricLoss` has. What a `MetricLoss` itself learns (its `parameters`) is
+                trained along.
             reference_optimizer: An optimizer or its name for proxies and what the loss learns: all that is trained
                 outside the embedder but the zero-shot loss' label embeddings; usually with a much larger learning rate.
                 `None`: `optimizer` trains everything. Each optimizer clips the gradients of its own variables only, by
@@ -171,11 +172,13 @@ class MetricModel(keras.Model):
             )
         metrics = check_retrieval_names(metrics)
         given_loss, loss = loss, losses.get(loss)
-        if self._all_references() and not isinstance(loss, losses.MetricLoss):
+        if self._all_references() and not callable(getattr(loss, "against", None)):
             names = ", ".join(type(layer).__name__ for layer in self._all_references())
             raise ValueError(
-                f"Only losses of tfdml can be scored against references. Received: {type(loss).__name__} with "
-                f"references {names}; leave out the references or use a tfdml loss."
+                f"The loss compares a batch with itself alone, not with references. Received: {type(loss).__name__} "
+                f"{loss.name!r} with references {names}. Expected: no references, or a loss with the method "
+                "`against(labels, embeddings, references)`. Leave out the references, or subclass "
+                "`tfdml.losses.MetricLoss`."
             )
         self.crew = crew_of(self.distribute_strategy)
         self._check_crew(kwargs.get("jit_compile"))
@@ -337,7 +340,7 @@ class MetricModel(keras.Model):
             embeddings: `(batch, dim)`.
 
         Returns:
-            `(batch,)`; a scalar for a Keras loss that is none of this package.
+            `(batch,)`; a scalar for a Keras loss that is not a `MetricLoss`.
         """
         terms = [self.metric_loss.against(labels, embeddings, layer()) for layer in self._all_references()]
         if self.in_batch_weight:
@@ -347,6 +350,8 @@ class MetricModel(keras.Model):
     def _in_batch_losses(self, labels, embeddings, unseen=False):
         loss = self.metric_loss
         # Other losses of Keras reduce for themselves when they are called; ours would lose digits of the labels.
+        if isinstance(loss, losses.FunctionLoss):
+            return loss.call(labels, embeddings)
         if not isinstance(loss, losses.MetricLoss):
             return loss(labels, embeddings)
         return loss.call_unseen(labels, embeddings) if unseen else loss.call(labels, embeddings)

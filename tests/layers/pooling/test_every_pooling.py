@@ -29,7 +29,7 @@ SIZES = {
     "smk": 4,
 }
 IS_KERAS_2 = keras.__version__.startswith("2.")
-NAMES = pooling.pooling_names()
+NAMES = pooling.names()
 # Without those that differ in their sizes alone.
 KINDS = [name for name in NAMES if not name.endswith(("8x16", "64x128"))]
 NORMALIZED = ("gsop", "solar")  # by the batch's statistics, in training
@@ -39,7 +39,7 @@ WEIGHTED = ("cbam", "crow", "delf", "gap", "gsp", "gsp_gmp", "smk")
 
 def make_layer(name, seed=0, **options):
     """A built layer in whose weights nothing is zero, one or the same any more."""
-    layer = pooling.get_pooling(name, **{**SMALL.get(name, {}), **options})
+    layer = pooling.get(name, **{**SMALL.get(name, {}), **options})
     layer.build((None, None, None, CHANNELS))
     generator = np.random.default_rng(seed)
     weights = []
@@ -97,15 +97,15 @@ def test_output_size(name):
     assert tuple(layer(make_features(2, 3, 4)).shape) == (2, size)
     assert tuple(layer.compute_output_shape((None, None, None, CHANNELS))) == (None, size)
     assert tuple(layer(keras.Input((None, None, CHANNELS))).shape) == (None, size)
-    fresh = pooling.get_pooling(name, **SMALL.get(name, {}))
+    fresh = pooling.get(name, **SMALL.get(name, {}))
     assert fresh.output_size is None
     assert tuple(fresh.compute_output_shape((5, 3, 4, CHANNELS))) == (5, size)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_config_round_trip(name):
-    layer = pooling.get_pooling(name, **SMALL.get(name, {}), dtype="mixed_bfloat16", name="other")
-    again = pooling.get_pooling(keras.saving.serialize_keras_object(layer))
+    layer = pooling.get(name, **SMALL.get(name, {}), dtype="mixed_bfloat16", name="other")
+    again = pooling.get(keras.saving.serialize_keras_object(layer))
     assert type(again) is type(layer) and again.get_config() == layer.get_config()
     assert again.name == "other" and again.compute_dtype == "bfloat16"
     for key, value in SMALL.get(name, {}).items():
@@ -256,7 +256,7 @@ def test_great_features_are_pooled_like_small_ones(name, degree):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_fresh_layers_pool_zero_maps(name):
-    layer = pooling.get_pooling(name)
+    layer = pooling.get(name)
     layer.build((None, 3, 3, CHANNELS))
     pooled, *gradients = run(layer, tf.zeros((1, 3, 3, CHANNELS)))
     assert np.abs(to_numpy(pooled)).max() <= (1.0 if name.startswith("netvlad") else 1e-5)
@@ -311,7 +311,7 @@ def test_weights_keep_their_order_when_parts_are_frozen(name):
     assert [id(weight) for weight in (*layer.trainable_weights, *layer.non_trainable_weights)] == [
         id(weight) for weight in (*trainable, *rest)
     ]
-    frozen = pooling.get_pooling(name, **SMALL.get(name, {}), trainable=False)
+    frozen = pooling.get(name, **SMALL.get(name, {}), trainable=False)
     frozen.build((None, None, None, CHANNELS))
     assert [tuple(weight.shape) for weight in frozen.weights] == [tuple(weight.shape) for weight in layer.weights]
 
@@ -342,7 +342,7 @@ def test_fit():
     images = generator.normal(size=(32, 4, 4, 3)).astype("float32")
     images[np.arange(32), generator.integers(4, size=32), generator.integers(4, size=32), labels] += 4.0
     inputs = keras.Input((None, None, 3))
-    layers = [pooling.get_pooling(name, **SMALL.get(name, {}), dtype=policy) for name, policy in policies.items()]
+    layers = [pooling.get(name, **SMALL.get(name, {}), dtype=policy) for name, policy in policies.items()]
     # A classifier each: the loss is the mean of theirs.
     logits = [
         keras.layers.Dense(2, dtype="float32")(
@@ -391,7 +391,7 @@ def test_pooling_weights(name):
         bag = tf.reshape(features, (2, 12, CHANNELS))
         expected = tf.reshape(layer.pooling_weights(features), (2, 12))
         np.testing.assert_allclose(layer.pooling_weights(bag), expected, atol=1e-6)
-    fresh = pooling.get_pooling(name)
+    fresh = pooling.get(name)
     assert tuple(fresh.pooling_weights(make_features(2, 3, 4)).shape) == (2, 3, 4)
 
 
@@ -405,7 +405,7 @@ def test_bad_inputs(name):
     with pytest.raises(ValueError, match="expected 6 channels"):
         layer(tf.zeros((2, 3, 3, CHANNELS + 1)))
     with pytest.raises(ValueError, match="channels must be known"):
-        pooling.get_pooling(name)(keras.Input((3, 3, None)))
+        pooling.get(name)(keras.Input((3, 3, None)))
     if name in MAPS_ONLY:
         with pytest.raises(ValueError, match=r"Pooling takes feature maps. Received: .* expected \(b, h, w, d\)\."):
             layer(tf.zeros((2, 9, CHANNELS)))

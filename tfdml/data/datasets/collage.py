@@ -152,7 +152,7 @@ def collage(
     `split_classes` keeps the classes of the backgrounds apart, too.
 
     Args:
-        targets: Name of a data set, as in `dataset_names()`.
+        targets: Name of a dataset, one of `tfdml.data.names()`.
         backgrounds: Name of another.
         target_options: Dict of options of the former.
         background_options: Dict of options of the latter.

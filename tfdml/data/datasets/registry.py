@@ -1,61 +1,42 @@
-"""Data sets by name."""
+"""Datasets by name."""
 
 from __future__ import annotations
 
-import inspect
+from typing import Any
 
-from tfdml._utils.naming import unknown_name
+from tfdml._utils.registry import Registry
+from tfdml.data.labeled_samples import LabeledSamples
 
-_LOADERS = {}
+_REGISTRY = Registry("dataset", LabeledSamples)
 
-
-def dataset_names():
-    """The names that `load` knows, sorted."""
-    return sorted(_LOADERS)
-
-
-def dataset_options(name):
-    """The options of a data set with their defaults; `inspect.Parameter.empty` where one must be given.
-
-    Raises:
-        ValueError: If the name is unknown.
-    """
-    if name not in _LOADERS:
-        raise unknown_name("data set", name, _LOADERS)
-    return {
-        option: parameter.default
-        for option, parameter in inspect.signature(_LOADERS[name]).parameters.items()
-    }
+names, register, serialize, deserialize = (
+    _REGISTRY.names, _REGISTRY.register, _REGISTRY.serialize, _REGISTRY.deserialize,
+)  # fmt: skip
 
 
-def load(name, **options):
-    """Loads a data set.
+def get(identifier: Any, **options: Any) -> LabeledSamples:
+    """Loads a dataset.
+
+    `tfdml.data.load` is the same function.
 
     Args:
-        name: One of `dataset_names()`.
+        identifier: A name of `names()` in any case; a configuration, as `serialize` gives it; or a labeled set, which
+            is returned as it is.
         **options: Arguments of the function of the same name in `tfdml.data`.
 
     Returns:
         A `LabeledImages`; for the name "features" a `LabeledFeatures`.
 
     Raises:
-        ValueError: If the name or an option is unknown (the nearest right one is suggested), or an option is
-            missing.
+        ValueError: If the name or an option is unknown (the nearest right one is suggested), or an option is missing.
+        TypeError: If the identifier is none of these.
         FileNotFoundError: If the data are not there; the message says how to get them.
 
     Example:
-        >>> load("digits").images.shape
+        >>> get("digits").images.shape
         (1797, 8, 8, 1)
     """
-    known = dataset_options(name)
-    for option in options:
-        if option not in known:
-            raise unknown_name(f"option of the data set {name!r}", option, known)
-    missing = [
-        option
-        for option, default in known.items()
-        if default is inspect.Parameter.empty and option not in options
-    ]
-    if missing:
-        raise ValueError(f"The data set {name!r} needs the option {missing[0]!r}. Received: {options!r}.")
-    return _LOADERS[name](**options)
+    return _REGISTRY.get(identifier, **options)
+
+
+load = get

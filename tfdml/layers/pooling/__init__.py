@@ -15,7 +15,7 @@ from tfdml.layers.pooling.gsop_pooling import GSoPPooling
 from tfdml.layers.pooling.netvlad import NetVLAD
 from tfdml.layers.pooling.optimal_transport_pooling import OptimalTransportPooling
 from tfdml.layers.pooling.prototypes import PrototypePooling
-from tfdml.layers.pooling.registry import get_pooling, pooling_names
+from tfdml.layers.pooling.registry import deserialize, get, names, register, serialize
 from tfdml.layers.pooling.smk_pooling import SMKPooling
 from tfdml.layers.pooling.solar_pooling import SOLARPooling
 from tfdml.layers.pooling.weldon_pooling import WELDONPooling
@@ -40,6 +40,9 @@ __all__ = [
     "SOLARPooling",
     "WELDONPooling",
     "WeightedPooling",
-    "get_pooling",
-    "pooling_names",
+    "deserialize",
+    "get",
+    "names",
+    "register",
+    "serialize",
 ]

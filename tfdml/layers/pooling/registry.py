@@ -1,10 +1,13 @@
 """Poolings by name."""
 
+from __future__ import annotations
+
 import functools
+from typing import Any
 
 import keras
 
-from tfdml._utils.naming import resolve
+from tfdml._utils.registry import Registry
 from tfdml.layers.pooling.average_max_pooling import AverageMaxPooling
 from tfdml.layers.pooling.cbam_pooling import CBAMPooling
 from tfdml.layers.pooling.crow_pooling import CroWPooling
@@ -46,18 +49,20 @@ _FACTORIES = {
 }
 
 
-def pooling_names():
-    """The names that `get_pooling` knows, sorted."""
-    return sorted(_FACTORIES)
+_REGISTRY = Registry("pooling", keras.layers.Layer, _FACTORIES)
+
+names, register, serialize, deserialize = (
+    _REGISTRY.names, _REGISTRY.register, _REGISTRY.serialize, _REGISTRY.deserialize,
+)  # fmt: skip
 
 
-def get_pooling(identifier, **options):
-    """A pooling layer from its name, its configuration, or itself.
+def get(identifier: Any, **options: Any) -> keras.layers.Layer:
+    """Makes a pooling layer from an identifier.
 
     Args:
-        identifier: A name of `pooling_names()`, a serialised layer (as `keras.saving.serialize_keras_object` gives), or
-            a Keras layer, which is returned as it is.
-        **options: Arguments of the layer, for a name.
+        identifier: A name of `names()` or of a class (`"GeneralizedSumPooling"`); a class; a configuration, as
+            `serialize` gives it; or a Keras layer, which is returned as it is.
+        **options: Options of the layer, for a name or a class.
 
     Returns:
         A `keras.layers.Layer` from feature maps `(b, h, w, d)` to vectors.
@@ -67,7 +72,7 @@ def get_pooling(identifier, **options):
         TypeError: If the identifier is none of these.
 
     Example:
-        >>> get_pooling("netvlad_8x16").prototypes
+        >>> get("netvlad_8x16").prototypes
         8
     """
-    return resolve("pooling", identifier, _FACTORIES, keras.layers.Layer, options)
+    return _REGISTRY.get(identifier, **options)
