@@ -363,7 +363,7 @@ def test_arrays_are_taken_as_they_are_without_preprocessing(in_memory):
 def test_says_how_to_make_a_labeled_set(make):
     images, labels = np.zeros((4, 6, 6, 1), np.uint8), [0, 0, 1, 1]
     for given in ((images, labels), tf.data.Dataset.from_tensor_slices((images, labels))):
-        with pytest.raises(TypeError, match=r"LabeledImages.from_arrays\(images, labels\)`, or `.from_dataset"):
+        with pytest.raises(TypeError, match=r"LabeledImages.from_arrays\(images, labels\)`, `.from_csv"):
             make(given)
 
 

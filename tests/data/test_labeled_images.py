@@ -148,25 +148,60 @@ def test_from_arrays_refuses_floats_that_are_not_shares(value, message):
 
 @pytest.mark.parametrize("batch", [None, 2])
 @pytest.mark.parametrize("labels", [["b", "a", "b"], [5, 2, 5]])
-def test_from_dataset(batch, labels):
+def test_from_tf_dataset(batch, labels):
     images = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5, 1)
     pairs = tf.data.Dataset.from_tensor_slices((images, labels))
-    dataset = LabeledImages.from_dataset(pairs if batch is None else pairs.batch(batch))
+    dataset = LabeledImages.from_tf_dataset(pairs if batch is None else pairs.batch(batch))
     np.testing.assert_array_equal(dataset.images, images)
     assert dataset.labels.tolist() == [1, 0, 1]
     assert dataset.class_names == (("a", "b") if labels[0] == "b" else ("2", "5"))
 
 
-def test_from_dataset_refuses():
+def test_from_tf_dataset_refuses():
     pairs = tf.data.Dataset.from_tensor_slices((np.zeros((3, 4, 4, 1), np.uint8), [0, 1, 1]))
     with pytest.raises(ValueError, match="endless"):
-        LabeledImages.from_dataset(pairs.repeat())
+        LabeledImages.from_tf_dataset(pairs.repeat())
     with pytest.raises(ValueError, match="empty"):
-        LabeledImages.from_dataset(pairs.take(0))
+        LabeledImages.from_tf_dataset(pairs.take(0))
     with pytest.raises(TypeError, match=r"Expected: a tf.data.Dataset of \(image, label\)"):
-        LabeledImages.from_dataset(pairs.map(lambda image, _: image))
+        LabeledImages.from_tf_dataset(pairs.map(lambda image, _: image))
     with pytest.raises(TypeError, match=r"Expected: a tf.data.Dataset"):
-        LabeledImages.from_dataset([1])
+        LabeledImages.from_tf_dataset([1])
     sizes = tf.data.Dataset.from_tensor_slices([2, 3])
     with pytest.raises(ValueError, match=r"one size. Received: shapes \(2, 2, 3\), \(3, 3, 3\)"):
-        LabeledImages.from_dataset(sizes.map(lambda size: (tf.zeros([size, size, 3], tf.uint8), size)))
+        LabeledImages.from_tf_dataset(sizes.map(lambda size: (tf.zeros([size, size, 3], tf.uint8), size)))
+
+
+def test_from_tf_dataset_of_gray_images():
+    images = np.arange(3 * 3 * 5, dtype=np.uint8).reshape(3, 3, 5)
+    pairs = tf.data.Dataset.from_tensor_slices((images, [4, 4, 2]))
+    for dataset in (pairs, pairs.batch(2), pairs.batch(3)):
+        np.testing.assert_array_equal(LabeledImages.from_tf_dataset(dataset).images[..., 0], images)
+
+
+def test_from_arrays_with_class_names():
+    images, names = np.zeros((3, 2, 2), np.uint8), ("tabby", "siamese", "manx")
+    for labels in ([1, 0, 1], ["siamese", "tabby", "siamese"], np.array([b"siamese", b"tabby", b"siamese"])):
+        dataset = LabeledImages.from_arrays(images, labels, names)
+        assert (dataset.labels.tolist(), dataset.class_names) == ([1, 0, 1], names)
+    with pytest.raises(ValueError, match=r"labels must be in 0\.\.2.*from 0 to 3"):
+        LabeledImages.from_arrays(images, [3, 0, 1], names)
+    with pytest.raises(ValueError, match=r"not among the names. Received: 'lion'"):
+        LabeledImages.from_arrays(images, ["tabby", "lion", "manx"], names)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint16", "int8", "float16", "float64", "bool"])
+def test_from_arrays_of_any_type(dtype):
+    images = np.array([[[0, 1]], [[1, 0]]])
+    white = 255 if dtype[0] in "fb" else 1
+    dataset = LabeledImages.from_arrays(images.astype(dtype), [0, 1])
+    assert dataset.images.dtype == np.uint8
+    np.testing.assert_array_equal(dataset.images[..., 0], images * white)
+
+
+def test_from_arrays_refuses_other_values():
+    for value in (256, -1):
+        with pytest.raises(ValueError, match=f"must be in 0–255. Received: 1 other values of int64, such as {value}"):
+            LabeledImages.from_arrays(np.array([[[0, value]], [[1, 1]]]), [0, 1])
+    with pytest.raises(TypeError, match="images must be uint8"):
+        LabeledImages.from_arrays(np.zeros((2, 2, 2), complex), [0, 1])

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import concurrent.futures
 import io
+import logging
 import os
 import re
 
 import numpy as np
 import tensorflow as tf
 
+from tfdml._utils.arguments import check_choice
 from tfdml._utils.progress import progress_bar
 from tfdml.ops import MAX_PIXELS, decode_image, encoded_size, exif_orientation
+
+_LOGGER = logging.getLogger(__name__)
 
 # The endings of the files that are listed, and what Pillow calls the formats that TensorFlow does not read.
 ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".gif", ".bmp", ".webp", ".tif", ".tiff")
@@ -219,6 +223,37 @@ def find_unreadable(paths, progress=False, max_pixels=MAX_PIXELS):
             results, desc="reading", total=len(paths), unit=" images", disable=None if progress else True
         )
         return {path: problem for problem, path in zip(bar, paths) if problem is not None}
+
+
+def check_reading_options(verify, on_unreadable):
+    """Raises a ValueError unless the options of a loader of image files are right and go together."""
+    check_choice("on_unreadable", on_unreadable, ("error", "skip"))
+    if on_unreadable == "skip" and not verify:
+        raise ValueError(
+            "Unreadable files are found by reading them. Received: on_unreadable='skip' with verify=False. "
+            "Expected: verify=True."
+        )
+
+
+def unreadable(paths, on_unreadable, max_pixels=MAX_PIXELS):
+    """The files that cannot be read, with the reasons, after a warning that names them.
+
+    Args:
+        paths: The files.
+        on_unreadable: `"skip"` warns, `"error"` raises.
+        max_pixels: Largest height · width of an image.
+
+    Raises:
+        ValueError: If there are any and they are not to be skipped; the message names them.
+    """
+    problems = find_unreadable(paths, max_pixels=max_pixels)
+    if problems and on_unreadable == "error":
+        raise ValueError(
+            f"Unreadable images. Received: {listed(problems)}. {EXPECTED}; on_unreadable='skip' leaves these out."
+        )
+    if problems:
+        _LOGGER.warning("Skipped %d unreadable images: %s.", len(problems), listed(problems))
+    return problems
 
 
 def listed(problems, limit=10):

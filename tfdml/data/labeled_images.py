@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tfdml._utils.arguments import check_whole_number
 from tfdml.data.encoding import encode_labels
+from tfdml.data.image_tables import read_image_table
 from tfdml.data.labeled_samples import LabeledSamples
 from tfdml.ops import MAX_PIXELS
 
@@ -56,38 +60,89 @@ class LabeledImages(LabeledSamples):
         self._check_length("images", self.images)
 
     @classmethod
-    def from_arrays(cls, images, labels, name=None):
+    def from_csv(
+        cls,
+        path: str | os.PathLike,
+        image_column: str = "path",
+        label_column: str = "label",
+        root: str | os.PathLike | None = None,
+        *,
+        name: str | None = None,
+        delimiter: str = ",",
+        verify: bool = True,
+        on_unreadable: str = "error",
+        max_pixels: int = MAX_PIXELS,
+    ) -> LabeledImages:
+        """Makes a set of the image files that a CSV file names; they are decoded when batches are made.
+
+        Args:
+            path: The CSV file, in UTF-8, with a header.
+            image_column: Name of the column of paths.
+            label_column: Name of the column of labels: names or integers.
+            root: Folder that relative paths start from. `None` is the folder of the CSV file.
+            name: What the set is called in messages and tables. `None` takes the name of the file.
+            delimiter: What separates columns.
+            verify: Whether to decode each file once, as for `tfdml.data.folder`.
+            on_unreadable: `"error"` or `"skip"`, as for `tfdml.data.folder`.
+            max_pixels: Largest height · width of an image; a file that claims more is unreadable.
+
+        Returns:
+            `LabeledImages` of paths, in the order of the rows. `class_names` are the labels as text, sorted; integers
+            are sorted as numbers.
+
+        Raises:
+            FileNotFoundError: If there is no such file, or images are missing (they are counted and named).
+            ValueError: If a column is missing, the file is empty, a row is incomplete, an image is unreadable, all
+                rows have one label, or an argument is invalid.
+        """
+        images, labels = read_image_table(
+            path, image_column, label_column, root, delimiter, verify, on_unreadable, max_pixels
+        )
+        return cls.from_arrays(images, labels, name=name or pathlib.Path(os.fsdecode(path)).stem)
+
+    @classmethod
+    def from_arrays(
+        cls, images: Any, labels: Any, class_names: Sequence[str] | None = None, name: str | None = None
+    ) -> LabeledImages:
         """Makes a set of a user's own arrays.
 
         Args:
-            images: uint8 in 0–255 or float in 0–1, `(n, height, width, channels)` or, of gray images, `(n, height,
+            images: Integers in 0–255 or floats in 0–1, `(n, height, width, channels)` or, of gray images, `(n, height,
                 width)`; or `n` paths. Floats are rounded to 256 levels.
             labels: Integers with or without gaps, or names, `(n,)` or `(n, 1)`, as for `encode_labels`.
+            class_names: Names of the classes: integer labels are places in it, other labels are among it. `None` takes
+                the distinct labels, in sorted order.
             name: What the set is called in messages and tables.
 
         Returns:
-            `LabeledImages` whose `class_names` are the labels as text, in sorted order.
+            `LabeledImages`.
 
         Raises:
             TypeError: If images are of another type.
-            ValueError: If shapes do not match, floats are not in 0–1 (NaN is not), or a label is missing.
+            ValueError: If shapes do not match, values are out of range (NaN is), or a label is missing or is not among
+                the class names.
 
         Example:
             >>> import numpy as np
             >>> cats = LabeledImages.from_arrays(np.zeros((3, 8, 8)), ["tabby", "siamese", "tabby"])
             >>> cats.class_names, cats.labels.tolist(), cats.image_shape
             (('siamese', 'tabby'), [1, 0, 1], (8, 8, 1))
+            >>> LabeledImages.from_arrays(np.zeros((2, 8, 8)), [0, 1], ("tabby", "siamese")).class_names
+            ('tabby', 'siamese')
         """
         images = np.asarray(images)
-        if images.dtype.kind == "f" and images.ndim > 1:
-            images = _quantized(images)
+        if images.ndim > 1 and images.dtype.kind in "fiub" and images.dtype != np.uint8:
+            images = _quantized(images) if images.dtype.kind == "f" else _as_bytes(images)
         if images.dtype == np.uint8 and images.ndim == 3:
             images = images[..., np.newaxis]
-        integers, names = encode_labels(labels)
-        return cls(images, integers, names, name)
+        if class_names is None:
+            labels, class_names = encode_labels(labels)
+        elif np.asarray(labels).dtype.kind not in "iub":
+            labels, class_names = encode_labels(labels, class_names)
+        return cls(images, labels, class_names, name)
 
     @classmethod
-    def from_dataset(cls, dataset, name=None):
+    def from_tf_dataset(cls, dataset: tf.data.Dataset, name: str | None = None) -> LabeledImages:
         """Makes a set of a finite tf.data dataset, which is read once and kept in memory.
 
         Args:
@@ -106,19 +161,22 @@ class LabeledImages(LabeledSamples):
             >>> import numpy as np
             >>> import tensorflow as tf
             >>> pairs = tf.data.Dataset.from_tensor_slices((np.zeros((4, 8, 8, 3), "uint8"), [3, 7, 7, 3]))
-            >>> LabeledImages.from_dataset(pairs.batch(3)).class_names
+            >>> LabeledImages.from_tf_dataset(pairs.batch(3)).class_names
             ('3', '7')
         """
-        if not isinstance(dataset, tf.data.Dataset) or not isinstance(dataset.element_spec, tuple):
-            spec = getattr(dataset, "element_spec", type(dataset).__name__)
-            raise TypeError(f"Received: {spec}. Expected: a tf.data.Dataset of (image, label).")
-        if len(dataset.element_spec) != 2:
-            raise TypeError(f"Received: elements {dataset.element_spec}. Expected: pairs (image, label).")
+        spec = getattr(dataset, "element_spec", type(dataset).__name__)
+        is_of_pairs = isinstance(spec, tuple) and len(spec) == 2 and all(isinstance(one, tf.TensorSpec) for one in spec)
+        if not isinstance(dataset, tf.data.Dataset) or not is_of_pairs:
+            raise TypeError(
+                f"Received: {spec}. Expected: a tf.data.Dataset of (image, label). `dataset.map` makes pairs of other "
+                "elements."
+            )
         if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
             raise ValueError("The dataset is endless. Received: a repeated dataset. Pass it without repeat().")
         images, labels = [], []
-        is_batched = dataset.element_spec[0].shape.rank == 4
         for image, label in dataset.as_numpy_iterator():
+            # Gray images without an axis of channels are told from a single image by their labels.
+            is_batched = np.ndim(image) == 4 or (np.ndim(image) == 3 and np.shape(label)[:1] == (len(image),))
             images.append(image if is_batched else image[np.newaxis])
             labels.append(np.reshape(label, [len(images[-1]), -1]))
         if not images:
@@ -127,9 +185,9 @@ class LabeledImages(LabeledSamples):
         if len(sizes) > 1:
             raise ValueError(
                 f"Images must have one size. Received: shapes {', '.join(map(str, sizes[:5]))}. Resize them with "
-                "dataset.map, or keep them in files and use `tfdml.data.folder`."
+                "dataset.map, or keep them in files and use `tfdml.data.folder` or `LabeledImages.from_csv`."
             )
-        return cls.from_arrays(np.concatenate(images), np.concatenate(labels), name)
+        return cls.from_arrays(np.concatenate(images), np.concatenate(labels), name=name)
 
     def __repr__(self):
         kind = "paths" if self.holds_paths else "x".join(map(str, self.image_shape))
@@ -189,6 +247,19 @@ def _quantized(images):
             "Pass images.astype('uint8') if they are in 0–255."
         )
     return np.rint(images.astype(np.float32) * 255).astype(np.uint8)
+
+
+def _as_bytes(images):
+    if images.dtype == bool:
+        return images.astype(np.uint8) * np.uint8(255)
+    is_right = (images >= 0) & (images <= 255)
+    if not is_right.all():
+        wrong = images[~is_right]
+        raise ValueError(
+            f"Images of integers must be in 0–255. Received: {wrong.size} other values of {images.dtype}, such as "
+            f"{wrong[0]}. Scale them, and pass uint8."
+        )
+    return images.astype(np.uint8)
 
 
 def _path(path):

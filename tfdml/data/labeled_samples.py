@@ -177,8 +177,8 @@ def check_is_labeled(dataset):
     if not isinstance(dataset, LabeledSamples):
         raise TypeError(
             f"Received: a dataset of type {type(dataset).__name__}. Expected: LabeledImages or LabeledFeatures. Make "
-            "one with `tfdml.data.LabeledImages.from_arrays(images, labels)`, or `.from_dataset(dataset)` of a tf.data "
-            "dataset of (image, label)."
+            "one with `tfdml.data.LabeledImages.from_arrays(images, labels)`, `.from_csv(path)`, or "
+            "`.from_tf_dataset(dataset)` of a tf.data dataset of (image, label)."
         )
     return dataset
 

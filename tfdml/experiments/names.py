@@ -25,7 +25,7 @@ KINDS = {
         "bn_inception", "googlenet", "resnet20", "resnet20v2", "resnet50",
     ),
     "datasets": (
-        "cars196", "cifar10", "cifar100", "cifar_collage", "collage", "cub", "digits", "fashion_mnist",
+        "cars196", "cifar10", "cifar100", "cifar_collage", "collage", "csv", "cub", "digits", "fashion_mnist",
         "features", "folder", "glyphs", "in_shop", "mnist", "sop",
     ),
 }

@@ -8,7 +8,7 @@ from tfdml.data import load
 
 
 def test_names():
-    collages, files = ["cifar_collage", "collage"], ["cifar10", "cifar100", "fashion_mnist", "folder", "mnist"]
+    collages, files = ["cifar_collage", "collage"], ["cifar10", "cifar100", "csv", "fashion_mnist", "folder", "mnist"]
     published = ["cars196", "cub", "in_shop", "sop"]
     assert data.names() == sorted(["digits", "features", "glyphs", *collages, *files, *published])
 

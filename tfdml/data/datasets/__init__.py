@@ -3,6 +3,7 @@
 from tfdml.data.datasets.cars196 import cars196
 from tfdml.data.datasets.cifar import cifar10, cifar100
 from tfdml.data.datasets.collage import Collages, cifar_collage, collage
+from tfdml.data.datasets.csv_file import csv
 from tfdml.data.datasets.cub import cub
 from tfdml.data.datasets.digits import digits
 from tfdml.data.datasets.features import features
@@ -14,7 +15,7 @@ from tfdml.data.datasets.registry import deserialize, get, load, names, register
 from tfdml.data.datasets.sop import sop
 
 for _loader in (
-    cars196, cifar10, cifar100, cifar_collage, collage, cub, digits, fashion_mnist, features, folder, glyphs,
+    cars196, cifar10, cifar100, cifar_collage, collage, csv, cub, digits, fashion_mnist, features, folder, glyphs,
     in_shop, mnist, sop,
 ):  # fmt: skip
     register(_loader.__name__, _loader)
@@ -26,6 +27,7 @@ __all__ = [
     "cifar100",
     "cifar_collage",
     "collage",
+    "csv",
     "cub",
     "deserialize",
     "digits",

@@ -9,7 +9,7 @@ import pathlib
 import numpy as np
 
 from tfdml._utils.arguments import check_choice, check_whole_number
-from tfdml.data.image_files import ENDINGS, EXPECTED, find_unreadable, listed
+from tfdml.data.image_files import ENDINGS, check_reading_options, listed, unreadable
 from tfdml.data.labeled_images import LabeledImages
 from tfdml.ops import MAX_PIXELS
 
@@ -46,14 +46,9 @@ def folder(path, verify=True, on_unreadable="error", nested=None, max_pixels=MAX
         ValueError: If the folder has no sub-folder, a class has no image, an image is unreadable (the message names
             the path), or an argument is invalid.
     """
-    check_choice("on_unreadable", on_unreadable, ("error", "skip"))
     check_choice("nested", nested, _NESTED)
     max_pixels = check_whole_number("max_pixels", max_pixels, minimum=1)
-    if on_unreadable == "skip" and not verify:
-        raise ValueError(
-            "Unreadable files are found by reading them. Received: on_unreadable='skip' with verify=False. "
-            "Expected: verify=True."
-        )
+    check_reading_options(verify, on_unreadable)
     root = pathlib.Path(os.fsdecode(path)).expanduser()
     if not root.is_dir():
         raise FileNotFoundError(f"There is no such folder. Received: path={str(root)!r}.")
@@ -69,7 +64,9 @@ def folder(path, verify=True, on_unreadable="error", nested=None, max_pixels=MAX
             "Skipped %d files in %s that are not images of a class: %s.%s", len(skipped), root, listed(skipped), advice
         )
     if verify:
-        _drop_unreadable(found, on_unreadable, max_pixels)
+        problems = unreadable([path for paths in found.values() for path in paths], on_unreadable, max_pixels)
+        for paths in found.values():
+            paths[:] = [path for path in paths if path not in problems]
     empty = {str(root / name): None for name, paths in found.items() if not paths}
     if empty:
         advice = _advice_on_nested(skipped, root) if nested is None else ""
@@ -113,16 +110,3 @@ def _advice_on_nested(skipped, root):
     nested = [path for path in skipped if len(pathlib.Path(path).relative_to(root).parts) > 2]
     count = sum(path.lower().endswith(ENDINGS) for path in nested)
     return f" {count} of them are images in nested folders: pass nested='same_class' or 'own_class'." if count else ""
-
-
-def _drop_unreadable(found, on_unreadable, max_pixels):
-    problems = find_unreadable([path for paths in found.values() for path in paths], max_pixels=max_pixels)
-    if not problems:
-        return
-    if on_unreadable == "error":
-        raise ValueError(
-            f"Unreadable images. Received: {listed(problems)}. {EXPECTED}; on_unreadable='skip' leaves these out."
-        )
-    _LOGGER.warning("Skipped %d unreadable images: %s.", len(problems), listed(problems))
-    for paths in found.values():
-        paths[:] = [path for path in paths if path not in problems]

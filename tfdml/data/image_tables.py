@@ -1,0 +1,113 @@
+"""Reads CSV files of image paths and labels."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import os
+import pathlib
+
+from tfdml._utils.arguments import check_whole_number
+from tfdml.data.image_files import check_reading_options, listed, unreadable
+from tfdml.data.list_files import missing_files
+
+_FEWEST_CLASSES = 2
+
+
+def read_image_table(path, image_column, label_column, root, delimiter, verify, on_unreadable, max_pixels):
+    """Paths and labels of a CSV file, whose images are there and readable.
+
+    Args:
+        path, image_column, label_column, root, delimiter, verify, on_unreadable, max_pixels: As for
+            `LabeledImages.from_csv`.
+
+    Returns:
+        `(paths, labels)`: two lists. Labels are integers if all of them are written as such, else text.
+    """
+    check_reading_options(verify, on_unreadable)
+    max_pixels = check_whole_number("max_pixels", max_pixels, minimum=1)
+    file = pathlib.Path(os.fsdecode(path)).expanduser()
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no such file. Received: path={str(file)!r}. Expected: a CSV file.")
+    images, labels = _columns(file, image_column, label_column, delimiter)
+    folder = file.parent if root is None else pathlib.Path(os.fsdecode(root)).expanduser()
+    paths = [os.path.join(folder, os.path.expanduser(image)) for image in images]
+    missing = dict.fromkeys(missing_files(paths))
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(set(paths))} image files are missing. Received: {listed(missing)}. Expected: the "
+            f"files that {file} names. Pass `root`, the folder that its paths are relative to; now it is {folder}."
+        )
+    if verify:
+        problems = unreadable(list(dict.fromkeys(paths)), on_unreadable, max_pixels)
+        kept = [(path, label) for path, label in zip(paths, labels) if path not in problems]
+        paths, labels = [path for path, _ in kept], [label for _, label in kept]
+    if len(set(labels)) < _FEWEST_CLASSES:
+        raise ValueError(
+            f"Images need at least {_FEWEST_CLASSES} classes. Received: {len(labels)} rows of {file}, with the labels "
+            f"{sorted(set(labels))} in the column {label_column!r}. Is it the right column?"
+        )
+    return paths, _numbers(labels)
+
+
+def _columns(file, *columns_and_delimiter):
+    """The values of two columns; each row must have both."""
+    *columns, delimiter = columns_and_delimiter
+    if not isinstance(delimiter, str) or len(delimiter) != 1:
+        raise ValueError(f"Received: delimiter={delimiter!r}. Expected: one character, such as ',' or ';'.")
+    rows, wrong = [], {}
+    try:
+        # With or without the mark that Excel puts first; bytes that are not UTF-8 stay what they are in paths.
+        with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+            reader = csv.reader(lines, delimiter=delimiter, strict=True)
+            header = [name.strip() for name in next(reader, [])]
+            _check_header(file, header, columns, delimiter)
+            places = [header.index(column) for column in columns]
+            for row in reader:
+                if not row:
+                    continue
+                values = [row[place].strip() if place < len(row) else "" for place in places]
+                if len(row) != len(header):
+                    wrong[f"line {reader.line_num}"] = f"{len(row)} values"
+                elif not all(values):
+                    wrong[f"line {reader.line_num}"] = f"no {columns[values.index('')]}"
+                rows.append(values)
+    except csv.Error as error:
+        raise ValueError(f"The CSV file is damaged. Received: {file}, line {reader.line_num}: {error}.") from error
+    if wrong:
+        raise ValueError(
+            f"{len(wrong)} rows of the CSV file are incomplete. Received: {listed(wrong, 5)} of {file}. Expected: "
+            f"{len(header)} values in each row, with {columns[0]!r} and {columns[1]!r}."
+        )
+    if not rows:
+        raise ValueError(
+            f"The CSV file is empty. Received: {file} with a header alone. Expected: a row for each image."
+        )
+    return [list(column) for column in zip(*rows)]
+
+
+def _check_header(file, header, columns, delimiter):
+    if not any(header):
+        raise ValueError(
+            f"The CSV file is empty. Received: {file}. Expected: a header such as '{delimiter.join(columns)}', and a "
+            "row for each image."
+        )
+    for column in columns:
+        if header.count(column) > 1:
+            raise ValueError(f"A column is there twice. Received: {column!r} in {file}. Expected: one of this name.")
+        if column not in header:
+            nearest = difflib.get_close_matches(column, header, n=1)
+            hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+            raise ValueError(
+                f"The CSV file lacks a column. Received: {column!r}; {file} has the columns {header}.{hint} Pass "
+                "image_column and label_column, and delimiter if it is not a comma."
+            )
+
+
+def _numbers(labels):
+    """The labels as integers if all are written as such, so that 10 comes after 9; else as they are."""
+    try:
+        numbers = [int(label) for label in labels]
+    except ValueError:
+        return labels
+    return numbers if all(str(number) == label for number, label in zip(numbers, labels)) else labels
