@@ -17,7 +17,7 @@ from tfdml.data import (
     folder,
     steps_per_epoch,
 )
-from tfdml.data.batches import _cropped
+from tfdml.data.batches import _cropped, balanced_share, evaluation_share
 from tfdml.data.image_files import decode_whole
 
 PLAIN = Preprocessing((6, 6), 1)
@@ -96,7 +96,7 @@ def test_going_on_from_a_batch_gives_the_same_pictures(source, starts, request):
     }
     whole = collect(balanced_batches(dataset, **options), starts[-1] + 4)
     for start in starts:
-        rest = collect(balanced_batches(dataset, **options, start_batch=start), 4)
+        rest = collect(balanced_share(dataset, **options, start_batch=start), 4)
         assert_same(whole[start : start + 4], rest)
 
 
@@ -203,7 +203,7 @@ def test_refuses_classes_with_one_picture():
     [
         (lambda data: balanced_batches(data, 8, 2, 0, PLAIN), "classes_per_batch=8"),
         (lambda data: balanced_batches(data, 2, 0, 0, PLAIN), "samples_per_class=0"),
-        (lambda data: balanced_batches(data, 2, 2, 0, PLAIN, start_batch=-1), "start_batch=-1"),
+        (lambda data: balanced_share(data, 2, 2, 0, PLAIN, start_batch=-1), "start_batch=-1"),
         (lambda data: evaluation_batches(data, 0, PLAIN), "batch_size=0"),
         (lambda data: evaluation_batches(data.subset([]), 4, PLAIN), "nothing to make batches of"),
         (lambda data: class_pool(data, 0, 0, PLAIN), "pool_size=0"),
@@ -302,7 +302,7 @@ def test_flips_of_single_pictures_are_those_of_batches(with_crop, tmp_path):
     options = {"crop_area": (0.3, 1.0)} if with_crop else {}
     flipping, plain = Augmentation(horizontal_flip=True, **options), Augmentation(**options)
     flipped, kept = (
-        collect(balanced_batches(dataset, 4, 2, 3, preprocessing, augmentation, start_batch=5), 6)
+        collect(balanced_share(dataset, 4, 2, 3, preprocessing, augmentation, start_batch=5), 6)
         for augmentation in (flipping, plain)
     )
     expected = [
@@ -318,7 +318,7 @@ def test_batches_of_crops(tmp_path):
     paths = [encode(kind, tmp_path) for kind in KINDS]
     dataset = LabeledImages(paths * 2, [0] * 5 + [1] * 5, "ab")
     augmentation, preprocessing = Augmentation(crop_area=(0.16, 1.0)), Preprocessing((33, 45), 3)
-    batches = collect(balanced_batches(dataset, 2, 5, 3, preprocessing, augmentation, start_batch=5), 2)
+    batches = collect(balanced_share(dataset, 2, 5, 3, preprocessing, augmentation, start_batch=5), 2)
     sampler = BalancedSampler(dataset.labels, 2, 5, 3)
     whole = {path: decode_whole(tf.io.read_file(path)) for path in paths}
     for batch, (images, _) in enumerate(batches, start=5):
@@ -383,20 +383,20 @@ def test_settings_can_be_pickled():
 )
 def test_the_parts_of_workers_are_the_whole(source, augmentation, indices, request):
     dataset = request.getfixturevalue(source)
-    arguments = (dataset, 2, 3, 7, Preprocessing((8, 8), 1), augmentation, 2)
-    whole = collect(balanced_batches(*arguments), 5)
+    arguments = (dataset, 2, 3, 7, Preprocessing((8, 8), 1), augmentation)
+    whole = collect(balanced_share(*arguments, start_batch=2), 5)
     # The four parts have 1, 2, 1 and 2 of the 6 rows.
     for index in indices:
         rows = slice(index * 6 // 4, (index + 1) * 6 // 4)
         expected = [(images[rows], labels[rows]) for images, labels in whole]
-        assert_same(collect(balanced_batches(*arguments, part=(index, 4)), 5), expected)
+        assert_same(collect(balanced_share(*arguments, start_batch=2, part=(index, 4)), 5), expected)
 
 
 def test_workers_evaluate_every_other_batch(in_memory):
     preprocessing = Preprocessing((8, 8), 1)
     whole = collect(evaluation_batches(in_memory, 5, preprocessing))
     for index in range(2):
-        mine = evaluation_batches(in_memory, 5, preprocessing, part=(index, 2))
+        mine = evaluation_share(in_memory, 5, preprocessing, part=(index, 2))
         assert len(mine) == len(whole[index::2])
         assert_same(collect(mine), whole[index::2])
         policy = mine.options().experimental_distribute.auto_shard_policy
@@ -407,6 +407,6 @@ def test_workers_evaluate_every_other_batch(in_memory):
 def test_refuses_parts_that_do_not_exist(part, in_memory):
     preprocessing = Preprocessing((8, 8), 1)
     with pytest.raises(ValueError, match=r"Received: part=.*; expected \(index, count\) with 0 <= index < count"):
-        balanced_batches(in_memory, 2, 3, 0, preprocessing, part=part)
+        balanced_share(in_memory, 2, 3, 0, preprocessing, part=part)
     with pytest.raises(ValueError, match=r"Received: part=.*; expected \(index, count\) with 0 <= index < count"):
-        evaluation_batches(in_memory, 2, preprocessing, part=part)
+        evaluation_share(in_memory, 2, preprocessing, part=part)

@@ -41,15 +41,12 @@ def balanced_batches(
     seed,
     preprocessing=None,
     augmentation=None,
-    start_batch=0,
-    part=None,
     input_range=None,
 ):
     """Endless training batches with the same number of pictures of each of their classes.
 
     An epoch of `steps_per_epoch(dataset, classes_per_batch)` batches visits every class; see
-    `BalancedSampler`. Batch t follows from (seed, t) alone, augmentation included: `start_batch=t` gives what
-    an uninterrupted run would get, without decoding the batches before.
+    `BalancedSampler`. Batch t follows from (seed, t) alone, augmentation included.
 
     Of pictures in files a random crop (`crop_area`) is cut out before they are resized, and is stretched to the size:
     `short_side`, with its crop of the centre, is for evaluation only. Of a JPEG no more than the crop is decoded, and
@@ -64,10 +61,6 @@ def balanced_batches(
         preprocessing: A `Preprocessing`; `None` for features, and for gray or color images in memory, whose size and
             channels are kept.
         augmentation: An `Augmentation`, or `None`.
-        start_batch: Number of the first batch that is given.
-        part: `(index, count)`: of each batch only the index-th of so many consecutive parts, as one of so many workers
-            trains on: the rows from ⌊index · b / count⌋ on, the very pictures that the whole batch has there. Other
-            files are not read.
         input_range: As for `Preprocessing`; `None` for that of `preprocessing`.
 
     Returns:
@@ -86,6 +79,37 @@ def balanced_batches(
     Raises:
         ValueError: If a class has fewer than two pictures (named), there are too few classes, or a number is
             out of range.
+    """
+    return balanced_share(
+        dataset, classes_per_batch, samples_per_class, seed, preprocessing, augmentation, input_range
+    )
+
+
+def balanced_share(
+    dataset,
+    classes_per_batch,
+    samples_per_class,
+    seed,
+    preprocessing=None,
+    augmentation=None,
+    input_range=None,
+    *,
+    start_batch=0,
+    part=None,
+):
+    """`balanced_batches` from a later batch on, or one worker's part of each batch, bit for bit.
+
+    Skipped batches and the images of other workers are not read.
+
+    Args:
+        dataset, classes_per_batch, samples_per_class, seed, preprocessing, augmentation, input_range: As for
+            `balanced_batches`.
+        start_batch: int. The number of the first batch.
+        part: Pair `(index, count)`. Of each batch of b rows only those from ⌊index · b / count⌋ to
+            ⌊(index + 1) · b / count⌋. `None` gives whole batches.
+
+    Returns:
+        As for `balanced_batches`.
     """
     check_is_labeled(dataset)
     preprocessing = _in_range(dataset, preprocessing, input_range)
@@ -119,7 +143,7 @@ def balanced_batches(
     return pictures.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
 
-def evaluation_batches(dataset, batch_size, preprocessing=None, part=None, input_range=None):
+def evaluation_batches(dataset, batch_size, preprocessing=None, input_range=None):
     """All pictures of a set once, in their order.
 
     Args:
@@ -127,20 +151,30 @@ def evaluation_batches(dataset, batch_size, preprocessing=None, part=None, input
         batch_size: Pictures in a batch; the last one may have fewer.
         preprocessing: A `Preprocessing`; `None` for features, and for gray or color images in memory, whose size and
             channels are kept.
-        part: `(index, count)`: only every count-th batch from the index-th on, as one of so many workers embeds; the
-            other pictures are not read. The auto-shard policy OFF says that they are a worker's share already.
         input_range: As for `Preprocessing`; `None` for that of `preprocessing`.
 
     Returns:
         A finite `tf.data.Dataset` of (float32 images `(b, h, w, c)` in the input range, int64 labels `(b,)`).
 
     Raises:
-        ValueError: If the set is empty, the batch size is no positive integer, or there is no such part.
+        ValueError: If the set is empty, or the batch size is no positive integer.
     """
     check_is_labeled(dataset)
     preprocessing = _in_range(dataset, preprocessing, input_range)
-    if part is None:
-        return _finite_batches(dataset, np.arange(len(dataset)), batch_size, preprocessing)
+    return _finite_batches(dataset, np.arange(len(dataset)), batch_size, preprocessing)
+
+
+def evaluation_share(dataset, batch_size, preprocessing=None, *, part):
+    """One worker's share of `evaluation_batches`; the images of other workers are not read.
+
+    Args:
+        dataset, batch_size, preprocessing: As for `evaluation_batches`.
+        part: Pair `(index, count)`: every count-th batch from the index-th on.
+
+    Returns:
+        A finite `tf.data.Dataset`, whose auto-shard policy OFF says that it is a worker's share already.
+    """
+    check_is_labeled(dataset)
     batches = _finite_batches(dataset, np.arange(len(dataset)), batch_size, preprocessing, check_part(part))
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF

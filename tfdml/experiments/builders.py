@@ -15,6 +15,7 @@ import tensorflow as tf
 from tfdml import backbones, data, losses, miners
 from tfdml._utils.naming import check_options
 from tfdml.callbacks import PrototypeWarmup
+from tfdml.data.batches import balanced_share, evaluation_share
 from tfdml.experiments.errors import RecipeError, input_errors, nearest_key, recipe_errors
 from tfdml.experiments.recipe import Recipe
 from tfdml.layers import ClassProxies, CrossBatchMemory, ZeroShotPrediction
@@ -407,8 +408,8 @@ def make_optimizer(recipe: Recipe, steps_per_epoch, multiplier=1.0):
 
 
 def training_batches(recipe: Recipe, pictures: ExperimentData, start_batch=0, part=None):
-    """Endless training batches; batch t follows from the recipe and t alone. A `part` is a worker's share of each."""
-    return data.balanced_batches(
+    """Endless training batches from a batch on; a `part` is a worker's share of each. Batch t follows from t alone."""
+    return balanced_share(
         pictures.train,
         recipe.batches.classes,
         recipe.batches.samples_per_class,
@@ -425,14 +426,12 @@ def validation_batches(recipe: Recipe, pictures: ExperimentData, part=None):
 
     With a `part` they are a worker's share of the batches.
     """
-    validation = pictures.validation
-    batches = data.evaluation_batches(validation, recipe.evaluation.batch_size, pictures.preprocessing, part=part)
+    validation, size = pictures.validation, recipe.evaluation.batch_size
+    part = part or (0, 1)
+    batches = evaluation_share(validation, size, pictures.preprocessing, part=part)
     if validation.is_query is None:
         return batches
-    are_queries = tf.data.Dataset.from_tensor_slices(validation.is_query).batch(recipe.evaluation.batch_size)
-    if part is not None:
-        index, count = part
-        are_queries = are_queries.shard(count, index)
+    are_queries = tf.data.Dataset.from_tensor_slices(validation.is_query).batch(size).shard(part[1], part[0])
     return tf.data.Dataset.zip((batches, are_queries)).map(
         lambda batch, is_query: (batch[0], {"label": batch[1], "is_query": is_query})
     )

@@ -13,6 +13,7 @@ from tfdml.data import (
     features,
     load,
 )
+from tfdml.data.batches import balanced_share
 
 LABELS = np.array([2, 0, 1, 1, 0, 2, 1, 0])
 
@@ -120,7 +121,7 @@ def test_batches(stored):
         for feature, label in zip(batch.numpy(), batch_labels.numpy()):
             (found,) = np.flatnonzero((values == feature).all(axis=1))
             assert labels[found] == label
-    for (one, _), (other, _) in zip(balanced_batches(dataset, 2, 2, 0, None, start_batch=5).take(4), seen[5:]):
+    for (one, _), (other, _) in zip(balanced_share(dataset, 2, 2, 0, None, start_batch=5).take(4), seen[5:]):
         np.testing.assert_array_equal(one, other)
 
     pool = class_pool(dataset, 2, 0, None)
