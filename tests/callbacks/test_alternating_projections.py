@@ -52,11 +52,11 @@ def test_first_proxies_are_k_centers_of_the_pool(blobs, linear_embedder):
     for label in range(4):
         pool = embeddings[labels == label][:6]
         chosen = k_center_loop(pool, [], 2)
-        np.testing.assert_allclose(np.asarray(model.references.proxies)[label], chosen, atol=1e-5)
+        np.testing.assert_allclose(np.asarray(model.proxies.proxies)[label], chosen, atol=1e-5)
     assert history.history["projection"] == [0]
     pools = np.concatenate([embeddings[labels == label][:6] for label in range(4)])
     radius = covering_radius(
-        pools, np.asarray(model.references().embeddings), np.repeat(np.arange(4), 6), np.repeat(np.arange(4), 2),
+        pools, np.asarray(model.proxies().embeddings), np.repeat(np.arange(4), 6), np.repeat(np.arange(4), 2),
         reduction="mean",
     )  # fmt: skip
     assert history.history["covering_radius"][0] == pytest.approx(float(radius), rel=1e-5)
@@ -95,13 +95,13 @@ def test_next_proxies_are_chosen_given_the_old_ones(blobs, linear_embedder):
     callback = callbacks.AlternatingProjections(dataset(points, labels), pool_size=24, patience=1)
     scripted = Scripted([0.5, 0.4])
     callback_before = keras.callbacks.LambdaCallback(
-        on_epoch_begin=lambda epoch, logs: model.references.assign(np.full((4, 2, 2), 0.25, "float32"))
+        on_epoch_begin=lambda epoch, logs: model.proxies.assign(np.full((4, 2, 2), 0.25, "float32"))
     )
     model.fit(points, labels, epochs=2, verbose=0, callbacks=[callback_before, scripted, callback])
     embeddings = points @ scripted.kernels[0]
     for label in range(4):
         expected = k_center_loop(embeddings[labels == label], np.full((2, 2), 0.25), 2)
-        np.testing.assert_allclose(np.asarray(model.references.proxies)[label], expected, atol=1e-4)
+        np.testing.assert_allclose(np.asarray(model.proxies.proxies)[label], expected, atol=1e-4)
 
 
 def test_pool_size_one_takes_random_samples(blobs, linear_embedder):
@@ -112,7 +112,7 @@ def test_pool_size_one_takes_random_samples(blobs, linear_embedder):
     embeddings = points @ linear_embedder().get_weights()[0]
     for label in range(4):
         first_two = embeddings[labels == label][:2]
-        proxies = np.asarray(model.references.proxies)[label]
+        proxies = np.asarray(model.proxies.proxies)[label]
         np.testing.assert_allclose(np.sort(proxies, axis=0), np.sort(first_two, axis=0), atol=1e-5)
 
 
@@ -123,9 +123,9 @@ def test_a_class_with_fewer_pictures_than_proxies(blobs, linear_embedder):
     callback = callbacks.AlternatingProjections(dataset(points[keep], labels[keep]), pool_size=5, patience=1)
     scripted = Scripted([0.5, 0.4])
     converged = np.random.default_rng(1).normal(size=(4, 3, 2)).astype("float32")
-    before = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: model.references.assign(converged))
+    before = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: model.proxies.assign(converged))
     model.fit(points, labels, epochs=2, verbose=0, callbacks=[before, scripted, callback])
-    proxies = np.asarray(model.references.proxies)[3]
+    proxies = np.asarray(model.proxies.proxies)[3]
     only = points[labels == 3][0] @ scripted.kernels[0]
     np.testing.assert_allclose(proxies[0], only, atol=1e-4)
     np.testing.assert_array_equal(proxies[1:], converged[3, 1:])
@@ -136,7 +136,7 @@ def test_what_each_problem_did(blobs, linear_embedder):
     model = build(linear_embedder)
     proxies_at_the_end = []
     before = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: proxies_at_the_end.append(np.asarray(model.references.proxies).copy())
+        on_epoch_end=lambda epoch, logs: proxies_at_the_end.append(np.asarray(model.proxies.proxies).copy())
     )
     # Problems of three and of two validations.
     scripted = Scripted([0.2, 0.5, 0.4, 0.6, 0.5])

@@ -38,7 +38,7 @@ def train(digits, with_ccp):
 
     def measure(epoch, logs):
         samples = class_spread(models.embed(embedder, images), labels, reduction=None)
-        spreads.append((proxy_spread(np.asarray(model.references.proxies)) / samples).mean())
+        spreads.append((proxy_spread(np.asarray(model.proxies.proxies)) / samples).mean())
 
     history = model.fit(
         everything.shuffle(len(labels), seed=0).repeat().batch(64), steps_per_epoch=STEPS, epochs=EPOCHS, verbose=0,

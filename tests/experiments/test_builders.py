@@ -117,7 +117,7 @@ def test_a_dry_build_of_recipes_that_are_right():
 
 
 def test_references():
-    assert model_of("gap").references is None
+    assert model_of("gap").references == ()
     (proxies,) = model_of("gap", references__name="proxies", references__per_class=3).references
     assert (proxies.num_classes, proxies.per_class, proxies.embedding_size) == (40, 3, 8)
     model = model_of("xbm", references__memory_size=33, references__memory_warmup=5)

@@ -25,7 +25,7 @@ def test_steps_equal_algorithm_1_by_hand(blobs, linear_embedder, in_batch_weight
         in_batch_weight=in_batch_weight,
     )  # fmt: skip
     kernel = tf.Variable(linear_embedder().weights[0])
-    proxies = tf.Variable(model.references().embeddings)
+    proxies = tf.Variable(model.proxies().embeddings)
     loss = losses.get("c1")
     for problem in range(2):
         anchor = kernel.numpy()
@@ -42,7 +42,7 @@ def test_steps_equal_algorithm_1_by_hand(blobs, linear_embedder, in_batch_weight
             proxies.assign_sub(rate * proxy_gradient)
         model.fit(points, labels, batch_size=32, epochs=3, shuffle=False, verbose=0)
         np.testing.assert_allclose(model.embedder.weights[0], kernel, atol=1e-5)
-        np.testing.assert_allclose(model.references().embeddings, proxies, atol=1e-5)
+        np.testing.assert_allclose(model.proxies().embeddings, proxies, atol=1e-5)
         next_proxies = np.random.default_rng(problem).normal(size=(4, 2, 2)).astype("float32")
         model.begin_projection(next_proxies)
         proxies.assign(next_proxies.reshape(8, 2))
@@ -53,12 +53,12 @@ def test_steps_equal_algorithm_1_by_hand(blobs, linear_embedder, in_batch_weight
 def test_without_pull_it_is_plain_proxy_training(blobs, linear_embedder):
     ccp = build(linear_embedder, projection_weight=0.0)
     plain = models.MetricModel(linear_embedder(), layers.ClassProxies(4, 2, embedding_size=2))
-    plain.references.assign(ccp.references.proxies)
+    plain.proxies.assign(ccp.proxies.proxies)
     plain.compile(optimizer=keras.optimizers.SGD(0.1), loss="c1", jit_compile=False)
     for model in (ccp, plain):
         model.fit(*blobs, epochs=3, shuffle=False, verbose=0)
     np.testing.assert_array_equal(ccp.embedder.get_weights()[0], plain.embedder.get_weights()[0])
-    np.testing.assert_array_equal(ccp.references().embeddings, plain.references().embeddings)
+    np.testing.assert_array_equal(ccp.proxies().embeddings, plain.proxies().embeddings)
 
 
 def test_a_memory_beside_the_proxies(blobs, linear_embedder):
@@ -81,7 +81,7 @@ def test_a_strong_pull_holds_the_weights(blobs, linear_embedder):
     batches = tf.data.Dataset.from_tensor_slices(blobs).repeat().batch(32)
     for strength in (0.0, 1e4):
         model = build(linear_embedder, keras.optimizers.SGD(1e-4), projection_weight=strength)
-        model.begin_projection(np.asarray(model.references.proxies))
+        model.begin_projection(np.asarray(model.proxies.proxies))
         model.fit(batches, steps_per_epoch=300, verbose=0)
         moved[strength] = np.abs(model.embedder.get_weights()[0] - linear_embedder().get_weights()[0]).max()
     assert moved[1e4] < 0.05 * moved[0.0]
@@ -95,7 +95,7 @@ def test_frozen_weights_are_not_pulled(blobs):
         projection_weight=1.0,
     )
     model.compile(optimizer="sgd", loss="c2")
-    model.begin_projection(np.asarray(model.references.proxies))
+    model.begin_projection(np.asarray(model.proxies.proxies))
     for weight in (*frozen.weights, *free.weights):
         weight.assign(weight + 1.0)
     size = sum(int(np.prod(weight.shape)) for weight in free.weights)
@@ -158,7 +158,7 @@ def test_the_pull_decays_from_problem_to_problem(blobs, linear_embedder):
         # Before the first problem has ended the anchor is the first weights.
         assert float(model.projection_penalty()) == pytest.approx(weight / 2 * 4.0 * start.size, rel=1e-5)
         assert model.weight_change() == pytest.approx(2.0 * np.sqrt(start.size), rel=1e-5)
-        model.begin_projection(np.asarray(model.references.proxies))
+        model.begin_projection(np.asarray(model.proxies.proxies))
     assert models.CCPModel.from_config(model.get_config()).projection_decay == 0.25
 
 

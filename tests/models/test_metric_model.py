@@ -90,7 +90,7 @@ def test_what_is_compared_by_default(linear_embedder):
         model = models.MetricModel(linear_embedder(), references)
         assert model.in_batch_weight == weight
         assert model.proxies is found
-    assert models.MetricModel(linear_embedder(), memory).references is memory
+    assert models.MetricModel(linear_embedder(), memory).references == (memory,)
 
 
 def test_what_a_loss_learns_is_trained_and_changes_with_the_loss(blobs, linear_embedder, tmp_path):

@@ -4,7 +4,7 @@ import collections.abc
 import contextlib
 import dataclasses
 import re
-from typing import Optional
+from typing import Any, NamedTuple, Optional
 
 import keras
 import numpy as np
@@ -68,30 +68,47 @@ def image_batches(data, batch_size=256):
         ValueError: If the dataset is endless or not batched, images and labels differ in number, or an image has a
             value that is not finite.
     """
+    if not _is_array(data):
+        for _, batch in checked_batches(enumerate(finite_batches(data))):
+            yield batch.images, None if batch.labels is None else squeeze_column(batch.labels)
+        return
+    images, labels = (data[0], squeeze_column(data[1])) if isinstance(data, tuple) else (data, None)
+    _check_lengths(images, labels)
     first = 0
-    for images, labels in _unchecked_batches(data, batch_size):
+    for batch in tf.data.Dataset.from_tensor_slices(images).batch(batch_size):
+        check_finite_images(batch, first)
+        yield batch, None if labels is None else labels[first : first + batch_size]
+        first += batch_size
+
+
+class LabeledBatch(NamedTuple):
+    """The parts of a batch; `labels`, `is_query` and `weights` are `None` where it has none."""
+
+    images: Any
+    labels: Any = None
+    is_query: Optional[np.ndarray] = None
+    weights: Any = None
+
+
+def checked_batches(numbered):
+    """Gives pairs of a number and a `LabeledBatch`, and refuses images that are not finite or lack labels.
+
+    Args:
+        numbered: Pairs of a number and a batch: images, (images, labels) or (images, labels, weights). Labels can be a
+            dict of `"label"` and `"is_query"`.
+    """
+    first = 0
+    for number, batch in numbered:
+        images, labels, weights = keras.utils.unpack_x_y_sample_weight(batch)
+        is_query = None
+        if isinstance(labels, collections.abc.Mapping):
+            if "is_query" in labels:
+                is_query = np.asarray(labels["is_query"], bool).reshape(-1)
+            labels = labels["label"]
         _check_lengths(images, labels)
         check_finite_images(images, first)
         first += len(tf.nest.flatten(images)[0])
-        yield images, labels
-
-
-def _unchecked_batches(data, batch_size):
-    if _is_array(data):
-        images, labels = (data[0], squeeze_column(data[1])) if isinstance(data, tuple) else (data, None)
-        _check_lengths(images, labels)
-        start = 0
-        for batch in tf.data.Dataset.from_tensor_slices(images).batch(batch_size):
-            yield batch, None if labels is None else labels[start : start + batch_size]
-            start += batch_size
-        return
-    for batch in finite_batches(data):
-        if not isinstance(batch, (tuple, list)):
-            yield batch, None
-        elif isinstance(batch[1], collections.abc.Mapping):
-            yield batch[0], squeeze_column(batch[1]["label"])
-        else:
-            yield batch[0], None if batch[1] is None else squeeze_column(batch[1])
+        yield number, LabeledBatch(images, labels, is_query, weights)
 
 
 def _check_lengths(images, labels):

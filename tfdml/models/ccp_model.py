@@ -59,7 +59,7 @@ class CCPModel(MetricModel):
                 "is not built. Expected: a model that is built. Begin it with keras.Input, or call it on a batch first."
             )
         super().__init__(embedder, references, in_batch_weight, **kwargs)
-        if sum(isinstance(layer, ClassProxies) for layer in self._all_references()) != 1:
+        if sum(isinstance(layer, ClassProxies) for layer in self.references) != 1:
             raise ValueError(f"CCP re-initialises one layer of class proxies. Received: references={references!r}.")
         self.projection_weight = check_not_negative("projection_weight", projection_weight)
         self.projection_decay = check_between("projection_decay", projection_decay, 0.0, 1.0)

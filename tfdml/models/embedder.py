@@ -262,19 +262,20 @@ def pooling_maps(embedder, images):
     return np.full((batch, height, width), 1.0 / (height * width), np.float32)
 
 
-def inference_function(embedder, crew=None):
+def inference_function(embedder, crew=None, run_eagerly=False):
     """The embedder as one graph from images to float32 embeddings, for those who embed again and again.
 
     Args:
         embedder: A model from images to embeddings.
         crew: The `Crew` whose replicas share each batch; `None` embeds on one device.
+        run_eagerly: bool. Leave out the graph, on one device.
     """
 
     def forward(images):
         return tf.cast(embedder(images, training=False), tf.float32)
 
     if crew is None or crew.is_alone:
-        return tf.function(forward, reduce_retracing=True)
+        return forward if run_eagerly else tf.function(forward, reduce_retracing=True)
 
     @functools.partial(tf.function, reduce_retracing=True)
     def on_replicas(parts):

@@ -1,5 +1,6 @@
 """Training an embedder by a metric-learning loss, judged by exact retrieval metrics."""
 
+import itertools
 import warnings
 from collections.abc import Mapping
 
@@ -14,7 +15,7 @@ from tfdml.layers import ClassProxies, ZeroShotPrediction
 from tfdml.models import training_step
 from tfdml.models.batches import (
     LabelCheck,
-    check_finite_images,
+    checked_batches,
     finite_batches,
     label_errors,
     number_of_batches,
@@ -61,7 +62,7 @@ class MetricModel(keras.Model):
     Args:
         embedder: A model from images to embeddings `(batch, dim)`, as `build_embedder` gives.
         references: A layer that gives `References` when called, such as `ClassProxies` or `CrossBatchMemory`, or a list
-            of such layers; `None` compares each batch with itself alone.
+            of such layers; `None` compares each batch with itself alone. The attribute is always a tuple.
         in_batch_weight: $w \ge 0$. `None` is 0 if all references are proxies, else 1.
         zero_shot: A `ZeroShotPrediction`, or `None`. The embedder's pooling must give attributes (`with_attributes`).
         zero_shot_weight: $\lambda$ from 0 to 1.
@@ -95,8 +96,7 @@ class MetricModel(keras.Model):
         self.zero_shot_weight = check_between("zero_shot_weight", zero_shot_weight, 0.0, 1.0)
         self._attributed_embedder = None if zero_shot is None else with_attributes(embedder)
         # A tuple: tf.train.Checkpoint does not look into a list that Keras 3 tracks.
-        self.references = tuple(references) if isinstance(references, (list, tuple)) else references
-        layers = self._all_references()
+        self.references = layers = _as_tuple(references)
         for layer in layers:
             if not isinstance(layer, keras.layers.Layer):
                 raise TypeError(f"References must be a layer or a list of layers. Received: {layer!r}.")
@@ -172,8 +172,8 @@ class MetricModel(keras.Model):
             )
         metrics = check_retrieval_names(metrics)
         given_loss, loss = loss, losses.get(loss)
-        if self._all_references() and not callable(getattr(loss, "against", None)):
-            names = ", ".join(type(layer).__name__ for layer in self._all_references())
+        if self.references and not callable(getattr(loss, "against", None)):
+            names = ", ".join(type(layer).__name__ for layer in self.references)
             raise ValueError(
                 f"The loss compares a batch with itself alone, not with references. Received: {type(loss).__name__} "
                 f"{loss.name!r} with references {names}. Expected: no references, or a loss with the method "
@@ -197,7 +197,7 @@ class MetricModel(keras.Model):
         self._check_optimizers()
         self.geometry = bool(geometry)
         self._check_margins()
-        self._evaluation_function = self._inference_function = None
+        self._score_function = self._inference_function = None
 
     def _check_crew(self, jit_compile):
         if self.crew.is_alone:
@@ -217,14 +217,14 @@ class MetricModel(keras.Model):
 
     def retrace(self):
         """Forgets the graphs of training, evaluation and embedding, after an option of a layer has changed."""
-        self._evaluation_function = self._inference_function = None
+        self._score_function = self._inference_function = None
         if getattr(self, "train_function", None) is not None:
             self.make_train_function(force=True)
 
     def embed_batch(self, images):
         """Float32 embeddings `(b, d)` of a batch, as at inference, by a graph that is kept for the next batch."""
         if self._inference_function is None:
-            self._inference_function = inference_function(self.embedder, self.crew)
+            self._inference_function = inference_function(self.embedder, self.crew, self.run_eagerly)
         return self._inference_function(images)
 
     def _replace_loss_parameters(self, layer):
@@ -322,12 +322,7 @@ class MetricModel(keras.Model):
 
     @property
     def proxies(self):
-        return next((layer for layer in self._all_references() if isinstance(layer, ClassProxies)), None)
-
-    def _all_references(self):
-        if self.references is None:
-            return []
-        return list(self.references) if isinstance(self.references, tuple) else [self.references]
+        return next((layer for layer in self.references if isinstance(layer, ClassProxies)), None)
 
     def call(self, inputs, training=False):
         return self.embedder(inputs, training=training)
@@ -342,7 +337,7 @@ class MetricModel(keras.Model):
         Returns:
             `(batch,)`; a scalar for a Keras loss that is not a `MetricLoss`.
         """
-        terms = [self.metric_loss.against(labels, embeddings, layer()) for layer in self._all_references()]
+        terms = [self.metric_loss.against(labels, embeddings, layer()) for layer in self.references]
         if self.in_batch_weight:
             terms.append(self.in_batch_weight * self._in_batch_losses(labels, embeddings))
         return tf.add_n(terms)
@@ -387,7 +382,7 @@ class MetricModel(keras.Model):
         before = tf.convert_to_tensor(self.optimizer.iterations)
         training_step.apply_gradients(self.optimizer_groups(), gradients, variables)
         self.step_counter.advance(tf.convert_to_tensor(self.optimizer.iterations) - before)
-        for layer in self._all_references():
+        for layer in self.references:
             if hasattr(layer, "update"):
                 layer.update(ops.check_labels(labels, embeddings), embeddings)
         self.loss_tracker.update_state(loss)
@@ -473,7 +468,7 @@ class MetricModel(keras.Model):
         """What labels must be, or `None` where another loss of Keras may take anything."""
         limits = [
             LabelCheck(layer.num_classes, f"{type(layer).__name__}({layer.num_classes}, …)")
-            for layer in [*self._all_references(), self.zero_shot]
+            for layer in [*self.references, self.zero_shot]
             if isinstance(layer, (ClassProxies, ZeroShotPrediction))
         ]
         classes = getattr(self.metric_loss, "label_classes", None)
@@ -481,7 +476,7 @@ class MetricModel(keras.Model):
             limits.append(LabelCheck(classes, f"{type(self.metric_loss).__name__}(num_classes={classes}, …)"))
         if limits:
             return min(limits, key=lambda limit: limit.classes)
-        is_ours = isinstance(self.metric_loss, losses.MetricLoss) or self._all_references()
+        is_ours = isinstance(self.metric_loss, losses.MetricLoss) or self.references
         return LabelCheck() if is_ours else None
 
     def _embed_and_compare(self, images, labels):
@@ -505,10 +500,6 @@ class MetricModel(keras.Model):
         loss = self._score(embeddings, ops.gather_batch(labels), weight)
         self.loss_tracker.update_state(loss)
         return {"loss": self.loss_tracker.result()}
-
-    def _embed_and_score(self, images, labels, sample_weight=None):
-        embeddings = tf.cast(self.embedder(images, training=False), tf.float32)
-        return embeddings, self._score(embeddings, labels, sample_weight)
 
     def _score(self, embeddings, labels, sample_weight=None):
         # Other classes than those of the training have no references: what is judged is the batch by itself.
@@ -557,7 +548,6 @@ class MetricModel(keras.Model):
         if unknown:
             raise TypeError(f"evaluate does not take these arguments. Received: {unknown}.")
         data = self._as_batches(x, y, sample_weight, batch_size or 32)
-        count = steps if steps is not None else number_of_batches(data)
         batches = finite_batches(data, steps)
         if isinstance(callbacks, keras.callbacks.CallbackList):
             self._warned_callbacks = warn_of_minimized(callbacks.callbacks, self._warned_callbacks)
@@ -565,46 +555,42 @@ class MetricModel(keras.Model):
             show = verbose not in (0, "0") and not from_fit
             callbacks = keras.callbacks.CallbackList(
                 callbacks, add_progbar=show, verbose=1 if verbose == "auto" else verbose, epochs=1,
-                steps=count, model=self,
+                steps=steps if steps is not None else number_of_batches(data), model=self,
             )  # fmt: skip
-        if self._evaluation_function is None:
-            step = self._embed_and_score if self.crew.is_alone else self._score
-            self._evaluation_function = step if self.run_eagerly else tf.function(step, reduce_retracing=True)
-        parts, images_seen = [], 0
         callbacks.on_test_begin()
-        for index, batch in self.crew.share(batches):
-            if steps is not None and index >= steps:
-                break
-            callbacks.on_test_batch_begin(index)
-            images, labels, weight = keras.utils.unpack_x_y_sample_weight(batch)
-            if labels is None:
+        logs = self._evaluation_logs(self._embed_set(batches, steps, callbacks))
+        callbacks.on_test_end(logs)
+        return logs if return_dict else list(logs.values())
+
+    def _embed_set(self, batches, steps, callbacks):
+        """Embeds and scores this worker's share of the batches; gives the whole set, in its order."""
+        if self._score_function is None:
+            self._score_function = self._score if self.run_eagerly else tf.function(self._score, reduce_retracing=True)
+        mine = itertools.takewhile(lambda numbered: steps is None or numbered[0] < steps, self.crew.share(batches))
+        parts = []
+        for number, batch in checked_batches(mine):
+            if batch.labels is None:
                 raise ValueError("Retrieval is judged by labels. Received: a data set of images without labels.")
-            check_finite_images(images, images_seen)
-            is_query = None
-            if isinstance(labels, Mapping):
-                is_query = np.asarray(labels["is_query"], bool).reshape(-1)
-                labels = labels["label"]
-            labels = self._checked_labels(labels)
-            images_seen += len(labels)
-            if self.crew.is_alone:
-                embeddings, loss = self._evaluation_function(images, tf.convert_to_tensor(labels), weight)
-            else:
-                embeddings = self.embed_batch(images)
-                loss = self._evaluation_function(embeddings, tf.convert_to_tensor(labels), weight)
+            callbacks.on_test_batch_begin(number)
+            labels = self._checked_labels(batch.labels)
+            embeddings = self.embed_batch(batch.images)
+            loss = self._score_function(embeddings, tf.convert_to_tensor(labels), batch.weights)
             labels = np.asarray(labels).reshape(-1)
-            parts.append(EmbeddedBatch(index, np.asarray(embeddings), labels, is_query, float(loss)))
-            callbacks.on_test_batch_end(index, {"loss": mean_loss(parts)})
-        embedded = collect(parts, self.crew)
-        logs = {"loss": embedded.loss}
+            parts.append(EmbeddedBatch(number, np.asarray(embeddings), labels, batch.is_query, float(loss)))
+            callbacks.on_test_batch_end(number, {"loss": mean_loss(parts)})
+        return collect(parts, self.crew)
+
+    def _evaluation_logs(self, embedded):
+        """The logs of an embedded set, the same on all workers."""
         embeddings, labels = embedded.embeddings, embedded.labels
+        logs = {"loss": embedded.loss}
         logs.update(retrieval_logs(embeddings, labels, embedded.is_query, self.crew, self._retrieval_names))
         if self.geometry:
             logs.update(self._geometry_logs(embeddings, labels))
         if self.crew.workers > 1:
             # What is decided by them must be decided alike, whatever processors the workers have.
             logs = dict(zip(logs, map(float, self.crew.agree(list(logs.values())))))
-        callbacks.on_test_end(logs)
-        return logs if return_dict else list(logs.values())
+        return logs
 
     def _as_batches(self, x, y, sample_weight, batch_size):
         if y is None:
@@ -629,16 +615,10 @@ class MetricModel(keras.Model):
         return logs
 
     def get_config(self):
-        references = self.references
-        if references is not None:
-            serialize = keras.saving.serialize_keras_object
-            references = (
-                [serialize(layer) for layer in references] if isinstance(references, tuple) else serialize(references)
-            )
         return {
             "name": self.name,
             "embedder": keras.saving.serialize_keras_object(self.embedder),
-            "references": references,
+            "references": [keras.saving.serialize_keras_object(layer) for layer in self.references],
             "in_batch_weight": self.in_batch_weight,
             "zero_shot": None if self.zero_shot is None else keras.saving.serialize_keras_object(self.zero_shot),
             "zero_shot_weight": self.zero_shot_weight,
@@ -650,11 +630,9 @@ class MetricModel(keras.Model):
         for part in ("embedder", "zero_shot"):
             if config.get(part) is not None:
                 config[part] = keras.saving.deserialize_keras_object(config[part])
-        references = config.get("references")
-        if isinstance(references, list):
-            config["references"] = [keras.saving.deserialize_keras_object(layer) for layer in references]
-        elif references is not None:
-            config["references"] = keras.saving.deserialize_keras_object(references)
+        # Earlier versions wrote a single layer by itself.
+        references = _as_tuple(config.get("references"))
+        config["references"] = [keras.saving.deserialize_keras_object(layer) for layer in references]
         return cls(**config)
 
     def get_compile_config(self):
@@ -685,6 +663,13 @@ _PATIENCE_WITH_MARGINS = 3
 # The name in the logs of the share of samples that are alone with their class in their batch.
 _ALONE = "anchors_without_positive"
 _FIT_OPTIONS = ("run_eagerly", "jit_compile", "steps_per_execution", "auto_scale_loss")
+
+
+def _as_tuple(references):
+    """What stands for references, a layer, several or `None`, as a tuple."""
+    if references is None:
+        return ()
+    return tuple(references) if isinstance(references, (list, tuple)) else (references,)
 
 
 def _weighted_mean(values, sample_weight):
@@ -721,7 +706,7 @@ class _PositivesWarning(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         share = (logs or {}).get(_ALONE, 0.0)
-        if share <= 0.5 or self.model._all_references() or self.model._has_warned_of_positives:
+        if share <= 0.5 or self.model.references or self.model._has_warned_of_positives:
             return
         self.model._has_warned_of_positives = True
         warnings.warn(
