@@ -16,8 +16,8 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 from studies import plots
 from studies.report import Report, command, mean_and_deviation
 from tfdml._utils.naming import unknown_name
+from tfdml._utils.plain_files import read_csv
 from tfdml.experiments import InputError, RunFolder, load_recipe
-from tfdml.experiments.run_folder import read_csv
 from tfdml.experiments.runner import result_of
 
 PARTS = ("lambda_proxies", "pool", "alternating", "steps", "batch")

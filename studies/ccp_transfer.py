@@ -14,9 +14,10 @@ from studies import plots
 from studies.report import Report, command, mean_and_deviation
 from tfdml import data, metrics
 from tfdml._utils.files import whole_file
+from tfdml._utils.plain_files import read_csv
 from tfdml.experiments import InputError, load_recipe
 from tfdml.experiments.builders import load_data, restore_embedder
-from tfdml.experiments.run_folder import RunFolder, read_csv
+from tfdml.experiments.run_folder import RunFolder
 from tfdml.experiments.runner import result_of
 from tfdml.models import embed
 from tfdml.models.snapshot import ordered_weights

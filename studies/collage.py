@@ -13,9 +13,10 @@ from studies import plots
 from studies.report import Report, command, mean_and_deviation
 from tfdml import models
 from tfdml._utils.naming import unknown_name
+from tfdml._utils.plain_files import read_csv
 from tfdml.experiments import InputError, load_recipe
 from tfdml.experiments.builders import load_data, restore_embedder
-from tfdml.experiments.run_folder import RunFolder, read_csv
+from tfdml.experiments.run_folder import RunFolder
 from tfdml.experiments.runner import result_of
 from tfdml.layers import pooling as poolings
 from tfdml.plots import pooling_maps

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tfdml import data
+from tfdml._utils.plain_files import write_json
 from tfdml.experiments import (
     InputError,
     RunFolder,
@@ -23,7 +24,7 @@ from tfdml.experiments import (
     train_main,
 )
 from tfdml.experiments.builders import load_data, split
-from tfdml.experiments.run_folder import read_embeddings, read_json, write_embeddings, write_json
+from tfdml.experiments.run_folder import read_embeddings, read_json, write_embeddings
 from tfdml.metrics import retrieval_metrics
 
 SHORT = {

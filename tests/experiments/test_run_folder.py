@@ -5,16 +5,11 @@ import os
 import numpy as np
 import pytest
 
+from tfdml._utils.environment import environment
+from tfdml._utils.plain_files import write_json, write_text
 from tfdml.experiments import RunFolder, RunFolderError, dump_recipe, load_recipe
 from tfdml.experiments.protocols import ProtocolFolder
-from tfdml.experiments.run_folder import (
-    environment,
-    new_dated_folder,
-    read_embeddings,
-    read_json,
-    write_json,
-    write_text,
-)
+from tfdml.experiments.run_folder import new_dated_folder, read_embeddings, read_json
 
 
 def test_create_writes_recipe_and_environment(tmp_path):

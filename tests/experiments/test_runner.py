@@ -16,6 +16,7 @@ import tensorflow as tf
 import tiny_backbone
 
 from tfdml._utils import files
+from tfdml._utils.plain_files import write_json
 from tfdml.experiments import (
     InputError,
     NonFiniteLossError,
@@ -26,7 +27,7 @@ from tfdml.experiments import (
     train,
     train_main,
 )
-from tfdml.experiments.run_folder import read_json, write_json
+from tfdml.experiments.run_folder import read_json
 
 _FILES = [
     "best.weights.h5",

@@ -13,13 +13,14 @@ import tensorflow as tf
 
 from tfdml import data
 from tfdml._utils.arguments import check_choice
+from tfdml._utils.plain_files import write_json
 from tfdml.data.datasets.features import FEATURES
 from tfdml.data.image_files import read_encoded
 from tfdml.experiments import builders
 from tfdml.experiments.errors import InputError, RunFolderError, input_errors, line_of
 from tfdml.experiments.figures import draw_evaluation
 from tfdml.experiments.recipe import DataConfig, EvaluationConfig
-from tfdml.experiments.run_folder import RunFolder, check_is_free, new_dated_folder, new_folder, write_json
+from tfdml.experiments.run_folder import RunFolder, check_is_free, new_dated_folder, new_folder
 from tfdml.experiments.trust import check_saved_model, load_keras_file
 from tfdml.export import load_saved_model
 from tfdml.metrics import query_gallery_metrics

@@ -17,11 +17,12 @@ import tqdm
 from tfdml import backbones, data
 from tfdml._utils.arguments import check_choice, check_whole_number
 from tfdml._utils.files import LOCK, PARTIAL_PREFIX, FolderInUseError, lock_folder
+from tfdml._utils.plain_files import write_json, write_text
 from tfdml.data.datasets.features import CLASSES, FEATURES, LABELS, ROLES, SOURCE
 from tfdml.experiments.errors import InputError, input_errors, line_of, nearest_key
 from tfdml.experiments.evaluation import load_pictures, open_network
 from tfdml.experiments.extract_command import DTYPES, SCALES, extract_main
-from tfdml.experiments.run_folder import check_is_free, write_json, write_text
+from tfdml.experiments.run_folder import check_is_free
 from tfdml.experiments.trust import check_saved_model, load_keras_file
 from tfdml.export.saved_model import is_own_saved_model, path_for_tensorflow
 from tfdml.layers import pooling as poolings

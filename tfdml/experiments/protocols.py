@@ -14,20 +14,18 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from tfdml._utils.files import FolderInUseError, lock_folder, remove_partial
+from tfdml._utils.plain_files import write_json
 from tfdml.experiments.errors import InputError, RunFolderError
 from tfdml.experiments.recipe import Recipe
 from tfdml.experiments.recipe_files import dump_recipe, load_recipe, recipe_hash
 from tfdml.experiments.run_folder import (
+    Entry,
     RunFolder,
+    WorkFolder,
     check_is_free,
-    new_dated_folder,
-    new_folder,
     read_embeddings,
     read_json,
     read_whole_recipe,
-    write_json,
-    write_text,
 )
 from tfdml.experiments.runner import result_of
 from tfdml.metrics import query_gallery_metrics
@@ -51,31 +49,24 @@ class PlannedRun(NamedTuple):
     fold: int | None
 
 
-class ProtocolFolder:
+class ProtocolFolder(WorkFolder):
     """Paths in the folder of a protocol.
-
-    ```
-    recipe.yaml     the whole recipe, with its protocol
-    runs/           a run folder for each fold and repeat
-    summary.json    the result, once all runs have finished
-    ```
 
     Args:
         path: The folder.
     """
 
-    def __init__(self, path):
-        self.path = pathlib.Path(path).expanduser()
-        self.recipe = self.path / "recipe.yaml"
-        self.runs = self.path / "runs"
-        self.summary = self.path / "summary.json"
+    runs = Entry("runs")  # a run folder for each fold and repeat
+    summary = Entry("summary.json")  # the result, once all runs have finished
 
-    @classmethod
-    def create(cls, recipe, path=None):
-        """Makes the folder; arguments and errors are those of `RunFolder.create`."""
-        folder = cls(new_folder(path) if path is not None else new_dated_folder("runs", recipe.name))
-        write_text(folder.recipe, dump_recipe(recipe))
-        return folder
+    def entries(self):
+        # Runs may lie on another disk.
+        return [path for path in super().entries() if path != self.runs]
+
+    @property
+    def is_of_run(self):
+        """Whether this is the folder of a run, which has its environment next to its recipe."""
+        return RunFolder(self.path).environment.exists()
 
     @classmethod
     def open(cls, path):
@@ -88,36 +79,17 @@ class ProtocolFolder:
             RunFolderError: If there is no such folder, or it is no protocol's.
         """
         folder = cls(path)
-        if folder.recipe.is_file() and not RunFolder(path).environment.exists():
+        if folder.recipe.is_file() and not folder.is_of_run:
             recipe = read_whole_recipe(folder.recipe)
             if recipe.protocol.name != "single":
                 return folder, recipe
         raise RunFolderError(f"{folder.path} is no folder of a protocol: it lacks the recipe.yaml of one.")
 
-    @contextlib.contextmanager
-    def lock(self):
-        """Keeps the folder for this process as long as the block lasts.
-
-        Raises:
-            RunFolderError: If another process has it, or it cannot be written.
-        """
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(lock_folder(self.path))
-            except OSError as error:
-                in_use = isinstance(error, FolderInUseError)
-                raise RunFolderError(
-                    str(error) if in_use else f"The folder cannot be written: {error.strerror}. Received: {self.path}."
-                ) from error
-            remove_partial(self.path)
-            yield
-
 
 def is_protocol_folder(path):
     """Whether a folder is that of a protocol, rather than of a run or something else."""
     folder = ProtocolFolder(path)
-    # A run has its environment beside its recipe.
-    if not folder.recipe.is_file() or RunFolder(path).environment.exists():
+    if not folder.recipe.is_file() or folder.is_of_run:
         return False
     try:
         return load_recipe(folder.recipe.resolve()).protocol.name != "single"
@@ -274,24 +246,19 @@ class ProtocolResult:
 
 
 def _carry_out(folder, recipe, verbose):
-    with folder.lock():
-        return _carry_out_locked(folder, recipe, verbose)
-
-
-def _carry_out_locked(folder, recipe, verbose):
     runs = plan(recipe)
-    for number, run in enumerate(runs, start=1):
-        path = folder.runs / run.name
-        if not RunFolder(path).is_finished:
-            _logger.info("Run %d of %d: %s", number, len(runs), run.name)
-        if path.exists() and not RunFolder(path).has_begun:
-            # Stopped before it was a run: there is nothing in it to go on from.
-            shutil.rmtree(path)
-        result_of(run.recipe, path, verbose=verbose)
-        # Keras keeps graphs of networks that nobody uses any more.
-        keras.backend.clear_session()
-    summary = summarize(recipe, folder)
-    write_json(folder.summary, summary)
+    with folder.lock():
+        for number, run in enumerate(runs, start=1):
+            path = folder.runs / run.name
+            if not RunFolder(path).is_finished:
+                _logger.info("Run %d of %d: %s", number, len(runs), run.name)
+            if path.exists() and not RunFolder(path).has_begun:
+                # Stopped before it was a run: there is nothing in it to go on from.
+                shutil.rmtree(path)
+            result_of(run.recipe, path, verbose=verbose)
+            # Keras keeps graphs of networks that nobody uses any more.
+            keras.backend.clear_session()
+        write_json(folder.summary, summarize(recipe, folder))
     return ProtocolResult(folder.path, read_json(folder.summary))
 
 

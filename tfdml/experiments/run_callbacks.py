@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import time
 
@@ -12,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdml._utils.files import whole_path
-from tfdml.experiments.run_folder import write_text
+from tfdml._utils.plain_files import write_csv
 
 
 class HistoryLog(keras.callbacks.Callback):
@@ -57,7 +55,7 @@ class HistoryLog(keras.callbacks.Callback):
     def write(self):
         """Writes the file."""
         columns = self.columns
-        _write_csv(self.path, columns, zip(*columns.values()))
+        write_csv(self.path, columns, zip(*columns.values()))
 
     def get_state(self):
         """What a resumed training needs."""
@@ -85,16 +83,8 @@ class ProjectionsLog(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         ended = self.projections.projections
         if ended and len(ended) != self._written:
-            _write_csv(self.path, ended[0], (problem.values() for problem in ended))
+            write_csv(self.path, ended[0], (problem.values() for problem in ended))
             self._written = len(ended)
-
-
-def _write_csv(path, header, rows):
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
 
 
 class BestWeights(keras.callbacks.Callback):

@@ -1,78 +1,125 @@
-"""The folder that a run leaves: where each file is, and what must not happen to it."""
+"""The folders of runs and protocols: where each file is, and what must not happen to it."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import datetime
 import hashlib
-import importlib.metadata
 import json
-import math
 import os
 import pathlib
-import platform
-import subprocess
 import zipfile
 
 import h5py
 import numpy as np
 
+from tfdml._utils import plain_files
+from tfdml._utils.environment import environment
 from tfdml._utils.files import FolderInUseError, lock_folder, remove_partial, whole_file
+from tfdml._utils.foreign_files import read_npz
+from tfdml._utils.plain_files import write_json, write_text
 from tfdml.experiments.errors import RecipeError, RunFolderError
 from tfdml.experiments.parsing import missing_keys, parse_yaml, to_mapping
 from tfdml.experiments.recipe_files import dump_recipe, load_recipe
-from tfdml.version import __version__
-
-_PACKAGES = ("tensorflow", "keras", "numpy", "scikit-learn", "matplotlib", "h5py", "tensorflow-addons")
 
 
-class RunFolder:
-    """Paths in a run's folder.
+class Entry:
+    """The path of a file or folder in a `WorkFolder`, as an attribute of it."""
 
-    ```
-    recipe.yaml            the whole recipe
-    environment.json       versions of Python and of the packages, seed, git commit
-    train.log              what happened, with times
-    history.csv            a line for each validation
-    projections.csv        under CCP, a row for each proxy problem that has ended
-    tensorboard/           the history for TensorBoard
-    untrained_metrics.json  metrics of the first weights on the test classes
-    untrained_validation.json  the same on the validation classes
-    best.weights.h5        the embedder's weights at the best validation, or the first ones if none was better
-    state.npz              all that --resume needs
-    test_embeddings.npz    if evaluation.keep_embeddings, the embeddings of the test pictures with their labels
-    embedder.keras         the finished network for Keras
-    saved_model/           the finished network for TensorFlow without tfdml
-    pictures/*.png
-    test_metrics.json      the result; the last file to be written
-    failure.json           only if the training ended with a loss that is no number
-    evaluations/           what evaluate.py adds
-    ```
+    def __init__(self, name):
+        self.name = name
+
+    def __get__(self, folder, kind=None) -> pathlib.Path:
+        return self if folder is None else folder.path / self.name
+
+
+class WorkFolder:
+    """A folder that one process at a time writes to, with the recipe of what it does.
 
     Args:
         path: The folder.
     """
 
+    recipe = Entry("recipe.yaml")  # the whole recipe
+
     def __init__(self, path):
         self.path = pathlib.Path(path).expanduser()
-        self.recipe = self.path / "recipe.yaml"
-        self.environment = self.path / "environment.json"
-        self.log = self.path / "train.log"
-        self.history = self.path / "history.csv"
-        self.projections = self.path / "projections.csv"
-        self.tensorboard = self.path / "tensorboard"
-        self.best_weights = self.path / "best.weights.h5"
-        self.state = self.path / "state.npz"
-        self.untrained_metrics = self.path / "untrained_metrics.json"
-        self.untrained_validation = self.path / "untrained_validation.json"
-        self.test_embeddings = self.path / "test_embeddings.npz"
-        self.embedder = self.path / "embedder.keras"
-        self.saved_model = self.path / "saved_model"
-        self.pictures = self.path / "pictures"
-        self.test_metrics = self.path / "test_metrics.json"
-        self.failure = self.path / "failure.json"
-        self.evaluations = self.path / "evaluations"
+
+    @classmethod
+    def create(cls, recipe, path=None):
+        """Makes the folder of something new.
+
+        Args:
+            recipe: Its recipe.
+            path: The folder; by default `runs/NAME-DATE-TIME`.
+
+        Raises:
+            RunFolderError: If there is such a folder; it is left as it is.
+        """
+        folder = cls(new_folder(path) if path is not None else new_dated_folder("runs", recipe.name))
+        folder.prepare(recipe)
+        # The last one: a folder with a recipe is a run.
+        write_text(folder.recipe, dump_recipe(recipe))
+        return folder
+
+    def prepare(self, recipe):
+        """Writes what a new folder holds in addition to its recipe."""
+
+    def entries(self):
+        """The paths that must not be links to somewhere else."""
+        names = {name for kind in type(self).__mro__ for name, value in vars(kind).items() if isinstance(value, Entry)}
+        return [getattr(self, name) for name in sorted(names)]
+
+    @contextlib.contextmanager
+    def lock(self):
+        """Keeps the folder for this process as long as the block lasts, and removes what a killed one left half done.
+
+        Raises:
+            RunFolderError: If another process has it, it cannot be written, or a file in it is a symbolic link.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(lock_folder(self.path))
+            except FolderInUseError as error:
+                raise RunFolderError(str(error)) from error
+            except OSError as error:
+                raise RunFolderError(
+                    f"The run folder cannot be written: {error.strerror}. Received: {self.path}. Expected: a folder "
+                    "that this user may write to."
+                ) from error
+            links = [path for path in self.entries() if path.is_symlink()]
+            if links:
+                raise RunFolderError(
+                    f"A file of the run is a symbolic link, and a run does not write through links. Received: "
+                    f"{links[0]}. Expected: a file or folder of its own. Put what it points to in its place."
+                )
+            remove_partial(self.path)
+            yield
+
+
+class RunFolder(WorkFolder):
+    """Paths in a run's folder.
+
+    Args:
+        path: The folder.
+    """
+
+    environment = Entry("environment.json")  # versions of Python and of the packages, seed, git commit
+    log = Entry("train.log")  # what happened, with times
+    history = Entry("history.csv")  # a line for each validation
+    projections = Entry("projections.csv")  # under CCP, a row for each proxy problem that has ended
+    tensorboard = Entry("tensorboard")  # the history for TensorBoard
+    untrained_metrics = Entry("untrained_metrics.json")  # metrics of the first weights on the test classes
+    untrained_validation = Entry("untrained_validation.json")  # the same on the validation classes
+    best_weights = Entry("best.weights.h5")  # those of the best validation, or the first if none was better
+    state = Entry("state.npz")  # all that --resume needs
+    test_embeddings = Entry("test_embeddings.npz")  # if evaluation.keep_embeddings, with their labels
+    embedder = Entry("embedder.keras")  # the finished network for Keras
+    saved_model = Entry("saved_model")  # the finished network for TensorFlow without tfdml
+    pictures = Entry("pictures")  # figures, *.png
+    test_metrics = Entry("test_metrics.json")  # the result; the last file to be written
+    failure = Entry("failure.json")  # only if the training ended with a loss that is not a number
+    evaluations = Entry("evaluations")  # what evaluate.py adds
 
     @property
     def needed_to_resume(self):
@@ -91,23 +138,6 @@ class RunFolder:
     def is_finished(self):
         """Whether nothing is left to do."""
         return self.test_metrics.exists()
-
-    @classmethod
-    def create(cls, recipe, path=None):
-        """Makes the folder of a new run.
-
-        Args:
-            recipe: Its recipe.
-            path: The folder; by default `runs/NAME-DATE-TIME`.
-
-        Raises:
-            RunFolderError: If there is such a folder; it is left as it is.
-        """
-        folder = cls(new_folder(path) if path is not None else new_dated_folder("runs", recipe.name))
-        folder.write_environment(recipe)
-        # The last one: a folder with a recipe is a run.
-        write_text(folder.recipe, dump_recipe(recipe))
-        return folder
 
     @classmethod
     def open(cls, path):
@@ -141,10 +171,9 @@ class RunFolder:
             )
         return recipe
 
-    def write_environment(self, recipe):
+    def prepare(self, recipe):
         """Writes the versions that the run depends on, and a digest of its recipe."""
-        content = {**environment(recipe.seed), "recipe_digest": _digest(recipe)}
-        write_text(self.environment, json.dumps(content, indent=2) + "\n")
+        write_json(self.environment, {**environment(recipe.seed), "recipe_digest": _digest(recipe)})
 
     def read_environment(self):
         """The content of environment.json, nothing if it is damaged."""
@@ -153,37 +182,9 @@ class RunFolder:
         except RunFolderError:
             return {}
 
-    @contextlib.contextmanager
-    def lock(self):
-        """Keeps the folder for this process as long as the block lasts, and removes what a killed one left half done.
-
-        Raises:
-            RunFolderError: If another process has it, it cannot be written, or a file of the run is a symbolic link.
-        """
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(lock_folder(self.path))
-            except FolderInUseError as error:
-                raise RunFolderError(str(error)) from error
-            except OSError as error:
-                raise RunFolderError(
-                    f"The run folder cannot be written: {error.strerror}. Received: {self.path}. Expected: a folder "
-                    "that this user may write to."
-                ) from error
-            self._check_no_links()
-            remove_partial(self.path)
-            yield
-
-    def _check_no_links(self):
-        """Raises a RunFolderError if writing to the run would write somewhere else."""
-        own = [value for value in vars(self).values() if value != self.path]
+    def entries(self):
         folders = [folder for folder in (self.pictures, self.tensorboard) if folder.is_dir()]
-        for path in [*own, *(entry for folder in folders for entry in folder.iterdir())]:
-            if path.is_symlink():
-                raise RunFolderError(
-                    f"A file of the run is a symbolic link, and a run does not write through links. Received: {path}. "
-                    "Expected: a file or folder of its own. Put what it points to in its place."
-                )
+        return [*super().entries(), *(entry for folder in folders for entry in folder.iterdir())]
 
     def damaged_results(self):
         """Paths of results that are there and cannot be read."""
@@ -195,14 +196,15 @@ class RunFolder:
             self.saved_model / "saved_model.pb": _check_not_empty,
             self.test_embeddings: read_embeddings,
         }
-        damaged = []
-        for path, check in checks.items():
-            if path.exists():
-                try:
-                    check(path)
-                except (RunFolderError, OSError, ValueError, KeyError, zipfile.BadZipFile):
-                    damaged.append(path)
-        return damaged
+        return [path for path, check in checks.items() if path.exists() and not _passes(check, path)]
+
+
+def _passes(check, path):
+    try:
+        check(path)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return False
+    return True
 
 
 def _check_weights(path):
@@ -298,15 +300,12 @@ def new_dated_folder(parent, name):
     raise RunFolderError(f"No free name for a folder {stem} in {parent}.")
 
 
-def write_text(path, text):
-    """Writes a file as a whole or not at all."""
-    with whole_file(path, "w", encoding="utf-8") as file:
-        file.write(text)
-
-
-def write_json(path, content):
-    """Writes numbers and text as JSON, as a whole or not at all; what is not finite becomes null."""
-    write_text(path, json.dumps(_plain(content), indent=2, ensure_ascii=False) + "\n")
+def read_json(path):
+    """What `write_json` wrote; a RunFolderError if the file is not there or damaged."""
+    try:
+        return plain_files.read_json(path)
+    except ValueError as error:
+        raise RunFolderError(str(error)) from error
 
 
 def write_embeddings(path, embeddings, labels, is_query=None):
@@ -325,94 +324,7 @@ def read_embeddings(path):
         RunFolderError: If the file is not there or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return arrays["embeddings"], arrays["labels"], arrays["is_query"] if "is_query" in arrays else None
-    except (OSError, ValueError, KeyError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        arrays = read_npz(path)
+        return arrays["embeddings"], arrays["labels"], arrays.get("is_query")
+    except (OSError, ValueError, KeyError) as error:
         raise RunFolderError(f"The embeddings {path} cannot be read: {error}") from error
-
-
-def _plain(value):
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if hasattr(value, "item"):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def read_json(path):
-    """What `write_json` wrote, a dict.
-
-    Raises:
-        RunFolderError: If the file is not there or damaged.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or "not the JSON that was written"
-        raise RunFolderError(f"A file of the run cannot be read: {reason}. Received: {path}.") from error
-    if not isinstance(content, dict):
-        raise RunFolderError(f"A file of the run cannot be read: not the JSON that was written. Received: {path}.")
-    return content
-
-
-def read_csv(path):
-    """The rows of a run's CSV file, each a dict of texts by column."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def environment(seed):
-    """The versions that a run depends on."""
-    packages = {}
-    for name in _PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            packages[name] = importlib.metadata.version(name)
-    # The wheels without GPU support are called otherwise.
-    import tensorflow as tf
-
-    packages["tensorflow"] = tf.__version__
-    return {
-        "tfdml": __version__,
-        "git_commit": _git_commit(),
-        "python": platform.python_version(),
-        "packages": packages,
-        "platform": platform.platform(),
-        "machine": platform.machine(),
-        "cpus": _num_cpus(),
-        "threads": _num_threads(tf),
-        "seed": seed,
-    }
-
-
-def _num_cpus():
-    """The CPUs that this process may use, which TensorFlow makes as many threads for."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
-def _num_threads(tf):
-    """The threads that the user asked for; 0 or None where TensorFlow chooses."""
-    threading = tf.config.threading
-    names = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
-    return {
-        "intra_op": threading.get_intra_op_parallelism_threads(),
-        "inter_op": threading.get_inter_op_parallelism_threads(),
-        **{name: os.environ.get(name) for name in names},
-    }
-
-
-def _git_commit():
-    """The commit of the package's own repository, with `+` behind it if files differ; None outside of one."""
-    here = pathlib.Path(__file__).parent
-
-    def git(*arguments):
-        done = subprocess.run(["git", "-C", here, *arguments], capture_output=True, text=True, timeout=10)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    try:
-        # A package installed below some other project's repository has no commit there.
-        commit = git("log", "-1", "--format=%H", "--", ".") and git("rev-parse", "HEAD")
-        return commit + ("+" if git("status", "--porcelain", "--", "..") else "") if commit else None
-    except (OSError, subprocess.TimeoutExpired):
-        return None

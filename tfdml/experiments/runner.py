@@ -17,7 +17,9 @@ import tensorflow as tf
 
 from tfdml import callbacks, data
 from tfdml._utils.arguments import check_whole_number
+from tfdml._utils.environment import environment
 from tfdml._utils.files import whole_path
+from tfdml._utils.plain_files import write_json, write_text
 from tfdml._utils.variables import array_of
 from tfdml.experiments import builders
 from tfdml.experiments.errors import RunFolderError, input_errors
@@ -27,15 +29,7 @@ from tfdml.experiments.progress import ProgressBar, ProgressLines
 from tfdml.experiments.recipe import Recipe
 from tfdml.experiments.recipe_files import dump_recipe, load_recipe
 from tfdml.experiments.run_callbacks import BestWeights, HistoryLog, ProjectionsLog, TensorBoardLog, TimeLimit
-from tfdml.experiments.run_folder import (
-    RunFolder,
-    check_is_free,
-    environment,
-    read_json,
-    write_embeddings,
-    write_json,
-    write_text,
-)
+from tfdml.experiments.run_folder import RunFolder, check_is_free, read_json, write_embeddings
 from tfdml.experiments.strategies import (
     check_recipe,
     distribute,
@@ -181,7 +175,7 @@ def _resume(folder, crew, strategy, max_validations, extra_callbacks, verbose):
             _check_line(folder)
             if not folder.read_environment():
                 _logger.warning("%s is damaged and written again, with the versions of now.", folder.environment)
-                folder.write_environment(recipe)
+                folder.prepare(recipe)
             for path in folder.damaged_results():
                 _logger.warning("%s is damaged and made again.", path)
                 shutil.rmtree(path.parent) if path.parent == folder.saved_model else path.unlink()

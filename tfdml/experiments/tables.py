@@ -17,12 +17,13 @@ import statistics
 import sys
 from typing import NamedTuple
 
+from tfdml._utils.plain_files import write_text
 from tfdml.experiments.errors import InputError
 from tfdml.experiments.markdown import markdown_table
 from tfdml.experiments.parsing import CommandParser, to_mapping
 from tfdml.experiments.recipe import Recipe
 from tfdml.experiments.recipe_files import decisive_values, load_recipe, recipe_hash, table_recipe_mapping
-from tfdml.experiments.run_folder import RunFolder, read_json, write_text
+from tfdml.experiments.run_folder import RunFolder, read_json
 from tfdml.experiments.table_files import Column, load_table, table_names, table_recipes
 
 _EXAMPLES = """

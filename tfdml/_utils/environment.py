@@ -1,0 +1,60 @@
+"""What the numbers of a training depend on besides its code and data: versions, processors, threads."""
+
+import contextlib
+import importlib.metadata
+import os
+import pathlib
+import platform
+import subprocess
+
+from tfdml.version import __version__
+
+_PACKAGES = ("tensorflow", "keras", "numpy", "scikit-learn", "matplotlib", "h5py", "tensorflow-addons")
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+
+
+def environment(seed):
+    """The versions, processors and threads of this process, and a seed, as a dict for JSON."""
+    # Here, so that commands show their help without it.
+    import tensorflow as tf
+
+    packages = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            packages[name] = importlib.metadata.version(name)
+    # The wheels without GPU support are called otherwise.
+    packages["tensorflow"] = tf.__version__
+    threading = tf.config.threading
+    return {
+        "tfdml": __version__,
+        "git_commit": _git_commit(),
+        "python": platform.python_version(),
+        "packages": packages,
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        # The CPUs that this process may use, which TensorFlow makes as many threads for.
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        # The threads that the user asked for; 0 or None where TensorFlow chooses.
+        "threads": {
+            "intra_op": threading.get_intra_op_parallelism_threads(),
+            "inter_op": threading.get_inter_op_parallelism_threads(),
+            **{name: os.environ.get(name) for name in _THREAD_VARIABLES},
+        },
+        "seed": seed,
+    }
+
+
+def _git_commit():
+    """The commit of the package's own repository, with `+` after it if files differ; None outside of one."""
+    here = pathlib.Path(__file__).parent
+
+    def git(*arguments):
+        done = subprocess.run(["git", "-C", here, *arguments], capture_output=True, text=True, timeout=10)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        # A package installed below some other project's repository has no commit there.
+        commit = git("log", "-1", "--format=%H", "--", ".") and git("rev-parse", "HEAD")
+        return commit + ("+" if git("status", "--porcelain", "--", "..") else "") if commit else None
+    except (OSError, subprocess.TimeoutExpired):
+        return None
