@@ -13,8 +13,9 @@ from tfdml import backbones, models
 from tfdml.backbones import registry
 from tfdml.data import LabeledFeatures, LabeledImages, Preprocessing, evaluation_batches, features, load
 from tfdml.experiments import InputError, RunFolderError
-from tfdml.experiments.extraction import _pooling, extract_features, extract_main
+from tfdml.experiments.extraction import extract_features, extract_main
 from tfdml.layers import pooling as poolings
+from tfdml.models.feature_extractor import feature_pooling
 
 
 @pytest.fixture(scope="module")
@@ -134,10 +135,10 @@ def test_which_poolings_need_no_training():
     maps = tf.random.stateless_uniform((3, 4, 4, 4), seed=(0, 1))
     ready = []
     for name in poolings.names():
-        pool = _pooling(name)
+        pool = feature_pooling(name)
         try:
             vectors = pool(maps)
-        except InputError as error:
+        except ValueError as error:
             assert "weights that must be trained" in str(error)
         else:
             ready.append(name)
@@ -316,7 +317,7 @@ def test_interruptions_leave_nothing_that_could_be_taken_for_whole(digits, tmp_p
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("tfdml.experiments.extraction.write_json", interrupt)
+        patch.setattr("tfdml.data.feature_files.write_json", interrupt)
         with pytest.raises(KeyboardInterrupt):
             extract_features(model, digits, out, verbose=False)
     assert leaves(out) is None

@@ -1,0 +1,120 @@
+"""Writing features to the files that `tfdml.data.features` reads."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+
+import numpy as np
+
+from tfdml._utils.files import LOCK, PARTIAL_PREFIX, lock_folder
+from tfdml._utils.plain_files import write_json, write_text
+from tfdml.data.datasets.features import CLASSES, FEATURES, LABELS, ROLES, SOURCE
+
+_PARTIAL = f"{FEATURES}.partial"
+_UNFINISHED = {_PARTIAL, LABELS, CLASSES, ROLES, SOURCE}
+
+
+def write_features(folder, images, values, source, dtype):
+    """Writes the features of images, batch by batch, with their labels; `features.npy` comes last and at once.
+
+    What an interruption left in the folder is replaced. If anything fails, nothing is left.
+
+    Args:
+        folder: Where to; it is made.
+        images: The `LabeledImages` that they are of.
+        values: Batches of features `(b, d)`, in the order of the images.
+        source: dict. What `source.json` tells of them.
+        dtype: Name of their type on disk.
+
+    Raises:
+        FolderInUseError: If another process writes there.
+        OSError: If it cannot be written.
+        ValueError: If a feature is not finite; the images are named.
+    """
+    with _whole_or_nothing(folder):
+        np.save(folder / LABELS, images.labels)
+        write_text(folder / CLASSES, "".join(f"{' '.join(name.splitlines())}\n" for name in images.class_names))
+        if images.roles is not None:
+            np.save(folder / ROLES, images.roles)
+        feature_size = _write(folder / _PARTIAL, values, images, dtype)
+        write_json(folder / SOURCE, {**source, "features": feature_size, "dtype": dtype})
+        os.replace(folder / _PARTIAL, folder / FEATURES)
+
+
+def holds_unfinished_features(folder):
+    """Whether a folder holds nothing but what an interrupted `write_features` left."""
+    return folder.is_dir() and all(_is_unfinished(name) for name in os.listdir(folder))
+
+
+def _is_unfinished(name):
+    return name in {*_UNFINISHED, LOCK} or name.startswith(PARTIAL_PREFIX)
+
+
+@contextlib.contextmanager
+def _whole_or_nothing(folder):
+    """Makes the folder, and removes what is in it if the block fails."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with lock_folder(folder):
+            _clear(folder)
+            try:
+                yield
+            except BaseException:
+                _clear(folder)
+                raise
+    except BaseException:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+        raise
+
+
+def _clear(folder):
+    for name in os.listdir(folder):
+        if _is_unfinished(name) and name != LOCK:
+            (folder / name).unlink()
+
+
+def _write(path, batches, images, dtype):
+    """Writes the features in the format of NumPy, one batch after the other; returns their size.
+
+    Not through a memory map: writing to one on a full disk is no error but a signal that ends the program.
+    """
+    done = 0
+    with open(path, "wb") as file:
+        for batch in batches:
+            with np.errstate(over="ignore"):
+                values = np.ascontiguousarray(batch).astype(dtype)
+            if done == 0:
+                _begin(file, (len(images), values.shape[1]), values.dtype)
+            _check_finite(values, images, done)
+            file.write(values.tobytes())
+            done += len(values)
+        file.flush()
+        os.fsync(file.fileno())
+    return values.shape[1]
+
+
+def _begin(file, shape, dtype):
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    file.flush()
+    if hasattr(os, "posix_fallocate"):
+        try:
+            # A full disk shows now rather than after hours.
+            os.posix_fallocate(file.fileno(), 0, file.tell() + shape[0] * shape[1] * dtype.itemsize)
+        except OSError as error:
+            # Not every file system can do it.
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+
+
+def _check_finite(values, images, start):
+    bad = start + np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(bad):
+        shown = [f"{index} ({images.images[index]})" if images.holds_paths else str(index) for index in bad[:10]]
+        raise ValueError(
+            f"The network's features are not finite, or too large for {values.dtype}. Received: picture "
+            f"{', '.join(shown)} (from 0); is the scale what the network expects?"
+        )
