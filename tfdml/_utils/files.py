@@ -152,3 +152,18 @@ def _holder(content):
         return f"process {int(holder['process'])} on {str(holder['host'])[:100]}"
     except (ValueError, KeyError, TypeError):
         return "a process that has not said which"
+
+
+# The disk is full, or the folder must not be written.
+_OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+
+
+def reason_of_machine(error):
+    """What of the machine's is the cause of an error, or None; HDF5 and TensorFlow give it as text alone."""
+    text = str(error)
+    for number in _OF_THE_MACHINE:
+        reason = os.strerror(number)
+        if getattr(error, "errno", None) == number or reason in text or f"errno = {number}," in text:
+            name = getattr(error, "filename", None)
+            return reason if name is None else f"{reason}: {name}"
+    return None

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from tfdml import backbones, data, losses, miners
 from tfdml._utils.naming import check_options
-from tfdml.callbacks import PrototypeWarmup
+from tfdml.callbacks import AlternatingProjections, PrototypeWarmup
 from tfdml.data.batches import balanced_share, evaluation_share
 from tfdml.experiments.errors import RecipeError, input_errors, nearest_key, recipe_errors
 from tfdml.experiments.recipe import Recipe
@@ -147,6 +147,12 @@ def dry_build(recipe: Recipe):
         make_head(dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, head=head)))
 
 
+def check_training_classes(recipe: Recipe, pictures: ExperimentData):
+    """Raises a ValueError if batches of the recipe cannot be drawn from the training classes."""
+    batches, train = recipe.batches, pictures.train
+    data.BalancedSampler(train.labels, batches.classes, batches.samples_per_class, recipe.seed, train.class_names)
+
+
 def make_augmentation(recipe: Recipe):
     """The augmentation, or None if it would change nothing."""
     config = recipe.augmentation
@@ -240,9 +246,7 @@ def prototype_pictures(recipe: Recipe, pictures: ExperimentData):
 
 
 def prototype_warmup(recipe: Recipe, pictures: ExperimentData):
-    """The callback that gives the pooling its prototypes after a warm-up, or None."""
-    if not recipe.warmup_validations:
-        return None
+    """The callback that gives the pooling its prototypes after a warm-up."""
     return PrototypeWarmup(prototype_pictures(recipe, pictures), recipe.warmup_validations, seed=recipe.seed)
 
 
@@ -437,8 +441,16 @@ def validation_batches(recipe: Recipe, pictures: ExperimentData, part=None):
     )
 
 
-def proxy_pool(recipe: Recipe, pictures: ExperimentData):
-    """The pools of CCP: from the number of a projection to samples of each class."""
+def alternating_projections(recipe: Recipe, pictures: ExperimentData, monitor):
+    """The callback of CCP."""
+    config = recipe.ccp
     # A pool must at least hold a sample for each proxy.
-    size = max(recipe.ccp.pool_size, recipe.references.per_class)
-    return data.class_pool(pictures.train, size, recipe.seed, pictures.preprocessing)
+    size = max(config.pool_size, recipe.references.per_class)
+    return AlternatingProjections(
+        data.class_pool(pictures.train, size, recipe.seed, pictures.preprocessing),
+        pool_size=config.pool_size,
+        patience=config.patience,
+        monitor=monitor,
+        start_from_epoch=recipe.warmup_validations,
+        outer_patience=config.outer_patience,
+    )

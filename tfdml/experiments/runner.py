@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import logging
 import math
-import os
 import pathlib
 import shutil
 import sys
@@ -15,10 +13,11 @@ import sys
 import keras
 import tensorflow as tf
 
-from tfdml import callbacks, data
+from tfdml import data
 from tfdml._utils.arguments import check_whole_number
 from tfdml._utils.environment import environment
-from tfdml._utils.files import whole_path
+from tfdml._utils.files import reason_of_machine, whole_path
+from tfdml._utils.log_file import log_file
 from tfdml._utils.plain_files import write_json, write_text
 from tfdml._utils.variables import array_of
 from tfdml.experiments import builders
@@ -28,7 +27,7 @@ from tfdml.experiments.figures import draw_evaluation, draw_training
 from tfdml.experiments.progress import ProgressBar, ProgressLines
 from tfdml.experiments.recipe import Recipe
 from tfdml.experiments.recipe_files import dump_recipe, load_recipe
-from tfdml.experiments.run_callbacks import BestWeights, HistoryLog, ProjectionsLog, TensorBoardLog, TimeLimit
+from tfdml.experiments.run_callbacks import RunCallbacks, open_backup
 from tfdml.experiments.run_folder import RunFolder, check_is_free, read_json, write_embeddings
 from tfdml.experiments.strategies import (
     check_recipe,
@@ -44,10 +43,6 @@ from tfdml.models import inference_function
 from tfdml.ops import MAX_PIXELS
 
 _logger = logging.getLogger(__name__)
-
-
-# The disk is full, or the folder must not be written.
-_OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -201,7 +196,7 @@ def _prolong(folder, recipe, max_validations):
     """The recipe with another number of validations; results that were those of the other number are removed."""
     with input_errors():
         wanted = check_whole_number("max_validations", max_validations, minimum=1)
-    done = _open_backup(folder).initial_epoch
+    done = open_backup(folder).initial_epoch
     if wanted < done:
         raise RunFolderError(
             f"The run has done more validations. Received: training.max_validations={wanted}. "
@@ -219,23 +214,6 @@ def _prolong(folder, recipe, max_validations):
     return prolonged
 
 
-def _open_backup(folder, stateful=()):
-    try:
-        backup = callbacks.TrainingBackup(folder.state, callbacks=stateful)
-        if folder.state.exists() and not (isinstance(backup.initial_epoch, int) and backup.initial_epoch >= 1):
-            raise ValueError("no number of validations in it")
-        return backup
-    except (ValueError, TypeError, LookupError, AttributeError, EOFError, OSError, RecursionError) as error:
-        raise _damaged_state(folder, error) from error
-
-
-def _damaged_state(folder, error):
-    return RunFolderError(
-        f"The state of the training cannot be read: {error or type(error).__name__}. Received: {folder.state}. "
-        "Expected: the file that the run wrote. Put it back, or remove it to train from the start."
-    )
-
-
 @contextlib.contextmanager
 def _stopped_in(path):
     """Gives what stops a run from outside, such as a full disk, one line that names the folder."""
@@ -248,24 +226,13 @@ def _stopped_in(path):
     except RunFolderError:
         raise
     except (OSError, RuntimeError, tf.errors.OpError) as error:
-        reason = _reason(error)
+        reason = reason_of_machine(error)
         if reason is None:
             raise
         raise RunFolderError(
             f"The run stopped: {reason}. Received: {path}. What the last validation saved is there: mend the cause, "
             f"then go on with --resume {path}."
         ) from error
-
-
-def _reason(error):
-    """What of the machine's is the cause of an error, or None; HDF5 and TensorFlow give it as text alone."""
-    text = str(error)
-    for number in _OF_THE_MACHINE:
-        reason = os.strerror(number)
-        if getattr(error, "errno", None) == number or reason in text or f"errno = {number}," in text:
-            name = getattr(error, "filename", None)
-            return reason if name is None else f"{reason}: {name}"
-    return None
 
 
 def result_of(recipe, folder, verbose=0, extra_callbacks=()):
@@ -326,53 +293,39 @@ class _Run:
                 return self.carry_out_in_folder()
 
     def carry_out_in_folder(self):
-        with log_file(self.folder.log) as log:
+        with log_file(self.folder.log):
             if self.crew.is_chief:
                 _logger.info("Run folder: %s", self.folder.path)
             self.warn_of_changes()
-            try:
-                with lost_workers(self.crew, self.folder.path):
-                    untrained = self.evaluate_untrained()
-                    with input_errors():
-                        self.restore()
-                    self.fit()
-                    return self.finish(untrained)
-            except BaseException as error:
-                # The file is all that is left of a run on a machine that nobody watches.
-                message = "The run ends with %s: %s"
-                log.handle(
-                    _logger.makeRecord(
-                        _logger.name, logging.ERROR, __file__, 0, message, (type(error).__name__, error), sys.exc_info()
-                    )
-                )
-                raise
+            with lost_workers(self.crew, self.folder.path):
+                untrained = self.evaluate_untrained()
+                with input_errors():
+                    self.restore()
+                self.fit()
+                return self.finish(untrained)
 
     def prepare(self):
-        recipe = self.recipe
-        builders.dry_build(recipe)
-        keras.utils.set_random_seed(recipe.seed)
-        builders.make_loss(recipe)
-        self.pictures = builders.load_data(recipe)
-        # The sampler checks the training classes.
-        builders.training_batches(recipe, self.pictures)
-        self.recipe = recipe = builders.complete_recipe(recipe, self.pictures)
+        builders.dry_build(self.recipe)
+        keras.utils.set_random_seed(self.recipe.seed)
+        self.pictures = builders.load_data(self.recipe)
+        builders.check_training_classes(self.recipe, self.pictures)
+        self.recipe = recipe = builders.complete_recipe(self.recipe, self.pictures)
         self.embedder = builders.make_embedder(recipe, self.pictures.preprocessing)
         builders.start_embedder(recipe, self.embedder, self.pictures)
-        if not self.crew.is_alone:
+        if self.crew.is_alone:
+            self.model = builders.make_model(recipe, self.embedder, self.pictures.train)
+        else:
             self.bring_to_replicas()
-            return
-        self.model = builders.make_model(recipe, self.embedder, self.pictures.train)
 
     def bring_to_replicas(self):
         """Makes embedder and model for several replicas, with the weights that one device begins with."""
-        recipe, weights = self.recipe, self.embedder.get_weights()
+        weights = self.embedder.get_weights()
         # The same random numbers again.
-        keras.utils.set_random_seed(recipe.seed)
-        builders.make_loss(recipe)
+        keras.utils.set_random_seed(self.recipe.seed)
         with self.crew.strategy.scope():
-            self.embedder = builders.make_embedder(recipe, self.pictures.preprocessing)
+            self.embedder = builders.make_embedder(self.recipe, self.pictures.preprocessing)
             self.embedder.set_weights(weights)
-            self.model = builders.make_model(recipe, self.embedder, self.pictures.train)
+            self.model = builders.make_model(self.recipe, self.embedder, self.pictures.train)
 
     def leave_replicas(self):
         """Makes an embedder for one device of what the replicas have trained. All workers must call it."""
@@ -422,78 +375,20 @@ class _Run:
 
     def restore(self):
         """Makes the callbacks and takes up the state of the last whole epoch, if there is one."""
-        recipe, folder = self.recipe, self.folder
-        steps = recipe.training.steps_per_validation
-        self.non_finite = callbacks.StopOnNonFiniteLoss()
-        warmup, monitor = recipe.warmup_validations, f"val_{recipe.training.monitor}"
-        self.early_stopping = callbacks.RetrievalEarlyStopping(
-            recipe.training.patience, monitor, start_from_epoch=warmup
-        )
-        self.history = HistoryLog(folder.history, steps)
-        self.time_limit = TimeLimit(recipe.training.max_minutes, self.history)
-        self.best_weights = BestWeights(folder.best_weights, self.early_stopping, self.untrained_value)
-        stateful = [self.early_stopping, self.history]
-        # Early stopping looks at the weights before alternating projections may replace them.
-        self.callbacks = [self.non_finite, self.early_stopping, self.best_weights]
-        if recipe.training.average_momentum is not None:
-            averaged = callbacks.AveragedWeights(recipe.training.average_momentum)
-            stateful.append(averaged)
-            # What is kept are the averages.
-            self.callbacks.insert(0, averaged)
-        if recipe.optimizer.plateau_patience is not None:
-            plateau = callbacks.LearningRateOnPlateau(
-                recipe.optimizer.plateau_patience, recipe.optimizer.plateau_factor, monitor
-            )
-            stateful.append(plateau)
-            self.callbacks.append(plateau)
-        self.projections = None
-        if recipe.ccp.enabled:
-            self.projections = callbacks.AlternatingProjections(
-                builders.proxy_pool(recipe, self.pictures),
-                pool_size=recipe.ccp.pool_size,
-                patience=recipe.ccp.patience,
-                monitor=monitor,
-                start_from_epoch=warmup,
-                outer_patience=recipe.ccp.outer_patience,
-            )
-            stateful.append(self.projections)
-            self.callbacks += [self.projections, ProjectionsLog(folder.projections, self.projections)]
-        prototype_warmup = builders.prototype_warmup(recipe, self.pictures)
-        if prototype_warmup is not None:
-            stateful.append(prototype_warmup)
-            self.callbacks.append(prototype_warmup)
-        self.callbacks += [self.history, TensorBoardLog(folder.tensorboard, steps), self.time_limit]
-        # Only what its own epoch's callbacks have done is saved.
-        self.backup = _open_backup(folder, stateful)
-        self.callbacks.append(self.backup)
-        if self.backup.initial_epoch:
-            # Here rather than in fit, to know whether there is anything left to train.
-            try:
-                self.backup.set_model(self.model)
-            except (TypeError, LookupError, AttributeError) as error:
-                raise _damaged_state(folder, error) from error
-            if self.projections is not None:
-                self.projections.set_model(self.model)
-            self.history.write()
-            _logger.info("Going on after %d validations.", self.backup.initial_epoch)
-
-    @property
-    def is_trained(self):
-        done = self.backup.initial_epoch
-        return bool(done) and (
-            done >= self.recipe.training.max_validations
-            or self.early_stopping.wait >= self.recipe.training.patience
-            or (self.projections is not None and self.projections.is_over)
-            or self.time_limit.is_over
-        )
+        self.callbacks = RunCallbacks(self.recipe, self.folder, self.pictures, self.untrained_value)
+        self.early_stopping, self.best_weights = self.callbacks["early_stopping"], self.callbacks["best_weights"]
+        self.history = self.callbacks["history"]
+        if self.callbacks.validations_done:
+            self.callbacks.restore(self.model)
+            _logger.info("Going on after %d validations.", self.callbacks.validations_done)
 
     def fit(self):
-        if self.is_trained:
+        if self.callbacks.are_over:
             _logger.info("The training is complete.")
             self.early_stopping.set_model(self.model)
             self.early_stopping.on_train_end()
             return
-        config, pictures, done = self.recipe.training, self.pictures, self.backup.initial_epoch
+        config, pictures, done = self.recipe.training, self.pictures, self.callbacks.validations_done
         if not done:
             # The best weights are the first ones until a validation is better.
             self.best_weights.set_model(self.model)
@@ -506,12 +401,12 @@ class _Run:
             epochs=config.max_validations,
             initial_epoch=done,
             validation_data=builders.validation_batches(self.recipe, pictures, part=self.part),
-            callbacks=[*self.callbacks, *self.progress(), *self.extra_callbacks],
+            callbacks=[*self.callbacks.values(), *self.progress(), *self.extra_callbacks],
             verbose=0,
             # The batches come shuffled; Keras 3 would warn that it does not do it.
             shuffle=False,
         )
-        if self.non_finite.stopped_step is not None:
+        if self.callbacks["non_finite"].stopped_step is not None:
             self.fail()
 
     def progress(self):
@@ -521,7 +416,7 @@ class _Run:
         return [kind(config.steps_per_validation, config.max_validations, self.early_stopping) for kind in kinds]
 
     def fail(self):
-        step, best = self.non_finite.stopped_step, self.early_stopping.best_epoch
+        step, best = self.callbacks["non_finite"].stopped_step, self.early_stopping.best_epoch
         if best is None:
             kept = "There was no validation before, so there are no best weights."
         elif self.best_weights.is_better_than_untrained:
@@ -613,41 +508,3 @@ def _holds_number(path, name):
         return isinstance(read_json(path)[name], (float, type(None)))
     except (RunFolderError, KeyError):
         return False
-
-
-class _LogFile(logging.FileHandler):
-    """A log file that is no link to another file, and whose errors do not end a run."""
-
-    def _open(self):
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-        return os.fdopen(os.open(self.baseFilename, flags, 0o666), "a", encoding=self.encoding)
-
-    def handleError(self, record):
-        # On a full disk, what follows fails as well and says so.
-        pass
-
-
-@contextlib.contextmanager
-def log_file(path):
-    """Adds what the package logs to a file for as long as the block lasts.
-
-    Args:
-        path: The file.
-
-    Yields:
-        The handler that writes to it.
-    """
-    handler = _LogFile(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    package_logger = logging.getLogger("tfdml")
-    level = package_logger.level
-    if not package_logger.isEnabledFor(logging.INFO):
-        package_logger.setLevel(logging.INFO)
-    package_logger.addHandler(handler)
-    try:
-        yield handler
-    finally:
-        package_logger.removeHandler(handler)
-        package_logger.setLevel(level)
-        with contextlib.suppress(OSError):
-            handler.close()
