@@ -90,18 +90,14 @@ def complete_recipe(recipe: Recipe, pictures: ExperimentData) -> Recipe:
     Raises:
         RecipeError: If its features are of another size.
     """
-    if recipe.has_head:
-        head = dataclasses.replace(recipe.model.head, input_size=pictures.train.feature_size)
-        if recipe.model.head.input_size not in (None, head.input_size):
-            raise RecipeError(
-                f"Received: model.head.input_size={recipe.model.head.input_size} with features of {head.input_size} "
-                "numbers; expected the same, or null."
-            )
-        return dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, head=head))
-    preprocessing = pictures.preprocessing
-    size = recipe.data.size if recipe.data.size is not None else preprocessing.size
-    shape = dataclasses.replace(recipe.data, size=size, channels=preprocessing.channels)
-    return dataclasses.replace(recipe, data=shape)
+    if not recipe.has_head:
+        return _filled(recipe, pictures.preprocessing.size, pictures.preprocessing.channels, None)
+    given, size = recipe.model.head.input_size, pictures.train.feature_size
+    if given not in (None, size):
+        raise RecipeError(
+            f"Received: model.head.input_size={given} with features of {size} numbers; expected the same, or null."
+        )
+    return _filled(recipe, None, None, size)
 
 
 def fill_from(recipe: Recipe, complete: Recipe) -> Recipe:
@@ -109,14 +105,19 @@ def fill_from(recipe: Recipe, complete: Recipe) -> Recipe:
 
     What the recipe gives itself stays: the result equals `complete` exactly if that is a completion of the recipe.
     """
-    data_config, head = recipe.data, recipe.model.head
-    if data_config.channels is None:
-        data_config = dataclasses.replace(data_config, channels=complete.data.channels)
-    if data_config.size is None:
-        data_config = dataclasses.replace(data_config, size=complete.data.size)
-    if head.input_size is None:
-        head = dataclasses.replace(head, input_size=complete.model.head.input_size)
-    return dataclasses.replace(recipe, data=data_config, model=dataclasses.replace(recipe.model, head=head))
+    return _filled(recipe, complete.data.size, complete.data.channels, complete.model.head.input_size)
+
+
+def _filled(recipe, size, channels, input_size):
+    """The recipe with these in the place of what is None."""
+    config, head = recipe.data, recipe.model.head
+    config = dataclasses.replace(
+        config,
+        size=size if config.size is None else config.size,
+        channels=channels if config.channels is None else config.channels,
+    )
+    head = dataclasses.replace(head, input_size=input_size if head.input_size is None else head.input_size)
+    return dataclasses.replace(recipe, data=config, model=dataclasses.replace(recipe.model, head=head))
 
 
 def dry_build(recipe: Recipe):

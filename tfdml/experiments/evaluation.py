@@ -68,7 +68,12 @@ def evaluate_embedder(embedder, batches, ks=(1, 2, 4, 8), is_query=None, search=
         The embeddings `(n, d)`, their labels `(n,)` and the retrieval metrics.
     """
     embeddings, labels = embed(embedder, batches)
-    return embeddings, labels, query_gallery_metrics(embeddings, labels, is_query, ks, search)
+    return embeddings, labels, ensemble_metrics([embeddings], labels, is_query, ks, search)
+
+
+def ensemble_metrics(embeddings, labels, is_query=None, ks=(1, 2, 4, 8), search="exact"):
+    """Retrieval metrics of the embeddings of several networks side by side, so that squared distances add up."""
+    return query_gallery_metrics(np.concatenate(embeddings, axis=1), labels, is_query, ks, search)
 
 
 def evaluate(

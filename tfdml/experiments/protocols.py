@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 from tfdml._utils.plain_files import write_json
 from tfdml.experiments.errors import InputError, RunFolderError
+from tfdml.experiments.evaluation import ensemble_metrics
 from tfdml.experiments.recipe import Recipe
-from tfdml.experiments.recipe_files import dump_recipe, load_recipe, recipe_hash
+from tfdml.experiments.recipe_files import load_recipe, recipe_hash
 from tfdml.experiments.run_folder import (
     Entry,
     RunFolder,
@@ -27,8 +28,7 @@ from tfdml.experiments.run_folder import (
     read_json,
     read_whole_recipe,
 )
-from tfdml.experiments.runner import result_of
-from tfdml.metrics import query_gallery_metrics
+from tfdml.experiments.runner import check_same_recipe, result_of
 
 _logger = logging.getLogger(__name__)
 
@@ -188,16 +188,7 @@ def run_protocol(recipe, out=None, *, verbose=None):
 def resume_protocol(path, *, verbose=None):
     """Goes on with a protocol that was interrupted; of a finished one it gives the result.
 
-    Args:
-        path: Its folder.
-        verbose: As for `tfdml.experiments.train`.
-
-    Returns:
-        A `ProtocolResult`.
-
-    Raises:
-        ValueError: If the folder is no protocol's, or a run in it is of another recipe.
-        NonFiniteLossError: If the loss of a run becomes NaN or infinite.
+    Arguments and errors are those of `run_protocol`, but for the folder, which must be a protocol's.
     """
     folder, recipe = ProtocolFolder.open(path)
     if folder.summary.exists():
@@ -210,23 +201,11 @@ def resume_protocol(path, *, verbose=None):
 def protocol_result_of(recipe, folder, verbose=None):
     """The result of a protocol: taken from its folder if it is there, else carried out, from where it stopped.
 
-    Args:
-        recipe: A `Recipe` whose protocol is not `"single"`.
-        folder: The protocol's folder.
-        verbose: As for `tfdml.experiments.train`.
-
-    Returns:
-        A `ProtocolResult`.
-
-    Raises:
-        RunFolderError: If the folder holds something else, or runs of another recipe.
+    A folder that holds something else, or runs of another recipe, is a RunFolderError.
     """
     if not pathlib.Path(folder).expanduser().exists():
         return run_protocol(recipe, folder, verbose=verbose)
-    if dump_recipe(ProtocolFolder.open(folder)[1]) != dump_recipe(recipe):
-        raise RunFolderError(
-            f"{folder} holds runs of another recipe. Choose another --out, or remove the folder to run it anew."
-        )
+    check_same_recipe(folder, ProtocolFolder.open(folder)[1], recipe)
     return resume_protocol(folder, verbose=verbose)
 
 
@@ -277,14 +256,17 @@ def summarize(recipe, folder):
         The content of `ProtocolResult.summary`.
     """
     runs = plan(recipe)
+    folds = sorted({run.fold for run in runs if run.fold is not None})
     metrics = {run.name: _floats(read_json(RunFolder(folder.runs / run.name).test_metrics)["test"]) for run in runs}
     if recipe.protocol.name == "fair":
-        ways = _ways(runs)
-        separate = [_mean([metrics[name] for name in way]) for way in ways]
+        # All ways to take one run of each fold.
+        of_folds = [[run.name for run in runs if run.fold == fold] for fold in folds]
+        ways = list(itertools.product(*of_folds))
+        names = metrics[runs[0].name]
+        separate = [{name: float(np.mean([metrics[run][name] for run in way])) for name in names} for way in ways]
         results = {"separate": _statistics(separate), "ensemble": _statistics(_ensembles(folder, recipe, ways))}
     else:
         results = {"separate": _statistics(list(metrics.values()))}
-    folds = sorted({run.fold for run in runs if run.fold is not None})
     return {
         "recipe": recipe.name,
         "recipe_hash": recipe_hash(recipe),
@@ -299,30 +281,20 @@ def summarize(recipe, folder):
     }
 
 
-def _ways(runs):
-    """All ways to take one run of each fold: tuples of names."""
-    by_fold = {}
-    for run in runs:
-        by_fold.setdefault(run.fold, []).append(run.name)
-    return list(itertools.product(*by_fold.values()))
-
-
 def _ensembles(folder, recipe, ways):
     """The retrieval metrics of each way's embeddings side by side."""
-    names = sorted({name for way in ways for name in way})
-    files = {name: read_embeddings(RunFolder(folder.runs / name).test_embeddings) for name in names}
-    first = files[ways[0][0]]
-    for name, (_, labels, _) in files.items():
-        if not np.array_equal(labels, first[1]):
+    embedded = {name: read_embeddings(RunFolder(folder.runs / name).test_embeddings) for way in ways for name in way}
+    _, labels, is_query = embedded[ways[0][0]]
+    for name, (_, others, _) in embedded.items():
+        if not np.array_equal(others, labels):
             raise RunFolderError(
                 f"The runs of a protocol must have the same test pictures. Received: {folder.runs / name} with others "
                 f"than {folder.runs / ways[0][0]}."
             )
-    results, config = [], recipe.evaluation
+    config, results = recipe.evaluation, []
     for way in tqdm(ways, desc="ensembles", disable=None if len(ways) > 1 else True):
-        embeddings = np.concatenate([files[name][0] for name in way], axis=1)
-        metrics = query_gallery_metrics(embeddings, first[1], first[2], config.recall_at, config.search)
-        results.append(_floats(metrics))
+        embeddings = [embedded[name][0] for name in way]
+        results.append(_floats(ensemble_metrics(embeddings, labels, is_query, config.recall_at, config.search)))
     return results
 
 
@@ -331,15 +303,11 @@ def _floats(metrics):
     return {name: value for name, value in metrics.items() if isinstance(value, float)}
 
 
-def _mean(dicts):
-    return {name: float(np.mean([one[name] for one in dicts])) for name in dicts[0]}
-
-
 def _statistics(evaluations):
     """Mean, deviation and best of each metric over the evaluations; no deviation of a single one."""
-    statistics = {}
-    for name in evaluations[0]:
-        values = [one[name] for one in evaluations]
-        deviation = float(np.std(values)) if len(values) > 1 else None
-        statistics[name] = {"mean": float(np.mean(values)), "deviation": deviation, "best": float(np.max(values))}
-    return statistics
+    return {name: _statistics_of([one[name] for one in evaluations]) for name in evaluations[0]}
+
+
+def _statistics_of(values):
+    deviation = float(np.std(values)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "deviation": deviation, "best": float(np.max(values))}

@@ -238,28 +238,23 @@ def _stopped_in(path):
 def result_of(recipe, folder, verbose=0, extra_callbacks=()):
     """The result of a recipe's run: taken from its folder if it is there, else trained, from where it stopped.
 
-    Args:
-        recipe: A `Recipe`.
-        folder: The run's folder.
-        verbose: As for `train`.
-        extra_callbacks: Further Keras callbacks of the training, called last.
-
-    Returns:
-        A `TrainingResult`.
-
-    Raises:
-        RunFolderError: If the folder holds a run of another recipe.
+    Arguments are as for `train`. A folder that holds a run of another recipe is a RunFolderError.
     """
     folder = pathlib.Path(folder).expanduser()
     if not folder.exists():
         return train(recipe, folder, verbose=verbose, extra_callbacks=extra_callbacks)
     found = RunFolder.open(folder).load_recipe()
+    check_same_recipe(folder, found, builders.fill_from(recipe, found))
+    return resume(folder, verbose=verbose, extra_callbacks=extra_callbacks)
+
+
+def check_same_recipe(folder, found, wanted):
+    """Raises a RunFolderError if the recipe found in a folder is not the one that is wanted."""
     # Compared as they are written: a tuple of an option, for example, is a list in a file.
-    if dump_recipe(found) != dump_recipe(builders.fill_from(recipe, found)):
+    if dump_recipe(found) != dump_recipe(wanted):
         raise RunFolderError(
             f"{folder} holds a run of another recipe. Choose another --out, or remove the folder to run it anew."
         )
-    return resume(folder, verbose=verbose, extra_callbacks=extra_callbacks)
 
 
 def _read_result(folder):
