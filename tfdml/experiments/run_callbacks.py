@@ -115,12 +115,12 @@ class BestWeights(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         if self.early_stopping.best_epoch == epoch and self.is_better_than_untrained:
-            self.write()
+            self.write(self.model.embedder)
 
-    def write(self):
+    def write(self, embedder):
         """Writes the embedder's present weights."""
         with whole_path(self.path) as partial:
-            self.model.embedder.save_weights(partial)
+            embedder.save_weights(partial)
 
 
 class TimeLimit(keras.callbacks.Callback):

@@ -100,7 +100,14 @@ def train(recipe="default", out=None, *, overrides=None, presets=(), extra_callb
     crew = make_crew(recipe.training.strategy)
     check_recipe(recipe, crew)
     with _place_of_files(crew, out) as place:
-        return _Run(recipe, lambda recipe: RunFolder.create(recipe, place), extra_callbacks, verbose, crew).carry_out()
+        return _Run(recipe, crew, extra_callbacks, verbose).carry_out(lambda recipe: _new_folder(recipe, place))
+
+
+@contextlib.contextmanager
+def _new_folder(recipe, path):
+    folder = RunFolder.create(recipe, path)
+    with _stopped_in(folder.path), folder.lock():
+        yield folder
 
 
 @contextlib.contextmanager
@@ -178,7 +185,7 @@ def _resume(folder, crew, strategy, max_validations, extra_callbacks, verbose):
                 recipe = _prolong(folder, recipe, max_validations)
             recipe = dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, strategy=strategy))
             check_recipe(recipe, crew)
-            return _Run(recipe, lambda recipe: folder, extra_callbacks, verbose, crew, is_locked=True).carry_out()
+            return _Run(recipe, crew, extra_callbacks, verbose).carry_out(lambda recipe: contextlib.nullcontext(folder))
 
 
 def _check_line(folder):
@@ -268,23 +275,18 @@ def _read_result(folder):
 class _Run:
     """One run, new or gone on with; the steps in `carry_out` are in the order in which they happen."""
 
-    def __init__(self, recipe, open_folder, extra_callbacks, verbose, crew, is_locked=False):
-        self.recipe = recipe
-        self.is_locked = is_locked
-        self.crew = crew
-        self.open_folder = open_folder
-        self.extra_callbacks = list(extra_callbacks)
-        self.verbose = (1 if sys.stdout.isatty() else 2) if verbose is None else verbose
-        if not crew.is_chief:
-            self.verbose = 0
+    def __init__(self, recipe, crew, extra_callbacks, verbose):
+        self.recipe, self.crew, self.extra_callbacks = recipe, crew, list(extra_callbacks)
+        verbose = (1 if sys.stdout.isatty() else 2) if verbose is None else verbose
+        self.verbose = verbose if crew.is_chief else 0
 
-    def carry_out(self):
+    def carry_out(self, open_folder):
+        """Trains and evaluates in the folder that a function of the complete recipe opens."""
         with builders.precision_policy(self.recipe.training.precision):
             # Whatever is wrong with recipe or data shows in here, before there is a folder.
             with input_errors():
                 self.prepare()
-            self.folder = self.open_folder(self.recipe)
-            with _stopped_in(self.folder.path), contextlib.nullcontext() if self.is_locked else self.folder.lock():
+            with open_folder(self.recipe) as self.folder:
                 return self.carry_out_in_folder()
 
     def carry_out_in_folder(self):
@@ -333,19 +335,21 @@ class _Run:
 
     def warn_of_changes(self):
         then, now = self.folder.read_environment(), environment(self.recipe.seed)
-        changed = [key for key in ("tfdml", "python", "packages", "machine") if then.get(key, now[key]) != now[key]]
-        if changed:
+
+        def changed(*keys):
+            return [key for key in keys if then.get(key, now[key]) != now[key]]
+
+        versions = changed("tfdml", "python", "packages", "machine")
+        if versions:
             _logger.warning(
-                "The run began with other versions (%s); it may not end exactly as it would have.",
-                ", ".join(changed),
+                "The run began with other versions (%s); it may not end exactly as it would have.", ", ".join(versions)
             )
-        for key in ("cpus", "threads"):
-            if then.get(key, now[key]) != now[key]:
-                _logger.warning(
-                    "The run began with other %s (%s, now %s): sums are rounded in another order, so it may not end "
-                    "exactly as it would have.",
-                    key, then[key], now[key],
-                )  # fmt: skip
+        for key in changed("cpus", "threads"):
+            _logger.warning(
+                "The run began with other %s (%s, now %s): sums are rounded in another order, so it may not end "
+                "exactly as it would have.",
+                key, then[key], now[key],
+            )  # fmt: skip
 
     def evaluate_untrained(self):
         """Metrics of the first weights; an interrupted run has them, or has the same first weights."""
@@ -371,11 +375,17 @@ class _Run:
     def restore(self):
         """Makes the callbacks and takes up the state of the last whole epoch, if there is one."""
         self.callbacks = RunCallbacks(self.recipe, self.folder, self.pictures, self.untrained_value)
-        self.early_stopping, self.best_weights = self.callbacks["early_stopping"], self.callbacks["best_weights"]
-        self.history = self.callbacks["history"]
         if self.callbacks.validations_done:
             self.callbacks.restore(self.model)
             _logger.info("Going on after %d validations.", self.callbacks.validations_done)
+
+    @property
+    def early_stopping(self):
+        return self.callbacks["early_stopping"]
+
+    @property
+    def best_weights(self):
+        return self.callbacks["best_weights"]
 
     def fit(self):
         if self.callbacks.are_over:
@@ -386,8 +396,7 @@ class _Run:
         config, pictures, done = self.recipe.training, self.pictures, self.callbacks.validations_done
         if not done:
             # The best weights are the first ones until a validation is better.
-            self.best_weights.set_model(self.model)
-            self.best_weights.write()
+            self.best_weights.write(self.embedder)
         start_batch = done * config.steps_per_validation
         batches = builders.training_batches(self.recipe, pictures, start_batch=start_batch, part=self.part)
         self.model.fit(
@@ -406,21 +415,18 @@ class _Run:
 
     def progress(self):
         """The callback that prints, in a list, or an empty list."""
-        kinds = {0: [], 1: [ProgressBar], 2: [ProgressLines]}[self.verbose]
-        config = self.recipe.training
+        config, kinds = self.recipe.training, {0: [], 1: [ProgressBar], 2: [ProgressLines]}[self.verbose]
         return [kind(config.steps_per_validation, config.max_validations, self.early_stopping) for kind in kinds]
 
     def fail(self):
         step, best = self.callbacks["non_finite"].stopped_step, self.early_stopping.best_epoch
+        path = self.folder.best_weights
         if best is None:
             kept = "There was no validation before, so there are no best weights."
         elif self.best_weights.is_better_than_untrained:
-            kept = (
-                f"The best weights ({self.early_stopping.monitor} {self.early_stopping.best:.4f} after validation "
-                f"{best + 1}) are in {self.folder.best_weights}."
-            )
+            value = f"{self.early_stopping.monitor} {self.early_stopping.best:.4f}"
+            kept = f"The best weights ({value} after validation {best + 1}) are in {path}."
         else:
-            path = self.folder.best_weights
             kept = f"No validation was better than the untrained network, whose weights are in {path}."
         message = f"The loss was no finite number at step {step}. {kept}"
         write_json(self.folder.failure, {"step": step, "message": message})
@@ -436,8 +442,7 @@ class _Run:
         if not self.best_weights.is_better_than_untrained:
             self.keep_untrained()
         # Again, as the file may have been lost or damaged since.
-        self.best_weights.set_model(self.model)
-        self.best_weights.write()
+        self.best_weights.write(self.embedder)
         if not self.crew.is_alone:
             self.leave_replicas()
         if self.crew.is_chief:
@@ -472,28 +477,20 @@ class _Run:
                 max_pixels=getattr(self.pictures.test, "max_pixels", MAX_PIXELS),
             )  # fmt: skip
         if recipe.evaluation.pictures:
-            draw_training(folder.pictures, self.history.columns)
+            draw_training(folder.pictures, self.callbacks["history"].columns)
             draw_evaluation(
                 folder.pictures, self.pictures.test, self.pictures.preprocessing, embeddings, labels,
                 recipe.evaluation, recipe.seed, embedder=self.embedder,
             )  # fmt: skip
-        columns = self.history.columns
-        training = {
-            "epochs": len(self.history.rows),
-            "steps": columns["step"][-1],
-            "seconds": round(self.history.seconds, 1),
-        }
+        history, monitor = self.callbacks["history"], recipe.training.monitor
+        columns = history.columns
+        training = {"epochs": len(history.rows), "steps": columns["step"][-1], "seconds": round(history.seconds, 1)}
         if "projection" in columns:
             training["projections"] = columns["projection"][-1] + 1
-        validation = {recipe.training.monitor: early_stopping.best, "epoch": early_stopping.best_epoch + 1}
+        validation = {monitor: early_stopping.best, "epoch": early_stopping.best_epoch + 1}
         if not self.best_weights.is_better_than_untrained:
-            validation = {recipe.training.monitor: self.untrained_value, "epoch": 0}
-        result = {
-            "test": metrics,
-            "untrained": untrained,
-            "validation": validation,
-            "training": training,
-        }
+            validation = {monitor: self.untrained_value, "epoch": 0}
+        result = {"test": metrics, "untrained": untrained, "validation": validation, "training": training}
         write_json(folder.test_metrics, result)
         _logger.info("Test MAP@R %.4f (untrained %.4f).", metrics["map_at_r"], untrained["map_at_r"])
 
