@@ -11,9 +11,9 @@ from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
 from tfdml import data
+from tfdml._utils.foreign_graphs import check_saved_model
 from tfdml.experiments import InputError, RunFolder, RunFolderError, evaluate, evaluate_main, load_recipe, train
 from tfdml.experiments.extraction import extract_features
-from tfdml.experiments.trust import check_saved_model
 from tfdml.export import load_saved_model
 from tfdml.metrics import retrieval_metrics
 
@@ -301,11 +301,11 @@ def test_what_tensorflow_does_not_know_is_refused(image_run, tmp_path):
     content = saved_model_pb2.SavedModel.FromString(path.read_bytes())
     content.meta_graphs[0].graph_def.node.add(name="mine", op="OpOfSomebody")
     path.write_bytes(content.SerializeToString())
-    with pytest.raises(InputError, match="with OpOfSomebody"):
+    with pytest.raises(ValueError, match="with OpOfSomebody"):
         check_saved_model(tmp_path / "model")
     path.write_bytes(b"garbage")
     with pytest.raises(InputError, match="SavedModel is damaged. Received: .*saved_model.pb"):
         evaluate(tmp_path / "model", "digits")
     (tmp_path / "model" / "saved_model.cpb").write_bytes(b"")
-    with pytest.raises(InputError, match="in chunks"):
+    with pytest.raises(ValueError, match="in chunks"):
         check_saved_model(tmp_path / "model")

@@ -1,10 +1,12 @@
-"""SavedModels that others wrote: whether their graphs reach files, processes, the network or Python."""
+"""Networks that others wrote, read as data: without code, or graphs that reach files, processes or Python."""
 
 from __future__ import annotations
 
 import pathlib
 import re
+import zipfile
 
+import keras
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.framework import op_def_registry
 
@@ -17,6 +19,29 @@ _DANGEROUS = re.compile(
 _HARMLESS = {"ReadVariableOp"}
 # What tf.saved_model.save adds itself, in functions that nothing else calls.
 _SAVER = {"SaveV2", "RestoreV2", "MergeV2Checkpoints", "ShardedFilename"}
+
+
+def load_keras_file(path):
+    """Loads a `.keras` file, without compiling it; a Lambda layer in it is refused (Keras' safe mode).
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: If it is not a `.keras` archive (an HDF5 file of that name would be loaded without safe mode), or
+            cannot be loaded.
+    """
+    path = pathlib.Path(path).expanduser()
+    if not zipfile.is_zipfile(path):
+        raise ValueError(
+            f"The file is not a Keras archive. Received: {path}. Expected: what model.save('….keras') writes. An HDF5 "
+            "file can hold code; it is not loaded. Load it yourself if you trust it, and save it again."
+        )
+    try:
+        return keras.models.load_model(path, compile=False, safe_mode=True)
+    except (ValueError, TypeError, OSError, KeyError, AttributeError, ImportError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"The Keras archive cannot be loaded: {reason}. Received: {path}.") from error
 
 
 def check_saved_model(path, trust=False):

@@ -13,21 +13,19 @@ import tensorflow as tf
 
 from tfdml import data
 from tfdml._utils.arguments import check_choice
+from tfdml._utils.foreign_graphs import check_saved_model, load_keras_file
 from tfdml._utils.plain_files import write_json
 from tfdml.data.datasets.features import FEATURES
-from tfdml.data.image_files import read_encoded
 from tfdml.experiments import builders
 from tfdml.experiments.errors import InputError, RunFolderError, input_errors, line_of
 from tfdml.experiments.figures import draw_evaluation
-from tfdml.experiments.recipe import DataConfig, EvaluationConfig
+from tfdml.experiments.recipe import DataConfig, EvaluationConfig, Recipe
 from tfdml.experiments.run_folder import RunFolder, check_is_free, new_dated_folder, new_folder
-from tfdml.experiments.trust import check_saved_model, load_keras_file
-from tfdml.export import load_saved_model
+from tfdml.export.saved_model import SavedEmbedder, load_saved_model
 from tfdml.metrics import query_gallery_metrics
 from tfdml.metrics.approximate import import_faiss
 from tfdml.metrics.retrieval import SEARCHES
 from tfdml.models import embed
-from tfdml.ops import MAX_PIXELS
 
 _logger = logging.getLogger(__name__)
 
@@ -134,29 +132,24 @@ def evaluate(
         embedded = [embed(model.embedder, model.batches(images, config.batch_size)) for model in models]
     except tf.errors.OpError as error:
         raise InputError(f"Not every image goes through the network: {line_of(error)}") from error
-    embeddings, labels = zip(*embedded)
-    embeddings, labels = np.concatenate(embeddings, axis=1), labels[0]
-    metrics = query_gallery_metrics(embeddings, labels, images.is_query, config.recall_at, search)
+    embeddings, labels = [embeddings for embeddings, _ in embedded], embedded[0][1]
+    metrics = ensemble_metrics(embeddings, labels, images.is_query, config.recall_at, search)
     name = f"{images.name or 'data'}-{split}" + ("-ensemble" if len(models) > 1 else "")
     if out is not None:
         folder = new_folder(out)
-    elif recipe is None or len(models) > 1:
-        folder = new_dated_folder("evaluations", name)
     else:
-        folder = new_dated_folder(pathlib.Path(paths[0]).expanduser() / "evaluations", name)
+        # Of a run they are kept with it.
+        run = None if recipe is None or len(models) > 1 else RunFolder(paths[0])
+        folder = new_dated_folder("evaluations" if run is None else run.evaluations, name)
     if pictures:
+        # The pooling of an ensemble is that of each of its networks.
         draw_evaluation(
-            folder / "pictures", images, models[0].preprocessing, embeddings, labels, config,
+            folder / "pictures", images, models[0].preprocessing, np.concatenate(embeddings, axis=1), labels, config,
             seed=recipe.seed if recipe is not None else 0,
-            # The pooling of an ensemble is that of each of its networks.
-            embedder=models[0].keras_embedder if len(models) == 1 else None,
+            embedder=None if len(models) > 1 or models[0].is_saved_model else models[0].embedder,
         )  # fmt: skip
-    facts = {
-        "data": images.name or str(data_name),
-        "split": split,
-        "images": len(images),
-        "classes": images.num_classes,
-    }
+    name = images.name or str(data_name)
+    facts = {"data": name, "split": split, "images": len(images), "classes": images.num_classes}
     # The paths as they were given: the file may be read elsewhere.
     given = {"model": str(paths[0])} if len(paths) == 1 else {"ensemble": [str(one) for one in paths]}
     write_json(folder / "metrics.json", {**given, **facts, "metrics": metrics})
@@ -173,42 +166,48 @@ def check_search(search):
     return search
 
 
-class _Opened(NamedTuple):
-    """A network that was read: its recipe (None for a SavedModel), how pictures come in, and the network itself.
+class OpenedNetwork(NamedTuple):
+    """A network that was read.
 
-    `keras_embedder` is None for a SavedModel, which does the preprocessing itself; `preprocessing` is None for a head,
-    which takes features of `feature_size` numbers.
+    Attributes:
+        embedder: A Keras model, or a `SavedEmbedder`, which does the preprocessing itself.
+        preprocessing: How images come in; `None` for a head, which takes features of `feature_size` numbers.
+        recipe: The recipe of a run.
     """
 
-    recipe: object
-    preprocessing: data.Preprocessing | None
     embedder: object
-    keras_embedder: object
+    preprocessing: data.Preprocessing | None
     feature_size: int | None = None
+    recipe: Recipe | None = None
+
+    @property
+    def is_saved_model(self):
+        return isinstance(self.embedder, SavedEmbedder)
 
     def batches(self, images, batch_size):
+        """Batches of a dataset, as the network takes them."""
         if getattr(images, "feature_size", None) != self.feature_size:
             takes = "pictures" if self.feature_size is None else f"features of {self.feature_size} numbers"
             raise InputError(f"The network takes {takes}. Received: {images!r}.")
-        if self.feature_size is not None:
-            return data.evaluation_batches(images, batch_size, None)
-        if self.keras_embedder is None:
-            return _raw_batches(images, batch_size, self.embedder.metadata.get("max_pixels") or MAX_PIXELS)
+        if self.is_saved_model and self.feature_size is None:
+            return self.embedder.batches(images, batch_size)
         return data.evaluation_batches(images, batch_size, self.preprocessing)
 
 
 def open_network(path, trust=False):
-    """Reads a run's folder or a SavedModel of this package.
-
-    Args:
-        path: The folder.
-        trust: As for `evaluate`.
-
-    Returns:
-        A tuple of `recipe` (None for a SavedModel), `preprocessing`, `embedder`, and `keras_embedder` (None for a
-        SavedModel), with the method `batches(images, batch_size)`.
-    """
-    return _open_saved_model(path, trust) if (path / "saved_model.pb").is_file() else _open_run(path)
+    """Reads a run's folder or a SavedModel of this package, as an `OpenedNetwork`."""
+    if not (path / "saved_model.pb").is_file():
+        folder = RunFolder.open(path)
+        recipe = folder.load_recipe()
+        preprocessing = builders.make_preprocessing(recipe.data)
+        return OpenedNetwork(_read_embedder(folder, recipe), preprocessing, recipe.model.head.input_size, recipe)
+    check_saved_model(path, trust)
+    try:
+        # The line above has checked it.
+        saved = load_saved_model(path, trust=True)
+    except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+        raise InputError(f"The SavedModel cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+    return OpenedNetwork(saved, saved.preprocessing, saved.metadata["input_shape"][0] if saved.takes_features else None)
 
 
 def _check_same_classes(models, paths, split):
@@ -258,49 +257,6 @@ def load_pictures(name, options):
         is_of_features = os.path.isfile(os.path.join(os.path.expanduser(name), FEATURES))
         return data.load("features" if is_of_features else "folder", path=name, **options)
     return data.load(name, **options)
-
-
-def _raw_batches(pictures, batch_size, max_pixels):
-    """Batches of (uint8 images or bytes of image files, labels)."""
-    if pictures.holds_paths:
-        max_pixels = min(max_pixels, pictures.max_pixels)
-
-        def read(path):
-            contents = tf.numpy_function(lambda path: read_encoded(path, max_pixels), [path], tf.string)
-            return tf.ensure_shape(contents, [])
-
-        paths = tf.data.Dataset.from_tensor_slices(pictures.encoded_paths)
-        images = paths.map(read, num_parallel_calls=tf.data.AUTOTUNE)
-    else:
-        images = tf.data.Dataset.from_tensor_slices(pictures.images)
-    labels = tf.data.Dataset.from_tensor_slices(pictures.labels)
-    return tf.data.Dataset.zip((images, labels)).batch(batch_size).prefetch(2)
-
-
-def _open_saved_model(path, trust):
-    check_saved_model(path, trust)
-    try:
-        # The line above has checked it.
-        saved = load_saved_model(path, trust=True)
-    except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
-        raise InputError(f"The SavedModel cannot be loaded: {' '.join(str(error).split())[:300]}") from error
-    if saved.takes_features:
-        return _Opened(None, None, saved, None, saved.metadata["input_shape"][0])
-    config = saved.metadata["preprocessing"]
-    if config is None:
-        # Of another preprocessing, which is inside the model, the pictures need only the shape.
-        height, width, channels = saved.metadata["input_shape"]
-        config = {"size": (height, width), "channels": channels}
-    return _Opened(None, data.Preprocessing.from_config(config), saved, None)
-
-
-def _open_run(path):
-    folder = RunFolder.open(path)
-    recipe = folder.load_recipe()
-    embedder = _read_embedder(folder, recipe)
-    return _Opened(
-        recipe, builders.make_preprocessing(recipe.data), embedder, embedder, recipe.model.head.input_size
-    )
 
 
 def _read_embedder(folder, recipe):

@@ -13,12 +13,12 @@ import tqdm
 from tfdml import backbones, data
 from tfdml._utils.arguments import check_choice, check_whole_number
 from tfdml._utils.files import FolderInUseError
+from tfdml._utils.foreign_graphs import check_saved_model, load_keras_file
 from tfdml.data.feature_files import holds_unfinished_features, write_features
 from tfdml.experiments.errors import InputError, input_errors, line_of, nearest_key
 from tfdml.experiments.evaluation import load_pictures, open_network
 from tfdml.experiments.extract_command import DTYPES, SCALES, extract_main
 from tfdml.experiments.run_folder import check_is_free
-from tfdml.experiments.trust import check_saved_model, load_keras_file
 from tfdml.export.saved_model import is_own_saved_model, path_for_tensorflow
 from tfdml.models.feature_extractor import (
     FeatureExtractor,
@@ -166,7 +166,7 @@ def _own_network(path, pictures, given, output, trust):
     if opened.preprocessing is None:
         raise InputError(f"This network is a head, which takes features rather than pictures. Received: {path}.")
     embedder = opened.embedder
-    if opened.keras_embedder is None:
+    if opened.is_saved_model:
         refuse(output, "output", f"a SavedModel of tfdml, {path}")
     else:
         embedder = with_output(embedder, output)

@@ -18,6 +18,7 @@ from tfdml import backbones
 from tfdml._utils.arguments import check_whole_number
 from tfdml._utils.foreign_graphs import check_saved_model
 from tfdml.data import Preprocessing
+from tfdml.data.image_files import read_encoded
 from tfdml.models import MetricModel, embed
 from tfdml.ops import MAX_PIXELS, UNIT_RANGE, check_input_range, decode_image, to_input_range
 from tfdml.version import __version__
@@ -246,6 +247,34 @@ class SavedEmbedder:
     def takes_features(self):
         """Whether this is a head, which embeds features rather than images."""
         return len(self.metadata["input_shape"]) == 1
+
+    @property
+    def preprocessing(self):
+        """The shape that images are brought to and how, `None` for a head."""
+        if self.takes_features:
+            return None
+        config = self.metadata["preprocessing"]
+        if config is None:
+            # Of another preprocessing, which is inside the model, images need only the shape.
+            height, width, channels = self.metadata["input_shape"]
+            config = {"size": (height, width), "channels": channels}
+        return Preprocessing.from_config(config)
+
+    def batches(self, dataset, batch_size=256):
+        """Batches of a `LabeledImages` as a call takes them: (uint8 images or encoded files, labels)."""
+        if dataset.holds_paths:
+            max_pixels = min(self.metadata.get("max_pixels") or MAX_PIXELS, dataset.max_pixels)
+
+            def read(path):
+                contents = tf.numpy_function(lambda path: read_encoded(path, max_pixels), [path], tf.string)
+                return tf.ensure_shape(contents, [])
+
+            paths = tf.data.Dataset.from_tensor_slices(dataset.encoded_paths)
+            images = paths.map(read, num_parallel_calls=tf.data.AUTOTUNE)
+        else:
+            images = tf.data.Dataset.from_tensor_slices(dataset.images)
+        labels = tf.data.Dataset.from_tensor_slices(dataset.labels)
+        return tf.data.Dataset.zip((images, labels)).batch(batch_size).prefetch(2)
 
     def _embed_features(self, features):
         size = self.metadata["input_shape"][0]
