@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import inspect
 import math
 import pathlib
 from typing import NamedTuple
@@ -13,14 +12,14 @@ import keras
 import tensorflow as tf
 
 from tfdml import backbones, data, losses, miners
-from tfdml._utils.naming import check_options
 from tfdml.callbacks import AlternatingProjections, PrototypeWarmup
 from tfdml.data.batches import balanced_share, evaluation_share
-from tfdml.experiments.errors import RecipeError, input_errors, nearest_key, recipe_errors
+from tfdml.experiments.errors import RecipeError, input_errors, recipe_errors
 from tfdml.experiments.recipe import Recipe
 from tfdml.layers import ClassProxies, CrossBatchMemory, ZeroShotPrediction
 from tfdml.layers import pooling as poolings
 from tfdml.layers.pooling import GeneralizedSumPooling, PrototypePooling
+from tfdml.losses.addons import addons_loss
 from tfdml.models import (
     CCPModel,
     MetricModel,
@@ -302,25 +301,8 @@ def make_loss(recipe: Recipe):
             f"references.name={recipe.references.name!r}; expected references.name='batch' and "
             "ccp.enabled=false."
         )
-    try:
-        from tensorflow_addons import losses as addons
-    except Exception as error:  # It fails in many ways beside Keras 3.
-        raise RecipeError(
-            f"TensorFlow Addons cannot be imported ({error}). Received: loss.name={name!r}; it needs "
-            "pip install 'tfdml[addons]' with TensorFlow 2.15."
-        ) from error
-    known = [known for known in dir(addons) if known[0].isupper()]
-    short = name[len("addons.") :]
-    if short not in known:
-        nearest = nearest_key(short, known)
-        raise RecipeError(f"Received: loss.name={name!r}. Did you mean 'addons.{nearest}'?")
-    loss = getattr(addons, short)
-    # They take any keyword and ignore what they do not know.
-    try:
-        check_options("loss", name, set(inspect.signature(loss).parameters) - {"kwargs"}, options)
-    except ValueError as error:
-        raise RecipeError(str(error)) from error
-    return loss(**options)
+    with input_errors():
+        return addons_loss(name[len("addons.") :], **options)
 
 
 def make_model(recipe: Recipe, embedder, train):
