@@ -7,7 +7,6 @@ from tfdml.callbacks.learning_rate_on_plateau import LearningRateOnPlateau
 from tfdml.callbacks.non_finite_loss import StopOnNonFiniteLoss
 from tfdml.callbacks.prototype_warmup import PrototypeWarmup
 from tfdml.callbacks.retrieval_metrics import RetrievalMetrics
-from tfdml.callbacks.tensorboard_log import TensorBoardLog
 from tfdml.callbacks.training_backup import TrainingBackup
 
 __all__ = [
@@ -18,6 +17,5 @@ __all__ = [
     "RetrievalEarlyStopping",
     "RetrievalMetrics",
     "StopOnNonFiniteLoss",
-    "TensorBoardLog",
     "TrainingBackup",
 ]

@@ -1,8 +1,7 @@
-"""The callbacks of a run: what it writes while it trains, and all of them in their order."""
+"""The callbacks of a run, in their order, and their state."""
 
 from __future__ import annotations
 
-import time
 from typing import Callable, NamedTuple
 
 import keras
@@ -10,82 +9,9 @@ import numpy as np
 
 from tfdml import callbacks
 from tfdml._utils.files import whole_path
-from tfdml._utils.plain_files import write_csv
+from tfdml.callbacks.logs import HistoryLog, ProjectionsLog, TensorBoardLog
 from tfdml.experiments import builders
 from tfdml.experiments.errors import RunFolderError
-
-
-class HistoryLog(keras.callbacks.Callback):
-    """Writes the logs of every epoch as CSV, the whole file each time.
-
-    Its rows are part of the state that a backup saves, so that the file holds each epoch once: what a kill between row
-    and backup leaves would be there twice with `keras.callbacks.CSVLogger`, which appends.
-
-    Args:
-        path: The file.
-        steps: Training steps in an epoch.
-
-    Attributes:
-        rows: A dict for each epoch: `epoch` (from 1), `step`, and the logs.
-        seconds: Time spent in training, interruptions left out.
-    """
-
-    def __init__(self, path, steps):
-        super().__init__()
-        self.path = path
-        self.steps = steps
-        self.rows = []
-        self.seconds = 0.0
-        self._epoch_began = None
-
-    @property
-    def columns(self):
-        """The rows as lists by name."""
-        names = list(dict.fromkeys(name for row in self.rows for name in row))
-        return {name: [row.get(name) for row in self.rows] for name in names}
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._epoch_began = time.monotonic()
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.seconds += time.monotonic() - self._epoch_began
-        values = {name: value if isinstance(value, int) else float(value) for name, value in (logs or {}).items()}
-        self.rows.append({"epoch": epoch + 1, "step": (epoch + 1) * self.steps, **values})
-        self.write()
-
-    def write(self):
-        """Writes the file."""
-        columns = self.columns
-        write_csv(self.path, columns, zip(*columns.values()))
-
-    def get_state(self):
-        """What a resumed training needs."""
-        return {"rows": self.rows, "seconds": self.seconds}
-
-    def set_state(self, state):
-        """Takes over what `get_state` gave."""
-        self.rows, self.seconds = list(state["rows"]), state["seconds"]
-
-
-class ProjectionsLog(keras.callbacks.Callback):
-    """Writes what each proxy problem of CCP did as CSV, the whole file when one has ended.
-
-    Args:
-        path: The file.
-        projections: The `AlternatingProjections` of the training, before this one among the callbacks.
-    """
-
-    def __init__(self, path, projections):
-        super().__init__()
-        self.path = path
-        self.projections = projections
-        self._written = None
-
-    def on_epoch_end(self, epoch, logs=None):
-        ended = self.projections.projections
-        if ended and len(ended) != self._written:
-            write_csv(self.path, ended[0], (problem.values() for problem in ended))
-            self._written = len(ended)
 
 
 class BestWeights(keras.callbacks.Callback):
@@ -204,7 +130,7 @@ _ENTRIES = (
         lambda run: builders.prototype_warmup(run.recipe, run.pictures), state=5,
     ),
     _Entry("history", _always, lambda run: HistoryLog(run.folder.history, run.steps), state=1),
-    _Entry("tensorboard", _always, lambda run: callbacks.TensorBoardLog(run.folder.tensorboard, run.steps)),
+    _Entry("tensorboard", _always, lambda run: TensorBoardLog(run.folder.tensorboard, run.steps)),
     _Entry("time_limit", _always, lambda run: TimeLimit(run.recipe.training.max_minutes, run["history"])),
     # Last: only what its own epoch's callbacks have done is saved.
     _Entry("backup", _always, lambda run: open_backup(run.folder, run.with_state())),

@@ -30,7 +30,7 @@ class Entry:
         self.name = name
 
     def __get__(self, folder, kind=None) -> pathlib.Path:
-        return self if folder is None else folder.path / self.name
+        return folder.path / self.name
 
 
 class WorkFolder:
