@@ -91,7 +91,7 @@ class LabeledBatch(NamedTuple):
 
 
 def checked_batches(numbered):
-    """Gives pairs of a number and a `LabeledBatch`, and refuses images that are not finite or lack labels.
+    """Gives pairs of a number and a `LabeledBatch`; refuses images that are not finite and labels of another number.
 
     Args:
         numbered: Pairs of a number and a batch: images, (images, labels) or (images, labels, weights). Labels can be a
