@@ -287,22 +287,16 @@ def make_loss(recipe: Recipe):
         options["miner"] = miners.get(miner.name, **miner.options)
     elif miner.options:
         raise RecipeError(f"Options go with a miner's name. Received: loss.miner.options={miner.options}.")
-    if not name.startswith("addons."):
-        loss = losses.get(name, **options)
-        if isinstance(loss, (losses.InBatchNegativesLoss, losses.PairContrastiveLoss)):
-            raise RecipeError(
-                f"This loss takes given pairs, and a recipe's batches are of classes. Received: loss.name={name!r}; "
-                "it works in a model of your own."
-            )
-        return loss
-    if recipe.references.name != "batch":
+    if name.startswith("addons."):
+        with input_errors():
+            return addons_loss(name[len("addons.") :], **options)
+    loss = losses.get(name, **options)
+    if isinstance(loss, (losses.InBatchNegativesLoss, losses.PairContrastiveLoss)):
         raise RecipeError(
-            f"Losses of TensorFlow Addons compare a batch with itself. Received: loss.name={name!r} with "
-            f"references.name={recipe.references.name!r}; expected references.name='batch' and "
-            "ccp.enabled=false."
+            f"This loss takes given pairs, and a recipe's batches are of classes. Received: loss.name={name!r}; "
+            "it works in a model of your own."
         )
-    with input_errors():
-        return addons_loss(name[len("addons.") :], **options)
+    return loss
 
 
 def make_model(recipe: Recipe, embedder, train):
@@ -314,19 +308,19 @@ def make_model(recipe: Recipe, embedder, train):
         train: The `LabeledImages` that it is trained on.
     """
     dim = embedder.output_shape[-1]
-    references = make_references(recipe, train.num_classes, dim)
-    zero_shot = make_zero_shot(recipe, train.num_classes, dim)
-    weight = recipe.references.in_batch_weight
-    if recipe.ccp.enabled:
-        weight = weight if recipe.ccp.in_batch_weight is None else recipe.ccp.in_batch_weight
-        model = CCPModel(
-            embedder, references, recipe.ccp.projection_weight, in_batch_weight=weight,
-            projection_decay=recipe.ccp.projection_decay, zero_shot=zero_shot, zero_shot_weight=recipe.zero_shot.weight,
-        )  # fmt: skip
-    else:
-        model = MetricModel(
-            embedder, references, in_batch_weight=weight, zero_shot=zero_shot, zero_shot_weight=recipe.zero_shot.weight
-        )
+    kind, ccp = MetricModel, recipe.ccp
+    options = {
+        "references": make_references(recipe, train.num_classes, dim),
+        "in_batch_weight": recipe.references.in_batch_weight,
+        "zero_shot": make_zero_shot(recipe, train.num_classes, dim),
+        "zero_shot_weight": recipe.zero_shot.weight,
+    }
+    if ccp.enabled:
+        kind = CCPModel
+        options |= {"projection_weight": ccp.projection_weight, "projection_decay": ccp.projection_decay}
+        if ccp.in_batch_weight is not None:
+            options["in_batch_weight"] = ccp.in_batch_weight
+    model = kind(embedder, **options)
     config, loss = recipe.optimizer, make_loss(recipe)
     steps_per_epoch = len(train) / recipe.batches.size
     multiplier = config.proxy_learning_rate_multiplier
@@ -359,7 +353,7 @@ def make_zero_shot(recipe: Recipe, num_classes, dim):
 
 
 def make_references(recipe: Recipe, num_classes, dim):
-    """What the loss compares a batch with beside itself, of embeddings of `dim` numbers: layers, or None."""
+    """What the loss compares a batch with beside itself, of embeddings of `dim` numbers: a list of layers."""
     config = recipe.references
     layers = []
     if config.has_proxies:
@@ -369,7 +363,7 @@ def make_references(recipe: Recipe, num_classes, dim):
         if size is None:
             size = 2 * num_classes * recipe.batches.samples_per_class
         layers.append(CrossBatchMemory(size, dim, config.memory_warmup))
-    return layers or None
+    return layers
 
 
 def make_optimizer(recipe: Recipe, steps_per_epoch, multiplier=1.0):
