@@ -115,7 +115,7 @@ def _check_lengths(images, labels):
     """Raises a ValueError if there is not one label for each image."""
     if labels is None:
         return
-    count, given = np.shape(tf.nest.flatten(images)[0])[:1], np.shape(labels)[:1]
+    count, given = (tuple(np.shape(value))[:1] for value in (tf.nest.flatten(images)[0], labels))
     if not given or not count:
         raise ValueError(
             "The dataset is not batched. Received: elements of one image. Expected: batches of (images, labels), such "
