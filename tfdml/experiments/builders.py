@@ -288,8 +288,7 @@ def make_loss(recipe: Recipe):
     elif miner.options:
         raise RecipeError(f"Options go with a miner's name. Received: loss.miner.options={miner.options}.")
     if name.startswith("addons."):
-        with input_errors():
-            return addons_loss(name[len("addons.") :], **options)
+        return addons_loss(name[len("addons.") :], **options)
     loss = losses.get(name, **options)
     if isinstance(loss, (losses.InBatchNegativesLoss, losses.PairContrastiveLoss)):
         raise RecipeError(
