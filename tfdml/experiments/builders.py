@@ -288,6 +288,11 @@ def make_loss(recipe: Recipe):
     elif miner.options:
         raise RecipeError(f"Options go with a miner's name. Received: loss.miner.options={miner.options}.")
     if name.startswith("addons."):
+        if recipe.references.name != "batch":
+            raise RecipeError(
+                f"Losses of TensorFlow Addons compare a batch with itself. Received: loss.name={name!r} with "
+                f"references.name={recipe.references.name!r}; expected references.name='batch' and ccp.enabled=false."
+            )
         return addons_loss(name[len("addons.") :], **options)
     loss = losses.get(name, **options)
     if isinstance(loss, (losses.InBatchNegativesLoss, losses.PairContrastiveLoss)):
