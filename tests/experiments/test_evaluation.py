@@ -135,7 +135,7 @@ def test_the_command_passes_options_of_the_data(image_run, in_tmp_path, capsys):
     folder = _pictures(in_tmp_path / "pictures")
     arguments = [str(image_run.folder), "--data", "folder", "--options.path", str(folder), "--no-pictures"]
     assert evaluate_main([*arguments, "--out", "mine"]) == 0
-    assert "all classes: 6 pictures of 3 classes" in capsys.readouterr().out
+    assert "all classes: 6 images of 3 classes" in capsys.readouterr().out
 
 
 def test_the_command_searches_by_faiss_and_tells_its_recall(image_run, in_tmp_path, capsys):

@@ -121,7 +121,7 @@ def evaluate_main(argv=None):
 
             done = evaluate(path, data, options, splitting=splitting, pictures=figures, **given)
         together = f", {len(paths)} networks as one" if as_one else ""
-        print(f"{done.data}, {done.split} classes: {done.images} pictures of {done.classes} classes{together}")
+        print(f"{done.data}, {done.split} classes: {done.images} images of {done.classes} classes{together}")
         for name, value in done.metrics.items():
             print(f"  {name:26} {value:.4f}" if isinstance(value, float) else f"  {name:26} {value}")
         print(f"Files: {done.folder}")

@@ -30,22 +30,12 @@ KINDS = {
     ),
 }
 
-_REGISTRIES = {
-    "losses": "tfdml.losses",
-    "miners": "tfdml.miners",
-    "poolings": "tfdml.layers.pooling",
-    "backbones": "tfdml.backbones",
-    "datasets": "tfdml.data",
-}
+_MODULES = {"poolings": "layers.pooling", "datasets": "data"}
 
 
 def registered(kind):
-    """The names in a registry now, those of a user's own included. Imports TensorFlow.
-
-    Args:
-        kind: A key of `KINDS`.
-    """
-    return importlib.import_module(_REGISTRIES[kind]).names()
+    """The names in a registry now, those of a user's own included. Imports TensorFlow."""
+    return importlib.import_module(f"tfdml.{_MODULES.get(kind, kind)}").names()
 
 
 def is_known(kind, name):
