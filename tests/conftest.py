@@ -23,6 +23,19 @@ def dtype_policy():
 
 
 @pytest.fixture
+def registries(monkeypatch):
+    """The registries by their packages' names; what is registered ends with the test."""
+    from tfdml import backbones, data, losses, miners
+    from tfdml.layers import pooling
+
+    packages = {"losses": losses, "miners": miners, "poolings": pooling, "backbones": backbones, "datasets": data}
+    for package in packages.values():
+        registry = package.names.__self__
+        monkeypatch.setattr(registry, "_factories", dict(registry._factories))
+    return packages
+
+
+@pytest.fixture
 def blobs():
     """Points of four classes, 24 each, in eight dimensions of which six are noise: (points, labels)."""
     rng = np.random.default_rng(0)

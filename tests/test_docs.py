@@ -22,7 +22,7 @@ def with_tier(page):
 
 
 @pytest.mark.parametrize("page", [with_tier(page) for page in PAGES if BLOCKS[page]])
-def test_python_examples_run(page):
+def test_python_examples_run(page, registries):
     namespace = {}
     for block in BLOCKS[page]:
         exec(compile(block, page.name, "exec"), namespace)

@@ -25,12 +25,7 @@ def things():
     return Registry("thing", Thing, {"thing": Thing, "blue": functools.partial(Thing, color="blue")})
 
 
-@pytest.fixture(autouse=True)
-def as_before(monkeypatch):
-    """Registrations end with the test."""
-    for package in PACKAGES.values():
-        registry = package.names.__self__
-        monkeypatch.setattr(registry, "_factories", dict(registry._factories))
+pytestmark = pytest.mark.usefixtures("registries")
 
 
 @pytest.mark.parametrize("package", PACKAGES.values(), ids=PACKAGES)

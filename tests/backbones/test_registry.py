@@ -3,13 +3,11 @@ import pytest
 
 from tfdml import backbones
 from tfdml.backbones import register
-from tfdml.backbones.registry import _REGISTRY
 
 
 @pytest.fixture
-def identity(monkeypatch):
+def identity(registries):
     """A backbone of one layer, known by this name."""
-    monkeypatch.setattr(_REGISTRY, "_factories", dict(_REGISTRY._factories))
 
     @register("identity")
     def identity(input_shape):

@@ -200,10 +200,10 @@ class Registry:
 
 def register_with_keras(x):
     """Registers a class or function with Keras, so that files with it load in safe mode, unless it is already."""
-    package = x.__module__.partition(".")[0]
+    package = (x.__module__ or "__main__").partition(".")[0]
     if ">" in keras.saving.get_registered_name(x) or package in ("keras", "tf_keras", "tensorflow"):
         return
-    keras.saving.register_keras_serializable("Custom" if package == "__main__" else package)(x)
+    keras.saving.register_keras_serializable("Custom" if package in ("__main__", "builtins") else package)(x)
 
 
 def _missing_options(factory, arguments, options):

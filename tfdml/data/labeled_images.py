@@ -98,7 +98,9 @@ class LabeledImages(LabeledSamples):
         images, labels = read_image_table(
             path, image_column, label_column, root, delimiter, verify, on_unreadable, max_pixels
         )
-        return cls.from_arrays(images, labels, name=name or pathlib.Path(os.fsdecode(path)).stem)
+        labels, class_names = encode_labels(labels)
+        name = name or pathlib.Path(os.fsdecode(path)).stem
+        return cls(images, labels, class_names, name, max_pixels=max_pixels)
 
     @classmethod
     def from_arrays(

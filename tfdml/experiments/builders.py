@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from tfdml import backbones, data, losses, miners
+from tfdml._utils.naming import unknown_name
 from tfdml.callbacks import AlternatingProjections, PrototypeWarmup
 from tfdml.data.batches import balanced_share, evaluation_share
 from tfdml.experiments.errors import RecipeError, input_errors, recipe_errors
@@ -295,10 +296,19 @@ def make_loss(recipe: Recipe):
             )
         return addons_loss(name[len("addons.") :], **options)
     loss = losses.get(name, **options)
+    if not isinstance(loss, losses.MetricLoss) and name.lower() not in losses.names():
+        # Of Keras, whose losses take other labels than classes.
+        raise RecipeError(str(unknown_name("loss", name, losses.names())))
     if isinstance(loss, (losses.InBatchNegativesLoss, losses.PairContrastiveLoss)):
         raise RecipeError(
             f"This loss takes given pairs, and a recipe's batches are of classes. Received: loss.name={name!r}; "
             "it works in a model of your own."
+        )
+    if recipe.references.name != "batch" and not hasattr(loss, "against"):
+        raise RecipeError(
+            f"This loss compares a batch with itself alone. Received: loss.name={name!r} with references.name="
+            f"{recipe.references.name!r}; expected references.name='batch' and ccp.enabled=false, or a loss with the "
+            "method against(labels, embeddings, references)."
         )
     return loss
 

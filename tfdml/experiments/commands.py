@@ -12,9 +12,9 @@ import statistics
 import sys
 from typing import Literal, Union, get_type_hints
 
-from tfdml.experiments import names
+from tfdml.experiments import names, plugins
 from tfdml.experiments.errors import InputError
-from tfdml.experiments.parsing import TRUST, CommandParser, add_recipe_options
+from tfdml.experiments.parsing import TRUST, CommandParser, add_import_options, add_recipe_options
 from tfdml.experiments.recipe import Recipe, TrainingConfig
 from tfdml.experiments.recipe_files import dump_recipe, load_preset, load_recipe, preset_names, recipe_names
 from tfdml.experiments.table_files import load_table, table_names
@@ -38,6 +38,7 @@ examples:
   %(prog)s gsp --print-recipe > mine.yaml            # a recipe to change
   %(prog)s gap --preset thesis/c2-cub                # published hyperparameters merged into a recipe
   %(prog)s --list losses                             # the names that --loss.name accepts
+  %(prog)s gap --import my_losses.py --loss.name mine  # a loss that my_losses.py registers
 
 Values are YAML: 1e-3, true, null, [1,2,4]. The defaults shown are those of the default recipe; --print-recipe
 shows the values of another one. Options of a section are given one by one: --loss.options.negative_margin 0.6."""
@@ -65,9 +66,11 @@ def train_main(argv=None):
     overrides = {field.name: given.pop(field.name) for field in dataclasses.fields(Recipe) if field.name in given}
     out, verbose, strategy, seeds = (given.get(name) for name in ("out", "verbose", "strategy", "seeds"))
     listed = next((kind for kind in ("presets", "recipes") if f"list_{kind}" in given), given.get("list"))
-    with parser.refusing_input_errors():
+    modules = given.pop("import", [])
+    with parser.refusing_input_errors(), plugins.trusting(given.pop("trust", False)):
+        imports = plugins.import_modules(modules)
         if listed is not None:
-            print("\n".join(_list(listed)))
+            print("\n".join(_list(listed, modules)))
             return 0
         if "resume" in given:
             longer = overrides.get("training", {}).pop("max_validations", None)
@@ -77,6 +80,8 @@ def train_main(argv=None):
                     "--training.max_validations."
                 )
             return _run(lambda: _resume(given["resume"], strategy, longer, verbose))
+        if imports:
+            overrides["imports"] = imports
         if strategy is not None:
             overrides.setdefault("training", {})["strategy"] = strategy
         changes = overrides, given.get("preset", [])
@@ -105,8 +110,11 @@ def evaluate_main(argv=None):
     """Evaluates from the command line. The exit code is 2 for wrong arguments and input."""
     parser = _evaluate_parser()
     given = parser.parse_given(sys.argv[1:] if argv is None else argv)
+    modules = given.pop("import", [])
+    with parser.refusing_input_errors():
+        plugins.import_modules(modules)
     if "list" in given:
-        print("\n".join(_list(given["list"])))
+        print("\n".join(_list(given["list"], modules)))
         return 0
     paths, as_one, out = given.pop("RUN_OR_SAVEDMODEL", None), given.pop("ensemble", False), given.get("out")
     if not paths:
@@ -257,8 +265,11 @@ def _summary_of_seeds(results):
     return "\n".join(lines)
 
 
-def _list(kind):
-    """The lines of --list: recipes with a line on each, presets with their values, or bare names."""
+def _list(kind, imported=()):
+    """The lines of --list: recipes with a line on each, presets with their values, or bare names.
+
+    Without modules that were imported, the names of the package are all, and TensorFlow is not needed.
+    """
     if kind == "presets":
         presets = {name: load_preset(name).items() for name in preset_names()}
         return [
@@ -266,7 +277,7 @@ def _list(kind):
             for name, items in presets.items()
         ]
     if kind != "recipes":
-        return list(names.KINDS[kind])
+        return names.registered(kind) if imported else list(names.KINDS[kind])
     # Those of a table have braces as a shell has.
     lines = [f"{known:14} {load_recipe(known).description}" for known in recipe_names(tables=False)]
     for table in map(load_table, table_names()):
@@ -314,6 +325,7 @@ def _train_parser():
         "--list-presets": "The same as --list presets.",
         "--print-recipe": "Print the whole recipe as YAML and exit.",
     })  # fmt: skip
+    add_import_options(parser)
     add_recipe_options(parser, load_recipe("default"))
     return parser
 
@@ -349,12 +361,12 @@ def _evaluate_parser():
         "--out DIR": "Folder of the results, which must not exist (default: a new one in evaluations/ of the run).",
         "--no-pictures": "Write metrics without figures.",
         "--list": (Literal["datasets"], "Print the names of the datasets and exit."),
-        "--trust": TRUST,
         "--search": (
             Literal["exact", "faiss"],
             "Search: faiss is approximate and reports its recall (default: the run's, or exact).",
         ),
     })  # fmt: skip
+    add_import_options(parser, TRUST)
     return parser
 
 

@@ -16,7 +16,7 @@ from tfdml._utils.arguments import check_choice
 from tfdml._utils.foreign_graphs import check_saved_model, load_keras_file
 from tfdml._utils.plain_files import write_json
 from tfdml.data.datasets.features import FEATURES
-from tfdml.experiments import builders
+from tfdml.experiments import builders, plugins
 from tfdml.experiments.errors import InputError, RunFolderError, input_errors, line_of
 from tfdml.experiments.figures import draw_evaluation
 from tfdml.experiments.recipe import DataConfig, EvaluationConfig, Recipe
@@ -195,10 +195,11 @@ class OpenedNetwork(NamedTuple):
 
 
 def open_network(path, trust=False):
-    """Reads a run's folder or a SavedModel of this package, as an `OpenedNetwork`."""
+    """Reads a run's folder or a SavedModel of this package, as an `OpenedNetwork`; `trust` is that of `evaluate`."""
     if not (path / "saved_model.pb").is_file():
         folder = RunFolder.open(path)
-        recipe = folder.load_recipe()
+        with plugins.trusting(trust):
+            recipe = folder.load_recipe()
         preprocessing = builders.make_preprocessing(recipe.data)
         return OpenedNetwork(_read_embedder(folder, recipe), preprocessing, recipe.model.head.input_size, recipe)
     check_saved_model(path, trust)
@@ -251,6 +252,8 @@ def _load(recipe, name, options, split, splitting):
 
 def load_pictures(name, options):
     """Loads a data set by its name, or a folder of pictures or of features by its path."""
+    if name not in data.names() and name.lower().endswith(".csv"):
+        return data.get("csv", path=name, **options)
     if name not in data.names() and (
         os.path.isdir(os.path.expanduser(name)) or os.path.basename(name) != name
     ):

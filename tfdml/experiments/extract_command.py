@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Literal, Union
 
-from tfdml.experiments.parsing import TRUST, CommandParser
+from tfdml.experiments import plugins
+from tfdml.experiments.parsing import TRUST, CommandParser, add_import_options
 
 SCALES = ("0-1", "0-255", "-1-1")
 DTYPES = ("float16", "float32")
@@ -24,13 +25,14 @@ def extract_main(argv=None):
     """Extracts features from the command line. The exit code is 130 after Ctrl-C, 2 for wrong input."""
     parser = _parser()
     given = parser.parse_given(sys.argv[1:] if argv is None else argv)
-    model, options = given.pop("MODEL"), given.pop("options", None)
+    model, options, modules = given.pop("MODEL"), given.pop("options", None), given.pop("import", [])
     missing = [f"--{name}" for name in ("data", "out") if name not in given]
     if missing:
         parser.refuse(f"{' and '.join(missing)} must be given.")
     pictures, out, verbose = given.pop("data"), given.pop("out"), not given.pop("quiet", False)
     try:
         with parser.refusing_input_errors():
+            plugins.import_modules(modules)
             from tfdml.experiments.extraction import extract_features
 
             features = extract_features(model, pictures, out, data_options=options, verbose=verbose, **given)
@@ -65,9 +67,9 @@ def _parser():
         "--scale": (Literal[SCALES], "What the model expects of black to white (default: 0-1)."),
         "--batch_size": (int, "Images at once (default: 64)."),
         "--dtype": (Literal[DTYPES], "Of the features on disk (default: float32)."),
-        "--trust": TRUST,
         "--quiet": "No progress bar.",
     })  # fmt: skip
+    add_import_options(parser, TRUST)
     return parser
 
 

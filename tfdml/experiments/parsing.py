@@ -24,6 +24,7 @@ import numpy as np
 import yaml
 
 from tfdml._utils import limited_yaml
+from tfdml.experiments import plugins
 from tfdml.experiments.errors import InputError, RecipeError, nearest_key, unknown
 from tfdml.experiments.recipe import Recipe
 from tfdml.version import __version__
@@ -163,8 +164,11 @@ def _expectation(kind):
         return "one of " * (len(arguments) > 1) + ", ".join(map(str, arguments))
     if origin is tuple:
         number = "" if arguments[-1] is Ellipsis else f"{len(arguments)} "
-        return f"a list of {number}{'integers' if arguments[0] is int else 'numbers'}"
+        return f"a list of {number}{_ITEMS[arguments[0]]}"
     return _WORDS[origin][0]
+
+
+_ITEMS = {int: "integers", float: "numbers", str: "names"}
 
 
 def _metavar(kind):
@@ -188,7 +192,14 @@ def shown(value):
 
 
 def recipe_from_mapping(mapping):
-    """A `Recipe` from nested mappings, with the defaults of `Recipe` for what they leave out."""
+    """A `Recipe` from nested mappings, with the defaults of `Recipe` for what they leave out.
+
+    Raises:
+        RecipeError: If a key is unknown, a value has the wrong type, or the recipe refuses a value.
+        InputError: If it names a module that may not be imported (`plugins.require`).
+    """
+    if isinstance(mapping, Mapping) and isinstance(mapping.get("imports"), (list, tuple)):
+        plugins.require(read_value(tuple[str, ...], mapping["imports"], "imports"))
     return read_value(Recipe, mapping, "")
 
 
@@ -245,7 +256,11 @@ def parse_yaml(text, source):
 
 
 # The help of --trust.
-TRUST = "Load a SavedModel even if it can reach files, processes or Python; only if you know who made it."
+_IF_KNOWN = "only if you know who made it."
+TRUST = (
+    "Import the modules that a run's recipe names, and load a SavedModel even if it can reach files, processes or "
+    f"Python; {_IF_KNOWN}"
+)
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -338,10 +353,20 @@ def _read_argument(kind, name, text):
 def _read_option(mapping, key, text):
     """The value of one option of a mapping; a path stays text, whatever it looks like."""
     try:
-        value = text if key.split(".")[-1] == "path" else parse_yaml(text, f"{mapping}.{key}")
+        value = text if key.split(".")[-1] in ("path", "root") else parse_yaml(text, f"{mapping}.{key}")
         return read_value(dict, {key: value}, mapping)[key]
     except RecipeError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def add_import_options(parser, trust=f"Import the modules that a recipe names; {_IF_KNOWN}"):
+    """Adds `--import`, of which `plugins.import_modules` takes the values, and `--trust` with this help."""
+    parser.add_argument(
+        "--import", metavar="MODULE", action="append",
+        help="Import a module, or a .py file, that registers your own losses, miners, poolings, backbones or datasets. "
+        "Repeatable.",
+    )  # fmt: skip
+    parser.add_argument("--trust", action="store_true", help=trust)
 
 
 def add_recipe_options(parser, defaults):
@@ -355,6 +380,9 @@ def _add_section(parser, kind, defaults, prefix, texts):
     for name in sorted(kinds, key=lambda name: dataclasses.is_dataclass(kinds[name])):
         if dataclasses.is_dataclass(kinds[name]):
             _add_section(parser, kinds[name], defaults[name], f"{prefix}{name}.", texts)
+            continue
+        if f"{prefix}{name}" == "imports":
+            # --import adds to it.
             continue
         default = yaml.safe_dump(defaults[name], default_flow_style=True, width=1000).removesuffix("\n...\n").strip()
         text = f"{texts.get((kind.__name__, name), '')} (default: {default})"

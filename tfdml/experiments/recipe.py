@@ -359,6 +359,8 @@ class Recipe:
     """One line on what it is."""
     seed: Annotated[int, _ANY] = 0
     """Seed of the first weights, the batches and the pools."""
+    imports: tuple[str, ...] = ()
+    """Modules and .py files that register what the recipe names. They are imported only with --import or --trust."""
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     data: DataConfig = field(default_factory=DataConfig)
     batches: BatchConfig = field(default_factory=BatchConfig)

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import yaml
 
 from tfdml._utils.limited_yaml import EXPONENT
+from tfdml.experiments import plugins
 from tfdml.experiments.errors import RecipeError, unknown
 from tfdml.experiments.parsing import lay_over, nested, parse_yaml, recipe_from_mapping, to_mapping
 from tfdml.experiments.recipe import Recipe
@@ -93,12 +94,22 @@ def dump_recipe(recipe):
 
 
 def merge(base, changes):
-    """The base with the changes laid over it; a section's new `name` drops `options` and `miner` of the old one."""
+    """The base with the changes laid over it; a section's new `name` drops `options` and `miner` of the old one.
+
+    Modules to import (`imports`) are those of both.
+    """
+    merged, both = _merge_section(base, changes), (base.get("imports"), changes.get("imports"))
+    if all(isinstance(modules, (list, tuple)) for modules in both):
+        merged["imports"] = list(dict.fromkeys([*both[0], *both[1]]))
+    return merged
+
+
+def _merge_section(base, changes):
     base = dict(base)
     for name, of_name in _OF_NAMES.items():
         if changes.get(name, base.get(name)) != base.get(name):
             base.update({key: {} for key in of_name if key in base})
-    return lay_over(base, changes, merge)
+    return lay_over(base, changes, _merge_section)
 
 
 def _merged(parts, folder=None, seen=()):
@@ -136,6 +147,8 @@ def _compose(name_or_path, folder=None, seen=()):
         raise RecipeError(f"A recipe is a mapping. Received: {type(mapping).__name__} in {path}.")
     # An empty section, all of its lines commented out, says nothing.
     mapping = {key: value for key, value in {"name": path.stem, **mapping}.items() if value is not None}
+    if isinstance(mapping.get("imports"), list):
+        mapping["imports"] = [plugins.absolute(module, path.parent) for module in mapping["imports"]]
     bases = mapping.pop("base", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
@@ -187,8 +200,8 @@ def recipe_hash(recipe):
     """Twelve hexadecimal digits that identify a recipe by what decides its results.
 
     Not in it are the recipe's name and description, the devices (`training.strategy`), and where on this machine its
-    files are: `data.options.path`, and the folder of a file of weights. Defaults of `Recipe()` are left out, so that a
-    later version with more keys gives the same digits; the order of keys does not matter.
+    files are: `data.options.path` and `.root`, and the folder of weights and of `imports`. Defaults of `Recipe()` are
+    left out, so that a later version with more keys gives the same digits; the order of keys does not matter.
 
     Args:
         recipe: A `Recipe`, or a nested mapping of what differs from `Recipe()`.
@@ -227,12 +240,13 @@ def _plain(key, value):
     """A value as JSON knows it, equal for equal values; without folders."""
     if isinstance(value, Mapping):
         items = {f"{key}.{name}": (str(name), item) for name, item in value.items()}
-        items.pop("data.options.path", None)
+        for location in ("data.options.path", "data.options.root"):
+            items.pop(location, None)
         return {name: _plain(path, item) for path, (name, item) in items.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(key, item) for item in value]
     if isinstance(value, str):
-        if key in ("model.first_weights", "model.backbone_options.weights"):
+        if key in ("imports", "model.first_weights", "model.backbone_options.weights"):
             return re.split(r"[/\\]", value)[-1]
         value = float(value) if EXPONENT.fullmatch(value) else value
     return int(value) if isinstance(value, float) and value.is_integer() else value

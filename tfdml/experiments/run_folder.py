@@ -232,7 +232,8 @@ def read_whole_recipe(path):
     """
     try:
         mapping = parse_yaml(path.read_text(encoding="utf-8"), path)
-        missing = missing_keys(mapping)
+        # Runs of before there were imports have none.
+        missing = [key for key in missing_keys(mapping) if key != "imports"]
         if missing:
             more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
             raise RunFolderError(
@@ -253,7 +254,9 @@ def _digest(recipe):
     mapping = to_mapping(recipe)
     for section, key in _NOT_IN_DIGEST:
         del mapping[section][key]
-    mapping["data"]["options"].pop("path", None)
+    del mapping["imports"]
+    for location in ("path", "root"):
+        mapping["data"]["options"].pop(location, None)
     mapping["model"]["backbone_options"].pop("weights", None)
     text = json.dumps(mapping, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

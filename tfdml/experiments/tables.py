@@ -18,9 +18,10 @@ import sys
 from typing import NamedTuple
 
 from tfdml._utils.plain_files import write_text
+from tfdml.experiments import plugins
 from tfdml.experiments.errors import InputError
 from tfdml.experiments.markdown import markdown_table
-from tfdml.experiments.parsing import CommandParser, to_mapping
+from tfdml.experiments.parsing import CommandParser, add_import_options, to_mapping
 from tfdml.experiments.recipe import Recipe
 from tfdml.experiments.recipe_files import decisive_values, load_recipe, recipe_hash, table_recipe_mapping
 from tfdml.experiments.run_folder import RunFolder, read_json
@@ -393,8 +394,10 @@ def tables_main(argv=None):
     )
     parser.add_argument("--table", metavar="TABLE", help=f"One of {', '.join(table_names())} (default: all).")
     parser.add_argument("--out", metavar="DIR", help="Also write each table as Markdown and CSV.")
+    add_import_options(parser)
     given = parser.parse_given(sys.argv[1:] if argv is None else list(argv))
-    with parser.refusing_input_errors():
+    with parser.refusing_input_errors(), plugins.trusting(given.pop("trust", False)):
+        plugins.import_modules(given.pop("import", None) or [])
         return _print_tables(given.get("FOLDER") or ["runs"], given.get("table"), given.get("out"))
 
 

@@ -25,6 +25,7 @@ def test_paths_and_labels(table, tmp_path):
     path = table("label,path,more\nowl,a.png,1\nfinch,b.png,2\n\nowl,c.png,3\n")
     images = LabeledImages.from_csv(path)
     assert images.class_names == ("finch", "owl") and images.labels.tolist() == [1, 0, 1]
+    assert data.get("csv", path=path, max_pixels=50).max_pixels == 50
     assert images.images.tolist() == [str(tmp_path / f"{name}.png") for name in "abc"] and images.name == "my"
     again = data.get("csv", path=path)
     assert again.images.tolist() == images.images.tolist() and "csv" in data.names()
