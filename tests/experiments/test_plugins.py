@@ -139,6 +139,7 @@ def test_the_recipe_of_a_run(module, image_run, tmp_path, capsys):
     path.with_suffix(".ran").unlink()
     del losses.names.__self__._factories["plugin_run"]
     plugins._FILES.clear()
+    del sys.modules["plugin_run"]
     for call in (RunFolder.open(run.path).load_recipe, lambda: evaluate(run.path, pictures=False)):
         with pytest.raises(InputError, match="The recipe needs code that is not imported yet"):
             call()
