@@ -186,7 +186,7 @@ def test_the_command(head_changes, tmp_path, capsys):
     }
     with pytest.raises(SystemExit):
         train_main(["features", "--out", str(tmp_path / "none")])
-    assert "The data set 'features' needs the option 'path'" in capsys.readouterr().err
+    assert "Dataset 'features' needs the option 'path'" in capsys.readouterr().err
     wrong = ["--model.head.activation", "rellu", "--model.head.hidden", "[8]"]
     with pytest.raises(SystemExit):
         train_main(["features", *arguments, *wrong, "--out", str(tmp_path / "none")])

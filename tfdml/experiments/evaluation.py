@@ -103,8 +103,8 @@ def evaluate(
             a SavedModel or an ensemble, in `evaluations` where the program runs.
         pictures: Whether pictures are drawn.
         search: `"exact"`, or `"faiss"` for an approximate search that tells its recall; by default the (first) run's.
-        trust: Whether a SavedModel may have operations that reach files, processes or Python. A run's network is made
-            by its recipe and weights, so that nothing in its folder is executed.
+        trust: Whether a SavedModel may have operations that reach files, processes or Python, and modules that a run's
+            recipe names are imported. Otherwise nothing in a run's folder is executed.
 
     Returns:
         An `Evaluation`.

@@ -73,7 +73,7 @@ def extract_features(
             networks of this package (runs, SavedModels, backbones) bring their own preprocessing.
         batch_size: Pictures at once.
         dtype: `"float32"` or `"float16"`, which takes half of the disk.
-        trust: Whether a SavedModel may have operations that reach files, processes or Python.
+        trust: As for `evaluate`.
         verbose: Whether a bar shows the progress.
 
     Returns:
