@@ -475,3 +475,19 @@ def test_half_precision_is_computed_in_float32(dtype):
 def test_bad_input(options, message):
     with pytest.raises(ValueError, match=message):
         partial_transport(**{"costs": np.ones((3, 4)), "ratio": 0.3, "smoothing": 5.0, **options})
+
+
+@pytest.mark.parametrize("solver", ["newton", "bregman"])
+def test_an_infinite_cost_forbids_a_pair(solver):
+    costs = np.random.default_rng(0).random((3, 8)).astype("float32")
+    forbidden, large = costs.copy(), costs.copy()
+    forbidden[0, 3], large[0, 3] = np.inf, 1e6
+    forbidden = tf.constant(forbidden)
+    with tf.GradientTape() as tape:
+        tape.watch(forbidden)
+        solution = partial_transport(forbidden, 0.5, 20.0, solver=solver)
+        value = tf.reduce_sum(solution.residual * np.arange(8, dtype="float32"))
+    expected = partial_transport(large, 0.5, 20.0, solver=solver)
+    np.testing.assert_allclose(solution.residual, expected.residual, atol=1e-7)
+    np.testing.assert_allclose(solution.plan, expected.plan, atol=1e-7)
+    assert np.isfinite(tape.gradient(value, forbidden)).all()

@@ -91,7 +91,11 @@ def partial_transport(costs, ratio, smoothing, solver="newton", iterations=None,
 
     Args:
         costs: Cost of every prototype (row) for every feature (column), `(..., m, n)`; leading axes are problems
-            of their own. Half precisions are computed, and returned, in float32.
+            of their own. Half precisions are computed, and returned, in float32. An infinite cost forbids a pair; give
+            a feature that must not go anywhere a large finite cost, such as 1e9, or leave it out by `mask`: where all
+            costs of a feature are infinite, and for a cost of NaN or minus infinity, the solution is NaN. An offset
+            common to all costs does not change the solution, but costs are rounded with it: in float32 those near 1e5
+            are multiples of 0.008, which moves the log-odds by about $\varepsilon$ times that. Subtract it first.
         ratio: Share of the mass to transport, $\mu$, a Python number, 0 < ratio <= 1.
         smoothing: $\varepsilon$ > 0, a Python number, in units of 1 / cost. Towards 0 all features weigh the
             same, towards infinity the solution is the linear program's.
