@@ -12,7 +12,8 @@ from tfdml.models.batches import finite_batches
 class RetrievalMetrics(keras.callbacks.Callback):
     """Puts the exact retrieval metrics of a validation set into the logs of a plain `keras.Model`.
 
-    The model must give embeddings. Put this callback before those that read its metrics (early stopping, CSV logs).
+    The model must give embeddings. Put this callback before those that read its metrics (early stopping, CSV logs), and
+    tell Keras' own callbacks that more is better: without `mode="max"`, Keras 2 minimizes.
 
     Args:
         validation_data: A pair of arrays (images, labels), or a finite `tf.data.Dataset` or `keras.utils.PyDataset` of
@@ -24,6 +25,18 @@ class RetrievalMetrics(keras.callbacks.Callback):
     Raises:
         ValueError: If the validation data are endless or have no labels.
         TypeError: If they are a generator, which ends after one epoch.
+
+    Example:
+        >>> import numpy as np
+        >>> from tfdml import losses
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> model.compile("adam", loss=losses.get("c2"))
+        >>> images, labels = np.random.default_rng(0).normal(size=(8, 4)), np.repeat([0, 1, 2, 3], 2)
+        >>> retrieval = RetrievalMetrics((images, labels))
+        >>> stopping = keras.callbacks.EarlyStopping("val_map_at_r", mode="max", patience=3)
+        >>> history = model.fit(images, labels, epochs=2, callbacks=[retrieval, stopping], verbose=0)
+        >>> len(history.history["val_map_at_r"])
+        2
     """
 
     def __init__(self, validation_data, prefix="val_", batch_size=256, ks=(1, 2, 4, 8)):
