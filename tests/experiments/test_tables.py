@@ -342,11 +342,11 @@ def test_a_folder_that_cannot_be_written(folders, capsys):
     assert "The tables cannot be written to" in capsys.readouterr().err
 
 
-def finish_run(folder, map_at_r, recipe="gap", **changes):
+def finish_run(folder, map_at_r, recipe="gap", keras=None, **changes):
     """Makes the folder of a finished run."""
     folder.mkdir(parents=True)
     (folder / "recipe.yaml").write_text(dump_recipe(load_recipe(recipe, **changes)))
-    (folder / "environment.json").write_text("{}")
+    (folder / "environment.json").write_text(json.dumps({"packages": {"keras": keras}} if keras else {}))
     metrics = {"map_at_r": map_at_r, "precision_at_1": map_at_r + 0.1, "classes": 3}
     untrained = {"map_at_r": 0.25, "precision_at_1": 0.5}
     (folder / "test_metrics.json").write_text(json.dumps({"test": metrics, "untrained": untrained}))
@@ -381,3 +381,19 @@ def test_runs_of_ones_own_are_grouped_by_recipe(tmp_path, capsys):
     # A published table has no place for them.
     assert tables_main([str(tmp_path), "--table", "table-3.1"]) == 0
     assert "# Runs" not in capsys.readouterr().out
+
+
+def test_runs_of_the_two_lines_of_keras_are_two_rows(tmp_path, capsys):
+    """The same seed gives other numbers under the other line: n would count it twice."""
+    for keras, value in (("2.15.0", 0.5), ("3.15.1", 0.6), ("3.16.0", 0.7)):
+        finish_run(tmp_path / keras, value, keras=keras, seed=int(value * 10))
+    assert tables_main([str(tmp_path)]) == 0
+    rows = [cells(line) for line in lines_of(capsys.readouterr().out, "| gap ")]
+    assert [(row[1], row[2], *row[-2:]) for row in rows] == [
+        ("keras=2", "50.00", "1", "5"), ("keras=3", "65.00 ± 7.07", "2", "6, 7"),
+    ]  # fmt: skip
+    finish_run(tmp_path / "earlier", 0.5)
+    assert tables_main([str(tmp_path)]) == 0
+    assert [cells(line)[1] for line in lines_of(capsys.readouterr().out, "| gap ")] == [
+        "keras=2", "keras=3", "keras=unknown",
+    ]  # fmt: skip

@@ -33,7 +33,7 @@ examples:
   %(prog)s runs /scratch/more --out tables  # two folders; also writes Markdown and CSV
   %(prog)s runs --table table-3.1           # one published table
 
-Runs with the same recipe but for the seed are one row: mean ± standard deviation."""
+Runs with the same recipe but for the seed, under the same line of Keras, are one row: mean ± standard deviation."""
 
 _NO_VALUE = "–"
 _METRICS = {"MAP@R": "map_at_r", "P@1": "precision_at_1"}
@@ -59,12 +59,16 @@ class Result(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A finished run of its own, with its metrics on the test classes after and before training."""
+    """A finished run of its own, with its metrics on the test classes after and before training.
+
+    `keras` is the major version of Keras that it was made under.
+    """
 
     folder: pathlib.Path
     recipe: Recipe
     test: dict
     untrained: dict
+    keras: str = "unknown"
 
 
 class Findings(NamedTuple):
@@ -131,7 +135,14 @@ def _read_run(folder, recipe):
             for kind in ("test", "untrained")
         )
         test["map_at_r"], untrained["map_at_r"]
-    return Run(folder, recipe, test, untrained)
+    return Run(folder, recipe, test, untrained, _keras_of(run.read_environment()))
+
+
+def _keras_of(environment):
+    """The major version of Keras in the content of an environment.json."""
+    packages = environment.get("packages") if isinstance(environment, dict) else None
+    version = packages.get("keras") if isinstance(packages, dict) else None
+    return version.split(".")[0] if isinstance(version, str) and version else "unknown"
 
 
 def _read_protocol(folder, recipe):
@@ -317,10 +328,14 @@ def _csv(rows):
 
 
 def group_runs(runs):
-    """Runs whose recipes differ in nothing but the seed and the name, as lists in the order of their recipes' names."""
+    """Runs that differ in nothing but the seed and the name, as lists in the order of their recipes' names.
+
+    The two lines of Keras give different numbers for the same seed: their runs are groups of their own.
+    """
     groups = {}
-    for run in sorted(runs, key=lambda run: (run.recipe.data.name, run.recipe.name, str(run.folder))):
-        groups.setdefault(recipe_hash(dataclasses.replace(run.recipe, seed=0)), []).append(run)
+    for run in sorted(runs, key=lambda run: (run.recipe.data.name, run.recipe.name, run.keras, str(run.folder))):
+        key = recipe_hash(dataclasses.replace(run.recipe, seed=0)), run.keras
+        groups.setdefault(key, []).append(run)
     return list(groups.values())
 
 
@@ -373,7 +388,7 @@ def _seeds_of(group):
 
 def _differences(groups):
     """For each group the values that tell it from other groups of the same name."""
-    values = [{**decisive_values(group[0].recipe), "seed": 0} for group in groups]
+    values = [{**decisive_values(group[0].recipe), "seed": 0, "keras": group[0].keras} for group in groups]
     texts = []
     for group, own in zip(groups, values):
         same = [other for of, other in zip(groups, values) if _names_in(of) == _names_in(group)]
