@@ -1,5 +1,6 @@
 """What MetricModel, embed and RetrievalMetrics take as data, and what they refuse before a graph sees it."""
 
+import pathlib
 import warnings
 
 import keras
@@ -8,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tfdml import callbacks, layers, losses, metrics, models
-from tfdml.models.batches import LabelCheck, image_batches, label_errors
+from tfdml.models.batches import LabelCheck, data_errors, image_batches
 
 EAGER, GRAPH, XLA = {"run_eagerly": True}, {"jit_compile": False}, {"jit_compile": True}
 
@@ -156,7 +157,7 @@ def test_bad_labels_of_unknown_rank(labels, blobs):
     signature = (tf.TensorSpec(None, tf.float32), tf.TensorSpec(None, values.dtype))
     batches = tf.data.Dataset.from_generator(lambda: [(blobs[0][:20], values)], output_signature=signature)
     checked = LabelCheck(4, "ClassProxies(4, …)").data(batches)
-    with pytest.raises(ValueError, match=message), label_errors():
+    with pytest.raises(ValueError, match=message), data_errors():
         next(iter(checked))
 
 
@@ -332,3 +333,69 @@ def test_one_label_for_each_image(blobs, linear_embedder):
             models.embed(linear_embedder(), data, batch_size=10)
     with pytest.raises(ValueError, match="The dataset is not batched. Received: .*one image. Expected: batches"):
         models.embed(linear_embedder(), tf.data.Dataset.from_tensor_slices(blobs))
+
+
+@pytest.fixture(scope="module")
+def image_embedder():
+    images = keras.Input((4, 4, 3))
+    return keras.Model(images, keras.layers.GlobalAveragePooling2D(data_format="channels_last")(images))
+
+
+def test_integer_images_are_not_cast(image_embedder):
+    """They would be 255 times as large as the images in 0–1 that the embedder takes."""
+    images, labels = np.ones((4, 4, 4, 3), np.uint8), np.array([0, 0, 1, 1])
+    message = "Images are integers.* Received: images of type uint8. Expected: floats in 0–1.*astype"
+    model = compiled(image_embedder, layers.ClassProxies(2, embedding_size=3))
+    callback = callbacks.RetrievalMetrics((images, labels))
+    callback.set_model(image_embedder)
+    callback.on_train_begin()
+    for use in (
+        lambda: models.embed(image_embedder, images),
+        lambda: models.embed(model, images),
+        lambda: models.calibrate_batch_norm(image_embedder, images),
+        lambda: callback.on_epoch_end(0, {}),
+        lambda: model.fit(images, labels, verbose=0),
+        lambda: model.train_on_batch(images, labels),
+        lambda: model.evaluate(images, labels, verbose=0),
+    ):
+        with pytest.raises(ValueError, match=message) as caught:
+            use()
+        assert "\n" not in str(caught.value)
+
+
+def test_integer_images_of_a_network_that_takes_them():
+    images = np.full((2, 4, 4, 3), 51, np.uint8)
+    pool = keras.layers.GlobalAveragePooling2D(data_format="channels_last")
+    for dtype, scale in (("float32", 1 / 255), ("uint8", 1 / 255), ("uint8", 1 / 51)):
+        inputs = keras.Input((4, 4, 3), dtype=dtype)
+        embeddings = models.embed(keras.Model(inputs, pool(keras.layers.Rescaling(scale)(inputs))), images)
+        np.testing.assert_allclose(embeddings, 51 * scale, rtol=1e-6)
+    small = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    assert models.embed(small, np.ones((2, 3), np.int64)).shape == (2, 2)  # Features, not images.
+
+
+NOT_IMAGES = {
+    "a pair in a list": (lambda x, y: [x, y], r"a list of 2 \(\(5, 4, 4, 3\), \(5,\)\)"),
+    "batches in a list": (lambda x, y: [(x, y), (x, y)], r"a list of 2 \(tuple, tuple\)"),
+    "one in a tuple": (lambda x, y: (x,), "a tuple of 1"),
+    "nothing": (lambda x, y: None, "an object of type NoneType"),
+    "a path": (lambda x, y: pathlib.Path("images"), "'images'.*tfdml.data.folder"),
+    "text": (lambda x, y: "images", "'images'.*tfdml.data.folder"),
+    "paths": (lambda x, y: ["a.png", "b.png"], "images of type string.*tfdml.data.folder"),
+    "objects": (lambda x, y: [object(), object()], r"a list of 2 \(object, object\)"),
+    "a dict": (lambda x, y: {"images": x, "labels": y}, r"2 inputs, a dict with the keys \['images', 'labels'\]"),
+    "batches of dicts": (
+        lambda x, y: tf.data.Dataset.from_tensor_slices({"images": x, "labels": y}).batch(2),
+        r"2 inputs, a dict with the keys",
+    ),
+    "one image": (lambda x, y: x[0], r"a batch of shape \(4, 4, 3\). Expected: \(None, 4, 4, 3\)"),
+    "another size": (lambda x, y: x[:, :2], r"a batch of shape \(5, 2, 4, 3\). Expected: \(None, 4, 4, 3\)"),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_IMAGES)
+def test_what_is_not_images_is_named_in_one_line(kind, image_embedder):
+    make, message = NOT_IMAGES[kind]
+    with pytest.raises(ValueError, match=f"^Images .* Received: {message}") as caught:
+        models.embed(image_embedder, make(np.ones((5, 4, 4, 3), np.float32), np.arange(5)))
+    assert "\n" not in str(caught.value)

@@ -3,6 +3,7 @@
 import collections.abc
 import contextlib
 import dataclasses
+import os
 import re
 from typing import Any, NamedTuple, Optional
 
@@ -10,9 +11,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfdml import ops
+from tfdml import backbones, ops
 from tfdml._utils.keras_compat import number_of_batches_of, sequence_options
 from tfdml.ops.labels import squeeze_column
+
+_BYTES = (0.0, 255.0)
 
 
 def finite_batches(data, steps=None):
@@ -72,10 +75,16 @@ def image_batches(data, batch_size=256):
         for _, batch in checked_batches(enumerate(finite_batches(data))):
             yield batch.images, None if batch.labels is None else squeeze_column(batch.labels)
         return
+    if isinstance(data, tuple) and len(data) not in (2, 3):
+        raise _not_images(data)
     images, labels = (data[0], squeeze_column(data[1])) if isinstance(data, tuple) else (data, None)
+    try:
+        dataset = tf.data.Dataset.from_tensor_slices(images)
+    except (ValueError, TypeError) as error:
+        raise _not_images(data) from error
     _check_lengths(images, labels)
     first = 0
-    for batch in tf.data.Dataset.from_tensor_slices(images).batch(batch_size):
+    for batch in dataset.batch(batch_size):
         check_finite_images(batch, first)
         yield batch, None if labels is None else labels[first : first + batch_size]
         first += batch_size
@@ -111,6 +120,69 @@ def checked_batches(numbered):
         yield number, LabeledBatch(images, labels, is_query, weights)
 
 
+def _not_images(data):
+    """A ValueError that tells what was given in the place of images."""
+    if isinstance(data, (list, tuple)):
+        parts = [str(np.shape(part)) if hasattr(part, "shape") else type(part).__name__ for part in data[:4]]
+        received = f"a {type(data).__name__} of {len(data)} ({', '.join(parts)}{', …' if len(data) > 4 else ''})"
+    elif isinstance(data, (str, os.PathLike)):
+        received = f"{os.fspath(data)!r}"
+    else:
+        received = f"an object of type {type(data).__name__}"
+    return ValueError(
+        f"Images must be an array or batches. Received: {received}. Expected: an array (n, height, width, channels), a "
+        "tuple (images, labels), or a `tf.data.Dataset`; `tfdml.data.folder` reads image files."
+    )
+
+
+def check_images(model, images):
+    """Raises a ValueError unless a batch fits the input of a model: in kind, in shape, and as integers or floats.
+
+    Integers are not cast to the floats in 0–1 that an embedder takes: all images would look alike.
+
+    Args:
+        model: A Keras model from images. Models that do not tell their inputs take anything.
+        images: A batch, or what has its `shape` and `dtype`; of several inputs a nest of them.
+    """
+    model = getattr(model, "embedder", model)
+    inputs, parts = getattr(model, "inputs", None) or [], tf.nest.flatten(images)
+    if not inputs or not all(hasattr(part, "dtype") and hasattr(part, "shape") for part in (*inputs, *parts)):
+        return
+    if len(inputs) != len(parts):
+        keys = f" with the keys {sorted(images)}" if isinstance(images, collections.abc.Mapping) else ""
+        raise ValueError(
+            f"Images do not fit the embedder. Received: {len(parts)} inputs, a {type(images).__name__}{keys}. "
+            f"Expected: {len(inputs)}; pairs (images, labels) are tuples."
+        )
+    if len(inputs) > 1:
+        return
+    shape, expected = tf.TensorShape(parts[0].shape), tf.TensorShape(inputs[0].shape)
+    dtype, expected_dtype = tf.as_dtype(parts[0].dtype), tf.as_dtype(inputs[0].dtype)
+    if (dtype == tf.string) != (expected_dtype == tf.string):
+        raise ValueError(
+            f"Images must be numbers. Received: images of type {dtype.name}. Expected: {expected_dtype.name}; "
+            "`tfdml.data.folder` reads image files."
+        )
+    # Keras adds and drops a last axis of 1.
+    fits = shape.is_compatible_with(expected) or shape.rank != expected.rank and 1 in (shape[-1:] + expected[-1:])
+    if not fits:
+        raise ValueError(
+            f"Images do not fit the embedder. Received: a batch of shape {tuple(shape)}. Expected: {tuple(expected)}."
+        )
+    if dtype.is_integer and expected_dtype.is_floating and expected.rank == 4 and _expected_range(model) != _BYTES:
+        raise ValueError(
+            f"Images are integers, and the embedder takes floats. Received: images of type {dtype.name}. Expected: "
+            "floats in 0–1, such as `images / 255`; for an embedder that takes 0–255, `images.astype('float32')`."
+        )
+
+
+def _expected_range(model):
+    try:
+        return backbones.expected_range(model)[0]
+    except ValueError:  # Nothing tells.
+        return None
+
+
 def _check_lengths(images, labels):
     """Raises a ValueError if there is not one label for each image."""
     if labels is None:
@@ -129,8 +201,9 @@ def _check_lengths(images, labels):
 
 
 def _is_array(data):
-    # Lists are arrays of lists; a tuple is (images, labels).
-    is_of_arrays = isinstance(data, (np.ndarray, list, tuple)) or tf.is_tensor(data) or hasattr(data, "__array__")
+    # Lists are arrays of lists; a tuple is (images, labels), a dict has the inputs of a model with several.
+    kinds = (np.ndarray, list, tuple, str, collections.abc.Mapping)
+    is_of_arrays = isinstance(data, kinds) or tf.is_tensor(data) or hasattr(data, "__array__")
     return is_of_arrays or not isinstance(data, collections.abc.Iterable)
 
 
@@ -275,12 +348,12 @@ class _CheckedSequence(keras.utils.Sequence):
 
 
 @contextlib.contextmanager
-def label_errors():
-    """Raises what a graph says of wrong labels as a ValueError of one line."""
+def data_errors():
+    """Raises what a graph says of wrong labels and images as a ValueError of one line."""
     try:
         yield
     except (tf.errors.InvalidArgumentError, ValueError) as error:
-        found = _LABEL_ERROR.search(str(error))
+        found = _DATA_ERROR.search(str(error))
         if found is None:
             raise
         message = next(filter(None, found.groups()))
@@ -290,6 +363,8 @@ def label_errors():
 
 
 # What an assertion says, and what Keras 2 puts below the lines of the code that raised it.
-_LABEL_ERROR = re.compile(
-    r"assertion failed: \[(Labels .*?)\](?: \[|\n|$)|ValueError: (Labels [^\n]*)|^(Labels [^\n]*)$", re.DOTALL
+_DATA_ERROR = re.compile(
+    r"assertion failed: \[(Labels .*?)\](?: \[|\n|$)"
+    r"|ValueError: ((?:Labels|Images) [^\n]*)|^((?:Labels|Images) [^\n]*)$",
+    re.DOTALL,
 )

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tfdml import backbones
 from tfdml.layers import L2Clip, L2Normalization
 from tfdml.layers import pooling as poolings
-from tfdml.models.batches import check_finite_embeddings, image_batches
+from tfdml.models.batches import check_finite_embeddings, check_images, data_errors, image_batches
 from tfdml.ops import UNIT_RANGE, check_input_range, input_convention
 
 _NORMALIZATIONS = {"l2": L2Normalization, "clip": L2Clip}
@@ -240,6 +240,7 @@ def calibrate_batch_norm(embedder, images):
     """
     forward = tf.function(lambda batch: embedder(batch, training=True), reduce_retracing=True)
     for batch, _ in image_batches(images):
+        check_images(embedder, batch)
         forward(batch)
 
 
@@ -255,6 +256,7 @@ def pooling_maps(embedder, images):
         `pooling_weights` is taken for average pooling.
     """
     pooling = _pooling_layer(embedder)
+    check_images(embedder, tf.convert_to_tensor(images))
     features = local_features(embedder)(tf.convert_to_tensor(images), training=False)
     if hasattr(pooling, "pooling_weights"):
         return np.asarray(pooling.pooling_weights(features), np.float32)
@@ -272,6 +274,7 @@ def inference_function(embedder, crew=None, run_eagerly=False):
     """
 
     def forward(images):
+        check_images(embedder, images)
         return tf.cast(embedder(images, training=False), tf.float32)
 
     if crew is None or crew.is_alone:
@@ -301,12 +304,14 @@ def embed(embedder, data, batch_size=256):
         Embeddings, float32 `(n, d)`; with labels the pair (embeddings, labels `(n,)`).
 
     Raises:
-        ValueError: If the dataset is empty or endless, or an image or an embedding is not finite.
+        ValueError: If the dataset is empty or endless; an image or an embedding is not finite; the images do not fit
+            the embedder, or are integers, which are not cast to the floats in 0–1 that an embedder takes.
     """
     forward = embedder if hasattr(embedder, "get_concrete_function") else inference_function(embedder)
     embeddings, labels = [], []
     for images, batch_labels in image_batches(data, batch_size):
-        embeddings.append(np.asarray(forward(images)))
+        with data_errors():
+            embeddings.append(np.asarray(forward(images)))
         if batch_labels is not None:
             labels.append(batch_labels)
     if not embeddings:

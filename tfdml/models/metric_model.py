@@ -15,9 +15,10 @@ from tfdml.layers import ClassProxies, ZeroShotPrediction
 from tfdml.models import training_step
 from tfdml.models.batches import (
     LabelCheck,
+    check_images,
     checked_batches,
+    data_errors,
     finite_batches,
-    label_errors,
     number_of_batches,
 )
 from tfdml.models.crew import crew_of
@@ -225,7 +226,8 @@ class MetricModel(keras.Model):
         """Float32 embeddings `(b, d)` of a batch, as at inference, by a graph that is kept for the next batch."""
         if self._inference_function is None:
             self._inference_function = inference_function(self.embedder, self.crew, self.run_eagerly)
-        return self._inference_function(images)
+        with data_errors():
+            return self._inference_function(images)
 
     def _replace_loss_parameters(self, layer):
         keras_compat.untrack(self, getattr(self, "loss_parameters", None))
@@ -425,7 +427,7 @@ class MetricModel(keras.Model):
         validation_data = self._checked_validation(validation_data, kwargs.get("validation_steps"))
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = [*tf.nest.flatten(callbacks if callbacks is not None else []), _PositivesWarning()]
-        with label_errors():
+        with data_errors():
             return super().fit(
                 x, y, batch_size, epochs, verbose, callbacks, validation_split, validation_data, *args, **kwargs
             )
@@ -436,7 +438,8 @@ class MetricModel(keras.Model):
         check = self._label_check()
         if check is not None and y is not None:
             y = check.array(y)
-        logs = super().train_on_batch(x, y, *args, return_dict=True, **kwargs)
+        with data_errors():
+            logs = super().train_on_batch(x, y, *args, return_dict=True, **kwargs)
         return logs if return_dict else logs["loss"]
 
     def test_on_batch(self, x, y=None, *args, **kwargs):
@@ -481,6 +484,7 @@ class MetricModel(keras.Model):
 
     def _embed_and_compare(self, images, labels):
         """Embeddings, labels and losses of the samples of a training batch, of all replicas."""
+        check_images(self.embedder, images)
         if self.zero_shot is None:
             embeddings = self.embedder(images, training=True)
         else:
