@@ -7,7 +7,16 @@ import tensorflow as tf
 from training_steps import what_a_step_does
 
 from tfdml import data, layers, losses, miners
-from tfdml.experiments import InputError, RecipeError, load_preset, load_recipe, preset_names, recipe_names
+from tfdml.experiments import (
+    InputError,
+    RecipeError,
+    builders,
+    load_preset,
+    load_recipe,
+    preset_names,
+    recipe_names,
+    train,
+)
 from tfdml.experiments.builders import dry_build, make_loss, make_model, make_optimizer, make_pooling
 from tfdml.experiments.parsing import to_mapping
 from tfdml.experiments.recipe_files import merge
@@ -109,6 +118,13 @@ def test_constructors_check_the_recipe_before_data_are_loaded(name, changes, mes
     with pytest.raises(RecipeError) as error:
         dry_build(load_recipe(name, changes))
     assert str(error.value).startswith(message)
+
+
+def test_a_run_calls_the_constructors_before_data_are_loaded(monkeypatch, tmp_path):
+    monkeypatch.setattr(builders, "load_data", lambda recipe: pytest.fail("The data are loaded."))
+    with pytest.raises(RecipeError, match="^references.per_class: Received: per_class=0"):
+        train(load_recipe("gap-ccp", {"references.per_class": 0}), tmp_path / "run", verbose=0)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_dry_build_of_recipes_that_are_right():
