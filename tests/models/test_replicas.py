@@ -13,8 +13,6 @@ KINDS = (
     "adam",
 )  # fmt: skip
 RANKED = ("map_at_r", "r_precision", "recall_at", "precision_at")
-IS_KERAS_3 = keras.__version__ >= "3"
-needs_workers = pytest.mark.skipif(IS_KERAS_3, reason="the training loop of Keras 3 does not support several workers")
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +52,6 @@ def test_two_devices_train_as_one(results, kind):
 
 
 @pytest.mark.integration
-@needs_workers
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_workers_train_as_one_device(results, kind):
     for result in results("worker"):
@@ -62,7 +59,7 @@ def test_two_workers_train_as_one_device(results, kind):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("mode", ["single", "mirrored", pytest.param("worker", marks=needs_workers)])
+@pytest.mark.parametrize("mode", ["single", "mirrored", "worker"])
 def test_every_way_logs_the_share_of_anchors_without_a_positive(results, mode):
     for result in results(mode):
         # Eight of the ten pairs differ in class.
@@ -72,19 +69,10 @@ def test_every_way_logs_the_share_of_anchors_without_a_positive(results, mode):
 
 
 @pytest.mark.integration
-@needs_workers
 def test_workers_agree_to_the_bit(results):
     first, second = results("worker")
     for name, value in first.items():
         np.testing.assert_array_equal(second[name], value, err_msg=name)
-
-
-@pytest.mark.skipif(not IS_KERAS_3, reason="Keras 2 supports several workers")
-def test_several_workers_with_keras_3_are_an_error():
-    model = models.MetricModel(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
-    model.crew = models.Crew(tf.distribute.get_strategy(), index=0, workers=2, replicas=1)
-    with pytest.raises(ValueError, match="Received: 2 workers with Keras 3"):
-        model._check_crew(jit_compile=False)
 
 
 def test_replicas_are_not_compiled_by_xla():

@@ -109,3 +109,41 @@ def register_loss_names(names, make):
             # Keras calls what is a class to make the loss.
             maker = type(name, (), {"__new__": lambda cls, name=name: make(name)})
             registered.setdefault(name, maker)
+
+
+class WorkerModel(keras.Model):
+    """A model that several workers of `tf.distribute` can train with `fit`.
+
+    Its steps return `self.step_logs(logs)`, where the logs are scalars that all replicas agree on.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if IS_KERAS_2:
+            # Results of metrics are sums over all replicas. By default Keras 2 sums those of several workers again.
+            self.distribute_reduction_method = "first"
+
+    def step_logs(self, logs):
+        """The logs of a step as Keras reduces them over replicas without changing their values."""
+        if IS_KERAS_2 or not _has_workers(self.distribute_strategy):
+            return logs
+        # Keras 3 averages the logs of several workers over their first axis, which scalars do not have.
+        return {name: tf.reshape(value, (1,)) for name, value in logs.items()}
+
+    def build_optimizers(self):
+        """Makes the optimizer's variables."""
+        self.optimizer.build(self.trainable_variables)
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # Keras 3 averages a batch over several workers to learn its shapes, and fails if it is not a single tensor.
+        if not _has_workers(self.distribute_strategy):
+            super()._maybe_symbolic_build(iterator, data_batch)
+            return
+        with self.distribute_strategy.scope():
+            self.build_optimizers()
+
+
+def _has_workers(strategy):
+    replicas = strategy.num_replicas_in_sync
+    # The devices are those of this worker. The default strategy has none.
+    return replicas > 1 and replicas > len(strategy.extended.worker_devices)

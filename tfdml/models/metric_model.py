@@ -37,7 +37,7 @@ from tfdml.models.validation import (
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
-class MetricModel(keras.Model):
+class MetricModel(keras_compat.WorkerModel):
     r"""Trains an embedder with `fit` and judges it by exact retrieval metrics.
 
     A training step embeds the batch and scores it by the loss $\ell$ against the batch itself and against each of the
@@ -111,10 +111,6 @@ class MetricModel(keras.Model):
         self._has_warned_of_positives = False
         self.step_counter = StepCounter(name="step_counter")
         self.built = True
-        if hasattr(keras.Model, "distribute_reduction_method"):
-            # The logs of a step are the results of metrics, which Keras 2 has summed over all replicas already. By
-            # default it sums those of several workers a second time.
-            self.distribute_reduction_method = "first"
 
     @property
     def steps(self):
@@ -204,12 +200,6 @@ class MetricModel(keras.Model):
         if self.crew.is_alone:
             return
         replicas = self.crew.workers * self.crew.replicas
-        if self.crew.workers > 1 and not keras_compat.IS_KERAS_2:
-            raise ValueError(
-                "The training loop of Keras 3 does not support several workers of tf.distribute. Received: "
-                f"{self.crew.workers} workers with Keras {keras.__version__}; expected Keras 2.15, or "
-                "MirroredStrategy on one machine."
-            )
         if jit_compile is True:
             raise ValueError(
                 "XLA does not compile what gathers the batch of several replicas. Received: jit_compile=True with "
@@ -393,7 +383,7 @@ class MetricModel(keras.Model):
             alone = self._alone_tracker.value
             alone.update_state(_share_alone(ops.check_labels(labels, embeddings)))
             logs[_ALONE] = alone.result()
-        return logs
+        return self.step_logs(logs)
 
     def fit(
         self,
@@ -503,7 +493,7 @@ class MetricModel(keras.Model):
         weight = None if sample_weight is None else ops.gather_batch(sample_weight)
         loss = self._score(embeddings, ops.gather_batch(labels), weight)
         self.loss_tracker.update_state(loss)
-        return {"loss": self.loss_tracker.result()}
+        return self.step_logs({"loss": self.loss_tracker.result()})
 
     def _score(self, embeddings, labels, sample_weight=None):
         # Other classes than those of the training have no references: what is judged is the batch by itself.
