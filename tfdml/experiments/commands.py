@@ -199,7 +199,7 @@ def _resume(folder, strategy, max_validations, verbose):
     from tfdml.experiments.run_folder import RunFolder
     from tfdml.experiments.runner import resume
 
-    # Of several workers only the first has the folder.
+    # Several workers look at the folder together: if one of them ended here, the others would wait for it.
     if strategy != "multi_worker":
         if is_protocol_folder(folder):
             for option, value, problem in (

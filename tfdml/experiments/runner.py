@@ -21,7 +21,7 @@ from tfdml._utils.log_file import log_file
 from tfdml._utils.plain_files import write_json, write_text
 from tfdml._utils.variables import array_of
 from tfdml.experiments import builders
-from tfdml.experiments.errors import RunFolderError, input_errors
+from tfdml.experiments.errors import InputError, RunFolderError, input_errors
 from tfdml.experiments.evaluation import evaluate_embedder
 from tfdml.experiments.figures import draw_evaluation, draw_training
 from tfdml.experiments.progress import ProgressBar, ProgressLines
@@ -32,10 +32,12 @@ from tfdml.experiments.run_folder import RunFolder, check_is_free, read_json, wr
 from tfdml.experiments.strategies import (
     check_recipe,
     distribute,
-    folder_of_worker,
+    leave_folder,
     lost_workers,
     make_crew,
-    send_files,
+    share_folder,
+    wait_for_all,
+    worker_folder,
     worker_of_environment,
 )
 from tfdml.export import export_saved_model
@@ -76,7 +78,8 @@ def train(recipe="default", out=None, *, overrides=None, presets=(), extra_callb
 
     Args:
         recipe: A `Recipe`, a recipe's name, or the path of its file.
-        out: The run's folder, which must not exist; by default `runs/NAME-DATE-TIME`.
+        out: The run's folder, which must not exist; by default `runs/NAME-DATE-TIME`. Several workers share it, and
+            each must name it.
         overrides: Changes of the recipe, as for `load_recipe`.
         presets: Presets that go over the recipe, as for `load_recipe`.
         extra_callbacks: Further Keras callbacks, called last.
@@ -95,29 +98,33 @@ def train(recipe="default", out=None, *, overrides=None, presets=(), extra_callb
         recipe = load_recipe(recipe, overrides, presets)
     elif overrides or presets:
         raise ValueError("Overrides and presets go with a recipe's name. Received: overrides or presets with a Recipe.")
-    if recipe.training.strategy != "multi_worker" or worker_of_environment() == 0:
+    if recipe.training.strategy != "multi_worker":
         check_is_free(out)
+    else:
+        index = worker_of_environment()
+        if out is None:
+            raise InputError(
+                "Several workers need the name of the run's folder. Received: no out (--out). Expected: one folder on "
+                "a file system that all workers share. Pass the same --out to each."
+            )
+        if index == 0:
+            check_is_free(out)
     crew = make_crew(recipe.training.strategy)
     check_recipe(recipe, crew)
-    with _place_of_files(crew, out) as place:
-        return _Run(recipe, crew, extra_callbacks, verbose).carry_out(lambda recipe: _new_folder(recipe, place))
+    result = _Run(recipe, crew, extra_callbacks, verbose).carry_out(lambda recipe: _new_folder(recipe, out, crew))
+    leave_folder(out, crew)
+    return result
 
 
 @contextlib.contextmanager
-def _new_folder(recipe, path):
-    folder = RunFolder.create(recipe, path)
+def _new_folder(recipe, path, crew):
+    folder = RunFolder.create(recipe, path) if crew.is_chief else None
+    with lost_workers(crew, path):
+        share_folder(path, (), crew)
+    if folder is None:
+        folder = RunFolder.create(recipe, worker_folder(path, crew))
     with _stopped_in(folder.path), folder.lock():
         yield folder
-
-
-@contextlib.contextmanager
-def _place_of_files(crew, path):
-    """The run's folder for the first worker, one that does not last for each other."""
-    if crew.is_chief:
-        yield path
-    else:
-        with folder_of_worker(crew) as folder:
-            yield folder
 
 
 def resume(path, *, strategy=None, max_validations=None, extra_callbacks=(), verbose=None):
@@ -127,7 +134,7 @@ def resume(path, *, strategy=None, max_validations=None, extra_callbacks=(), ver
     its result; results that are damaged are made again.
 
     Args:
-        path: The run's folder. Of several workers only the first needs it.
+        path: The run's folder, which several workers share.
         strategy: Where it goes on, as `training.strategy` of a recipe; by default where it began. For several workers
             it must be given.
         max_validations: Another `training.max_validations`, with which the run ends as if it had begun with it; a
@@ -145,12 +152,16 @@ def resume(path, *, strategy=None, max_validations=None, extra_callbacks=(), ver
         WorkerLostError: If another worker dies.
     """
     if strategy == "multi_worker":
+        run = RunFolder(path)
         if worker_of_environment() == 0:
             RunFolder.open(path)
         crew = make_crew(strategy)
-        with _place_of_files(crew, path) as place:
-            send_files(RunFolder(path).needed_to_resume, place, crew)
-            return _resume(RunFolder.open(place), crew, strategy, max_validations, extra_callbacks, verbose)
+        with lost_workers(crew, path):
+            share_folder(run.path, [file.name for file in run.needed_to_resume], crew)
+        folder = RunFolder.open(worker_folder(run.path, crew))
+        result = _resume(folder, crew, strategy, max_validations, extra_callbacks, verbose)
+        leave_folder(run.path, crew)
+        return dataclasses.replace(result, folder=run.path)
     folder = RunFolder.open(path)
     began_with = folder.load_recipe().training.strategy
     ends = folder.is_finished and max_validations is None
@@ -294,7 +305,7 @@ class _Run:
             if self.crew.is_chief:
                 _logger.info("Run folder: %s", self.folder.path)
             self.warn_of_changes()
-            with lost_workers(self.crew, self.folder.path):
+            with lost_workers(self.crew, self.run_folder.path):
                 untrained = self.evaluate_untrained()
                 with input_errors():
                     self.restore()
@@ -327,6 +338,11 @@ class _Run:
     def leave_replicas(self):
         """Makes an embedder for one device of what the replicas have trained. All workers must call it."""
         self.embedder = builders.restore_embedder(self.recipe, self.embedder.get_weights())
+
+    @property
+    def run_folder(self):
+        """The run's folder, in which that of another worker than the first lies."""
+        return self.folder if self.crew.is_chief else RunFolder(self.folder.path.parent)
 
     @property
     def part(self):
@@ -447,9 +463,14 @@ class _Run:
             self.leave_replicas()
         if self.crew.is_chief:
             self.write_result(untrained)
-        if self.crew.workers > 1:
-            send_files([folder.test_metrics], folder.path, self.crew)
-        return dataclasses.replace(_read_result(folder), embedder=self.embedder)
+        wait_for_all(self.crew)
+        result = dataclasses.replace(_read_result(self.run_folder), embedder=self.embedder)
+        wait_for_all(self.crew)
+        if self.crew.is_chief:
+            # Of workers that were killed.
+            for path in folder.path.glob("workertemp_*"):
+                shutil.rmtree(path, ignore_errors=True)
+        return result
 
     def keep_untrained(self):
         """Goes back to the first weights."""

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
 import json
 import os
 import pathlib
-import tempfile
-import zipfile
+import secrets
+import shutil
+import time
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from tfdml._utils.keras_compat import IS_KERAS_2
 from tfdml.experiments.errors import InputError, RecipeError
+from tfdml.experiments.run_folder import RunFolder
 from tfdml.models import Crew, crew_of
 
 STRATEGIES = ("single", "mirrored", "multi_worker")
+# Network file systems show a new file late.
+_SECONDS_TO_APPEAR = 10
 
 
 # What an operation of several workers fails with when one of them does not answer.
@@ -65,7 +66,7 @@ def make_crew(name):
             `"multi_worker"`: all devices of the workers that TF_CONFIG names.
 
     Raises:
-        InputError: If there is no TF_CONFIG, or Keras 3 is to train with several workers.
+        InputError: If there is no TF_CONFIG.
     """
     if name == "single":
         return crew_of(tf.distribute.get_strategy())
@@ -73,11 +74,6 @@ def make_crew(name):
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return crew_of(tf.distribute.MirroredStrategy([device.name for device in devices]))
     worker_of_environment()
-    if not IS_KERAS_2:
-        raise InputError(
-            "The training loop of Keras 3 does not support several workers of tf.distribute. Received: "
-            f"training.strategy='multi_worker' with Keras {keras.__version__}; expected Keras 2.15, or 'mirrored'."
-        )
     return crew_of(tf.distribute.MultiWorkerMirroredStrategy())
 
 
@@ -105,37 +101,76 @@ def distribute(batches, batch_size, crew: Crew):
     return crew.strategy.distribute_datasets_from_function(lambda context: of_replicas)
 
 
-@contextlib.contextmanager
-def folder_of_worker(crew: Crew):
-    """A folder for what a worker writes that is not the first: for as long as it lasts."""
-    with tempfile.TemporaryDirectory(prefix=f"tfdml-worker-{crew.index}-") as folder:
-        yield pathlib.Path(folder) / "run"
+def worker_folder(folder, crew: Crew):
+    """The folder that a worker writes to: the run's for the first worker, one inside it for each other.
+
+    It has the name that Keras and `tf.distribute` give the folder of a worker that does not save for all.
+    """
+    folder = pathlib.Path(folder).expanduser()
+    return folder if crew.is_chief else folder / f"workertemp_{crew.index}"
 
 
-def send_files(paths, folder, crew: Crew):
-    """Brings files of the first worker into a folder of each other worker. All workers must call it.
+def share_folder(folder, files, crew: Crew):
+    """Gives each worker its own folder in the shared run folder. All workers must call it.
 
     Args:
-        paths: Files of the first worker; those that do not exist are left out. Others' are ignored.
-        folder: Where the others put them, which is made; ignored by the first worker.
+        folder: The run's folder as this worker names it; the first worker has made it.
+        files: Names of files in it that each worker starts from. Those that do not exist are left out.
         crew: The crew.
+
+    Raises:
+        InputError: If a worker does not see the run's folder.
+        RunFolderError: If another process writes to this worker's own folder.
     """
-    content = b""
-    if crew.is_chief:
-        buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w") as archive:
-            for path in paths:
-                if path.is_file():
-                    archive.write(path, path.name)
-        content = buffer.getvalue()
-    # Collective operations carry 32-bit integers; the zeros that fill up the last one are not the archive's.
-    words = np.frombuffer(content + bytes(-len(content) % 4), np.int32)
-    received = crew.gather(words).tobytes()
-    if crew.is_chief:
+    if crew.workers == 1:
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(io.BytesIO(received)) as archive:
-        archive.extractall(folder)
+    folder = pathlib.Path(folder).expanduser()
+    _check_shared(folder, crew)
+    own = worker_folder(folder, crew)
+    if not crew.is_chief:
+        if own.exists():
+            # Left by a worker that was killed, unless it is still there.
+            with RunFolder(own).lock():
+                pass
+            shutil.rmtree(own)
+        if files:
+            own.mkdir()
+        for name in files:
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, own / name)
+    # The first worker changes no file before all have read it.
+    wait_for_all(crew)
+
+
+def leave_folder(folder, crew: Crew):
+    """Removes this worker's own folder. After an error it stays, with the worker's log, until the run goes on."""
+    if not crew.is_chief:
+        shutil.rmtree(worker_folder(folder, crew), ignore_errors=True)
+
+
+def _check_shared(folder, crew):
+    # A name that no file system has in a cache.
+    mark = folder / f".shared-{int(crew.agree(np.int32(secrets.randbelow(2**31)))):08x}"
+    if crew.is_chief:
+        mark.touch()
+    wait_for_all(crew)
+    end = time.monotonic() + _SECONDS_TO_APPEAR
+    while not mark.exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    seen = crew.gather(np.array([mark.exists()], np.int32))
+    if crew.is_chief:
+        mark.unlink()
+    if not seen.all():
+        raise InputError(
+            f"Not all workers see the run's folder. Received: {folder}, which is not the folder of the first worker "
+            f"for the workers {np.flatnonzero(seen == 0).tolist()}. Expected: one folder on a file system that all "
+            "workers share. Pass the same --out (or --resume) to each."
+        )
+
+
+def wait_for_all(crew: Crew):
+    """Returns when all workers have called it."""
+    crew.agree(np.int32(0))
 
 
 @contextlib.contextmanager
