@@ -71,7 +71,9 @@ def test_the_check_sees_a_wrong_import(tmp_path):
 
 
 _VERSION_CHECK = re.compile(r"keras\.__version__\s*(\.startswith|[<>=!]=?|\.split)")
-_PRIVATE_ATTRIBUTES = re.compile(r"\b_(flatten_layers|tracker|loss_scale|use_cached_eval_dataset|maybe_symbolic_build)\b")
+_PRIVATE_ATTRIBUTES = re.compile(
+    r"\b_(flatten_layers|tracker|loss_scale|use_cached_eval_dataset|maybe_symbolic_build)\b"
+)
 
 
 @pytest.mark.parametrize("path", _sources(), ids=lambda path: str(path.relative_to(PACKAGE)))

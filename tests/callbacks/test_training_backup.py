@@ -9,6 +9,7 @@ import tensorflow as tf
 from learning_loss import LearningLoss
 
 from tfdml import callbacks, layers, models
+from tfdml._utils.keras_compat import optimizer_variables, tensorflow_variable
 
 
 class Interrupted(Exception):
@@ -94,6 +95,30 @@ def test_resume_equals_no_interruption(blobs, linear_embedder, tmp_path, build, 
     assert (stopping.best, stopping.best_epoch) == (whole_stopping.best, whole_stopping.best_epoch)
     for ours, theirs in zip(model.get_weights(), whole.get_weights()):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", ["metric", "plain"])
+def test_resume_outside_the_scope_of_the_strategy(kind, tmp_path):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+
+    def make():
+        with strategy.scope():
+            model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+            if kind == "metric":
+                model = models.MetricModel(model)
+            model.compile(keras.optimizers.Adam(), loss="c2" if kind == "metric" else "mse")
+        return model
+
+    begun, resumed = make(), make()
+    backup = callbacks.TrainingBackup(tmp_path / "state.npz")
+    backup.set_model(begun)
+    backup.on_epoch_end(0)
+    callbacks.TrainingBackup(tmp_path / "state.npz").set_model(resumed)
+    for weight, expected in zip(resumed.get_weights(), begun.get_weights()):
+        np.testing.assert_array_equal(weight, expected)
+    # What the optimizer keeps lies on the devices of the strategy: two moments for each of two weights.
+    variables = map(tensorflow_variable, optimizer_variables(resumed.optimizer))
+    assert sum(isinstance(variable, tf.distribute.DistributedValues) for variable in variables) >= 4
 
 
 def test_the_file_is_plain_arrays(blobs, linear_embedder, tmp_path):

@@ -132,15 +132,15 @@ class WorkerModel(keras.Model):
 
     def build_optimizers(self):
         """Makes the optimizer's variables."""
-        self.optimizer.build(self.trainable_variables)
+        with self.distribute_strategy.scope():
+            self.optimizer.build(self.trainable_variables)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         # Keras 3 averages a batch over several workers to learn its shapes, and fails if it is not a single tensor.
         if not _has_workers(self.distribute_strategy):
             super()._maybe_symbolic_build(iterator, data_batch)
             return
-        with self.distribute_strategy.scope():
-            self.build_optimizers()
+        self.build_optimizers()
 
 
 def _has_workers(strategy):

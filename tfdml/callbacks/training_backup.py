@@ -93,7 +93,9 @@ class TrainingBackup(keras.callbacks.Callback):
             groups = model.optimizer_groups()
         else:
             groups = [(model.optimizer, model.trainable_variables)]
-        return [*ordered_variables(model), *(state for group in groups for state in optimizer_state(*group))]
+        # Optimizers of Keras 3 make their variables only in the scope in which they were made themselves.
+        with model.distribute_strategy.scope():
+            return [*ordered_variables(model), *(state for group in groups for state in optimizer_state(*group))]
 
     def _read(self):
         try:

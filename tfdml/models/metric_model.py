@@ -292,8 +292,9 @@ class MetricModel(keras_compat.WorkerModel):
 
     def build_optimizers(self):
         """Makes the optimizers' variables, which they would make at the first step."""
-        for optimizer, variables in self.optimizer_groups():
-            training_step.build_optimizer(optimizer, variables)
+        with self.distribute_strategy.scope():
+            for optimizer, variables in self.optimizer_groups():
+                training_step.build_optimizer(optimizer, variables)
 
     @property
     def metrics(self):
