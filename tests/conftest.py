@@ -1,5 +1,6 @@
 """What all tests share. The environment is set before TensorFlow is imported."""
 
+import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -10,6 +11,9 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+
+# Tracing makes millions of objects that live as long as the test: Python's default collects 700 of them at a time.
+gc.set_threshold(50_000, 20, 50)
 
 # No tests, and some are scripts: the search for doctests would import them.
 collect_ignore = ["helpers"]

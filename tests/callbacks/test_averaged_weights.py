@@ -34,7 +34,7 @@ def averages_by_hand(start, steps, momentum):
     return averages
 
 
-@pytest.mark.parametrize(("momentum", "validate"), [(0.0, True), (0.9, True), (0.9, False)])
+@pytest.mark.parametrize(("momentum", "validate"), [(0.0, True), (0.5, True), (0.9, True), (0.9, False)])
 def test_averages_are_judged_and_kept_and_training_goes_on_with_the_weights(blobs, linear_embedder, momentum, validate):
     model, plain = build(linear_embedder), build(linear_embedder)
     watch = Watch()

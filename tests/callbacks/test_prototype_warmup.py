@@ -19,7 +19,7 @@ def make_model(pooling="gsp", kind=models.MetricModel, references=None, rate=0.0
     options = options or ({"prototypes": 6, "ratio": 0.3, "smoothing": 20.0} if pooling == "gsp" else {})
     embedder = models.build_embedder(backbone, pooling, 3, pooling_options=options)
     model = kind(embedder, references)
-    model.compile(optimizer=keras.optimizers.SGD(rate), loss="triplet", run_eagerly=run_eagerly)
+    model.compile(optimizer=keras.optimizers.SGD(rate), loss="triplet", run_eagerly=run_eagerly, jit_compile=False)
     return model
 
 

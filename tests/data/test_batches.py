@@ -293,14 +293,12 @@ def test_decoding_smaller_does_not_alias(tmp_path):
         assert abs(image.mean() - 0.5) < 0.02 and image.std() < 0.03
 
 
-@pytest.mark.parametrize("with_crop", [True, False])
-def test_flips_of_single_pictures_are_those_of_batches(with_crop, tmp_path):
+def test_flips_of_single_pictures_are_those_of_batches(tmp_path):
     paths = [str(tmp_path / f"{number}.jpg") for number in range(8)]
     for path, pixels in zip(paths, np.random.default_rng(0).integers(0, 256, (8, 30, 40, 3), dtype=np.uint8)):
         Image.fromarray(pixels).save(path, quality=95)
     dataset, preprocessing = LabeledImages(paths, np.arange(8) // 2, "abcd"), Preprocessing((20, 24), 3)
-    options = {"crop_area": (0.3, 1.0)} if with_crop else {}
-    flipping, plain = Augmentation(horizontal_flip=True, **options), Augmentation(**options)
+    flipping, plain = Augmentation(horizontal_flip=True), Augmentation()
     flipped, kept = (
         collect(balanced_share(dataset, 4, 2, 3, preprocessing, augmentation, start_batch=5), 6)
         for augmentation in (flipping, plain)
@@ -314,17 +312,23 @@ def test_flips_of_single_pictures_are_those_of_batches(with_crop, tmp_path):
 
 
 def test_batches_of_crops(tmp_path):
-    """Pixels of the batches are those of decoding, cropping and resizing one after another."""
+    """Pixels of the batches are those of decoding, cropping, resizing and flipping one after another."""
     paths = [encode(kind, tmp_path) for kind in KINDS]
     dataset = LabeledImages(paths * 2, [0] * 5 + [1] * 5, "ab")
-    augmentation, preprocessing = Augmentation(crop_area=(0.16, 1.0)), Preprocessing((33, 45), 3)
+    augmentation = Augmentation(crop_area=(0.16, 1.0), horizontal_flip=True)
+    preprocessing = Preprocessing((33, 45), 3)
     batches = collect(balanced_share(dataset, 2, 5, 3, preprocessing, augmentation, start_batch=5), 2)
     sampler = BalancedSampler(dataset.labels, 2, 5, 3)
     whole = {path: decode_whole(tf.io.read_file(path)) for path in paths}
     for batch, (images, _) in enumerate(batches, start=5):
-        for place, (image, index) in enumerate(zip(images, sampler.batch(batch))):
-            path = dataset.images[index]
-            expected = preprocessing(augmentation.crop(whole[path], (3, 10 * batch + place)))
+        batch_paths = dataset.images[sampler.batch(batch)]
+        cropped = [
+            preprocessing(augmentation.crop(whole[path], (3, 10 * batch + place)))
+            for place, path in enumerate(batch_paths)
+        ]
+        flipped = augmentation.after_crop(tf.stack(cropped), (3, batch)).numpy()
+        assert 0 < np.sum((flipped != np.stack(cropped)).any((1, 2, 3))) < 10
+        for path, image, expected in zip(batch_paths, images, flipped):
             np.testing.assert_allclose(image, expected, atol=0.2 if "420" in path else 1e-6)
 
 

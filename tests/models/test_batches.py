@@ -165,7 +165,7 @@ def test_bad_labels_of_unknown_rank(labels, blobs):
 def test_training_without_labels(kind, blobs, linear_embedder):
     data = blobs[0] if kind == "arrays" else tf.data.Dataset.from_tensor_slices(blobs[0]).batch(8)
     model = models.MetricModel(linear_embedder())
-    model.compile("sgd", "c2")
+    model.compile("sgd", "c2", **EAGER)
     with pytest.raises(ValueError, match="^Labels are missing. Received: batches of images alone.* Expected: "):
         model.fit(data, verbose=0)
 

@@ -56,6 +56,7 @@ def test_without_pull_it_is_plain_proxy_training(blobs, linear_embedder):
     plain.proxies.assign(ccp.proxies.proxies)
     plain.compile(optimizer=keras.optimizers.SGD(0.1), loss="c1", jit_compile=False)
     for model in (ccp, plain):
+        model.run_eagerly = True
         model.fit(*blobs, epochs=3, shuffle=False, verbose=0)
     np.testing.assert_array_equal(ccp.embedder.get_weights()[0], plain.embedder.get_weights()[0])
     np.testing.assert_array_equal(ccp.proxies().embeddings, plain.proxies().embeddings)
@@ -66,7 +67,8 @@ def test_a_memory_beside_the_proxies(blobs, linear_embedder):
     model = models.CCPModel(linear_embedder(), [memory, proxies])
     assert model.in_batch_weight == 1 and model.proxies is proxies
     assert models.CCPModel(linear_embedder(), proxies).in_batch_weight == 0
-    model.compile(keras.optimizers.SGD(0.01), "c2", reference_optimizer=keras.optimizers.SGD(0.1))
+    optimizers = {"optimizer": keras.optimizers.SGD(0.01), "reference_optimizer": keras.optimizers.SGD(0.1)}
+    model.compile(loss="c2", run_eagerly=True, **optimizers)
     model.fit(*blobs, epochs=1, verbose=0)
     assert int(memory.samples_seen) == 96
     remembered = np.array(memory.embeddings)
@@ -200,7 +202,7 @@ def test_every_loss_takes_part(blobs, linear_embedder, name):
         assert np.isfinite(np.asarray(weight)).all() and np.abs(np.asarray(weight) - old).max() > 0
 
 
-@pytest.mark.parametrize("per_class", [1, 3])
+@pytest.mark.parametrize("per_class", [1, 3, 16])
 def test_proxies_per_class(blobs, linear_embedder, per_class):
     proxies = layers.ClassProxies(4, per_class, embedding_size=2)
     model = models.CCPModel(linear_embedder(), proxies)

@@ -205,7 +205,7 @@ def test_evaluation_does_not_retrace(blobs, linear_embedder):
             return inputs
 
     model = models.MetricModel(keras.Sequential([keras.Input((8,)), linear_embedder(), Counting()]))
-    model.compile(optimizer="sgd", loss="c2")
+    model.compile(optimizer="sgd", loss="c2", **GRAPH)
     # The last batch is smaller.
     model.evaluate(points, labels, batch_size=40, verbose=0)
     model.embed_batch(points[:40])
@@ -254,7 +254,7 @@ def test_queries_are_searched_for_in_the_gallery(blobs, linear_embedder):
 def test_learns_and_predicts(blobs, linear_embedder):
     points, labels = blobs
     model = models.MetricModel(linear_embedder())
-    model.compile(optimizer=keras.optimizers.Adam(0.05), loss="c2")
+    model.compile(optimizer=keras.optimizers.Adam(0.05), loss="c2", **GRAPH)
     before = model.evaluate(points, labels, verbose=0, return_dict=True)["map_at_r"]
     model.fit(points, labels, batch_size=32, epochs=25, verbose=0)
     assert model.evaluate(points, labels, verbose=0, return_dict=True)["map_at_r"] > before + 0.2

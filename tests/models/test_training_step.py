@@ -75,7 +75,7 @@ def test_a_rate_of_its_own_equals_one_optimizer_with_the_same_rate(blobs, linear
     fitted = []
     for options in ({}, {"reference_optimizer": keras.optimizers.Adam(0.01)}):
         model = models.MetricModel(linear_embedder(), proxies())
-        model.compile(keras.optimizers.Adam(0.01), LearningLoss(), **options)
+        model.compile(keras.optimizers.Adam(0.01), LearningLoss(), run_eagerly=True, **options)
         model.fit(*blobs, epochs=4, shuffle=False, verbose=0)
         fitted.append(values(model.trainable_variables))
     assert len(fitted[0]) == 3
@@ -140,7 +140,7 @@ def test_the_warm_up_goes_by_the_models_steps_and_traces_nothing_anew(blobs):
 
     whole, resumed = (models.MetricModel(with_hidden_layer([Counting()])) for _ in range(2))
     for model in (whole, resumed):
-        model.compile(keras.optimizers.SGD(0.1), "c2", warmup_steps=6)
+        model.compile(keras.optimizers.SGD(0.1), "c2", warmup_steps=6, jit_compile=False)
     start = fit(whole, 4)
     resumed.build_optimizers()
     resumed.steps.assign(4)

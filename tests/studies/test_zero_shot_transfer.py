@@ -130,7 +130,9 @@ def test_summary():
 
 
 def test_pictures_are_split_class_by_class(tmp_path):
+    # About 30 images of each class.
     digits = data.load("digits")
+    digits = data.LabeledImages(digits.images[:300], digits.labels[:300], digits.class_names)
     folder = tmp_path / "data" / "digits"
     split_pictures(digits, folder)
     parts = data.split_classes(data.load("folder", path=str(folder)), validation=1 / 3, test=1 / 3)
