@@ -39,7 +39,7 @@ import tensorflow as tf  # noqa: E402
 
 from benchmarks import children, profiles  # noqa: E402
 from tfdml import layers, models  # noqa: E402
-from tfdml.ops import comparison  # noqa: E402
+from tfdml.ops import pairs  # noqa: E402
 
 PLAIN = "plain"
 VARIANTS = ("c2", "c2_l2", "proxies", "proxies_unchecked", "memory", "ccp", "gsp", "gsp_zero_shot")
@@ -145,7 +145,7 @@ class Training:
         with contextlib.ExitStack() as without_checks:
             if name == "proxies_unchecked":
                 for function in UNCHECKED:
-                    without_checks.enter_context(mock.patch.object(comparison, *function))
+                    without_checks.enter_context(mock.patch.object(pairs, *function))
             self.seconds(40)
 
     def seconds(self, steps):
