@@ -256,5 +256,5 @@ def test_commands(module, table, tiny_arguments, request, tmp_path):
         assert "--trust" in run(*command, expected=2) and not has_run(path)
     run("train.py", "--resume", tmp_path / "run", "--trust")
     assert has_run(path)
-    assert "24 pictures of 6 classes" in run("evaluate.py", tmp_path / "run", "--data", table, "--import", path)
+    assert "24 images of 6 classes" in run("evaluate.py", tmp_path / "run", "--data", table, "--import", path)
     assert "MAP@R" in run("-m", "tfdml.experiments.tables", tmp_path / "run", "--import", path)
