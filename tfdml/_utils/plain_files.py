@@ -9,8 +9,8 @@ from tfdml._utils.files import whole_file
 
 
 def write_text(path, text):
-    """Writes a text file."""
-    with whole_file(path, "w", encoding="utf-8") as file:
+    """Writes a text file; names of files that are not UTF-8 keep their bytes."""
+    with whole_file(path, "w", encoding="utf-8", errors="surrogateescape") as file:
         file.write(text)
 
 
@@ -28,7 +28,7 @@ def write_csv(path, header, rows):
 
 def read_csv(path):
     """The rows of a CSV file, each a dict of texts by column."""
-    with open(path, newline="", encoding="utf-8") as file:
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
         return list(csv.DictReader(file))
 
 
@@ -54,7 +54,7 @@ def read_json(path):
         ValueError: If the file is not there or damaged.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
         reason = None if isinstance(content, dict) else "not the JSON that was written"
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or "not the JSON that was written"

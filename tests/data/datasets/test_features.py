@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from tfdml._utils.plain_files import read_json, write_json, write_text
 from tfdml.data import (
     Augmentation,
     LabeledImages,
@@ -245,3 +246,14 @@ def test_features_that_are_not_finite_are_named(stored):
         features(stored)
     assert str(stored / "features.npy") in str(error.value)
     assert len(features(stored, verify=False)) == 100
+
+
+def test_names_that_are_not_utf_8(stored):
+    """As of classes that are folders: extraction writes them as the file system has them."""
+    names = ("ant", "caf\udce9", "straße")
+    write_text(stored / "classes.txt", "\n".join(names) + "\n")
+    assert (stored / "classes.txt").read_bytes() == b"ant\ncaf\xe9\nstra\xc3\x9fe\n"
+    write_json(stored / "source.json", {"data": names[1], "num_train_classes": 2})
+    assert read_json(stored / "source.json")["data"] == names[1]
+    dataset = load("features", path=stored)
+    assert dataset.class_names == names and dataset.num_train_classes == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import pathlib
@@ -149,7 +150,10 @@ def _numbers_of(labels, names, labels_path, classes_path):
 
 def _read_names(path):
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        content = path.read_bytes()
+        # Names of folders may be of any encoding, but UTF-16 has no lines here.
+        is_utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        lines = content.decode("utf-8", "strict" if is_utf_16 else "surrogateescape").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"The names of the classes cannot be read. Received: {path} ({error}).") from error
     return tuple(line.rstrip("\r") for line in (lines[:-1] if lines[-1] == "" else lines))
@@ -159,7 +163,7 @@ def _published_split(path):
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8")).get("num_train_classes")
+        return json.loads(path.read_text(encoding="utf-8", errors="surrogateescape")).get("num_train_classes")
     except (OSError, ValueError, AttributeError) as error:
         raise ValueError(f"Not a JSON file of tfdml-extract. Received: {path} ({error}).") from error
 
