@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pathlib
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -103,6 +104,32 @@ def check_h5(path):
     except Exception as error:  # h5py has no class of error of its own.
         raise ValueError(f"Not a readable HDF5 file. Received: {path} ({short_reason(error)}).") from error
     check_size(path, claimed)
+
+
+def check_zip(path):
+    """Raises a ValueError if a file is not a zip archive whose members have their checksums."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"Not a readable archive. Received: {path} ({short_reason(error)}).") from error
+    if damaged is not None:
+        raise ValueError(f"Not a readable archive. Received: {path} with the damaged member {damaged}.")
+
+
+def check_not_empty(path):
+    """Raises a ValueError if a file is empty."""
+    if not path.stat().st_size:
+        raise ValueError(f"The file is empty. Received: {path}.")
+
+
+def passes(check, path):
+    """Whether a check of a file raises neither a ValueError nor an OSError."""
+    try:
+        check(path)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _datasets(root):

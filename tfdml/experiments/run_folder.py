@@ -8,15 +8,13 @@ import hashlib
 import json
 import os
 import pathlib
-import zipfile
 
-import h5py
 import numpy as np
 
 from tfdml._utils import plain_files
 from tfdml._utils.environment import environment
 from tfdml._utils.files import FolderInUseError, lock_folder, remove_partial, whole_file
-from tfdml._utils.foreign_files import read_npz
+from tfdml._utils.foreign_files import check_h5, check_not_empty, check_zip, passes, read_npz
 from tfdml._utils.plain_files import write_json, write_text
 from tfdml.experiments.errors import RecipeError, RunFolderError
 from tfdml.experiments.parsing import missing_keys, parse_yaml, to_mapping
@@ -191,37 +189,12 @@ class RunFolder(WorkFolder):
         checks = {
             self.test_metrics: read_json,
             self.untrained_metrics: read_json,
-            self.best_weights: _check_weights,
-            self.embedder: _check_zip,
-            self.saved_model / "saved_model.pb": _check_not_empty,
+            self.best_weights: check_h5,
+            self.embedder: check_zip,
+            self.saved_model / "saved_model.pb": check_not_empty,
             self.test_embeddings: read_embeddings,
         }
-        return [path for path, check in checks.items() if path.exists() and not _passes(check, path)]
-
-
-def _passes(check, path):
-    try:
-        check(path)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        return False
-    return True
-
-
-def _check_weights(path):
-    with h5py.File(path, "r") as file:
-        if not len(file):
-            raise ValueError("no weights")
-
-
-def _check_zip(path):
-    with zipfile.ZipFile(path) as archive:
-        if archive.testzip() is not None:
-            raise ValueError("damaged archive")
-
-
-def _check_not_empty(path):
-    if not path.stat().st_size:
-        raise ValueError("empty")
+        return [path for path, check in checks.items() if path.exists() and not passes(check, path)]
 
 
 def read_whole_recipe(path):
