@@ -194,7 +194,7 @@ class MetricModel(keras_compat.WorkerModel):
         self._check_optimizers()
         self.geometry = bool(geometry)
         self._check_margins()
-        self._score_function = self._inference_function = None
+        self._evaluation_functions = self._inference_function = None
 
     def _check_crew(self, jit_compile):
         if self.crew.is_alone:
@@ -208,7 +208,7 @@ class MetricModel(keras_compat.WorkerModel):
 
     def retrace(self):
         """Forgets the graphs of training, evaluation and embedding, after an option of a layer has changed."""
-        self._score_function = self._inference_function = None
+        self._evaluation_functions = self._inference_function = None
         if getattr(self, "train_function", None) is not None:
             self.make_train_function(force=True)
 
@@ -559,8 +559,12 @@ class MetricModel(keras_compat.WorkerModel):
 
     def _embed_set(self, batches, steps, callbacks):
         """Embeds and scores this worker's share of the batches; gives the whole set, in its order."""
-        if self._score_function is None:
-            self._score_function = self._score if self.run_eagerly else tf.function(self._score, reduce_retracing=True)
+        if self._evaluation_functions is None:
+            # Not the graph of `embed_batch`: batches of other shapes would relax it, and a resumed training, which
+            # has not seen them, would round otherwise.
+            score = self._score if self.run_eagerly else tf.function(self._score, reduce_retracing=True)
+            self._evaluation_functions = inference_function(self.embedder, self.crew, self.run_eagerly), score
+        embed_batch, score = self._evaluation_functions
         mine = itertools.takewhile(lambda numbered: steps is None or numbered[0] < steps, self.crew.share(batches))
         parts = []
         for number, batch in checked_batches(mine):
@@ -568,8 +572,8 @@ class MetricModel(keras_compat.WorkerModel):
                 raise ValueError("Retrieval is judged by labels. Received: a data set of images without labels.")
             callbacks.on_test_batch_begin(number)
             labels = self._checked_labels(batch.labels)
-            embeddings = self.embed_batch(batch.images)
-            loss = self._score_function(embeddings, tf.convert_to_tensor(labels), batch.weights)
+            embeddings = embed_batch(batch.images)
+            loss = score(embeddings, tf.convert_to_tensor(labels), batch.weights)
             labels = np.asarray(labels).reshape(-1)
             parts.append(EmbeddedBatch(number, np.asarray(embeddings), labels, batch.is_query, float(loss)))
             callbacks.on_test_batch_end(number, {"loss": mean_loss(parts)})
