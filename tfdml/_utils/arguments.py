@@ -5,6 +5,9 @@ from __future__ import annotations
 import inspect
 import math
 import numbers
+from typing import Any
+
+from tfdml._utils.types import Config
 
 
 def check_whole_number(name, value, minimum):
@@ -71,7 +74,7 @@ class FormerNames:
     former_names = {}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Config) -> Any:
         return super().from_config({cls.former_names.get(name, name): value for name, value in config.items()})
 
 

@@ -1,10 +1,12 @@
 """BN-Inception: GoogLeNet with batch normalisation."""
 
+from __future__ import annotations
+
 import dataclasses
-from typing import Optional
 
 import keras
 
+from tfdml._utils.types import FrozenBatchNorm, PathLike, Shape
 from tfdml.backbones.batch_normalization import Normalizer
 from tfdml.backbones.convolution_units import (
     ConvolutionUnit,
@@ -31,11 +33,11 @@ class _Block:
     Without `single` the block has stride 2 and its pooling has no convolution.
     """
 
-    single: Optional[int]
+    single: int | None
     triple: tuple
     double: tuple
     pool: str = "average"
-    projection: Optional[int] = None
+    projection: int | None = None
 
 
 BLOCKS = {
@@ -54,8 +56,12 @@ BLOCKS = {
 
 @register("bn_inception")
 def bn_inception(
-    input_shape, weights=None, frozen_batch_norm="none", batch_norm_momentum=0.9, name="bn_inception"
-):
+    input_shape: Shape,
+    weights: PathLike | None = None,
+    frozen_batch_norm: FrozenBatchNorm = "none",
+    batch_norm_momentum: float = 0.9,
+    name: str = "bn_inception",
+) -> keras.Model:
     """BN-Inception, the batch-normalised GoogLeNet that metric learning is mostly judged with.
 
     A 7×7 and a 3×3 convolution, each with max pooling, then ten Inception blocks (3a to 5b) that put side by side what

@@ -1,8 +1,11 @@
 """Which numbers a network expects of its images, as far as its first layers tell."""
 
+from __future__ import annotations
+
 import keras
 import numpy as np
 
+from tfdml._utils.types import InputRange
 from tfdml.backbones.input_convention import InputConvention
 from tfdml.ops import UNIT_RANGE
 
@@ -37,7 +40,7 @@ _TRANSPARENT = {
 }  # fmt: skip
 
 
-def expected_range(model):
+def expected_range(model: keras.Model) -> tuple[InputRange, str] | tuple[None, None]:
     """What a network expects of images, if its first layers tell.
 
     They tell by a rescaling, a normalization or the input convention of this package, or by the names of a network of

@@ -1,7 +1,10 @@
 """GoogLeNet: the first Inception network."""
 
+from __future__ import annotations
+
 import keras
 
+from tfdml._utils.types import FrozenBatchNorm, PathLike, Shape
 from tfdml.backbones.batch_normalization import Normalizer
 from tfdml.backbones.convolution_units import ConvolutionUnit, max_pool, max_pool_to_the_end
 from tfdml.backbones.input_convention import InputConvention
@@ -27,7 +30,13 @@ BLOCKS = {
 
 
 @register("googlenet")
-def googlenet(input_shape, weights=None, frozen_batch_norm="none", batch_norm_momentum=0.9, name="googlenet"):
+def googlenet(
+    input_shape: Shape,
+    weights: PathLike | None = None,
+    frozen_batch_norm: FrozenBatchNorm = "none",
+    batch_norm_momentum: float = 0.9,
+    name: str = "googlenet",
+) -> keras.Model:
     """GoogLeNet as torchvision has it: Inception blocks of 2014 with batch normalisation.
 
     Three convolutions and nine Inception blocks (3a to 5b), four max poolings between them. As in the weights that

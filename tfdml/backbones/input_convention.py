@@ -1,7 +1,14 @@
 """What published weights expect of images, as a layer."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import tensorflow as tf
+
+from tfdml._utils.types import Config, Shape
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -20,22 +27,28 @@ class InputConvention(keras.layers.Layer):
         **kwargs: As for `keras.layers.Layer`.
     """
 
-    def __init__(self, scale, mean, reverse_channels=False, **kwargs):
+    def __init__(
+        self,
+        scale: float | Sequence[float],
+        mean: float | Sequence[float],
+        reverse_channels: bool = False,
+        **kwargs: Any,
+    ) -> None:
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         self.scale = [float(value) for value in scale] if isinstance(scale, (list, tuple)) else float(scale)
         self.mean = [float(value) for value in mean]
         self.reverse_channels = bool(reverse_channels)
 
-    def call(self, images):
+    def call(self, images: tf.Tensor) -> tf.Tensor:
         if self.reverse_channels:
             images = tf.reverse(images, axis=[-1])
         return tf.constant(self.scale, images.dtype) * images - tf.constant(self.mean, images.dtype)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "scale": self.scale,

@@ -1,7 +1,10 @@
 """Residual networks of twenty layers for small images."""
 
+from __future__ import annotations
+
 import keras
 
+from tfdml._utils.types import FrozenBatchNorm, Shape
 from tfdml.backbones.batch_normalization import Normalizer
 from tfdml.backbones.input_shapes import check_input_shape
 from tfdml.backbones.registry import register
@@ -12,7 +15,12 @@ BLOCKS_PER_STAGE = 3
 
 
 @register("resnet20")
-def resnet20(input_shape, batch_norm_momentum=0.9, frozen_batch_norm="none", name="resnet20"):
+def resnet20(
+    input_shape: Shape,
+    batch_norm_momentum: float = 0.9,
+    frozen_batch_norm: FrozenBatchNorm = "none",
+    name: str = "resnet20",
+) -> keras.Model:
     r"""ResNet-20, first version: each block adds, then activates.
 
     $$y = \mathrm{relu}\big(\mathrm{bn}(w_2 * \mathrm{relu}(\mathrm{bn}(w_1 * x))) + s(x)\big)$$
@@ -45,7 +53,12 @@ def resnet20(input_shape, batch_norm_momentum=0.9, frozen_batch_norm="none", nam
 
 
 @register("resnet20v2")
-def resnet20v2(input_shape, batch_norm_momentum=0.9, frozen_batch_norm="none", name="resnet20v2"):
+def resnet20v2(
+    input_shape: Shape,
+    batch_norm_momentum: float = 0.9,
+    frozen_batch_norm: FrozenBatchNorm = "none",
+    name: str = "resnet20v2",
+) -> keras.Model:
     r"""ResNet-20, second version: each block activates first, and the sum stays as it is.
 
     $$y = w_2 * \mathrm{relu}(\mathrm{bn}(w_1 * a)) + s, \qquad a = \mathrm{relu}(\mathrm{bn}(x))$$

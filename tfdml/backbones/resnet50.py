@@ -1,7 +1,10 @@
 """ResNet-50 with Keras' weights."""
 
+from __future__ import annotations
+
 import keras
 
+from tfdml._utils.types import FrozenBatchNorm, PathLike, Shape
 from tfdml.backbones.batch_normalization import Normalizer
 from tfdml.backbones.convolution_units import ConvolutionUnit
 from tfdml.backbones.input_convention import InputConvention
@@ -18,7 +21,13 @@ _EXPANSION = 4
 
 
 @register("resnet50")
-def resnet50(input_shape, weights=None, frozen_batch_norm="none", batch_norm_momentum=0.9, name="resnet50"):
+def resnet50(
+    input_shape: Shape,
+    weights: PathLike | None = None,
+    frozen_batch_norm: FrozenBatchNorm = "none",
+    batch_norm_momentum: float = 0.9,
+    name: str = "resnet50",
+) -> keras.Model:
     """ResNet-50 as `keras.applications` has it, layer by layer under its names.
 
     A 7×7 convolution and max pooling, then four stages of 3, 4, 6 and 3 bottlenecks (1×1, 3×3, 1×1); from the second

@@ -1,5 +1,7 @@
 """Weights of backbones: from files, from what others published, and to files."""
 
+from __future__ import annotations
+
 import collections
 import contextlib
 import dataclasses
@@ -14,6 +16,7 @@ import keras
 import numpy as np
 
 from tfdml._utils.foreign_files import check_h5, read_npz, short_reason
+from tfdml._utils.types import PathLike
 from tfdml.backbones import registry
 from tfdml.backbones.torch_files import read_state_dict
 
@@ -105,7 +108,7 @@ def start_from(backbone, weights, published):
         load_weights(backbone, weights)
 
 
-def load_weights(backbone, path):
+def load_weights(backbone: keras.Model, path: PathLike) -> None:
     """Loads the weights of a backbone from a file.
 
     | ending | what it is |
@@ -147,7 +150,7 @@ def load_weights(backbone, path):
     _assign(backbone, arrays, path)
 
 
-def convert_weights(source, target, backbone="bn_inception"):
+def convert_weights(source: PathLike, target: PathLike, backbone: str = "bn_inception") -> pathlib.Path:
     """Writes the weights of a file as an `.npz`, which every version of Keras and NumPy reads.
 
     Args:

@@ -1,7 +1,10 @@
 """The outer loop of chance constrained programming."""
 
+from __future__ import annotations
+
 import logging
 import time
+from typing import Callable
 
 import keras
 import numpy as np
@@ -9,6 +12,7 @@ import tensorflow as tf
 
 from tfdml import ops
 from tfdml._utils.arguments import check_whole_number
+from tfdml._utils.types import Config, Logs
 from tfdml._utils.variables import array_of, number
 from tfdml.callbacks.monitor import monitored_value
 from tfdml.metrics import covering_radius, proxy_spread
@@ -63,8 +67,14 @@ class AlternatingProjections(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, pool_dataset, pool_size=12, patience=3, monitor="val_map_at_r", start_from_epoch=0, outer_patience=None
-    ):
+        self,
+        pool_dataset: tf.data.Dataset | Callable[[int], tf.data.Dataset],
+        pool_size: int = 12,
+        patience: int = 3,
+        monitor: str = "val_map_at_r",
+        start_from_epoch: int = 0,
+        outer_patience: int | None = None,
+    ) -> None:
         super().__init__()
         self.pool_dataset = pool_dataset
         self.pool_size = check_whole_number("pool_size", pool_size, minimum=1)
@@ -81,14 +91,14 @@ class AlternatingProjections(keras.callbacks.Callback):
         self._covering_radius = self._proxy_diversity = float("nan")
 
     @property
-    def is_over(self):
+    def is_over(self) -> bool:
         """Whether the last problem has ended and the outer patience is at its end."""
         model = self.model
         without_better = number(model.projection) - number(model.incumbent_projection)
         ended = number(model.wait) >= self.patience
         return self.outer_patience is not None and ended and without_better >= self.outer_patience
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         model = self.model
         if not isinstance(model, CCPModel):
             raise TypeError(f"AlternatingProjections drives a CCPModel. Received: {type(model).__name__}.")
@@ -111,7 +121,7 @@ class AlternatingProjections(keras.callbacks.Callback):
         counts = (model.steps, model.projection, model.wait)
         return any(number(count) > 0 for count in counts) or np.isfinite(number(model.best_value))
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         model = self.model
         logs = logs if logs is not None else {}
         logs["projection"] = number(model.projection)
@@ -208,7 +218,7 @@ class AlternatingProjections(keras.callbacks.Callback):
             raise ValueError(f"The pool's embeddings are not finite in {len(bad)} classes: {bad[:10].tolist()}.")
         return points, np.arange(size)[None, :] < counts[:, None]
 
-    def get_state(self):
+    def get_state(self) -> Config:
         """What the model's own state does not hold: what was measured of the problems."""
         return {
             "covering_radius": self._covering_radius,
@@ -216,7 +226,7 @@ class AlternatingProjections(keras.callbacks.Callback):
             "projections": self.projections,
         }
 
-    def set_state(self, state):
+    def set_state(self, state: Config) -> None:
         """Takes over what `get_state` gave."""
         self._covering_radius, self._proxy_diversity = state["covering_radius"], state["proxy_diversity"]
         self.projections = list(state["projections"])

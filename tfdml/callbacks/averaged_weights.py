@@ -1,10 +1,13 @@
 """A moving average of the weights, which is what is judged and kept."""
 
+from __future__ import annotations
+
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tfdml._utils.arguments import check_between
+from tfdml._utils.types import Config, Logs
 from tfdml.models import CCPModel, MetricModel
 from tfdml.models.snapshot import ordered_weights
 
@@ -35,12 +38,12 @@ class AveragedWeights(keras.callbacks.Callback):
         Tarvainen and Valpola, "Mean teachers are better role models", NeurIPS 2017; Gürbüz, METU 2022, section 3.2.3.
     """
 
-    def __init__(self, momentum=0.99):
+    def __init__(self, momentum: float = 0.99) -> None:
         super().__init__()
         self.momentum = check_between("momentum", momentum, 0.0, 1.0)
         self._weights = self._averages = self._online = self._restored = None
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         model = self.model
         if not isinstance(model, MetricModel) or isinstance(model, CCPModel):
             raise TypeError(f"AveragedWeights averages the weights of a MetricModel. Received: {type(model).__name__}.")
@@ -58,12 +61,12 @@ class AveragedWeights(keras.callbacks.Callback):
         self._online, self._restored = self._restored, None
         self._update = tf.function(self._move_averages)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         if self._online is not None:
             _assign(self._weights, self._online)
             self._online = None
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         step = tf.cast(tf.convert_to_tensor(self.model.steps), tf.float32)
         self._update(tf.minimum(self.momentum, (1.0 + step) / (10.0 + step)))
 
@@ -72,10 +75,10 @@ class AveragedWeights(keras.callbacks.Callback):
             difference = tf.convert_to_tensor(weight) - average
             average.assign_add(tf.cast(1.0 - momentum, average.dtype) * difference)
 
-    def on_test_begin(self, logs=None):
+    def on_test_begin(self, logs: Logs | None = None) -> None:
         self._put_averages_in()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         # Where there is no validation.
         self._put_averages_in()
 
@@ -84,14 +87,14 @@ class AveragedWeights(keras.callbacks.Callback):
             self._online = [np.array(weight) for weight in self._weights]
             _assign(self._weights, self._averages)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Logs | None = None) -> None:
         self._weights = self._averages = self._online = None
 
-    def get_state(self):
+    def get_state(self) -> Config:
         """The weights that training goes on with; the averages are in the model at an epoch's end."""
         return {"online": self._online or []}
 
-    def set_state(self, state):
+    def set_state(self, state: Config) -> None:
         """Takes over what `get_state` gave."""
         self._restored = state["online"] or None
 

@@ -1,11 +1,14 @@
 """Early stopping on retrieval quality."""
 
+from __future__ import annotations
+
 import logging
 import math
 
 import keras
 
 from tfdml._utils.arguments import check_whole_number
+from tfdml._utils.types import Config, Logs
 from tfdml._utils.variables import array_of
 from tfdml.callbacks.monitor import monitored_value
 from tfdml.models.snapshot import ordered_weights
@@ -35,7 +38,14 @@ class RetrievalEarlyStopping(keras.callbacks.Callback):
         ValueError: If the patience is below 1 or `min_delta` is negative.
     """
 
-    def __init__(self, patience, monitor="val_map_at_r", min_delta=0.0, restore_best_weights=True, start_from_epoch=0):
+    def __init__(
+        self,
+        patience: int,
+        monitor: str = "val_map_at_r",
+        min_delta: float = 0.0,
+        restore_best_weights: bool = True,
+        start_from_epoch: int = 0,
+    ) -> None:
         super().__init__()
         if patience < 1:
             raise ValueError(f"patience must be at least 1. Received: patience={patience}.")
@@ -56,13 +66,13 @@ class RetrievalEarlyStopping(keras.callbacks.Callback):
         self.stopped_epoch = None
         self._restored = False
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         # A fit starts afresh, unless a backup has just given the state of the one it continues.
         if not self._restored:
             self._reset()
         self._restored = False
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         value = monitored_value(logs, self.monitor)
         if value is None or epoch < self.start_from_epoch:
             return
@@ -77,7 +87,7 @@ class RetrievalEarlyStopping(keras.callbacks.Callback):
             self.stopped_epoch = epoch
             self.model.stop_training = True
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Logs | None = None) -> None:
         if self.best_weights is None:
             return
         # Those of a backup are in the same order.
@@ -86,7 +96,7 @@ class RetrievalEarlyStopping(keras.callbacks.Callback):
             variable.assign(value)
         _logger.info("Restored the weights of epoch %d: %s = %.4f", self.best_epoch + 1, self.monitor, self.best)
 
-    def get_state(self):
+    def get_state(self) -> Config:
         """What a resumed training needs: scalars and lists of arrays."""
         return {
             "best": self.best,
@@ -95,7 +105,7 @@ class RetrievalEarlyStopping(keras.callbacks.Callback):
             "best_weights": self.best_weights or [],
         }
 
-    def set_state(self, state):
+    def set_state(self, state: Config) -> None:
         """Takes over what `get_state` gave."""
         self._reset()
         self.best, self.best_epoch, self.wait = state["best"], state["best_epoch"], state["wait"]

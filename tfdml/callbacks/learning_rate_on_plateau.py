@@ -1,11 +1,14 @@
 """A learning rate that falls when retrieval no longer improves."""
 
+from __future__ import annotations
+
 import logging
 import math
 
 import keras
 
 from tfdml._utils.arguments import check_whole_number
+from tfdml._utils.types import Config, Logs
 from tfdml._utils.variables import number
 from tfdml.callbacks.monitor import monitored_value
 from tfdml.models import MetricModel
@@ -33,7 +36,7 @@ class LearningRateOnPlateau(keras.callbacks.Callback):
         TypeError: By Keras, when the rate is to fall, if an optimizer has a schedule of its own.
     """
 
-    def __init__(self, patience, factor=0.5, monitor="val_map_at_r"):
+    def __init__(self, patience: int, factor: float = 0.5, monitor: str = "val_map_at_r") -> None:
         super().__init__()
         self.patience = check_whole_number("patience", patience, minimum=1)
         if not 0.0 < factor < 1.0:
@@ -43,7 +46,7 @@ class LearningRateOnPlateau(keras.callbacks.Callback):
         self.best, self.wait = -math.inf, 0
         self._restored_rates = None
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         if self._restored_rates is None:
             self.best, self.wait = -math.inf, 0
             return
@@ -51,7 +54,7 @@ class LearningRateOnPlateau(keras.callbacks.Callback):
             optimizer.learning_rate = rate
         self._restored_rates = None
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         value = monitored_value(logs, self.monitor)
         if value is None:
             return
@@ -70,11 +73,11 @@ class LearningRateOnPlateau(keras.callbacks.Callback):
             return [optimizer for optimizer, _ in self.model.optimizer_groups()]
         return [self.model.optimizer]
 
-    def get_state(self):
+    def get_state(self) -> Config:
         """What a resumed training needs."""
         rates = [number(optimizer.learning_rate) for optimizer in self._optimizers()]
         return {"best": self.best, "wait": self.wait, "rates": rates}
 
-    def set_state(self, state):
+    def set_state(self, state: Config) -> None:
         """Takes over what `get_state` gave."""
         self.best, self.wait, self._restored_rates = state["best"], state["wait"], list(state["rates"])

@@ -1,10 +1,14 @@
 """Prototypes from a network that has learnt something already."""
 
+from __future__ import annotations
+
 import logging
+from typing import Any
 
 import keras
 
 from tfdml._utils.arguments import check_whole_number
+from tfdml._utils.types import Batches, Config, Logs
 from tfdml.layers import GeneralizedSumPooling
 from tfdml.models import MetricModel, adapt_pooling
 
@@ -35,7 +39,7 @@ class PrototypeWarmup(keras.callbacks.Callback):
         start; its code pools by the average until a memory of pooled features is full, and chooses from that.
     """
 
-    def __init__(self, images, epochs=1, **options):
+    def __init__(self, images: Batches, epochs: int = 1, **options: Any) -> None:
         super().__init__()
         self.images = images
         self.epochs = check_whole_number("epochs", epochs, minimum=1)
@@ -43,7 +47,7 @@ class PrototypeWarmup(keras.callbacks.Callback):
         self._is_over = False
         self._ratio = None
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         if not isinstance(self.model, MetricModel):
             raise TypeError(f"PrototypeWarmup drives a MetricModel. Received: {type(self.model).__name__}.")
         pooling = self._pooling
@@ -53,7 +57,7 @@ class PrototypeWarmup(keras.callbacks.Callback):
             self._ratio = pooling.ratio
             self._set_ratio(1.0)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         if self._is_over or epoch + 1 < self.epochs:
             return
         self._is_over = True
@@ -61,7 +65,7 @@ class PrototypeWarmup(keras.callbacks.Callback):
         adapt_pooling(self.model.embedder, self.images, **self.options)
         _logger.info("The pooling has its prototypes after %d epochs of average pooling.", epoch + 1)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Logs | None = None) -> None:
         # A training that ends earlier leaves the layer as it was made.
         if self._pooling.ratio != self._ratio and self._ratio is not None:
             self._set_ratio(self._ratio)
@@ -74,10 +78,10 @@ class PrototypeWarmup(keras.callbacks.Callback):
         self._pooling.ratio = ratio
         self.model.retrace()
 
-    def get_state(self):
+    def get_state(self) -> Config:
         """Whether the warm-up is over; the prototypes are among the model's weights."""
         return {"is_over": self._is_over}
 
-    def set_state(self, state):
+    def set_state(self, state: Config) -> None:
         """Takes over what `get_state` gave."""
         self._is_over = state["is_over"]

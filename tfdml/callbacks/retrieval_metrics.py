@@ -1,9 +1,14 @@
 """Retrieval metrics for models that know nothing of them."""
 
+from __future__ import annotations
+
 import collections.abc
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 
+from tfdml._utils.types import Logs
 from tfdml.metrics import retrieval_metrics
 from tfdml.models import embed, inference_function
 from tfdml.models.batches import finite_batches
@@ -39,7 +44,9 @@ class RetrievalMetrics(keras.callbacks.Callback):
         2
     """
 
-    def __init__(self, validation_data, prefix="val_", batch_size=256, ks=(1, 2, 4, 8)):
+    def __init__(
+        self, validation_data: Any, prefix: str = "val_", batch_size: int = 256, ks: Sequence[int] = (1, 2, 4, 8)
+    ) -> None:
         super().__init__()
         if isinstance(validation_data, collections.abc.Iterator):
             raise TypeError(
@@ -53,10 +60,10 @@ class RetrievalMetrics(keras.callbacks.Callback):
         self.ks = tuple(ks)
         self._embedder = None
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         self._embedder = inference_function(self.model)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         if logs is None:
             return
         result = embed(self._embedder, self.validation_data, self.batch_size)

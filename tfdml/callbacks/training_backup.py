@@ -1,13 +1,17 @@
 """Going on after an interruption."""
 
+from __future__ import annotations
+
 import json
 import os
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 
 from tfdml._utils.files import whole_file
 from tfdml._utils.foreign_files import read_npz, short_reason
+from tfdml._utils.types import Logs, PathLike
 from tfdml._utils.variables import array_of
 from tfdml.models import MetricModel
 from tfdml.models.snapshot import ordered_variables
@@ -41,14 +45,14 @@ class TrainingBackup(keras.callbacks.Callback):
             another model.
     """
 
-    def __init__(self, path, callbacks=()):
+    def __init__(self, path: PathLike, callbacks: Sequence[keras.callbacks.Callback] = ()) -> None:
         super().__init__()
         self.path = os.path.expanduser(os.fspath(path))
         self._callbacks = list(callbacks)
         self._saved = self._read() if os.path.exists(self.path) else None
         self.initial_epoch = self._saved["epoch"] if self._saved else 0
 
-    def set_model(self, model):
+    def set_model(self, model: keras.Model) -> None:
         # Before any callback's on_train_begin, whatever their order.
         super().set_model(model)
         if self._saved is not None:
@@ -74,7 +78,7 @@ class TrainingBackup(keras.callbacks.Callback):
             callback.set_state(state)
         self._saved = None
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         arrays = {}
         content = {
             "layout": _LAYOUT,

@@ -7,6 +7,7 @@ import math
 import tensorflow as tf
 
 from tfdml._utils.arguments import check_at_most
+from tfdml._utils.types import Config, TensorLike
 
 
 class Augmentation:
@@ -36,14 +37,14 @@ class Augmentation:
 
     def __init__(
         self,
-        rotation=0.0,
-        scale=0.0,
-        shear=0.0,
-        translation=0.0,
-        horizontal_flip=False,
-        crop_area=None,
-        crop_aspect=(3 / 4, 4 / 3),
-    ):
+        rotation: float = 0.0,
+        scale: float = 0.0,
+        shear: float = 0.0,
+        translation: float = 0.0,
+        horizontal_flip: bool = False,
+        crop_area: tuple[float, float] | None = None,
+        crop_aspect: tuple[float, float] = (3 / 4, 4 / 3),
+    ) -> None:
         limits = {"rotation": 180.0, "scale": 0.9, "shear": 2.0, "translation": 1.0}
         check_at_most(limits, rotation=rotation, scale=scale, shear=shear, translation=translation)
         if crop_area is not None and not (len(crop_area) == 2 and 0 < crop_area[0] <= crop_area[1] <= 1):
@@ -62,7 +63,7 @@ class Augmentation:
         self.crop_area = None if crop_area is None else tuple(map(float, crop_area))
         self.crop_aspect = tuple(map(float, crop_aspect))
 
-    def __call__(self, images, seed):
+    def __call__(self, images: tf.Tensor, seed: TensorLike) -> tf.Tensor:
         """Changes each picture of a batch in its own way.
 
         Args:
@@ -74,7 +75,7 @@ class Augmentation:
         """
         return self._transform(images, seed, with_crop=self.crop_area is not None)
 
-    def crop(self, image, seed):
+    def crop(self, image: tf.Tensor, seed: TensorLike) -> tf.Tensor:
         """Cuts a random part out of one decoded picture `(h, w, c)` of any size, to be resized afterwards.
 
         Without `crop_area` the picture is returned whole. Cropping before resizing keeps the detail of large
@@ -86,7 +87,7 @@ class Augmentation:
         row, column, rows, columns = tf.unstack(self.crop_window(tf.shape(image)[:2], seed))
         return image[row : row + rows, column : column + columns]
 
-    def crop_window(self, size, seed):
+    def crop_window(self, size: TensorLike, seed: TensorLike) -> tf.Tensor:
         """What `crop` cuts out of a picture, for a decoder that decodes no more than that.
 
         Args:
@@ -102,16 +103,16 @@ class Augmentation:
         start = tf.minimum(tf.cast(tf.round([top * height, left * width]), tf.int32), size - sides)
         return tf.concat([start, sides], axis=0)
 
-    def after_crop(self, images, seed):
+    def after_crop(self, images: tf.Tensor, seed: TensorLike) -> tf.Tensor:
         """All changes but the crop, for a batch whose pictures went through `crop`."""
         return self._transform(images, seed, with_crop=False)
 
     @property
-    def is_flip_at_most(self):
+    def is_flip_at_most(self) -> bool:
         """Whether `after_crop` does nothing but mirror pictures, if anything."""
         return not any((self.rotation, self.scale, self.shear, self.translation))
 
-    def is_mirrored(self, count, seed):
+    def is_mirrored(self, count: int | tf.Tensor, seed: TensorLike) -> tf.Tensor:
         """Which pictures of a batch `horizontal_flip` mirrors.
 
         Args:
@@ -123,7 +124,7 @@ class Augmentation:
         """
         return tf.random.stateless_uniform((count,), _fold(seed, 6)) < 0.5
 
-    def config(self):
+    def config(self) -> Config:
         """The arguments from which `from_config` makes the same augmentation."""
         return {
             "rotation": self.rotation,
@@ -136,7 +137,7 @@ class Augmentation:
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Config) -> Augmentation:
         """Makes an augmentation from what `config` gave."""
         return cls(**config)
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
+from tfdml._utils.types import Labels
 from tfdml.ops.labels import label_column
 
 
-def encode_labels(labels, names=None):
+def encode_labels(labels: Labels, names: Sequence[str] | None = None) -> tuple[np.ndarray, tuple[Any, ...]]:
     """Numbers class labels from 0.
 
     Args:

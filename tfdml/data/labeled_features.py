@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
+from tfdml._utils.types import ArrayLike
 from tfdml.data.labeled_samples import LabeledSamples
 
 _DTYPES = ("float16", "float32", "float64")
@@ -48,7 +50,16 @@ class LabeledFeatures(LabeledSamples):
     features: np.ndarray
     rows: np.ndarray | None
 
-    def __init__(self, features, labels, class_names, name=None, num_train_classes=None, roles=None, rows=None):
+    def __init__(
+        self,
+        features: ArrayLike,
+        labels: ArrayLike,
+        class_names: Sequence[str],
+        name: str | None = None,
+        num_train_classes: int | None = None,
+        roles: ArrayLike | None = None,
+        rows: ArrayLike | None = None,
+    ) -> None:
         object.__setattr__(self, "features", _checked_features(features))
         object.__setattr__(self, "rows", _checked_rows(rows, len(self.features)))
         super().__init__(labels, class_names, name, num_train_classes, roles)
@@ -61,11 +72,11 @@ class LabeledFeatures(LabeledSamples):
         )
 
     @property
-    def feature_size(self):
+    def feature_size(self) -> int:
         """How many numbers a feature has."""
         return self.features.shape[1]
 
-    def read(self, indices):
+    def read(self, indices: ArrayLike) -> np.ndarray:
         """Some features as an array.
 
         Args:
@@ -78,7 +89,7 @@ class LabeledFeatures(LabeledSamples):
         with np.errstate(over="ignore"):
             return np.asarray(self.features[chosen], np.float32)
 
-    def not_finite(self):
+    def not_finite(self) -> np.ndarray:
         """The indices of features that hold NaN or infinity, as float32; they are read block by block."""
         step = max(1, _NUMBERS_PER_BLOCK // self.feature_size)
         found = [np.zeros(0, np.int64)]

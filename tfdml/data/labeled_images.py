@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdml._utils.arguments import check_whole_number
+from tfdml._utils.types import ArrayLike, PathLike
 from tfdml.data.encoding import encode_labels
 from tfdml.data.image_tables import read_image_table
 from tfdml.data.labeled_samples import LabeledSamples
@@ -52,8 +53,15 @@ class LabeledImages(LabeledSamples):
     max_pixels: int = MAX_PIXELS
 
     def __init__(
-        self, images, labels, class_names, name=None, num_train_classes=None, roles=None, max_pixels=MAX_PIXELS
-    ):
+        self,
+        images: ArrayLike | Sequence[PathLike],
+        labels: ArrayLike,
+        class_names: Sequence[str],
+        name: str | None = None,
+        num_train_classes: int | None = None,
+        roles: ArrayLike | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
         object.__setattr__(self, "images", _checked_images(images))
         object.__setattr__(self, "max_pixels", check_whole_number("max_pixels", max_pixels, minimum=1))
         super().__init__(labels, class_names, name, num_train_classes, roles)
@@ -196,17 +204,17 @@ class LabeledImages(LabeledSamples):
         return f"LabeledImages(name={self.name!r}, images={len(self)} ({kind}), classes={self.num_classes})"
 
     @property
-    def holds_paths(self):
+    def holds_paths(self) -> bool:
         """Whether the pictures are paths of files rather than arrays."""
         return self.images.ndim == 1
 
     @property
-    def image_shape(self):
+    def image_shape(self) -> tuple[int, int, int] | None:
         """`(height, width, channels)`, or `None` for paths, whose pictures may differ."""
         return None if self.holds_paths else self.images.shape[1:]
 
     @property
-    def encoded_paths(self):
+    def encoded_paths(self) -> list[bytes] | None:
         """The paths as the file system has them, `n` bytes objects, or `None` for pictures in memory.
 
         `images` holds them as text, where bytes that are not UTF-8 are surrogates.

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
+from collections.abc import Sequence
+from typing import Callable
 
 import numpy as np
 
+from tfdml._utils.types import ArrayLike
 from tfdml.ops.labels import label_column
 
 BOTH, QUERY, GALLERY = range(3)
@@ -61,27 +64,27 @@ class LabeledSamples:
         for field, value in fields.items():
             object.__setattr__(self, field, value)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
 
     @property
-    def num_classes(self):
+    def num_classes(self) -> int:
         """How many classes there are."""
         return len(self.class_names)
 
     @property
-    def class_counts(self):
+    def class_counts(self) -> np.ndarray:
         """Samples of each class, `(num_classes,)`."""
         return np.bincount(self.labels, minlength=self.num_classes)
 
     @property
-    def is_query(self):
+    def is_query(self) -> np.ndarray | None:
         """Which samples are queries, bool `(n,)`; the others are the gallery. `None` if any is of no one role."""
         if self.roles is None or (self.roles == BOTH).any():
             return None
         return self.roles == QUERY
 
-    def subset(self, class_indices):
+    def subset(self, class_indices: ArrayLike) -> LabeledSamples:
         """The samples of some classes, relabelled 0, 1, … in the given order of classes.
 
         Args:
@@ -115,7 +118,7 @@ class LabeledSamples:
             roles=None if self.roles is None else self.roles[chosen],
         )
 
-    def split(self, partition):
+    def split(self, partition: Callable[[LabeledSamples], Sequence[np.ndarray | None]]) -> list[LabeledSamples | None]:
         """The samples in parts without a common class.
 
         Args:

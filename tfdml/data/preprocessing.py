@@ -5,6 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from tfdml._utils.arguments import check_whole_number
+from tfdml._utils.types import Config, InputRange, TensorLike
 from tfdml.data.image_files import decode_whole
 from tfdml.ops import MAX_PIXELS, UNIT_RANGE, check_input_range, to_input_range
 
@@ -38,7 +39,9 @@ class Preprocessing:
         TensorShape([4, 6, 1])
     """
 
-    def __init__(self, size, channels, short_side=None, input_range=(0, 1)):
+    def __init__(
+        self, size: tuple[int, int], channels: int, short_side: int | None = None, input_range: InputRange = (0, 1)
+    ) -> None:
         if isinstance(size, int) or len(size) != 2:
             raise ValueError(f"size must be (height, width). Received: size={size!r}.")
         self.size = tuple(check_whole_number("size", side, minimum=1) for side in size)
@@ -59,12 +62,12 @@ class Preprocessing:
             )
 
     @property
-    def image_shape(self):
+    def image_shape(self) -> tuple[int, int, int]:
         """`(height, width, channels)` of the result."""
         return (*self.size, self.channels)
 
     @tf.autograph.experimental.do_not_convert
-    def __call__(self, images):
+    def __call__(self, images: TensorLike) -> tf.Tensor:
         """Preprocesses decoded pictures.
 
         Args:
@@ -87,28 +90,28 @@ class Preprocessing:
         images.set_shape([*images.shape[: rank - 3], *self.image_shape])
         return self.to_input_range(images)
 
-    def to_input_range(self, images):
+    def to_input_range(self, images: TensorLike) -> tf.Tensor:
         """Brings images from 0–1 to `input_range`."""
         return images if self.input_range == UNIT_RANGE else to_input_range(images, self.input_range)
 
-    def with_input_range(self, input_range):
+    def with_input_range(self, input_range: InputRange | None) -> Preprocessing:
         """The same preprocessing with another input range; `None` keeps it."""
         if input_range is None:
             return self
         return type(self)(self.size, self.channels, self.short_side, input_range)
 
-    def from_encoded(self, contents, max_pixels=MAX_PIXELS):
+    def from_encoded(self, contents: TensorLike, max_pixels: int = MAX_PIXELS) -> tf.Tensor:
         """Decodes and preprocesses one image file, given as a scalar string of its bytes."""
         return self(self.decode(contents, max_pixels))
 
-    def decode(self, contents, max_pixels=MAX_PIXELS):
+    def decode(self, contents: TensorLike, max_pixels: int = MAX_PIXELS) -> tf.Tensor:
         """Decodes one PNG, JPEG, GIF or BMP file to uint8 `(h, w, c)` with the channels of the file, and upright.
 
         See `tfdml.ops.decode_image`, which says what is refused.
         """
         return decode_whole(contents, max_pixels)
 
-    def config(self):
+    def config(self) -> Config:
         """The arguments from which `from_config` makes the same preprocessing."""
         input_range = self.input_range if isinstance(self.input_range, str) else list(self.input_range)
         return {
@@ -119,7 +122,7 @@ class Preprocessing:
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Config) -> Preprocessing:
         """Makes a preprocessing from what `config` gave."""
         return cls(**config)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 
 from tfdml._utils.arguments import check_whole_number
-from tfdml.data.labeled_samples import check_is_labeled, integer_column
+from tfdml._utils.types import Labels
+from tfdml.data.labeled_samples import LabeledSamples, check_is_labeled, integer_column
 
 _CLASSES, _PICTURES = 0, 1
 
@@ -42,7 +44,14 @@ class BalancedSampler:
             there are fewer classes than `classes_per_batch`, or a number is out of range.
     """
 
-    def __init__(self, labels, classes_per_batch, samples_per_class, seed, class_names=None):
+    def __init__(
+        self,
+        labels: Labels,
+        classes_per_batch: int,
+        samples_per_class: int,
+        seed: int,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
         labels = integer_column(labels)
         self.seed = check_whole_number("seed", seed, minimum=0)
         self.samples_per_class = check_whole_number("samples_per_class", samples_per_class, minimum=1)
@@ -71,11 +80,11 @@ class BalancedSampler:
         self._place_in_rotation = np.argsort(self._rotation)
 
     @property
-    def batch_size(self):
+    def batch_size(self) -> int:
         """Pictures in a batch."""
         return self.classes_per_batch * self.samples_per_class
 
-    def epoch(self, number):
+    def epoch(self, number: int) -> np.ndarray:
         """Indices of one epoch's pictures, `(steps_per_epoch, batch_size)`; a batch is grouped by class."""
         classes = self._classes_of_epoch(number)
         visits = number + self._extra_visits(number)
@@ -87,7 +96,7 @@ class BalancedSampler:
             rows = np.concatenate([rows, self._visit(fillers, visits)])
         return rows.reshape(self.steps_per_epoch, self.batch_size)
 
-    def batch(self, number):
+    def batch(self, number: int) -> np.ndarray:
         """Indices of the pictures of batch `number` from 0, `(batch_size,)`."""
         epoch, step = divmod(number, self.steps_per_epoch)
         return self.epoch(epoch)[step]
@@ -220,7 +229,7 @@ def _check_counts(counts, class_names):
         )
 
 
-def steps_per_epoch(dataset, classes_per_batch):
+def steps_per_epoch(dataset: LabeledSamples, classes_per_batch: int) -> int:
     """Batches of `balanced_batches` until every class was visited.
 
     Args:

@@ -19,7 +19,14 @@ class Splits(NamedTuple):
     test: LabeledSamples | None
 
 
-def split_classes(dataset, validation=0.2, test=0.3, seed=None, fold=None, folds=4):
+def split_classes(
+    dataset: LabeledSamples,
+    validation: float | str | None = 0.2,
+    test: float | str | None = 0.3,
+    seed: int | None = None,
+    fold: int | None = None,
+    folds: int = 4,
+) -> Splits:
     """Splits the classes of a set into train, validation and test.
 
     The classes are taken in their order: the first for training, then validation, the last for test (the

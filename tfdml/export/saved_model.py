@@ -5,18 +5,23 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pathlib
 import shutil
 import tempfile
 import uuid
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Callable
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfdml import backbones
 from tfdml._utils.arguments import check_whole_number
 from tfdml._utils.foreign_graphs import check_saved_model
+from tfdml._utils.types import Batches, InputRange, PathLike, TensorLike
 from tfdml.data import Preprocessing
 from tfdml.data.image_files import read_encoded
 from tfdml.models import MetricModel, embed
@@ -34,7 +39,13 @@ _PATTERN_CHARACTERS = set("*?[]\\{}")
 _TOLERANCE = 0.5
 
 
-def export_saved_model(embedder, path, preprocessing=None, input_range=None, max_pixels=MAX_PIXELS):
+def export_saved_model(
+    embedder: keras.Model,
+    path: PathLike,
+    preprocessing: Callable[[tf.Tensor], tf.Tensor] | None = None,
+    input_range: InputRange | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> pathlib.Path:
     """Writes an embedder, with the preprocessing of its images, as a SavedModel.
 
     It is loaded by `tf.saved_model.load(path)`, TensorFlow Serving and whatever else reads a SavedModel,
@@ -143,7 +154,7 @@ def export_saved_model(embedder, path, preprocessing=None, input_range=None, max
     return path
 
 
-def load_saved_model(path, trust=False):
+def load_saved_model(path: PathLike, trust: bool = False) -> SavedEmbedder:
     """Loads what `export_saved_model` wrote.
 
     A graph runs with the rights of the process, so it is checked before it is loaded.
@@ -173,7 +184,7 @@ def load_saved_model(path, trust=False):
         return SavedEmbedder(tf.saved_model.load(plain), metadata)
 
 
-def is_own_saved_model(path):
+def is_own_saved_model(path: PathLike) -> bool:
     """Whether there is a SavedModel at `path` that `export_saved_model` wrote."""
     path = Path(path).expanduser()
     return (path / "saved_model.pb").is_file() and (path / _METADATA).is_file()
@@ -204,12 +215,12 @@ class SavedEmbedder:
             `"tfdml_version"`, `"tensorflow_version"`, `"keras_version"`.
     """
 
-    def __init__(self, model, metadata):
+    def __init__(self, model: Any, metadata: Mapping[str, Any]) -> None:
         # The signatures hold the variables only as long as the model lives.
         self._model = model
         self.metadata = metadata
 
-    def __call__(self, images, training=False):
+    def __call__(self, images: TensorLike, training: bool = False) -> tf.Tensor:
         """Embeds one batch.
 
         Args:
@@ -244,7 +255,7 @@ class SavedEmbedder:
         return self._model.signatures[name](**{_SIGNATURES[name]: images})[_OUTPUT]
 
     @property
-    def takes_features(self):
+    def takes_features(self) -> bool:
         """Whether this is a head, which embeds features rather than images."""
         return len(self.metadata["input_shape"]) == 1
 
@@ -285,7 +296,7 @@ class SavedEmbedder:
         features = tf.cast(features, tf.float32)
         return self._model.signatures["serving_default"](features=features)[_OUTPUT]
 
-    def embed(self, data, batch_size=256):
+    def embed(self, data: Batches, batch_size: int = 256) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Embeds a whole set, as `tfdml.models.embed` does.
 
         Args:

@@ -1,11 +1,15 @@
 """Dropout that an interruption does not change."""
 
+from __future__ import annotations
+
 import random
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tfdml._utils.arguments import check_whole_number
+from tfdml._utils.types import Config, Shape
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -32,18 +36,18 @@ class CountedDropout(keras.layers.Layer):
         [[1. 1. 1.]]
     """
 
-    def __init__(self, rate, seed=None, **kwargs):
+    def __init__(self, rate: float, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if isinstance(rate, bool) or not 0.0 <= rate < 1.0:
             raise ValueError(f"Received: rate={rate!r}; expected 0 <= rate < 1.")
         self.rate = float(rate)
         self.seed = random.randrange(2**31) if seed is None else check_whole_number("seed", seed, minimum=0)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         self.steps = self.add_weight(name="steps", shape=(), dtype="int64", initializer="zeros", trainable=False)
         self.built = True
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: tf.Tensor, training: bool | tf.Tensor | None = False) -> tf.Tensor:
         if not training or not self.rate:
             return inputs
         key = tf.stack([tf.constant(self.seed, tf.int64), tf.convert_to_tensor(self.steps)])
@@ -52,8 +56,8 @@ class CountedDropout(keras.layers.Layer):
         kept = tf.cast(uniform >= self.rate, inputs.dtype)
         return inputs * kept * tf.cast(1.0 / (1.0 - self.rate), inputs.dtype)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "rate": self.rate, "seed": self.seed}

@@ -1,11 +1,16 @@
 """A memory of the embeddings of past batches."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from tfdml import ops
 from tfdml._utils.arguments import FormerNames, check_whole_number
 from tfdml._utils.keras_compat import tensorflow_variable
+from tfdml._utils.types import Config, Labels, TensorLike
 from tfdml.layers.references import References
 
 
@@ -45,7 +50,7 @@ class CrossBatchMemory(FormerNames, keras.layers.Layer):
 
     former_names = {"dim": "embedding_size"}
 
-    def __init__(self, size, embedding_size, warmup_steps=0, **kwargs):
+    def __init__(self, size: int, embedding_size: int, warmup_steps: int = 0, **kwargs: Any) -> None:
         super().__init__(**{"trainable": False, **kwargs})
         self.size = check_whole_number("size", size, minimum=1)
         self.embedding_size = check_whole_number("embedding_size", embedding_size, minimum=1)
@@ -61,7 +66,7 @@ class CrossBatchMemory(FormerNames, keras.layers.Layer):
     def _state(self, name, shape, dtype):
         return self.add_weight(name=name, shape=shape, dtype=dtype, initializer="zeros", trainable=False)
 
-    def __call__(self):
+    def __call__(self) -> References:
         """The memory as `References`; places that nothing came into yet are not valid, and none is in the warm-up."""
         filled = tf.range(self.size, dtype=tf.int64) < tf.convert_to_tensor(self.samples_seen)
         is_used = tf.convert_to_tensor(self.batches_seen) >= self.warmup_steps
@@ -71,7 +76,7 @@ class CrossBatchMemory(FormerNames, keras.layers.Layer):
             valid=filled & is_used,
         )
 
-    def update(self, labels, embeddings):
+    def update(self, labels: Labels, embeddings: TensorLike) -> None:
         """Puts a batch in place of the oldest samples; of one larger than the memory its last `size` samples.
 
         Args:
@@ -98,7 +103,7 @@ class CrossBatchMemory(FormerNames, keras.layers.Layer):
         self.samples_seen.assign(seen)
         self.batches_seen.assign_add(1)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "size": self.size,

@@ -1,9 +1,14 @@
 """Layers that normalise embeddings."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from tfdml import ops
+from tfdml._utils.types import Config, Shape
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -17,10 +22,10 @@ class L2Normalization(keras.layers.Layer):
         [[0.6 0.8]]
     """
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return tf.cast(ops.l2_normalize(inputs), inputs.dtype)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
         return input_shape
 
 
@@ -41,17 +46,17 @@ class L2Clip(keras.layers.Layer):
         Gürbüz, "Novel Optimization Models to Generalize Deep Metric Learning", METU 2022, section 3.2.4.
     """
 
-    def __init__(self, max_norm=1.0, **kwargs):
+    def __init__(self, max_norm: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not max_norm > 0:
             raise ValueError(f"max_norm must be positive. Received: max_norm={max_norm!r}; expected a float > 0.")
         self.max_norm = float(max_norm)
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return tf.cast(ops.l2_clip(inputs, self.max_norm), inputs.dtype)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "max_norm": self.max_norm}

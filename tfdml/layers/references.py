@@ -1,9 +1,14 @@
 """What a batch of embeddings is compared with, apart from itself."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from tfdml._utils.arguments import FormerNames, check_whole_number
+from tfdml._utils.types import Config, Identifier, TensorLike
 from tfdml.ops import References
 
 
@@ -36,7 +41,15 @@ class ClassProxies(FormerNames, keras.layers.Layer):
 
     former_names = {"dim": "embedding_size"}
 
-    def __init__(self, num_classes, per_class=1, *, embedding_size, initializer=None, **kwargs):
+    def __init__(
+        self,
+        num_classes: int,
+        per_class: int = 1,
+        *,
+        embedding_size: int,
+        initializer: Identifier | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.num_classes = check_whole_number("num_classes", num_classes, minimum=1)
         self.per_class = check_whole_number("per_class", per_class, minimum=1)
@@ -53,7 +66,7 @@ class ClassProxies(FormerNames, keras.layers.Layer):
         )
         self.built = True
 
-    def __call__(self):
+    def __call__(self) -> References:
         """All proxies, class by class, as `References`."""
         count = self.num_classes * self.per_class
         return References(
@@ -63,7 +76,7 @@ class ClassProxies(FormerNames, keras.layers.Layer):
             classes=self.num_classes,
         )
 
-    def assign(self, proxies):
+    def assign(self, proxies: TensorLike) -> None:
         """Puts new proxies in place of the present ones.
 
         Args:
@@ -77,7 +90,7 @@ class ClassProxies(FormerNames, keras.layers.Layer):
             raise ValueError(f"Proxies do not fit. Received: shape {tuple(proxies.shape)}; expected {expected}.")
         self.proxies.assign(proxies)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "num_classes": self.num_classes,

@@ -1,11 +1,16 @@
 """Predicting classes from attributes that were learnt on other classes."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tfdml import ops
 from tfdml._utils.arguments import FormerNames, check_positive, check_whole_number
+from tfdml._utils.types import Config, Identifier, Labels, TensorLike
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -67,8 +72,15 @@ class ZeroShotPrediction(FormerNames, keras.layers.Layer):
     former_names = {"dim": "embedding_size"}
 
     def __init__(
-        self, num_classes, embedding_size, ridge=0.05, temperature=1 / 9.5, initializer=None, dtype="float32", **kwargs
-    ):
+        self,
+        num_classes: int,
+        embedding_size: int,
+        ridge: float = 0.05,
+        temperature: float = 1 / 9.5,
+        initializer: Identifier | None = None,
+        dtype: str = "float32",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(dtype=dtype, **kwargs)
         self.num_classes = check_whole_number("num_classes", num_classes, minimum=1)
         self.embedding_size = check_whole_number("embedding_size", embedding_size, minimum=1)
@@ -85,7 +97,7 @@ class ZeroShotPrediction(FormerNames, keras.layers.Layer):
         )
         self.built = True
 
-    def call(self, attributes, labels):
+    def call(self, attributes: TensorLike, labels: Labels) -> tf.Tensor:
         attributes = ops.at_least_float32(attributes)
         if attributes.shape.rank not in (None, 2):
             raise ValueError(f"Attributes must be (batch, prototypes). Received: shape {attributes.shape}.")
@@ -107,7 +119,7 @@ class ZeroShotPrediction(FormerNames, keras.layers.Layer):
         losses = tf.where(tf.reduce_any(is_second), losses, 0.0)
         return tf.where(known, losses, tf.constant(np.nan, losses.dtype))
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "num_classes": self.num_classes,

@@ -1,6 +1,9 @@
 """Angular loss."""
 
+from __future__ import annotations
+
 import math
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -8,6 +11,7 @@ import tensorflow as tf
 from tfdml import ops
 from tfdml._utils.arguments import check_positive
 from tfdml.losses.base import MetricLoss
+from tfdml.ops.pairs import Pairs
 
 # No triangle's smallest angle is larger. It also keeps what is summed, exp of at most 8 tan² in size, within e^±24.
 LARGEST_ANGLE = 60.0
@@ -44,13 +48,13 @@ class AngularLoss(MetricLoss):
         0.0181
     """
 
-    def __init__(self, angle=40.0, name="angular", **kwargs):
+    def __init__(self, angle: float = 40.0, name: str = "angular", **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
         self.angle = check_positive("angle", angle)
         if self.angle > LARGEST_ANGLE:
             raise ValueError(f"Received: angle={angle!r}; expected 0 < angle <= {LARGEST_ANGLE:g} degrees.")
 
-    def compare(self, pairs):
+    def compare(self, pairs: Pairs) -> tf.Tensor:
         tangent_squared = math.tan(math.radians(self.angle)) ** 2
         similarities = pairs.cosines()
         of_anchors = tf.exp(4.0 * tangent_squared * similarities)

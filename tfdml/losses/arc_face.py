@@ -1,6 +1,9 @@
 """ArcFace loss."""
 
+from __future__ import annotations
+
 import math
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -8,6 +11,7 @@ import tensorflow as tf
 from tfdml._utils.arguments import check_between, check_positive
 from tfdml.losses.base import MetricLoss
 from tfdml.losses.softmax import cross_entropy_with_negatives
+from tfdml.ops.pairs import Pairs
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -46,12 +50,12 @@ class ArcFaceLoss(MetricLoss):
         0.3133
     """
 
-    def __init__(self, margin=28.6, scale=64.0, name="arc_face", **kwargs):
+    def __init__(self, margin: float = 28.6, scale: float = 64.0, name: str = "arc_face", **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
         self.margin = check_between("margin", margin, 0.0, 90.0)
         self.scale = check_positive("scale", scale)
 
-    def compare(self, pairs):
+    def compare(self, pairs: Pairs) -> tf.Tensor:
         cosines = pairs.cosines()
         margin = math.radians(self.margin)
         widened = cosines * math.cos(margin) - _sines(cosines) * math.sin(margin)

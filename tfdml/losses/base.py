@@ -1,5 +1,7 @@
 """The base of every metric-learning loss."""
 
+from __future__ import annotations
+
 import abc
 from typing import NamedTuple
 
@@ -9,6 +11,8 @@ import tensorflow as tf
 
 from tfdml import miners, ops
 from tfdml._utils.arguments import configuration
+from tfdml._utils.types import Config, Identifier, Labels, TensorLike
+from tfdml.ops.pairs import Pairs, References
 
 
 class MarginRequirements(NamedTuple):
@@ -58,16 +62,18 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
     label_classes = None
 
     @property
-    def margin_requirements(self):
+    def margin_requirements(self) -> MarginRequirements | None:
         """The `MarginRequirements` that the margins ask for, or `None` for a loss without margins of distances."""
         return None
 
-    def __init__(self, name=None, *, miner=None, reduction="sum_over_batch_size"):
+    def __init__(
+        self, name: str | None = None, *, miner: Identifier | None = None, reduction: str = "sum_over_batch_size"
+    ) -> None:
         super().__init__(name=name, reduction=reduction)
         self.miner = None if miner is None else miners.get(miner)
 
     @abc.abstractmethod
-    def compare(self, pairs):
+    def compare(self, pairs: Pairs) -> tf.Tensor:
         """The formula.
 
         Args:
@@ -78,7 +84,7 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
             One value per sample, `(batch,)`; their mean is the loss.
         """
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Labels, y_pred: TensorLike) -> tf.Tensor:
         """One value per sample, the batch being its own reference.
 
         Args:
@@ -93,11 +99,11 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
         """
         return self._of_known_labels(y_true, self._values(ops.compare(y_true, y_pred)))
 
-    def call_unseen(self, y_true, y_pred):
+    def call_unseen(self, y_true: Labels, y_pred: TensorLike) -> tf.Tensor:
         """As `call`, for evaluation: the classes may be others than those of the training."""
         return self._values(ops.compare(y_true, y_pred))
 
-    def against(self, labels, embeddings, references):
+    def against(self, labels: Labels, embeddings: TensorLike, references: References) -> tf.Tensor:
         """One value per sample, compared with references only.
 
         Args:
@@ -127,7 +133,7 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
         labels = ops.check_label_range(labels, self.label_classes, owner)
         return tf.where(ops.known_labels(labels, self.label_classes), values, tf.constant(np.nan, values.dtype))
 
-    def get_config(self):
+    def get_config(self) -> Config:
         miner = None if self.miner is None else keras.saving.serialize_keras_object(self.miner)
         return {**super().get_config(), **configuration(self), "miner": miner}
 

@@ -1,11 +1,16 @@
 """Circle loss."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from tfdml import ops
 from tfdml._utils.arguments import check_between, check_positive
 from tfdml.losses.base import MetricLoss
+from tfdml.ops.pairs import Pairs
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -40,12 +45,12 @@ class CircleLoss(MetricLoss):
         0.1269
     """
 
-    def __init__(self, margin=0.4, scale=80.0, name="circle", **kwargs):
+    def __init__(self, margin: float = 0.4, scale: float = 80.0, name: str = "circle", **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
         self.margin = check_between("margin", margin, 0.0, 1.0)
         self.scale = check_positive("scale", scale)
 
-    def compare(self, pairs):
+    def compare(self, pairs: Pairs) -> tf.Tensor:
         similarities = pairs.cosines()
         fixed = tf.stop_gradient(similarities)
         of_positives = self.scale * tf.nn.relu(1.0 + self.margin - fixed) * (1.0 - self.margin - similarities)

@@ -1,11 +1,17 @@
 """Contrastive loss."""
 
+from __future__ import annotations
+
+from typing import Any, Literal
+
 import keras
 import tensorflow as tf
 
 from tfdml import ops
 from tfdml._utils.arguments import check_choice
+from tfdml._utils.types import DistanceName
 from tfdml.losses.base import MarginRequirements, MetricLoss, per_sample_share
+from tfdml.ops.pairs import Pairs
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -48,14 +54,14 @@ class ContrastiveLoss(MetricLoss):
 
     def __init__(
         self,
-        positive_margin=0.0,
-        negative_margin=0.5,
-        distance="l2",
-        power=1,
-        average="nonzero",
-        name="contrastive",
-        **kwargs,
-    ):
+        positive_margin: float = 0.0,
+        negative_margin: float = 0.5,
+        distance: DistanceName = "l2",
+        power: int = 1,
+        average: Literal["nonzero", "pairs", "anchor"] = "nonzero",
+        name: str = "contrastive",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(name, **kwargs)
         if not 0 <= positive_margin < negative_margin:
             raise ValueError(
@@ -69,10 +75,10 @@ class ContrastiveLoss(MetricLoss):
         self.average = check_choice("average", average, ("nonzero", "pairs", "anchor"))
 
     @property
-    def margin_requirements(self):
+    def margin_requirements(self) -> MarginRequirements:
         return MarginRequirements(self.negative_margin - self.positive_margin, self.negative_margin, self.distance)
 
-    def compare(self, pairs):
+    def compare(self, pairs: Pairs) -> tf.Tensor:
         distances = pairs.distances(self.distance)
         pulls = self._terms(distances - self.positive_margin, pairs.positives)
         pushes = self._terms(self.negative_margin - distances, pairs.negatives)

@@ -1,10 +1,16 @@
 """CosFace loss."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
+import tensorflow as tf
 
 from tfdml._utils.arguments import check_not_negative, check_positive
 from tfdml.losses.base import MetricLoss
 from tfdml.losses.softmax import cross_entropy_with_negatives
+from tfdml.ops.pairs import Pairs
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -39,11 +45,11 @@ class CosFaceLoss(MetricLoss):
         0.6931
     """
 
-    def __init__(self, margin=0.35, scale=64.0, name="cos_face", **kwargs):
+    def __init__(self, margin: float = 0.35, scale: float = 64.0, name: str = "cos_face", **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
         self.margin = check_not_negative("margin", margin)
         self.scale = check_positive("scale", scale)
 
-    def compare(self, pairs):
+    def compare(self, pairs: Pairs) -> tf.Tensor:
         cosines = pairs.cosines()
         return cross_entropy_with_negatives(self.scale * (cosines - self.margin), self.scale * cosines, pairs)

@@ -1,11 +1,16 @@
 """FastAP: a histogram's average precision."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from tfdml import ops
 from tfdml._utils.arguments import check_whole_number
 from tfdml.losses.base import MetricLoss, per_sample_share
+from tfdml.ops.pairs import Pairs
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -37,11 +42,11 @@ class FastAPLoss(MetricLoss):
         [0.75, 0.75, 0.0]
     """
 
-    def __init__(self, bins=10, name="fast_ap", **kwargs):
+    def __init__(self, bins: int = 10, name: str = "fast_ap", **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
         self.bins = check_whole_number("bins", bins, 1)
 
-    def compare(self, pairs):
+    def compare(self, pairs: Pairs) -> tf.Tensor:
         steps = (1.0 - pairs.cosines()) * (self.bins / 2.0)
         of_positives = self._histograms(steps, pairs.positives)
         of_all = of_positives + self._histograms(steps, pairs.negatives)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
+from tfdml._utils.types import Config, Labels, TensorLike
+
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class FunctionLoss(keras.losses.Loss):
@@ -21,11 +23,11 @@ class FunctionLoss(keras.losses.Loss):
         reduction: Keras' reduction over the batch.
     """
 
-    def __init__(self, function: Callable, name: str | None = None, reduction: str = "sum_over_batch_size"):
+    def __init__(self, function: Callable, name: str | None = None, reduction: str = "sum_over_batch_size") -> None:
         super().__init__(name=name or getattr(function, "__name__", None), reduction=reduction)
         self.function = check_loss_function(function)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Labels, y_pred: TensorLike) -> tf.Tensor:
         """Values of the samples, `(batch,)`, or one value for all of them."""
         y_true = y_true if isinstance(y_true, dict) else tf.convert_to_tensor(y_true)
         y_pred = tf.convert_to_tensor(y_pred)
@@ -36,11 +38,11 @@ class FunctionLoss(keras.losses.Loss):
             values = tf.reduce_mean(values, axis=tf.range(1, tf.rank(values)))
         return values
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "function": keras.saving.get_registered_name(self.function)}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Config) -> FunctionLoss:
         config = dict(config)
         if isinstance(config["function"], str):
             config["function"] = _registered_function(config["function"])

@@ -1,9 +1,14 @@
 """InfoNCE loss for pairs of a query and its positive, the other pairs' positives being the negatives."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from tfdml import ops
+from tfdml._utils.types import Labels, TensorLike
 from tfdml.layers import References
 from tfdml.losses.info_nce import InfoNCELoss
 
@@ -43,11 +48,13 @@ class InBatchNegativesLoss(InfoNCELoss):
         0.3133
     """
 
-    def __init__(self, temperature=0.05, symmetric=False, name="in_batch_negatives", **kwargs):
+    def __init__(
+        self, temperature: float = 0.05, symmetric: bool = False, name: str = "in_batch_negatives", **kwargs: Any
+    ) -> None:
         super().__init__(temperature, name, **kwargs)
         self.symmetric = bool(symmetric)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Labels, y_pred: TensorLike) -> tf.Tensor:
         """One value per pair.
 
         Args:

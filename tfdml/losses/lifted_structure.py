@@ -1,11 +1,17 @@
 """Lifted structure losses: the pairwise form of Song et al. and the generalised form with one term per anchor."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from tfdml import ops
 from tfdml._utils.arguments import check_choice, check_not_negative
+from tfdml._utils.types import DistanceName
 from tfdml.losses.base import MarginRequirements, MetricLoss, per_sample_share
+from tfdml.ops.pairs import Pairs
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -39,16 +45,18 @@ class LiftedStructureLoss(MetricLoss):
         0.2402
     """
 
-    def __init__(self, margin=1.0, distance="l2", name="lifted_structure", **kwargs):
+    def __init__(
+        self, margin: float = 1.0, distance: DistanceName = "l2", name: str = "lifted_structure", **kwargs: Any
+    ) -> None:
         super().__init__(name, **kwargs)
         self.margin = check_not_negative("margin", margin)
         self.distance = check_choice("distance", distance, ops.DISTANCES)
 
     @property
-    def margin_requirements(self):
+    def margin_requirements(self) -> MarginRequirements | None:
         return MarginRequirements(self.margin, self.margin, self.distance)
 
-    def compare(self, pairs):
+    def compare(self, pairs: Pairs) -> tf.Tensor:
         distances = pairs.distances(self.distance)
         of_anchors = ops.masked_logsumexp(self.margin - distances, pairs.negatives, axis=1)
         of_references = ops.masked_logsumexp(self.margin - distances, pairs.negatives, axis=0)
@@ -85,16 +93,22 @@ class GeneralizedLiftedStructureLoss(MetricLoss):
         [0.25, 1.25, 0.0]
     """
 
-    def __init__(self, margin=0.5, distance="cosine", name="generalized_lifted_structure", **kwargs):
+    def __init__(
+        self,
+        margin: float = 0.5,
+        distance: DistanceName = "cosine",
+        name: str = "generalized_lifted_structure",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(name, **kwargs)
         self.margin = check_not_negative("margin", margin)
         self.distance = check_choice("distance", distance, ops.DISTANCES)
 
     @property
-    def margin_requirements(self):
+    def margin_requirements(self) -> MarginRequirements | None:
         return MarginRequirements(self.margin, self.margin, self.distance)
 
-    def compare(self, pairs):
+    def compare(self, pairs: Pairs) -> tf.Tensor:
         distances = pairs.distances(self.distance)
         far_positives = ops.masked_logsumexp(distances, pairs.positives)
         near_negatives = ops.masked_logsumexp(self.margin - distances, pairs.negatives)

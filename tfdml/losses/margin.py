@@ -1,11 +1,17 @@
 """Margin loss."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from tfdml import ops
 from tfdml._utils.arguments import FormerNames, check_choice, check_not_negative, check_positive, check_whole_number
+from tfdml._utils.types import DistanceName
 from tfdml.losses.base import MarginRequirements, MetricLoss, per_sample_share
+from tfdml.ops.pairs import Pairs
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -47,15 +53,15 @@ class MarginLoss(FormerNames, MetricLoss):
 
     def __init__(
         self,
-        margin=0.2,
-        beta=1.2,
-        learn_beta=False,
-        num_classes=None,
-        beta_weight=0.0,
-        distance="l2",
-        name="margin",
-        **kwargs,
-    ):
+        margin: float = 0.2,
+        beta: float = 1.2,
+        learn_beta: bool = False,
+        num_classes: int | None = None,
+        beta_weight: float = 0.0,
+        distance: DistanceName = "l2",
+        name: str = "margin",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(name, **kwargs)
         self.margin = check_not_negative("margin", margin)
         self.beta = check_positive("beta", beta)
@@ -72,16 +78,16 @@ class MarginLoss(FormerNames, MetricLoss):
             self.parameters = _Boundaries(self.num_classes or 1, self.beta)
 
     @property
-    def margin_requirements(self):
+    def margin_requirements(self) -> MarginRequirements | None:
         gap = 2 * self.margin
         reach = gap if self.parameters is not None else self.beta + self.margin
         return MarginRequirements(gap, reach, self.distance)
 
     @property
-    def label_classes(self):
+    def label_classes(self) -> int | None:
         return self.num_classes
 
-    def compare(self, pairs):
+    def compare(self, pairs: Pairs) -> tf.Tensor:
         distances = pairs.distances(self.distance)
         boundary = self._boundaries(pairs.labels, distances.dtype)
         excess = distances - boundary[:, None]

@@ -1,5 +1,9 @@
 """Multi-similarity loss."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -7,6 +11,7 @@ from tfdml import ops
 from tfdml._utils.arguments import check_between, check_not_negative, check_positive
 from tfdml.losses.base import MetricLoss
 from tfdml.miners import MultiSimilarityMiner
+from tfdml.ops.pairs import Pairs
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -42,14 +47,22 @@ class MultiSimilarityLoss(MetricLoss):
         True
     """
 
-    def __init__(self, alpha=2.0, beta=50.0, base=0.5, epsilon=0.1, name="multi_similarity", **kwargs):
+    def __init__(
+        self,
+        alpha: float = 2.0,
+        beta: float = 50.0,
+        base: float = 0.5,
+        epsilon: float | None = 0.1,
+        name: str = "multi_similarity",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(name, **kwargs)
         self.alpha = check_positive("alpha", alpha)
         self.beta = check_positive("beta", beta)
         self.base = check_between("base", base, -1.0, 1.0)
         self.epsilon = None if epsilon is None else check_not_negative("epsilon", epsilon)
 
-    def compare(self, pairs):
+    def compare(self, pairs: Pairs) -> tf.Tensor:
         if self.epsilon is not None:
             pairs = MultiSimilarityMiner(self.epsilon).mine(pairs)
         excess = pairs.cosines() - self.base

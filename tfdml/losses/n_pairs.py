@@ -1,11 +1,16 @@
 """N-pairs loss."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from tfdml._utils.arguments import check_not_negative
 from tfdml.losses.base import MetricLoss
 from tfdml.losses.softmax import cross_entropy_over_all
+from tfdml.ops.pairs import Pairs
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -36,11 +41,11 @@ class NPairsLoss(MetricLoss):
         ['0.6931', '0.6931', '0.0']
     """
 
-    def __init__(self, l2_weight=0.02, name="n_pairs", **kwargs):
+    def __init__(self, l2_weight: float = 0.02, name: str = "n_pairs", **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
         self.l2_weight = check_not_negative("l2_weight", l2_weight)
 
-    def compare(self, pairs):
+    def compare(self, pairs: Pairs) -> tf.Tensor:
         products = tf.matmul(pairs.embeddings, pairs.references.embeddings, transpose_b=True)
         squared_lengths = tf.reduce_sum(tf.square(pairs.embeddings), axis=1)
         return cross_entropy_over_all(products, pairs) + self.l2_weight * squared_lengths

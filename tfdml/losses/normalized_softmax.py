@@ -1,10 +1,16 @@
 """Normalised softmax loss."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
+import tensorflow as tf
 
 from tfdml._utils.arguments import check_positive
 from tfdml.losses.base import MetricLoss
 from tfdml.losses.softmax import cross_entropy_with_negatives
+from tfdml.ops.pairs import Pairs
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -38,10 +44,10 @@ class NormalizedSoftmaxLoss(MetricLoss):
         0.6931
     """
 
-    def __init__(self, temperature=0.05, name="normalized_softmax", **kwargs):
+    def __init__(self, temperature: float = 0.05, name: str = "normalized_softmax", **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
         self.temperature = check_positive("temperature", temperature)
 
-    def compare(self, pairs):
+    def compare(self, pairs: Pairs) -> tf.Tensor:
         logits = pairs.cosines() / self.temperature
         return cross_entropy_with_negatives(logits, logits, pairs)

@@ -1,10 +1,13 @@
 """Contrastive loss of given pairs."""
 
+from __future__ import annotations
+
 import keras
 import tensorflow as tf
 
 from tfdml import ops
 from tfdml._utils.arguments import check_choice, check_positive
+from tfdml._utils.types import Config, TensorLike
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -32,12 +35,18 @@ class PairContrastiveLoss(keras.losses.Loss):
         0.25
     """
 
-    def __init__(self, margin=1.0, power=2, name="pair_contrastive", reduction="sum_over_batch_size"):
+    def __init__(
+        self,
+        margin: float = 1.0,
+        power: int = 2,
+        name: str = "pair_contrastive",
+        reduction: str = "sum_over_batch_size",
+    ) -> None:
         super().__init__(name=name, reduction=reduction)
         self.margin = check_positive("margin", margin)
         self.power = check_choice("power", power, (1, 2))
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: TensorLike, y_pred: TensorLike) -> tf.Tensor:
         """One value per pair.
 
         Args:
@@ -62,5 +71,5 @@ class PairContrastiveLoss(keras.losses.Loss):
             pull, push = tf.square(pull), tf.square(push)
         return same * pull + (1.0 - same) * push
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "margin": self.margin, "power": self.power}

@@ -1,11 +1,16 @@
 """Proxy-Anchor loss."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from tfdml import ops
 from tfdml._utils.arguments import check_not_negative, check_positive
 from tfdml.losses.base import MetricLoss, share
+from tfdml.ops.pairs import Pairs
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -41,12 +46,12 @@ class ProxyAnchorLoss(MetricLoss):
         1.0397
     """
 
-    def __init__(self, margin=0.1, scale=32.0, name="proxy_anchor", **kwargs):
+    def __init__(self, margin: float = 0.1, scale: float = 32.0, name: str = "proxy_anchor", **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
         self.margin = check_not_negative("margin", margin)
         self.scale = check_positive("scale", scale)
 
-    def compare(self, pairs):
+    def compare(self, pairs: Pairs) -> tf.Tensor:
         cosines = pairs.cosines()
         pushes = tf.nn.softplus(ops.masked_logsumexp(self.scale * (cosines + self.margin), pairs.negatives, axis=0))
         pull = pull_by_references(cosines, pairs, self.margin, self.scale)

@@ -1,11 +1,16 @@
 """Proxy-NCA loss."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from tfdml import ops
 from tfdml._utils.arguments import check_positive
 from tfdml.losses.base import MetricLoss
+from tfdml.ops.pairs import Pairs
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -38,11 +43,11 @@ class ProxyNCALoss(MetricLoss):
         -4.0
     """
 
-    def __init__(self, scale=1.0, name="proxy_nca", **kwargs):
+    def __init__(self, scale: float = 1.0, name: str = "proxy_nca", **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
         self.scale = check_positive("scale", scale)
 
-    def compare(self, pairs):
+    def compare(self, pairs: Pairs) -> tf.Tensor:
         # -d² = 2 cos - 2, and the constant falls out of the quotient.
         logits = 2.0 * self.scale * pairs.cosines()
         difference = ops.masked_logsumexp(logits, pairs.negatives) - ops.masked_logsumexp(logits, pairs.positives)

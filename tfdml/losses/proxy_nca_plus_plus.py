@@ -1,11 +1,16 @@
 """ProxyNCA++ loss."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from tfdml import ops
 from tfdml._utils.arguments import check_positive
 from tfdml.losses.base import MetricLoss
+from tfdml.ops.pairs import Pairs
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -38,11 +43,11 @@ class ProxyNCAPlusPlusLoss(MetricLoss):
         0.6931
     """
 
-    def __init__(self, temperature=0.1, name="proxy_nca_plus_plus", **kwargs):
+    def __init__(self, temperature: float = 0.1, name: str = "proxy_nca_plus_plus", **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
         self.temperature = check_positive("temperature", temperature)
 
-    def compare(self, pairs):
+    def compare(self, pairs: Pairs) -> tf.Tensor:
         # -d² = 2 cos - 2, and the constant falls out of the quotient.
         logits = 2.0 / self.temperature * pairs.cosines()
         difference = ops.masked_logsumexp(logits, pairs.negatives) - ops.masked_logsumexp(logits, pairs.positives)

@@ -1,5 +1,9 @@
 """Proxy-proxy loss."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -7,6 +11,7 @@ from tfdml import ops
 from tfdml._utils.arguments import check_choice, check_not_negative, check_positive
 from tfdml.losses.base import MetricLoss, share
 from tfdml.losses.proxy_anchor import pull_by_references
+from tfdml.ops.pairs import Pairs
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -47,13 +52,20 @@ class ProxyProxyLoss(MetricLoss):
         1.3863
     """
 
-    def __init__(self, margin=0.1, scale=32.0, through_batch=False, name="proxy_proxy", **kwargs):
+    def __init__(
+        self,
+        margin: float = 0.1,
+        scale: float = 32.0,
+        through_batch: bool = False,
+        name: str = "proxy_proxy",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(name, **kwargs)
         self.margin = check_not_negative("margin", margin)
         self.scale = check_positive("scale", scale)
         self.through_batch = check_choice("through_batch", through_batch, (False, True))
 
-    def compare(self, pairs):
+    def compare(self, pairs: Pairs) -> tf.Tensor:
         cosines = pairs.cosines()
         if self.through_batch:
             similarities = tf.matmul(cosines, cosines, transpose_a=True)

@@ -1,11 +1,16 @@
 """Ranked list loss."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from tfdml import ops
 from tfdml._utils.arguments import check_between, check_not_negative, check_positive
 from tfdml.losses.base import MarginRequirements, MetricLoss
+from tfdml.ops.pairs import Pairs
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -42,7 +47,15 @@ class RankedListLoss(MetricLoss):
         [0.25, 0.625, 0.375]
     """
 
-    def __init__(self, margin=0.4, negative_boundary=1.2, temperature=10.0, balance=0.5, name="ranked_list", **kwargs):
+    def __init__(
+        self,
+        margin: float = 0.4,
+        negative_boundary: float = 1.2,
+        temperature: float = 10.0,
+        balance: float = 0.5,
+        name: str = "ranked_list",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(name, **kwargs)
         self.negative_boundary = check_positive("negative_boundary", negative_boundary)
         self.margin = check_between("margin", margin, 0.0, self.negative_boundary)
@@ -50,10 +63,10 @@ class RankedListLoss(MetricLoss):
         self.balance = check_between("balance", balance, 0.0, 1.0)
 
     @property
-    def margin_requirements(self):
+    def margin_requirements(self) -> MarginRequirements | None:
         return MarginRequirements(self.margin, self.negative_boundary, "l2")
 
-    def compare(self, pairs):
+    def compare(self, pairs: Pairs) -> tf.Tensor:
         distances = pairs.distances("l2")
         too_far = distances - (self.negative_boundary - self.margin)
         pulls = ops.masked_mean(too_far, pairs.positives & (too_far > 0.0))

@@ -1,11 +1,16 @@
 """SoftTriple loss."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from tfdml import ops
 from tfdml._utils.arguments import check_not_negative, check_positive
 from tfdml.losses.base import MetricLoss
+from tfdml.ops.pairs import Pairs
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -49,14 +54,22 @@ class SoftTripleLoss(MetricLoss):
         0.6931
     """
 
-    def __init__(self, scale=20.0, center_scale=10.0, margin=0.01, center_weight=0.2, name="soft_triple", **kwargs):
+    def __init__(
+        self,
+        scale: float = 20.0,
+        center_scale: float = 10.0,
+        margin: float = 0.01,
+        center_weight: float = 0.2,
+        name: str = "soft_triple",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(name, **kwargs)
         self.scale = check_positive("scale", scale)
         self.center_scale = check_positive("center_scale", center_scale)
         self.margin = check_not_negative("margin", margin)
         self.center_weight = check_not_negative("center_weight", center_weight)
 
-    def compare(self, pairs):
+    def compare(self, pairs: Pairs) -> tf.Tensor:
         similarities, own, other = self._of_classes(pairs)
         target = tf.reduce_sum(tf.where(own, similarities - self.margin, tf.zeros_like(similarities)), axis=0)
         others = ops.masked_logsumexp(self.scale * similarities, other, axis=0)

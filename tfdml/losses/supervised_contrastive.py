@@ -1,10 +1,16 @@
 """Supervised contrastive loss."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
+import tensorflow as tf
 
 from tfdml._utils.arguments import check_positive
 from tfdml.losses.base import MetricLoss
 from tfdml.losses.softmax import cross_entropy_over_all
+from tfdml.ops.pairs import Pairs
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -36,9 +42,9 @@ class SupervisedContrastiveLoss(MetricLoss):
         0.3133
     """
 
-    def __init__(self, temperature=0.1, name="supervised_contrastive", **kwargs):
+    def __init__(self, temperature: float = 0.1, name: str = "supervised_contrastive", **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
         self.temperature = check_positive("temperature", temperature)
 
-    def compare(self, pairs):
+    def compare(self, pairs: Pairs) -> tf.Tensor:
         return cross_entropy_over_all(pairs.cosines() / self.temperature, pairs)

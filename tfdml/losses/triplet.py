@@ -1,11 +1,17 @@
 """Triplet loss."""
 
+from __future__ import annotations
+
+from typing import Any, Literal
+
 import keras
 import tensorflow as tf
 
 from tfdml import ops
 from tfdml._utils.arguments import check_choice, check_not_negative
+from tfdml._utils.types import DistanceName
 from tfdml.losses.base import MarginRequirements, MetricLoss, per_sample_share
+from tfdml.ops.pairs import Pairs
 
 MINING = ("all", "semi_hard", "hard")
 
@@ -55,8 +61,14 @@ class TripletLoss(MetricLoss):
     """
 
     def __init__(
-        self, margin=0.1, mining="semi_hard", distance="l2", average="all", name="triplet", **kwargs
-    ):
+        self,
+        margin: float | Literal["soft"] = 0.1,
+        mining: str = "semi_hard",
+        distance: DistanceName = "l2",
+        average: Literal["all", "nonzero"] = "all",
+        name: str = "triplet",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(name, **kwargs)
         self.margin = margin if margin == "soft" else _check_margin(margin)
         self.mining = check_choice("mining", mining, MINING)
@@ -64,12 +76,12 @@ class TripletLoss(MetricLoss):
         self.average = check_choice("average", average, ("all", "nonzero"))
 
     @property
-    def margin_requirements(self):
+    def margin_requirements(self) -> MarginRequirements | None:
         if self.margin == "soft":
             return None
         return MarginRequirements(self.margin, self.margin, self.distance)
 
-    def compare(self, pairs):
+    def compare(self, pairs: Pairs) -> tf.Tensor:
         distances = pairs.distances(self.distance)
         sums, triplets, nonzero = getattr(self, f"_{self.mining}")(distances, pairs.positives, pairs.negatives)
         return per_sample_share(sums, tf.reduce_sum(triplets if self.average == "all" else nonzero), pairs)

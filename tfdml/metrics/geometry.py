@@ -1,15 +1,26 @@
 """How points lie in the embedding space."""
 
+from __future__ import annotations
+
+from typing import Literal
+
 import numpy as np
 
 from tfdml._utils.arguments import check_choice, check_whole_number
+from tfdml._utils.types import ArrayLike, DistanceName, Labels
 from tfdml.metrics.inputs import as_embeddings, as_labels, class_numbers, same_space
 
 _BLOCK_BYTES = 2**25
 _REDUCTIONS = ("max", "mean", None)
 
 
-def covering_radius(points, centers, point_labels=None, center_labels=None, reduction="max"):
+def covering_radius(
+    points: ArrayLike,
+    centers: ArrayLike,
+    point_labels: Labels | None = None,
+    center_labels: Labels | None = None,
+    reduction: Literal["max", "mean"] | None = "max",
+) -> float | np.ndarray:
     r"""The covering radius: how far the farthest point of a class is from the nearest center of its class.
 
     $$\delta_c = \max_{x \in X_c} \min_{w \in W_c} \lVert x - w \rVert_2$$
@@ -61,7 +72,9 @@ def covering_radius(points, centers, point_labels=None, center_labels=None, redu
     return _reduce(np.array(radii), reduction)
 
 
-def mean_covering_radius(points, labels, reduction="mean"):
+def mean_covering_radius(
+    points: ArrayLike, labels: Labels, reduction: Literal["max", "mean"] | None = "mean"
+) -> float | np.ndarray:
     r"""The mean covering radius of a class by one, two, … and all of its own points.
 
     With $S_k$ the first $k$ points of a greedy cover, which begins with the point whose farthest point is nearest,
@@ -93,7 +106,7 @@ def mean_covering_radius(points, labels, reduction="mean"):
     return _reduce(np.array([_mean_radius(points[rows]) for rows in _members_of(classes).values()]), reduction)
 
 
-def interclass_distance(points, labels):
+def interclass_distance(points: ArrayLike, labels: Labels) -> float:
     r"""The mean distance $\lVert x - y \rVert_2$ over all pairs of points of different classes.
 
     Args:
@@ -121,7 +134,7 @@ def interclass_distance(points, labels):
     return float(total / count) if count else float("nan")
 
 
-def distance_range(points, labels, distance="l2"):
+def distance_range(points: ArrayLike, labels: Labels, distance: DistanceName = "l2") -> tuple[float, float]:
     r"""The largest distance between classes and the smallest within one, $(d_{\max}, d_{\min})$.
 
     A margin $m$ that wants $d(a, n) \ge d(a, p) + m$ of negatives $n$ and positives $p$ can be met by some triplet only
@@ -157,7 +170,7 @@ def distance_range(points, labels, distance="l2"):
     return float(limits[0]), float(limits[1])
 
 
-def geometry_metrics(embeddings, labels, max_samples=4096):
+def geometry_metrics(embeddings: ArrayLike, labels: Labels, max_samples: int = 4096) -> dict[str, float]:
     """How embeddings of labelled samples lie, in a few numbers that cost little beside retrieval metrics.
 
     Args:
@@ -206,7 +219,9 @@ def some_classes(embeddings, labels, max_samples):
     return embeddings[chosen], labels[chosen]
 
 
-def class_spread(points, labels, reduction="mean"):
+def class_spread(
+    points: ArrayLike, labels: Labels, reduction: Literal["max", "mean"] | None = "mean"
+) -> float | np.ndarray:
     r"""How far the points of a class are from their mean, on average.
 
     $$s_c = \frac1{|X_c|} \sum_{x \in X_c} \lVert x - \bar x_c \rVert_2$$
@@ -233,7 +248,7 @@ def class_spread(points, labels, reduction="mean"):
     return _reduce(np.array(spreads), reduction)
 
 
-def proxy_spread(proxies):
+def proxy_spread(proxies: ArrayLike) -> np.ndarray:
     r"""How far the proxies of a class are from one another, on average; 0 when they have collapsed.
 
     $$s_c = \frac2{k(k-1)} \sum_{i<j} \lVert w_{ci} - w_{cj} \rVert_2$$

@@ -1,14 +1,19 @@
 """Nearest neighbours in the embedding space."""
 
+from __future__ import annotations
+
 import numbers
 
 import numpy as np
 
+from tfdml._utils.types import ArrayLike
 from tfdml.metrics.inputs import as_embeddings, same_space
 from tfdml.metrics.search import BLOCK_BYTES, NeighborSearch, squared_distances
 
 
-def nearest_neighbors(embeddings, k, reference_embeddings=None, block_bytes=BLOCK_BYTES):
+def nearest_neighbors(
+    embeddings: ArrayLike, k: int, reference_embeddings: ArrayLike | None = None, block_bytes: int = BLOCK_BYTES
+) -> tuple[np.ndarray, np.ndarray]:
     """Finds the exact nearest neighbours under the L2 distance.
 
     Of equally near references the one of lower index is first. Distances are taken by differences in float64.

@@ -1,8 +1,14 @@
 """How well nearest neighbours share the query's class."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
 import numpy as np
 
 from tfdml._utils.arguments import check_choice, check_part
+from tfdml._utils.types import ArrayLike, Labels, Part
 from tfdml.metrics.approximate import ApproximateSearch, neighbor_recall
 from tfdml.metrics.inputs import as_embeddings, as_labels, class_numbers, same_space
 from tfdml.metrics.neighbors import check_positive
@@ -12,16 +18,16 @@ SEARCHES = ("exact", "faiss")
 
 
 def retrieval_metrics(
-    embeddings,
-    labels,
-    reference_embeddings=None,
-    reference_labels=None,
-    ks=(1, 2, 4, 8),
-    block_bytes=BLOCK_BYTES,
-    neighbors="exact",
-    probes=0.1,
-    part=None,
-):
+    embeddings: ArrayLike,
+    labels: Labels,
+    reference_embeddings: ArrayLike | None = None,
+    reference_labels: Labels | None = None,
+    ks: Sequence[int] = (1, 2, 4, 8),
+    block_bytes: int = BLOCK_BYTES,
+    neighbors: Literal["exact", "faiss"] = "exact",
+    probes: float = 0.1,
+    part: Part | None = None,
+) -> dict[str, float]:
     r"""Retrieval metrics, exact by default: precision at 1, recall at k, R-precision and MAP@R.
 
     A query with $R$ references of its class, itself left out, ranks the references by their L2 distance; of
@@ -124,7 +130,14 @@ def retrieval_metrics(
     return {**result, "queries": number, "queries_without_reference": int(np.count_nonzero(mine)) - number}
 
 
-def query_gallery_metrics(embeddings, labels, is_query=None, ks=(1, 2, 4, 8), neighbors="exact", part=None):
+def query_gallery_metrics(
+    embeddings: ArrayLike,
+    labels: Labels,
+    is_query: ArrayLike | None = None,
+    ks: Sequence[int] = (1, 2, 4, 8),
+    neighbors: Literal["exact", "faiss"] = "exact",
+    part: Part | None = None,
+) -> dict[str, float]:
     """Retrieval metrics of images that are queries or gallery, as those of the In-shop data set.
 
     Args:

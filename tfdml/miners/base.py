@@ -1,11 +1,16 @@
 """The base of every miner."""
 
+from __future__ import annotations
+
 import abc
 
 import tensorflow as tf
 
 from tfdml import ops
 from tfdml._utils.arguments import configuration
+from tfdml._utils.types import Config, Labels, TensorLike
+from tfdml.ops.pair_masks import PairMasks
+from tfdml.ops.pairs import Pairs, References
 
 
 class Miner(abc.ABC):
@@ -18,7 +23,7 @@ class Miner(abc.ABC):
     """
 
     @abc.abstractmethod
-    def choose(self, pairs):
+    def choose(self, pairs: Pairs) -> PairMasks:
         """The pairs that count, among those that counted before.
 
         Args:
@@ -28,11 +33,11 @@ class Miner(abc.ABC):
             `tfdml.ops.PairMasks`, each `(batch, references)`.
         """
 
-    def mine(self, pairs):
+    def mine(self, pairs: Pairs) -> Pairs:
         """The comparison narrowed to the chosen pairs."""
         return pairs.narrowed(self.choose(pairs.with_embeddings(tf.stop_gradient)))
 
-    def __call__(self, labels, embeddings, references=None):
+    def __call__(self, labels: Labels, embeddings: TensorLike, references: References | None = None) -> PairMasks:
         """The masks of the chosen pairs.
 
         Args:
@@ -48,9 +53,9 @@ class Miner(abc.ABC):
         """
         return self.choose(ops.compare(labels, embeddings, references))
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return configuration(self)
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Config) -> Miner:
         return cls(**config)

@@ -1,5 +1,7 @@
 """Distance-weighted sampling."""
 
+from __future__ import annotations
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -7,6 +9,8 @@ import tensorflow as tf
 from tfdml import ops
 from tfdml._utils.arguments import check_between, check_whole_number
 from tfdml.miners.base import Miner
+from tfdml.ops.pair_masks import PairMasks
+from tfdml.ops.pairs import Pairs
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -46,7 +50,7 @@ class DistanceWeightedMiner(Miner):
         [1, 1, 1, 1, 1, 1]
     """
 
-    def __init__(self, cutoff=0.5, nonzero_cutoff=1.4, seed=0):
+    def __init__(self, cutoff: float = 0.5, nonzero_cutoff: float = 1.4, seed: int = 0) -> None:
         self.nonzero_cutoff = check_between("nonzero_cutoff", nonzero_cutoff, 0.0, 2.0)
         self.cutoff = check_between("cutoff", cutoff, 0.0, 2.0)
         if not 0 < cutoff < nonzero_cutoff:
@@ -55,7 +59,7 @@ class DistanceWeightedMiner(Miner):
             )
         self.seed = check_whole_number("seed", seed, 0)
 
-    def choose(self, pairs):
+    def choose(self, pairs: Pairs) -> PairMasks:
         distances = pairs.with_embeddings(ops.l2_normalize).distances("l2")
         near = pairs.negatives & (distances < self.nonzero_cutoff)
         any_near = tf.reduce_any(near, axis=1, keepdims=True)

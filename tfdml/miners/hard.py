@@ -1,9 +1,14 @@
 """Hard mining."""
 
+from __future__ import annotations
+
 import keras
 
 from tfdml import ops
+from tfdml._utils.types import DistanceName
 from tfdml.miners.base import Miner
+from tfdml.ops.pair_masks import PairMasks
+from tfdml.ops.pairs import Pairs
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -28,11 +33,11 @@ class HardMiner(Miner):
         [1, 1, 1, 2]
     """
 
-    def __init__(self, distance="l2"):
+    def __init__(self, distance: DistanceName = "l2") -> None:
         ops.check_distance(distance)
         self.distance = distance
 
-    def choose(self, pairs):
+    def choose(self, pairs: Pairs) -> PairMasks:
         distances = pairs.distances(self.distance)
         farthest = ops.masked_max(distances, pairs.positives)[:, None]
         nearest = ops.masked_min(distances, pairs.negatives)[:, None]

@@ -1,10 +1,14 @@
 """Multi-similarity mining."""
 
+from __future__ import annotations
+
 import keras
 
 from tfdml import ops
 from tfdml._utils.arguments import check_not_negative
 from tfdml.miners.base import Miner
+from tfdml.ops.pair_masks import PairMasks
+from tfdml.ops.pairs import Pairs
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -35,10 +39,10 @@ class MultiSimilarityMiner(Miner):
         [False, False, True, False]
     """
 
-    def __init__(self, epsilon=0.1):
+    def __init__(self, epsilon: float = 0.1) -> None:
         self.epsilon = check_not_negative("epsilon", epsilon)
 
-    def choose(self, pairs):
+    def choose(self, pairs: Pairs) -> PairMasks:
         cosines = pairs.cosines()
         least_positive = ops.masked_min(cosines, pairs.positives)[:, None]
         greatest_negative = ops.masked_max(cosines, pairs.negatives)[:, None]

@@ -1,11 +1,16 @@
 """Semi-hard mining."""
 
+from __future__ import annotations
+
 import keras
 import tensorflow as tf
 
 from tfdml import ops
 from tfdml._utils.arguments import check_choice, check_positive
+from tfdml._utils.types import DistanceName
 from tfdml.miners.base import Miner
+from tfdml.ops.pair_masks import PairMasks
+from tfdml.ops.pairs import Pairs
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -35,11 +40,11 @@ class SemiHardMiner(Miner):
         [[0, 0, 1], [0, 0, 0], [0, 0, 0]]
     """
 
-    def __init__(self, margin=0.2, distance="l2"):
+    def __init__(self, margin: float = 0.2, distance: DistanceName = "l2") -> None:
         self.margin = check_positive("margin", margin)
         self.distance = check_choice("distance", distance, ops.DISTANCES)
 
-    def choose(self, pairs):
+    def choose(self, pairs: Pairs) -> PairMasks:
         distances = pairs.distances(self.distance)
         nearest = _next(ops.sort_masked(distances, pairs.negatives), distances, beyond=True)
         positives = pairs.positives & (nearest > distances) & (nearest < distances + self.margin)

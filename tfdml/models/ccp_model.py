@@ -1,10 +1,16 @@
 """Chance constrained programming: metric learning as a chain of proxy problems."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tfdml._utils.arguments import check_between, check_not_negative
+from tfdml._utils.types import Config, TensorLike, Weight
 from tfdml._utils.variables import number
 from tfdml.layers import ClassProxies
 from tfdml.models.metric_model import MetricModel
@@ -51,8 +57,14 @@ class CCPModel(MetricModel):
     """
 
     def __init__(
-        self, embedder, references, projection_weight=2e-4, in_batch_weight=None, projection_decay=1.0, **kwargs
-    ):
+        self,
+        embedder: keras.Model,
+        references: keras.layers.Layer | Sequence[keras.layers.Layer],
+        projection_weight: float = 2e-4,
+        in_batch_weight: float | None = None,
+        projection_decay: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
         if not embedder.built:
             raise ValueError(
                 f"CCPModel copies the embedder's weights, and the embedder has none yet. Received: {embedder!r}, which "
@@ -79,12 +91,12 @@ class CCPModel(MetricModel):
         )
 
     @property
-    def solution(self):
+    def solution(self) -> list[Weight]:
         """What a problem is solved for: the weights of the embedder, the proxies and the zero-shot loss."""
         zero_shot = [] if self.zero_shot is None else self.zero_shot.weights
         return [*ordered_weights(self.embedder), *self.proxies.weights, *zero_shot]
 
-    def take_validation(self, value):
+    def take_validation(self, value: float) -> bool:
         """Notes the validation of the present weights, and keeps them if they are the best.
 
         Args:
@@ -107,7 +119,7 @@ class CCPModel(MetricModel):
             self.incumbent_projection.assign(self.projection)
         return True
 
-    def begin_projection(self, proxies):
+    def begin_projection(self, proxies: TensorLike) -> None:
         """Begins the next problem from the best weights of the present one.
 
         Args:
@@ -120,10 +132,10 @@ class CCPModel(MetricModel):
         self.wait.assign(0)
         self.best_value.assign(float("-inf"))
 
-    def penalty(self):
+    def penalty(self) -> tf.Tensor | float:
         return super().penalty() + self.projection_penalty()
 
-    def projection_penalty(self):
+    def projection_penalty(self) -> tf.Tensor | float:
         r"""$\frac{\lambda_k}{2} \lVert \theta - \theta^* \rVert_2^2$ of the trainable $\theta$; at first 0."""
         if not self.projection_weight:
             return 0.0
@@ -131,7 +143,7 @@ class CCPModel(MetricModel):
         decay = self.projection_decay ** tf.maximum(problem - 1.0, 0.0)
         return self.projection_weight * tf.where(problem > 0.0, decay, 0.0) * self._half_square_from_anchor()
 
-    def weight_change(self):
+    def weight_change(self) -> float:
         r"""$\lVert \theta - \theta^* \rVert_2$ of the trainable $\theta$: how far they are from the anchor."""
         return float(tf.sqrt(2.0 * self._half_square_from_anchor()))
 
@@ -144,7 +156,7 @@ class CCPModel(MetricModel):
         ]
         return tf.add_n(squares) if squares else tf.zeros(())
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "projection_weight": self.projection_weight,

@@ -1,10 +1,16 @@
 """The workers and replicas of a `tf.distribute` strategy, and how they share an evaluation."""
 
+from __future__ import annotations
+
 import dataclasses
 import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
+from tfdml._utils.types import TensorLike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,16 +30,16 @@ class Crew:
     replicas: int
 
     @property
-    def is_alone(self):
+    def is_alone(self) -> bool:
         """Whether there is one device only."""
         return self.workers * self.replicas == 1
 
     @property
-    def is_chief(self):
+    def is_chief(self) -> bool:
         """Whether this process writes the files and speaks for all."""
         return self.index == 0
 
-    def share(self, batches):
+    def share(self, batches: Iterable[Any]) -> Iterator[tuple[int, Any]]:
         """This worker's batches with their numbers: every `workers`-th one.
 
         Args:
@@ -53,7 +59,7 @@ class Crew:
         for place, batch in enumerate(mine):
             yield place * self.workers + self.index, batch
 
-    def split(self, values):
+    def split(self, values: TensorLike) -> Any:
         """Consecutive parts of a batch for the replicas of this worker, as `strategy.run` takes them."""
         values = tf.convert_to_tensor(values)
         rows = len(values)
@@ -65,7 +71,7 @@ class Crew:
 
         return self.strategy.experimental_distribute_values_from_function(part)
 
-    def gather(self, array):
+    def gather(self, array: np.ndarray) -> np.ndarray:
         """The rows of all workers' arrays, worker by worker. All workers must call it.
 
         Args:
@@ -79,12 +85,12 @@ class Crew:
 
         return self.strategy.gather(self.strategy.experimental_distribute_values_from_function(part), axis=0).numpy()
 
-    def agree(self, array):
+    def agree(self, array: np.ndarray) -> np.ndarray:
         """The first worker's array, for all. All workers must call it, with arrays of one shape and type."""
         return array if self.workers == 1 else self.gather(np.asarray(array)[np.newaxis])[0]
 
 
-def crew_of(strategy):
+def crew_of(strategy: tf.distribute.Strategy) -> Crew:
     """The `Crew` of a strategy.
 
     Args:

@@ -1,5 +1,10 @@
 """Heads: from the features of a frozen network to points in the embedding space."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Callable
+
 import keras
 
 from tfdml import ops
@@ -9,15 +14,15 @@ from tfdml.models.embedder import resolve_normalization
 
 
 def build_head(
-    input_size,
-    embedding_size=128,
-    hidden=(),
-    activation="relu",
-    dropout=0.0,
-    batch_normalization=False,
-    normalization="l2",
-    name="head",
-):
+    input_size: int,
+    embedding_size: int = 128,
+    hidden: Sequence[int] = (),
+    activation: str | Callable[..., Any] | None = "relu",
+    dropout: float = 0.0,
+    batch_normalization: bool = False,
+    normalization: str | keras.layers.Layer | None = "l2",
+    name: str = "head",
+) -> keras.Model:
     r"""Builds a head: features → (dense layer → activation) for each hidden layer → dense layer → normalisation.
 
     Without hidden layers it is linear: a Mahalanobis metric $(x - y)^\top W W^\top (x - y)$ on the features, for

@@ -1,8 +1,14 @@
 """Copies of a model's weights, kept as weights, and an order of weights that lasts."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
 import keras
 
 from tfdml._utils.keras_compat import IS_KERAS_2, direct_sublayers
+from tfdml._utils.types import Weight
 
 
 def ordered_weights(layer):
@@ -55,7 +61,7 @@ class WeightSnapshot(keras.layers.Layer):
             copies in this order, which must be the same when it is loaded: give `ordered_weights`.
     """
 
-    def __init__(self, variables, **kwargs):
+    def __init__(self, variables: Iterable[Weight], **kwargs: Any) -> None:
         super().__init__(trainable=False, **kwargs)
         self._originals = _Originals(variables)
         for index, variable in enumerate(self._originals.variables):
@@ -72,11 +78,11 @@ class WeightSnapshot(keras.layers.Layer):
         self.built = True
 
     @property
-    def copies(self):
+    def copies(self) -> list[Weight]:
         """The copies, in the order of the variables that the snapshot was made of."""
         return [getattr(self, f"copy_{index}") for index in range(len(self._originals.variables))]
 
-    def pairs(self, variables=None):
+    def pairs(self, variables: Iterable[Weight] | None = None) -> list[tuple[Weight, Weight]]:
         """Variables with their copies: a list of pairs.
 
         Args:
@@ -98,12 +104,12 @@ class WeightSnapshot(keras.layers.Layer):
             )
         return [(variable, copy_of[id(variable)]) for variable in variables]
 
-    def copy_from(self, variables=None):
+    def copy_from(self, variables: Iterable[Weight] | None = None) -> None:
         """Copies the present values of the variables, or of some of them."""
         for variable, copy in self.pairs(variables):
             copy.assign(variable)
 
-    def restore(self, variables=None):
+    def restore(self, variables: Iterable[Weight] | None = None) -> None:
         """Gives the copied values back to the variables, or to some of them."""
         for variable, copy in self.pairs(variables):
             variable.assign(copy)

@@ -1,13 +1,16 @@
 """Distances between vectors held inside the unit ball."""
 
+from __future__ import annotations
+
 import numpy as np
 import tensorflow as tf
 
+from tfdml._utils.types import TensorLike
 from tfdml.ops.normalization import LARGEST, into_range, l2_clip
 from tfdml.ops.precision import at_least_float32
 
 
-def clipped_distances(x, y):
+def clipped_distances(x: TensorLike, y: TensorLike) -> tf.Tensor:
     r"""Distances of clipped vectors.
 
     $$d_{ji} = \lVert \bar x_j - \bar y_i \rVert_2, \qquad \bar v = \frac{v}{\max(1, \lVert v \rVert_2)}$$

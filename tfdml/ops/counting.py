@@ -1,9 +1,13 @@
 """Counting values below thresholds, row by row, without an array of all (value, threshold) pairs."""
 
+from __future__ import annotations
+
 import tensorflow as tf
 
+from tfdml._utils.types import TensorLike
 
-def count_below(values, mask, thresholds, or_equal=False):
+
+def count_below(values: TensorLike, mask: TensorLike, thresholds: TensorLike, or_equal: bool = False) -> tf.Tensor:
     """How many of a row's values lie below each of its thresholds.
 
     The rows are sorted once and searched by halving: O(n log n) in time, O(n) in memory for a row of n, where comparing
@@ -21,13 +25,13 @@ def count_below(values, mask, thresholds, or_equal=False):
     return count_sorted_below(sort_masked(values, mask), thresholds, or_equal)
 
 
-def sort_masked(values, mask):
+def sort_masked(values: TensorLike, mask: TensorLike) -> tf.Tensor:
     """Each row's values that count in ascending order, and the largest number in the remaining places; no gradient."""
     values = tf.stop_gradient(tf.convert_to_tensor(values))
     return tf.sort(tf.where(mask, values, tf.fill(tf.shape(values), values.dtype.max)), axis=-1)
 
 
-def count_sorted_below(ordered, thresholds, or_equal=False):
+def count_sorted_below(ordered: TensorLike, thresholds: TensorLike, or_equal: bool = False) -> tf.Tensor:
     """As `count_below`, for rows that `sort_masked` has ordered."""
     thresholds = tf.stop_gradient(thresholds)
     size = tf.shape(ordered)[-1]

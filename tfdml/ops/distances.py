@@ -1,8 +1,11 @@
 """Distances between all pairs of two sets of vectors."""
 
+from __future__ import annotations
+
 import numpy as np
 import tensorflow as tf
 
+from tfdml._utils.types import DistanceName, TensorLike
 from tfdml.ops.normalization import l2_normalize
 from tfdml.ops.precision import at_least_float32
 
@@ -12,13 +15,13 @@ DISTANCES = ("l2", "squared_l2", "cosine")
 _COSINE_RESOLUTION = 8.0
 
 
-def check_distance(distance):
+def check_distance(distance: str) -> None:
     """Raises ValueError unless `distance` is one that `pairwise_distances` knows."""
     if distance not in DISTANCES:
         raise ValueError(f"Unknown distance. Received: distance={distance!r}; expected one of {DISTANCES}.")
 
 
-def pairwise_distances(x, y=None, distance="l2"):
+def pairwise_distances(x: TensorLike, y: TensorLike | None = None, distance: DistanceName = "l2") -> tf.Tensor:
     r"""Distances of every vector of `x` to every vector of `y`.
 
     $$d_{ij} = \lVert x_i - y_j \rVert_2, \quad \lVert x_i - y_j \rVert_2^2

@@ -1,7 +1,14 @@
 """Decodes image files in a graph: bounds the size before decoding and applies the EXIF orientation."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
+
+from tfdml._utils.types import TensorLike
 
 # The limit at which Pillow warns: 256 MiB at three bytes per pixel.
 MAX_PIXELS = 89_478_485
@@ -30,7 +37,9 @@ _PROBLEMS = (
 )
 
 
-def decode_image(contents, max_pixels=MAX_PIXELS, source=("The file",)):
+def decode_image(
+    contents: TensorLike, max_pixels: int = MAX_PIXELS, source: Sequence[Any] = ("The file",)
+) -> tf.Tensor:
     """Decodes one PNG, JPEG, GIF or BMP file and turns it upright.
 
     The header is checked first, so a small file that claims a huge image is refused before memory is allocated for it.
@@ -81,7 +90,7 @@ def decode_image(contents, max_pixels=MAX_PIXELS, source=("The file",)):
     return orient(image, _orientation(contents, kind))
 
 
-def exif_orientation(contents):
+def exif_orientation(contents: TensorLike) -> tf.Tensor:
     """Reads the EXIF orientation of a JPEG or PNG file.
 
     Args:
@@ -94,7 +103,7 @@ def exif_orientation(contents):
     return _orientation(contents, _read_kind(_first_bytes(contents)))
 
 
-def encoded_size(contents):
+def encoded_size(contents: TensorLike) -> tf.Tensor:
     """Reads the size of an image from the header of its file, before the EXIF orientation is applied.
 
     Args:
@@ -109,7 +118,7 @@ def encoded_size(contents):
     return _read_header(tf.convert_to_tensor(contents))[1]
 
 
-def orient(image, orientation):
+def orient(image: TensorLike, orientation: TensorLike) -> tf.Tensor:
     """Turns an image upright.
 
     Args:
@@ -138,7 +147,7 @@ def orient(image, orientation):
     return result
 
 
-def upright_size(size, orientation):
+def upright_size(size: TensorLike, orientation: TensorLike) -> tf.Tensor:
     """Gives height and width of an image after `orient`.
 
     Args:
@@ -151,7 +160,7 @@ def upright_size(size, orientation):
     return tf.where(orientation >= 5, tf.reverse(size, [0]), size)
 
 
-def stored_window(window, size, orientation):
+def stored_window(window: TensorLike, size: TensorLike, orientation: TensorLike) -> tf.Tensor:
     """Finds the part of a stored image of which `orient` makes a given part of the upright one.
 
     Args:

@@ -1,10 +1,15 @@
 """The numbers that a network expects of an image: a range, or what published weights were trained with."""
 
+from __future__ import annotations
+
 import math
 import numbers
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
+from tfdml._utils.types import InputRange, TensorLike
 
 # Scale, mean and whether RGB becomes BGR, from images in 0–1: as preprocess_input of keras.applications has them.
 _STD = np.array([0.229, 0.224, 0.225])
@@ -16,7 +21,7 @@ _MODES = {
 UNIT_RANGE = (0.0, 1.0)
 
 
-def check_input_range(input_range):
+def check_input_range(input_range: InputRange) -> InputRange:
     """Checks an input range.
 
     Args:
@@ -46,7 +51,7 @@ def check_input_range(input_range):
     )
 
 
-def input_convention(input_range):
+def input_convention(input_range: InputRange) -> tuple[Any, Any, bool]:
     """The arguments of `tfdml.backbones.input_convention.InputConvention` for an input range.
 
     Returns:
@@ -59,7 +64,7 @@ def input_convention(input_range):
     return high - low, (-low,), False
 
 
-def to_input_range(images, input_range):
+def to_input_range(images: TensorLike, input_range: InputRange) -> tf.Tensor:
     """Brings images from 0–1 to an input range.
 
     Args:

@@ -1,11 +1,16 @@
 """Greedy k-center: few points that cover many."""
 
+from __future__ import annotations
+
 import tensorflow as tf
 
+from tfdml._utils.types import TensorLike
 from tfdml.ops.precision import at_least_float32
 
 
-def greedy_k_center(points, k, initial=None, mask=None):
+def greedy_k_center(
+    points: TensorLike, k: int, initial: TensorLike | None = None, mask: TensorLike | None = None
+) -> tf.Tensor:
     r"""Chooses `k` points, each the one that lies farthest from all chosen before it.
 
     $$q = \arg\max_{u \in P \setminus R} \; \min_{v \in \rho \cup R} \lVert u - v \rVert_2, \qquad

@@ -1,15 +1,19 @@
 """Class labels: integers, and nothing that only looks like them."""
 
+from __future__ import annotations
+
 import numbers
 
 import numpy as np
 import tensorflow as tf
 
+from tfdml._utils.types import Labels
+
 _EXPECTED = "Expected: integer class labels. Encode names, codes and other values with `tfdml.data.encode_labels`."
 _SHOWN = 5
 
 
-def integer_labels(labels):
+def integer_labels(labels: Labels) -> tf.Tensor:
     """Class labels as int64, in the shape they have.
 
     Integers of any width and booleans (0 and 1) are taken. Floats are taken where they hold whole numbers exactly, as
@@ -54,7 +58,7 @@ class labels. Encode names, codes and other values with `tfdml.data.encode_label
     return _after(check, tf.cast(tf.where(sound, labels, tf.zeros_like(labels)), tf.int64))
 
 
-def known_labels(labels, classes=None):
+def known_labels(labels: Labels, classes: int | None = None) -> tf.Tensor:
     """Which labels are whole numbers, and name one of the classes.
 
     Args:
@@ -75,7 +79,7 @@ def known_labels(labels, classes=None):
     return sound
 
 
-def check_label_range(labels, classes, of):
+def check_label_range(labels: Labels, classes: int, of: str) -> tf.Tensor:
     """Returns the labels if each lies in `0 … classes - 1`.
 
     Values are checked eagerly and in graphs; XLA drops the assertion.

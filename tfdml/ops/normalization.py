@@ -1,14 +1,17 @@
 """Vectors brought to, or held below, a length."""
 
+from __future__ import annotations
+
 import tensorflow as tf
 
+from tfdml._utils.types import TensorLike
 from tfdml.ops.precision import at_least_float32
 
 # Products of three such numbers are finite in float32.
 LARGEST = 1e12
 
 
-def l2_normalize(vectors):
+def l2_normalize(vectors: TensorLike) -> tf.Tensor:
     r"""$v / \lVert v \rVert_2$ along the last axis; a zero vector stays zero, with a finite gradient.
 
     A vector shorter than 1e-15 counts as zero: it is multiplied by a million, and so is its gradient.
@@ -18,7 +21,7 @@ def l2_normalize(vectors):
     return vectors * tf.math.rsqrt(tf.where(squared < 1e-30, tf.constant(1e-12, squared.dtype), squared))
 
 
-def l2_clip(vectors, max_norm=1.0):
+def l2_clip(vectors: TensorLike, max_norm: float = 1.0) -> tf.Tensor:
     r"""$v / \max(1, \lVert v \rVert_2 / r)$ along the last axis, $r$ being `max_norm`.
 
     Unlike $v / \lVert v \rVert_2$ it is Lipschitz continuous, also at 0: what lies in the ball stays where it is.

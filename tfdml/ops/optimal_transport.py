@@ -1,12 +1,15 @@
 """Optimal transport of a part of the mass, smoothed by entropy."""
 
+from __future__ import annotations
+
 import math
 import numbers
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from tfdml._utils.types import TensorLike
 from tfdml.ops.precision import at_least_float32
 
 SOLVERS = ("newton", "bregman")
@@ -50,7 +53,15 @@ class TransportedMass(NamedTuple):
     transported: tf.Tensor
 
 
-def partial_transport(costs, ratio, smoothing, solver="newton", iterations=None, gradient="implicit", mask=None):
+def partial_transport(
+    costs: TensorLike,
+    ratio: float,
+    smoothing: float,
+    solver: Literal["newton", "bregman"] = "newton",
+    iterations: int | None = None,
+    gradient: Literal["implicit", "unrolled"] = "implicit",
+    mask: TensorLike | None = None,
+) -> PartialTransport:
     r"""Transports the share `ratio` of the features' uniform mass to free prototypes at the least cost.
 
     $$\rho, \pi = \arg\min_{\rho_j + \sum_i \pi_{ij} = 1/n, \; \sum_{ij} \pi_{ij} = \mu, \; \rho, \pi \ge 0}

@@ -1,8 +1,12 @@
 """Which pairs are positive and which are negative."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import tensorflow as tf
+
+from tfdml._utils.types import TensorLike
 
 
 class PairMasks(NamedTuple):
@@ -12,7 +16,9 @@ class PairMasks(NamedTuple):
     negatives: tf.Tensor
 
 
-def pair_masks(labels, reference_labels=None, valid=None):
+def pair_masks(
+    labels: TensorLike, reference_labels: TensorLike | None = None, valid: TensorLike | None = None
+) -> PairMasks:
     """Tells the positive pairs (equal labels) from the negative ones (unequal labels).
 
     Args:

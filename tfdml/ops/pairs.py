@@ -1,10 +1,13 @@
 """A batch of embeddings and the references that it is compared with."""
 
-from typing import NamedTuple, Optional
+from __future__ import annotations
+
+from typing import Callable, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from tfdml._utils.types import DistanceName, Labels, TensorLike
 from tfdml.ops.distances import pairwise_distances
 from tfdml.ops.labels import as_label_tensor, check_label_range, integer_labels, known_labels
 from tfdml.ops.normalization import l2_normalize
@@ -26,9 +29,9 @@ class References(NamedTuple):
 
     embeddings: tf.Tensor
     labels: tf.Tensor
-    valid: Optional[tf.Tensor] = None
-    per_class: Optional[int] = None
-    classes: Optional[int] = None
+    valid: tf.Tensor | None = None
+    per_class: int | None = None
+    classes: int | None = None
 
 
 class Pairs(NamedTuple):
@@ -51,28 +54,28 @@ class Pairs(NamedTuple):
     negatives: tf.Tensor
     in_batch: bool
 
-    def distances(self, distance="l2"):
+    def distances(self, distance: DistanceName = "l2") -> tf.Tensor:
         """Distances of embeddings and references, `(batch, references)`, as `pairwise_distances` gives them."""
         return pairwise_distances(self.embeddings, None if self.in_batch else self.references.embeddings, distance)
 
-    def cosines(self):
+    def cosines(self) -> tf.Tensor:
         """Cosine similarities of embeddings and references, `(batch, references)`."""
         embeddings = l2_normalize(self.embeddings)
         references = embeddings if self.in_batch else l2_normalize(self.references.embeddings)
         return tf.matmul(embeddings, references, transpose_b=True)
 
-    def with_embeddings(self, function):
+    def with_embeddings(self, function: Callable[[tf.Tensor], tf.Tensor]) -> Pairs:
         """The same pairs of other vectors: the function is applied to embeddings and references."""
         embeddings = function(self.embeddings)
         of_references = embeddings if self.in_batch else function(self.references.embeddings)
         return self._replace(embeddings=embeddings, references=self.references._replace(embeddings=of_references))
 
-    def narrowed(self, masks: PairMasks):
+    def narrowed(self, masks: PairMasks) -> Pairs:
         """The same with fewer pairs."""
         return self._replace(positives=masks.positives, negatives=masks.negatives)
 
 
-def compare(labels, embeddings, references=None):
+def compare(labels: Labels, embeddings: TensorLike, references: References | None = None) -> Pairs:
     """The pairs of a batch and its references.
 
     Args:
@@ -114,7 +117,7 @@ def compare(labels, embeddings, references=None):
     return Pairs(embeddings, labels, references, *masks, in_batch=False)
 
 
-def check_embeddings(embeddings):
+def check_embeddings(embeddings: TensorLike) -> tf.Tensor:
     """The embeddings in float32 or float64.
 
     Raises:
@@ -126,7 +129,7 @@ def check_embeddings(embeddings):
     return embeddings
 
 
-def check_labels(labels, embeddings):
+def check_labels(labels: Labels, embeddings: TensorLike) -> tf.Tensor:
     """The labels as int64, `(batch,)`.
 
     Raises:

@@ -1,23 +1,25 @@
 """What the replicas of a `tf.distribute` strategy see of each other: the whole batch."""
 
+from __future__ import annotations
+
 import tensorflow as tf
 
 from tfdml.ops.precision import at_least_float32
 
 
-def has_replicas():
+def has_replicas() -> bool:
     """Whether what is made here is made for several replicas: inside the scope of a strategy that has them."""
     return tf.distribute.has_strategy() and tf.distribute.get_strategy().num_replicas_in_sync > 1
 
 
-def replica_count():
+def replica_count() -> int:
     """How many replicas share a batch here: 1 outside of a replica and without a strategy."""
     if tf.distribute.get_replica_context() is None:
         return 1
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
-def gather_batch(values):
+def gather_batch(values: tf.Tensor) -> tf.Tensor:
     r"""The rows of all replicas, in the replicas' order, as each of them sees them.
 
     Replica $r$ of $R$ has the rows $x_r$ of a batch $x = (x_1, \dots, x_R)$, and all compute the same function

@@ -1,14 +1,19 @@
 """Linear regression with a penalty on large coefficients."""
 
+from __future__ import annotations
+
 import math
 import numbers
 
 import tensorflow as tf
 
+from tfdml._utils.types import TensorLike
 from tfdml.ops.precision import at_least_float32
 
 
-def ridge_regression(inputs, targets, penalty, weights=None):
+def ridge_regression(
+    inputs: TensorLike, targets: TensorLike, penalty: float, weights: TensorLike | None = None
+) -> tf.Tensor:
     r"""The linear map that predicts targets from inputs with small coefficients.
 
     $$A = \arg\min_A \sum_j w_j \lVert A z_j - y_j \rVert_2^2 + \lambda \lVert A \rVert_F^2

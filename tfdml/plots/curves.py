@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tfdml.plots import style
@@ -16,7 +19,15 @@ _NAMES = {
 }
 
 
-def training_curve(history, monitor="val_map_at_r", *, loss="loss", x=None, width=style.COLUMN_WIDTH, title=None):
+def training_curve(
+    history: Any,
+    monitor: str = "val_map_at_r",
+    *,
+    loss: str | None = "loss",
+    x: str | None = None,
+    width: float = style.COLUMN_WIDTH,
+    title: str | None = None,
+) -> Figure:
     """Draws the loss of a training and, below it, the monitored metric; under CCP with the projections' bounds.
 
     The best value of the monitored metric is marked. Rows without a number (NaN, None, empty) interrupt

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
 
+import numpy as np
+from matplotlib.figure import Figure
+
+from tfdml._utils.types import ArrayLike, Labels
 from tfdml.plots import style
 from tfdml.plots.plane import checked, draw_classes, to_plane
 
@@ -13,17 +17,17 @@ _MAX_LEGEND = 28
 
 
 def embedding_map(
-    embeddings,
-    labels,
-    class_names=None,
+    embeddings: ArrayLike,
+    labels: Labels,
+    class_names: Sequence[str] | None = None,
     *,
-    max_points=1500,
-    max_classes=12,
-    perplexity=30.0,
-    seed=0,
-    width=style.COLUMN_WIDTH * 1.5,
-    title=None,
-):
+    max_points: int = 1500,
+    max_classes: int = 12,
+    perplexity: float = 30.0,
+    seed: int = 0,
+    width: float = style.COLUMN_WIDTH * 1.5,
+    title: str | None = None,
+) -> Figure:
     """Draws embeddings as points of the plane, a few classes in colors and shapes of their own, with a legend.
 
     More than two dimensions are brought to the plane by t-SNE, started from the principal components; two are

@@ -6,8 +6,12 @@ import os
 import uuid
 from pathlib import Path
 
+from matplotlib.figure import Figure
 
-def save(figure, path, dpi=200):
+from tfdml._utils.types import PathLike
+
+
+def save(figure: Figure, path: PathLike, dpi: int = 200) -> None:
     """Writes a figure to a file whose suffix names the format (`.png`, `.pdf`, `.svg`, …).
 
     The file appears whole or not at all: it is written beside its place and then moved there. Missing folders

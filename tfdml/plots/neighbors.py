@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
+from tfdml._utils.types import ArrayLike
 from tfdml.plots import style
 from tfdml.plots.pixels import as_pixels, show
 
@@ -16,15 +19,15 @@ _SHORTEST_HEADLINE = 3.3
 
 
 def nearest_neighbors(
-    query_images,
-    neighbor_images,
-    correct,
+    query_images: ArrayLike,
+    neighbor_images: ArrayLike,
+    correct: ArrayLike,
     *,
-    query_names=None,
-    neighbor_names=None,
-    width=style.TEXT_WIDTH,
-    title=None,
-):
+    query_names: Sequence[str] | None = None,
+    neighbor_names: Sequence[str] | None = None,
+    width: float = style.TEXT_WIDTH,
+    title: str | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """Draws queries and, right of each, its nearest neighbours: right ones framed green, wrong ones red.
 
     Frames of right neighbours are solid and carry a check mark, those of wrong ones are dashed and carry a

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
 
+from tfdml._utils.types import ArrayLike, TensorLike
 from tfdml.plots import style
 from tfdml.plots.pixels import as_gray, as_pixels, show
 
@@ -15,14 +19,14 @@ _BAR_WIDTH = 0.95
 
 
 def pooling_maps(
-    images,
-    maps,
+    images: TensorLike,
+    maps: ArrayLike,
     *,
-    names=None,
-    interpolation="nearest",
-    width=style.TEXT_WIDTH,
-    title=None,
-):
+    names: Sequence[str] | None = None,
+    interpolation: str = "nearest",
+    width: float = style.TEXT_WIDTH,
+    title: str | None = None,
+) -> Figure:
     r"""Draws images and, below each, its pooling weights over it.
 
     The weights $p_j$ of the $n$ places of a feature map sum to 1. Drawn is $n p_j$: 1 is the weight that

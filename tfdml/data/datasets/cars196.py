@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from tfdml._utils.types import PathLike
 from tfdml.data.download_specs import PUBLISHED
 from tfdml.data.labeled_images import LabeledImages
 from tfdml.data.list_files import first_half
 
 
-def cars196(path, verify=True, counts="published"):
+def cars196(path: PathLike, verify: bool = True, counts: str = "published") -> LabeledImages:
     """Cars196: 16,185 photographs of cars of 196 models; the first 98 are to train.
 
     It was published twice, and both forms are read: `car_ims` with `cars_annos.mat`, and `cars_train`, `cars_test`,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from tfdml._utils.arguments import check_choice
+from tfdml._utils.types import PathLike
 from tfdml.data.download_specs import PUBLISHED
 from tfdml.data.labeled_images import LabeledImages
 from tfdml.data.list_files import first_half
@@ -34,7 +35,7 @@ class Cifar100(NamedTuple):
     superclass_of_class: np.ndarray
 
 
-def cifar10(path, part="train"):
+def cifar10(path: PathLike, part: str = "train") -> LabeledImages:
     """Colour pictures of 32×32 pixels in ten classes, 5,000 of each to train and 1,000 to test.
 
     Args:
@@ -56,7 +57,7 @@ def cifar10(path, part="train"):
     return LabeledImages(images, labels[:, 0], class_names, name="cifar10", num_train_classes=split)
 
 
-def cifar100(path, part="train", labels="fine"):
+def cifar100(path: PathLike, part: str = "train", labels: Literal["fine", "coarse"] = "fine") -> LabeledImages:
     """Colour pictures of 32×32 pixels in 100 classes, 500 of each to train and 100 to test.
 
     Args:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+from collections.abc import Sequence
+from typing import Any, Callable
 
 import numpy as np
 import tensorflow as tf
 
 from tfdml._utils.arguments import check_whole_number
 from tfdml._utils.naming import unknown_name
+from tfdml._utils.types import Config, PathLike
 from tfdml.data.datasets.cifar import read_cifar100
 from tfdml.data.datasets.registry import load
 from tfdml.data.image_files import read_image
@@ -64,7 +67,16 @@ class Collages(LabeledImages):
         (('a', 'b'), ('w', 'x'))
     """
 
-    def __init__(self, targets, backgrounds, tile=32, per_target=1, seed=0, distilled=False, name="collage"):
+    def __init__(
+        self,
+        targets: LabeledImages,
+        backgrounds: LabeledImages,
+        tile: int = 32,
+        per_target: int = 1,
+        seed: int = 0,
+        distilled: bool = False,
+        name: str = "collage",
+    ) -> None:
         for kind, pictures in (("targets", targets), ("backgrounds", backgrounds)):
             if not len(pictures):
                 raise ValueError(f"Collages need {kind}. Received: {kind}={pictures!r}.")
@@ -78,7 +90,7 @@ class Collages(LabeledImages):
         LabeledSamples.__init__(self, labels, targets.class_names, name, targets.num_train_classes)
 
     @functools.cached_property
-    def images(self):
+    def images(self) -> np.ndarray:
         """uint8 `(n, height, width, channels)`."""
         side, channels = self.tile, self.image_shape[-1]
         targets = _tiles(self.targets, side, channels)
@@ -96,18 +108,18 @@ class Collages(LabeledImages):
         return images
 
     @property
-    def image_shape(self):
+    def image_shape(self) -> tuple[int, int, int] | None:
         shapes = [self.targets.image_shape, self.backgrounds.image_shape]
         is_grey = all(shape is not None and shape[-1] <= 2 for shape in shapes)
         side = self.tile if self.distilled else 2 * self.tile
         return (side, side, 1 if is_grey else 3)
 
     @property
-    def holds_paths(self):
+    def holds_paths(self) -> bool:
         return False
 
     @property
-    def places(self):
+    def places(self) -> np.ndarray:
         """Where the target is, `(n,)`: 0 top left, 1 top right, 2 bottom left, 3 bottom right."""
         if self.distilled:
             raise ValueError("Distilled pictures have one tile. Received: distilled=True.")
@@ -122,7 +134,7 @@ class Collages(LabeledImages):
         # Uniform numbers take the same share of the stream each, so that row i does not depend on how many there are.
         return np.random.default_rng(self.seed).random((len(self), 4))
 
-    def split(self, partition):
+    def split(self, partition: Callable[[LabeledSamples], Sequence[np.ndarray | None]]) -> list[Any]:
         targets = self.targets.split(partition)
         try:
             backgrounds = self.backgrounds.split(partition)
@@ -136,15 +148,15 @@ class Collages(LabeledImages):
 
 
 def collage(
-    targets="glyphs",
-    backgrounds="digits",
-    target_options=None,
-    background_options=None,
-    tile=32,
-    per_target=1,
-    seed=0,
-    distilled=False,
-):
+    targets: str = "glyphs",
+    backgrounds: str = "digits",
+    target_options: Config | None = None,
+    background_options: Config | None = None,
+    tile: int = 32,
+    per_target: int = 1,
+    seed: int = 0,
+    distilled: bool = False,
+) -> Collages:
     """Collages of two data sets: one target, which gives the class, and three backgrounds in 2×2 tiles.
 
     By default they are rendered characters among handwritten digits, which are there without a download. A class that
@@ -181,7 +193,15 @@ def collage(
     return Collages(*parts, tile, per_target, seed, distilled)
 
 
-def cifar_collage(path, shared=_SHARED, part="all", tile=32, per_target=1, seed=0, distilled=False):
+def cifar_collage(
+    path: PathLike,
+    shared: Sequence[str] = _SHARED,
+    part: str = "all",
+    tile: int = 32,
+    per_target: int = 1,
+    seed: int = 0,
+    distilled: bool = False,
+) -> Collages:
     """Cifar Collage: targets of sixteen super-classes of CIFAR-100 among backgrounds of the other four.
 
     The classes are those of CIFAR-100, five in each super-class. They are in such an order, the first of every

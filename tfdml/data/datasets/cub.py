@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from tfdml._utils.types import PathLike
 from tfdml.data.download_specs import PUBLISHED
 from tfdml.data.labeled_images import LabeledImages
 from tfdml.data.list_files import first_half, read_columns
 
 
-def cub(path, verify=True, counts="published"):
+def cub(path: PathLike, verify: bool = True, counts: str = "published") -> LabeledImages:
     """CUB-200-2011: 11,788 photographs of birds of 200 species; the first 100 are to train.
 
     Args:

@@ -7,7 +7,7 @@ import numpy as np
 from tfdml.data.labeled_images import LabeledImages
 
 
-def digits():
+def digits() -> LabeledImages:
     """1,797 handwritten digits of 8×8 pixels, white on black, which ship with scikit-learn.
 
     Returns:

@@ -9,13 +9,21 @@ import pathlib
 
 import numpy as np
 
+from tfdml._utils.types import PathLike
 from tfdml.data.labeled_features import LabeledFeatures
 from tfdml.ops.labels import label_column
 
 FEATURES, LABELS, CLASSES, ROLES, SOURCE = "features.npy", "labels.npy", "classes.txt", "roles.npy", "source.json"
 
 
-def features(path, labels=None, classes=None, roles=None, num_train_classes=None, verify=True):
+def features(
+    path: PathLike,
+    labels: PathLike | None = None,
+    classes: PathLike | None = None,
+    roles: PathLike | None = None,
+    num_train_classes: int | None = None,
+    verify: bool = True,
+) -> LabeledFeatures:
     """Features of pictures, one in each row of an array on disk, which need not fit into memory.
 
     ```

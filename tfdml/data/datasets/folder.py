@@ -9,6 +9,7 @@ import pathlib
 import numpy as np
 
 from tfdml._utils.arguments import check_choice, check_whole_number
+from tfdml._utils.types import PathLike
 from tfdml.data.image_files import ENDINGS, check_reading_options, listed, unreadable
 from tfdml.data.labeled_images import LabeledImages
 from tfdml.ops import MAX_PIXELS
@@ -19,7 +20,13 @@ _NESTED = (None, "same_class", "own_class")
 _NOT_MENTIONED = ("thumbs.db", "desktop.ini")
 
 
-def folder(path, verify=True, on_unreadable="error", nested=None, max_pixels=MAX_PIXELS):
+def folder(
+    path: PathLike,
+    verify: bool = True,
+    on_unreadable: str = "error",
+    nested: str | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> LabeledImages:
     """Images in files, one sub-folder for each class; they are decoded when batches are made.
 
     Classes are the sub-folders in the order of their names. Their images are the files with an ending of JPEG, PNG,

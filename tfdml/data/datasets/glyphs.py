@@ -16,6 +16,7 @@ import zipfile
 import numpy as np
 
 from tfdml._utils.arguments import check_at_most, check_whole_number
+from tfdml._utils.types import PathLike
 from tfdml.data.labeled_images import LabeledImages
 
 _LOGGER = logging.getLogger("tfdml")
@@ -43,17 +44,17 @@ _LOOK_ALIKE = 0.45
 
 
 def glyphs(
-    size=32,
-    min_typefaces=16,
-    seed=0,
-    samples_per_typeface=1,
-    characters=None,
-    rotation=8.0,
-    scale=0.1,
-    shear=0.1,
-    translation=0.06,
-    cache_dir=None,
-):
+    size: int = 32,
+    min_typefaces: int = 16,
+    seed: int = 0,
+    samples_per_typeface: int = 1,
+    characters: str | None = None,
+    rotation: float = 8.0,
+    scale: float = 0.1,
+    shear: float = 0.1,
+    translation: float = 0.06,
+    cache_dir: PathLike | None = None,
+) -> LabeledImages:
     """Characters as classes, typefaces as samples: white on black, each a little warped in its own way.
 
     The characters are those of matplotlib's DejaVu and STIX typefaces (for letters and digits also Computer

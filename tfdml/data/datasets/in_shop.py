@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tfdml._utils.types import PathLike
 from tfdml.data.download_specs import PUBLISHED
 from tfdml.data.labeled_images import LabeledImages
 from tfdml.data.labeled_samples import BOTH, GALLERY, QUERY
@@ -13,7 +14,7 @@ _LIST = "Eval/list_eval_partition.txt"
 _ROLES = {"train": BOTH, "query": QUERY, "gallery": GALLERY}
 
 
-def in_shop(path, verify=True, counts="published"):
+def in_shop(path: PathLike, verify: bool = True, counts: str = "published") -> LabeledImages:
     """In-shop Clothes Retrieval: photographs of 7,982 pieces of clothing; 3,997 of them are to train.
 
     Of the other classes 14,218 pictures are queries, and 12,612 are the gallery they are compared with.

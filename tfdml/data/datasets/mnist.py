@@ -12,6 +12,7 @@ import zipfile
 import keras
 import numpy as np
 
+from tfdml._utils.types import PathLike
 from tfdml.data.idx import read_idx
 from tfdml.data.labeled_images import LabeledImages
 
@@ -37,7 +38,7 @@ _CLOTHES = (
 )
 
 
-def mnist(path=None, part="train"):
+def mnist(path: PathLike | None = None, part: str = "train") -> LabeledImages:
     """Handwritten digits of 28×28 pixels: 60,000 to train and 10,000 to test.
 
     Without a path, Keras' copy (`keras.datasets.mnist`) is used or downloaded. Where that fails and the
@@ -72,7 +73,7 @@ def mnist(path=None, part="train"):
     return _labeled(arrays, _DIGITS, "mnist")
 
 
-def fashion_mnist(path=None, part="train"):
+def fashion_mnist(path: PathLike | None = None, part: str = "train") -> LabeledImages:
     """Pieces of clothing of 28×28 pixels in ten classes: 60,000 to train and 10,000 to test.
 
     Without a path, the files of Debian's package dataset-fashion-mnist are used where it is installed, else

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from tfdml._utils.types import PathLike
 from tfdml.data.download_specs import PUBLISHED
 from tfdml.data.labeled_images import LabeledImages
 from tfdml.data.list_files import read_columns, train_classes_first
 
 
-def sop(path, verify=True, counts="published"):
+def sop(path: PathLike, verify: bool = True, counts: str = "published") -> LabeledImages:
     """Stanford Online Products: 120,053 photographs of 22,634 things for sale; 11,318 of them are to train.
 
     Args:

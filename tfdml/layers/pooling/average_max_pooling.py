@@ -1,5 +1,7 @@
 """Global average pooling plus global max pooling."""
 
+from __future__ import annotations
+
 import keras
 import tensorflow as tf
 
@@ -26,5 +28,5 @@ class AverageMaxPooling(Pooling):
         [[ 5. 10.]]
     """
 
-    def pool(self, features):
+    def pool(self, features: tf.Tensor) -> tf.Tensor:
         return tf.reduce_mean(features, axis=1) + tf.reduce_max(features, axis=1)

@@ -1,11 +1,16 @@
 """The bases of all layers that pool local features into one vector."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from tfdml import ops
 from tfdml._utils import keras_compat
 from tfdml._utils.arguments import configuration
+from tfdml._utils.types import Config, Identifier, Shape, TensorLike, Weight
 from tfdml.ops.normalization import LARGEST, into_range
 
 
@@ -50,18 +55,18 @@ class Pooling(keras.layers.Layer):
     maps_only = False
     rectifies = False
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.input_channels = None
         self._ranks = _Ranks()
 
     @property
-    def weights(self):
+    def weights(self) -> list[Weight]:
         """All weights, in an order that does not depend on which of the layer's parts are trainable."""
         # Keras 2 lists the statistics of a batch normalisation inside a layer last, but of a frozen one in its place.
         return self._ranks.sort(super().weights) if keras_compat.IS_KERAS_2 else super().weights
 
-    def pool(self, features):
+    def pool(self, features: tf.Tensor) -> tf.Tensor:
         """The formula.
 
         Args:
@@ -72,37 +77,37 @@ class Pooling(keras.layers.Layer):
         """
         raise NotImplementedError
 
-    def pooled_size(self, channels):
+    def pooled_size(self, channels: int) -> int:
         """Size of the vector that features of that many channels are pooled into."""
         return channels
 
     @property
-    def output_size(self):
+    def output_size(self) -> int | None:
         """Size of the pooled vector; `None` before the layer is built."""
         return None if self.input_channels is None else self.pooled_size(self.input_channels)
 
     @property
-    def precision(self):
+    def precision(self) -> str:
         """Name of the floating point type that everything is computed in."""
         return "float64" if self.compute_dtype == "float64" else "float32"
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         self.input_channels = self.check_input_shape(input_shape)
         super().build(input_shape)
 
-    def call(self, features):
+    def call(self, features: tf.Tensor) -> tf.Tensor:
         return tf.cast(self.pool(self.local_features(features)), self.compute_dtype)
 
-    def local_features(self, features):
+    def local_features(self, features: tf.Tensor) -> tf.Tensor:
         """What `pool` takes, of the features that the layer is called with."""
         self.check_input_shape(features.shape)
         features = tf.cast(features, self.precision)
         return features if self.maps_only else flatten_places(features)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
         return (input_shape[0], self.pooled_size(self.check_input_shape(input_shape)))
 
-    def check_input_shape(self, input_shape):
+    def check_input_shape(self, input_shape: Shape) -> int:
         """Returns the number of channels, or raises a ValueError if this is no shape of features for this layer."""
         shape = tuple(input_shape)
         ranks, accepted = ((4,), "(b, h, w, d)") if self.maps_only else ((3, 4), "(b, h, w, d) or (b, n, d)")
@@ -120,15 +125,15 @@ class Pooling(keras.layers.Layer):
             )
         return int(shape[-1])
 
-    def add_precise_weight(self, name, shape, initializer, **options):
+    def add_precise_weight(self, name: str, shape: Shape, initializer: Identifier, **options: Any) -> Weight:
         """A trainable weight that mixed precision leaves alone."""
         return self.add_weight(name=name, shape=shape, initializer=initializer, **options, **keras_compat.NO_AUTOCAST)
 
-    def precise(self, weight):
+    def precise(self, weight: Weight) -> tf.Tensor:
         """The value of a weight in `precision`."""
         return tf.cast(tf.convert_to_tensor(weight), self.precision)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         options = {
             name: keras.initializers.serialize(value) if isinstance(value, keras.initializers.Initializer) else value
             for name, value in configuration(self).items()
@@ -144,7 +149,7 @@ class WeightedPooling(Pooling):
     A subclass states the attention $a_j \ge 0$, and `pool` if more than that happens.
     """
 
-    def attention(self, features):
+    def attention(self, features: tf.Tensor) -> tf.Tensor:
         """The attention to each place, >= 0.
 
         Args:
@@ -155,10 +160,10 @@ class WeightedPooling(Pooling):
         """
         raise NotImplementedError
 
-    def pool(self, features):
+    def pool(self, features: tf.Tensor) -> tf.Tensor:
         return weighted_mean(self.attention(features), features)
 
-    def pooling_weights(self, features):
+    def pooling_weights(self, features: TensorLike) -> tf.Tensor:
         r"""The share of each place in the attention, for figures: $a_j / \sum_k a_k$.
 
         Args:

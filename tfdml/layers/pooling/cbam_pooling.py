@@ -1,9 +1,14 @@
 """Average pooling behind a convolutional block attention module (CBAM)."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from tfdml._utils.arguments import check_whole_number
+from tfdml._utils.types import Shape
 from tfdml.layers.pooling.base import WeightedPooling, build_part
 
 
@@ -42,12 +47,12 @@ class CBAMPooling(WeightedPooling):
 
     maps_only = True
 
-    def __init__(self, reduction=16, kernel_size=7, **kwargs):
+    def __init__(self, reduction: str = 16, kernel_size: int = 7, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.reduction = check_whole_number("reduction", reduction, 1)
         self.kernel_size = check_whole_number("kernel_size", kernel_size, 1)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         channels = self.input_channels
         options = {"use_bias": False, "dtype": self.precision}
@@ -67,11 +72,11 @@ class CBAMPooling(WeightedPooling):
         build_part(self.excite, (None, hidden))
         build_part(self.spatial, (None, None, None, 2))
 
-    def pool(self, features):
+    def pool(self, features: tf.Tensor) -> tf.Tensor:
         features = self._gate_channels(features)
         return tf.reduce_mean(self._attend_places(features)[..., None] * features, axis=(1, 2))
 
-    def attention(self, features):
+    def attention(self, features: tf.Tensor) -> tf.Tensor:
         return self._attend_places(self._gate_channels(features))
 
     def _gate_channels(self, features):

@@ -1,5 +1,7 @@
 """Cross-dimensional weighting (CroW)."""
 
+from __future__ import annotations
+
 import keras
 import tensorflow as tf
 
@@ -39,11 +41,11 @@ class CroWPooling(WeightedPooling):
 
     rectifies = True
 
-    def attention(self, features):
+    def attention(self, features: tf.Tensor) -> tf.Tensor:
         sums = tf.reduce_sum(tf.nn.relu(features), axis=-1)
         return safe_sqrt(tf.math.divide_no_nan(sums, lengths_of(sums)[..., None]))
 
-    def pool(self, features):
+    def pool(self, features: tf.Tensor) -> tf.Tensor:
         pooled = weighted_mean(self.attention(features), tf.nn.relu(features))
         shares = tf.reduce_mean(tf.cast(features > 0.0, features.dtype), axis=1)
         rarity = tf.math.divide_no_nan(tf.reduce_sum(shares, axis=-1, keepdims=True), shares)

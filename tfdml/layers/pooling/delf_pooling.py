@@ -1,9 +1,14 @@
 """The attentive pooling of deep local features (DeLF)."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from tfdml._utils.arguments import check_whole_number
+from tfdml._utils.types import Shape
 from tfdml.layers.pooling.base import WeightedPooling, at_most_largest, build_part
 
 
@@ -37,16 +42,16 @@ class DeLFPooling(WeightedPooling):
         (2, 16)
     """
 
-    def __init__(self, units=512, **kwargs):
+    def __init__(self, units: int = 512, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.units = check_whole_number("units", units, 1)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         self.hidden = keras.layers.Dense(self.units, activation="relu", name="hidden", dtype=self.precision)
         self.score = keras.layers.Dense(1, name="score", dtype=self.precision)
         build_part(self.hidden, (None, None, self.input_channels))
         build_part(self.score, (None, None, self.units))
 
-    def attention(self, features):
+    def attention(self, features: tf.Tensor) -> tf.Tensor:
         return at_most_largest(tf.math.softplus(self.score(self.hidden(features))[..., 0]))

@@ -1,5 +1,9 @@
 """Generalized max pooling."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -44,11 +48,11 @@ class GeneralizedMaxPooling(Pooling):
         [[1. 1.]]
     """
 
-    def __init__(self, ridge=1.0, **kwargs):
+    def __init__(self, ridge: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.ridge = check_positive("ridge", ridge)
 
-    def pool(self, features):
+    def pool(self, features: tf.Tensor) -> tf.Tensor:
         # Features whose squares overflow are divided by a scale s, λ by s², the solution by s: it is the same.
         largest = tf.reduce_max(tf.abs(tf.stop_gradient(features)), axis=(1, 2))
         scale = tf.maximum(largest / LARGEST, 1.0)

@@ -1,9 +1,14 @@
 """Generalized mean pooling (GeM)."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from tfdml._utils.arguments import check_between, check_choice, check_positive
+from tfdml._utils.types import Shape
 from tfdml.layers.pooling.base import Pooling, count_places
 
 _GREATEST_POWER = 1e3
@@ -42,14 +47,21 @@ class GeneralizedMeanPooling(Pooling):
 
     rectifies = True
 
-    def __init__(self, power=3.0, trainable_power=True, per_channel=False, epsilon=1e-6, **kwargs):
+    def __init__(
+        self,
+        power: float = 3.0,
+        trainable_power: bool = True,
+        per_channel: bool = False,
+        epsilon: float = 1e-6,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.power = check_between("power", power, 1.0, _GREATEST_POWER)
         self.trainable_power = check_choice("trainable_power", trainable_power, (True, False))
         self.per_channel = check_choice("per_channel", per_channel, (True, False))
         self.epsilon = check_positive("epsilon", epsilon)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         self.exponent = self.add_precise_weight(
             "exponent",
@@ -59,7 +71,7 @@ class GeneralizedMeanPooling(Pooling):
             constraint=_to_range,
         )
 
-    def pool(self, features):
+    def pool(self, features: tf.Tensor) -> tf.Tensor:
         power = self.precise(self.exponent)
         logarithms = tf.math.log(tf.maximum(features, self.epsilon))
         log_sums = tf.reduce_logsumexp(power * logarithms, axis=1)

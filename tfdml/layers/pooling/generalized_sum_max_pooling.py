@@ -1,8 +1,11 @@
 """Generalized sum pooling plus global max pooling."""
 
+from __future__ import annotations
+
 import keras
 import tensorflow as tf
 
+from tfdml._utils.types import TensorLike
 from tfdml.layers.pooling.base import as_masked_bags
 from tfdml.layers.pooling.generalized_sum_pooling import GeneralizedSumPooling
 
@@ -34,7 +37,7 @@ class GeneralizedSumMaxPooling(GeneralizedSumPooling):
         (2, 16)
     """
 
-    def call(self, features, mask=None):
+    def call(self, features: tf.Tensor, mask: TensorLike | None = None) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
         selected = super().call(features, mask)
         greatest = self._greatest(features, mask)
         if self.return_attributes:

@@ -1,11 +1,15 @@
 """Generalized sum pooling."""
 
+from __future__ import annotations
+
 import numbers
+from typing import Any, Literal
 
 import keras
 import tensorflow as tf
 
 from tfdml import ops
+from tfdml._utils.types import Identifier, Shape, TensorLike
 from tfdml.layers.pooling.base import as_masked_bags
 from tfdml.layers.pooling.prototypes import PrototypePooling
 from tfdml.ops import optimal_transport
@@ -65,16 +69,16 @@ class GeneralizedSumPooling(PrototypePooling):
 
     def __init__(
         self,
-        prototypes=64,
-        ratio=0.3,
-        smoothing=5.0,
-        solver="newton",
-        iterations=None,
-        gradient="implicit",
-        return_attributes=False,
-        prototypes_initializer=None,
-        **kwargs,
-    ):
+        prototypes: int = 64,
+        ratio: float = 0.3,
+        smoothing: float = 5.0,
+        solver: Literal["newton", "bregman"] = "newton",
+        iterations: int | None = None,
+        gradient: Literal["implicit", "unrolled"] = "implicit",
+        return_attributes: bool = False,
+        prototypes_initializer: Identifier | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         optimal_transport.check_transport_options(ratio, smoothing, solver, iterations, gradient)
         if isinstance(prototypes, bool) or not isinstance(prototypes, numbers.Integral) or prototypes < 1:
@@ -90,20 +94,20 @@ class GeneralizedSumPooling(PrototypePooling):
         )
         self.supports_masking = True
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         self.prototype_embeddings = self.add_precise_weight(
             "prototype_embeddings", (self.prototypes, self.input_channels), self.prototypes_initializer
         )
 
-    def call(self, features, mask=None):
+    def call(self, features: tf.Tensor, mask: TensorLike | None = None) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
         self.check_input_shape(features.shape)
         bags, mask = as_masked_bags(features, mask)
         weights, attributes = self._solve(bags, mask)
         pooled = tf.cast(tf.linalg.matvec(bags, weights, transpose_a=True), self.compute_dtype)
         return (pooled, attributes) if self.return_attributes else pooled
 
-    def pooling_weights(self, features, mask=None):
+    def pooling_weights(self, features: TensorLike, mask: TensorLike | None = None) -> tf.Tensor:
         """The weight of each local feature in the pooled one, for figures.
 
         Args:
@@ -120,18 +124,18 @@ class GeneralizedSumPooling(PrototypePooling):
         weights, _ = self._solve(*as_masked_bags(features, mask))
         return tf.reshape(weights, tf.shape(features)[:-1])
 
-    def prototype_space(self, features):
+    def prototype_space(self, features: tf.Tensor) -> tf.Tensor:
         return ops.l2_clip(features)
 
-    def compute_mask(self, inputs, mask=None):
+    def compute_mask(self, inputs: Any, mask: Any = None) -> None:
         return None
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Any:
         channels = self.check_input_shape(input_shape)
         pooled = (input_shape[0], channels)
         return (pooled, (input_shape[0], self.prototypes)) if self.return_attributes else pooled
 
-    def compute_output_spec(self, features, mask=None):
+    def compute_output_spec(self, features: Any, mask: Any = None) -> Any:
         # Keras 3 would give the attributes the dtype of the pooled features.
         shapes = self.compute_output_shape(features.shape)
         if not self.return_attributes:

@@ -1,5 +1,7 @@
 """Global average pooling."""
 
+from __future__ import annotations
+
 import keras
 import tensorflow as tf
 
@@ -28,8 +30,8 @@ class GlobalAveragePooling(WeightedPooling):
         [[2. 4.]]
     """
 
-    def attention(self, features):
+    def attention(self, features: tf.Tensor) -> tf.Tensor:
         return tf.ones_like(features[..., 0])
 
-    def pool(self, features):
+    def pool(self, features: tf.Tensor) -> tf.Tensor:
         return tf.reduce_mean(features, axis=1)

@@ -1,5 +1,7 @@
 """Global max pooling."""
 
+from __future__ import annotations
+
 import keras
 import tensorflow as tf
 
@@ -28,5 +30,5 @@ class GlobalMaxPooling(Pooling):
         [[3. 6.]]
     """
 
-    def pool(self, features):
+    def pool(self, features: tf.Tensor) -> tf.Tensor:
         return tf.reduce_max(features, axis=1)

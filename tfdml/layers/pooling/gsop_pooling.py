@@ -1,10 +1,15 @@
 """Average pooling behind a global second-order pooling block (GSoP)."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from tfdml import ops
 from tfdml._utils.arguments import check_whole_number
+from tfdml._utils.types import Shape
 from tfdml.layers.pooling.base import Pooling, at_most_largest, build_part, count_places
 
 
@@ -46,11 +51,11 @@ class GSoPPooling(Pooling):
 
     filters_per_row = 4
 
-    def __init__(self, units=128, **kwargs):
+    def __init__(self, units: int = 128, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.units = check_whole_number("units", units, 1)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         units, filters = self.units, self.filters_per_row
         self.reduce = keras.layers.Dense(units, name="reduce", dtype=self.precision)
@@ -69,10 +74,10 @@ class GSoPPooling(Pooling):
         )
         self.row_bias = self.add_precise_weight("row_bias", (units, filters), "zeros")
 
-    def call(self, features, training=None):
+    def call(self, features: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         return tf.cast(self.pool(self.local_features(features), training), self.compute_dtype)
 
-    def pool(self, features, training=None):
+    def pool(self, features: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         reduced = self.reduced_normalization(self.reduce(features), training=training)
         reduced = at_most_largest(tf.nn.relu(reduced))
         # The covariance matrix is symmetric, so its rows are the last axis, which is the one that is normalised.

@@ -1,11 +1,14 @@
 """NetVLAD."""
 
+from __future__ import annotations
+
 import math
 
 import keras
 import tensorflow as tf
 
 from tfdml import ops
+from tfdml._utils.types import Shape, TensorLike
 from tfdml.layers.pooling.base import build_part, unit_vectors
 from tfdml.layers.pooling.prototypes import EnsemblePooling
 
@@ -52,14 +55,14 @@ class NetVLAD(EnsemblePooling):
         (2, 128)
     """
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         self.assignment = keras.layers.Dense(
             self.prototypes, activation="softmax", name="assignment", dtype=self.precision
         )
         build_part(self.assignment, (None, None, self.channels or self.input_channels))
 
-    def pool(self, features):
+    def pool(self, features: tf.Tensor) -> tf.Tensor:
         features = unit_vectors(self.project(features))
         shares = self.assignment(features)
         # The sum of the residuals without an array of places by centres by channels.
@@ -67,10 +70,10 @@ class NetVLAD(EnsemblePooling):
         residuals -= tf.reduce_sum(shares, axis=1)[..., None] * self.precise(self.prototype_embeddings)
         return unit_vectors(tf.reshape(unit_vectors(residuals), (-1, self.output_size)))
 
-    def prototype_space(self, features):
+    def prototype_space(self, features: tf.Tensor) -> tf.Tensor:
         return unit_vectors(self.project(features))
 
-    def start_from(self, prototypes, points):
+    def start_from(self, prototypes: TensorLike, points: TensorLike) -> None:
         super().start_from(prototypes, points)
         sharpness = 1.0
         if self.prototypes > 1:

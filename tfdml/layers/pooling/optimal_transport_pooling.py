@@ -1,6 +1,9 @@
 """Aggregation of local features by optimal transport to prototypes."""
 
+from __future__ import annotations
+
 import math
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -49,18 +52,25 @@ class OptimalTransportPooling(EnsemblePooling):
         (2, 128)
     """
 
-    def __init__(self, prototypes=64, channels=None, smoothing=2.0, iterations=10, **kwargs):
+    def __init__(
+        self,
+        prototypes: int = 64,
+        channels: int | None = None,
+        smoothing: float = 2.0,
+        iterations: int = 10,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(prototypes, channels, **kwargs)
         self.smoothing = check_positive("smoothing", smoothing)
         self.iterations = check_whole_number("iterations", iterations, 1)
 
-    def pool(self, features):
+    def pool(self, features: tf.Tensor) -> tf.Tensor:
         features = self.project(features)
         plan = self._transport(features)
         received = math.sqrt(self.prototypes) * tf.matmul(plan, features, transpose_a=True)
         return tf.reshape(received, (-1, self.output_size))
 
-    def prototype_space(self, features):
+    def prototype_space(self, features: tf.Tensor) -> tf.Tensor:
         return unit_vectors(self.project(features))
 
     def _transport(self, features):

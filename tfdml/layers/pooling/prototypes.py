@@ -1,11 +1,16 @@
 """The base of pooling layers with prototypes, and where the prototypes start."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tfdml import ops
 from tfdml._utils.arguments import check_whole_number
+from tfdml._utils.types import Batches, Shape, TensorLike
 from tfdml.layers.pooling.base import Pooling, build_part
 
 
@@ -17,11 +22,11 @@ class PrototypePooling(Pooling):
 
     prototype_embeddings = None
 
-    def prototype_space(self, features):
+    def prototype_space(self, features: tf.Tensor) -> tf.Tensor:
         """Brings local features `(n, d)` to where the prototypes are, `(n, size)`."""
         raise NotImplementedError
 
-    def start_from(self, prototypes, points):
+    def start_from(self, prototypes: TensorLike, points: TensorLike) -> None:
         """Puts prototypes in place of the present ones.
 
         Args:
@@ -30,7 +35,7 @@ class PrototypePooling(Pooling):
         """
         self.prototype_embeddings.assign(tf.cast(prototypes, self.prototype_embeddings.dtype))
 
-    def adapt(self, data, max_features=4096, seed=0):
+    def adapt(self, data: Batches, max_features: int = 4096, seed: int = 0) -> None:
         """Puts local features of the data in place of the prototypes, chosen by greedy k-center.
 
         A random sample of the features, brought to where the prototypes are, is covered by as many of them as there
@@ -88,16 +93,16 @@ class EnsemblePooling(PrototypePooling):
         **kwargs: `name`, `dtype` and the like.
     """
 
-    def __init__(self, prototypes=64, channels=None, **kwargs):
+    def __init__(self, prototypes: int = 64, channels: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.prototypes = check_whole_number("prototypes", prototypes, 1)
         self.channels = None if channels is None else check_whole_number("channels", channels, 1)
         self.projection = None
 
-    def pooled_size(self, channels):
+    def pooled_size(self, channels: int) -> int:
         return self.prototypes * (self.channels or channels)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         size = self.channels or self.input_channels
         if self.channels is not None:
@@ -107,7 +112,7 @@ class EnsemblePooling(PrototypePooling):
             "prototype_embeddings", (self.prototypes, size), keras.initializers.RandomNormal(stddev=size**-0.5)
         )
 
-    def project(self, features):
+    def project(self, features: tf.Tensor) -> tf.Tensor:
         """Features `(..., channels)` of features `(..., d)`."""
         return features if self.projection is None else self.projection(features)
 

@@ -1,9 +1,14 @@
 """Trainable selective match kernels (SMK), as in HOW."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from tfdml._utils.arguments import check_whole_number
+from tfdml._utils.types import Shape
 from tfdml.layers.pooling.base import WeightedPooling, at_most_largest, build_part, lengths_of
 
 
@@ -42,25 +47,25 @@ class SMKPooling(WeightedPooling):
 
     maps_only = True
 
-    def __init__(self, channels=None, kernel_size=3, **kwargs):
+    def __init__(self, channels: int | None = None, kernel_size: int = 3, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.channels = None if channels is None else check_whole_number("channels", channels, 1)
         self.kernel_size = check_whole_number("kernel_size", kernel_size, 1)
         if self.kernel_size % 2 == 0:
             raise ValueError(f"Received: kernel_size={kernel_size!r}; expected an odd integer.")
 
-    def pooled_size(self, channels):
+    def pooled_size(self, channels: int) -> int:
         return self.channels or channels
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         self.whitening = keras.layers.Dense(self.output_size, name="whitening", dtype=self.precision)
         build_part(self.whitening, (None, None, None, self.input_channels))
 
-    def attention(self, features):
+    def attention(self, features: tf.Tensor) -> tf.Tensor:
         return lengths_of(features)
 
-    def pool(self, features):
+    def pool(self, features: tf.Tensor) -> tf.Tensor:
         smooth = tf.nn.avg_pool2d(features, self.kernel_size, strides=1, padding="SAME", data_format="NHWC")
         weights = at_most_largest(self.attention(features))
         return tf.reduce_mean(weights[..., None] * self.whitening(smooth), axis=(1, 2))

@@ -1,9 +1,14 @@
 """Generalized mean pooling behind the second-order attention of SOLAR."""
 
+from __future__ import annotations
+
+from typing import Any, Literal
+
 import keras
 import tensorflow as tf
 
 from tfdml._utils.arguments import check_between, check_choice, check_whole_number
+from tfdml._utils.types import Shape
 from tfdml.layers.pooling.base import Pooling, at_most_largest, build_part
 from tfdml.layers.pooling.generalized_mean_pooling import GeneralizedMeanPooling
 
@@ -46,17 +51,19 @@ class SOLARPooling(Pooling):
         (2, 16)
     """
 
-    def __init__(self, reduction=2, aggregation="gem", power=3.0, **kwargs):
+    def __init__(
+        self, reduction: str = 2, aggregation: Literal["gem", "gap"] = "gem", power: float = 3.0, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.reduction = check_whole_number("reduction", reduction, 1)
         self.aggregation = check_choice("aggregation", aggregation, ("gem", "gap"))
         self.power = check_between("power", power, 1.0, 1e3)
 
     @property
-    def rectifies(self):
+    def rectifies(self) -> bool:
         return self.aggregation == "gem"
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         channels = self.input_channels
         units = max(1, channels // self.reduction)
@@ -77,10 +84,10 @@ class SOLARPooling(Pooling):
             self.mean = GeneralizedMeanPooling(self.power, name="mean", dtype=self.precision)
             build_part(self.mean, (None, None, channels))
 
-    def call(self, features, training=None):
+    def call(self, features: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         return tf.cast(self.pool(self.local_features(features), training), self.compute_dtype)
 
-    def pool(self, features, training=None):
+    def pool(self, features: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         query = self._gated(self.query_normalization(self.query(features), training=training))
         key = self._gated(self.key_normalization(self.key(features), training=training))
         likeness = tf.matmul(query, key, transpose_b=True) * query.shape[-1] ** -0.5

@@ -1,5 +1,9 @@
 """The pooling of WELDON: greatest and least activations."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -38,12 +42,12 @@ class WELDONPooling(Pooling):
         [[2.]]
     """
 
-    def __init__(self, greatest=3, least=3, **kwargs):
+    def __init__(self, greatest: int = 3, least: int = 3, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.greatest = check_whole_number("greatest", greatest, 1)
         self.least = check_whole_number("least", least, 0)
 
-    def pool(self, features):
+    def pool(self, features: tf.Tensor) -> tf.Tensor:
         channels = tf.transpose(features, (0, 2, 1))
         pooled = _mean_of_greatest(channels, self.greatest)
         return pooled - _mean_of_greatest(-channels, self.least) if self.least else pooled
