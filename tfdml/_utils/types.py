@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any, Callable, Literal, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, Literal, Optional, Union
 
 import numpy.typing as npt
 import tensorflow as tf
 
-# What TensorFlow converts to a tensor.
-TensorLike = Union[tf.Tensor, tf.Variable, npt.ArrayLike]
-
-# What NumPy converts to an array; tensors outside of a graph are among it.
-ArrayLike = Union[tf.Tensor, npt.ArrayLike]
-
-# Class labels, (n,) or (n, 1): integers. Metrics and containers also take strings.
-Labels = Union[tf.Tensor, npt.ArrayLike]
+if TYPE_CHECKING:
+    # TensorFlow has no types: unions with its tensors check nothing at calls and fail where tensors are used.
+    TensorLike = Any
+    ArrayLike = Any
+    Labels = Any
+else:
+    # What TensorFlow converts to a tensor.
+    TensorLike = Union[tf.Tensor, tf.Variable, npt.ArrayLike]
+    # What NumPy converts to an array; tensors outside of a graph are among it.
+    ArrayLike = Union[tf.Tensor, npt.ArrayLike]
+    # Class labels, (n,) or (n, 1): integers. Metrics and containers also take strings.
+    Labels = Union[tf.Tensor, npt.ArrayLike]
 
 # A trainable or non-trainable weight: a `tf.Variable` of Keras 2, a `keras.Variable` of Keras 3.
 Weight = Any

@@ -40,7 +40,7 @@ _TRANSPARENT = {
 }  # fmt: skip
 
 
-def expected_range(model: keras.Model) -> tuple[InputRange, str] | tuple[None, None]:
+def expected_range(model: keras.Model) -> tuple[InputRange | None, str | None]:
     """What a network expects of images, if its first layers tell.
 
     They tell by a rescaling, a normalization or the input convention of this package, or by the names of a network of

@@ -45,7 +45,7 @@ class InputConvention(keras.layers.Layer):
             images = tf.reverse(images, axis=[-1])
         return tf.constant(self.scale, images.dtype) * images - tf.constant(self.mean, images.dtype)
 
-    def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
     def get_config(self) -> Config:

@@ -56,7 +56,7 @@ class CountedDropout(keras.layers.Layer):
         kept = tf.cast(uniform >= self.rate, inputs.dtype)
         return inputs * kept * tf.cast(1.0 / (1.0 - self.rate), inputs.dtype)
 
-    def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
     def get_config(self) -> Config:

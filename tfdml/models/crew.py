@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfdml._utils.types import TensorLike
+from tfdml._utils.types import ArrayLike, TensorLike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Crew:
 
         return self.strategy.gather(self.strategy.experimental_distribute_values_from_function(part), axis=0).numpy()
 
-    def agree(self, array: np.ndarray) -> np.ndarray:
+    def agree(self, array: ArrayLike) -> np.ndarray:
         """The first worker's array, for all. All workers must call it, with arrays of one shape and type."""
         return array if self.workers == 1 else self.gather(np.asarray(array)[np.newaxis])[0]
 

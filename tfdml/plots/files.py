@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from tfdml._utils.types import PathLike
 
 
-def save(figure: Figure, path: PathLike, dpi: int = 200) -> None:
+def save(figure: Figure, path: PathLike, dpi: int = 200) -> PathLike:
     """Writes a figure to a file whose suffix names the format (`.png`, `.pdf`, `.svg`, …).
 
     The file appears whole or not at all: it is written beside its place and then moved there. Missing folders

@@ -104,7 +104,7 @@ class Pooling(keras.layers.Layer):
         features = tf.cast(features, self.precision)
         return features if self.maps_only else flatten_places(features)
 
-    def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], self.pooled_size(self.check_input_shape(input_shape)))
 
     def check_input_shape(self, input_shape: Shape) -> int:

@@ -47,7 +47,7 @@ class CBAMPooling(WeightedPooling):
 
     maps_only = True
 
-    def __init__(self, reduction: str = 16, kernel_size: int = 7, **kwargs: Any) -> None:
+    def __init__(self, reduction: int = 16, kernel_size: int = 7, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.reduction = check_whole_number("reduction", reduction, 1)
         self.kernel_size = check_whole_number("kernel_size", kernel_size, 1)

@@ -52,7 +52,7 @@ class SOLARPooling(Pooling):
     """
 
     def __init__(
-        self, reduction: str = 2, aggregation: Literal["gem", "gap"] = "gem", power: float = 3.0, **kwargs: Any
+        self, reduction: int = 2, aggregation: Literal["gem", "gap"] = "gem", power: float = 3.0, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         self.reduction = check_whole_number("reduction", reduction, 1)
