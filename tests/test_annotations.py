@@ -24,11 +24,6 @@ MODULES = [
 ]
 # Special methods that users call; the others are Python's own.
 SPECIAL = {"__init__", "__call__", "__len__", "__getitem__", "__iter__"}
-# Functions without complete annotations, each with the reason.
-EXCEPTIONS = {
-    "tfdml._utils.registry.Registry.deserialize": "the class of the result is that of the registry",
-    "tfdml._utils.registry.Registry.register": "a factory, or a decorator that takes one",
-}
 
 
 def _function(member):
@@ -68,13 +63,8 @@ def _unannotated(function):
 @pytest.mark.parametrize("module", MODULES)
 def test_public_signatures_are_annotated(module):
     functions = {_name(f): f for f in _public_functions(module) if f.__module__.startswith("tfdml.")}
-    missing = {name: _unannotated(f) for name, f in functions.items() if name not in EXCEPTIONS and _unannotated(f)}
+    missing = {name: _unannotated(f) for name, f in functions.items() if _unannotated(f)}
     assert not missing
-
-
-def test_the_exceptions_exist():
-    functions = {_name(f): f for module in MODULES for f in _public_functions(module)}
-    assert {name for name in EXCEPTIONS if _unannotated(functions[name])} == set(EXCEPTIONS)
 
 
 def test_annotations_name_what_exists():

@@ -7,6 +7,7 @@ import inspect
 import re
 import weakref
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 
@@ -33,7 +34,7 @@ class Registry:
         """Returns the names that `get` accepts, sorted."""
         return sorted(self._factories)
 
-    def get(self, identifier, *arguments, **options):
+    def get(self, identifier: Any, *arguments: Any, **options: Any) -> Any:
         """Makes an object from an identifier.
 
         Args:
@@ -61,7 +62,7 @@ class Registry:
             return self.deserialize(identifier)
         return self._checked(identifier)
 
-    def register(self, name: str, factory: Callable | None = None):
+    def register(self, name: str, factory: Callable | None = None) -> Callable:
         """Makes an object available by a name.
 
         A class with a `get_config` is registered with Keras as well, unless it is already, so that files with it load
@@ -102,7 +103,7 @@ class Registry:
             register_with_keras(made_by)
         return factory
 
-    def serialize(self, x) -> dict:
+    def serialize(self, x: Any) -> dict:
         """Returns the configuration of an object, plain values that `deserialize` reads.
 
         Args:
@@ -118,7 +119,7 @@ class Registry:
             return {"class_name": name, "config": dict(options)}
         return keras.saving.serialize_keras_object(x)
 
-    def deserialize(self, config: Mapping):
+    def deserialize(self, config: Mapping) -> Any:
         """Makes an object from its configuration. Keras' safe mode is on: lambdas in it are refused.
 
         Args:

@@ -7,11 +7,14 @@ augmentation of them.
 from __future__ import annotations
 
 import math
+from typing import Callable
 
 import numpy as np
 import tensorflow as tf
 
 from tfdml._utils.arguments import check_part, check_whole_number
+from tfdml._utils.types import InputRange
+from tfdml.data.augmentation import Augmentation
 from tfdml.data.image_files import (
     decode_whole,
     has_exif,
@@ -22,7 +25,7 @@ from tfdml.data.image_files import (
     with_named_errors,
 )
 from tfdml.data.labeled_features import LabeledFeatures
-from tfdml.data.labeled_samples import check_is_labeled
+from tfdml.data.labeled_samples import LabeledSamples, check_is_labeled
 from tfdml.data.preprocessing import Preprocessing
 from tfdml.data.sampler import BalancedSampler
 from tfdml.ops import MAX_PIXELS, UNIT_RANGE, orient, stored_window, upright_size
@@ -35,14 +38,14 @@ _DECODING_RATIOS = (1, 2, 4, 8)
 
 
 def balanced_batches(
-    dataset,
-    classes_per_batch,
-    samples_per_class,
-    seed,
-    preprocessing=None,
-    augmentation=None,
-    input_range=None,
-):
+    dataset: LabeledSamples,
+    classes_per_batch: int,
+    samples_per_class: int,
+    seed: int,
+    preprocessing: Preprocessing | None = None,
+    augmentation: Augmentation | None = None,
+    input_range: InputRange | None = None,
+) -> tf.data.Dataset:
     """Endless training batches with the same number of pictures of each of their classes.
 
     An epoch of `steps_per_epoch(dataset, classes_per_batch)` batches visits every class; see
@@ -143,7 +146,12 @@ def balanced_share(
     return pictures.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
 
-def evaluation_batches(dataset, batch_size, preprocessing=None, input_range=None):
+def evaluation_batches(
+    dataset: LabeledSamples,
+    batch_size: int,
+    preprocessing: Preprocessing | None = None,
+    input_range: InputRange | None = None,
+) -> tf.data.Dataset:
     """All pictures of a set once, in their order.
 
     Args:
@@ -181,7 +189,14 @@ def evaluation_share(dataset, batch_size, preprocessing=None, *, part):
     return batches.with_options(options)
 
 
-def class_pool(dataset, pool_size, seed, preprocessing=None, batch_size=256, input_range=None):
+def class_pool(
+    dataset: LabeledSamples,
+    pool_size: int,
+    seed: int,
+    preprocessing: Preprocessing | None = None,
+    batch_size: int = 256,
+    input_range: InputRange | None = None,
+) -> Callable[[int], tf.data.Dataset]:
     """Random samples of each class, drawn anew for each projection of chance constrained programming.
 
     Args:

@@ -24,6 +24,7 @@ from tfdml._utils.foreign_graphs import check_saved_model
 from tfdml._utils.types import Batches, InputRange, PathLike, TensorLike
 from tfdml.data import Preprocessing
 from tfdml.data.image_files import read_encoded
+from tfdml.data.labeled_samples import LabeledSamples
 from tfdml.models import MetricModel, embed
 from tfdml.ops import MAX_PIXELS, UNIT_RANGE, check_input_range, decode_image, to_input_range
 from tfdml.version import __version__
@@ -260,7 +261,7 @@ class SavedEmbedder:
         return len(self.metadata["input_shape"]) == 1
 
     @property
-    def preprocessing(self):
+    def preprocessing(self) -> Any:
         """The shape that images are brought to and how, `None` for a head."""
         if self.takes_features:
             return None
@@ -271,7 +272,7 @@ class SavedEmbedder:
             config = {"size": (height, width), "channels": channels}
         return Preprocessing.from_config(config)
 
-    def batches(self, dataset, batch_size=256):
+    def batches(self, dataset: LabeledSamples, batch_size: int = 256) -> Any:
         """Batches of a `LabeledImages` as a call takes them: (uint8 images or encoded files, labels)."""
         if dataset.holds_paths:
             max_pixels = min(self.metadata.get("max_pixels") or MAX_PIXELS, dataset.max_pixels)

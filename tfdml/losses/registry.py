@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -74,7 +75,7 @@ _FACTORIES = {
 class _Losses(Registry):
     """Also takes the losses of Keras, and functions of `(y_true, y_pred)`."""
 
-    def register(self, name, factory=None):
+    def register(self, name: str, factory: Callable | None = None) -> Callable:
         if inspect.isfunction(factory) and _is_loss_function(factory):
             register_with_keras(factory)
             super().register(name, functools.partial(FunctionLoss, factory))

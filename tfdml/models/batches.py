@@ -1,11 +1,14 @@
 """Batches of images and labels, from whatever holds them, and the checks that they pass before they reach a graph."""
 
+from __future__ import annotations
+
 import collections.abc
 import contextlib
 import dataclasses
 import os
 import re
-from typing import Any, NamedTuple, Optional
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -13,6 +16,7 @@ import tensorflow as tf
 
 from tfdml import backbones, ops
 from tfdml._utils.keras_compat import number_of_batches_of, sequence_options
+from tfdml._utils.types import Batches
 from tfdml.ops.labels import squeeze_column
 
 _BYTES = (0.0, 255.0)
@@ -56,7 +60,7 @@ def _is_endless(data):
     return isinstance(data, keras.utils.Sequence) and number_of_batches(data) is None
 
 
-def image_batches(data, batch_size=256):
+def image_batches(data: Batches, batch_size: int = 256) -> Iterator[tuple[Any, Any]]:
     """Gives (images, labels or None), batch by batch, and refuses images that are not finite.
 
     Args:
@@ -95,7 +99,7 @@ class LabeledBatch(NamedTuple):
 
     images: Any
     labels: Any = None
-    is_query: Optional[np.ndarray] = None
+    is_query: np.ndarray | None = None
     weights: Any = None
 
 
@@ -248,7 +252,7 @@ class LabelCheck:
         of: What has one entry per class, for messages.
     """
 
-    classes: Optional[int] = None
+    classes: int | None = None
     of: str = "class proxies"
 
     def array(self, labels):

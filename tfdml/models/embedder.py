@@ -1,31 +1,36 @@
 """Embedders: from a picture to a point in the embedding space."""
 
+from __future__ import annotations
+
 import functools
+from typing import Any, Callable
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tfdml import backbones
+from tfdml._utils.types import Batches, Config, InputRange, Shape, TensorLike
 from tfdml.layers import L2Clip, L2Normalization
 from tfdml.layers import pooling as poolings
 from tfdml.models.batches import check_finite_embeddings, check_images, data_errors, image_batches
+from tfdml.models.crew import Crew
 from tfdml.ops import UNIT_RANGE, check_input_range, input_convention
 
 _NORMALIZATIONS = {"l2": L2Normalization, "clip": L2Clip}
 
 
 def build_embedder(
-    backbone,
-    pooling="gap",
-    embedding_size=128,
-    normalization="l2",
-    input_shape=None,
-    pooling_options=None,
-    name="embedder",
-    embed_before_pooling=True,
-    input_range=None,
-):
+    backbone: str | keras.Model,
+    pooling: str | keras.layers.Layer = "gap",
+    embedding_size: int = 128,
+    normalization: str | keras.layers.Layer | None = "l2",
+    input_shape: Shape | None = None,
+    pooling_options: Config | None = None,
+    name: str = "embedder",
+    embed_before_pooling: bool = True,
+    input_range: InputRange | None = None,
+) -> keras.Model:
     r"""Builds an embedder: backbone → 1×1 convolution → pooling → normalisation.
 
     The convolution brings every local feature to the size of the embedding before pooling. With average pooling
@@ -162,7 +167,7 @@ def largest_distance(embedder, distance="l2"):
     return diameter**2 if distance == "squared_l2" else diameter
 
 
-def local_features(embedder):
+def local_features(embedder: keras.Model) -> keras.Model:
     """The part of an embedder up to its pooling: a model from images to what the pooling layer receives.
 
     Args:
@@ -177,7 +182,7 @@ def local_features(embedder):
     return keras.Model(embedder.input, _pooling_layer(embedder).input)
 
 
-def with_attributes(embedder):
+def with_attributes(embedder: keras.Model) -> keras.Model:
     """An embedder that gives the attributes of its pooling, too.
 
     Args:
@@ -207,7 +212,7 @@ def _pooling_layer(embedder):
     return embedder.get_layer("pooling")
 
 
-def adapt_pooling(embedder, images, **options):
+def adapt_pooling(embedder: keras.Model, images: Batches, **options: Any) -> None:
     """Starts the prototypes of an embedder's pooling from its own local features.
 
     Args:
@@ -225,7 +230,7 @@ def adapt_pooling(embedder, images, **options):
     pooling.adapt((features(batch, training=False) for batch, _ in image_batches(images)), **options)
 
 
-def calibrate_batch_norm(embedder, images):
+def calibrate_batch_norm(embedder: keras.Model, images: Batches) -> None:
     """Brings the moving statistics of batch normalisation to those of the data, and changes nothing else.
 
     A network that is trained from scratch starts with statistics that belong to no data: at inference its features, and
@@ -244,7 +249,7 @@ def calibrate_batch_norm(embedder, images):
         forward(batch)
 
 
-def pooling_maps(embedder, images):
+def pooling_maps(embedder: keras.Model, images: TensorLike) -> np.ndarray:
     """How much each place of a picture counts in its embedding.
 
     Args:
@@ -264,7 +269,9 @@ def pooling_maps(embedder, images):
     return np.full((batch, height, width), 1.0 / (height * width), np.float32)
 
 
-def inference_function(embedder, crew=None, run_eagerly=False):
+def inference_function(
+    embedder: keras.Model, crew: Crew | None = None, run_eagerly: bool = False
+) -> Callable[..., Any]:
     """The embedder as one graph from images to float32 embeddings, for those who embed again and again.
 
     Args:
@@ -291,7 +298,9 @@ def inference_function(embedder, crew=None, run_eagerly=False):
     return embed_on_replicas
 
 
-def embed(embedder, data, batch_size=256):
+def embed(
+    embedder: keras.Model | Callable[[tf.Tensor], tf.Tensor], data: Batches, batch_size: int = 256
+) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
     """Embeds a whole dataset.
 
     Args:

@@ -1,8 +1,11 @@
 """Training an embedder by a metric-learning loss, judged by exact retrieval metrics."""
 
+from __future__ import annotations
+
 import itertools
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,6 +14,7 @@ import tensorflow as tf
 from tfdml import losses, ops
 from tfdml._utils import keras_compat
 from tfdml._utils.arguments import check_between, check_not_negative, check_whole_number
+from tfdml._utils.types import Config, Identifier, Labels, TensorLike, Weight
 from tfdml.layers import ClassProxies, ZeroShotPrediction
 from tfdml.models import training_step
 from tfdml.models.batches import (
@@ -89,8 +93,14 @@ class MetricModel(keras_compat.WorkerModel):
     """
 
     def __init__(
-        self, embedder, references=None, in_batch_weight=None, zero_shot=None, zero_shot_weight=0.1, **kwargs
-    ):
+        self,
+        embedder: keras.Model,
+        references: keras.layers.Layer | Sequence[keras.layers.Layer] | None = None,
+        in_batch_weight: float | None = None,
+        zero_shot: ZeroShotPrediction | None = None,
+        zero_shot_weight: float = 0.1,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.embedder = embedder
         self.zero_shot = zero_shot
@@ -113,20 +123,20 @@ class MetricModel(keras_compat.WorkerModel):
         self.built = True
 
     @property
-    def steps(self):
+    def steps(self) -> Weight:
         return self.step_counter.steps
 
     def compile(
         self,
-        optimizer="adam",
-        loss="c2",
-        reference_optimizer=None,
-        weight_decay=0.0,
-        warmup_steps=0,
-        geometry=False,
-        metrics=None,
-        **kwargs,
-    ):
+        optimizer: str | keras.optimizers.Optimizer = "adam",
+        loss: Identifier = "c2",
+        reference_optimizer: str | keras.optimizers.Optimizer | None = None,
+        weight_decay: float = 0.0,
+        warmup_steps: int = 0,
+        geometry: bool = False,
+        metrics: Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
         r"""Prepares training.
 
         Args:
@@ -206,13 +216,13 @@ class MetricModel(keras_compat.WorkerModel):
                 f"{replicas} replicas; expected jit_compile=False."
             )
 
-    def retrace(self):
+    def retrace(self) -> None:
         """Forgets the graphs of training, evaluation and embedding, after an option of a layer has changed."""
         self._evaluation_functions = self._inference_function = None
         if getattr(self, "train_function", None) is not None:
             self.make_train_function(force=True)
 
-    def embed_batch(self, images):
+    def embed_batch(self, images: TensorLike) -> tf.Tensor:
         """Float32 embeddings `(b, d)` of a batch, as at inference, by a graph that is kept for the next batch."""
         if self._inference_function is None:
             self._inference_function = inference_function(self.embedder, self.crew, self.run_eagerly)
@@ -279,7 +289,7 @@ class MetricModel(keras_compat.WorkerModel):
         # Keras would build the first of them for the variables of both.
         self.build_optimizers()
 
-    def optimizer_groups(self):
+    def optimizer_groups(self) -> list[tuple[keras.optimizers.Optimizer, list[Weight]]]:
         """Each optimizer with the variables that it trains: a list of pairs."""
         if self.reference_optimizer is None:
             return [(self.optimizer, self.trainable_variables)]
@@ -290,19 +300,19 @@ class MetricModel(keras_compat.WorkerModel):
         outside = [variable for variable in self.trainable_variables if id(variable) not in ids]
         return [(self.optimizer, inside), (self.reference_optimizer, outside)]
 
-    def build_optimizers(self):
+    def build_optimizers(self) -> None:
         """Makes the optimizers' variables, which they would make at the first step."""
         with self.distribute_strategy.scope():
             for optimizer, variables in self.optimizer_groups():
                 training_step.build_optimizer(optimizer, variables)
 
     @property
-    def metrics(self):
+    def metrics(self) -> list[keras.metrics.Metric]:
         # Keras resets these before each epoch and reads them after it.
         return [self.loss_tracker, self._alone_tracker.value] if self.in_batch_weight else [self.loss_tracker]
 
     @property
-    def metrics_names(self):
+    def metrics_names(self) -> list[str]:
         """The names of what `evaluate` gives, in its order; without any before `compile`."""
         if not hasattr(self, "metric_loss"):
             return []
@@ -314,13 +324,13 @@ class MetricModel(keras_compat.WorkerModel):
         return names
 
     @property
-    def proxies(self):
+    def proxies(self) -> ClassProxies | None:
         return next((layer for layer in self.references if isinstance(layer, ClassProxies)), None)
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: TensorLike, training: bool | None = False) -> Any:
         return self.embedder(inputs, training=training)
 
-    def sample_losses(self, labels, embeddings):
+    def sample_losses(self, labels: Labels, embeddings: TensorLike) -> tf.Tensor:
         """The metric loss of each sample of a training batch.
 
         Args:
@@ -344,11 +354,11 @@ class MetricModel(keras_compat.WorkerModel):
             return loss(labels, embeddings)
         return loss.call_unseen(labels, embeddings) if unseen else loss.call(labels, embeddings)
 
-    def penalty(self):
+    def penalty(self) -> tf.Tensor | float:
         """What is added to the metric loss: the regularisation losses of the layers."""
         return tf.add_n(self.losses) if self.losses else 0.0
 
-    def train_step(self, data):
+    def train_step(self, data: Any) -> dict[str, Any]:
         images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if labels is None:
             raise ValueError(
@@ -388,17 +398,17 @@ class MetricModel(keras_compat.WorkerModel):
 
     def fit(
         self,
-        x=None,
-        y=None,
-        batch_size=None,
-        epochs=1,
-        verbose="auto",
-        callbacks=None,
-        validation_split=0.0,
-        validation_data=None,
-        *args,
-        **kwargs,
-    ):
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: int | str = "auto",
+        callbacks: Sequence[keras.callbacks.Callback] | None = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
         """Trains, as `keras.Model.fit` does.
 
         Labels are checked first: those of an array at once, those of a `tf.data.Dataset`, a `keras.utils.PyDataset` or
@@ -423,7 +433,7 @@ class MetricModel(keras_compat.WorkerModel):
                 x, y, batch_size, epochs, verbose, callbacks, validation_split, validation_data, *args, **kwargs
             )
 
-    def train_on_batch(self, x, y=None, *args, return_dict=False, **kwargs):
+    def train_on_batch(self, x: Any, y: Any = None, *args: Any, return_dict: bool = False, **kwargs: Any) -> Any:
         """A step on one batch, as `keras.Model.train_on_batch` makes it; gives the loss, or a dict of all logs."""
         self._check_compiled("train_on_batch")
         check = self._label_check()
@@ -433,7 +443,7 @@ class MetricModel(keras_compat.WorkerModel):
             logs = super().train_on_batch(x, y, *args, return_dict=True, **kwargs)
         return logs if return_dict else logs["loss"]
 
-    def test_on_batch(self, x, y=None, *args, **kwargs):
+    def test_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Scores one batch, as `keras.Model.test_on_batch` does; retrieval metrics need `evaluate`."""
         self._check_compiled("test_on_batch")
         if y is not None:
@@ -488,7 +498,7 @@ class MetricModel(keras_compat.WorkerModel):
         transfer = tf.cast(self.zero_shot(attributes, ops.check_labels(labels, attributes)), values.dtype)
         return embeddings, labels, (1.0 - self.zero_shot_weight) * values + self.zero_shot_weight * transfer
 
-    def test_step(self, data):
+    def test_step(self, data: Any) -> dict[str, Any]:
         images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         embeddings = ops.gather_batch(tf.cast(self.embedder(images, training=False), tf.float32))
         weight = None if sample_weight is None else ops.gather_batch(sample_weight)
@@ -502,16 +512,16 @@ class MetricModel(keras_compat.WorkerModel):
 
     def evaluate(
         self,
-        x=None,
-        y=None,
-        batch_size=None,
-        verbose="auto",
-        sample_weight=None,
-        steps=None,
-        callbacks=None,
-        return_dict=False,
-        **kwargs,
-    ):
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: int | str = "auto",
+        sample_weight: Any = None,
+        steps: int | None = None,
+        callbacks: Sequence[keras.callbacks.Callback] | None = None,
+        return_dict: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, float] | list[float]:
         """Embeds a set and gives its loss and its exact retrieval metrics.
 
         Args:
@@ -613,7 +623,7 @@ class MetricModel(keras_compat.WorkerModel):
             warnings.warn(f"{complaint} Received: {type(self.metric_loss).__name__}.", stacklevel=3)
         return logs
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             "name": self.name,
             "embedder": keras.saving.serialize_keras_object(self.embedder),
@@ -624,7 +634,7 @@ class MetricModel(keras_compat.WorkerModel):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Config) -> MetricModel:
         config = dict(config)
         for part in ("embedder", "zero_shot"):
             if config.get(part) is not None:
@@ -634,7 +644,7 @@ class MetricModel(keras_compat.WorkerModel):
         config["references"] = [keras.saving.deserialize_keras_object(layer) for layer in references]
         return cls(**config)
 
-    def get_compile_config(self):
+    def get_compile_config(self) -> Config | None:
         if not hasattr(self, "metric_loss"):
             return None
         second = self.reference_optimizer
@@ -649,7 +659,7 @@ class MetricModel(keras_compat.WorkerModel):
             **self._fit_options,
         }
 
-    def compile_from_config(self, config):
+    def compile_from_config(self, config: Config) -> None:
         config = dict(config)
         for part in ("optimizer", "loss", "reference_optimizer"):
             if config.get(part) is not None:
