@@ -4,6 +4,7 @@ Nothing else in the package asks for Keras' version; a test asserts it.
 """
 
 import inspect
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -117,20 +118,20 @@ class WorkerModel(keras.Model):
     Its steps return `self.step_logs(logs)`, where the logs are scalars that all replicas agree on.
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if IS_KERAS_2:
             # Results of metrics are sums over all replicas. By default Keras 2 sums those of several workers again.
             self.distribute_reduction_method = "first"
 
-    def step_logs(self, logs):
+    def step_logs(self, logs: dict[str, Any]) -> dict[str, Any]:
         """The logs of a step as Keras reduces them over replicas without changing their values."""
         if IS_KERAS_2 or not _has_workers(self.distribute_strategy):
             return logs
         # Keras 3 averages the logs of several workers over their first axis, which scalars do not have.
         return {name: tf.reshape(value, (1,)) for name, value in logs.items()}
 
-    def build_optimizers(self):
+    def build_optimizers(self) -> None:
         """Makes the optimizer's variables."""
         with self.distribute_strategy.scope():
             self.optimizer.build(self.trainable_variables)
