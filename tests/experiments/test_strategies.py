@@ -13,7 +13,7 @@ from processes import finish, free_ports, start
 from tfdml.experiments import InputError, RecipeError, load_recipe, strategies, train, train_main
 from tfdml.experiments.recipe_files import recipe_hash
 from tfdml.experiments.strategies import check_recipe, worker_of_environment
-from tfdml.models import Crew
+from tfdml.models import Workers
 
 RECIPE = {
     "model.backbone": "tiny_plain",
@@ -138,15 +138,15 @@ def test_workers_must_name_the_folder(monkeypatch):
         train("default", overrides={"training.strategy": "multi_worker"})
 
 
-class StubCrew:
+class StubWorkers:
     """A worker of two whose other worker sees what it is told to."""
 
-    workers = 2
+    count = 2
 
     def __init__(self, index, other_sees=True):
         self.index, self.is_chief, self.other_sees = index, index == 0, other_sees
 
-    def agree(self, array):
+    def broadcast(self, array):
         return array
 
     def gather(self, array):
@@ -159,27 +159,27 @@ def test_workers_start_from_the_shared_folder(tmp_path, monkeypatch):
     (tmp_path / "state.npz").write_text("state")
     (tmp_path / "workertemp_1").mkdir()
     (tmp_path / "workertemp_1" / "old").touch()
-    strategies.share_folder(tmp_path, (), StubCrew(0))
+    strategies.share_folder(tmp_path, (), StubWorkers(0))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["state.npz", "workertemp_1"]
-    for crew, unseen in ((StubCrew(0, other_sees=False), "1"), (StubCrew(1), "1")):
+    for workers, unseen in ((StubWorkers(0, other_sees=False), "1"), (StubWorkers(1), "1")):
         with pytest.raises(InputError, match=rf"for the workers \[{unseen}\]. Expected: one folder"):
-            strategies.share_folder(tmp_path, (), crew)
+            strategies.share_folder(tmp_path, (), workers)
     (tmp_path / ".shared-00000007").touch()
-    strategies.share_folder(tmp_path, ["state.npz", "history.csv"], StubCrew(1))
-    own = strategies.worker_folder(tmp_path, StubCrew(1))
+    strategies.share_folder(tmp_path, ["state.npz", "history.csv"], StubWorkers(1))
+    own = strategies.worker_folder(tmp_path, StubWorkers(1))
     assert [path.name for path in own.iterdir()] == ["state.npz"] and own == tmp_path / "workertemp_1"
-    strategies.leave_folder(tmp_path, StubCrew(0))
+    strategies.leave_folder(tmp_path, StubWorkers(0))
     assert own.exists()
-    strategies.leave_folder(tmp_path, StubCrew(1))
+    strategies.leave_folder(tmp_path, StubWorkers(1))
     assert not own.exists() and (tmp_path / "state.npz").read_text() == "state"
 
 
 def test_recipes_that_replicas_cannot_train():
-    crew = Crew(None, index=0, workers=1, replicas=3)
+    workers = Workers(None, index=0, count=1, replicas=3)
     with pytest.raises(RecipeError, match="expected a product that 3 divides"):
-        check_recipe(load_recipe("default"), crew)
+        check_recipe(load_recipe("default"), workers)
     with pytest.raises(RecipeError, match="Received: training.jit_compile=true with 3 replicas"):
-        check_recipe(load_recipe("default", {"training.jit_compile": True}), crew)
+        check_recipe(load_recipe("default", {"training.jit_compile": True}), workers)
     with pytest.raises(RecipeError, match="Received: training.strategy='multi_worker' with protocol.name='fair'"):
         load_recipe("gap", {"training.strategy": "multi_worker", "protocol.name": "fair"})
 

@@ -77,29 +77,29 @@ def test_workers_agree_to_the_bit(results):
 
 def test_replicas_are_not_compiled_by_xla():
     model = models.MetricModel(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
-    model.crew = models.Crew(tf.distribute.get_strategy(), index=0, workers=1, replicas=2)
+    model.workers = models.Workers(tf.distribute.get_strategy(), index=0, count=1, replicas=2)
     with pytest.raises(ValueError, match="Received: jit_compile=True with 2 replicas"):
-        model._check_crew(jit_compile=True)
+        model._check_workers(jit_compile=True)
 
 
 def test_without_a_strategy_the_batch_is_the_whole():
     values = tf.constant([[1.0], [2.0]], tf.float16)
     assert ops.gather_batch(values) is values
     assert ops.replica_count() == 1 and not ops.has_replicas()
-    crew = models.crew_of(tf.distribute.get_strategy())
-    assert crew.is_alone and crew.is_chief
-    assert list(crew.share("abc")) == [(0, "a"), (1, "b"), (2, "c")]
+    workers = models.workers_of(tf.distribute.get_strategy())
+    assert workers.is_single and workers.is_chief
+    assert list(workers.share("abc")) == [(0, "a"), (1, "b"), (2, "c")]
 
 
 def test_workers_share_batches():
     shares = []
     for index in range(2):
-        crew = models.Crew(tf.distribute.get_strategy(), index, workers=2, replicas=1)
-        shares.append(list(crew.share(iter("abcde"))))
+        workers = models.Workers(tf.distribute.get_strategy(), index, count=2, replicas=1)
+        shares.append(list(workers.share(iter("abcde"))))
         dataset = tf.data.Dataset.range(5)
-        assert [(number, int(batch)) for number, batch in crew.share(dataset)] == [(n, n) for n, _ in shares[-1]]
+        assert [(number, int(batch)) for number, batch in workers.share(dataset)] == [(n, n) for n, _ in shares[-1]]
         options = tf.data.Options()
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-        own = [int(batch) for _, batch in crew.share(dataset.with_options(options))]
+        own = [int(batch) for _, batch in workers.share(dataset.with_options(options))]
         assert own == [0, 1, 2, 3, 4]
     assert shares == [[(0, "a"), (2, "c"), (4, "e")], [(1, "b"), (3, "d")]]

@@ -181,7 +181,7 @@ class AlternatingProjections(keras.callbacks.Callback):
         chosen = np.take_along_axis(points, np.maximum(indices, 0)[:, :, None], axis=1)
         proxies = np.where(indices[:, :, None] >= 0, chosen, chosen[:, :1] if given is None else given)
         # Every worker has embedded the pool, and the first one's choice counts.
-        proxies = self.model.crew.agree(proxies)
+        proxies = self.model.workers.broadcast(proxies)
         self._covering_radius = _radius(pool, proxies)
         self._proxy_diversity = _diversity(proxies)
         return proxies

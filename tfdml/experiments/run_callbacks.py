@@ -68,7 +68,7 @@ class TimeLimit(keras.callbacks.Callback):
         return self.minutes is not None and self.history.seconds >= 60 * self.minutes
 
     def on_epoch_end(self, epoch, logs=None):
-        if self.minutes is not None and self.model.crew.agree(np.int32(self.is_over)):
+        if self.minutes is not None and self.model.workers.broadcast(np.int32(self.is_over)):
             self.model.stop_training = True
 
 

@@ -34,7 +34,7 @@ from tfdml.experiments.strategies import (
     distribute,
     leave_folder,
     lost_workers,
-    make_crew,
+    make_workers,
     share_folder,
     wait_for_all,
     worker_folder,
@@ -109,20 +109,20 @@ def train(recipe="default", out=None, *, overrides=None, presets=(), extra_callb
             )
         if index == 0:
             check_is_free(out)
-    crew = make_crew(recipe.training.strategy)
-    check_recipe(recipe, crew)
-    result = _Run(recipe, crew, extra_callbacks, verbose).carry_out(lambda recipe: _new_folder(recipe, out, crew))
-    leave_folder(out, crew)
+    workers = make_workers(recipe.training.strategy)
+    check_recipe(recipe, workers)
+    result = _Run(recipe, workers, extra_callbacks, verbose).carry_out(lambda recipe: _new_folder(recipe, out, workers))
+    leave_folder(out, workers)
     return result
 
 
 @contextlib.contextmanager
-def _new_folder(recipe, path, crew):
-    folder = RunFolder.create(recipe, path) if crew.is_chief else None
-    with lost_workers(crew, path):
-        share_folder(path, (), crew)
+def _new_folder(recipe, path, workers):
+    folder = RunFolder.create(recipe, path) if workers.is_chief else None
+    with lost_workers(workers, path):
+        share_folder(path, (), workers)
     if folder is None:
-        folder = RunFolder.create(recipe, worker_folder(path, crew))
+        folder = RunFolder.create(recipe, worker_folder(path, workers))
     with _stopped_in(folder.path), folder.lock():
         yield folder
 
@@ -155,12 +155,12 @@ def resume(path, *, strategy=None, max_validations=None, extra_callbacks=(), ver
         run = RunFolder(path)
         if worker_of_environment() == 0:
             RunFolder.open(path)
-        crew = make_crew(strategy)
-        with lost_workers(crew, path):
-            share_folder(run.path, [file.name for file in run.needed_to_resume], crew)
-        folder = RunFolder.open(worker_folder(run.path, crew))
-        result = _resume(folder, crew, strategy, max_validations, extra_callbacks, verbose)
-        leave_folder(run.path, crew)
+        workers = make_workers(strategy)
+        with lost_workers(workers, path):
+            share_folder(run.path, [file.name for file in run.needed_to_resume], workers)
+        folder = RunFolder.open(worker_folder(run.path, workers))
+        result = _resume(folder, workers, strategy, max_validations, extra_callbacks, verbose)
+        leave_folder(run.path, workers)
         return dataclasses.replace(result, folder=run.path)
     folder = RunFolder.open(path)
     began_with = folder.load_recipe().training.strategy
@@ -170,11 +170,11 @@ def resume(path, *, strategy=None, max_validations=None, extra_callbacks=(), ver
             f"{folder.path} began with several workers. Received: no strategy; expected strategy='multi_worker' "
             "(--strategy multi_worker) with each of them, or another one."
         )
-    crew = make_crew(strategy or ("single" if ends else began_with))
-    return _resume(folder, crew, strategy or began_with, max_validations, extra_callbacks, verbose)
+    workers = make_workers(strategy or ("single" if ends else began_with))
+    return _resume(folder, workers, strategy or began_with, max_validations, extra_callbacks, verbose)
 
 
-def _resume(folder, crew, strategy, max_validations, extra_callbacks, verbose):
+def _resume(folder, workers, strategy, max_validations, extra_callbacks, verbose):
     with _stopped_in(folder.path):
         if folder.is_finished and max_validations is None and not folder.damaged_results():
             return _read_result(folder)
@@ -195,8 +195,9 @@ def _resume(folder, crew, strategy, max_validations, extra_callbacks, verbose):
             if max_validations is not None:
                 recipe = _prolong(folder, recipe, max_validations)
             recipe = dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, strategy=strategy))
-            check_recipe(recipe, crew)
-            return _Run(recipe, crew, extra_callbacks, verbose).carry_out(lambda recipe: contextlib.nullcontext(folder))
+            check_recipe(recipe, workers)
+            run = _Run(recipe, workers, extra_callbacks, verbose)
+            return run.carry_out(lambda recipe: contextlib.nullcontext(folder))
 
 
 def _check_line(folder):
@@ -286,10 +287,10 @@ def _read_result(folder):
 class _Run:
     """One run, new or gone on with; the steps in `carry_out` are in the order in which they happen."""
 
-    def __init__(self, recipe, crew, extra_callbacks, verbose):
-        self.recipe, self.crew, self.extra_callbacks = recipe, crew, list(extra_callbacks)
+    def __init__(self, recipe, workers, extra_callbacks, verbose):
+        self.recipe, self.workers, self.extra_callbacks = recipe, workers, list(extra_callbacks)
         verbose = (1 if sys.stdout.isatty() else 2) if verbose is None else verbose
-        self.verbose = verbose if crew.is_chief else 0
+        self.verbose = verbose if workers.is_chief else 0
 
     def carry_out(self, open_folder):
         """Trains and evaluates in the folder that a function of the complete recipe opens."""
@@ -302,10 +303,10 @@ class _Run:
 
     def carry_out_in_folder(self):
         with log_file(self.folder.log):
-            if self.crew.is_chief:
+            if self.workers.is_chief:
                 _logger.info("Run folder: %s", self.folder.path)
             self.warn_of_changes()
-            with lost_workers(self.crew, self.run_folder.path):
+            with lost_workers(self.workers, self.run_folder.path):
                 untrained = self.evaluate_untrained()
                 with input_errors():
                     self.restore()
@@ -320,7 +321,7 @@ class _Run:
         self.recipe = recipe = builders.complete_recipe(self.recipe, self.pictures)
         self.embedder = builders.make_embedder(recipe, self.pictures.preprocessing)
         builders.start_embedder(recipe, self.embedder, self.pictures)
-        if self.crew.is_alone:
+        if self.workers.is_single:
             self.model = builders.make_model(recipe, self.embedder, self.pictures.train)
         else:
             self.bring_to_replicas()
@@ -330,7 +331,7 @@ class _Run:
         weights = self.embedder.get_weights()
         # The same random numbers again.
         keras.utils.set_random_seed(self.recipe.seed)
-        with self.crew.strategy.scope():
+        with self.workers.strategy.scope():
             self.embedder = builders.make_embedder(self.recipe, self.pictures.preprocessing)
             self.embedder.set_weights(weights)
             self.model = builders.make_model(self.recipe, self.embedder, self.pictures.train)
@@ -342,12 +343,12 @@ class _Run:
     @property
     def run_folder(self):
         """The run's folder, in which that of another worker than the first lies."""
-        return self.folder if self.crew.is_chief else RunFolder(self.folder.path.parent)
+        return self.folder if self.workers.is_chief else RunFolder(self.folder.path.parent)
 
     @property
     def part(self):
         """Which share of each batch is this worker's, or None."""
-        return None if self.crew.workers == 1 else (self.crew.index, self.crew.workers)
+        return None if self.workers.count == 1 else (self.workers.index, self.workers.count)
 
     def warn_of_changes(self):
         then, now = self.folder.read_environment(), environment(self.recipe.seed)
@@ -372,19 +373,19 @@ class _Run:
         folder, monitor = self.folder, self.recipe.training.monitor
         self.first_weights = [(weight, array_of(weight)) for weight in self.embedder.weights]
         if not folder.untrained_metrics.exists():
-            write_json(folder.untrained_metrics, self.evaluate(self.pictures.test, self.crew)[-1])
+            write_json(folder.untrained_metrics, self.evaluate(self.pictures.test, self.workers)[-1])
         if not _holds_number(folder.untrained_validation, monitor):
-            metrics = self.evaluate(self.pictures.validation, self.crew, search="exact")[-1]
+            metrics = self.evaluate(self.pictures.validation, self.workers, search="exact")[-1]
             write_json(folder.untrained_validation, {monitor: metrics[monitor]})
         value = read_json(folder.untrained_validation)[monitor]
         # No number, of embeddings that are not finite.
         self.untrained_value = -math.inf if value is None else value
         return read_json(folder.untrained_metrics)
 
-    def evaluate(self, pictures, crew=None, search=None):
+    def evaluate(self, pictures, workers=None, search=None):
         config = self.recipe.evaluation
         batches = data.evaluation_batches(pictures, config.batch_size, self.pictures.preprocessing)
-        embed = inference_function(self.embedder, crew)
+        embed = inference_function(self.embedder, workers)
         search = search or config.search
         return evaluate_embedder(embed, batches, ks=config.recall_at, is_query=pictures.is_query, search=search)
 
@@ -416,7 +417,7 @@ class _Run:
         start_batch = done * config.steps_per_validation
         batches = builders.training_batches(self.recipe, pictures, start_batch=start_batch, part=self.part)
         self.model.fit(
-            distribute(batches, self.recipe.batches.size, self.crew),
+            distribute(batches, self.recipe.batches.size, self.workers),
             steps_per_epoch=config.steps_per_validation,
             epochs=config.max_validations,
             initial_epoch=done,
@@ -459,14 +460,14 @@ class _Run:
             self.keep_untrained()
         # Again, as the file may have been lost or damaged since.
         self.best_weights.write(self.embedder)
-        if not self.crew.is_alone:
+        if not self.workers.is_single:
             self.leave_replicas()
-        if self.crew.is_chief:
+        if self.workers.is_chief:
             self.write_result(untrained)
-        wait_for_all(self.crew)
+        wait_for_all(self.workers)
         result = dataclasses.replace(_read_result(self.run_folder), embedder=self.embedder)
-        wait_for_all(self.crew)
-        if self.crew.is_chief:
+        wait_for_all(self.workers)
+        if self.workers.is_chief:
             # Of workers that were killed.
             for path in folder.path.glob("workertemp_*"):
                 shutil.rmtree(path, ignore_errors=True)

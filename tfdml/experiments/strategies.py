@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tfdml.experiments.errors import InputError, RecipeError
 from tfdml.experiments.run_folder import RunFolder
-from tfdml.models import Crew, crew_of
+from tfdml.models import Workers, workers_of
 
 STRATEGIES = ("single", "mirrored", "multi_worker")
 # Network file systems show a new file late.
@@ -56,7 +56,7 @@ def worker_of_environment():
 
 
 @functools.cache
-def make_crew(name):
+def make_workers(name):
     """The strategy of a recipe's `training.strategy`, and the part of this process in it.
 
     A strategy of several workers can be made once in a process, and before TensorFlow has done anything.
@@ -69,17 +69,17 @@ def make_crew(name):
         InputError: If there is no TF_CONFIG.
     """
     if name == "single":
-        return crew_of(tf.distribute.get_strategy())
+        return workers_of(tf.distribute.get_strategy())
     if name == "mirrored":
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-        return crew_of(tf.distribute.MirroredStrategy([device.name for device in devices]))
+        return workers_of(tf.distribute.MirroredStrategy([device.name for device in devices]))
     worker_of_environment()
-    return crew_of(tf.distribute.MultiWorkerMirroredStrategy())
+    return workers_of(tf.distribute.MultiWorkerMirroredStrategy())
 
 
-def check_recipe(recipe, crew: Crew):
-    """Raises a RecipeError if the recipe cannot be trained by a crew."""
-    replicas = crew.workers * crew.replicas
+def check_recipe(recipe, workers: Workers):
+    """Raises a RecipeError if the recipe cannot be trained by these workers."""
+    replicas = workers.count * workers.replicas
     if recipe.training.jit_compile and replicas > 1:
         raise RecipeError(
             "XLA does not compile what gathers the batch of several replicas. Received: training.jit_compile=true with "
@@ -92,42 +92,42 @@ def check_recipe(recipe, crew: Crew):
         )
 
 
-def distribute(batches, batch_size, crew: Crew):
+def distribute(batches, batch_size, workers: Workers):
     """A worker's share of the training batches as its strategy takes them."""
-    if crew.workers == 1:
+    if workers.count == 1:
         return batches
     # A batch for each of this worker's replicas, one after the other.
-    of_replicas = batches.rebatch(batch_size // (crew.workers * crew.replicas))
-    return crew.strategy.distribute_datasets_from_function(lambda context: of_replicas)
+    of_replicas = batches.rebatch(batch_size // (workers.count * workers.replicas))
+    return workers.strategy.distribute_datasets_from_function(lambda context: of_replicas)
 
 
-def worker_folder(folder, crew: Crew):
+def worker_folder(folder, workers: Workers):
     """The folder that a worker writes to: the run's for the first worker, one inside it for each other.
 
     It has the name that Keras and `tf.distribute` give the folder of a worker that does not save for all.
     """
     folder = pathlib.Path(folder).expanduser()
-    return folder if crew.is_chief else folder / f"workertemp_{crew.index}"
+    return folder if workers.is_chief else folder / f"workertemp_{workers.index}"
 
 
-def share_folder(folder, files, crew: Crew):
+def share_folder(folder, files, workers: Workers):
     """Gives each worker its own folder in the shared run folder. All workers must call it.
 
     Args:
         folder: The run's folder as this worker names it; the first worker has made it.
         files: Names of files in it that each worker starts from. Those that do not exist are left out.
-        crew: The crew.
+        workers: The workers.
 
     Raises:
         InputError: If a worker does not see the run's folder.
         RunFolderError: If another process writes to this worker's own folder.
     """
-    if crew.workers == 1:
+    if workers.count == 1:
         return
     folder = pathlib.Path(folder).expanduser()
-    _check_shared(folder, crew)
-    own = worker_folder(folder, crew)
-    if not crew.is_chief:
+    _check_shared(folder, workers)
+    own = worker_folder(folder, workers)
+    if not workers.is_chief:
         if own.exists():
             # Left by a worker that was killed, unless it is still there.
             with RunFolder(own).lock():
@@ -139,26 +139,26 @@ def share_folder(folder, files, crew: Crew):
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, own / name)
     # The first worker changes no file before all have read it.
-    wait_for_all(crew)
+    wait_for_all(workers)
 
 
-def leave_folder(folder, crew: Crew):
+def leave_folder(folder, workers: Workers):
     """Removes this worker's own folder. After an error it stays, with the worker's log, until the run goes on."""
-    if not crew.is_chief:
-        shutil.rmtree(worker_folder(folder, crew), ignore_errors=True)
+    if not workers.is_chief:
+        shutil.rmtree(worker_folder(folder, workers), ignore_errors=True)
 
 
-def _check_shared(folder, crew):
+def _check_shared(folder, workers):
     # A name that no file system has in a cache.
-    mark = folder / f".shared-{int(crew.agree(np.int32(secrets.randbelow(2**31)))):08x}"
-    if crew.is_chief:
+    mark = folder / f".shared-{int(workers.broadcast(np.int32(secrets.randbelow(2**31)))):08x}"
+    if workers.is_chief:
         mark.touch()
-    wait_for_all(crew)
+    wait_for_all(workers)
     end = time.monotonic() + _SECONDS_TO_APPEAR
     while not mark.exists() and time.monotonic() < end:
         time.sleep(0.1)
-    seen = crew.gather(np.array([mark.exists()], np.int32))
-    if crew.is_chief:
+    seen = workers.gather(np.array([mark.exists()], np.int32))
+    if workers.is_chief:
         mark.unlink()
     if not seen.all():
         raise InputError(
@@ -168,25 +168,25 @@ def _check_shared(folder, crew):
         )
 
 
-def wait_for_all(crew: Crew):
+def wait_for_all(workers: Workers):
     """Returns when all workers have called it."""
-    crew.agree(np.int32(0))
+    workers.broadcast(np.int32(0))
 
 
 @contextlib.contextmanager
-def lost_workers(crew: Crew, path):
+def lost_workers(workers: Workers, path):
     """Takes the failure of what workers do together for the death of one of them.
 
     Args:
-        crew: The crew.
+        workers: The workers.
         path: The run's folder, which the message names.
     """
     try:
         yield
     except _LOST as error:
-        if crew.workers == 1:
+        if workers.count == 1:
             raise
         raise WorkerLostError(
-            f"Worker {crew.index} of {crew.workers} has lost the others ({error.message.splitlines()[0][:200]}). "
+            f"Worker {workers.index} of {workers.count} has lost the others ({error.message.splitlines()[0][:200]}). "
             f"What was saved after the last validation is in {path}: start all workers again with --resume."
         ) from error

@@ -2,7 +2,7 @@
 
 from tfdml.models.batches import image_batches
 from tfdml.models.ccp_model import CCPModel
-from tfdml.models.crew import Crew, crew_of
+from tfdml.models.distribution import Workers, workers_of
 from tfdml.models.embedder import (
     adapt_pooling,
     build_embedder,
@@ -19,13 +19,13 @@ from tfdml.models.snapshot import WeightSnapshot
 
 __all__ = [
     "CCPModel",
-    "Crew",
+    "Workers",
     "MetricModel",
     "WeightSnapshot",
     "adapt_pooling",
     "build_embedder",
     "build_head",
-    "crew_of",
+    "workers_of",
     "embed",
     "image_batches",
     "inference_function",

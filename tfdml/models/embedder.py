@@ -14,7 +14,7 @@ from tfdml._utils.types import Batches, Config, InputRange, Shape, TensorLike
 from tfdml.layers import L2Clip, L2Normalization
 from tfdml.layers import pooling as poolings
 from tfdml.models.batches import check_finite_embeddings, check_images, data_errors, image_batches
-from tfdml.models.crew import Crew
+from tfdml.models.distribution import Workers
 from tfdml.ops import UNIT_RANGE, check_input_range, input_convention
 
 _NORMALIZATIONS = {"l2": L2Normalization, "clip": L2Clip}
@@ -270,13 +270,13 @@ def pooling_maps(embedder: keras.Model, images: TensorLike) -> np.ndarray:
 
 
 def inference_function(
-    embedder: keras.Model, crew: Crew | None = None, run_eagerly: bool = False
+    embedder: keras.Model, workers: Workers | None = None, run_eagerly: bool = False
 ) -> Callable[..., Any]:
     """The embedder as one graph from images to float32 embeddings, for those who embed again and again.
 
     Args:
         embedder: A model from images to embeddings.
-        crew: The `Crew` whose replicas share each batch; `None` embeds on one device.
+        workers: The `Workers` whose replicas share each batch; `None` embeds on one device.
         run_eagerly: bool. Leave out the graph, on one device.
     """
 
@@ -284,15 +284,15 @@ def inference_function(
         check_images(embedder, images)
         return tf.cast(embedder(images, training=False), tf.float32)
 
-    if crew is None or crew.is_alone:
+    if workers is None or workers.is_single:
         return forward if run_eagerly else tf.function(forward, reduce_retracing=True)
 
     @functools.partial(tf.function, reduce_retracing=True)
     def on_replicas(parts):
-        return tf.concat(crew.strategy.experimental_local_results(crew.strategy.run(forward, (parts,))), axis=0)
+        return tf.concat(workers.strategy.experimental_local_results(workers.strategy.run(forward, (parts,))), axis=0)
 
     def embed_on_replicas(images):
-        return on_replicas(crew.split(images))
+        return on_replicas(workers.split(images))
 
     embed_on_replicas.get_concrete_function = on_replicas.get_concrete_function
     return embed_on_replicas

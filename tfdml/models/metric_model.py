@@ -25,7 +25,7 @@ from tfdml.models.batches import (
     finite_batches,
     number_of_batches,
 )
-from tfdml.models.crew import crew_of
+from tfdml.models.distribution import workers_of
 from tfdml.models.embedder import inference_function, largest_distance, with_attributes
 from tfdml.models.monitors import warn_of_minimized
 from tfdml.models.step_counter import StepCounter
@@ -187,8 +187,8 @@ class MetricModel(keras_compat.WorkerModel):
                 "`against(labels, embeddings, references)`. Leave out the references, or subclass "
                 "`tfdml.losses.MetricLoss`."
             )
-        self.crew = crew_of(self.distribute_strategy)
-        self._check_crew(kwargs.get("jit_compile"))
+        self.workers = workers_of(self.distribute_strategy)
+        self._check_workers(kwargs.get("jit_compile"))
         super().compile(optimizer=optimizer, **kwargs)
         # Keras saves them by itself only with its own arguments of compile.
         self._fit_options = {name: kwargs[name] for name in _FIT_OPTIONS if kwargs.get(name) is not None}
@@ -206,10 +206,10 @@ class MetricModel(keras_compat.WorkerModel):
         self._check_margins()
         self._evaluation_functions = self._inference_function = None
 
-    def _check_crew(self, jit_compile):
-        if self.crew.is_alone:
+    def _check_workers(self, jit_compile):
+        if self.workers.is_single:
             return
-        replicas = self.crew.workers * self.crew.replicas
+        replicas = self.workers.count * self.workers.replicas
         if jit_compile is True:
             raise ValueError(
                 "XLA does not compile what gathers the batch of several replicas. Received: jit_compile=True with "
@@ -225,7 +225,7 @@ class MetricModel(keras_compat.WorkerModel):
     def embed_batch(self, images: TensorLike) -> tf.Tensor:
         """Float32 embeddings `(b, d)` of a batch, as at inference, by a graph that is kept for the next batch."""
         if self._inference_function is None:
-            self._inference_function = inference_function(self.embedder, self.crew, self.run_eagerly)
+            self._inference_function = inference_function(self.embedder, self.workers, self.run_eagerly)
         with data_errors():
             return self._inference_function(images)
 
@@ -275,7 +275,7 @@ class MetricModel(keras_compat.WorkerModel):
                 "The loss is scaled by `optimizer` alone. Received: reference_optimizer=LossScaleOptimizer(…); "
                 "expected the optimizer inside."
             )
-        if isinstance(self.optimizer, keras.mixed_precision.LossScaleOptimizer) and not self.crew.is_alone:
+        if isinstance(self.optimizer, keras.mixed_precision.LossScaleOptimizer) and not self.workers.is_single:
             raise ValueError(
                 "Replicas cannot skip a step in two optimizers for the sake of the scale of the loss. Received: "
                 "LossScaleOptimizer with a reference_optimizer; expected one of the two, or mixed_bfloat16."
@@ -573,9 +573,9 @@ class MetricModel(keras_compat.WorkerModel):
             # Not the graph of `embed_batch`: batches of other shapes would relax it, and a resumed training, which
             # has not seen them, would round otherwise.
             score = self._score if self.run_eagerly else tf.function(self._score, reduce_retracing=True)
-            self._evaluation_functions = inference_function(self.embedder, self.crew, self.run_eagerly), score
+            self._evaluation_functions = inference_function(self.embedder, self.workers, self.run_eagerly), score
         embed_batch, score = self._evaluation_functions
-        mine = itertools.takewhile(lambda numbered: steps is None or numbered[0] < steps, self.crew.share(batches))
+        mine = itertools.takewhile(lambda numbered: steps is None or numbered[0] < steps, self.workers.share(batches))
         parts = []
         for number, batch in checked_batches(mine):
             if batch.labels is None:
@@ -587,18 +587,18 @@ class MetricModel(keras_compat.WorkerModel):
             labels = np.asarray(labels).reshape(-1)
             parts.append(EmbeddedBatch(number, np.asarray(embeddings), labels, batch.is_query, float(loss)))
             callbacks.on_test_batch_end(number, {"loss": mean_loss(parts)})
-        return collect(parts, self.crew)
+        return collect(parts, self.workers)
 
     def _evaluation_logs(self, embedded):
         """The logs of an embedded set, the same on all workers."""
         embeddings, labels = embedded.embeddings, embedded.labels
         logs = {"loss": embedded.loss}
-        logs.update(retrieval_logs(embeddings, labels, embedded.is_query, self.crew, self._retrieval_names))
+        logs.update(retrieval_logs(embeddings, labels, embedded.is_query, self.workers, self._retrieval_names))
         if self.geometry:
             logs.update(self._geometry_logs(embeddings, labels))
-        if self.crew.workers > 1:
+        if self.workers.count > 1:
             # What is decided by them must be decided alike, whatever processors the workers have.
-            logs = dict(zip(logs, map(float, self.crew.agree(list(logs.values())))))
+            logs = dict(zip(logs, map(float, self.workers.broadcast(list(logs.values())))))
         return logs
 
     def _as_batches(self, x, y, sample_weight, batch_size):

@@ -34,27 +34,27 @@ class EmbeddedBatch(NamedTuple):
     loss: float
 
 
-def collect(parts, crew):
-    """The whole set from the batches of all workers of a `Crew`, in its order.
+def collect(parts, workers):
+    """The whole set from the batches of all workers, in its order.
 
     Raises:
         ValueError: If there is no batch, or not for every worker.
     """
-    smallest = min(crew.gather(np.array([len(parts)]))) if crew.workers > 1 else len(parts)
+    smallest = min(workers.gather(np.array([len(parts)]))) if workers.count > 1 else len(parts)
     if not smallest:
-        fewer = f" for each of {crew.workers} workers" if crew.workers > 1 else ""
+        fewer = f" for each of {workers.count} workers" if workers.count > 1 else ""
         raise ValueError(f"There is nothing to evaluate. Received: a data set without a batch{fewer}.")
     embeddings, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("embeddings", "labels"))
     is_query = None if parts[0].is_query is None else np.concatenate([part.is_query for part in parts])
-    if crew.workers == 1:
+    if workers.count == 1:
         return EmbeddedBatch(None, embeddings, labels, is_query, mean_loss(parts))
     sizes = [len(part.labels) for part in parts]
-    order = np.argsort(crew.gather(np.repeat([part.number for part in parts], sizes)), kind="stable")
-    losses = crew.gather(np.repeat([part.loss for part in parts], sizes))
+    order = np.argsort(workers.gather(np.repeat([part.number for part in parts], sizes)), kind="stable")
+    losses = workers.gather(np.repeat([part.loss for part in parts], sizes))
     if is_query is not None:
-        is_query = crew.gather(is_query.astype(np.int32)).astype(bool)[order]
+        is_query = workers.gather(is_query.astype(np.int32)).astype(bool)[order]
     return EmbeddedBatch(
-        None, crew.gather(embeddings)[order], crew.gather(labels)[order], is_query, float(np.mean(losses))
+        None, workers.gather(embeddings)[order], workers.gather(labels)[order], is_query, float(np.mean(losses))
     )
 
 
@@ -90,25 +90,25 @@ def check_retrieval_names(names):
     return tuple(dict.fromkeys(names))
 
 
-def retrieval_logs(embeddings, labels, is_query=None, crew=None, names=RETRIEVAL_LOGS):
+def retrieval_logs(embeddings, labels, is_query=None, workers=None, names=RETRIEVAL_LOGS):
     """Exact retrieval metrics; NaN if an embedding is not finite.
 
     Args:
         embeddings: `(n, d)`.
         labels: `(n,)`.
         is_query: `(n,)` bools, to find queries in a gallery of the others; `None` to find each among all others.
-        crew: The `Crew` whose workers share the queries, all of which have the whole set; `None` judges all here.
+        workers: The `Workers` whose workers share the queries, all of which have the whole set; `None` judges all here.
         names: Of the metrics, in their order.
     """
     if not np.isfinite(embeddings).all():
         return dict.fromkeys(names, float("nan"))
     ks = tuple(int(name[len("recall_at_") :]) for name in names if _RECALL.fullmatch(name)) or (1,)
-    if crew is None or crew.workers == 1:
+    if workers is None or workers.count == 1:
         values = query_gallery_metrics(embeddings, labels, is_query, ks=ks)
         return {name: float(values[name]) for name in names}
-    values = query_gallery_metrics(embeddings, labels, is_query, ks=ks, part=(crew.index, crew.workers))
-    counts = crew.gather(np.array([values["queries"]], np.float64))
-    of_parts = crew.gather(np.array([[values[name] for name in names]], np.float64))
+    values = query_gallery_metrics(embeddings, labels, is_query, ks=ks, part=(workers.index, workers.count))
+    counts = workers.gather(np.array([values["queries"]], np.float64))
+    of_parts = workers.gather(np.array([[values[name] for name in names]], np.float64))
     if not counts.sum():
         return dict.fromkeys(names, float("nan"))
     # A part without a query that counts has no averages.

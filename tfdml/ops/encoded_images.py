@@ -271,8 +271,8 @@ def _find_in_jpeg(data, size):
         is_exif = (code == 0xE1) & tf.reduce_all(data[position + 4 : position + 10] == exif_name)
         exif = tf.where(is_exif, tf.stack([position + 10, tf.maximum(length - 8, 0)]), exif)
         # 0xFF may be repeated before a code; TEM and RST stand alone.
-        is_alone = (code == 0x01) | ((code >= 0xD0) & (code <= 0xD8))
-        step = tf.where(code == 0xFF, 1, tf.where(is_alone, 2, 2 + length))
+        is_single = (code == 0x01) | ((code >= 0xD0) & (code <= 0xD8))
+        step = tf.where(code == 0xFF, 1, tf.where(is_single, 2, 2 + length))
         position = tf.minimum(position + step, size)
         # Start of scan, end of image.
         is_last = (marker != 0xFF) | is_exif | (code == 0xDA) | (code == 0xD9) | (position >= size)

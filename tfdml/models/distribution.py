@@ -14,25 +14,25 @@ from tfdml._utils.types import ArrayLike, TensorLike
 
 
 @dataclasses.dataclass(frozen=True)
-class Crew:
-    """Who takes part in a training.
+class Workers:
+    """The worker processes of a training and their devices.
 
     Attributes:
         strategy: The `tf.distribute.Strategy`.
         index: Which worker this process is, from 0.
-        workers: How many worker processes there are.
+        count: How many worker processes there are.
         replicas: How many replicas (devices) each of them has.
     """
 
     strategy: tf.distribute.Strategy
     index: int
-    workers: int
+    count: int
     replicas: int
 
     @property
-    def is_alone(self) -> bool:
+    def is_single(self) -> bool:
         """Whether there is one device only."""
-        return self.workers * self.replicas == 1
+        return self.count * self.replicas == 1
 
     @property
     def is_chief(self) -> bool:
@@ -40,7 +40,7 @@ class Crew:
         return self.index == 0
 
     def share(self, batches: Iterable[Any]) -> Iterator[tuple[int, Any]]:
-        """This worker's batches with their numbers: every `workers`-th one.
+        """This worker's batches with their numbers: every `count`-th one.
 
         Args:
             batches: An iterable of all batches; or a `tf.data.Dataset` with the auto-shard policy OFF, which is already
@@ -49,15 +49,15 @@ class Crew:
         Yields:
             (number, batch).
         """
-        if self.workers == 1:
+        if self.count == 1:
             yield from enumerate(batches)
             return
         if isinstance(batches, tf.data.Dataset):
-            mine = batches if is_share(batches) else batches.shard(self.workers, self.index)
+            mine = batches if is_share(batches) else batches.shard(self.count, self.index)
         else:
-            mine = itertools.islice(batches, self.index, None, self.workers)
+            mine = itertools.islice(batches, self.index, None, self.count)
         for place, batch in enumerate(mine):
-            yield place * self.workers + self.index, batch
+            yield place * self.count + self.index, batch
 
     def split(self, values: TensorLike) -> Any:
         """Consecutive parts of a batch for the replicas of this worker, as `strategy.run` takes them."""
@@ -77,7 +77,7 @@ class Crew:
         Args:
             array: NumPy, `(n, …)`; the other axes and the type are the same on all workers.
         """
-        if self.workers == 1:
+        if self.count == 1:
             return array
 
         def part(context):
@@ -85,25 +85,25 @@ class Crew:
 
         return self.strategy.gather(self.strategy.experimental_distribute_values_from_function(part), axis=0).numpy()
 
-    def agree(self, array: ArrayLike) -> np.ndarray:
+    def broadcast(self, array: ArrayLike) -> np.ndarray:
         """The first worker's array, for all. All workers must call it, with arrays of one shape and type."""
-        return array if self.workers == 1 else self.gather(np.asarray(array)[np.newaxis])[0]
+        return array if self.count == 1 else self.gather(np.asarray(array)[np.newaxis])[0]
 
 
-def crew_of(strategy: tf.distribute.Strategy) -> Crew:
-    """The `Crew` of a strategy.
+def workers_of(strategy: tf.distribute.Strategy) -> Workers:
+    """The `Workers` of a strategy.
 
     Args:
         strategy: A `tf.distribute.Strategy`; the default one is one worker with one replica.
     """
     total = strategy.num_replicas_in_sync
     if total == 1:
-        return Crew(strategy, 0, 1, 1)
+        return Workers(strategy, 0, 1, 1)
     replicas = len(strategy.extended.worker_devices)
     if replicas == total:
-        return Crew(strategy, 0, 1, replicas)
+        return Workers(strategy, 0, 1, replicas)
     first = np.ravel(strategy.experimental_local_results(strategy.run(_replica_id)))[0]
-    return Crew(strategy, int(first) // replicas, total // replicas, replicas)
+    return Workers(strategy, int(first) // replicas, total // replicas, replicas)
 
 
 def is_share(dataset):
