@@ -221,6 +221,19 @@ def test_evaluation_does_not_retrace(blobs, linear_embedder):
     assert len(traces) == count
 
 
+def test_evaluation_does_not_round_as_other_batches_make_it(blobs, linear_embedder):
+    """A graph that other shapes have relaxed can round otherwise; a resumed training has not seen these shapes."""
+    points, labels = blobs
+    model = models.MetricModel(linear_embedder())
+    model.compile(optimizer="sgd", loss="c2")
+    for size in (7, 9, 11):
+        model.embed_batch(points[:size])
+    model.evaluate(points, labels, batch_size=48, verbose=0)
+    model.embed_batch(points[:13])
+    embed_batch, _ = model._evaluation_functions
+    assert embed_batch is not model._inference_function and embed_batch.experimental_get_tracing_count() == 1
+
+
 def test_evaluate_loss_is_the_mean_over_samples(blobs, linear_embedder):
     points, labels = blobs[0][:40], blobs[1][:40]
     model = models.MetricModel(linear_embedder(), layers.ClassProxies(4, embedding_size=2))
