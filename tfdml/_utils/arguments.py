@@ -7,8 +7,6 @@ import math
 import numbers
 from typing import Any
 
-from tfdml._utils.types import Config
-
 
 def check_whole_number(name, value, minimum):
     """Returns `value` as an int, or raises a ValueError that names the argument."""
@@ -74,7 +72,7 @@ class FormerNames:
     former_names = {}
 
     @classmethod
-    def from_config(cls, config: Config) -> Any:
+    def from_config(cls, config: dict[str, Any]) -> Any:
         return super().from_config({cls.former_names.get(name, name): value for name, value in config.items()})
 
 
