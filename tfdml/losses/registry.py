@@ -135,7 +135,7 @@ def get(identifier: Any, **options: Any) -> keras.losses.Loss:
     Example:
         >>> get("c1").distance
         'cosine'
-        >>> get(lambda labels, embeddings: embeddings[:, 0] ** 2)([1, 2], [[1.0], [3.0]]).numpy()
+        >>> float(get(lambda labels, embeddings: embeddings[:, 0] ** 2)([1, 2], [[1.0], [3.0]]))
         5.0
     """
     return _REGISTRY.get(identifier, **options)
