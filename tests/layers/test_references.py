@@ -33,6 +33,17 @@ def test_round_trip():
     np.testing.assert_array_equal(again().embeddings, np.ones((6, 4)))
 
 
+def test_former_names():
+    from tfdml.layers import pooling
+
+    with pytest.warns(DeprecationWarning, match="ClassProxies: the argument 'dim' is now 'embedding_size'"):
+        assert layers.ClassProxies(3, dim=4).embedding_size == 4
+    with pytest.warns(DeprecationWarning, match="pooling.pooling_names is now tfdml.layers.pooling.names"):
+        assert pooling.pooling_names() == pooling.names()
+    with pytest.raises(AttributeError, match="has no attribute 'poolings'"):
+        pooling.poolings  # noqa: B018
+
+
 def test_configurations_of_earlier_versions():
     config = layers.ClassProxies(3, embedding_size=4).get_config()
     config["dim"] = config.pop("embedding_size")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import numbers
+import warnings
 from typing import Any
 
 
@@ -63,13 +65,33 @@ def configuration(instance):
 
 
 class FormerNames:
-    """Lets a Keras object load configurations of earlier versions: a base class that comes first.
+    """Lets a Keras object take arguments by their former names, also from configurations of earlier versions.
+
+    It is a base class that comes first. Code that uses a former name gets a DeprecationWarning.
 
     Attributes:
         former_names: From the names that arguments had to their names now.
     """
 
-    former_names = {}
+    former_names: dict[str, str] = {}
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        made = cls.__init__
+
+        @functools.wraps(made)
+        def init(self, *args, **options):
+            for former in options.keys() & cls.former_names.keys():
+                name = cls.former_names[former]
+                warnings.warn(
+                    f"{cls.__name__}: the argument {former!r} is now {name!r}.", DeprecationWarning, stacklevel=2
+                )
+                options[name] = options.pop(former)
+            made(self, *args, **options)
+
+        # Keras looks at the arguments in two ways, of which only one follows wrappers.
+        init.__signature__ = inspect.signature(made)
+        cls.__init__ = init
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import sys
+import warnings
 
 _OF_KERAS = ("name", "dtype", "trainable", "reduction")
 
@@ -96,3 +98,20 @@ def _keywords(function):
 def listed(names):
     """Names for a message; `None` stands for any."""
     return "any" if names is None else ", ".join(repr(name) for name in names) or "none"
+
+
+def former_names(module, **names):
+    """A module's `__getattr__` that gives renamed functions by their former names, with a DeprecationWarning.
+
+    Args:
+        module: The name of the module.
+        **names: From former names to names of the module.
+    """
+
+    def getattr_of_module(name):
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warnings.warn(f"{module}.{name} is now {module}.{names[name]}.", DeprecationWarning, stacklevel=2)
+        return getattr(sys.modules[module], names[name])
+
+    return getattr_of_module

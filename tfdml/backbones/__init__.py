@@ -1,5 +1,6 @@
 """Backbones: from images to maps of local features."""
 
+from tfdml._utils.naming import former_names
 from tfdml.backbones.bn_inception import bn_inception
 from tfdml.backbones.expected_range import expected_range
 from tfdml.backbones.googlenet import googlenet
@@ -25,3 +26,5 @@ __all__ = [
     "resnet50",
     "serialize",
 ]
+
+__getattr__ = former_names(__name__, backbone_names="names", get_backbone="get")

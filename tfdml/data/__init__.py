@@ -1,6 +1,7 @@
 """Data: sets of labelled pictures, class-disjoint splits and balanced batches, all ending in tf.data."""
 
 import tfdml
+from tfdml._utils.naming import former_names
 
 # The help of the command `tfdml-prepare` does not wait for TensorFlow.
 if not tfdml.starts("prepare"):
@@ -75,3 +76,5 @@ __all__ = [
     "split_classes",
     "steps_per_epoch",
 ]
+
+__getattr__ = former_names(__name__, dataset_names="names")

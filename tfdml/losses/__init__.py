@@ -1,5 +1,6 @@
 """Losses: each scores embeddings against whatever references it is given."""
 
+from tfdml._utils.naming import former_names
 from tfdml.losses.angular import AngularLoss
 from tfdml.losses.arc_face import ArcFaceLoss
 from tfdml.losses.base import MarginRequirements, MetricLoss
@@ -59,3 +60,5 @@ __all__ = [
     "register",
     "serialize",
 ]
+
+__getattr__ = former_names(__name__, loss_names="names")

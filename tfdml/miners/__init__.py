@@ -1,5 +1,6 @@
 """Miners: each chooses the pairs that count."""
 
+from tfdml._utils.naming import former_names
 from tfdml.miners.base import Miner
 from tfdml.miners.distance_weighted import DistanceWeightedMiner
 from tfdml.miners.hard import HardMiner
@@ -19,3 +20,5 @@ __all__ = [
     "register",
     "serialize",
 ]
+
+__getattr__ = former_names(__name__, miner_names="names")

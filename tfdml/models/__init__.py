@@ -1,5 +1,6 @@
 """Embedders and the models that train them."""
 
+from tfdml._utils.naming import former_names
 from tfdml.models.batches import image_batches
 from tfdml.models.ccp_model import CCPModel
 from tfdml.models.distribution import Workers, workers_of
@@ -34,3 +35,5 @@ __all__ = [
     "calibrate_batch_norm",
     "with_attributes",
 ]
+
+__getattr__ = former_names(__name__, settle_batch_normalization="calibrate_batch_norm")

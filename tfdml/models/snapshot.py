@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -108,6 +109,11 @@ class WeightSnapshot(keras.layers.Layer):
         """Copies the present values of the variables, or of some of them."""
         for variable, copy in self.pairs(variables):
             copy.assign(variable)
+
+    def take(self, variables: Iterable[Weight] | None = None) -> None:
+        """Former name of `copy_from`."""
+        warnings.warn("WeightSnapshot.take is now WeightSnapshot.copy_from.", DeprecationWarning, stacklevel=2)
+        self.copy_from(variables)
 
     def restore(self, variables: Iterable[Weight] | None = None) -> None:
         """Gives the copied values back to the variables, or to some of them."""

@@ -1,5 +1,6 @@
 """Layers that pool local features into one vector."""
 
+from tfdml._utils.naming import former_names
 from tfdml.layers.pooling.average_max_pooling import AverageMaxPooling
 from tfdml.layers.pooling.base import Pooling, WeightedPooling
 from tfdml.layers.pooling.cbam_pooling import CBAMPooling
@@ -46,3 +47,5 @@ __all__ = [
     "register",
     "serialize",
 ]
+
+__getattr__ = former_names(__name__, pooling_names="names", get_pooling="get")
