@@ -1,17 +1,17 @@
-"""Pictures per second and peak memory of the training pipeline from JPEG files, and what its sampler costs.
+"""Images per second and peak memory of the training pipeline from JPEG files, and what its sampler costs.
 
-    python benchmarks/input_pipeline.py                          # pictures of 500×375 pixels, as in CUB-200-2011
+    python benchmarks/input_pipeline.py                          # images of 500×375 pixels, as in CUB-200-2011
     python benchmarks/input_pipeline.py --size 1500 1125
     python benchmarks/input_pipeline.py --only sampler
 
-Pictures are written to a temporary folder and go through the augmentation of the protocols: a random crop of 16–100 %
+Images are written to a temporary folder and go through the augmentation of the protocols: a random crop of 16–100 %
 of the area, resized to 227×227 with anti-aliasing, and a flip; float32 in 0–1, batches of 32. The ways are
 
     tfdml        balanced_batches
     pillow       two threads that open, crop and resize with Pillow, and write into the batch's array
-    whole        tf.data as in textbooks: the whole picture is decoded, made float, cropped, resized and flipped
+    whole        tf.data as in textbooks: the whole image is decoded, made float, cropped, resized and flipped
 
-and, for the sampler, the same pictures with the same preprocessing in the order of the set instead of drawn by class
+and, for the sampler, the same images with the same preprocessing in the order of the set instead of drawn by class
 (`ordered`), from files and in memory, with 200 classes (CUB-200-2011) and with 11,318 classes (the training half of
 Stanford Online Products). Ways are timed by turns in one run; a ratio is the median of the turns' quotients. Memory is
 what a process of its own, which does nothing else, needs at its peak beyond what it had before the pipeline.
@@ -55,7 +55,7 @@ SETS = {"200 classes": (11_788, 200), "11,318 classes": (59_551, 11_318)}
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, nargs=2, default=(500, 375), metavar=("WIDTH", "HEIGHT"))
-    parser.add_argument("--pictures", type=int, default=64)
+    parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--batches", type=int, default=60, help="batches in a turn")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--warm-up", type=float, default=2.0, help="seconds of each turn before it is timed")
@@ -66,10 +66,10 @@ def main():
         print(json.dumps(peak_memory(*given.child, given)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        paths = make_pictures(folder, given.pictures, tuple(given.size))
+        paths = make_images(folder, given.images, tuple(given.size))
         kibibytes = statistics.mean(os.path.getsize(path) for path in paths) / 1024
         width, height = given.size
-        print(f"TensorFlow {tf.__version__}, {os.cpu_count()} cores; {given.pictures} JPEGs of {width}x{height} pixels "
+        print(f"TensorFlow {tf.__version__}, {os.cpu_count()} cores; {given.images} JPEGs of {width}x{height} pixels "
               f"and {kibibytes:.0f} KiB; batches of {BATCH}")  # fmt: skip
         if given.only != "sampler":
             compare_ways(folder, paths, given)
@@ -77,15 +77,15 @@ def main():
             compare_samplers(paths, given)
 
 
-def make_pictures(folder, count, size):
-    """Writes pictures of soft shapes with noise, which compress about as well as photographs; returns their paths."""
+def make_images(folder, count, size):
+    """Writes images of soft shapes with noise, which compress about as well as photographs; returns their paths."""
     rng = np.random.default_rng(0)
     paths = []
     for number in range(count):
         coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
-        picture = np.asarray(coarse.resize(size, Image.BICUBIC)) + rng.normal(scale=6.0, size=(*size[::-1], 3))
+        image = np.asarray(coarse.resize(size, Image.BICUBIC)) + rng.normal(scale=6.0, size=(*size[::-1], 3))
         paths.append(str(pathlib.Path(folder) / f"{number:04d}.jpg"))
-        Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).save(paths[-1], quality=90)
+        Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)).save(paths[-1], quality=90)
     return paths
 
 
@@ -94,7 +94,7 @@ def make_pictures(folder, count, size):
 
 def compare_ways(folder, paths, given):
     speeds, _ = by_turns({way: functools.partial(make, paths) for way, make in WAYS.items()}, given)
-    print(f"{'way':10s} {'pictures/s':>10s} {'tfdml is':>9s} {'peak MiB':>9s}")
+    print(f"{'way':10s} {'images/s':>10s} {'tfdml is':>9s} {'peak MiB':>9s}")
     for way, values in speeds.items():
         mebibytes = run_in_child(folder, way, given)
         print(f"{way:10s} {statistics.median(values):10.0f} {ratio(speeds['tfdml'], values):8.2f}x {mebibytes:9.0f}")
@@ -106,7 +106,7 @@ def tfdml_batches(paths):
 
 
 def whole_batches(paths):
-    def picture(path):
+    def image(path):
         image = tf.image.convert_image_dtype(tf.io.decode_jpeg(tf.io.read_file(path), channels=3), tf.float32)
         begin, size, _ = tf.image.sample_distorted_bounding_box(
             tf.shape(image),
@@ -119,8 +119,8 @@ def whole_batches(paths):
         image = tf.image.resize(tf.slice(image, begin, size), (SIDE, SIDE), antialias=True)
         return tf.image.random_flip_left_right(image)
 
-    pictures = tf.data.Dataset.from_tensor_slices(paths).shuffle(len(paths)).repeat()
-    return pictures.map(picture, num_parallel_calls=tf.data.AUTOTUNE).batch(BATCH, drop_remainder=True).prefetch(2)
+    images = tf.data.Dataset.from_tensor_slices(paths).shuffle(len(paths)).repeat()
+    return images.map(image, num_parallel_calls=tf.data.AUTOTUNE).batch(BATCH, drop_remainder=True).prefetch(2)
 
 
 def pillow_batches(paths):
@@ -130,7 +130,7 @@ def pillow_batches(paths):
     def fill(batch, place, path, draws):
         area, aspect, left, top, mirror = draws
         with Image.open(path) as image:
-            # `convert` copies a picture that is RGB already.
+            # `convert` copies an image that is RGB already.
             image = image if image.mode == "RGB" else image.convert("RGB")
             pixels = (AREA[0] + area * (AREA[1] - AREA[0])) * image.width * image.height
             aspect = ASPECT[0] * (ASPECT[1] / ASPECT[0]) ** aspect
@@ -164,7 +164,7 @@ WAYS = {"tfdml": tfdml_batches, "pillow": pillow_batches, "whole": whole_batches
 
 
 def compare_samplers(paths, given):
-    print(f"{'':30s} {'pictures/s':>10s} {'ordered':>10s} {'costs':>7s} {'first batch, s':>15s}")
+    print(f"{'':30s} {'images/s':>10s} {'ordered':>10s} {'costs':>7s} {'first batch, s':>15s}")
     rng = np.random.default_rng(0)
     for name, (count, classes) in SETS.items():
         extra = rng.multinomial(count - 2 * classes, rng.dirichlet(np.full(classes, 2.0)))
@@ -203,14 +203,14 @@ def ordered_batches(dataset, preprocessing, augmentation):
     """The pipeline of `balanced_batches` over the set's own order; it has no public name, as nobody trains with it."""
     order = np.arange(len(dataset), dtype=np.int64)
     indices = tf.data.Dataset.from_tensor_slices(order).batch(BATCH, drop_remainder=True).repeat()
-    return batches._with_pictures(indices, dataset, BATCH, preprocessing, augmentation, is_endless=True)
+    return batches._with_images(indices, dataset, BATCH, preprocessing, augmentation, is_endless=True)
 
 
 # ------------------------------------------------------------------------------------------------------- measurements
 
 
 def by_turns(ways, given, longer=1):
-    """Pictures per second of each way in each round, and the median seconds to its first batch.
+    """Images per second of each way in each round, and the median seconds to its first batch.
 
     In each turn a way begins anew and alone, and is timed when it has run for a while without a pause: what it has made
     ahead was then made in the time before and is paid for by what is ahead at the end.

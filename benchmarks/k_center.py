@@ -1,6 +1,6 @@
 """Times the choice of new proxies: greedy k-center of all classes at once beside the same in NumPy, class by class.
 
-    python benchmarks/k_center.py                       # Stanford Online Products: 11,318 classes, 4 of 7 pictures
+    python benchmarks/k_center.py                       # Stanford Online Products: 11,318 classes, 4 of 7 images
     python benchmarks/k_center.py --classes 100 --pool-size 50
 """
 
@@ -23,7 +23,7 @@ from tfdml import ops  # noqa: E402
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--classes", type=int, default=11_318)
-    parser.add_argument("--pool-size", type=int, default=7, help="pictures of a class to choose from")
+    parser.add_argument("--pool-size", type=int, default=7, help="images of a class to choose from")
     parser.add_argument("--per-class", type=int, default=4, help="proxies of a class")
     parser.add_argument("--dim", type=int, default=128)
     choose(parser.parse_args())

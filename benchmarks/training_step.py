@@ -57,7 +57,7 @@ def main():
     parser.add_argument("variants", nargs="*", default=VARIANTS, metavar="VARIANT", help="all by default")
     parser.add_argument("--modes", nargs="+", choices=tuple(MODES), default=list(MODES))
     parser.add_argument("--backbone", default="resnet20v2")
-    parser.add_argument("--side", type=int, default=32, help="of the pictures, in pixels")
+    parser.add_argument("--side", type=int, default=32, help="of the images, in pixels")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--classes", type=int, default=300)
     parser.add_argument("--turns", type=int, default=60)

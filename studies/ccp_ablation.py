@@ -21,7 +21,7 @@ from tfdml.experiments import InputError, RunFolder, load_recipe
 from tfdml.experiments.runner import result_of
 
 PARTS = ("lambda_proxies", "pool", "alternating", "steps", "batch")
-PICTURES_OF_A_CLASS = 4
+IMAGES_OF_A_CLASS = 4
 MOST_PROXIES = 16
 # The searched λ is a power of ten; in the last decade it is 0, which is drawn in the middle of that decade.
 SMALLEST_EXPONENT, ZERO_DECADE = -6, -7
@@ -37,9 +37,9 @@ class Setting(NamedTuple):
     Attributes:
         method: `"ccp"`; `"fixed"`, one problem that never ends; or `"batch"`, no proxies, the loss inside the batch.
         proxies: Of each class.
-        pool: Pictures of each class that the proxies are chosen from.
+        pool: Images of each class that the proxies are chosen from.
         weight: λ.
-        batch: Pictures in a batch, four of each class.
+        batch: Images in a batch, four of each class.
     """
 
     method: str = "ccp"
@@ -59,8 +59,8 @@ class Setting(NamedTuple):
     def changes(self):
         """What it changes in the recipe."""
         changes = {
-            "batches.classes": self.batch // PICTURES_OF_A_CLASS,
-            "batches.samples_per_class": PICTURES_OF_A_CLASS,
+            "batches.classes": self.batch // IMAGES_OF_A_CLASS,
+            "batches.samples_per_class": IMAGES_OF_A_CLASS,
         }
         if self.method == "batch":
             without = {"references.name": "batch", "ccp.enabled": False}
@@ -71,7 +71,7 @@ class Setting(NamedTuple):
             "ccp.pool_size": self.pool,
             "ccp.projection_weight": self.weight,
         }
-        return {**changes, "ccp.patience": 10**6} if self.method == "fixed" else changes
+        return {**changes, "ccp.reinitialize": False} if self.method == "fixed" else changes
 
 
 class Scores(NamedTuple):
@@ -166,18 +166,18 @@ def ccp_ablation(
     - `alternating`: CCP, with and without the pull, against its first proxies for good and against no proxies.
     - `steps`: how long the problems of the trainings of `pool` and `alternating` were.
     - `batch`: C2 inside the batch against C2 under CCP for sizes of the batch: after as many steps, and after as many
-      pictures.
+      images.
 
     The runs are kept in the folder, and shared by the parts: a study that was stopped goes on, and one that is called
     again with more parts, values or seeds trains only what is new. A search is repeated from its seed, so its finished
     trials cost nothing. Several calls at a time, each with seeds of its own, share a folder.
 
     Args:
-        out: Folder for the tables, the pictures and the runs.
+        out: Folder for the tables, the figures and the runs.
         parts: Names of `PARTS`.
         proxies: Of each class, in `pool`.
-        pool_sizes: In `pool`, beside a pool of as many pictures as proxies; smaller ones than that are left out.
-        batch_sizes: In `batch`: multiples of four, since a class has four pictures in a batch.
+        pool_sizes: In `pool`, beside a pool of as many images as proxies; smaller ones than that are left out.
+        batch_sizes: In `batch`: multiples of four, since a class has four images in a batch.
         trials: Of the search.
         seeds: Seeds of the runs: first weights and batches.
         recipe: What is equal for all.
@@ -201,7 +201,7 @@ def ccp_ablation(
         }  # fmt: skip
     _check("proxies", proxies, 1, MOST_PROXIES)
     _check("pool_sizes", pool_sizes, 1)
-    _check("batch_sizes", batch_sizes, 2 * PICTURES_OF_A_CLASS, multiple_of=PICTURES_OF_A_CLASS)
+    _check("batch_sizes", batch_sizes, 2 * IMAGES_OF_A_CLASS, multiple_of=IMAGES_OF_A_CLASS)
     _check("trials", [trials], 1)
     _check("seeds", seeds, 0)
     if "lambda_proxies" in parts:
@@ -402,7 +402,7 @@ def _lambda_proxies(report, trainings, count, seed):
         f"λ = {top}, {2 ** y[row]:.0f} proxies, {surface.max():.4f}; its lowest: {surface.min():.4f}; "
         f"standard deviation of its noise: {noise:.4f}. Seed {seed}. Keras {keras.__version__}.",
     )
-    report.picture(
+    report.figure(
         "lambda_proxies",
         plots.response_surface(
             x,
@@ -425,7 +425,7 @@ def _pool(report, trainings, grid, seeds):
     scores = trainings.scores(grid, seeds)
     _table(report, "pool", ["proxies", "pool"], {(of.proxies, of.pool): scores[of] for of in grid}, seeds)
     names = [f"{of.proxies} prox{'y' if of.proxies == 1 else 'ies'} of {of.pool}" for of in grid]
-    report.picture("pool", _dots(names, scores.values()))
+    report.figure("pool", _dots(names, scores.values()))
     return scores
 
 
@@ -439,7 +439,7 @@ def _alternating(report, trainings, seeds):
     scores = trainings.scores(settings.values(), seeds)
     rows = {(title,): scores[setting] for title, setting in settings.items()}
     _table(report, "alternating", [""], rows, seeds)
-    report.picture("alternating", _dots(list(settings), [scores[setting] for setting in settings.values()]))
+    report.figure("alternating", _dots(list(settings), [scores[setting] for setting in settings.values()]))
     return scores
 
 
@@ -476,7 +476,7 @@ def _steps(report, trainings, settings, seeds):
         # Problems end at validations.
         edges = between * (np.arange(1, -(-max(everything) // between) + 2) - 0.5)
         marks = {f"median {np.median(everything):g}": np.median(everything)}
-        report.picture(
+        report.figure(
             "steps",
             plots.histogram(groups, edges, "training steps of a problem", "number of problems", marks=marks),
         )
@@ -487,11 +487,11 @@ def _batch(report, trainings, sizes, seeds):
     kinds = {"C2 in the batch": "batch", "C2 + CCP": "ccp"}
     settings = {(title, size): Setting(method, batch=size) for title, method in kinds.items() for size in sizes}
     scores = trainings.scores(settings.values(), seeds)
-    # The number of steps is the same for all; so many pictures has the smallest batch seen at the end of them.
+    # The number of steps is the same for all; so many images has the smallest batch seen at the end of them.
     training = trainings.recipe(Setting(), seeds[0]).training
-    pictures = min(sizes) * training.steps_per_validation * training.max_validations
+    images = min(sizes) * training.steps_per_validation * training.max_validations
     early = {
-        key: [best_within(trainings.folder(setting, seed), pictures // setting.batch) for seed in seeds]
+        key: [best_within(trainings.folder(setting, seed), images // setting.batch) for seed in seeds]
         for key, setting in settings.items()
     }
     _table(
@@ -500,7 +500,7 @@ def _batch(report, trainings, sizes, seeds):
         ["", "batch"],
         {key: scores[setting] for key, setting in settings.items()},
         seeds,
-        {f"validation, {pictures:,} pictures seen": early},
+        {f"validation, {images:,} images seen": early},
     )
     panels = []
     for label, place in ((_VALIDATION, 0), (_TEST, 1)):
@@ -511,7 +511,7 @@ def _batch(report, trainings, sizes, seeds):
             bands = {title: (mean - deviation, mean + deviation) for title, (mean, deviation) in spread.items()}
         lines = {title: (sizes, of.mean(axis=1)) for title, of in values.items()}
         panels.append(plots.LinePanel(label, lines, bands))
-    report.picture("batch", plots.line_panels(panels, "pictures in a batch", x_log=True))
+    report.figure("batch", plots.line_panels(panels, "images in a batch", x_log=True))
     return scores
 
 

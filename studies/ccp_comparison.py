@@ -28,7 +28,7 @@ REFERENCES = {
     "alone": {"references.name": "batch", "ccp.enabled": False},
     "xbm": {"references.name": "memory", "ccp.enabled": False},
     # One problem that never ends: the first proxies are drawn as those of CCP are.
-    "fixed": {**_PROXIES, "ccp.patience": 10**6},
+    "fixed": {**_PROXIES, "ccp.reinitialize": False},
     "ccp": _PROXIES,
     "ema": {"references.name": "batch", "ccp.enabled": False, "training.average_momentum": 0.99},
 }
@@ -59,7 +59,7 @@ def ccp_comparison(
     references or seeds trains only what is new; several calls at a time, each with seeds of its own, share a folder.
 
     Args:
-        out: Folder for the tables, the picture and the runs.
+        out: Folder for the tables, the figure and the runs.
         losses: Names of `LOSSES`.
         references: Names of `REFERENCES`.
         seeds: Seeds of the runs: first weights and batches.
@@ -95,7 +95,7 @@ def ccp_comparison(
     )
     report = Report(out)
     _table(report, results, list(seeds))
-    report.picture(
+    report.figure(
         "ccp_comparison",
         plots.dot_plot(
             [TITLES[reference] for reference in references],

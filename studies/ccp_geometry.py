@@ -27,16 +27,16 @@ _MOST_PANELS = 6
 
 
 class Problem(NamedTuple):
-    """A proxy problem's best weights by MAP@R on the validation pictures.
+    """A proxy problem's best weights by MAP@R on the validation images.
 
     Attributes:
         record: What `AlternatingProjections.projections` tells of it.
-        points: Embeddings of the test pictures, `(n, 2)`.
+        points: Embeddings of the test images, `(n, 2)`.
         proxies: The converged proxies, or the embeddings of the samples in their place, `(classes, k, 2)`.
         next_proxies: What the next problem begins with, `(classes, k, 2)`.
-        map_at_r, precision_at_1: Of the test pictures.
-        covering_radius: Of the test pictures by the converged proxies, averaged over the classes.
-        interclass_distance: Mean l2 distance of test pictures of different classes: the scale of the plane.
+        map_at_r, precision_at_1: Of the test images.
+        covering_radius: Of the test images by the converged proxies, averaged over the classes.
+        interclass_distance: Mean l2 distance of test images of different classes: the scale of the plane.
     """
 
     record: dict
@@ -61,7 +61,7 @@ class _Setting(NamedTuple):
     warmup_steps: int
 
 
-class _Pictures(NamedTuple):
+class _Images(NamedTuple):
     train: data.LabeledImages
     validation: data.LabeledImages
     test: data.LabeledImages
@@ -89,20 +89,20 @@ def ccp_geometry(
 
     The embeddings are no longer than 1, the loss is C2. Three methods begin with the same weights and proxies, and see
     the same batches: one problem that never ends, alternating problems (CCP), and alternating problems whose references
-    are no proxies but the pictures that were chosen for them, embedded anew at each step. All classes are seen in
-    training; the pictures that are drawn and judged are not.
+    are no proxies but the images that were chosen for them, embedded anew at each step. All classes are seen in
+    training; the images that are drawn and judged are not.
 
     Args:
-        out: Folder for tables and pictures.
+        out: Folder for tables and figures.
         dataset: Ten classes of small images.
         path: Where its files are.
         methods: Names of `METHODS`.
         side: Of the images, in pixels, as they are embedded.
         steps: Training steps of each method.
         steps_per_validation: Steps between two validations.
-        validation_per_class: Pictures of each class that are taken from the training part to validate.
+        validation_per_class: Images of each class that are taken from the training part to validate.
         per_class: Proxies of each class.
-        pool_size: Pictures of each class that the next proxies are chosen from.
+        pool_size: Images of each class that the next proxies are chosen from.
         patience: Validations in a row without a better MAP@R that end a problem.
         projection_weight: λ.
         learning_rate: Of Adam, for the network and the proxies.
@@ -139,36 +139,36 @@ def ccp_geometry(
     )
     options = {} if path is None else {"path": path}
     train, test = (data.load(dataset, part=part, **options) for part in ("train", "test"))
-    pictures = _Pictures(*split_samples(train, validation_per_class), test)
+    images = _Images(*split_samples(train, validation_per_class), test)
     results = {method: [] for method in methods}
     # Seeds outside: a study that is looked at before its end compares methods on the same seeds.
     for seed in seeds:
         for method in methods:
-            problems = _train(method, pictures, setting, seed)
+            problems = _train(method, images, setting, seed)
             results[method].append(problems)
             print(f"{method:8s} seed {seed}: MAP@R {best_of(problems).map_at_r:.4f}", flush=True)
-    _report(Report(out), pictures.test, results, list(seeds))
+    _report(Report(out), images.test, results, list(seeds))
     return results
 
 
 class SampleReferences(layers.ClassProxies):
-    """Pictures in the proxies' place: each step embeds them with the batch's weights, and gradients go through them.
+    """Images in the proxies' place: each step embeds them with the batch's weights, and gradients go through them.
 
-    Who asks for the proxies gets the pictures' embeddings as they were when `assign` or `embed` was last called.
+    Who asks for the proxies gets the images' embeddings as they were when `assign` or `embed` was last called.
 
     Args:
         embedder: The model that is trained.
         pool: The `RememberedPool` that proxies are chosen from.
         num_classes: How many classes there are.
-        per_class: How many pictures stand for each class.
+        per_class: How many images stand for each class.
     """
 
     def __init__(self, embedder, pool, num_classes, per_class, **kwargs):
         super().__init__(num_classes, per_class, embedding_size=embedder.output_shape[-1], **kwargs)
         self.trainable = False
         self.pool = pool
-        self.pictures = self.add_weight(
-            name="pictures",
+        self.images = self.add_weight(
+            name="images",
             shape=(num_classes * per_class, *embedder.input_shape[1:]),
             initializer="zeros",
             trainable=False,
@@ -178,10 +178,10 @@ class SampleReferences(layers.ClassProxies):
         self._embed = models.inference_function(embedder)
 
     def __call__(self):
-        return super().__call__()._replace(embeddings=self._embed_in_training(tf.convert_to_tensor(self.pictures)))
+        return super().__call__()._replace(embeddings=self._embed_in_training(tf.convert_to_tensor(self.images)))
 
     def assign(self, proxies):
-        """Takes the pictures of the pool whose embeddings these are.
+        """Takes the images of the pool whose embeddings these are.
 
         Args:
             proxies: `(num_classes, per_class, dim)`.
@@ -193,12 +193,12 @@ class SampleReferences(layers.ClassProxies):
             members = np.flatnonzero(labels == label)
             distances = np.linalg.norm(wanted[:, None] - embeddings[members], axis=-1)
             chosen.append(members[distances.argmin(axis=1)])
-        self.pictures.assign(images[np.concatenate(chosen)])
+        self.images.assign(images[np.concatenate(chosen)])
         super().assign(proxies)
 
     def embed(self):
         """Brings the proxies that others see to the present weights."""
-        super().assign(tf.reshape(self._embed(tf.convert_to_tensor(self.pictures)), self.proxies.shape))
+        super().assign(tf.reshape(self._embed(tf.convert_to_tensor(self.images)), self.proxies.shape))
 
 
 class RememberedPool:
@@ -222,21 +222,21 @@ class RememberedPool:
 
 
 def split_samples(images, per_class):
-    """All but the last pictures of each class, and these.
+    """All but the last images of each class, and these.
 
     Args:
         images: A `LabeledImages`.
-        per_class: How many pictures of each class the second part gets.
+        per_class: How many images of each class the second part gets.
 
     Returns:
         Two `LabeledImages`.
 
     Raises:
-        InputError: If a class would lose all its pictures or the second part get none.
+        InputError: If a class would lose all its images or the second part get none.
     """
     if not 1 <= per_class < images.class_counts.min():
         raise InputError(
-            f"Received: {per_class} pictures of each class to validate; expected 1 to {images.class_counts.min() - 1}."
+            f"Received: {per_class} images of each class to validate; expected 1 to {images.class_counts.min() - 1}."
         )
     last = np.concatenate([np.flatnonzero(images.labels == c)[-per_class:] for c in range(images.num_classes)])
     is_last = np.isin(np.arange(len(images)), last)
@@ -247,7 +247,7 @@ def split_samples(images, per_class):
 
 
 def best_of(problems):
-    """The best of a training's problems, by MAP@R on the validation pictures."""
+    """The best of a training's problems, by MAP@R on the validation images."""
     return max(problems, key=lambda problem: problem.record["best"])
 
 
@@ -259,18 +259,18 @@ class _WatchedModel(models.CCPModel):
         super().begin_projection(proxies)
 
 
-def _train(method, pictures, setting, seed):
+def _train(method, images, setting, seed):
     """The `Problem`s of a training."""
     keras.utils.set_random_seed(seed)
-    preprocessing = data.Preprocessing((setting.side, setting.side), pictures.train.image_shape[2])
-    num_classes = pictures.train.num_classes
+    preprocessing = data.Preprocessing((setting.side, setting.side), images.train.image_shape[2])
+    num_classes = images.train.num_classes
     embedder = models.build_embedder(
         "resnet20v2", "gap", embedding_size=2, normalization="clip", input_shape=preprocessing.image_shape
     )
-    batches = data.balanced_batches(pictures.train, num_classes, SAMPLES_PER_CLASS, seed, preprocessing)
+    batches = data.balanced_batches(images.train, num_classes, SAMPLES_PER_CLASS, seed, preprocessing)
     # The first proxies are embedded as at inference.
     models.calibrate_batch_norm(embedder, batches.take(_BATCHES_TO_SETTLE))
-    pool = RememberedPool(data.class_pool(pictures.train, setting.pool_size, seed, preprocessing))
+    pool = RememberedPool(data.class_pool(images.train, setting.pool_size, seed, preprocessing))
     if method == "samples":
         references = SampleReferences(embedder, pool, num_classes, setting.per_class)
     else:
@@ -278,12 +278,12 @@ def _train(method, pictures, setting, seed):
     model = _WatchedModel(embedder, references, projection_weight=setting.projection_weight)
     learning_rate = setting.learning_rate
     if setting.warmup_steps:
-        # Without it some networks throw all pictures out of the unit ball, where clipping leaves no gradient back.
+        # Without it some networks throw all images out of the unit ball, where clipping leaves no gradient back.
         learning_rate = keras.optimizers.schedules.PolynomialDecay(0.0, setting.warmup_steps, learning_rate)
     model.compile(keras.optimizers.Adam(learning_rate), "c2", jit_compile=False)
 
     validation, test = (
-        data.evaluation_batches(of, 256, preprocessing) for of in (pictures.validation, pictures.test)
+        data.evaluation_batches(of, 256, preprocessing) for of in (images.validation, images.test)
     )  # fmt: skip
     validations = setting.steps // setting.steps_per_validation
     projections = callbacks.AlternatingProjections(
@@ -357,14 +357,14 @@ def _report(report, test, results, seeds):
             "MAP@R",
             "P@1",
             "covering radius, pool",
-            "covering radius, test pictures",
+            "covering radius, test images",
             "inter-class distance",
             "proxy diversity",
             "problems",
             *(f"MAP@R, seed {seed}" for seed in seeds),
         ],
         rows,
-        f"{test.name}: {len(test)} test pictures, after the best of all problems by MAP@R on the validation pictures; "
+        f"{test.name}: {len(test)} test images, after the best of all problems by MAP@R on the validation images; "
         f"mean ± standard deviation of {len(seeds)} seed(s). Converged proxies. Keras {keras.__version__}.",
     )
     report.table(
@@ -378,7 +378,7 @@ def _report(report, test, results, seeds):
             "P@1",
             "covering radius, pool: as chosen",
             "converged",
-            "test pictures",
+            "test images",
             "inter-class distance",
             "proxy diversity: as chosen",
             "converged",
@@ -406,7 +406,7 @@ def _report(report, test, results, seeds):
     )
     for name, methods, names in (
         ("proxies", ("fixed", "ccp"), ("converged proxies", "next proxies")),
-        ("samples", ("samples",), ("pictures in the proxies' place", "next pictures")),
+        ("samples", ("samples",), ("images in the proxies' place", "next images")),
     ):
         panels = {}
         for method in methods:
@@ -425,7 +425,7 @@ def _report(report, test, results, seeds):
                 next_name=names[1],
                 width=style.TEXT_WIDTH * columns / 3,
             )
-            report.picture(name, figure)
+            report.figure(name, figure)
 
 
 def _heading(method, problem):

@@ -30,10 +30,10 @@ SETTING = {
     # All runs are of the same length.
     "training.patience": 10**6,
     "ccp.patience": 2,
-    "evaluation.pictures": False,
+    "evaluation.figures": False,
 }
 # One problem that never ends: the first one of CCP, with as many steps as all of them.
-KINDS = {"fixed": {"ccp.patience": 10**6}, "ccp": {}}
+KINDS = {"fixed": {"ccp.reinitialize": False}, "ccp": {}}
 _WEIGHTS = "problems"
 _FIRST, _BEST, _FIXED = "problem 1", "CCP, best of all", "fixed proxies"
 _MOST_PANELS = 6
@@ -132,7 +132,7 @@ def ccp_transfer(
     trains only what is new; several calls at a time, each with seeds of its own, share a folder.
 
     Args:
-        out: Folder for the tables, the picture and the runs.
+        out: Folder for the tables, the figure and the runs.
         seeds: Seeds of the runs: first weights, batches and pools.
         recipe: One with CCP.
         overrides: Changes of the recipe, as in --overrides.ccp.in_batch_weight 0.
@@ -164,11 +164,11 @@ def ccp_transfer(
             changed = load_recipe(recipe, {**overrides, **changes, "seed": seed})
             result = result_of(changed, runs[kind], extra_callbacks=[callback])
             print(f"{kind:6s} seed {seed}: test MAP@R {result.test['map_at_r']:.4f}", flush=True)
-        pictures = load_data(changed)
-        solutions.append(_solutions(runs, pictures))
+        datasets = load_data(changed)
+        solutions.append(_solutions(runs, datasets))
     report = Report(out)
     _tables(report, solutions, list(seeds))
-    report.picture("embeddings", _picture(solutions[0], pictures.test, shown_classes))
+    report.figure("embeddings", _figure(solutions[0], datasets.test, shown_classes))
     return [{name: solution.geometry for name, solution in of_seed.items()} for of_seed in solutions]
 
 
@@ -187,11 +187,11 @@ def geometry(embeddings, labels):
     )
 
 
-def _solutions(runs, pictures):
+def _solutions(runs, datasets):
     """A `Solution` for each problem of CCP, the best of them, and the fixed proxies, by name."""
-    problems = _solved(runs["ccp"], pictures)
+    problems = _solved(runs["ccp"], datasets)
     best = max(problems, key=lambda solution: solution.validation)
-    (fixed,) = _solved(runs["fixed"], pictures)
+    (fixed,) = _solved(runs["fixed"], datasets)
     return {
         **{f"problem {number + 1}": solution for number, solution in enumerate(problems)},
         _BEST: best,
@@ -199,7 +199,7 @@ def _solutions(runs, pictures):
     }
 
 
-def _solved(path, pictures):
+def _solved(path, datasets):
     """The `Solution` of each problem of a run."""
     folder = RunFolder.open(path)
     run = folder.load_recipe()
@@ -215,7 +215,7 @@ def _solved(path, pictures):
         with np.load(file, allow_pickle=False) as arrays:
             for weight, name in zip(ordered_weights(embedder), arrays.files):
                 weight.assign(arrays[name])
-        embeddings, labels = embed(embedder, data.evaluation_batches(pictures.test, 256, pictures.preprocessing))
+        embeddings, labels = embed(embedder, data.evaluation_batches(datasets.test, 256, datasets.preprocessing))
         found.append(Solution(step, validation, embeddings, geometry(embeddings, labels)))
     return found
 
@@ -280,7 +280,7 @@ def _tables(report, solutions, seeds):
     )
 
 
-def _picture(solutions, test, shown_classes):
+def _figure(solutions, test, shown_classes):
     """Some unseen classes after the problems, at most five of them, and with fixed proxies."""
     problems = [name for name in solutions if name not in (_BEST, _FIXED)]
     chosen = np.unique(np.linspace(0, len(problems) - 1, min(len(problems), _MOST_PANELS - 1)).astype(int))

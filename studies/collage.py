@@ -1,4 +1,4 @@
-"""What is pooled when three quarters of a picture mean nothing? Pooling methods on 2×2 collages.
+"""What is pooled when three quarters of an image mean nothing? Pooling methods on 2×2 collages.
 
 python -m studies.collage --out DIR
 """
@@ -21,7 +21,7 @@ from tfdml.experiments.runner import result_of
 from tfdml.layers import pooling as poolings
 from tfdml.plots import pooling_maps
 
-# What is not named here is equal for all. Distilled pictures are the targets alone, in the size of a tile.
+# What is not named here is equal for all. Distilled images are the targets alone, in the size of a tile.
 METHODS = {
     "distilled": {
         "model.pooling": "gap",
@@ -55,16 +55,16 @@ def collage(
 ):
     """Trains each method on the same collages with the same batches, and judges it by MAP@R on unseen classes.
 
-    A picture has four tiles: one target, which gives the class, and three backgrounds. Classes of targets and of
+    An image has four tiles: one target, which gives the class, and three backgrounds. Classes of targets and of
     backgrounds are other ones in training, validation and test. Where a method gives weights to the places of a
-    picture, their share on the target is measured on test pictures; average pooling gives it a quarter.
+    image, their share on the target is measured on test images; average pooling gives it a quarter.
 
     The runs are kept in the folder: a study that was stopped goes on, and one that is called again with more methods or
     seeds trains only what is new. For Cifar Collage: --overrides.data.name cifar_collage
     --overrides.data.options.path CIFAR-100.
 
     Args:
-        out: Folder for the tables, the pictures and the runs.
+        out: Folder for the tables, the figures and the runs.
         methods: Names of `METHODS`, or of poolings, `tfdml.layers.pooling.names()`.
         seeds: Seeds of the runs: first weights and batches.
         recipe: What is equal for all.
@@ -110,7 +110,7 @@ def collage(
     }
     _tables(report, results, list(seeds), shares)
     curves = {TITLES.get(method, method): _curve(folders[method]) for method in methods}
-    report.picture(
+    report.figure(
         "curves",
         plots.lines(
             {name: (steps, values.mean(axis=0)) for name, (steps, values) in curves.items()},
@@ -122,7 +122,7 @@ def collage(
     if maps:
         drawn = np.linspace(0, len(images) - 1, _DRAWN).astype(int)
         rows = {TITLES.get(method, method): of_seeds[0][drawn] for method, of_seeds in maps.items()}
-        report.picture("pooling_maps", pooling_maps(images[drawn], rows))
+        report.figure("pooling_maps", pooling_maps(images[drawn], rows))
     return np.array([[result.test["map_at_r"] for result in results[method]] for method in methods])
 
 
@@ -130,7 +130,7 @@ def weight_on_targets(maps, places):
     """Share of the pooling weights that lies on the target's tile.
 
     Args:
-        maps: Pooling weights `(b, h, w)` that sum to 1 over a picture; h and w are even.
+        maps: Pooling weights `(b, h, w)` that sum to 1 over an image; h and w are even.
         places: Where the target is, `(b,)`: 0 top left, 1 top right, 2 bottom left, 3 bottom right.
 
     Returns:
@@ -151,11 +151,11 @@ def weight_on_targets(maps, places):
 
 
 def _test_collages(folder, count):
-    """So many test pictures of a run, evenly from all classes, and the targets' places: those of all seeds."""
-    pictures = load_data(RunFolder.open(folder).load_recipe())
-    chosen = np.unique(np.linspace(0, len(pictures.test) - 1, count).astype(int))
-    images = pictures.preprocessing(pictures.test.images[chosen])
-    return np.asarray(images), pictures.test.places[chosen]
+    """So many test images of a run, evenly from all classes, and the targets' places: those of all seeds."""
+    datasets = load_data(RunFolder.open(folder).load_recipe())
+    chosen = np.unique(np.linspace(0, len(datasets.test) - 1, count).astype(int))
+    images = datasets.preprocessing(datasets.test.images[chosen])
+    return np.asarray(images), datasets.test.places[chosen]
 
 
 def _maps(folder, images):

@@ -68,7 +68,7 @@ def gap_analysis(
     ‖GAP − PCC‖ ≤ δ; this is checked on every image of the sample and, with the radius over all images, of the data set.
 
     Args:
-        out: Folder for tables and pictures.
+        out: Folder for tables and figures.
         dataset: Ten classes of small images.
         path: Where its files are; needed for cifar10.
         steps: Training steps.
@@ -256,7 +256,7 @@ def _report(report, train, results, active_share, steps):
         f"{first.features[..., 0].size} local features of {len(first.errors)} test images, lengths <= 1. "
         f"Active: from {100 * active_share:g}% of a class' local features on. Keras {keras.__version__}.",
     )
-    report.picture("prototypes", plots.prototype_cover(first.features.reshape(-1, 2), first.prototypes))
+    report.figure("prototypes", plots.prototype_cover(first.features.reshape(-1, 2), first.prototypes))
     pooled = first.features.mean(axis=1)
     marks = {"prototypes": (first.prototypes, None)}
     hulls = {
@@ -270,12 +270,12 @@ def _report(report, train, results, active_share, steps):
         )
         for name, of in hulls.items()
     }
-    report.picture(
+    report.figure(
         "hulls", plots.class_hulls(panels, points_name="embeddings (GAP)", class_names=train.class_names)
     )  # fmt: skip
     # Three classes' image of middling error each: neither the best nor the worst.
     shown = [_middling(first, label) for label in np.unique(first.labels)[:3]]
-    report.picture(
+    report.figure(
         "combinations",
         plots.prototype_combinations(
             first.images[shown],

@@ -111,7 +111,7 @@ def gradient_cost(
     them.
 
     Args:
-        out: Folder for tables and pictures.
+        out: Folder for tables and figures.
         iterations: Numbers of iterations, k.
         batch: Feature maps in a batch.
         size: Their height and width.
@@ -402,15 +402,15 @@ def _report(report, setting, iterations, mode, measured):
         f"entry. An iteration shrinks them in the end by {_listed(measured.rates)}. Newton's method in float32: "
         f"{measured.rounding.weights:.1e} and {measured.rounding.gradients:.1e}.",
     )
-    report.picture("cost", _cost_picture(iterations, measured))
-    report.picture("accuracy", _accuracy_picture(iterations, measured))
+    report.figure("cost", _cost_figure(iterations, measured))
+    report.figure("accuracy", _accuracy_figure(iterations, measured))
 
 
 def _listed(rates):
     return ", ".join(f"{rate:.2f} (μ = {ratio:g})" for ratio, rate in rates.items())
 
 
-def _cost_picture(iterations, measured):
+def _cost_figure(iterations, measured):
     def multiple(key, quantile):
         return np.quantile(measured.times[key] / measured.times[NEWTON], quantile)
 
@@ -438,7 +438,7 @@ def _cost_picture(iterations, measured):
     return plots.line_panels(panels, "iterations k", x_log=True)
 
 
-def _accuracy_picture(iterations, measured):
+def _accuracy_figure(iterations, measured):
     panels = []
     for field, label in (("weights", "error of the weights (1/n)"), ("gradients", "error of the gradient (relative)")):
         series = {

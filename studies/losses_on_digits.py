@@ -1,4 +1,4 @@
-"""Does every loss train? Small networks on scikit-learn's digits, judged on pictures that they were never shown.
+"""Does every loss train? Small networks on scikit-learn's digits, judged on images that they were never shown.
 
 python -m studies.losses_on_digits --out DIR
 """
@@ -34,7 +34,7 @@ def losses_on_digits(
     """Trains a small network with every loss and compares it with itself before training.
 
     With "batch" the loss stands in a plain `keras.Model.compile`; with "memory" and "proxies" a `MetricModel` scores
-    it against a cross-batch memory (and the batch) or against two proxies of each class. Every third picture is kept
+    it against a cross-batch memory (and the batch) or against two proxies of each class. Every third image is kept
     for the MAP@R; with ten digits there are too few for a test on unseen classes, at which the other studies look.
 
     Args:
@@ -116,7 +116,7 @@ class _Distance(keras.layers.Layer):
 
 
 def _train_pairs(name, network, train, test, steps, seed):
-    """The losses of given pairs: a plain model is fed two pictures at a time, which one network embeds."""
+    """The losses of given pairs: a plain model is fed two images at a time, which one network embeds."""
     inputs = keras.Input((2, 8, 8, 1))
     both = [network(inputs[:, 0]), network(inputs[:, 1])]
     distances = name == "pair_contrastive"
@@ -163,7 +163,7 @@ def _report(out, names, references, results, steps, seeds):
         "losses_on_digits",
         ["loss", *(columns[kind] for kind in references)],
         rows,
-        f"MAP@R on unseen pictures of the digits after {steps} steps, mean of {len(seeds)} seed(s); "
+        f"MAP@R on unseen images of the digits after {steps} steps, mean of {len(seeds)} seed(s); "
         f"{untrained:.3f} before training. Default options{others and f' ({others})'}. Keras {keras.__version__}.",
     )
 

@@ -70,7 +70,7 @@ def pooling_comparison(
     folder.
 
     Args:
-        out: Folder for the tables, the picture and the runs.
+        out: Folder for the tables, the figure and the runs.
         poolings: Names of `TITLES`.
         losses: C2 inside the batch, ProxyNCA++ against proxies, or both.
         seeds: Seeds of the runs.
@@ -128,12 +128,12 @@ def step_times(recipes, turns):
         From the name to seconds, `(turns,)`.
     """
     first = next(iter(recipes.values()))
-    pictures = builders.load_data(first)
-    batch = next(iter(builders.training_batches(first, pictures)))
+    images = builders.load_data(first)
+    batch = next(iter(builders.training_batches(first, images)))
     steps = {}
     for name, recipe in recipes.items():
-        embedder = builders.make_embedder(recipe, pictures.preprocessing)
-        steps[name] = _training_step(builders.make_model(recipe, embedder, pictures.train))
+        embedder = builders.make_embedder(recipe, images.preprocessing)
+        steps[name] = _training_step(builders.make_model(recipe, embedder, images.train))
     return interleaved_times(steps, batch, turns)
 
 
@@ -173,7 +173,7 @@ def _report(report, poolings, losses, seeds, metrics, times, settings):
         [[poolings[index], *(f"{score:.4f}" for loss in losses for score in map_at_r[loss][index])] for index in order],
         "MAP@R of each run.",
     )
-    report.picture(
+    report.figure(
         "pooling_comparison",
         plots.dot_plot(
             titles,

@@ -1,4 +1,4 @@
-"""What a study leaves: tables and pictures in a folder."""
+"""What a study leaves: tables and figures in a folder."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Report:
         with open(self.folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([header, *rows])
 
-    def picture(self, name, figure):
+    def figure(self, name, figure):
         """Writes a figure as `name.png`."""
         save(figure, self.folder / f"{name}.png")
 

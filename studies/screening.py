@@ -103,7 +103,7 @@ def screening(
     or seeds trains only what is new; several calls at a time, each with seeds of its own, share a folder.
 
     Args:
-        out: Folder for the tables, the picture and the runs.
+        out: Folder for the tables, the figure and the runs.
         prototypes: Low and high level of m.
         ratio: Low and high level of μ.
         smoothing: Low and high level of ε, in units of 1 / cost.
@@ -360,7 +360,7 @@ def _report(report, levels, screened, seeds, setting):
         )
         for loss, of in screened.items()
     ]
-    report.picture("effects", plots.effect_pareto(panels, "effect on MAP@R (percentage points)"))
+    report.figure("effects", plots.effect_pareto(panels, "effect on MAP@R (percentage points)"))
 
 
 def _told(levels):

@@ -73,7 +73,7 @@ def synthetic(
     better for `patience` epochs; the best tokens are kept and judged on other bags.
 
     Args:
-        out: Folder for tables and pictures.
+        out: Folder for tables and figures.
         margins: Of negative pairs in C2. In a square of side 0.6, 16 points can be 0.2 apart, not more than four 0.5.
             Average pooling leaves half of the weight to shared tokens, which halves the room: it needs smaller ones.
         ratio: μ of generalized sum pooling.
@@ -249,13 +249,13 @@ def _report(report, margins, results, settings):
     )
     for margin in margins:
         panels = {text: _panel(results[name, margin][0]) for name, text in POOLINGS.items()}
-        report.picture(f"hulls-margin-{margin:g}", plots.class_hulls(panels, points_name="bags"))
+        report.figure(f"hulls-margin-{margin:g}", plots.class_hulls(panels, points_name="bags"))
     if len(margins) > 1:
         values = {
             text: np.array([[outcome.map_at_r for outcome in results[name, margin]] for margin in margins])
             for name, text in POOLINGS.items()
         }
-        report.picture(
+        report.figure(
             "map_at_r",
             plots.lines(
                 {name: (margins, scores.mean(axis=1)) for name, scores in values.items()},

@@ -64,7 +64,7 @@ def tournament(
     folder.
 
     Args:
-        out: Folder for the tables, the picture and the runs.
+        out: Folder for the tables, the figure and the runs.
         contestants: Names of `CONTESTANTS`, each a loss with its references and hyperparameters.
         embedding_sizes: Sizes of the embedding.
         seeds: Seeds of the runs.
@@ -140,7 +140,7 @@ def _report(report, contestants, embedding_sizes, settings, scores, precisions, 
         ["loss", *(f"size {size}, seed {seed}" for size, seed in settings)],
         [[contestants[index], *(f"{score:.4f}" for score in scores[index])] for index in order],
     )
-    report.picture("ranking", plots.ranking(contestants, ranks))
+    report.figure("ranking", plots.ranking(contestants, ranks))
 
 
 def _of_size(scores, settings, size):

@@ -30,7 +30,7 @@ def toy_transport(
     Solves the linear program by scipy's HiGHS, and the smoothed problem by `ops.partial_transport`, in float64.
 
     Args:
-        out: Folder for tables and pictures.
+        out: Folder for tables and figures.
         ratios: Shares of the mass to transport, μ, each below 1.
         smoothings: Values of ε, in units of 1 / cost, for the table and the maps.
         seed: Of the noise in the colours.
@@ -133,7 +133,7 @@ def _report(out, features, costs, informative, results, smoothings):
     names = [*smoothings, "linear_program"]
     count = features.shape[0] * features.shape[1]
     maps = [[plans[name].sum(axis=0).reshape(SIDE, SIDE) * count for name in names] for plans in results.values()]
-    report.picture(
+    report.figure(
         "weights",
         plots.weight_grid(
             features.astype(np.float32),
@@ -152,7 +152,7 @@ def _report(out, features, costs, informative, results, smoothings):
         )
         for ratio, plans in results.items()
     }
-    report.picture(
+    report.figure(
         "distance",
         plots.lines(
             distances, "smoothing ε (1 / cost)", "total variation to the\nlinear program's weights", x_log=True

@@ -21,7 +21,7 @@ from tfdml.layers.pooling import GeneralizedSumPooling
 
 # A split has ten classes, as the thesis' data set: five to fit on, five to predict.
 CLASSES_OF_HALF = 5
-PICTURES_PER_CLASS = 400
+IMAGES_PER_CLASS = 400
 _PARTS = {"train": 0.6, "validation": 0.2, "test": 0.2}
 _LOSS = {"untrained": "untrained", "without": "without the loss", "with": "with the loss"}
 _TASKS = {"seen": "seen classes", "unseen": "unseen classes"}
@@ -45,11 +45,11 @@ class Transfer(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """One training, judged on the pictures of its task.
+    """One training, judged on the images of its task.
 
     Attributes:
         transfer: Of the splits.
-        map_at_r: Retrieval on these pictures.
+        map_at_r: Retrieval on these images.
         between: Share of the attributes' variance that lies between the classes, 0–1.
         in_use: Number of equally used prototypes with the entropy of the mean attributes, 1 to m.
         means, deviations: Attributes of each class, `(classes, m)`.
@@ -82,18 +82,18 @@ def zero_shot_transfer(
 ):
     """Trains ProxyNCA++ with generalized sum pooling of few prototypes, with and without the zero-shot loss.
 
-    The task "seen" is the thesis': a network trained on ten classes is judged on other pictures of these. The task
-    "unseen" judges a network trained on the recipe's data on its unseen classes. On the judged pictures attributes are
+    The task "seen" is the thesis': a network trained on ten classes is judged on other images of these. The task
+    "unseen" judges a network trained on the recipe's data on its unseen classes. On the judged images attributes are
     set against classes: histograms, and random splits of ten classes into halves, where a linear map is fitted from
     the attributes to the mean embeddings of one half's classes and predicts the other's (`attribute_transfer`).
 
-    The runs are kept in the folder; a stopped study goes on. The pictures of "seen" are written there, too, and the
+    The runs are kept in the folder; a stopped study goes on. The images of "seen" are written there, too, and the
     recipes name them: go on with the same --out.
 
     Args:
-        out: Folder for tables, pictures and runs.
+        out: Folder for tables, figures and runs.
         tasks: Which of the two.
-        seen_data: Data set of the registry for "seen": its first ten classes, at most 400 pictures of each.
+        seen_data: Data set of the registry for "seen": its first ten classes, at most 400 images of each.
         prototypes: Their number, m.
         ratio: μ of generalized sum pooling.
         smoothing: ε of generalized sum pooling.
@@ -128,20 +128,20 @@ def zero_shot_transfer(
     for task in tasks:
         of_task = _seen_changes(seen_data, out / "data" / seen_data) if task == "seen" else {}
         of_task["training.steps_per_validation"] = max(1, steps_of[task] // 2)
-        pictures, examples, maps = None, None, {}
+        datasets, examples, maps = None, None, {}
         for training in _LOSS:
             of_loss = {"zero_shot.enabled": True, "zero_shot.weight": weight} if training == "with" else {}
             for seed in seeds:
                 changed = load_recipe(recipe, {**equal, **of_task, **of_loss, "seed": seed, **overrides})
-                if pictures is None:
-                    pictures = builders.load_data(changed)
-                    examples = _examples(pictures)
+                if datasets is None:
+                    datasets = builders.load_data(changed)
+                    examples = _examples(datasets)
                 if training == "untrained":
-                    embedder = _untrained(changed, pictures)
+                    embedder = _untrained(changed, datasets)
                 else:
                     embedder = _trained(changed, out / "runs" / f"{task}-{training}-{seed}")
                 forward = with_transport(embedder)
-                outcome = _evaluate(forward, pictures, splits, ridge, changed.evaluation.batch_size)
+                outcome = _evaluate(forward, datasets, splits, ridge, changed.evaluation.batch_size)
                 results.setdefault((task, training), []).append(outcome)
                 if len(results[task, training]) == 1:
                     maps[training] = forward(examples)[2:]
@@ -150,7 +150,7 @@ def zero_shot_transfer(
                     f"cosine {outcome.transfer.cosine.mean():.3f}",
                     flush=True,
                 )
-        _draw(report, task, {training: results[task, training][0] for training in _LOSS}, pictures, examples, maps)
+        _draw(report, task, {training: results[task, training][0] for training in _LOSS}, datasets, examples, maps)
     steps_told = ", ".join(f"{steps_of[task]} steps on {task} classes" for task in tasks)
     settings = f"μ = {ratio:g}, ε = {smoothing:g}, m = {prototypes}, λ = {weight:g}; {steps_told}"
     _report(report, results, list(seeds), splits, f"{settings}, {len(seeds)} seed(s). Keras {keras.__version__}.")
@@ -245,60 +245,60 @@ def _accuracy(distances):
     return (distances.argmin(axis=-1) == np.arange(distances.shape[1])).mean(axis=-1)
 
 
-def split_pictures(pictures, folder):
-    """Writes pictures into a folder whose split into classes is one of pictures: the same classes in every part.
+def split_images(dataset, folder):
+    """Writes images into a folder whose split into classes is one of images: the same classes in every part.
 
-    A class of the folder is a part and a class: first all classes' pictures for training, then those for validation,
+    A class of the folder is a part and a class: first all classes' images for training, then those for validation,
     then those for test. So splitting the folder's classes in their order, a third for validation and a third for test,
-    trains on all classes and judges by other pictures of them. The shares of the pictures are 60, 20 and 20%.
+    trains on all classes and judges by other images of them. The shares of the images are 60, 20 and 20%.
 
     Args:
-        pictures: A `LabeledImages` in memory; of more than ten classes the first ten, of more than 400 pictures of a
+        dataset: A `LabeledImages` in memory; of more than ten classes the first ten, of more than 400 images of a
             class the first 400 are taken.
         folder: Where to; nothing is done if it is there.
 
     Raises:
-        ValueError: If the pictures are files, or a class has too few for two in each part.
+        ValueError: If the images are files, or a class has too few for two in each part.
     """
     if folder.exists():
         return
-    if pictures.holds_paths:
-        raise ValueError(f"Received: {pictures!r}; expected pictures in memory.")
+    if dataset.holds_paths:
+        raise ValueError(f"Received: {dataset!r}; expected images in memory.")
     unfinished = folder.with_name(f"{folder.name}.unfinished")
-    for label, class_name in list(enumerate(pictures.class_names))[: 2 * CLASSES_OF_HALF]:
-        members = np.flatnonzero(pictures.labels == label)[:PICTURES_PER_CLASS]
+    for label, class_name in list(enumerate(dataset.class_names))[: 2 * CLASSES_OF_HALF]:
+        members = np.flatnonzero(dataset.labels == label)[:IMAGES_PER_CLASS]
         ends = np.rint(np.cumsum(list(_PARTS.values())) * len(members)).astype(int)
         for place, (part, indices) in enumerate(zip(_PARTS, np.split(members, ends[:-1]))):
             if len(indices) < 2:
-                raise ValueError(f"Received: {len(members)} pictures of {class_name!r}; expected at least 10.")
+                raise ValueError(f"Received: {len(members)} images of {class_name!r}; expected at least 10.")
             where = unfinished / f"{place}-{part}-{label}-{class_name.replace('/', ' or ')}"
             where.mkdir(parents=True, exist_ok=True)
             for index in indices:
-                tf.io.write_file(str(where / f"{index:06d}.png"), tf.io.encode_png(pictures.images[index]))
+                tf.io.write_file(str(where / f"{index:06d}.png"), tf.io.encode_png(dataset.images[index]))
     # Whole or not at all.
     unfinished.rename(folder)
 
 
 def _seen_changes(name, folder):
     """Changes of a recipe that make it train and judge on the same classes."""
-    pictures = data.load(name)
-    split_pictures(pictures, folder)
+    dataset = data.load(name)
+    split_images(dataset, folder)
     third = 1 / len(_PARTS)
     return {
         "data.name": "folder",
         "data.options": {"path": str(folder)},
         "data.size": 28,
-        "data.channels": pictures.image_shape[2],
+        "data.channels": dataset.image_shape[2],
         "data.validation_classes": third,
         "data.test_classes": third,
         "data.split_seed": None,
     }
 
 
-def _untrained(recipe, pictures):
+def _untrained(recipe, datasets):
     keras.utils.set_random_seed(recipe.seed)
-    embedder = builders.make_embedder(recipe, pictures.preprocessing)
-    builders.start_embedder(recipe, embedder, pictures)
+    embedder = builders.make_embedder(recipe, datasets.preprocessing)
+    builders.start_embedder(recipe, embedder, datasets)
     return embedder
 
 
@@ -341,12 +341,12 @@ def with_transport(embedder):
     return lambda images: tuple(array.numpy() for array in forward(images))
 
 
-def _evaluate(forward, pictures, splits, ridge, batch_size):
-    batches = data.evaluation_batches(pictures.test, batch_size, pictures.preprocessing)
+def _evaluate(forward, datasets, splits, ridge, batch_size):
+    batches = data.evaluation_batches(datasets.test, batch_size, datasets.preprocessing)
     embeddings, attributes = (
         np.concatenate(arrays) for arrays in zip(*(forward(images)[:2] for images, _ in batches))
     )
-    return summarize(attributes, embeddings, pictures.test.labels, splits, ridge)
+    return summarize(attributes, embeddings, datasets.test.labels, splits, ridge)
 
 
 def summarize(attributes, embeddings, labels, splits, ridge):
@@ -367,32 +367,32 @@ def summarize(attributes, embeddings, labels, splits, ridge):
     )
 
 
-def _shown_classes(pictures):
-    """Labels of the classes that the pictures show: ten at most, over the whole range."""
-    classes = pictures.test.num_classes
+def _shown_classes(datasets):
+    """Labels of the classes that the images show: ten at most, over the whole range."""
+    classes = datasets.test.num_classes
     return np.unique(np.linspace(0, classes - 1, min(classes, 2 * CLASSES_OF_HALF)).astype(int))
 
 
-def _names(pictures):
-    """Class names, without what `split_pictures` puts before them."""
-    return [name.split("-", 3)[-1] for name in pictures.test.class_names]
+def _names(datasets):
+    """Class names, without what `split_images` puts before them."""
+    return [name.split("-", 3)[-1] for name in datasets.test.class_names]
 
 
-def _examples(pictures):
-    """The first picture of each class that is shown, as the network sees it, `(classes, h, w, c)`."""
-    first = [np.flatnonzero(pictures.test.labels == label)[0] for label in _shown_classes(pictures)]
+def _examples(datasets):
+    """The first image of each class that is shown, as the network sees it, `(classes, h, w, c)`."""
+    first = [np.flatnonzero(datasets.test.labels == label)[0] for label in _shown_classes(datasets)]
     one_each = data.LabeledImages(
-        pictures.test.images[first], pictures.test.labels[first], pictures.test.class_names, pictures.test.name,
-        max_pixels=pictures.test.max_pixels,
+        datasets.test.images[first], datasets.test.labels[first], datasets.test.class_names, datasets.test.name,
+        max_pixels=datasets.test.max_pixels,
     )
-    return next(iter(data.evaluation_batches(one_each, len(first), pictures.preprocessing)))[0]
+    return next(iter(data.evaluation_batches(one_each, len(first), datasets.preprocessing)))[0]
 
 
-def _draw(report, task, outcomes, pictures, examples, maps):
-    """The pictures of a task, of the first seed; `outcomes` and `maps` go from the training to what it gave."""
-    classes = _shown_classes(pictures)
-    names = [_names(pictures)[label] for label in classes]
-    report.picture(
+def _draw(report, task, outcomes, datasets, examples, maps):
+    """The images of a task, of the first seed; `outcomes` and `maps` go from the training to what it gave."""
+    classes = _shown_classes(datasets)
+    names = [_names(datasets)[label] for label in classes]
+    report.figure(
         f"attributes-{task}",
         plots.attribute_histograms(
             {
@@ -407,7 +407,7 @@ def _draw(report, task, outcomes, pictures, examples, maps):
         for training, (shares, nearest) in maps.items()
         if training != "untrained"
     }
-    report.picture(f"maps-{task}", plots.prototype_maps(examples.numpy(), rows, names=names))
+    report.figure(f"maps-{task}", plots.prototype_maps(examples.numpy(), rows, names=names))
 
 
 def _report(report, results, seeds, splits, settings):
@@ -456,7 +456,7 @@ def _report(report, results, seeds, splits, settings):
         "Each seed: mean ± deviation over the splits, among the predicted classes.",
     )
     tasks = list(dict.fromkeys(task for task, _ in results))
-    report.picture(
+    report.figure(
         "transfer",
         plots.dot_plot(
             [f"{_TASKS[task]}, {metric}" for task in tasks for metric in ("l2", "cosine")],

@@ -16,7 +16,7 @@ SMALL = {
     "k_center.py": "--classes 20",
     "training_step.py": "c2 memory ccp gsp_zero_shot --modes graph --turns 1 --batch 8 --side 16",
     "training_step.py, profile": "c2 --profile --batch 8 --side 16",
-    "input_pipeline.py": "--size 260 240 --pictures 40 --batches 1 --rounds 1 --warm-up 0 --only files",
+    "input_pipeline.py": "--size 260 240 --images 40 --batches 1 --rounds 1 --warm-up 0 --only files",
 }
 
 

@@ -31,6 +31,6 @@ def test_python_examples_run():
     assert namespace["vector"].shape == (1, 32)
 
 
-def test_pictures_exist():
+def test_images_exist():
     for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
         assert (pathlib.Path(__file__).parents[1] / path).is_file(), path

@@ -232,7 +232,7 @@ def test_mixed_policy(backbone, first_blocks, dtype_policy):
     assert {tf.as_dtype(weight.dtype) for weight in mixed.weights} == {tf.float32}
     full = beginning(backbone)
     mixed.set_weights(full.get_weights())
-    # A bright picture and a dark one: the mean is taken off before the last bits are lost.
+    # A bright image and a dark one: the mean is taken off before the last bits are lost.
     images = np.random.default_rng(0).random((2, 64, 64, 3), np.float32) * np.reshape([1.0, 0.02], (2, 1, 1, 1))
     features, expected = mixed(images.astype(np.float32)), np.asarray(full(images.astype(np.float32)))
     assert features.dtype == tf.bfloat16

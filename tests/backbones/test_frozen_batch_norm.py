@@ -36,7 +36,7 @@ def small(frozen):
     return keras.Model(images, normalize(features, "second"))
 
 
-def pictures():
+def make_images():
     return np.random.default_rng(0).random((8, 6, 6, 1), np.float32)
 
 
@@ -63,7 +63,7 @@ def test_exactly_these_change_in_a_training_step(frozen):
     layers = normalizations(backbone)
     before = [{part: np.array(v) for part, v in parts(layer).items()} for layer in layers]
     kernels = [np.array(v) for v in training_step.decayed_variables(embedder)]
-    model.train_on_batch(pictures(), np.arange(8) // 2)
+    model.train_on_batch(make_images(), np.arange(8) // 2)
     for layer, old in zip(layers, before):
         changed = {part for part, v in parts(layer).items() if not np.array_equal(v, old[part])}
         assert changed == set(CHANGED[frozen]), layer.name
@@ -82,7 +82,7 @@ def test_weight_decay_leaves_batch_normalisation_alone(frozen):
 @pytest.mark.parametrize("frozen", FROZEN)
 def test_training_uses_the_moving_statistics_only_if_frozen(frozen):
     backbone = small(frozen)
-    images = pictures()
+    images = make_images()
     at_inference = np.asarray(backbone(images, training=False))
     difference = np.abs(np.asarray(backbone(images, training=True)) - at_inference).max()
     assert difference > 0.01 if frozen == "none" else difference == 0
@@ -92,7 +92,7 @@ def test_training_uses_the_moving_statistics_only_if_frozen(frozen):
 def test_settling_changes_what_is_not_frozen(frozen):
     backbone = small(frozen)
     before = backbone.get_weights()
-    models.calibrate_batch_norm(backbone, pictures())
+    models.calibrate_batch_norm(backbone, make_images())
     same = [np.array_equal(one, other) for one, other in zip(before, backbone.get_weights())]
     assert all(same) == (frozen != "none")
 
@@ -103,7 +103,7 @@ def test_file_round_trip(frozen, tmp_path):
     backbone.set_weights([np.random.default_rng(0).uniform(0.1, 0.2, w.shape) for w in backbone.get_weights()])
     backbone.save(tmp_path / "backbone.keras")
     restored = keras.models.load_model(tmp_path / "backbone.keras", safe_mode=True)
-    images = pictures()
+    images = make_images()
     np.testing.assert_array_equal(restored(images, training=False), backbone(images, training=False))
     assert [layer.trainable for layer in normalizations(restored)] == [frozen != "all"] * 2
     assert {layer.frozen_statistics for layer in normalizations(restored)} == {frozen == "statistics"}

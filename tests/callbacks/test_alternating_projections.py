@@ -116,7 +116,7 @@ def test_pool_size_one_takes_random_samples(blobs, linear_embedder):
         np.testing.assert_allclose(np.sort(proxies, axis=0), np.sort(first_two, axis=0), atol=1e-5)
 
 
-def test_a_class_with_fewer_pictures_than_proxies(blobs, linear_embedder):
+def test_a_class_with_fewer_images_than_proxies(blobs, linear_embedder):
     points, labels = blobs
     keep = (labels != 3) | (np.cumsum(labels == 3) <= 1)
     model = build(linear_embedder, per_class=3)
@@ -175,6 +175,14 @@ def test_outer_patience_stops_with_the_best_weights_of_all(blobs, linear_embedde
     assert (int(model.incumbent_projection), float(model.incumbent_value)) == (1, np.float32(0.7))
 
 
+def test_without_a_patience_the_first_problem_does_not_end(blobs, linear_embedder):
+    points, labels = blobs
+    model = build(linear_embedder)
+    callback = callbacks.AlternatingProjections(dataset(points, labels), pool_size=6, patience=None, outer_patience=1)
+    history = model.fit(points, labels, epochs=5, verbose=0, callbacks=[callback, Scripted([0.5, 0.4, 0.3, 0.2, 0.1])])
+    assert history.history["projection"] == [0] * 5 and not callback.projections and not callback.is_over
+
+
 def test_without_outer_patience_problems_go_on(blobs, linear_embedder):
     model = build(linear_embedder)
     callback = callbacks.AlternatingProjections(dataset(*blobs), pool_size=6, patience=1)
@@ -183,11 +191,11 @@ def test_without_outer_patience_problems_go_on(blobs, linear_embedder):
 
 
 @pytest.mark.parametrize("batch", [1, 7, 96])
-def test_the_pool_is_the_first_pictures_of_each_class_in_the_stream(blobs, linear_embedder, batch):
+def test_the_pool_is_the_first_images_of_each_class_in_the_stream(blobs, linear_embedder, batch):
     points, labels = blobs
     order = np.random.default_rng(0).permutation(96)
     points, labels = points[order], labels[order]
-    # Of class 2 there are two pictures.
+    # Of class 2 there are two images.
     keep = (labels != 2) | (np.cumsum(labels == 2) <= 2)
     points, labels = points[keep], labels[keep]
     model = build(linear_embedder)

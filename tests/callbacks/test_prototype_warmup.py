@@ -8,7 +8,7 @@ from tfdml import callbacks, layers, models, ops
 
 
 @pytest.fixture
-def pictures():
+def images():
     rng = np.random.default_rng(0)
     return rng.random((24, 6, 6, 1)).astype("float32"), np.tile(np.arange(4), 6)
 
@@ -23,30 +23,30 @@ def make_model(pooling="gsp", kind=models.MetricModel, references=None, rate=0.0
     return model
 
 
-def fit(model, pictures, epochs, *more, **options):
-    return model.fit(*pictures, batch_size=12, shuffle=False, epochs=epochs, verbose=0, callbacks=[*more], **options)
+def fit(model, images, epochs, *more, **options):
+    return model.fit(*images, batch_size=12, shuffle=False, epochs=epochs, verbose=0, callbacks=[*more], **options)
 
 
-def test_it_trains_by_the_average_first(pictures):
+def test_it_trains_by_the_average_first(images):
     model, average = make_model(run_eagerly=False), make_model("gap")
     prototypes = ("prototype_embeddings",)
     average.embedder.set_weights(
         [np.asarray(weight) for weight in model.embedder.weights if not weight.name.split(":")[0].endswith(prototypes)]
     )
-    warmup = callbacks.PrototypeWarmup(pictures[0], epochs=2)
-    losses = fit(model, pictures, 3, warmup).history["loss"]
-    of_average = fit(average, pictures, 3).history["loss"]
+    warmup = callbacks.PrototypeWarmup(images[0], epochs=2)
+    losses = fit(model, images, 3, warmup).history["loss"]
+    of_average = fit(average, images, 3).history["loss"]
     np.testing.assert_allclose(losses[:2], of_average[:2], rtol=1e-4)
     # The graph is another one from there on.
     assert losses[2] != pytest.approx(of_average[2], rel=1e-3)
     assert model.embedder.get_layer("pooling").ratio == 0.3
 
 
-def test_prototypes_are_k_centers_of_the_learnt_features(pictures):
+def test_prototypes_are_k_centers_of_the_learnt_features(images):
     model = make_model()
-    fit(model, pictures, 2, callbacks.PrototypeWarmup(pictures[0], epochs=2, seed=3))
+    fit(model, images, 2, callbacks.PrototypeWarmup(images[0], epochs=2, seed=3))
     pooling = model.embedder.get_layer("pooling")
-    features = np.asarray(models.local_features(model.embedder)(pictures[0])).reshape(-1, 3)
+    features = np.asarray(models.local_features(model.embedder)(images[0])).reshape(-1, 3)
     features = features / np.maximum(1.0, np.linalg.norm(features, axis=1, keepdims=True))
     distances = np.linalg.norm(np.asarray(pooling.prototype_embeddings)[:, None] - features, axis=-1)
     np.testing.assert_allclose(distances.min(axis=1), 0.0, atol=1e-6)
@@ -55,36 +55,36 @@ def test_prototypes_are_k_centers_of_the_learnt_features(pictures):
     assert distances.min(axis=0).max() <= between.min() + 1e-6
 
 
-def test_evaluation_and_proxies_follow_the_present_pooling(pictures):
+def test_evaluation_and_proxies_follow_the_present_pooling(images):
     """Neither validation nor the pool of the next proxies may go by the graph of the warm-up."""
     # A rate of 0: only the pooling changes.
     proxies = layers.ClassProxies(4, 1, embedding_size=3)
     model = make_model(kind=models.CCPModel, references=proxies, rate=0.0, run_eagerly=False)
-    validation = {"validation_data": pictures}
-    warmup = callbacks.PrototypeWarmup(pictures[0], epochs=1)
+    validation = {"validation_data": images}
+    warmup = callbacks.PrototypeWarmup(images[0], epochs=1)
     # The first epoch is passed over; the third is the second without anything better.
-    projections = callbacks.AlternatingProjections(_dataset(pictures), pool_size=1, patience=1, start_from_epoch=1)
-    history = fit(model, pictures, 3, projections, warmup, **validation).history
+    projections = callbacks.AlternatingProjections(_dataset(images), pool_size=1, patience=1, start_from_epoch=1)
+    history = fit(model, images, 3, projections, warmup, **validation).history
     assert history["projection"] == [0, 0, 0] and int(model.projection) == 1
     assert history["val_loss"][1] == history["val_loss"][2] != history["val_loss"][0]
-    firsts = pictures[0][[0, 1, 2, 3]]
+    firsts = images[0][[0, 1, 2, 3]]
     np.testing.assert_allclose(np.asarray(model.proxies.proxies)[:, 0], models.embed(model.embedder, firsts), atol=1e-6)
 
 
-def _dataset(pictures):
+def _dataset(images):
     import tensorflow as tf
 
-    return tf.data.Dataset.from_tensor_slices(pictures).batch(12)
+    return tf.data.Dataset.from_tensor_slices(images).batch(12)
 
 
 @pytest.mark.parametrize("done", [2, *(pytest.param(done, marks=pytest.mark.integration) for done in (1, 3))])
-def test_resume_equals_no_interruption(pictures, tmp_path, done):
+def test_resume_equals_no_interruption(images, tmp_path, done):
     def run(path, until, first=False):
         model = make_model()
-        warmup = callbacks.PrototypeWarmup(pictures[0], epochs=2)
+        warmup = callbacks.PrototypeWarmup(images[0], epochs=2)
         stopping = callbacks.RetrievalEarlyStopping(5, start_from_epoch=2)
         backup = callbacks.TrainingBackup(path, callbacks=[stopping, warmup])
-        fit(model, pictures, until, stopping, warmup, backup, validation_data=pictures,
+        fit(model, images, until, stopping, warmup, backup, validation_data=images,
             initial_epoch=backup.initial_epoch)  # fmt: skip
         return model, stopping
 
@@ -96,19 +96,19 @@ def test_resume_equals_no_interruption(pictures, tmp_path, done):
     assert stopping.best_epoch == stopping_again.best_epoch >= 2
 
 
-def test_a_training_that_ends_during_the_warm_up_leaves_the_ratio(pictures):
+def test_a_training_that_ends_during_the_warm_up_leaves_the_ratio(images):
     model = make_model()
-    fit(model, pictures, 1, callbacks.PrototypeWarmup(pictures[0], epochs=5))
+    fit(model, images, 1, callbacks.PrototypeWarmup(images[0], epochs=5))
     assert model.embedder.get_layer("pooling").ratio == 0.3
 
 
-def test_bad_input(pictures):
+def test_bad_input(images):
     with pytest.raises(ValueError, match="epochs=0"):
-        callbacks.PrototypeWarmup(pictures[0], epochs=0)
-    warmup = callbacks.PrototypeWarmup(pictures[0])
+        callbacks.PrototypeWarmup(images[0], epochs=0)
+    warmup = callbacks.PrototypeWarmup(images[0])
     with pytest.raises(TypeError, match="no prototypes to warm up to. Received: GlobalAveragePooling"):
-        fit(make_model("gap"), pictures, 1, warmup)
+        fit(make_model("gap"), images, 1, warmup)
     plain = keras.Sequential([keras.Input((6, 6, 1)), keras.layers.Flatten(), keras.layers.Dense(4)])
     plain.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     with pytest.raises(TypeError, match="drives a MetricModel. Received: Sequential"):
-        fit(plain, pictures, 1, warmup)
+        fit(plain, images, 1, warmup)

@@ -11,23 +11,23 @@ CENTER = (SIDE - 1) / 2
 
 
 def dots(x, y, count=200):
-    """Pictures with a soft dot at (x, y) from the centre."""
+    """Images with a soft dot at (x, y) from the centre."""
     rows, columns = np.mgrid[:SIDE, :SIDE] - CENTER
     dot = np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 8.0).astype(np.float32)
     return np.repeat(dot[None, ..., None], count, 0)
 
 
-def places(pictures):
+def places(images):
     """Centroids (x, y) from the centre."""
-    pictures = np.asarray(pictures)[..., 0]
+    images = np.asarray(images)[..., 0]
     rows, columns = np.mgrid[:SIDE, :SIDE] - CENTER
-    mass = pictures.sum((1, 2))
-    return (pictures * columns).sum((1, 2)) / mass, (pictures * rows).sum((1, 2)) / mass
+    mass = images.sum((1, 2))
+    return (images * columns).sum((1, 2)) / mass, (images * rows).sum((1, 2)) / mass
 
 
 def test_nothing_asked_is_nothing_done():
-    pictures = dots(3, 4, 2)
-    np.testing.assert_array_equal(Augmentation()(pictures, (0, 0)), pictures)
+    images = dots(3, 4, 2)
+    np.testing.assert_array_equal(Augmentation()(images, (0, 0)), images)
 
 
 def test_rotation():
@@ -75,24 +75,24 @@ def test_all_affine_changes_are_one_map_of_the_plane():
 
 
 def test_flip():
-    pictures = np.random.default_rng(0).random((100, 6, 8, 2)).astype(np.float32)
-    result = Augmentation(horizontal_flip=True)(pictures, (0, 0)).numpy()
-    flipped = np.array([np.allclose(one, picture[:, ::-1]) for one, picture in zip(result, pictures)])
-    kept = np.array([np.allclose(one, picture) for one, picture in zip(result, pictures)])
+    images = np.random.default_rng(0).random((100, 6, 8, 2)).astype(np.float32)
+    result = Augmentation(horizontal_flip=True)(images, (0, 0)).numpy()
+    flipped = np.array([np.allclose(one, image[:, ::-1]) for one, image in zip(result, images)])
+    kept = np.array([np.allclose(one, image) for one, image in zip(result, images)])
     assert (flipped ^ kept).all()
     assert 30 < flipped.sum() < 70
 
 
 def ramps(height, width):
-    """A picture that holds its own coordinates as shares of its sides: rows in channel 0, columns in 1."""
+    """An image that holds its own coordinates as shares of its sides: rows in channel 0, columns in 1."""
     rows, columns = (np.mgrid[:height, :width] + 0.5) / np.reshape([height, width], (2, 1, 1))
     return np.stack([rows, columns], -1).astype(np.float32)
 
 
-def check_boxes(height_share, width_share, picture_aspect):
+def check_boxes(height_share, width_share, image_aspect):
     area = height_share * width_share
     assert (area < 0.52).all() and area.min() < 0.25 and area.max() > 0.4
-    aspect = width_share / height_share * picture_aspect
+    aspect = width_share / height_share * image_aspect
     # A box that would stick out is cut, which changes its aspect; those well inside keep it.
     inside = (height_share < 0.98) & (width_share < 0.98)
     assert (0.72 < aspect[inside]).all() and (aspect[inside] < 1.39).all()
@@ -101,10 +101,10 @@ def check_boxes(height_share, width_share, picture_aspect):
 
 def test_crop_inside_the_batch():
     height, width = 48, 64
-    pictures = np.repeat(ramps(height, width)[None], 300, 0)
-    result = Augmentation(crop_area=(0.2, 0.5))(pictures, (5, 6)).numpy()
-    assert result.shape == pictures.shape
-    # Inner pixels, since those at the border are mixed with the black around a picture.
+    images = np.repeat(ramps(height, width)[None], 300, 0)
+    result = Augmentation(crop_area=(0.2, 0.5))(images, (5, 6)).numpy()
+    assert result.shape == images.shape
+    # Inner pixels, since those at the border are mixed with the black around an image.
     height_share = (result[:, 40, 30, 0] - result[:, 8, 30, 0]) / 32 * height
     width_share = (result[:, 24, 50, 1] - result[:, 24, 14, 1]) / 36 * width
     check_boxes(height_share, width_share, width / height)
@@ -124,21 +124,21 @@ def test_crop_before_resizing():
         np.testing.assert_allclose(np.diff(one[:, 0, 0]), 1 / height, rtol=1e-3)
         np.testing.assert_allclose(np.diff(one[0, :, 1]), 1 / width, rtol=1e-3)
     # The second step of the same augmentation only flips.
-    pictures = np.repeat(ramps(8, 8)[None], 20, 0)
-    rest = augmentation.after_crop(pictures, (5, 6))
-    np.testing.assert_allclose(rest, Augmentation(horizontal_flip=True)(pictures, (5, 6)))
-    np.testing.assert_array_equal(Augmentation().crop(pictures[0], (5, 6)), pictures[0])
+    images = np.repeat(ramps(8, 8)[None], 20, 0)
+    rest = augmentation.after_crop(images, (5, 6))
+    np.testing.assert_allclose(rest, Augmentation(horizontal_flip=True)(images, (5, 6)))
+    np.testing.assert_array_equal(Augmentation().crop(images[0], (5, 6)), images[0])
 
 
 def test_follows_from_the_seed():
-    pictures = dots(5, 7, 4)
+    images = dots(5, 7, 4)
     augmentation = Augmentation(
         rotation=20, scale=0.1, translation=0.1, horizontal_flip=True, crop_area=(0.5, 1)
     )
-    first, again = augmentation(pictures, (3, 8)), augmentation(pictures, (3, 8))
+    first, again = augmentation(images, (3, 8)), augmentation(images, (3, 8))
     np.testing.assert_array_equal(first, again)
     for other in ((3, 9), (4, 8)):
-        assert np.abs(first - augmentation(pictures, other)).max() > 0.1
+        assert np.abs(first - augmentation(images, other)).max() > 0.1
     assert np.abs(first[0] - first[1]).max() > 0.1
 
 

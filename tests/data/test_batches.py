@@ -26,7 +26,7 @@ COUNTS = [5, 3, 8, 2, 4, 6, 4]
 
 @pytest.fixture
 def in_memory():
-    """Pictures whose one value is their number, in mixed order of classes."""
+    """Images whose one value is their number, in mixed order of classes."""
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(COUNTS)), COUNTS))
     images = np.arange(len(labels), dtype=np.uint8)[:, None, None, None] * np.ones((1, 6, 6, 1), np.uint8)
     return LabeledImages(images, labels, tuple("abcdefg"))
@@ -42,7 +42,7 @@ def in_files(tmp_path, in_memory):
 
 
 def numbers(images):
-    """Which picture each one is."""
+    """Which image each one is."""
     return np.rint(np.asarray(images)[:, 0, 0, 0] * 255).astype(int)
 
 
@@ -85,7 +85,7 @@ def test_an_epoch_visits_every_class(in_memory):
 
 
 @pytest.mark.parametrize("source, starts", [("in_memory", (1, 66, 100)), ("in_files", (2,))])
-def test_going_on_from_a_batch_gives_the_same_pictures(source, starts, request):
+def test_going_on_from_a_batch_gives_the_same_images(source, starts, request):
     dataset = request.getfixturevalue(source)
     options = {
         "classes_per_batch": 3,
@@ -115,7 +115,7 @@ def test_augmentation_changes_each_visit(in_memory):
     for (_, plain_labels), (changed_images, changed_labels) in zip(plain, changed):
         np.testing.assert_array_equal(plain_labels, changed_labels)
         assert changed_images.min() >= 0 and changed_images.max() <= 1
-    # Pictures are of one value and what a shift uncovers is black: the share of light tells how far it went.
+    # Images are of one value and what a shift uncovers is black: the share of light tells how far it went.
     before, after = (
         np.concatenate([images.mean((1, 2, 3)) for images, _ in batches]) for batches in (plain, changed)
     )
@@ -124,7 +124,7 @@ def test_augmentation_changes_each_visit(in_memory):
     assert len(np.unique(shares.round(4))) > 0.9 * len(shares)
 
 
-def test_small_pictures_can_be_enlarged_and_coloured(in_memory):
+def test_small_images_can_be_enlarged_and_coloured(in_memory):
     images, _ = next(iter(balanced_batches(in_memory, 2, 2, 0, Preprocessing((9, 12), 3))))
     assert images.shape == (4, 9, 12, 3)
 
@@ -163,7 +163,7 @@ def test_class_pool(source, projections, request):
         assert drawn[0] != drawn[1]
 
 
-def test_class_pool_draws_every_picture_at_times(in_memory):
+def test_class_pool_draws_every_image_at_times(in_memory):
     pool = class_pool(in_memory, pool_size=2, seed=0, preprocessing=PLAIN)
     found = {
         number for projection in range(12) for images, _ in pool(projection) for number in numbers(images)
@@ -171,10 +171,10 @@ def test_class_pool_draws_every_picture_at_times(in_memory):
     assert found == set(range(32))
 
 
-def test_a_picture_that_becomes_unreadable_is_named(in_files):
+def test_an_image_that_becomes_unreadable_is_named(in_files):
     path = in_files.images[7]
     with open(path, "wb") as file:
-        file.write(b"no picture")
+        file.write(b"no image")
     with pytest.raises(tf.errors.InvalidArgumentError, match="Unreadable image") as error:
         collect(evaluation_batches(in_files, 4, PLAIN))
     assert path in str(error.value)
@@ -185,14 +185,14 @@ def test_a_picture_that_becomes_unreadable_is_named(in_files):
     assert path in str(error.value)
 
 
-def test_a_picture_that_vanishes_is_named(in_files, tmp_path):
+def test_an_image_that_vanishes_is_named(in_files, tmp_path):
     path = tmp_path / "a" / (in_files.images[0][-7:])
     path.unlink()
     with pytest.raises(tf.errors.NotFoundError, match=str(path)):
         collect(evaluation_batches(in_files, 4, PLAIN))
 
 
-def test_refuses_classes_with_one_picture():
+def test_refuses_classes_with_one_image():
     dataset = LabeledImages(np.zeros((5, 6, 6, 1), np.uint8), [0, 0, 1, 2, 2], ("ant", "cat", "dog"))
     with pytest.raises(ValueError, match=r"'cat' \(1\)"):
         balanced_batches(dataset, 2, 2, 0, PLAIN)
@@ -221,16 +221,16 @@ KINDS = ("444", "420", "grey", "turned", "png")
 
 
 def encode(kind, folder):
-    """Writes a picture of a kind and returns its path; "turned" has an EXIF orientation."""
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (61, 83, 3), dtype=np.uint8))
-    picture = picture.convert("L") if kind == "grey" else picture
+    """Writes an image of a kind and returns its path; "turned" has an EXIF orientation."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (61, 83, 3), dtype=np.uint8))
+    image = image.convert("L") if kind == "grey" else image
     path, options = folder / f"{kind}.{'png' if kind == 'png' else 'jpg'}", {}
     if kind != "png":
         options = {"subsampling": 2 if kind == "420" else 0, "quality": 90}
     if kind == "turned":
         options["exif"] = Image.Exif()
         options["exif"][0x0112] = 6
-    picture.save(path, **options)
+    image.save(path, **options)
     return str(path)
 
 
@@ -258,7 +258,7 @@ def photograph(width, height):
 @pytest.mark.parametrize("subsampling, channels", [(0, 1), (2, 3)])
 def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(subsampling, channels, tmp_path):
     """Against Pillow: decoded in full, cut out and resized with its anti-aliased bilinear filter."""
-    path, size = str(tmp_path / "picture.jpg"), (60, 70)
+    path, size = str(tmp_path / "image.jpg"), (60, 70)
     photograph(1200, 900).save(path, quality=90, subsampling=subsampling)
     preprocessing = Preprocessing(size, channels)
     whole = Image.open(path).convert("RGB" if channels == 3 else "L")
@@ -293,7 +293,7 @@ def test_decoding_smaller_does_not_alias(tmp_path):
         assert abs(image.mean() - 0.5) < 0.02 and image.std() < 0.03
 
 
-def test_flips_of_single_pictures_are_those_of_batches(tmp_path):
+def test_flips_of_single_images_are_those_of_batches(tmp_path):
     paths = [str(tmp_path / f"{number}.jpg") for number in range(8)]
     for path, pixels in zip(paths, np.random.default_rng(0).integers(0, 256, (8, 30, 40, 3), dtype=np.uint8)):
         Image.fromarray(pixels).save(path, quality=95)
@@ -333,11 +333,11 @@ def test_batches_of_crops(tmp_path):
 
 
 def test_a_random_crop_takes_the_place_of_the_central_one(tmp_path):
-    # Of a picture with one bright row at the top, nothing would be left in the centre.
-    picture = np.zeros((40, 20), np.uint8)
-    picture[:10] = 255
-    Image.fromarray(picture).save(tmp_path / "picture.png")
-    dataset = LabeledImages([str(tmp_path / "picture.png")] * 2, [0, 0], "a")
+    # Of an image with one bright row at the top, nothing would be left in the centre.
+    image = np.zeros((40, 20), np.uint8)
+    image[:10] = 255
+    Image.fromarray(image).save(tmp_path / "image.png")
+    dataset = LabeledImages([str(tmp_path / "image.png")] * 2, [0, 0], "a")
     preprocessing = Preprocessing((8, 8), 1, short_side=8)
     ((central, _),) = collect(evaluation_batches(dataset, 2, preprocessing))
     assert central.max() < 0.2

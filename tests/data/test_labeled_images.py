@@ -7,15 +7,15 @@ import tensorflow as tf
 from tfdml.data import LabeledImages
 
 
-def pictures(labels, class_names="abcd"):
+def images(labels, class_names="abcd"):
     labels = np.asarray(labels)
-    # Each picture's value tells which one it is.
+    # Each image's value tells which one it is.
     images = np.arange(len(labels), dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 3, 1), np.uint8)
     return LabeledImages(images, labels, tuple(class_names), name="toys")
 
 
 def test_counts_and_shapes():
-    dataset = pictures([0, 1, 1, 3])
+    dataset = images([0, 1, 1, 3])
     assert len(dataset) == 4
     assert dataset.num_classes == 4
     assert dataset.class_counts.tolist() == [1, 2, 0, 1]
@@ -32,8 +32,8 @@ def test_paths():
     assert dataset.subset([1]).images.tolist() == ["two.png"]
 
 
-def test_subset_relabels_in_the_given_order_and_keeps_the_pictures_order():
-    subset = pictures([3, 0, 1, 0, 2]).subset([2, 0])
+def test_subset_relabels_in_the_given_order_and_keeps_the_images_order():
+    subset = images([3, 0, 1, 0, 2]).subset([2, 0])
     assert subset.class_names == ("c", "a")
     assert subset.images[:, 0, 0, 0].tolist() == [1, 3, 4]
     assert subset.labels.tolist() == [1, 1, 0]
@@ -42,7 +42,7 @@ def test_subset_relabels_in_the_given_order_and_keeps_the_pictures_order():
 
 def test_is_frozen():
     with pytest.raises(AttributeError):
-        pictures([0]).labels = np.array([1])
+        images([0]).labels = np.array([1])
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_is_frozen():
 )
 def test_subset_refuses(classes, message):
     with pytest.raises(ValueError, match=message):
-        pictures([0, 1]).subset(classes)
+        images([0, 1]).subset(classes)
 
 
 @pytest.mark.parametrize(
@@ -78,9 +78,9 @@ def test_refuses_what_does_not_fit(images, labels, error, message):
 
 
 def test_published_split_and_roles():
-    plain = pictures([0, 1, 2, 3])
+    plain = images([0, 1, 2, 3])
     assert plain.num_train_classes is None and plain.roles is None and plain.is_query is None
-    published = dataclasses.replace(pictures([0, 1, 2, 2, 3, 3]), num_train_classes=2, roles=[0, 0, 1, 2, 2, 1])
+    published = dataclasses.replace(images([0, 1, 2, 2, 3, 3]), num_train_classes=2, roles=[0, 0, 1, 2, 2, 1])
     assert published.num_train_classes == 2
     assert published.roles.dtype == np.int8
     assert published.is_query is None
@@ -103,7 +103,7 @@ def test_published_split_and_roles():
 )
 def test_refuses_splits_and_roles(fields, message):
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(pictures([0, 1, 1]), **fields)
+        dataclasses.replace(images([0, 1, 1]), **fields)
 
 
 @pytest.mark.parametrize("labels", [[True, False], np.array([[1], [0]], np.uint8), np.array([1, 0], object)])
@@ -113,10 +113,10 @@ def test_labels_of_other_types(labels):
 
 
 def test_classes_of_one_name_stay_apart():
-    dataset = pictures([0, 1, 3], ["a", "b", "c", "b"])
+    dataset = images([0, 1, 3], ["a", "b", "c", "b"])
     assert (dataset.num_classes, dataset.class_counts.tolist()) == (4, [1, 1, 0, 1])
     assert dataset.subset([3, 1]).class_names == ("b", "b")
-    assert pictures([0, 1], [b"a", "\u00fc"]).class_names == ("a", "\u00fc")
+    assert images([0, 1], [b"a", "\u00fc"]).class_names == ("a", "\u00fc")
 
 
 @pytest.mark.skipif(not hasattr(getattr(np, "dtypes", None), "StringDType"), reason="NumPy 1 has no StringDType")

@@ -1,4 +1,4 @@
-"""Preparing published data sets: archives, checksums, counts, pictures, and all that can go wrong."""
+"""Preparing published data sets: archives, checksums, counts, images, and all that can go wrong."""
 
 import errno
 import io
@@ -52,7 +52,7 @@ def test_an_extracted_folder_is_checked_and_left_alone(tmp_path, name):
     found = prepare(name, str(path), counts="any")
     assert found["classes"] == {"cifar10": 10, "cifar100": 100, "cifar_collage": 100}.get(name, 8)
     if name == "in_shop":
-        assert (found["query pictures"], found["gallery pictures"]) == (8, 8)
+        assert (found["query images"], found["gallery images"]) == (8, 8)
     assert everything_in(path) == before
 
 
@@ -74,7 +74,7 @@ def test_archives_are_extracted(tmp_path, name, packed):
 def test_the_second_form_of_cars196(packed):
     path, files = packed("cars196", devkit=True)
     assert {file.name for file in files} == {"cars_train.tgz", "cars_test.tgz", "car_devkit.tgz"}
-    assert prepare("cars196", path, counts="any")["pictures"] == 32
+    assert prepare("cars196", path, counts="any")["images"] == 32
 
 
 def test_an_archive_in_a_folder_of_its_own_name(tmp_path):
@@ -84,7 +84,7 @@ def test_an_archive_in_a_folder_of_its_own_name(tmp_path):
     folder = tmp_path / "CUB_200_2011"
     folder.mkdir()
     archive.rename(folder / archive.name)
-    assert prepare("cub", folder, counts="any")["pictures"] == 32
+    assert prepare("cub", folder, counts="any")["images"] == 32
     assert len(load("cub", path=folder, counts="any")) == 32
 
 
@@ -96,8 +96,8 @@ def test_published_counts_and_checksums(packed, tmp_path):
     assert str(archive) in str(error.value)
     assert [entry.name for entry in path.iterdir()] == [archive.name]
     with miniatures.expected_counts_of("sop", whole, md5={archive.name: miniatures.md5_of(archive)}):
-        assert prepare("sop", path)["pictures"] == 32
-    with pytest.raises(ValueError, match="with 8 classes, 32 pictures.*expected 22,634 classes, 120,053 pictures"):
+        assert prepare("sop", path)["images"] == 32
+    with pytest.raises(ValueError, match="with 8 classes, 32 images.*expected 22,634 classes, 120,053 images"):
         prepare("sop", path)
 
 
@@ -114,7 +114,7 @@ def test_the_checksum_of_a_list_that_is_no_archive(tmp_path):
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_the_numbers_of_cifar(tmp_path, name):
     path = miniatures.make(name, tmp_path)
-    with pytest.raises(ValueError, match="expected 50,000 pictures in the training files, 10,000 pictures in the test"):
+    with pytest.raises(ValueError, match="expected 50,000 images in the training files, 10,000 images in the test"):
         prepare(name, path)
     with miniatures.expected_counts_of(name, path):
         prepare(name, path)
@@ -132,13 +132,13 @@ def test_says_what_to_put_where(tmp_path, name):
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_the_pictures_of_in_shop_are_never_fetched(tmp_path, monkeypatch):
+def test_the_images_of_in_shop_are_never_fetched(tmp_path, monkeypatch):
     monkeypatch.setattr(urllib.request, "urlopen", None)
     with pytest.raises(FileNotFoundError, match="Put img.zip, .*licence"):
         prepare("in_shop", tmp_path, download=True)
 
 
-def test_corrupt_pictures_are_named(tmp_path):
+def test_corrupt_images_are_named(tmp_path):
     path = miniatures.make_cub(tmp_path)
     victims = [pathlib.Path(image) for image in load("cub", path=path, counts="any").images[[2, 17]]]
     victims[0].write_bytes(victims[0].read_bytes()[:-60])
@@ -348,7 +348,7 @@ def test_what_is_missing_is_fetched_if_asked_for(tmp_path, host):
     path = tmp_path / "new" / "folder"
     with pytest.raises(FileNotFoundError, match=r"\(with --download it fetches what is missing\)"):
         prepare("cub", path)
-    assert prepare("cub", path, download=True)["pictures"] == 32
+    assert prepare("cub", path, download=True)["images"] == 32
     assert sorted(entry.name for entry in path.iterdir()) == ["CUB_200_2011", "CUB_200_2011.tgz"]
     # What is there is not fetched again.
     host.unlink()
@@ -395,12 +395,12 @@ def test_command(tmp_path, capsys):
     path = miniatures.make_sop(tmp_path)
     assert main(["sop", str(path), "--counts", "any"]) == 0
     assert capsys.readouterr().out == (
-        "sop: 8 classes, 32 pictures, 4 training classes, 16 training pictures; all can be read.\n"
+        "sop: 8 classes, 32 images, 4 training classes, 16 training images; all can be read.\n"
     )
     assert main(["sop", str(path)]) == 1
     assert main(["sop", str(tmp_path / "nowhere")]) == 1
     error = capsys.readouterr().err
-    assert "tfdml-prepare: These are not the published pictures" in error
+    assert "tfdml-prepare: These are not the published images" in error
     assert "nowhere'. Put Stanford_Online_Products.zip, from ftp://" in error
     with pytest.raises(SystemExit):
         main(["sop"])
@@ -411,7 +411,7 @@ def test_the_command_in_a_process_of_its_own(tmp_path, request):
     run = [sys.executable, "-m", "tfdml.data.prepare", "sop", str(miniatures.make_sop(tmp_path)), "--counts", "any"]
     done = subprocess.run(run, cwd=request.config.rootpath, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("sop: 8 classes, 32 pictures")
+    assert done.stdout.startswith("sop: 8 classes, 32 images")
 
 
 def test_a_terminal_sees_how_far_it_is(tmp_path, packed, monkeypatch, capsys):

@@ -24,7 +24,7 @@ def samplers(draw):
 
 @settings(deadline=None, max_examples=80)
 @given(samplers())
-def test_batches_hold_distinct_classes_and_distinct_pictures(options):
+def test_batches_hold_distinct_classes_and_distinct_images(options):
     labels, per_class = options["labels"], options["samples_per_class"]
     counts = np.bincount(labels)
     sampler = BalancedSampler(**options)
@@ -46,7 +46,7 @@ def test_batches_hold_distinct_classes_and_distinct_pictures(options):
 
 @settings(deadline=None, max_examples=60)
 @given(samplers(), st.integers(1, 25))
-def test_classes_and_pictures_are_used_evenly(options, epochs):
+def test_classes_and_images_are_used_evenly(options, epochs):
     labels = options["labels"]
     counts = np.bincount(labels)
     sampler = BalancedSampler(**options)
@@ -109,15 +109,15 @@ def test_order_is_random_and_depends_on_the_seed():
     first, second = (BalancedSampler(labels, 4, 2, seed) for seed in (0, 1))
     assert (first.epoch(0) != second.epoch(0)).any()
     assert (labels[first.epoch(0)] != labels[first.epoch(1)]).any()
-    # Every pair of pictures of a class should meet at some time.
+    # Every pair of images of a class should meet at some time.
     met = set()
     for epoch in range(400):
         met |= {tuple(sorted(pair)) for pair in first.epoch(epoch).reshape(-1, 2)}
     assert len(met) == 20 * math.comb(10, 2)
 
 
-def test_straddling_visits_do_not_bind_pictures_together():
-    # Seven pictures in visits of three: each pair should meet about equally often.
+def test_straddling_visits_do_not_bind_images_together():
+    # Seven images in visits of three: each pair should meet about equally often.
     sampler = BalancedSampler(np.zeros(7, int), 1, 3, seed=0)
     meetings = np.zeros((7, 7))
     for epoch in range(4000):
@@ -129,14 +129,14 @@ def test_straddling_visits_do_not_bind_pictures_together():
 
 
 def test_many_classes_stay_cheap():
-    # Rows are made for an epoch at a time: no memory or work beyond the number of pictures.
+    # Rows are made for an epoch at a time: no memory or work beyond the number of images.
     labels = np.repeat(np.arange(11_318), 5)
     sampler = BalancedSampler(labels, 8, 4, seed=0)
     assert sampler.epoch(0).shape == (1415, 32)
     assert set(labels[sampler.epoch(3).ravel()]) == set(range(11_318))
 
 
-def test_names_the_classes_with_too_few_pictures():
+def test_names_the_classes_with_too_few_images():
     with pytest.raises(ValueError, match=r"'cat' \(1\), 'emu' \(0\)"):
         BalancedSampler([0, 0, 1, 2, 2], 2, 2, 0, class_names=("ant", "cat", "dog", "emu"))
     with pytest.raises(ValueError, match="and 5 more"):

@@ -91,7 +91,7 @@ def test_the_conventional_protocol_validates_on_the_test_classes():
     assert names(splits.test) == [6, 7, 8, 9]
 
 
-def test_roles_stay_with_their_pictures():
+def test_roles_stay_with_their_images():
     roles = [0] * 12 + [1, 2] * 4
     splits = split_classes(numbered(10, num_train_classes=6, roles=roles), validation=0.2, test="published")
     assert splits.train.is_query is None and splits.validation.is_query is None

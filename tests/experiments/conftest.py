@@ -90,7 +90,7 @@ def head_changes(stored_features):
         "training.steps_per_validation": 4,
         "training.max_validations": 3,
         "training.geometry": False,
-        "evaluation.pictures": False,
+        "evaluation.figures": False,
     }
 
 

@@ -64,12 +64,12 @@ def test_from_prepare_to_evaluate(name, protocol, tmp_path, monkeypatch, capsys)
     assert summary["data"] == name and summary["protocol"] == protocol
     assert len(runs) == (2 if protocol in ("fair", "cross_validation") else 1)
     ensemble = ["--ensemble"] if protocol == "fair" else []
-    assert evaluate_main([*map(str, runs[:2]), *ensemble, "--no-pictures"]) == 0
+    assert evaluate_main([*map(str, runs[:2]), *ensemble, "--no-figures"]) == 0
     assert "test classes: " in capsys.readouterr().out
     kept = list((tmp_path).rglob("evaluations/*/metrics.json"))
     assert len(kept) == (1 if ensemble else len(runs[:2]))
     if name == "in_shop":
-        # Half of a test class' four pictures are queries; there are four such classes.
+        # Half of a test class' four images are queries; there are four such classes.
         assert json.loads(kept[0].read_text())["metrics"]["queries"] == 8
     if summary["evaluations"] == 1:
         kind = "ensemble" if ensemble else "separate"

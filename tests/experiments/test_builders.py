@@ -22,7 +22,7 @@ from tfdml.experiments.parsing import to_mapping
 from tfdml.experiments.recipe_files import merge
 
 
-def pictures(classes=40, of_each=3):
+def images(classes=40, of_each=3):
     labels = np.repeat(np.arange(classes), of_each)
     return data.LabeledImages(np.zeros((len(labels), 2, 2, 1), np.uint8), labels, [str(n) for n in range(classes)])
 
@@ -39,7 +39,7 @@ def embedder(size, attributes=False):
 def model_of(recipe="gap", presets=(), **changes):
     changes = {key.replace("__", "."): value for key, value in changes.items()}
     recipe = load_recipe(recipe, {"model.embedding_size": 8, **changes}, presets)
-    return make_model(recipe, embedder(8), pictures())
+    return make_model(recipe, embedder(8), images())
 
 
 def with_preset(name):
@@ -66,7 +66,7 @@ def test_every_preset_makes_loss_and_optimizer():
 def test_every_preset_trains(name):
     keras.utils.set_random_seed(0)
     recipe = with_preset(name)
-    model = make_model(recipe, embedder(8, recipe.zero_shot.enabled), pictures())
+    model = make_model(recipe, embedder(8, recipe.zero_shot.enabled), images())
     model.run_eagerly = True
     rng = np.random.default_rng(0)
     labels = np.repeat(rng.permutation(40)[:4], recipe.batches.samples_per_class)
@@ -104,7 +104,7 @@ OF_CONSTRUCTORS = [
     ("gap-ccp", {"references.per_class": 0}, "references.per_class: Received: per_class=0; expected an integer >= 1."),
     ("xbm", {"references.memory_size": 0}, "references.memory_size: Received: size=0; expected an integer >= 1."),
     ("xbm", {"references.memory_warmup": -1}, "references.memory_warmup: Received: warmup_steps=-1; expected an"),
-    ("gsp", {"zero_shot.enabled": True, "zero_shot.dim": 0}, "zero_shot.dim: Received: embedding_size=0; expected an"),
+    ("gsp", {"zero_shot.enabled": True, "zero_shot.embedding_size": 0}, "embedding_size=0; expected an integer"),
     ("gsp", {"zero_shot.enabled": True, "zero_shot.ridge": 0.0}, "zero_shot.ridge: Received: ridge=0.0; expected"),
     ("gsp", {"zero_shot.enabled": True, "zero_shot.temperature": -1.0}, "zero_shot.temperature: Received: temperature"),
     ("features", {"model.head.hidden": [8, 0]}, "model.head.hidden: Received: hidden=0; expected an integer >= 1."),
@@ -139,7 +139,7 @@ def test_references():
     model = model_of("xbm", references__memory_size=33, references__memory_warmup=5)
     (memory,) = model.references
     assert (memory.size, memory.embedding_size, memory.warmup_steps, model.in_batch_weight) == (33, 8, 5, 1)
-    # Two passes over 40 classes of 4 pictures each.
+    # Two passes over 40 classes of 4 images each.
     assert model_of("xbm").references[0].size == 320
     model = model_of("xbm", references__name="proxies_and_memory", references__in_batch_weight=0.5)
     assert [type(layer) for layer in model.references] == [layers.ClassProxies, layers.CrossBatchMemory]
@@ -159,7 +159,7 @@ def test_the_weight_inside_the_batch_under_ccp(of_ccp, of_references, weight):
 def test_optimizers():
     model = model_of("gap", optimizer__l2_weight_decay=1e-3, optimizer__warmup_epochs=1.5)
     assert model.reference_optimizer is None and model.weight_decay == 1e-3
-    # 120 pictures in batches of 32 are 3.75 steps.
+    # 120 images in batches of 32 are 3.75 steps.
     assert model.warmup_steps == 6
     model = model_of(
         "gap", references__name="proxies", optimizer__proxy_learning_rate_multiplier=100.0,
@@ -224,8 +224,8 @@ def test_the_zero_shot_section():
     inputs = keras.Input((3, 3, 4))
     pooled = layers.GeneralizedSumPooling(3, return_attributes=True, name="pooling")(inputs)[0]
     for dim in (None, 6):
-        recipe = load_recipe("gap", {**changes, "zero_shot.dim": dim})
-        model = make_model(recipe, keras.Model(inputs, pooled), pictures())
+        recipe = load_recipe("gap", {**changes, "zero_shot.embedding_size": dim})
+        model = make_model(recipe, keras.Model(inputs, pooled), images())
         zero_shot = model.zero_shot
         assert (zero_shot.num_classes, zero_shot.embedding_size) == (40, dim or 4)
         assert (model.zero_shot_weight, zero_shot.ridge, zero_shot.temperature) == (0.25, 0.5, 0.2)

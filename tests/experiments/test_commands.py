@@ -155,18 +155,18 @@ def test_bad_input_ends_with_2_a_message_and_no_folder(capsys, tmp_path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
-def test_pictures_in_files_need_a_shape(capsys, tmp_path):
+def test_images_in_files_need_a_shape(capsys, tmp_path):
     import tensorflow as tf
 
     for number in range(20):
-        folder = tmp_path / "pictures" / f"class{number % 10}"
+        folder = tmp_path / "images" / f"class{number % 10}"
         folder.mkdir(parents=True, exist_ok=True)
         png = tf.io.encode_png(tf.fill((10, 10, 1), tf.constant(number * 10, tf.uint8)))
         (folder / f"{number}.png").write_bytes(png.numpy())
-    arguments = ["digits-quick", "--data.name", "folder", "--data.options.path", str(tmp_path / "pictures")]
+    arguments = ["digits-quick", "--data.name", "folder", "--data.options.path", str(tmp_path / "images")]
     error = _error_of(capsys, train_main, *arguments, "--data.size", "null", "--data.channels", "null")
     assert "expected both to be given" in error
-    (tmp_path / "pictures" / "class3" / "broken.png").write_bytes(b"\x89PNG but not really")
+    (tmp_path / "images" / "class3" / "broken.png").write_bytes(b"\x89PNG but not really")
     assert "broken.png" in _error_of(capsys, train_main, *arguments)
 
 
@@ -208,8 +208,8 @@ def test_options_of_datasets_reach_evaluation_and_extraction_as_values(monkeypat
         taken.append((path, data, options))
         raise InputError("enough")
 
-    def extract_features(model, pictures, out, *, data_options, **others):
-        taken.append((model, pictures, data_options or {}))
+    def extract_features(model, images, out, *, data_options, **others):
+        taken.append((model, images, data_options or {}))
         raise InputError("enough")
 
     monkeypatch.setattr(evaluation, "evaluate", evaluate)
@@ -256,21 +256,21 @@ def test_the_summary_of_a_run_names_files_that_exist(tmp_path):
     metrics = {"map_at_r": 0.5, "precision_at_1": 0.75}
     training = {"steps": 30, "seconds": 12.3, "projections": 2}
     result = TrainingResult(tmp_path, metrics, metrics, {"map_at_r": 0.25, "epoch": 3}, training)
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "figures").mkdir()
     (tmp_path / "test_metrics.json").write_text("{}")
     lines = commands._summary(result).splitlines()
     assert lines[0] == "Trained for 30 steps in 12 s, 2 projections; best validation MAP@R 0.2500 after validation 3."
     assert lines[-1] == f"Files in {tmp_path}: metrics test_metrics.json"
-    (tmp_path / "pictures" / "embedding_map.png").write_text("")
+    (tmp_path / "figures" / "embedding_map.png").write_text("")
     (tmp_path / "saved_model").mkdir()
     (tmp_path / "saved_model" / "saved_model.pb").write_text("")
-    expected = "metrics test_metrics.json, SavedModel saved_model, figures pictures"
+    expected = "metrics test_metrics.json, SavedModel saved_model, figures figures"
     assert commands._summary(result).splitlines()[-1] == f"Files in {tmp_path}: {expected}"
 
 
 @pytest.mark.integration
 def test_the_quick_recipe_ends_clearly_above_the_untrained_network(tmp_path):
-    result = train("digits-quick", tmp_path / "run", overrides={"evaluation.pictures": False}, verbose=0)
+    result = train("digits-quick", tmp_path / "run", overrides={"evaluation.figures": False}, verbose=0)
     assert result.test["map_at_r"] > result.untrained["map_at_r"] + 0.1
     assert result.test["precision_at_1"] > result.untrained["precision_at_1"] + 0.1
 

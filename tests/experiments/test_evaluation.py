@@ -24,8 +24,8 @@ def in_tmp_path(tmp_path, monkeypatch):
     return tmp_path
 
 
-def _pictures(folder, classes=3):
-    """Two pictures of different sizes for each class; PNG, JPEG and WebP, which a SavedModel cannot decode."""
+def _write_images(folder, classes=3):
+    """Two images of different sizes for each class; PNG, JPEG and WebP, which a SavedModel cannot decode."""
     generator = np.random.default_rng(0)
     for number in range(2 * classes):
         image = generator.integers(0, 256, (20 + number, 24, 1), np.uint8)
@@ -39,15 +39,15 @@ def _pictures(folder, classes=3):
     return folder
 
 
-def _metrics(image_run, pictures):
+def _metrics(image_run, dataset):
     """The metrics of the network, computed from its embeddings."""
-    batches = data.evaluation_batches(pictures, 256, image_run.images.preprocessing)
+    batches = data.evaluation_batches(dataset, 256, image_run.images.preprocessing)
     embeddings = np.concatenate([image_run.embedder(images) for images, _ in batches])
-    return retrieval_metrics(embeddings, pictures.labels)
+    return retrieval_metrics(embeddings, dataset.labels)
 
 
 def test_a_run_on_its_own_test_classes(image_run, tmp_path):
-    done = evaluate(image_run.folder, out=tmp_path / "evaluation", pictures=False)
+    done = evaluate(image_run.folder, out=tmp_path / "evaluation", figures=False)
     assert done.metrics == pytest.approx(_metrics(image_run, image_run.images.test), abs=1e-6)
     assert (done.data, done.split, done.classes) == ("digits", "test", 3)
     written = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
@@ -58,14 +58,14 @@ def test_a_run_on_its_own_test_classes(image_run, tmp_path):
 def test_the_figures_of_a_trained_run(finished_run, tmp_path):
     done = evaluate(finished_run.folder, out=tmp_path / "evaluation")
     assert done.metrics == pytest.approx(finished_run.test)
-    names = {file.name for file in (tmp_path / "evaluation" / "pictures").iterdir()}
+    names = {file.name for file in (tmp_path / "evaluation" / "figures").iterdir()}
     assert names == {"embedding_map.png", "nearest_neighbors.png", "pooling_maps.png"}
 
 
 def test_run_and_saved_model_agree(image_run, in_tmp_path):
-    folder = str(_pictures(in_tmp_path / "pictures"))
-    ours = evaluate(image_run.folder, folder, out=in_tmp_path / "run", pictures=False)
-    theirs = evaluate(image_run.folder / "saved_model", folder, pictures=False)
+    folder = str(_write_images(in_tmp_path / "images"))
+    ours = evaluate(image_run.folder, folder, out=in_tmp_path / "run", figures=False)
+    theirs = evaluate(image_run.folder / "saved_model", folder, figures=False)
     # Rounding differs, and with it the order of neighbors at nearly the same distance.
     assert theirs.metrics == pytest.approx(ours.metrics, abs=1e-4)
     assert theirs.folder.parent.resolve() == (in_tmp_path / "evaluations").resolve()
@@ -73,8 +73,8 @@ def test_run_and_saved_model_agree(image_run, in_tmp_path):
 
 
 def test_the_limit_of_pixels_reaches_every_network(image_run, in_tmp_path, capsys):
-    folder = str(_pictures(in_tmp_path / "pictures"))
-    options = ["--options.verify", "false", "--options.max_pixels", "550", "--no-pictures"]
+    folder = str(_write_images(in_tmp_path / "images"))
+    options = ["--options.verify", "false", "--options.max_pixels", "550", "--no-figures"]
     for network in (image_run.folder, image_run.folder / "saved_model"):
         with pytest.raises(SystemExit):
             evaluate_main([str(network), "--data", folder, *options])
@@ -86,7 +86,7 @@ def test_the_limit_of_pixels_reaches_every_network(image_run, in_tmp_path, capsy
 
 @pytest.mark.integration
 def test_the_limit_of_the_data_is_that_of_the_saved_model(tiny_changes, tmp_path):
-    options = {"path": str(_pictures(tmp_path / "pictures", classes=4)), "max_pixels": 650}
+    options = {"path": str(_write_images(tmp_path / "images", classes=4)), "max_pixels": 650}
     shares = {"validation_classes": 0.25, "test_classes": 0.25}
     data_changes = {"name": "folder", "options": options, "channels": 1, **shares}
     changes = {**tiny_changes, **{f"data.{key}": value for key, value in data_changes.items()}}
@@ -104,7 +104,7 @@ def test_the_limit_of_the_data_is_that_of_the_saved_model(tiny_changes, tmp_path
 def test_a_split_of_other_data(image_run, in_tmp_path):
     done = evaluate(
         image_run.folder / "saved_model", "digits", split="test",
-        splitting={"validation_classes": 0.1, "test_classes": 0.5}, pictures=False,
+        splitting={"validation_classes": 0.1, "test_classes": 0.5}, figures=False,
     )  # fmt: skip
     test = data.split_classes(data.load("digits"), validation=0.1, test=0.5).test
     assert done.classes == 5 and done.images == len(test)
@@ -115,12 +115,12 @@ def test_a_split_of_other_data(image_run, in_tmp_path):
     saved = load_saved_model(image_run.folder / "saved_model").embed(np.stack(test.images))
     np.testing.assert_allclose(saved, expected, rtol=0, atol=1e-6)
     assert done.metrics == pytest.approx(retrieval_metrics(saved, test.labels), abs=1e-6)
-    assert not (done.folder / "pictures").exists()
+    assert not (done.folder / "figures").exists()
 
 
 def test_the_command_prints_and_stores(image_run, in_tmp_path, capsys):
     assert (
-        evaluate_main([str(image_run.folder), "--split", "validation", "--no-pictures", "--out", "mine"])
+        evaluate_main([str(image_run.folder), "--split", "validation", "--no-figures", "--out", "mine"])
         == 0
     )
     shown = capsys.readouterr().out
@@ -132,15 +132,15 @@ def test_the_command_prints_and_stores(image_run, in_tmp_path, capsys):
 
 
 def test_the_command_passes_options_of_the_data(image_run, in_tmp_path, capsys):
-    folder = _pictures(in_tmp_path / "pictures")
-    arguments = [str(image_run.folder), "--data", "folder", "--options.path", str(folder), "--no-pictures"]
+    folder = _write_images(in_tmp_path / "images")
+    arguments = [str(image_run.folder), "--data", "folder", "--options.path", str(folder), "--no-figures"]
     assert evaluate_main([*arguments, "--out", "mine"]) == 0
     assert "all classes: 6 images of 3 classes" in capsys.readouterr().out
 
 
 def test_the_command_searches_by_faiss_and_tells_its_recall(image_run, in_tmp_path, capsys):
     pytest.importorskip("faiss")
-    arguments = [str(image_run.folder), "--split", "validation", "--no-pictures", "--out", "mine"]
+    arguments = [str(image_run.folder), "--split", "validation", "--no-figures", "--out", "mine"]
     assert evaluate_main([*arguments, "--search", "faiss"]) == 0
     metrics = json.loads((in_tmp_path / "mine" / "metrics.json").read_text())["metrics"]
     assert 0.0 < metrics["neighbor_recall"] <= 1.0
@@ -156,9 +156,9 @@ def test_the_command_without_faiss(image_run, in_tmp_path, capsys, monkeypatch):
 
 
 def test_nothing_is_written_over(image_run, in_tmp_path):
-    folder = str(_pictures(in_tmp_path / "pictures"))
-    first = evaluate(image_run.folder / "saved_model", folder, pictures=False)
-    second = evaluate(image_run.folder / "saved_model", folder, pictures=False)
+    folder = str(_write_images(in_tmp_path / "images"))
+    first = evaluate(image_run.folder / "saved_model", folder, figures=False)
+    second = evaluate(image_run.folder / "saved_model", folder, figures=False)
     assert first.folder != second.folder
     with pytest.raises(RunFolderError, match="nothing is written over"):
         evaluate(image_run.folder, out=first.folder)
@@ -192,7 +192,7 @@ def test_a_run_without_weights(image_run, tmp_path):
         evaluate(folder.path)
     folder.history.write_text("epoch\n")
     folder.best_weights.write_bytes((image_run.folder / "best.weights.h5").read_bytes())
-    done = evaluate(folder.path, pictures=False)
+    done = evaluate(folder.path, figures=False)
     assert done.metrics == pytest.approx(_metrics(image_run, image_run.images.test), abs=1e-6)
     assert done.folder.parent == folder.evaluations
 
@@ -207,14 +207,14 @@ def test_nothing_in_the_folder_of_a_run_is_executed(image_run, copied_run):
     """The recipe makes the network, also under the other line of Keras, which cannot read embedder.keras."""
     for content in (b"garbage", _hdf5()):
         copied_run.embedder.write_bytes(content)
-        done = evaluate(copied_run.path, pictures=False)
+        done = evaluate(copied_run.path, figures=False)
         assert done.metrics == pytest.approx(_metrics(image_run, image_run.images.test), abs=1e-6)
     copied_run.best_weights.unlink()
     # Keras 2.15 would load the code of a Lambda layer from it.
     with pytest.raises(InputError, match="not a Keras archive. Received: .*embedder.keras"):
         evaluate(copied_run.path)
     shutil.copy(image_run.folder / "embedder.keras", copied_run.embedder)
-    done = evaluate(copied_run.path, pictures=False)
+    done = evaluate(copied_run.path, figures=False)
     assert done.metrics == pytest.approx(_metrics(image_run, image_run.images.test), abs=1e-6)
 
 
@@ -227,7 +227,7 @@ def _hdf5():
 
 def test_damaged_weights_are_named(copied_run, caplog):
     copied_run.best_weights.write_bytes(b"garbage")
-    evaluate(copied_run.path, pictures=False)
+    evaluate(copied_run.path, figures=False)
     copied_run.embedder.write_bytes(copied_run.embedder.read_bytes()[:-100])
     with pytest.raises(InputError, match="not a Keras archive. Received: .*embedder.keras"):
         evaluate(copied_run.path)
@@ -285,7 +285,7 @@ def test_saved_models_that_reach_files_or_python_are_refused(in_tmp_path, image_
             extra.mkdir()
             shutil.copy(image_run.folder / "saved_model" / "assets.extra" / "tfdml.json", extra)
             with pytest.raises(SystemExit):
-                evaluate_main([str(path), "--data", "digits", "--no-pictures"])
+                evaluate_main([str(path), "--data", "digits", "--no-figures"])
             assert not victim.exists()
             # Whoever trusts it gets what it does.
             shutil.rmtree(extra)

@@ -25,8 +25,8 @@ def digits():
     return LabeledImages(whole.images[:50], whole.labels[:50], whole.class_names, name="digits")
 
 
-def as_floats(pictures):
-    return (pictures.images / 255).astype("float32")
+def as_floats(dataset):
+    return (dataset.images / 255).astype("float32")
 
 
 def network(channels=4, shape=(8, 8, 1), name="network"):
@@ -41,9 +41,9 @@ def with_head(**options):
     return keras.Model(model.input, keras.layers.Dense(3, name="scores")(pooled), name="classifier")
 
 
-def extract(model, pictures, out, **options):
+def extract(model, dataset, out, **options):
     """The features, and that what is on disk is what was returned."""
-    got = extract_features(model, pictures, out, verbose=False, **options)
+    got = extract_features(model, dataset, out, verbose=False, **options)
     stored = features(out)
     assert isinstance(got, LabeledFeatures) and not list(out.glob("*.partial"))
     values = got.read(slice(None))
@@ -61,26 +61,26 @@ def test_features_are_those_of_predict(digits, tmp_path):
     assert stored.labels.tolist() == digits.labels.tolist() and stored.class_names == digits.class_names
     source = json.loads((tmp_path / "out" / "source.json").read_text())
     assert source["model"] == "classifier" and source["data"] == "digits"
-    assert (source["pictures"], source["features"], source["scale"], source["dtype"]) == (50, 3, "0-1", "float32")
+    assert (source["images"], source["features"], source["scale"], source["dtype"]) == (50, 3, "0-1", "float32")
     expected = {"size": [8, 8], "channels": 1, "short_side": None, "input_range": [0.0, 1.0]}
     assert source["preprocessing"] == expected
 
 
 def test_a_backbone_on_glyphs(tmp_path):
-    pictures = load("glyphs", characters="abc", size=32, cache_dir=tmp_path)
+    dataset = load("glyphs", characters="abc", size=32, cache_dir=tmp_path)
     backbone = backbones.get("tiny", (32, 32, 1))
-    values = extract(backbone, pictures, tmp_path / "out")
-    expected = np.asarray(backbone(as_floats(pictures))).mean(axis=(1, 2))
+    values = extract(backbone, dataset, tmp_path / "out")
+    expected = np.asarray(backbone(as_floats(dataset))).mean(axis=(1, 2))
     np.testing.assert_allclose(values, expected, atol=1e-4)
 
 
-def test_pictures_in_files_and_another_size(tmp_path):
+def test_images_in_files_and_another_size(tmp_path):
     generator = np.random.default_rng(0)
     for name in ("cats", "dogs"):
         (tmp_path / "pets" / name).mkdir(parents=True)
         for number in range(3):
-            picture = generator.integers(0, 256, (20 + number, 30, 3), dtype=np.uint8)
-            Image.fromarray(picture).save(tmp_path / "pets" / name / f"{number}.png")
+            image = generator.integers(0, 256, (20 + number, 30, 3), dtype=np.uint8)
+            Image.fromarray(image).save(tmp_path / "pets" / name / f"{number}.png")
     model = network(shape=(None, None, 3))
     values = extract(model, tmp_path / "pets", tmp_path / "out", size=12, channels=3, short_side=16)
     preprocessing = Preprocessing((12, 12), 3, short_side=16)
@@ -223,12 +223,12 @@ def test_what_this_package_exports(digits, image_run, tmp_path):
 
 
 def test_a_run_and_a_layer_of_its_network(image_run, tmp_path):
-    pictures = load("digits")
-    values = extract(image_run.folder, pictures, tmp_path / "out")
-    images = [images for images, _ in evaluation_batches(pictures, 256, Preprocessing((12, 12), 1))]
+    dataset = load("digits")
+    values = extract(image_run.folder, dataset, tmp_path / "out")
+    images = [images for images, _ in evaluation_batches(dataset, 256, Preprocessing((12, 12), 1))]
     expected = np.concatenate([image_run.embedder(batch) for batch in images])
     np.testing.assert_allclose(values, expected, atol=1e-5)
-    layer = extract(image_run.folder, pictures, tmp_path / "layer", output="pooling")
+    layer = extract(image_run.folder, dataset, tmp_path / "layer", output="pooling")
     clipped = layer / np.maximum(1, np.linalg.norm(layer, axis=1, keepdims=True))
     np.testing.assert_allclose(clipped, expected, atol=1e-5)
 
@@ -268,11 +268,11 @@ def test_half_precision_on_disk(digits, tmp_path):
 
 def test_what_the_set_tells_goes_along(digits, tmp_path):
     names = ("zero\nnought", *digits.class_names[1:])
-    pictures = LabeledImages(digits.images, digits.labels, names, "mine", 5, np.arange(50) % 2 + 1)
-    extract(with_head(), pictures, tmp_path / "out")
+    dataset = LabeledImages(digits.images, digits.labels, names, "mine", 5, np.arange(50) % 2 + 1)
+    extract(with_head(), dataset, tmp_path / "out")
     stored = features(tmp_path / "out")
     assert stored.num_train_classes == 5
-    assert stored.is_query.tolist() == pictures.is_query.tolist()
+    assert stored.is_query.tolist() == dataset.is_query.tolist()
     assert stored.class_names == ("zero nought", *names[1:])
 
 
@@ -285,11 +285,11 @@ def test_features_that_are_not_finite_are_named(digits, tmp_path):
     model = keras.Model(inputs, keras.layers.Rescaling(1e5)(keras.layers.Flatten()(inputs)))
     images = np.zeros_like(digits.images)
     images[[3, 40]] = 255
-    pictures = LabeledImages(images, digits.labels, digits.class_names)
-    with pytest.raises(InputError, match="too large for float16. Received: picture 3 "):
-        extract_features(model, pictures, tmp_path / "out", dtype="float16", batch_size=16, verbose=False)
+    dataset = LabeledImages(images, digits.labels, digits.class_names)
+    with pytest.raises(InputError, match="too large for float16. Received: image 3 "):
+        extract_features(model, dataset, tmp_path / "out", dtype="float16", batch_size=16, verbose=False)
     assert leaves(tmp_path / "out") is None
-    assert extract(model, pictures, tmp_path / "out").max() == 1e5
+    assert extract(model, dataset, tmp_path / "out").max() == 1e5
 
 
 @pytest.mark.parametrize("reserves", [True, False])
@@ -342,16 +342,16 @@ def test_nothing_is_written_over(digits, tmp_path):
         extract_features(with_head(), digits, tmp_path / "file" / "out", verbose=False)
 
 
-def test_a_picture_that_cannot_be_read_is_named(tmp_path):
+def test_an_image_that_cannot_be_read_is_named(tmp_path):
     for name in ("a", "b"):
-        (tmp_path / "pictures" / name).mkdir(parents=True)
-        Image.new("L", (8, 8)).save(tmp_path / "pictures" / name / "1.png")
-    (tmp_path / "pictures" / "b" / "2.png").write_bytes(b"rubbish")
+        (tmp_path / "images" / name).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / "images" / name / "1.png")
+    (tmp_path / "images" / "b" / "2.png").write_bytes(b"rubbish")
     with pytest.raises(InputError, match="Unreadable images.*2.png"):
-        extract_features(with_head(), tmp_path / "pictures", tmp_path / "out")
+        extract_features(with_head(), tmp_path / "images", tmp_path / "out")
     with pytest.raises(InputError, match="Not every image.*2.png"):
         extract_features(
-            with_head(), tmp_path / "pictures", tmp_path / "out", data_options={"verify": False}, verbose=False
+            with_head(), tmp_path / "images", tmp_path / "out", data_options={"verify": False}, verbose=False
         )
     assert leaves(tmp_path / "out") is None
 
@@ -384,15 +384,15 @@ def test_models_and_data_that_do_not_fit(digits, tmp_path):
     two = [keras.Input((8, 8, 1)), keras.Input((8, 8, 1))]
     vectors = keras.Sequential([keras.Input((64,)), keras.layers.Dense(3)])
     few = LabeledFeatures(np.zeros((2, 3), "float32"), [0, 1], ("a", "b"))
-    for model, pictures, message in [
+    for model, dataset, message in [
         (rows, digits, r"gives \(50, 8, 8\); expected \(b, d\) or a map"),
         (keras.Model(two, keras.layers.Add()(two)), digits, "a model with 2 inputs"),
         (vectors, digits, r"an input of shape \(None, 64\); expected images"),
-        (with_head(), few, "extracted from pictures. Received: LabeledFeatures"),
+        (with_head(), few, "extracted from images. Received: LabeledFeatures"),
         (with_head(), "digitz", "Did you mean 'digits'"),
     ]:
         with pytest.raises(InputError, match=message):
-            extract_features(model, pictures, tmp_path / "out", verbose=False)
+            extract_features(model, dataset, tmp_path / "out", verbose=False)
 
 
 def test_the_command(tmp_path, capsys):

@@ -42,13 +42,13 @@ def test_a_run_leaves_its_files(head_run):
 def test_figures_and_a_folder_of_any_name(head_changes, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    changes = {**head_changes, "training.max_validations": 1, "evaluation.pictures": True}
+    changes = {**head_changes, "training.max_validations": 1, "evaluation.figures": True}
     done = train(load_recipe("features", changes), "~/run [v2]*?{a}", verbose=0)
-    figures = sorted(path.name for path in (tmp_path / "run [v2]*?{a}" / "pictures").iterdir())
+    figures = sorted(path.name for path in (tmp_path / "run [v2]*?{a}" / "figures").iterdir())
     assert figures == ["embedding_map.png", "training_curve.png"]
     assert resume("~/run [v2]*?{a}", max_validations=2, verbose=0).training["epochs"] == 2
     path = changes["data.options.path"]
-    ours, theirs = (evaluate(f"~/run [v2]*?{{a}}{end}", path, pictures=False) for end in ("", "/saved_model"))
+    ours, theirs = (evaluate(f"~/run [v2]*?{{a}}{end}", path, figures=False) for end in ("", "/saved_model"))
     assert ours.metrics == pytest.approx(theirs.metrics, abs=1e-5)
     assert ours.folder.parent == done.folder / "evaluations"
     changes["model.first_weights"] = "~/run [v2]*?{a}/best.weights.h5"
@@ -139,12 +139,12 @@ def test_a_resumed_run_with_ccp_ends_like_the_uninterrupted_one(head_changes, tm
 
 
 def test_evaluation_of_a_run(head_run, stored_features, tmp_path):
-    again = evaluate(head_run.folder, out=tmp_path / "again", pictures=False)
+    again = evaluate(head_run.folder, out=tmp_path / "again", figures=False)
     assert again.metrics["map_at_r"] == pytest.approx(head_run.test["map_at_r"], abs=1e-6)
     # A folder of features is known by its file; the weights are there before the run is finished.
     shutil.copytree(head_run.folder, tmp_path / "run")
     (tmp_path / "run" / "embedder.keras").unlink()
-    whole = evaluate(tmp_path / "run", str(stored_features), out=tmp_path / "whole", pictures=False)
+    whole = evaluate(tmp_path / "run", str(stored_features), out=tmp_path / "whole", figures=False)
     assert (whole.data, whole.split, whole.images) == ("digits", "all", 1797)
 
 
@@ -154,7 +154,7 @@ def test_evaluation_of_the_saved_model(head_run, stored_features, tmp_path, caps
     values = features(stored_features).read(slice(0, 20))
     np.testing.assert_allclose(saved.embed(values), embed(head_run.embedder, values), atol=1e-5)
     arguments = ["--data", "features", "--options.path", str(stored_features), "--split", "test", "--split_seed", "0"]
-    assert evaluate_main([str(path), *arguments, "--no-pictures", "--out", str(tmp_path / "out")]) == 0
+    assert evaluate_main([str(path), *arguments, "--no-figures", "--out", str(tmp_path / "out")]) == 0
     assert "digits, test classes" in capsys.readouterr().out
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"]
     assert metrics["map_at_r"] == pytest.approx(head_run.test["map_at_r"], abs=1e-4)
@@ -169,11 +169,11 @@ def test_what_does_not_fit_a_head(head_run, stored_features, tmp_path):
         with pytest.raises(InputError, match=r"features of 24 numbers. Received: LabeledFeatures.*\(of 7\)"):
             evaluate(path, str(tmp_path), out=tmp_path / "out")
     inputs = keras.Input((8, 8, 1))
-    export_saved_model(keras.Model(inputs, keras.layers.Flatten()(inputs)), tmp_path / "of pictures")
-    with pytest.raises(InputError, match="The network takes pictures. Received: LabeledFeatures"):
-        evaluate(tmp_path / "of pictures", str(stored_features), out=tmp_path / "out")
+    export_saved_model(keras.Model(inputs, keras.layers.Flatten()(inputs)), tmp_path / "of images")
+    with pytest.raises(InputError, match="The network takes images. Received: LabeledFeatures"):
+        evaluate(tmp_path / "of images", str(stored_features), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    with pytest.raises(InputError, match="takes features rather than pictures"):
+    with pytest.raises(InputError, match="takes features rather than images"):
         extract_features(head_run.folder, load("digits"), tmp_path / "out")
 
 

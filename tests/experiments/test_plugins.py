@@ -12,7 +12,7 @@ from PIL import Image
 from tfdml import losses
 from tfdml.experiments import RunFolder, builders, evaluate, load_recipe, plugins, train_main
 from tfdml.experiments.errors import InputError
-from tfdml.experiments.evaluation import load_pictures
+from tfdml.experiments.evaluation import load_dataset
 from tfdml.experiments.recipe_files import dump_recipe, recipe_hash
 from tfdml.experiments.tables import tables_main
 
@@ -140,7 +140,7 @@ def test_the_recipe_of_a_run(module, image_run, tmp_path, capsys):
     del losses.names.__self__._factories["plugin_run"]
     plugins._FILES.clear()
     del sys.modules["plugin_run"]
-    for call in (RunFolder.open(run.path).load_recipe, lambda: evaluate(run.path, pictures=False)):
+    for call in (RunFolder.open(run.path).load_recipe, lambda: evaluate(run.path, figures=False)):
         with pytest.raises(InputError, match="The recipe needs code that is not imported yet"):
             call()
     assert "--import plugin_run.py" in refused(capsys, train_main, "--resume", run.path)
@@ -151,7 +151,7 @@ def test_the_recipe_of_a_run(module, image_run, tmp_path, capsys):
     path = path.rename(tmp_path / "moved" / path.name)
     plugins.import_modules([str(path)])
     assert RunFolder.open(run.path).load_recipe().loss.name == "plugin_run" and has_run(path)
-    assert evaluate(run.path, pictures=False).images > 0
+    assert evaluate(run.path, figures=False).images > 0
     assert whole.imports == ()
 
 
@@ -226,9 +226,9 @@ def test_csv_files_in_recipes(table):
     images = builders.load_data(recipe)
     assert images.train.num_classes + images.validation.num_classes + images.test.num_classes == 6
     assert images.preprocessing.image_shape == (32, 32, 1)
-    assert load_pictures(str(table), {}).class_names == tuple("abcdef")
+    assert load_dataset(str(table), {}).class_names == tuple("abcdef")
     with pytest.raises(ValueError, match="lacks a column. Received: 'kind'"):
-        load_pictures(str(table), {"label_column": "kind"})
+        load_dataset(str(table), {"label_column": "kind"})
 
 
 @pytest.mark.integration
@@ -247,7 +247,7 @@ def test_commands(module, table, tiny_arguments, request, tmp_path):
     changes = [
         "digits-quick", "--model.embedding_size", 8, "--model.pooling", "gap", "--training.max_validations", 1,
         "--training.steps_per_validation", 2, "--ccp.enabled", "false", "--references.name", "batch",
-        "--evaluation.pictures", "false", "--loss.name", "own_loss",
+        "--evaluation.figures", "false", "--loss.name", "own_loss",
     ]  # fmt: skip
     assert "Unknown loss" in run("train.py", *changes, "--out", tmp_path / "run", expected=2)
     run("train.py", *changes, "--import", path, "--out", tmp_path / "run")

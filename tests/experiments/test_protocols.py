@@ -30,7 +30,7 @@ from tfdml.metrics import retrieval_metrics
 SHORT = {
     "training.max_validations": 1,
     "training.steps_per_validation": 2,
-    "evaluation.pictures": False,
+    "evaluation.figures": False,
     "data.test_classes": "published",
     "batches.classes": 2,
 }
@@ -74,16 +74,16 @@ def summed_up(tmp_path):
 )
 def test_the_runs_of_a_protocol(name, repeats, count, train, validation, test):
     names = tuple(map(str, range(200)))
-    pictures = data.LabeledImages(np.zeros((400, 2, 2, 1), np.uint8), np.arange(400) % 200, names)
+    images = data.LabeledImages(np.zeros((400, 2, 2, 1), np.uint8), np.arange(400) % 200, names)
     changes = {"data.test_classes": "published", "data.split_seed": None}
     runs = plan(load_recipe("gap", {"protocol": {"name": name, "repeats": repeats}, **changes}))
     assert len(runs) == count == len({run.name for run in runs}) == len({run.recipe.seed for run in runs})
     held_out = []
     for run in runs:
         assert run.recipe.protocol.name == "single" and run.recipe.evaluation.keep_embeddings
-        splits = split(dataclasses.replace(run.recipe.data, split_seed=None), pictures)
+        splits = split(dataclasses.replace(run.recipe.data, split_seed=None), images)
         assert [part.num_classes for part in splits] == [train, validation, test]
-        splits = split(run.recipe.data, pictures)
+        splits = split(run.recipe.data, images)
         assert set(splits.test.class_names) == {str(label) for label in range(100, 200)}
         held_out.append(splits.validation.class_names)
     if name in ("fair", "cross_validation"):
@@ -191,22 +191,22 @@ def test_the_commands_run_resume_and_judge_as_one(tiny_arguments, tmp_path, monk
     assert "Protocol fair" in capsys.readouterr().out
     summary = json.loads((tmp_path / "fair" / "summary.json").read_text())
     runs = [f"fair/runs/repeat0-fold{fold}" for fold in range(2)]
-    assert evaluate_main([*runs, "--ensemble", "--no-pictures", "--out", "judged"]) == 0
+    assert evaluate_main([*runs, "--ensemble", "--no-figures", "--out", "judged"]) == 0
     shown = capsys.readouterr().out
     assert "2 networks as one" in shown and f"{summary['metrics']['ensemble']['map_at_r']['mean']:.4f}" in shown
     assert json.loads((tmp_path / "judged" / "metrics.json").read_text())["ensemble"] == runs
-    assert evaluate_main([*runs, "--no-pictures"]) == 0
+    assert evaluate_main([*runs, "--no-figures"]) == 0
     assert capsys.readouterr().out.count("Files: ") == 2
     saved = evaluate([f"{run}/saved_model" for run in runs], "digits", split="all")
-    assert (saved.folder / "pictures" / "nearest_neighbors.png").exists()
+    assert (saved.folder / "figures" / "nearest_neighbors.png").exists()
 
 
 @pytest.mark.integration
 def test_an_ensemble_of_saved_models(fair, stored_features, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runs = [fair[0].folder / "runs" / f"repeat0-fold{fold}" for fold in range(2)]
-    ours = evaluate(runs, str(stored_features), split="all", pictures=False)
-    theirs = evaluate([run / "saved_model" for run in runs], str(stored_features), split="all", pictures=False)
+    ours = evaluate(runs, str(stored_features), split="all", figures=False)
+    theirs = evaluate([run / "saved_model" for run in runs], str(stored_features), split="all", figures=False)
     assert theirs.metrics == pytest.approx(ours.metrics, abs=1e-6)
 
 
@@ -225,12 +225,12 @@ def test_an_ensemble_needs_the_same_classes(fair, head_run, tmp_path, capsys):
     assert not (tmp_path / "a").exists()
 
 
-def test_runs_with_other_test_pictures_are_no_ensemble(summed_up):
+def test_runs_with_other_test_images_are_no_ensemble(summed_up):
     folder, recipe = summed_up
     path = folder.runs / "repeat1-fold1" / "test_embeddings.npz"
     embeddings, labels, _ = read_embeddings(path)
     write_embeddings(path, embeddings, labels[::-1])
-    with pytest.raises(RunFolderError, match="same test pictures.*repeat1-fold1"):
+    with pytest.raises(RunFolderError, match="same test images.*repeat1-fold1"):
         protocols.summarize(recipe, folder)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(RunFolderError, match="cannot be read"):

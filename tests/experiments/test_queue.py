@@ -118,7 +118,7 @@ def test_a_queue_needs_a_folder(capsys):
 
 @pytest.fixture
 def changes(tiny_changes):
-    return {**tiny_changes, "data.name": "digits", "training.max_validations": 1, "evaluation.pictures": False}
+    return {**tiny_changes, "data.name": "digits", "training.max_validations": 1, "evaluation.figures": False}
 
 
 @pytest.mark.integration

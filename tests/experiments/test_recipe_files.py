@@ -255,6 +255,15 @@ def test_what_decides_results_is_in_the_hash(changes):
     assert recipe_hash(load_recipe("gap", changes)) != recipe_hash(load_recipe("gap"))
 
 
+def test_former_keys(tmp_path):
+    present = load_recipe("gsp", {"evaluation.figures": False, "zero_shot.embedding_size": 8})
+    assert load_recipe("gsp", {"evaluation.pictures": False, "zero_shot": {"dim": 8}}) == present
+    (tmp_path / "mine.yaml").write_text("base: gsp\nevaluation: {pictures: false}\nzero_shot: {dim: 8}\n")
+    assert load_recipe(tmp_path / "mine.yaml", {"name": "gsp", "description": present.description}) == present
+    # The digits that the version before the renaming gave.
+    assert recipe_hash(present) == recipe_hash(to_mapping(present)) == "809245044bec"
+
+
 def test_the_hash_outlasts_dumping_and_more_keys(tmp_path, monkeypatch):
     recipe = load_recipe("gap", {"loss.options.negative_margin": 0.4, "data.size": [28, 32]})
     (tmp_path / "dumped.yaml").write_text(dump_recipe(recipe))

@@ -128,9 +128,9 @@ def test_two_processes_do_not_write_to_one_run(tmp_path):
 
 def test_a_run_does_not_write_through_links(tmp_path):
     folder = RunFolder.create(load_recipe("gap"), tmp_path / "run")
-    folder.pictures.mkdir()
+    folder.figures.mkdir()
     (tmp_path / "mine").write_text("mine")
-    figure = folder.pictures / "training_curve.png"
+    figure = folder.figures / "training_curve.png"
     for path in (folder.log, folder.state, folder.best_weights, figure, folder.tensorboard):
         path.symlink_to(tmp_path / "mine")
         with pytest.raises(RunFolderError, match=f"symbolic link.*Received: {path}"), folder.lock():

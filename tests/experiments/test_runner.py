@@ -43,10 +43,10 @@ _FILES = [
 ]
 _OF_IMAGES = [
     "projections.csv",
-    "pictures/training_curve.png",
-    "pictures/embedding_map.png",
-    "pictures/nearest_neighbors.png",
-    "pictures/pooling_maps.png",
+    "figures/training_curve.png",
+    "figures/embedding_map.png",
+    "figures/nearest_neighbors.png",
+    "figures/pooling_maps.png",
 ]
 
 
@@ -429,7 +429,7 @@ def test_an_interruption_by_the_user(tmp_path, head_arguments, capsys, monkeypat
     ],
 )
 def test_other_recipes(tmp_path, tiny_changes, changes):
-    changes = {**tiny_changes, "training.max_minutes": 1e-6, "evaluation.pictures": False, **changes}
+    changes = {**tiny_changes, "training.max_minutes": 1e-6, "evaluation.figures": False, **changes}
     recipe = load_recipe("digits-quick", changes)
     policy = keras.mixed_precision.global_policy().name
     result = train(recipe, tmp_path / "run", verbose=0)
@@ -438,14 +438,14 @@ def test_other_recipes(tmp_path, tiny_changes, changes):
     assert ("projections" in result.training) == recipe.ccp.enabled
     # The time is up after the first of five validations.
     assert result.training["epochs"] == 1
-    assert not (tmp_path / "run" / "pictures").exists()
+    assert not (tmp_path / "run" / "figures").exists()
 
 
 @pytest.mark.integration
 def test_prototypes_after_a_warm_up(tmp_path, tiny_changes):
     changes = {
         **tiny_changes, "model.gsp.start": "warmup", "model.gsp.warmup_validations": 2, "training.max_validations": 4,
-        "evaluation.pictures": False,
+        "evaluation.figures": False,
     }  # fmt: skip
     result = train("digits-quick", tmp_path / "run", overrides=changes, verbose=0)
     assert result.validation["epoch"] > 2
@@ -461,7 +461,7 @@ def test_a_loss_of_tensorflow_addons(tmp_path, tiny_changes):
         "references.name": "batch",
         "loss.name": "addons.TripletHardLoss",
     }
-    changes |= {"training.max_validations": 1, "evaluation.pictures": False, "loss.options": {"margin": 0.5}}
+    changes |= {"training.max_validations": 1, "evaluation.figures": False, "loss.options": {"margin": 0.5}}
     if keras.__version__.startswith("3"):
         with pytest.raises(
             InputError, match=r"TensorFlow Addons cannot be imported.*pip install 'tfdml\[addons\]'"
@@ -498,7 +498,7 @@ _EVERYTHING = {
     "optimizer.proxy_learning_rate_multiplier": 3.0,
     "training.steps_per_validation": 3,
     "training.max_validations": 12,
-    "evaluation.pictures": False,
+    "evaluation.figures": False,
 }
 
 _KILLED_ANYWHERE = """
@@ -576,7 +576,7 @@ def test_killed_anywhere_it_ends_the_same(tmp_path, everything_run, request, see
 
 @pytest.mark.integration
 def test_outer_patience_ends_the_training_and_is_remembered(tmp_path, tiny_changes):
-    changes = {**tiny_changes, "ccp.outer_patience": 1, "training.max_validations": 40, "evaluation.pictures": False}
+    changes = {**tiny_changes, "ccp.outer_patience": 1, "training.max_validations": 40, "evaluation.figures": False}
     result = train("digits-quick", tmp_path / "run", overrides=changes, verbose=0)
     assert result.training["epochs"] < 40
     problems = _projections(tmp_path / "run")
@@ -592,7 +592,7 @@ def test_outer_patience_ends_the_training_and_is_remembered(tmp_path, tiny_chang
 
 @pytest.mark.integration
 def test_first_weights_are_those_of_another_run(tmp_path, finished_run, tiny_changes):
-    changes = {**tiny_changes, "training.max_validations": 1, "evaluation.pictures": False}
+    changes = {**tiny_changes, "training.max_validations": 1, "evaluation.figures": False}
     weights = str(finished_run.folder / "best.weights.h5")
     again = train("digits-quick", tmp_path / "run", overrides={**changes, "model.first_weights": weights}, verbose=0)
     assert again.untrained == finished_run.test
@@ -608,7 +608,7 @@ def test_first_weights_are_those_of_another_run(tmp_path, finished_run, tiny_cha
 def test_averaged_weights_are_kept(tmp_path, tiny_changes):
     changes = {
         **tiny_changes, "references.name": "batch", "ccp.enabled": False, "ccp.in_batch_weight": None,
-        "training.average_momentum": 0.9, "evaluation.pictures": False,
+        "training.average_momentum": 0.9, "evaluation.figures": False,
     }  # fmt: skip
     whole = train("digits-quick", tmp_path / "whole", overrides=changes, verbose=0)
     rows = _history(tmp_path / "whole")

@@ -20,7 +20,7 @@ RECIPE = {
     "data.name": "digits", "data.options": "{}", "data.size": "[12,12]", "batches.classes": 2,
     "batches.samples_per_class": 4, "model.embedding_size": 8, "model.gsp.prototypes": 4, "references.per_class": 2,
     "ccp.pool_size": 4, "training.steps_per_validation": 3, "training.geometry": "false",
-    "evaluation.pictures": "false", "optimizer.learning_rate": 1e-4,
+    "evaluation.figures": "false", "optimizer.learning_rate": 1e-4,
 }  # fmt: skip
 
 

@@ -58,7 +58,7 @@ def paths(tmp_path_factory):
 
 
 def write_fashion_mnist(folder, per_class=5):
-    """The test part of Fashion-MNIST in its original files, with fewer pictures."""
+    """The test part of Fashion-MNIST in its original files, with fewer images."""
     labels = np.tile(np.arange(10, dtype=np.uint8), per_class)
     images = np.random.default_rng(0).integers(0, 256, (len(labels), 28, 28), dtype=np.uint8)
     for kind, array in (("images", images), ("labels", labels)):
@@ -85,24 +85,24 @@ def in_small(name, paths, **changes):
 
 
 @pytest.fixture(scope="module")
-def pictures_of():
-    """From a recipe to the pictures of its first run and a batch; the same of recipes that read the same data."""
+def images_of():
+    """From a recipe to the images of its first run and a batch; the same of recipes that read the same data."""
     loaded = {}
 
     def load(recipe):
         key = json.dumps({key: str(value) for key, value in vars(recipe.data).items()}) + str(recipe.batches)
         if key not in loaded:
-            pictures = load_data(plan(recipe)[0].recipe)
-            loaded[key] = pictures, next(iter(training_batches(recipe, pictures)))
+            images = load_data(plan(recipe)[0].recipe)
+            loaded[key] = images, next(iter(training_batches(recipe, images)))
         return loaded[key]
 
     return load
 
 
-def take_a_step(recipe, pictures, batch):
+def take_a_step(recipe, images, batch):
     """Asserts that a training step changes the network, if its batch has something to learn from."""
     keras.utils.set_random_seed(0)
-    model = make_model(recipe, make_embedder(recipe, pictures.preprocessing), pictures.train)
+    model = make_model(recipe, make_embedder(recipe, images.preprocessing), images.train)
     model.run_eagerly = True
     kernel = model.embedder.get_layer("embedding").kernel
     start = np.array(kernel)
@@ -122,26 +122,26 @@ def test_every_recipe_makes_its_loss_pooling_and_optimizer(table):
 
 @pytest.mark.integration
 @pytest.mark.parametrize("table", table_names())
-def test_every_recipe_has_the_classes_that_its_batches_take(table, paths, pictures_of):
+def test_every_recipe_has_the_classes_that_its_batches_take(table, paths, images_of):
     for name in [name for name in NAMES if table_recipes()[name][0].name == table]:
         recipe = in_small(name, paths)
-        pictures, _ = pictures_of(recipe)
-        assert pictures.train.num_classes >= recipe.batches.classes, name
-        assert min(pictures.validation.num_classes, pictures.test.num_classes) >= 2, name
+        images, _ = images_of(recipe)
+        assert images.train.num_classes >= recipe.batches.classes, name
+        assert min(images.validation.num_classes, images.test.num_classes) >= 2, name
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("name", WAYS.values())
-def test_every_way_to_train_takes_a_step(name, paths, pictures_of):
+def test_every_way_to_train_takes_a_step(name, paths, images_of):
     recipe = in_small(name, paths)
-    take_a_step(recipe, *pictures_of(recipe))
+    take_a_step(recipe, *images_of(recipe))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_each_recipe_trains_on_miniature_data(name, paths, pictures_of):
+def test_each_recipe_trains_on_miniature_data(name, paths, images_of):
     recipe = in_small(name, paths)
-    take_a_step(recipe, *pictures_of(recipe))
+    take_a_step(recipe, *images_of(recipe))
 
 
 @pytest.mark.slow
@@ -160,8 +160,8 @@ def test_recipes_train_with_their_backbones(name, paths):
     changes = {"model.backbone": mapping["backbone"], "model.backbone_options.weights": None}
     sizes = {"data.size": 96, "data.short_side": 100, "model.embedding_size": mapping["embedding_size"]}
     recipe = in_small(name, paths, **changes, **sizes)
-    pictures = load_data(plan(recipe)[0].recipe)
-    take_a_step(recipe, pictures, next(iter(training_batches(recipe, pictures))))
+    images = load_data(plan(recipe)[0].recipe)
+    take_a_step(recipe, images, next(iter(training_batches(recipe, images))))
 
 
 def test_names_of_recipes():
@@ -287,10 +287,10 @@ def test_folds_of_the_thesis_split_of_the_collage(paths):
     recipe = in_small("fair/cifar-collage/c2", paths)
     runs = plan(recipe)
     assert len(runs) == 3
-    pictures = load_data(runs[-1].recipe)
+    images = load_data(runs[-1].recipe)
     # Two, one and two sub-classes of each of sixteen super-classes, and of the four of the backgrounds.
-    assert [part.num_classes for part in pictures[:3]] == [32, 16, 32]
-    assert [part.backgrounds.num_classes for part in pictures[:3]] == [8, 4, 8]
+    assert [part.num_classes for part in images[:3]] == [32, 16, 32]
+    assert [part.backgrounds.num_classes for part in images[:3]] == [8, 4, 8]
 
 
 def test_a_row_as_the_base_of_a_recipe_of_ones_own(tmp_path):

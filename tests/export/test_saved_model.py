@@ -31,7 +31,7 @@ def small_embedder(size=SIZE, channels=CHANNELS, dtype=None):
     return keras.Model(images, keras.layers.Dense(DIMENSIONS, dtype=dtype)(pooled))
 
 
-def pictures(count, size=SIZE, channels=CHANNELS, seed=0):
+def make_images(count, size=SIZE, channels=CHANNELS, seed=0):
     shape = (size, size) if isinstance(size, int) else size
     return np.random.default_rng(seed).integers(0, 256, (count, *shape, channels)).astype(np.uint8)
 
@@ -48,7 +48,7 @@ def expected(embedder, images):
 def exported(tmp_path_factory):
     embedder = small_embedder()
     # Batch normalisation with statistics of its own, so that inference differs from training.
-    embedder(np.float32(pictures(16)) / 255.0, training=True)
+    embedder(np.float32(make_images(16)) / 255.0, training=True)
     return embedder, export_saved_model(embedder, tmp_path_factory.mktemp("export") / "runs" / "model")
 
 
@@ -79,7 +79,7 @@ def test_all_signatures_give_the_embedder_s_numbers(exported, exported_gsp):
     for (embedder, path), (size, channels) in ((exported, (SIZE, CHANNELS)), (exported_gsp, (14, 1))):
         signatures = tf.saved_model.load(str(path)).signatures
         for count in (1, 33):
-            images = pictures(count, size, channels)
+            images = make_images(count, size, channels)
             inputs = {
                 "serving_default": {"images": tf.constant(images / np.float32(255.0))},
                 "serving_uint8": {"images": tf.constant(images)},
@@ -147,7 +147,7 @@ def test_a_process_with_tensorflow_alone_gives_the_same_numbers(tmp_path, poolin
     keras.utils.set_random_seed(1)
     options = {"prototypes": 6, "ratio": 0.4} if pooling == "gsp" else None
     embedder = build_embedder("resnet20", pooling, 16, "l2", (28, 28, 1), pooling_options=options)
-    images = pictures(33, 28, 1)
+    images = make_images(33, 28, 1)
     np.save(tmp_path / "images.npy", images)
     path = export_saved_model(embedder, tmp_path / "model")
     run_without_tfdml(LOAD_AND_EMBED, tmp_path, path, tmp_path)
@@ -161,7 +161,7 @@ def test_a_process_with_tensorflow_alone_gives_the_same_numbers(tmp_path, poolin
 def test_mixed_files_are_preprocessed_one_by_one(exported, saved):
     embedder, _ = exported
     preprocessing = Preprocessing((SIZE, SIZE), CHANNELS)
-    images = [pictures(1, size, channels, seed)[0] for seed, (size, channels) in enumerate(
+    images = [make_images(1, size, channels, seed)[0] for seed, (size, channels) in enumerate(
         [((12, 12), 3), ((30, 20), 3), ((7, 9), 1), ((16, 16), 4), ((12, 12), 2)]
     )]  # fmt: skip
     files = [png(image) for image in images]
@@ -175,7 +175,7 @@ def test_mixed_files_are_preprocessed_one_by_one(exported, saved):
 @pytest.mark.parametrize(("size", "channels"), [((30, 20), 3), ((5, 9), 1), ((12, 12), 4)])
 def test_arrays_of_other_sizes_and_channels_are_preprocessed(exported, saved, size, channels):
     embedder, _ = exported
-    images = pictures(4, size, channels)
+    images = make_images(4, size, channels)
     prepared = Preprocessing((SIZE, SIZE), CHANNELS)(images)
     wanted = embedder(prepared, training=False)
     np.testing.assert_allclose(saved(images), wanted, atol=1e-5)
@@ -183,7 +183,7 @@ def test_arrays_of_other_sizes_and_channels_are_preprocessed(exported, saved, si
 
 
 def test_no_image_is_no_embedding(saved):
-    for images in (pictures(0), np.float32(pictures(0)), tf.constant([], tf.string)):
+    for images in (make_images(0), np.float32(make_images(0)), tf.constant([], tf.string)):
         assert saved(images).shape == (0, DIMENSIONS)
 
 
@@ -201,7 +201,7 @@ def test_a_preprocessing_of_one_s_own(tmp_path):
             return tf.image.resize(image, (SIZE, SIZE)) * self.strength
 
     saved = load_saved_model(export_saved_model(embedder, tmp_path / "model", Darken()))
-    images = pictures(3)
+    images = make_images(3)
     wanted = embedder(np.float32(images) / 255.0 * 0.5, training=False)
     np.testing.assert_allclose(saved(images), wanted, atol=1e-5)
     np.testing.assert_allclose(saved(images / np.float32(255.0)), wanted, atol=1e-5)
@@ -216,7 +216,7 @@ def test_an_embedder_of_any_size_needs_a_preprocessing(tmp_path):
     path = export_saved_model(embedder, tmp_path / "model", Preprocessing((20, 16), 3, short_side=24))
     saved = load_saved_model(path)
     assert saved.metadata["input_shape"] == [20, 16, 3]
-    images = pictures(2, (40, 30))
+    images = make_images(2, (40, 30))
     wanted = embedder(Preprocessing((20, 16), 3, short_side=24)(images), training=False)
     np.testing.assert_allclose(saved(images), wanted, atol=1e-5)
 
@@ -224,7 +224,7 @@ def test_an_embedder_of_any_size_needs_a_preprocessing(tmp_path):
 def test_gradients_by_the_images_are_those_of_the_embedder(exported_gsp):
     embedder, path = exported_gsp
     saved = load_saved_model(path)
-    images = tf.constant(pictures(2, 14, 1) / np.float32(255.0))
+    images = tf.constant(make_images(2, 14, 1) / np.float32(255.0))
     gradients = []
     for model in (embedder, saved):
         with tf.GradientTape() as tape:
@@ -237,7 +237,7 @@ def test_gradients_by_the_images_are_those_of_the_embedder(exported_gsp):
 
 def test_half_precision_inside_float32_outside(tmp_path):
     embedder = small_embedder(dtype="mixed_bfloat16")
-    images = pictures(4)
+    images = make_images(4)
     half = embedder(np.float32(images) / 255.0, training=False)
     assert half.dtype != tf.float32
     received = load_saved_model(export_saved_model(embedder, tmp_path / "model"))(images)
@@ -260,7 +260,7 @@ def test_metadata(exported, saved):
 def test_a_saved_embedder_stands_where_an_embedder_does(exported, saved):
     embedder, _ = exported
     assert isinstance(saved, SavedEmbedder)
-    images, labels = pictures(10), np.arange(10)
+    images, labels = make_images(10), np.arange(10)
     wanted = expected(embedder, images)
     for data in (images, images / np.float32(255.0), images / 255.0, [png(image) for image in images]):
         received = saved.embed(data, batch_size=4)
@@ -337,7 +337,7 @@ def test_operations_on_files_are_refused_unless_trusted(tmp_path):
     with pytest.raises(ValueError, match=rf"reach files, processes or Python. Received: {path} with WriteFile"):
         load_saved_model(path)
     assert not victim.exists()
-    load_saved_model(path, trust=True)(pictures(1, 6))
+    load_saved_model(path, trust=True)(make_images(1, 6))
     assert victim.read_text() == "hostile"
 
 
@@ -353,13 +353,13 @@ def test_what_is_no_export(tmp_path):
 
 def test_what_cannot_be_embedded(saved):
     with pytest.raises(TypeError, match="images of type int64; expected float"):
-        saved(pictures(1).astype(np.int64))
+        saved(make_images(1).astype(np.int64))
     with pytest.raises(ValueError, match=r"Received: uint8 of shape \(12, 12, 3\); expected \(b, h, w, c\)"):
-        saved(pictures(1)[0])
+        saved(make_images(1)[0])
     with pytest.raises(ValueError, match="training=True"):
-        saved(pictures(1), training=True)
+        saved(make_images(1), training=True)
     with pytest.raises(tf.errors.InvalidArgumentError):
-        saved([b"no picture"])
+        saved([b"no image"])
 
 
 def check_head(head, path, saved):
@@ -402,7 +402,7 @@ def test_a_process_with_tensorflow_alone_embeds_features(tmp_path, exported_head
 def test_what_is_served_is_checked_in_the_graph(saved):
     """A loaded graph does not check the rank, and TensorFlow aborted the process of one image without a batch axis."""
     signatures = saved._model.signatures
-    image = pictures(1)[0]
+    image = make_images(1)[0]
     floats = np.float32(image) / 255.0
     bad = np.stack([floats, floats])
     bad[1, 3, 4, 0] = np.nan
@@ -430,7 +430,7 @@ def test_what_is_served_is_checked_in_the_graph(saved):
 def test_encoded_images_are_bounded_and_turned_upright(tmp_path):
     embedder = small_embedder()
     saved = load_saved_model(export_saved_model(embedder, tmp_path / "model", max_pixels=200))
-    stored = pictures(1)[0]
+    stored = make_images(1)[0]
     files = []
     for number in range(1, 9):
         tagged = Image.fromarray(stored)
@@ -442,7 +442,7 @@ def test_encoded_images_are_bounded_and_turned_upright(tmp_path):
     assert len({image.tobytes() for image in upright}) == 8
     np.testing.assert_allclose(saved(files), expected(embedder, upright), atol=1e-5)
     with pytest.raises(tf.errors.InvalidArgumentError, match="is too large to decode"):
-        saved([png(pictures(1, (201, 1))[0])])
+        saved([png(make_images(1, (201, 1))[0])])
 
 
 def test_a_head_is_served_finite_features_of_its_size(exported_head):
@@ -456,7 +456,7 @@ def test_the_embedder_of_a_metric_model_is_exported(tmp_path, exported):
     embedder, path = exported
     model = MetricModel(embedder, ClassProxies(num_classes=4, per_class=1, embedding_size=DIMENSIONS))
     saved = load_saved_model(export_saved_model(model, tmp_path / "model"))
-    images = pictures(2)
+    images = make_images(2)
     np.testing.assert_allclose(saved(images), expected(embedder, images), atol=1e-5)
 
 
@@ -488,7 +488,7 @@ def mobile_net(shape=(32, 32, 3)):
 
 def test_an_embedder_of_another_range_is_served_what_it_expects(tmp_path):
     """The vectors of a network of keras.applications had a cosine of 0.85 with the right ones."""
-    embedder, images = mobile_net(), pictures(2, 32)
+    embedder, images = mobile_net(), make_images(2, 32)
     wanted = embedder(keras.applications.mobilenet_v2.preprocess_input(np.float32(images)), training=False)
     with pytest.warns(UserWarning, match=r"begins with MobileNetV2 of keras.applications.*\(-1.0, 1.0\)"):
         path = export_saved_model(embedder, tmp_path / "recognized")
@@ -504,7 +504,7 @@ def test_an_embedder_of_another_range_is_served_what_it_expects(tmp_path):
 
 @pytest.mark.parametrize(("given", "input_range"), [("export", (0, 255)), ("preprocessing", "caffe")])
 def test_an_input_range_is_stated(tmp_path, given, input_range):
-    embedder, images = small_embedder(), pictures(2)
+    embedder, images = small_embedder(), make_images(2)
     scaling = Preprocessing((SIZE, SIZE), CHANNELS, input_range=input_range)
     options = {"input_range": input_range} if given == "export" else {"preprocessing": scaling}
     saved = load_saved_model(export_saved_model(embedder, tmp_path / "model", **options))
@@ -516,7 +516,7 @@ def test_integer_inputs_are_scaled(tmp_path):
     images = keras.Input((SIZE, SIZE, 3), dtype="uint8")
     vector = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1.0)(images))
     embedder = keras.Model(images, vector)
-    values = pictures(3)
+    values = make_images(3)
     wanted = values.astype("float32").mean(axis=(1, 2))
     saved = load_saved_model(export_saved_model(embedder, tmp_path / "model", input_range=(0, 255)))
     for served in (values, values / np.float32(255.0), [png(image) for image in values]):

@@ -17,24 +17,24 @@ def superclass_of(label):
     return 7 * label % 20
 
 
-def picture_of(label, number, seed=0):
-    """A picture that tells its class and number, and has channels, rows and columns that all differ."""
-    picture = np.random.default_rng([seed, label, number]).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    picture[0, 0] = (label, number, 255)
-    return picture
+def image_of(label, number, seed=0):
+    """An image that tells its class and number, and has channels, rows and columns that all differ."""
+    image = np.random.default_rng([seed, label, number]).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    image[0, 0] = (label, number, 255)
+    return image
 
 
-def record(labels, picture):
-    return bytes(labels) + picture.transpose(2, 0, 1).tobytes()
+def record(labels, image):
+    return bytes(labels) + image.transpose(2, 0, 1).tobytes()
 
 
 def write_cifar100(folder, train=2, test=1):
-    """Two pictures of each class to train and one to test, by default; returns the folder."""
+    """Two images of each class to train and one to test, by default; returns the folder."""
     folder.mkdir(parents=True)
     numbers = {"train.bin": range(train), "test.bin": range(train, train + test)}
     for name, of_part in numbers.items():
         records = [
-            record((superclass_of(label), label), picture_of(label, number))
+            record((superclass_of(label), label), image_of(label, number))
             for number in of_part
             for label in np.random.default_rng(number).permutation(100)
         ]
@@ -45,11 +45,11 @@ def write_cifar100(folder, train=2, test=1):
 
 
 def write_cifar10(folder):
-    """Two pictures of each class in each of the six files; returns the folder."""
+    """Two images of each class in each of the six files; returns the folder."""
     folder.mkdir(parents=True)
     for number, name in enumerate([*(f"data_batch_{batch}.bin" for batch in range(1, 6)), "test_batch.bin"]):
         records = [
-            record((label,), picture_of(label, 2 * number + copy)) for copy in range(2) for label in range(10)
+            record((label,), image_of(label, 2 * number + copy)) for copy in range(2) for label in range(10)
         ]
         (folder / name).write_bytes(b"".join(records))
     # The original ends with an empty line.

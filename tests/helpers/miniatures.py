@@ -5,7 +5,7 @@ miniature: give them (or a recipe, as `data.options.counts=any`) `counts="any"`,
 of CIFAR are made by `cifar_files`.
 
     path = miniatures.make_cub(tmp_path, classes=8, per_class=4)
-    pictures = data.cub(path, counts="any")
+    images = data.cub(path, counts="any")
 """
 
 import contextlib
@@ -27,15 +27,15 @@ _KINDS = ("bicycle", "coffee_maker", "sofa")
 _BOX = {"bbox_x1": 1, "bbox_y1": 1, "bbox_x2": 9, "bbox_y2": 9}
 
 
-def write_picture(path, label, number, size=(40, 30)):
+def write_image(path, label, number, size=(40, 30)):
     """A JPEG of two colours that tell its class, with noise; every fifth of a class is grey, sizes differ."""
     rng = np.random.default_rng([label, number])
     of_class = np.random.default_rng(label).integers(0, 256, (2, 3))
     width, height = size[0] + number % 3, size[1] + 2 * (number % 2)
-    picture = np.where(np.arange(width)[None, :, None] < width // 2, *of_class[:, None, None])
-    picture = np.clip(picture + rng.normal(scale=20.0, size=(height, width, 3)), 0, 255).astype(np.uint8)
+    image = np.where(np.arange(width)[None, :, None] < width // 2, *of_class[:, None, None])
+    image = np.clip(image + rng.normal(scale=20.0, size=(height, width, 3)), 0, 255).astype(np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(picture)
+    image = Image.fromarray(image)
     (image.convert("L") if number % 5 == 4 else image).save(path, "JPEG")
 
 
@@ -45,7 +45,7 @@ def make_cub(folder, classes=8, per_class=4, size=(40, 30)):
     rows = [(label, number) for label in range(classes) for number in range(per_class)]
     files = [f"{names[label]}/Bird_{number:04d}_{label}.jpg" for label, number in rows]
     for (label, number), file in zip(rows, files):
-        write_picture(root / "images" / file, label, number, size)
+        write_image(root / "images" / file, label, number, size)
     write_cub_lists(root, names, [label for label, _ in rows], files)
     return pathlib.Path(folder)
 
@@ -64,12 +64,12 @@ def make_cars196(folder, classes=8, per_class=4, size=(40, 30), devkit=False):
     rows = [(label, number) for number in range(per_class) for label in range(classes)]
     labels = [label for label, _ in rows]
     for file, (label, number) in zip(write_cars_lists(root, names, labels, devkit), rows):
-        write_picture(root / file, label, number, size)
+        write_image(root / file, label, number, size)
     return root
 
 
 def write_cars_lists(root, names, labels, devkit=False):
-    """Writes the MATLAB files and returns the pictures' paths relative to `root`."""
+    """Writes the MATLAB files and returns the images' paths relative to `root`."""
     root.mkdir(parents=True, exist_ok=True)
     class_names = _cells(names)
     if not devkit:
@@ -103,7 +103,7 @@ def make_sop(folder, classes=8, per_class=4, size=(40, 30)):
     labels = np.repeat(np.arange(classes), per_class).tolist()
     files = write_sop_lists(root, labels, half)
     for index, (file, label) in enumerate(zip(files, labels)):
-        write_picture(root / file, label, index % per_class, size)
+        write_image(root / file, label, index % per_class, size)
     return pathlib.Path(folder)
 
 
@@ -123,23 +123,23 @@ def write_sop_lists(root, labels, num_train_classes):
 
 
 def make_in_shop(folder, classes=8, per_class=4, size=(40, 30)):
-    """Of a test class the first half of the pictures are queries."""
+    """Of a test class the first half of the images are queries."""
     root = pathlib.Path(folder) / "In-shop Clothes Retrieval Benchmark"
     # Items to train and to test are mixed, as in the original.
     is_train = np.arange(classes) % 2 == 0
-    rows, pictures = [], []
+    rows, images = [], []
     for label in range(classes):
         for number in range(per_class):
             status = "train" if is_train[label] else "query" if number < per_class // 2 else "gallery"
             rows.append((label, status))
-            pictures.append((label, number))
-    for file, (label, number) in zip(write_in_shop_list(root, rows), pictures):
-        write_picture(root / "Img" / file, label, number, size)
+            images.append((label, number))
+    for file, (label, number) in zip(write_in_shop_list(root, rows), images):
+        write_image(root / "Img" / file, label, number, size)
     return pathlib.Path(folder)
 
 
 def write_in_shop_list(root, rows):
-    """Rows are (label, status); returns the pictures' paths relative to `Img`."""
+    """Rows are (label, status); returns the images' paths relative to `Img`."""
     (root / "Eval").mkdir(parents=True, exist_ok=True)
     files, lines, seen = [], [], {}
     for label, status in rows:
@@ -153,13 +153,13 @@ def write_in_shop_list(root, rows):
 
 
 def make_cifar10(folder):
-    """Ten pictures of each class to train and two to test."""
+    """Ten images of each class to train and two to test."""
     cifar_files.write_cifar10(pathlib.Path(folder) / "cifar-10-batches-bin")
     return pathlib.Path(folder)
 
 
 def make_cifar100(folder, train=2, test=1):
-    """Of each class `train` pictures to train and `test` to test; for `cifar_collage`, too."""
+    """Of each class `train` images to train and `test` to test; for `cifar_collage`, too."""
     cifar_files.write_cifar100(pathlib.Path(folder) / "cifar-100-binary", train, test)
     return pathlib.Path(folder)
 

@@ -59,8 +59,8 @@ def make_strategy():
     return tf.distribute.get_strategy()
 
 
-def pictures():
-    """Pictures of classes that differ, in random order."""
+def make_images():
+    """Images of classes that differ, in random order."""
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(CLASSES), OF_EACH)
     images = rng.uniform(0.3, 0.7, (CLASSES, SIDE, SIDE, 1))[labels] + rng.normal(size=(len(labels), SIDE, SIDE, 1)) / 8
@@ -69,7 +69,7 @@ def pictures():
 
 
 def batches(strategy, size, weighted):
-    images, labels = pictures()
+    images, labels = make_images()
     places = np.arange(STEPS * size) % len(labels)
     columns = (images[places], labels[places])
     if weighted:
@@ -121,7 +121,7 @@ def make_kind(name):
 
 
 def run(model, size=16, weighted=False, problems=False):
-    images, labels = pictures()
+    images, labels = make_images()
     validation = tf.data.Dataset.from_tensor_slices((images, labels)).batch(10)
     steps = StepLogs()
     calls = [steps]

@@ -175,7 +175,7 @@ def test_duplicates_of_another_class_rank_by_index():
 
 
 def test_an_equal_embedding_is_no_self_match():
-    # The only other picture of each class has the very same embedding as the query.
+    # The only other image of each class has the very same embedding as the query.
     embeddings = np.repeat(np.random.default_rng(0).normal(size=(50, 4)), 2, axis=0)
     assert retrieval_metrics(embeddings, np.repeat(np.arange(50), 2))["map_at_r"] == 1.0
 

@@ -14,7 +14,7 @@ def small_backbone(shape=(12, 12, 1), channels=4):
     return keras.Model(inputs, keras.layers.Conv2D(channels, 3, strides=2, activation="relu")(inputs))
 
 
-def pictures(count=5, shape=(12, 12, 1)):
+def make_images(count=5, shape=(12, 12, 1)):
     return np.random.default_rng(0).random((count, *shape)).astype("float32")
 
 
@@ -22,32 +22,32 @@ def test_average_pooling_equals_a_dense_layer_after_it():
     backbone = small_backbone()
     embedder = models.build_embedder(backbone, "gap", embedding_size=6, normalization=None)
     kernel, bias = embedder.get_layer("embedding").get_weights()
-    expected = np.asarray(backbone(pictures())).mean(axis=(1, 2)) @ kernel[0, 0] + bias
-    np.testing.assert_allclose(embedder(pictures()), expected, atol=1e-6)
+    expected = np.asarray(backbone(make_images())).mean(axis=(1, 2)) @ kernel[0, 0] + bias
+    np.testing.assert_allclose(embedder(make_images()), expected, atol=1e-6)
 
 
 def test_a_dense_layer_after_the_pooling(tmp_path):
     backbone = small_backbone()
     embedder = models.build_embedder(backbone, "gap_gmp", 6, normalization=None, embed_before_pooling=False)
     kernel, bias = embedder.get_layer("embedding").get_weights()
-    features = np.asarray(backbone(pictures()))
+    features = np.asarray(backbone(make_images()))
     expected = (features.mean(axis=(1, 2)) + features.max(axis=(1, 2))) @ kernel + bias
-    np.testing.assert_allclose(embedder(pictures()), expected, atol=1e-5)
+    np.testing.assert_allclose(embedder(make_images()), expected, atol=1e-5)
     embedder.save(tmp_path / "embedder.keras")
     again = keras.saving.load_model(tmp_path / "embedder.keras", safe_mode=True)
-    np.testing.assert_allclose(again(pictures()), expected, atol=1e-5)
+    np.testing.assert_allclose(again(make_images()), expected, atol=1e-5)
 
 
 def test_prototypes_of_the_backbones_features_with_a_dense_layer_after_the_pooling():
     backbone = small_backbone()
     options = {"prototypes": 3, "return_attributes": True}
     embedder = models.build_embedder(backbone, "gsp", 6, pooling_options=options, embed_before_pooling=False)
-    models.adapt_pooling(embedder, pictures(8), seed=0)
+    models.adapt_pooling(embedder, make_images(8), seed=0)
     assert [weight.shape for weight in embedder.get_layer("pooling").get_weights()] == [(3, backbone.output_shape[-1])]
-    embeddings, attributes = models.with_attributes(embedder)(pictures())
+    embeddings, attributes = models.with_attributes(embedder)(make_images())
     assert embeddings.shape == (5, 6) and attributes.shape == (5, 3)
-    weights = models.pooling_maps(embedder, pictures())
-    pooled = np.einsum("bhw,bhwc->bc", weights, np.asarray(backbone(pictures())))
+    weights = models.pooling_maps(embedder, make_images())
+    pooled = np.einsum("bhw,bhwc->bc", weights, np.asarray(backbone(make_images())))
     kernel, bias = embedder.get_layer("embedding").get_weights()
     expected = pooled @ kernel + bias
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
@@ -62,7 +62,7 @@ def test_structure_and_norms(pooling, normalization, largest):
     names = [layer.name for layer in embedder.layers]
     assert {"embedding", "pooling"} <= set(names)
     assert ("normalization" in names) == (normalization is not None)
-    norms = np.linalg.norm(embedder(pictures() * 50), axis=1)
+    norms = np.linalg.norm(embedder(make_images() * 50), axis=1)
     assert (norms <= largest + 1e-5).all()
     if normalization == "l2":
         np.testing.assert_allclose(norms, 1.0, atol=1e-5)
@@ -75,7 +75,7 @@ def test_round_trip(name, tmp_path):
     embedder = models.build_embedder(backbone, "gsp", 8, "clip", input_shape=shape, pooling_options=options)
     embedder.save(tmp_path / "embedder.keras")
     again = keras.saving.load_model(tmp_path / "embedder.keras", safe_mode=True)
-    np.testing.assert_allclose(again(pictures(3, shape)), embedder(pictures(3, shape)), atol=1e-6)
+    np.testing.assert_allclose(again(make_images(3, shape)), embedder(make_images(3, shape)), atol=1e-6)
 
 
 def test_backbone_by_name():
@@ -86,24 +86,24 @@ def test_backbone_by_name():
 
 def test_unknown_spatial_size():
     embedder = models.build_embedder(small_backbone((None, None, 1)), "gsp", 6, pooling_options={"prototypes": 3})
-    assert embedder(pictures(2, (9, 14, 1))).shape == (2, 6)
-    assert models.pooling_maps(embedder, pictures(2, (9, 14, 1))).shape == (2, 4, 6)
+    assert embedder(make_images(2, (9, 14, 1))).shape == (2, 6)
+    assert models.pooling_maps(embedder, make_images(2, (9, 14, 1))).shape == (2, 4, 6)
 
 
 def test_pooling_maps_give_the_embedding():
     embedder = models.build_embedder(small_backbone(), "gsp", 6, None, pooling_options={"prototypes": 3})
-    maps = models.pooling_maps(embedder, pictures())
-    features = np.asarray(models.local_features(embedder)(pictures()))
+    maps = models.pooling_maps(embedder, make_images())
+    features = np.asarray(models.local_features(embedder)(make_images()))
     np.testing.assert_allclose(maps.sum(axis=(1, 2)), 1.0, atol=1e-5)
-    np.testing.assert_allclose((maps[..., None] * features).sum(axis=(1, 2)), embedder(pictures()), atol=1e-5)
-    uniform = models.pooling_maps(models.build_embedder(small_backbone(), "gap", 6), pictures())
+    np.testing.assert_allclose((maps[..., None] * features).sum(axis=(1, 2)), embedder(make_images()), atol=1e-5)
+    uniform = models.pooling_maps(models.build_embedder(small_backbone(), "gap", 6), make_images())
     np.testing.assert_allclose(uniform, 1 / 25)
 
 
 def test_adapt_takes_k_centers_of_the_local_features():
     embedder = models.build_embedder(small_backbone(), "gsp", 6, pooling_options={"prototypes": 3})
-    features = np.asarray(l2_clip(models.local_features(embedder)(pictures()))).reshape(-1, 6)
-    models.adapt_pooling(embedder, pictures())
+    features = np.asarray(l2_clip(models.local_features(embedder)(make_images()))).reshape(-1, 6)
+    models.adapt_pooling(embedder, make_images())
     (prototypes,) = embedder.get_layer("pooling").get_weights()
     # Each prototype is a feature, and they cover as well as k-center from its own first choice does.
     distances = np.linalg.norm(features[:, None] - prototypes[None], axis=-1)
@@ -120,7 +120,7 @@ def test_settling_gives_the_statistics_of_the_data():
     norm = keras.layers.BatchNormalization(momentum=0.5)
     features = norm(keras.layers.Conv2D(4, 3, use_bias=False)(inputs))
     embedder = models.build_embedder(keras.Model(inputs, features), "gap", 6)
-    images = pictures(8) * 3 + 1
+    images = make_images(8) * 3 + 1
     before = [np.array(weight) for weight in embedder.trainable_variables]
     convolved = np.asarray(keras.Model(inputs, norm.input)(images))
     models.calibrate_batch_norm(embedder, tf.data.Dataset.from_tensors(images).repeat(30))
@@ -132,7 +132,7 @@ def test_settling_gives_the_statistics_of_the_data():
 
 def test_embed_arrays_and_data_sets():
     embedder = models.build_embedder(small_backbone(), "gap", 6)
-    images, labels = pictures(7), np.arange(7)
+    images, labels = make_images(7), np.arange(7)
     expected = np.asarray(embedder(images))
     np.testing.assert_allclose(models.embed(embedder, images, batch_size=3), expected, atol=1e-6)
     embeddings, got = models.embed(embedder, tf.data.Dataset.from_tensor_slices((images, labels)).batch(2))
@@ -144,7 +144,7 @@ def test_layers_in_place_of_names():
     embedder = models.build_embedder(
         small_backbone(), keras.layers.GlobalMaxPooling2D(name="pooling"), 6, layers.L2Clip(0.5, name="normalization")
     )
-    assert np.linalg.norm(embedder(pictures() * 50), axis=1).max() <= 0.5 + 1e-6
+    assert np.linalg.norm(embedder(make_images() * 50), axis=1).max() <= 0.5 + 1e-6
 
 
 @pytest.mark.parametrize(
@@ -168,6 +168,6 @@ def test_models_without_a_pooling_layer():
     with pytest.raises(ValueError, match="no layer named 'pooling'"):
         models.pooling_maps(plain, np.zeros((1, 4), "float32"))
     with pytest.raises(ValueError, match="no prototypes to adapt"):
-        models.adapt_pooling(models.build_embedder(small_backbone(), "gap", 6), pictures())
+        models.adapt_pooling(models.build_embedder(small_backbone(), "gap", 6), make_images())
     with pytest.raises(ValueError, match="nothing to embed"):
         models.embed(plain, np.zeros((0, 4), "float32"))

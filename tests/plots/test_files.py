@@ -30,7 +30,7 @@ def test_other_formats(tmp_path, suffix, start):
     assert save(figure(), str(tmp_path / f"curve.{suffix}")).read_bytes().startswith(start)
 
 
-def test_the_older_picture_stays_whole_when_drawing_fails(tmp_path):
+def test_the_older_image_stays_whole_when_drawing_fails(tmp_path):
     path = save(figure(), tmp_path / "curve.png")
     before = path.read_bytes()
     broken = figure()
@@ -79,7 +79,7 @@ def test_no_module_of_the_plots_imports_pyplot():
     assert not any("pyplot" in name or "plt" == name for module in modules for name in vars(module))
 
 
-def test_threads_draw_the_same_pictures(tmp_path):
+def test_threads_draw_the_same_images(tmp_path):
     def run(index):
         try:
             draw_all(tmp_path / str(index))

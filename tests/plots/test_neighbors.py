@@ -40,7 +40,7 @@ def test_right_frames_are_green_and_solid_wrong_ones_red_and_dashed():
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float16])
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_the_pictures_are_the_given_ones(dtype, channels):
+def test_the_images_are_the_given_ones(dtype, channels):
     queries, neighbors = images_of(2, 8, 8, channels, dtype=dtype), images_of(2, 3, 8, 8, channels, dtype=dtype)
     drawn = nearest_neighbors(queries, neighbors, CORRECT).axes[0].images
     assert len(drawn) == 2 + 6

@@ -83,14 +83,14 @@ def test_alternating_and_batch_differ_in_what_they_tell(tmp_path, trained):
     ]  # fmt: skip
     alone, fixed = trained["batch-32-1"], trained["fixed-p8-b12-l0.0002-n32-1"]
     assert not alone.ccp.enabled and alone.references.name == "batch"
-    assert fixed.ccp.patience == 10**6 and trained["ccp-p8-b12-l0.0002-n32-1"].ccp.patience == 2
+    assert not fixed.ccp.reinitialize and trained["ccp-p8-b12-l0.0002-n32-1"].ccp.patience == 2
     assert (trained["batch-16-1"].batches.classes, trained["batch-16-1"].batches.samples_per_class) == (4, 4)
     assert [setting.method for setting in measured["alternating"]] == ["batch", "fixed", "ccp", "ccp"]
     assert trained["ccp-p8-b12-l0-n32-1"].ccp.projection_weight == 0.0
     assert [row[3] for row in rows_of(tmp_path / "alternating.csv")[1:]] == ["–", "1.0", "3.0", "3.0"]
     header, *rows = rows_of(tmp_path / "batch.csv")
-    assert header[4] == "validation, 9,600 pictures seen"
-    # 600 steps of 16 pictures, 300 of 32.
+    assert header[4] == "validation, 9,600 images seen"
+    # 600 steps of 16 images, 300 of 32.
     assert [[*row[:2], row[4]] for row in rows] == [
         ["C2 in the batch", "16", "0.060"], ["C2 in the batch", "32", "0.030"],
         ["C2 + CCP", "16", "0.060"], ["C2 + CCP", "32", "0.030"],

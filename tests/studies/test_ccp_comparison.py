@@ -24,7 +24,7 @@ def test_runs_of_a_loss_differ_in_what_it_is_compared_with_alone(loss, reference
     assert recipe.references.has_memory == (reference == "xbm")
 
 
-def test_table_and_picture(tmp_path, monkeypatch):
+def test_table_and_image(tmp_path, monkeypatch):
     asked = []
 
     def result_of(recipe, folder):

@@ -1,4 +1,4 @@
-"""The study of proxies in the plane: pictures in the proxies' place, and what it arranges."""
+"""The study of proxies in the plane: images in the proxies' place, and what it arranges."""
 
 import csv
 
@@ -54,19 +54,19 @@ def test_the_pool_remembers_its_last_draw(pool):
     assert np.abs(first - images).max() > 0.1
 
 
-def test_pictures_are_found_by_their_embeddings(pool):
+def test_images_are_found_by_their_embeddings(pool):
     pool(0)
     embedder = small_embedder((8, 8, 1))
     references = SampleReferences(embedder, pool, num_classes=3, per_class=2)
     embeddings = np.asarray(embedder(pool.images))
     chosen = np.array([[4, 1], [7, 9], [10, 13]])
     references.assign(embeddings[chosen])
-    np.testing.assert_array_equal(references.pictures, pool.images[chosen.reshape(-1)])
+    np.testing.assert_array_equal(references.images, pool.images[chosen.reshape(-1)])
     np.testing.assert_array_equal(references.proxies, embeddings[chosen])
     # A later pool does not change them, and new weights do when they are asked for.
     pool(1)
     embedder.set_weights([0.5 * embedder.get_weights()[0]])
-    expected = np.asarray(embedder(references.pictures))
+    expected = np.asarray(embedder(references.images))
     called = references()
     np.testing.assert_allclose(called.embeddings, expected, atol=1e-6)
     assert called.labels.numpy().tolist() == [0, 0, 1, 1, 2, 2] and called.per_class == 2
@@ -75,7 +75,7 @@ def test_pictures_are_found_by_their_embeddings(pool):
     np.testing.assert_allclose(references.proxies, expected.reshape(3, 2, 2), atol=1e-6)
 
 
-def test_gradients_go_through_the_pictures(digits, pool):
+def test_gradients_go_through_the_images(digits, pool):
     """A step of SGD by hand, on the loss as a function of the kernel alone."""
     pool(0)
     embedder = small_embedder((8, 8, 1))
@@ -92,7 +92,7 @@ def test_gradients_go_through_the_pictures(digits, pool):
         return vectors / tf.maximum(1.0, tf.norm(vectors, axis=1, keepdims=True))
 
     with tf.GradientTape() as tape:
-        both = layers.References(embed(np.array(references.pictures)), np.repeat(np.arange(3), 2))
+        both = layers.References(embed(np.array(references.images)), np.repeat(np.arange(3), 2))
         value = tf.reduce_mean(losses.get("c2").against(labels, embed(images), both))
     expected = kernel - 0.3 * tape.gradient(value, kernel)
     model.fit(images, labels, batch_size=20, epochs=1, verbose=0)
@@ -108,7 +108,7 @@ def test_split_takes_the_last_of_each_class(digits):
         np.testing.assert_array_equal(most.images[most.labels == label], of_class[:-7])
         np.testing.assert_array_equal(last.images[last.labels == label], of_class[-7:])
     for count in (0, 200):
-        with pytest.raises(InputError, match=f"Received: {count} pictures of each class"):
+        with pytest.raises(InputError, match=f"Received: {count} images of each class"):
             split_samples(digits, count)
 
 

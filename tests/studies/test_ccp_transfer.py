@@ -153,7 +153,7 @@ def test_a_second_call_trains_nothing_and_gives_the_same(finished, monkeypatch):
         raise AssertionError("trained again")
 
     monkeypatch.setattr(models.MetricModel, "fit", fail)
-    monkeypatch.setattr(study, "_picture", lambda *arguments: figure.Figure())
+    monkeypatch.setattr(study, "_image", lambda *arguments: figure.Figure())
     assert study.ccp_transfer(folder, [0], "digits-quick", TINY, shown_classes=3) == given
 
 
@@ -191,7 +191,7 @@ def solution(step, value, labels=None, validation=0.5):
 def test_the_best_of_all_is_the_best_by_validation(monkeypatch):
     problems = {"ccp": [solution(50, 0.5), solution(100, 0.6, validation=0.7), solution(150, 0.8)]}
     problems["fixed"] = [solution(150, 0.55)]
-    monkeypatch.setattr(study, "_solved", lambda path, pictures: problems[path])
+    monkeypatch.setattr(study, "_solved", lambda path, images: problems[path])
     found = study._solutions({"ccp": "ccp", "fixed": "fixed"}, None)
     assert list(found) == ["problem 1", "problem 2", "problem 3", "CCP, best of all", "fixed proxies"]
     assert found["CCP, best of all"] is found["problem 2"]
@@ -226,12 +226,12 @@ def test_tables_of_seeds_with_more_and_fewer_problems(tmp_path):
     assert len(tables["seeds"]) == 1 + 4 + 5
 
 
-def test_the_picture_shows_some_classes_and_some_problems():
+def test_the_image_shows_some_classes_and_some_problems():
     labels = np.repeat(np.arange(9), 3)
-    test = type("Pictures", (), {"labels": labels, "num_classes": 9, "class_names": list("abcdefghi")})
+    test = type("Images", (), {"labels": labels, "num_classes": 9, "class_names": list("abcdefghi")})
     solutions = {f"problem {number}": solution(number, 0.5, labels) for number in range(1, 9)}
     solutions |= {"CCP, best of all": solution(8, 0.5, labels), "fixed proxies": solution(99, 0.6, labels)}
-    panels = study._picture(solutions, test, shown_classes=4).axes
+    panels = study._figure(solutions, test, shown_classes=4).axes
     headings = [axes.get_title().split("\n") for axes in panels]
     assert [heading[0] for heading in headings] == [
         "problem 1, 1 steps", "problem 2, 2 steps", "problem 4, 4 steps", "problem 6, 6 steps", "problem 8, 8 steps",

@@ -24,12 +24,12 @@ def test_weight_on_targets():
 
 
 def test_a_weight_on_the_target_finds_it():
-    """The convention of places is that of the pictures: targets are white here, and backgrounds black."""
+    """The convention of places is that of the images: targets are white here, and backgrounds black."""
     white = data.LabeledImages(np.full((8, 4, 4, 1), 255, np.uint8), np.repeat([0, 1], 4), ["a", "b"])
     black = data.LabeledImages(np.zeros((4, 4, 4, 1), np.uint8), np.zeros(4, int), ["z"])
-    pictures = data.Collages(white, black, tile=4)
-    brightness = pictures.images[..., 0] / pictures.images[..., 0].sum(axis=(1, 2), keepdims=True)
-    np.testing.assert_allclose(weight_on_targets(brightness, pictures.places), 1.0)
+    images = data.Collages(white, black, tile=4)
+    brightness = images.images[..., 0] / images.images[..., 0].sum(axis=(1, 2), keepdims=True)
+    np.testing.assert_allclose(weight_on_targets(brightness, images.places), 1.0)
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def small():
             "model.backbone": "tiny", "model.embedding_size": 4, "model.gsp.prototypes": 4, "batches.classes": 3,
             "data.options.target_options": {"characters": "ABCDEFGHKLMN"}, "data.options.backgrounds": "digits",
             "data.options.tile": 9, "training.steps_per_validation": 2, "training.max_validations": 2,
-            "evaluation.pictures": False,
+            "evaluation.figures": False,
         }  # fmt: skip
 
 

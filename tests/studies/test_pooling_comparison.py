@@ -61,7 +61,7 @@ def made_up(monkeypatch):
     return asked
 
 
-def test_tables_and_picture(tmp_path, made_up):
+def test_tables_and_image(tmp_path, made_up):
     results = pooling_comparison(str(tmp_path), ["weldon", "gsp"], seeds=[0, 1], steps=10)
     assert [name for name, _ in made_up][:4] == ["c2-gap-0", "c2-gap-1", "c2-weldon-0", "c2-weldon-1"]
     assert len(made_up) == 12

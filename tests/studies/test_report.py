@@ -1,4 +1,4 @@
-"""Tables and pictures of the studies, and their command line."""
+"""Tables and figures of the studies, and their command line."""
 
 import sys
 
@@ -9,14 +9,14 @@ from studies.report import Report, command
 from tfdml.experiments.errors import InputError
 
 
-def test_tables_and_pictures(tmp_path, capsys):
+def test_tables_and_images(tmp_path, capsys):
     report = Report(tmp_path / "new" / "folder")
     report.table("scores", ["loss", "MAP@R"], [["c2", 0.5], ["a, b", "0.25"]], "Both.")
     printed = capsys.readouterr().out
     assert printed.strip() == (report.folder / "scores.md").read_text().strip()
     assert printed.startswith("Both.\n\n| loss | MAP@R |\n")
     assert (report.folder / "scores.csv").read_text().splitlines() == ["loss,MAP@R", "c2,0.5", '"a, b",0.25']
-    report.picture("ranks", plots.ranking(["a"], [[1.0]]))
+    report.figure("ranks", plots.ranking(["a"], [[1.0]]))
     assert (report.folder / "ranks.png").stat().st_size > 1000
 
 

@@ -1,4 +1,4 @@
-"""Zero-shot transfer: the regression over many splits, the pictures' split, the attributes, and the study's course."""
+"""Zero-shot transfer: the regression over many splits, the images' split, the attributes, and the study's course."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from scipy.spatial.distance import cdist
 from sklearn.linear_model import Ridge
 
 from studies import zero_shot_transfer as study
-from studies.zero_shot_transfer import attribute_transfer, random_splits, split_pictures, summarize
+from studies.zero_shot_transfer import attribute_transfer, random_splits, split_images, summarize
 from tfdml import data, models
 from tfdml.experiments import TrainingResult
 from tfdml.layers import GeneralizedSumPooling
@@ -129,12 +129,12 @@ def test_summary():
     assert within.between == pytest.approx(1.0 - np.sum(expected**2 * 6) / np.sum((shuffled - 0.25) ** 2))
 
 
-def test_pictures_are_split_class_by_class(tmp_path):
+def test_images_are_split_class_by_class(tmp_path):
     # About 30 images of each class.
     digits = data.load("digits")
     digits = data.LabeledImages(digits.images[:300], digits.labels[:300], digits.class_names)
     folder = tmp_path / "data" / "digits"
-    split_pictures(digits, folder)
+    split_images(digits, folder)
     parts = data.split_classes(data.load("folder", path=str(folder)), validation=1 / 3, test=1 / 3)
     assert [[name.split("-")[1] for name in part.class_names] for part in parts] == [
         [name] * 10 for name in ("train", "validation", "test")
@@ -146,17 +146,17 @@ def test_pictures_are_split_class_by_class(tmp_path):
         index = int(part.images[-1].rpartition("/")[2][:-4])
         assert digits.labels[index] == part.labels[-1] == 9
     before = sorted(folder.rglob("*"))
-    split_pictures(digits, folder)
+    split_images(digits, folder)
     assert sorted(folder.rglob("*")) == before and not list(folder.parent.glob("*.unfinished"))
 
 
-def test_pictures_that_cannot_be_split(tmp_path):
+def test_images_that_cannot_be_split(tmp_path):
     few = data.LabeledImages(np.zeros((4, 8, 8, 1), np.uint8), [0, 0, 0, 0], ("only",))
-    with pytest.raises(ValueError, match="4 pictures of 'only'; expected at least 10"):
-        split_pictures(few, tmp_path / "few")
+    with pytest.raises(ValueError, match="4 images of 'only'; expected at least 10"):
+        split_images(few, tmp_path / "few")
     paths = data.LabeledImages(["a.png"], [0], ("only",))
-    with pytest.raises(ValueError, match="expected pictures in memory"):
-        split_pictures(paths, tmp_path / "paths")
+    with pytest.raises(ValueError, match="expected images in memory"):
+        split_images(paths, tmp_path / "paths")
     assert not (tmp_path / "few").exists()
 
 
@@ -189,8 +189,8 @@ def test_transport_needs_prototypes():
         study.with_transport(embedder)
 
 
-def untrained(recipe, pictures):
-    return study.builders.make_embedder(recipe, pictures.preprocessing)
+def untrained(recipe, images):
+    return study.builders.make_embedder(recipe, images.preprocessing)
 
 
 @pytest.mark.integration
@@ -203,7 +203,7 @@ def test_seen_classes(tmp_path, monkeypatch):
 
     monkeypatch.setattr(study, "result_of", untrained_result)
     monkeypatch.setattr(study, "_untrained", untrained)
-    monkeypatch.setattr(study, "PICTURES_PER_CLASS", 12)
+    monkeypatch.setattr(study, "IMAGES_PER_CLASS", 12)
     arguments = dict(tasks=["seen"], seen_data="digits", steps=4, splits=20, seeds=[0], overrides=TINY)
     with tiny_backbone.registered():
         results = study.zero_shot_transfer(str(tmp_path), **arguments)
@@ -220,21 +220,21 @@ def test_seen_classes(tmp_path, monkeypatch):
     table = (tmp_path / "transfer.md").read_text()
     assert "(at random 20%)" in table and "| seen classes | with the loss    |" in table
     assert len((tmp_path / "seeds.csv").read_text().splitlines()) == 4
-    for picture in ("attributes-seen.png", "maps-seen.png", "transfer.png"):
-        assert (tmp_path / picture).stat().st_size > 1000
+    for image in ("attributes-seen.png", "maps-seen.png", "transfer.png"):
+        assert (tmp_path / image).stat().st_size > 1000
 
 
 @pytest.mark.slow
 def test_a_training_with_the_loss_is_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "PICTURES_PER_CLASS", 40)
+    monkeypatch.setattr(study, "IMAGES_PER_CLASS", 40)
     changes = {**study._PNCA, **study._seen_changes("digits", tmp_path / "digits"), **TINY}
     changes |= {"model.pooling": "gsp", "zero_shot.enabled": True, "training.max_validations": 1}
     with tiny_backbone.registered():
         recipe = study.load_recipe("tournament", {**changes, "training.steps_per_validation": 4})
         trained, loaded = (study._trained(recipe, tmp_path / "run") for _ in range(2))
-        pictures = study.builders.load_data(recipe)
-    assert pictures.train.num_classes == pictures.test.num_classes == 10
-    first, second = (study._evaluate(study.with_transport(each), pictures, 20, 0.05, 64) for each in (trained, loaded))
+        images = study.builders.load_data(recipe)
+    assert images.train.num_classes == images.test.num_classes == 10
+    first, second = (study._evaluate(study.with_transport(each), images, 20, 0.05, 64) for each in (trained, loaded))
     np.testing.assert_allclose(first.means, second.means, atol=1e-5)
     assert trained is not loaded
 
@@ -253,7 +253,7 @@ def test_unseen_classes_are_those_of_the_recipe(tmp_path, monkeypatch):
         )
 
     monkeypatch.setattr(study, "result_of", lambda recipe, folder: asked.append((folder.name, recipe)) or RESULT)
-    monkeypatch.setattr(study, "_untrained", lambda recipe, pictures: None)
+    monkeypatch.setattr(study, "_untrained", lambda recipe, images: None)
     monkeypatch.setattr(study, "with_transport", transport)
     digits = {"data.name": "digits", "data.size": 12, "data.test_classes": 0.4, "batches.classes": 4}
     results = study.zero_shot_transfer(

@@ -46,10 +46,11 @@ class AlternatingProjections(keras.callbacks.Callback):
         pool_size: How many images of each class are embedded, and at least as many as a class has proxies. With 1 the
             proxies are random samples: the pool is as large as their number and no choice is left. A class with fewer
             images gives all it has.
-        patience: How many validations in a row may pass without a better value.
+        patience: Validations in a row without a better value after which a problem is solved; `None` never ends the
+            first problem, so the proxies that were drawn for it are kept.
         monitor: Metric in the logs; larger is better.
         start_from_epoch: Validations of the epochs before, counted from 0, are passed over, as those of a warm-up.
-        outer_patience: How many problems in a row may end without a better value; `None` for no limit.
+        outer_patience: Problems in a row without a better value after which training stops; `None` for no limit.
 
     Attributes:
         projections: What each problem that has ended did, a list of dicts: `projection`, `first_step`, `steps`, `best`
@@ -70,7 +71,7 @@ class AlternatingProjections(keras.callbacks.Callback):
         self,
         pool_dataset: tf.data.Dataset | Callable[[int], tf.data.Dataset],
         pool_size: int = 12,
-        patience: int = 3,
+        patience: int | None = 3,
         monitor: str = "val_map_at_r",
         start_from_epoch: int = 0,
         outer_patience: int | None = None,
@@ -78,7 +79,9 @@ class AlternatingProjections(keras.callbacks.Callback):
         super().__init__()
         self.pool_dataset = pool_dataset
         self.pool_size = check_whole_number("pool_size", pool_size, minimum=1)
-        self.patience = check_whole_number("patience", patience, minimum=1)
+        if patience is not None:
+            check_whole_number("patience", patience, minimum=1)
+        self.patience = patience
         self.monitor = monitor
         self.start_from_epoch = check_whole_number("start_from_epoch", start_from_epoch, minimum=0)
         if outer_patience is not None:
@@ -95,8 +98,12 @@ class AlternatingProjections(keras.callbacks.Callback):
         """Whether the last problem has ended and the outer patience is at its end."""
         model = self.model
         without_better = number(model.projection) - number(model.incumbent_projection)
-        ended = number(model.wait) >= self.patience
-        return self.outer_patience is not None and ended and without_better >= self.outer_patience
+        return self.outer_patience is not None and self._is_solved and without_better >= self.outer_patience
+
+    @property
+    def _is_solved(self):
+        """Whether the present problem has gone `patience` validations without a better value."""
+        return self.patience is not None and number(self.model.wait) >= self.patience
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         model = self.model
@@ -131,7 +138,7 @@ class AlternatingProjections(keras.callbacks.Callback):
         value = monitored_value(logs, self.monitor)
         if value is None or epoch < self.start_from_epoch:
             return
-        if not model.take_validation(value) and number(model.wait) >= self.patience and not model.stop_training:
+        if not model.take_validation(value) and self._is_solved and not model.stop_training:
             self._end_problem(logs["projection_steps"])
 
     def _end_problem(self, steps):

@@ -1,4 +1,4 @@
-"""Data: sets of labelled pictures, class-disjoint splits and balanced batches, all ending in tf.data."""
+"""Data: sets of labelled images, class-disjoint splits and balanced batches, all ending in tf.data."""
 
 import tfdml
 from tfdml._utils.naming import former_names

@@ -1,4 +1,4 @@
-"""Random changes of training pictures that leave their class what it is."""
+"""Random changes of training images that leave their class what it is."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Augmentation:
         rotation: Largest rotation in degrees, either way.
         scale: Largest relative change of size, either way.
         shear: Largest horizontal shear (horizontal shift for each unit of height), either way.
-        translation: Largest shift along each axis on the picture's side as unit, either way.
-        horizontal_flip: Whether every other picture, at random, is mirrored.
-        crop_area: `None`, or `(smallest, largest)` share of the picture's area that a random crop keeps.
+        translation: Largest shift along each axis on the image's side as unit, either way.
+        horizontal_flip: Whether every other image, at random, is mirrored.
+        crop_area: `None`, or `(smallest, largest)` share of the image's area that a random crop keeps.
         crop_aspect: `(smallest, largest)` ratio of a crop's width to its height.
 
     Raises:
@@ -64,22 +64,22 @@ class Augmentation:
         self.crop_aspect = tuple(map(float, crop_aspect))
 
     def __call__(self, images: tf.Tensor, seed: TensorLike) -> tf.Tensor:
-        """Changes each picture of a batch in its own way.
+        """Changes each image of a batch in its own way.
 
         Args:
             images: float `(b, height, width, channels)`.
             seed: Two integers; the same seed changes the same batch in the same way.
 
         Returns:
-            Pictures of the same shape and type.
+            Images of the same shape and type.
         """
         return self._transform(images, seed, with_crop=self.crop_area is not None)
 
     def crop(self, image: tf.Tensor, seed: TensorLike) -> tf.Tensor:
-        """Cuts a random part out of one decoded picture `(h, w, c)` of any size, to be resized afterwards.
+        """Cuts a random part out of one decoded image `(h, w, c)` of any size, to be resized afterwards.
 
-        Without `crop_area` the picture is returned whole. Cropping before resizing keeps the detail of large
-        pictures; `after_crop` then makes the other changes.
+        Without `crop_area` the image is returned whole. Cropping before resizing keeps the detail of large
+        images; `after_crop` then makes the other changes.
         """
         if self.crop_area is None:
             return image
@@ -88,10 +88,10 @@ class Augmentation:
         return image[row : row + rows, column : column + columns]
 
     def crop_window(self, size: TensorLike, seed: TensorLike) -> tf.Tensor:
-        """What `crop` cuts out of a picture, for a decoder that decodes no more than that.
+        """What `crop` cuts out of an image, for a decoder that decodes no more than that.
 
         Args:
-            size: int32 `(2,)`, height and width of the picture in pixels.
+            size: int32 `(2,)`, height and width of the image in pixels.
             seed: Two integers.
 
         Returns:
@@ -104,19 +104,19 @@ class Augmentation:
         return tf.concat([start, sides], axis=0)
 
     def after_crop(self, images: tf.Tensor, seed: TensorLike) -> tf.Tensor:
-        """All changes but the crop, for a batch whose pictures went through `crop`."""
+        """All changes but the crop, for a batch whose images went through `crop`."""
         return self._transform(images, seed, with_crop=False)
 
     @property
     def is_flip_at_most(self) -> bool:
-        """Whether `after_crop` does nothing but mirror pictures, if anything."""
+        """Whether `after_crop` does nothing but mirror images, if anything."""
         return not any((self.rotation, self.scale, self.shear, self.translation))
 
     def is_mirrored(self, count: int | tf.Tensor, seed: TensorLike) -> tf.Tensor:
-        """Which pictures of a batch `horizontal_flip` mirrors.
+        """Which images of a batch `horizontal_flip` mirrors.
 
         Args:
-            count: Pictures in the batch.
+            count: Images in the batch.
             seed: Two integers, the seed of the batch.
 
         Returns:
@@ -150,10 +150,10 @@ class Augmentation:
     def __repr__(self):
         return f"Augmentation({', '.join(f'{name}={value!r}' for name, value in self.config().items())})"
 
-    def _boxes(self, count, picture_aspect, seed):
-        """Crops as shares of the picture's sides: top, left, height and width, each `(count,)`.
+    def _boxes(self, count, image_aspect, seed):
+        """Crops as shares of the image's sides: top, left, height and width, each `(count,)`.
 
-        Area and the logarithm of the aspect are uniform; a box that would stick out is cut to the picture's
+        Area and the logarithm of the aspect are uniform; a box that would stick out is cut to the image's
         side.
         """
         area = tf.random.stateless_uniform((count,), _fold(seed, 7), *self.crop_area)
@@ -162,7 +162,7 @@ class Augmentation:
                 (count,), _fold(seed, 8), *(math.log(edge) for edge in self.crop_aspect)
             )
         )
-        relative_aspect = aspect / picture_aspect
+        relative_aspect = aspect / image_aspect
         width = tf.minimum(1.0, tf.sqrt(area * relative_aspect))
         height = tf.minimum(1.0, tf.sqrt(area / relative_aspect))
         place = tf.random.stateless_uniform((2, count), _fold(seed, 9))
@@ -183,7 +183,7 @@ class Augmentation:
         def uniform(number, largest):
             return tf.random.stateless_uniform((count,), _fold(seed, number), -largest, largest)
 
-        # Backwards from the result's pixels, measured from the centre, to those of the picture.
+        # Backwards from the result's pixels, measured from the centre, to those of the image.
         one, zero = tf.ones((count,)), tf.zeros((count,))
         backward = [[one, zero, zero], [zero, one, zero]]
         if is_affine:
@@ -200,7 +200,7 @@ class Augmentation:
             backward = [[sign * entry for entry in backward[0]], backward[1]]
         if with_crop:
             top, left, box_height, box_width = self._boxes(count, width / height, seed)
-            # From the centre of the picture to the centre of the box.
+            # From the centre of the image to the centre of the box.
             across, along = (left + box_width / 2.0 - 0.5) * width, (top + box_height / 2.0 - 0.5) * height
             backward = [
                 [box_width * backward[0][0], box_width * backward[0][1], box_width * backward[0][2] + across],
@@ -210,7 +210,7 @@ class Augmentation:
                     box_height * backward[1][2] + along,
                 ],
             ]
-        # Pixel centres are at whole numbers, so the picture's centre is at (side - 1) / 2.
+        # Pixel centres are at whole numbers, so the image's centre is at (side - 1) / 2.
         x, y = (width - 1) / 2.0, (height - 1) / 2.0
         columns = []
         for (across_x, across_y, shift), center in zip(backward, (x, y)):

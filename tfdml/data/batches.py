@@ -1,4 +1,4 @@
-"""Batches of pictures or features as tf.data: for training, for evaluation, and as a pool of samples of each class.
+"""Batches of images or features as tf.data: for training, for evaluation, and as a pool of samples of each class.
 
 Of `LabeledFeatures` the batches are (float32 features `(b, d)`, labels); there is no preprocessing (`None`) and no
 augmentation of them.
@@ -33,7 +33,7 @@ from tfdml.ops import MAX_PIXELS, UNIT_RANGE, orient, stored_window, upright_siz
 # Epochs are asked for together until they make so many batches: a call into Python costs more than a short
 # epoch.
 _BATCHES_PER_CALL = 64
-# By how much libjpeg can make a picture smaller while it decodes it, leaving out what is too fine.
+# By how much libjpeg can make an image smaller while it decodes it, leaving out what is too fine.
 _DECODING_RATIOS = (1, 2, 4, 8)
 
 
@@ -46,12 +46,12 @@ def balanced_batches(
     augmentation: Augmentation | None = None,
     input_range: InputRange | None = None,
 ) -> tf.data.Dataset:
-    """Endless training batches with the same number of pictures of each of their classes.
+    """Endless training batches with the same number of images of each of their classes.
 
     An epoch of `steps_per_epoch(dataset, classes_per_batch)` batches visits every class; see
     `BalancedSampler`. Batch t follows from (seed, t) alone, augmentation included.
 
-    Of pictures in files a random crop (`crop_area`) is cut out before they are resized, and is stretched to the size:
+    Of images in files a random crop (`crop_area`) is cut out before they are resized, and is stretched to the size:
     `short_side`, with its crop of the centre, is for evaluation only. Of a JPEG no more than the crop is decoded, and
     of a crop at least twice as large as the size no more than every other pixel of a side, averaged; what that changes
     is below three of 256 grey levels on average.
@@ -59,7 +59,7 @@ def balanced_batches(
     Args:
         dataset: A `LabeledImages` or `LabeledFeatures`.
         classes_per_batch: Distinct classes in a batch.
-        samples_per_class: Pictures of each of them, distinct where the class has enough.
+        samples_per_class: Images of each of them, distinct where the class has enough.
         seed: Integer of at least 0.
         preprocessing: A `Preprocessing`; `None` for features, and for gray or color images in memory, whose size and
             channels are kept.
@@ -68,7 +68,7 @@ def balanced_batches(
 
     Returns:
         An infinite `tf.data.Dataset` of (float32 images `(b, h, w, c)` in the input range, int64 labels `(b,)`), where
-        b = classes_per_batch · samples_per_class; the pictures of a class are next to each other.
+        b = classes_per_batch · samples_per_class; the images of a class are next to each other.
 
     Example:
         >>> import numpy as np
@@ -80,7 +80,7 @@ def balanced_batches(
         (TensorShape([4, 8, 8, 3]), 2)
 
     Raises:
-        ValueError: If a class has fewer than two pictures (named), there are too few classes, or a number is
+        ValueError: If a class has fewer than two images (named), there are too few classes, or a number is
             out of range.
     """
     return balanced_share(
@@ -132,7 +132,7 @@ def balanced_share(
 
     batches = tf.data.Dataset.counter(first_call).map(indices).prefetch(1)
     batches = batches.unbatch().skip(skipped)
-    pictures = _with_pictures(
+    batches = _with_images(
         batches,
         dataset,
         sampler.batch_size,
@@ -143,7 +143,7 @@ def balanced_share(
         is_endless=True,
         part=part,
     )
-    return pictures.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+    return batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
 
 def evaluation_batches(
@@ -152,11 +152,11 @@ def evaluation_batches(
     preprocessing: Preprocessing | None = None,
     input_range: InputRange | None = None,
 ) -> tf.data.Dataset:
-    """All pictures of a set once, in their order.
+    """All images of a set once, in their order.
 
     Args:
         dataset: A `LabeledImages` or `LabeledFeatures` with at least one sample.
-        batch_size: Pictures in a batch; the last one may have fewer.
+        batch_size: Images in a batch; the last one may have fewer.
         preprocessing: A `Preprocessing`; `None` for features, and for gray or color images in memory, whose size and
             channels are kept.
         input_range: As for `Preprocessing`; `None` for that of `preprocessing`.
@@ -201,11 +201,11 @@ def class_pool(
 
     Args:
         dataset: A `LabeledImages` or `LabeledFeatures`.
-        pool_size: Pictures of each class; a class with fewer gives all it has.
+        pool_size: Images of each class; a class with fewer gives all it has.
         seed: Integer of at least 0.
         preprocessing: A `Preprocessing`; `None` for features, and for gray or color images in memory, whose size and
             channels are kept.
-        batch_size: Pictures in a batch.
+        batch_size: Images in a batch.
         input_range: As for `Preprocessing`; `None` for that of `preprocessing`.
 
     Returns:
@@ -228,7 +228,7 @@ def class_pool(
     def pool(projection):
         projection = check_whole_number("projection", projection, minimum=0)
         order = np.random.default_rng([seed, projection]).permutation(len(dataset))
-        # Stable: the pictures of a class stay in random order, and the first of them are drawn.
+        # Stable: the images of a class stay in random order, and the first of them are drawn.
         order = order[np.argsort(dataset.labels[order], kind="stable")]
         rank = np.arange(len(order)) - starts[dataset.labels[order]]
         return _finite_batches(dataset, order[rank < pool_size], batch_size, preprocessing)
@@ -242,8 +242,8 @@ def _finite_batches(dataset, indices, batch_size, preprocessing, part=(0, 1)):
     batches = tf.data.Dataset.from_tensor_slices(indices.astype(np.int64)).batch(batch_size)
     index, count = part
     number = len(range(index, math.ceil(len(indices) / batch_size), count))
-    pictures = _with_pictures(batches.shard(count, index), dataset, batch_size, preprocessing)
-    return pictures.apply(tf.data.experimental.assert_cardinality(number))
+    batches = _with_images(batches.shard(count, index), dataset, batch_size, preprocessing)
+    return batches.apply(tf.data.experimental.assert_cardinality(number))
 
 
 def _in_range(dataset, preprocessing, input_range):
@@ -266,10 +266,10 @@ def _check_not_empty(dataset):
         raise ValueError(f"There is nothing to make batches of. Received: {dataset!r}.")
 
 
-def _with_pictures(
+def _with_images(
     batches, dataset, batch_size, preprocessing, augmentation=None, seed=0, start_batch=0, is_endless=False, part=None
 ):
-    """From batches of indices to batches of pictures and labels, in the same order."""
+    """From batches of indices to batches of images and labels, in the same order."""
     index, count = (0, 1) if part is None else check_part(part)
     # The rows of each batch that are given; only the last of finite batches has fewer, and these have no part.
     rows = slice(index * batch_size // count, (index + 1) * batch_size // count)
@@ -299,7 +299,7 @@ def _with_pictures(
         return batch, tf.gather(labels, indices)
 
     crops = augmentation is not None and augmentation.crop_area is not None
-    # Pictures are mirrored one by one, where that is all: a batch would be copied twice for it.
+    # Images are mirrored one by one, where that is all: a batch would be copied twice for it.
     flips = augmentation is not None and augmentation.horizontal_flip and augmentation.is_flip_at_most
 
     def read(number, index):
@@ -329,10 +329,10 @@ def _with_pictures(
         return augmentation.after_crop(batch, (seed, number))[rows], batch_labels
 
     if dataset.holds_paths:
-        pictures = batches.enumerate(start_batch).map(rows_of_batch).unbatch()
+        samples = batches.enumerate(start_batch).map(rows_of_batch).unbatch()
         spec = (tf.TensorSpec(preprocessing.image_shape, tf.float32), tf.TensorSpec((), tf.int64))
-        pictures = with_named_errors(pictures, images, read, spec, dataset.max_pixels)
-        batches = pictures.batch(rows.stop - rows.start, drop_remainder=is_endless)
+        samples = with_named_errors(samples, images, read, spec, dataset.max_pixels)
+        batches = samples.batch(rows.stop - rows.start, drop_remainder=is_endless)
         if augmentation is not None and not augmentation.is_flip_at_most:
             batches = batches.enumerate(start_batch).map(change, num_parallel_calls=tf.data.AUTOTUNE)
     else:

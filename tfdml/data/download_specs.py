@@ -39,7 +39,7 @@ class Layout(NamedTuple):
 
     Attributes:
         parts: Its `Part`s.
-        lists: The files, relative to the data set's folder, that say which picture is of which class.
+        lists: The files, relative to the data set's folder, that say which image is of which class.
     """
 
     parts: tuple[Part, ...]
@@ -54,7 +54,7 @@ class PublishedSet(NamedTuple):
         title: Its name in the literature.
         page: Where it is described.
         layouts: Its `Layout`s, the usual one first.
-        counts: What there is of each kind, such as `{"classes": 200, "pictures": 11788}`.
+        counts: What there is of each kind, such as `{"classes": 200, "images": 11788}`.
         folder: Name of its folder, which `path` may be or hold; `None` if its parts are put into any folder.
         note: What else one has to know to get it.
     """
@@ -125,23 +125,23 @@ class PublishedSet(NamedTuple):
         steps.append(f"{'Then run' if absent else 'Run'}: {command}{fetches}.")
         return " ".join([*steps, self.note]).rstrip()
 
-    def checked(self, pictures, path, verify, counts):
+    def checked(self, images, path, verify, counts):
         """Returns the `LabeledImages` that a loader has read from the lists, if they are as published.
 
         Raises:
             ValueError: If counts are wrong.
-            FileNotFoundError: If pictures are missing, where `verify` asks for them.
+            FileNotFoundError: If images are missing, where `verify` asks for them.
         """
-        self.check_counts(counts_of(pictures), self.root(path), counts)
+        self.check_counts(counts_of(images), self.root(path), counts)
         if verify:
-            missing = missing_files(pictures.images.tolist())
+            missing = missing_files(images.images.tolist())
             if missing:
                 more = f", and {len(missing) - 5} more" if len(missing) > 5 else ""
                 raise FileNotFoundError(
-                    f"{len(missing)} of {len(pictures)} pictures that the lists of {self.title} name are not there. "
+                    f"{len(missing)} of {len(images)} images that the lists of {self.title} name are not there. "
                     f"Received: no {', '.join(missing[:5])}{more}. {self.advice(path)}"
                 )
-        return pictures
+        return images
 
     def check_counts(self, found, path, counts):
         """Raises a ValueError if `counts` is "published" and what was found is not what is published.
@@ -156,7 +156,7 @@ class PublishedSet(NamedTuple):
         if counts == "published" and wrong:
             received, expected = (", ".join(f"{of[kind]:,} {kind}" for kind in wrong) for of in (found, self.counts))
             raise ValueError(
-                f"These are not the published pictures of {self.title}. Received: {path} with {received}; "
+                f"These are not the published images of {self.title}. Received: {path} with {received}; "
                 f"expected {expected}. With counts='any' other counts are taken, too."
             )
 
@@ -179,7 +179,7 @@ _CUB = PublishedSet(
             lists=("images.txt", "image_class_labels.txt", "classes.txt"),
         ),
     ),
-    counts={"classes": 200, "pictures": 11_788, "training classes": 100, "training pictures": 5_864},
+    counts={"classes": 200, "images": 11_788, "training classes": 100, "training images": 5_864},
 )
 
 _SOP = PublishedSet(
@@ -200,7 +200,7 @@ _SOP = PublishedSet(
             lists=("Ebay_train.txt", "Ebay_test.txt"),
         ),
     ),
-    counts={"classes": 22_634, "pictures": 120_053, "training classes": 11_318, "training pictures": 59_551},
+    counts={"classes": 22_634, "images": 120_053, "training classes": 11_318, "training images": 59_551},
 )
 
 _IN_SHOP_LIST = "Eval/list_eval_partition.txt"
@@ -217,13 +217,13 @@ _IN_SHOP = PublishedSet(
     counts={
         "classes": 7_982,
         "training classes": 3_997,
-        "training pictures": 25_882,
+        "training images": 25_882,
         "query classes": 3_985,
-        "query pictures": 14_218,
+        "query images": 14_218,
         "gallery classes": 3_985,
-        "gallery pictures": 12_612,
+        "gallery images": 12_612,
     },
-    note="Its licence lets nobody hand the pictures on: its page says how to ask for them.",
+    note="Its licence lets nobody hand the images on: its page says how to ask for them.",
 )
 
 _CARS_HOST = "https://ai.stanford.edu/~jkrause"
@@ -241,7 +241,7 @@ _CARS_IN_ONE = Layout(
     ),
     lists=("cars_annos.mat",),
 )
-# The labels of the test pictures came later, and are kept beside the devkit or in it.
+# The labels of the test images came later, and are kept beside the devkit or in it.
 _CARS_IN_TWO = tuple(
     Layout(
         parts=(
@@ -260,7 +260,7 @@ _CARS196 = PublishedSet(
     title="Cars196",
     page=f"{_CARS_HOST}/cars/car_dataset.html",
     layouts=(_CARS_IN_ONE, *_CARS_IN_TWO),
-    counts={"classes": 196, "pictures": 16_185, "training classes": 98, "training pictures": 8_054},
+    counts={"classes": 196, "images": 16_185, "training classes": 98, "training images": 8_054},
     note=(
         "Where the official address no longer answers, copies elsewhere are taken as well: checksums and counts tell "
         "whether they are whole."
@@ -276,7 +276,7 @@ def _cifar(name, title, part, folder, lists, classes):
         title=title,
         page=f"{_CIFAR_HOST}/cifar.html",
         layouts=(Layout((part,), lists),),
-        counts={"classes": classes, "pictures in the training files": 50_000, "pictures in the test files": 10_000},
+        counts={"classes": classes, "images in the training files": 50_000, "images in the test files": 10_000},
         folder=folder,
         note="The python version, which holds pickles, is not read.",
     )

@@ -115,6 +115,6 @@ def _check_finite(values, images, start):
     if len(bad):
         shown = [f"{index} ({images.images[index]})" if images.holds_paths else str(index) for index in bad[:10]]
         raise ValueError(
-            f"The network's features are not finite, or too large for {values.dtype}. Received: picture "
+            f"The network's features are not finite, or too large for {values.dtype}. Received: image "
             f"{', '.join(shown)} (from 0); is the scale what the network expects?"
         )

@@ -102,14 +102,14 @@ def read_in_graph(path, decode=None, finish=None, max_pixels=MAX_PIXELS):
     return _unknown(tf.cond(is_native, lambda: _unknown(decode(contents)), other))
 
 
-def with_named_errors(pictures, paths, read, spec, max_pixels=MAX_PIXELS):
+def with_named_errors(images, paths, read, spec, max_pixels=MAX_PIXELS):
     """Maps indices of files to what is read of them, with errors that name the file.
 
     TensorFlow's decoders do not say which file they failed on. Elements that fail are dropped, and the next one, which
     tells what came before it, notices.
 
     Args:
-        pictures: A `tf.data.Dataset` of `(number, index, previous)`: a number for `read`, the index of a file, and that
+        images: A `tf.data.Dataset` of `(number, index, previous)`: a number for `read`, the index of a file, and that
             of the element before. An index of -1 stands for no file; one must come at the end, and now and then.
         paths: String tensor of the files.
         read: A function from `(number, index)` to tensors of fixed shapes.
@@ -137,7 +137,7 @@ def with_named_errors(pictures, paths, read, spec, max_pixels=MAX_PIXELS):
         with tf.control_dependencies([check]):
             return position + 1, (index, tf.nest.map_structure(tf.identity, value))
 
-    results = pictures.enumerate().map(read_or_not, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    results = images.enumerate().map(read_or_not, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     results = results.ignore_errors().scan(np.int64(0), check)
     return results.filter(lambda index, _: index >= 0).map(lambda _, value: value)
 

@@ -18,7 +18,7 @@ _NUMBERS_PER_BLOCK = 2**24
 # With an __init__ of its own: the features come first, before what has defaults.
 @dataclasses.dataclass(frozen=True, eq=False, repr=False, init=False)
 class LabeledFeatures(LabeledSamples):
-    """Vectors, such as a frozen network's features of pictures, and their classes.
+    """Vectors, such as a frozen network's features of images, and their classes.
 
     Of an array in a file (`np.load(…, mmap_mode="r")`) only what is asked for is read; the subsets of a set share the
     array.

@@ -1,4 +1,4 @@
-"""A set of pictures with class labels."""
+"""A set of images with class labels."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from tfdml.data.labeled_samples import LabeledSamples
 from tfdml.ops import MAX_PIXELS
 
 
-# With an __init__ of its own: the pictures come first, before what has defaults.
+# With an __init__ of its own: the images come first, before what has defaults.
 @dataclasses.dataclass(frozen=True, eq=False, repr=False, init=False)
 class LabeledImages(LabeledSamples):
-    """Pictures and their classes, in memory or as paths of files.
+    """Images and their classes, in memory or as paths of files.
 
     Args:
         images: uint8 `(n, height, width, channels)`, or `n` paths of image files (JPEG, PNG, GIF, BMP, WebP or TIFF),
@@ -32,7 +32,7 @@ class LabeledImages(LabeledSamples):
         name: What the set is called in messages and tables.
         num_train_classes: Classes 0 to `num_train_classes - 1` are published as training classes, the others as test
             classes. `None` if there is no published split.
-        roles: Integers `(n,)`: what a picture is for in the published evaluation, 1 a query, 2 one of the gallery,
+        roles: Integers `(n,)`: what an image is for in the published evaluation, 1 a query, 2 one of the gallery,
             0 both. `None` if there are no such roles.
         max_pixels: Largest height × width of an image file. Whatever decodes the files refuses larger ones before it
             allocates memory for them.
@@ -205,17 +205,17 @@ class LabeledImages(LabeledSamples):
 
     @property
     def holds_paths(self) -> bool:
-        """Whether the pictures are paths of files rather than arrays."""
+        """Whether the images are paths of files rather than arrays."""
         return self.images.ndim == 1
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:
-        """`(height, width, channels)`, or `None` for paths, whose pictures may differ."""
+        """`(height, width, channels)`, or `None` for paths, whose images may differ."""
         return None if self.holds_paths else self.images.shape[1:]
 
     @property
     def encoded_paths(self) -> list[bytes] | None:
-        """The paths as the file system has them, `n` bytes objects, or `None` for pictures in memory.
+        """The paths as the file system has them, `n` bytes objects, or `None` for images in memory.
 
         `images` holds them as text, where bytes that are not UTF-8 are surrogates.
         """

@@ -1,4 +1,4 @@
-"""What every labelled set has in common, whether its samples are pictures or something else."""
+"""What every labelled set has in common, whether its samples are images or something else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""List files of published data sets: which picture is of which class."""
+"""List files of published data sets: which image is of which class."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ def counts_of(dataset):
     roles = np.zeros(len(dataset), np.int8) if dataset.roles is None else dataset.roles
     return {
         "classes": dataset.num_classes,
-        "pictures": len(dataset),
+        "images": len(dataset),
         "training classes": dataset.num_train_classes,
-        "training pictures": int(is_train.sum()),
+        "training images": int(is_train.sum()),
         "query classes": len(np.unique(dataset.labels[roles == 1])),
-        "query pictures": int((roles == 1).sum()),
+        "query images": int((roles == 1).sum()),
         "gallery classes": len(np.unique(dataset.labels[roles == 2])),
-        "gallery pictures": int((roles == 2).sum()),
+        "gallery images": int((roles == 2).sum()),
     }
 
 
@@ -67,7 +67,7 @@ def train_classes_first(train, test, path):
     """Numbers the classes of two lists: those to train in sorted order, then those to test.
 
     Args:
-        train, test: The class of each picture.
+        train, test: The class of each image.
         path: Of the list file, for the message.
 
     Returns:

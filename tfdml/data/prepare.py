@@ -1,4 +1,4 @@
-"""Getting a published data set ready: fetch, check and extract its archives, and read every picture once."""
+"""Getting a published data set ready: fetch, check and extract its archives, and read every image once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def prepare(name, path, download=False, counts="published"):
     """Brings a published data set into the form that its loader reads, and checks all of it.
 
     Archives are compared with their published checksums, and extracted where the extracted folder is not there yet;
-    counts are compared with the published ones; every picture is read. What is missing is fetched only if that is
+    counts are compared with the published ones; every image is read. What is missing is fetched only if that is
     asked for: else the message says what to put where.
 
     Args:
@@ -36,13 +36,13 @@ def prepare(name, path, download=False, counts="published"):
         counts: `"any"` takes other counts and checksums than the published ones.
 
     Returns:
-        A dict of what there is of each kind, such as `{"classes": 200, "pictures": 11788}`.
+        A dict of what there is of each kind, such as `{"classes": 200, "images": 11788}`.
 
     Raises:
         FileNotFoundError: If something is missing that is not to be fetched; the message says what to put where.
         ConnectionError: If it cannot be fetched.
         ValueError: If the name is unknown, an archive has a wrong checksum or is truncated, the counts are wrong, or a
-            picture is unreadable; the message names the path.
+            image is unreadable; the message names the path.
         OSError: If the disk is full; nothing half-written is left.
     """
     if name not in preparable_names():
@@ -83,18 +83,18 @@ def found_in(name, path, counts="published"):
     from tfdml.data.image_files import verify_images
 
     published = PUBLISHED[name]
-    if "pictures in the training files" in published.counts:
+    if "images in the training files" in published.counts:
         parts = {part: load(name, path=path, part=part) for part in ("train", "test")}
         found = {
             "classes": parts["train"].num_classes,
-            "pictures in the training files": len(parts["train"]),
-            "pictures in the test files": len(parts["test"]),
+            "images in the training files": len(parts["train"]),
+            "images in the test files": len(parts["test"]),
         }
         published.check_counts(found, published.root(path), counts)
         return found
-    pictures = load(name, path=path, counts=counts)
-    verify_images(pictures.images.tolist(), progress=True)
-    found = counts_of(pictures)
+    images = load(name, path=path, counts=counts)
+    verify_images(images.images.tolist(), progress=True)
+    found = counts_of(images)
     return {kind: found[kind] for kind in published.counts}
 
 
@@ -102,7 +102,7 @@ def main(argv=None):
     """The command `tfdml-prepare`; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="tfdml-prepare",
-        description="Checks the archives or folders of a published data set, extracts them, and reads every picture.",
+        description="Checks the archives or folders of a published data set, extracts them, and reads every image.",
     )
     parser.add_argument("NAME", help=f"One of {', '.join(preparable_names())}.")
     parser.add_argument("PATH", help="The folder that holds the archives or the extracted data set.")

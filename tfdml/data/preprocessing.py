@@ -1,4 +1,4 @@
-"""From a decoded or encoded picture to what an embedder takes."""
+"""From a decoded or encoded image to what an embedder takes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LUMA = (0.2989, 0.5870, 0.1140)
 
 
 class Preprocessing:
-    """Brings any picture to float32 in 0–1 of one size and number of channels.
+    """Brings any image to float32 in 0–1 of one size and number of channels.
 
     uint8 is divided by 255, floats are taken as they are; transparency is laid over black; colour becomes
     luma or grey is repeated where the number of channels asks for it; the size is changed with bilinear,
@@ -23,7 +23,7 @@ class Preprocessing:
     Args:
         size: `(height, width)` of the result in pixels.
         channels: 1 (grey) or 3 (colour).
-        short_side: `None` stretches the picture to `size`. A number of pixels scales the picture's shorter
+        short_side: `None` stretches the image to `size`. A number of pixels scales the image's shorter
             side to it, keeping the aspect, and cuts out the centre of `size` (the protocol of CUB, Cars and
             SOP: 256, then 227).
         input_range: `(low, high)`, the values of black and white in the result, for a network that does not take 0–1;
@@ -34,8 +34,8 @@ class Preprocessing:
         ValueError: If the size, the number of channels or the range is impossible.
 
     Example:
-        >>> picture = tf.fill((20, 10, 3), tf.constant(255, tf.uint8))
-        >>> Preprocessing(size=(4, 6), channels=1)(picture).shape
+        >>> image = tf.fill((20, 10, 3), tf.constant(255, tf.uint8))
+        >>> Preprocessing(size=(4, 6), channels=1)(image).shape
         TensorShape([4, 6, 1])
     """
 
@@ -68,7 +68,7 @@ class Preprocessing:
 
     @tf.autograph.experimental.do_not_convert
     def __call__(self, images: TensorLike) -> tf.Tensor:
-        """Preprocesses decoded pictures.
+        """Preprocesses decoded images.
 
         Args:
             images: `(h, w, c)` or a batch `(b, h, w, c)` of equal size; uint8 in 0–255, uint16 in 0–65535 or floats in
@@ -85,7 +85,7 @@ class Preprocessing:
         images = tf.convert_to_tensor(images)
         rank = images.shape.rank
         if rank not in (3, 4):
-            raise ValueError(f"Pictures must be (h, w, c) or (b, h, w, c). Received: shape {images.shape}.")
+            raise ValueError(f"Images must be (h, w, c) or (b, h, w, c). Received: shape {images.shape}.")
         images = self._from_channels(_checked(images))
         images.set_shape([*images.shape[: rank - 3], *self.image_shape])
         return self.to_input_range(images)
@@ -148,7 +148,7 @@ class Preprocessing:
 
     def _from_known_channels(self, images, count):
         if count not in (1, 2, 3, 4):
-            raise ValueError(f"Pictures must have 1 to 4 channels. Received: shape {images.shape}.")
+            raise ValueError(f"Images must have 1 to 4 channels. Received: shape {images.shape}.")
         # Bytes stay bytes until they are fewer, and are divided once.
         largest = float(images.dtype.max) if images.dtype.is_integer else 1.0
         images = images if images.dtype == tf.uint8 else tf.cast(images, tf.float32)
@@ -197,7 +197,7 @@ def _checked(images):
 
 
 def _resize(images, scaled, size):
-    """The centre, `size`, of pictures `(…, h, w, c)` resized to `scaled`: bilinear and anti-aliased.
+    """The centre, `size`, of images `(…, h, w, c)` resized to `scaled`: bilinear and anti-aliased.
 
     The pixels are those of `tf.image.resize(images, scaled, antialias=True)`, whose kernel goes through the channels of
     each pixel by themselves when it works along a row. Here a row, and then a column, is one pixel of many channels,

@@ -1,4 +1,4 @@
-"""Which pictures go into which batch: the m-per-class sampler, in numbers."""
+"""Which images go into which batch: the m-per-class sampler, in numbers."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from tfdml._utils.arguments import check_whole_number
 from tfdml._utils.types import Labels
 from tfdml.data.labeled_samples import LabeledSamples, check_is_labeled, integer_column
 
-_CLASSES, _PICTURES = 0, 1
+_CLASSES, _IMAGES = 0, 1
 
 
 class BalancedSampler:
-    """Batches of `classes_per_batch` classes × `samples_per_class` pictures; batch t follows from (seed, t).
+    """Batches of `classes_per_batch` classes × `samples_per_class` images; batch t follows from (seed, t).
 
     **Classes.** Each epoch goes through a fresh permutation of all classes, so that it visits every class.
     Where the last batch of an epoch is not full, classes of a fixed rotation fill it up, so that extra visits
     are even, too.
 
-    **Pictures.** The visits of a class walk through shuffled passes over its pictures: each is used once
-    before any is used again, and where a visit lies across two passes, its pictures still differ. After S /
-    gcd(n, S) passes (n pictures, S in a visit) visits and passes end together, and a new seeded period
-    begins. A class with fewer than S pictures repeats each as evenly as possible.
+    **Images.** The visits of a class walk through shuffled passes over its images: each is used once
+    before any is used again, and where a visit lies across two passes, its images still differ. After S /
+    gcd(n, S) passes (n images, S in a visit) visits and passes end together, and a new seeded period
+    begins. A class with fewer than S images repeats each as evenly as possible.
 
     How often a class was visited before batch t, and thus which period and visit come next, are formulas:
     going on from any batch costs as much as starting.
@@ -34,13 +34,13 @@ class BalancedSampler:
         labels: Integers `(n,)` or `(n, 1)`, of any type, which number the classes from 0 without gaps; see
             `encode_labels`.
         classes_per_batch: Distinct classes in a batch.
-        samples_per_class: Pictures of each of them.
+        samples_per_class: Images of each of them.
         seed: Integer of at least 0.
         class_names: Names for messages, or `None`.
 
     Raises:
         TypeError: If labels are not integers.
-        ValueError: If a class has fewer than two pictures (they are named), labels are negative or leave classes out,
+        ValueError: If a class has fewer than two images (they are named), labels are negative or leave classes out,
             there are fewer classes than `classes_per_batch`, or a number is out of range.
     """
 
@@ -61,7 +61,7 @@ class BalancedSampler:
 
         counts = np.bincount(labels, minlength=self.num_classes)
         _check_counts(counts, class_names)
-        # The pictures of each class, one class after the other.
+        # The images of each class, one class after the other.
         self._counts, self._first_member = counts, np.cumsum(counts) - counts
         self._members = np.argsort(labels, kind="stable")
         self._visits_per_period = counts // np.gcd(counts, self.samples_per_class)
@@ -81,11 +81,11 @@ class BalancedSampler:
 
     @property
     def batch_size(self) -> int:
-        """Pictures in a batch."""
+        """Images in a batch."""
         return self.classes_per_batch * self.samples_per_class
 
     def epoch(self, number: int) -> np.ndarray:
-        """Indices of one epoch's pictures, `(steps_per_epoch, batch_size)`; a batch is grouped by class."""
+        """Indices of one epoch's images, `(steps_per_epoch, batch_size)`; a batch is grouped by class."""
         classes = self._classes_of_epoch(number)
         visits = number + self._extra_visits(number)
         with self._lock:
@@ -97,7 +97,7 @@ class BalancedSampler:
         return rows.reshape(self.steps_per_epoch, self.batch_size)
 
     def batch(self, number: int) -> np.ndarray:
-        """Indices of the pictures of batch `number` from 0, `(batch_size,)`."""
+        """Indices of the images of batch `number` from 0, `(batch_size,)`."""
         epoch, step = divmod(number, self.steps_per_epoch)
         return self.epoch(epoch)[step]
 
@@ -137,8 +137,8 @@ class BalancedSampler:
 
     def _begin_periods(self, classes, periods):
         self._period[classes] = periods
-        generators = np.array(self._generators(_PICTURES, classes, periods), object)
-        # Classes with as many pictures are taken together: of 11,318 classes the calls are what costs.
+        generators = np.array(self._generators(_IMAGES, classes, periods), object)
+        # Classes with as many images are taken together: of 11,318 classes the calls are what costs.
         counts = self._counts[classes]
         order = np.argsort(counts, kind="stable")
         for group in np.split(order, np.flatnonzero(np.diff(counts[order])) + 1):
@@ -181,7 +181,7 @@ def _passes(count, visit, generators):
     rows = np.arange(len(order))[:, np.newaxis]
     for index in range(1, number):
         behind = index * count % visit
-        # The visit across the border has its first pictures from the pass before: others must come first in
+        # The visit across the border has its first images from the pass before: others must come first in
         # this one.
         is_taken = np.zeros((len(order), count), bool)
         is_taken[rows, order[:, index - 1, count - behind :]] = True
@@ -224,7 +224,7 @@ def _check_counts(counts, class_names):
         ]
         more = f" and {len(poor) - 10} more" if len(poor) > 10 else ""
         raise ValueError(
-            "Each class needs at least two pictures to make a positive pair. "
+            "Each class needs at least two images to make a positive pair. "
             f"Received: classes with fewer: {', '.join(shown)}{more}."
         )
 

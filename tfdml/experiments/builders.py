@@ -30,18 +30,18 @@ from tfdml.models import (
     calibrate_batch_norm,
 )
 
-# So many training pictures are enough to choose the first prototypes from their local features.
-_PICTURES_FOR_PROTOTYPES = 512
+# So many training images are enough to choose the first prototypes from their local features.
+_IMAGES_FOR_PROTOTYPES = 512
 _BATCHES_TO_SETTLE = 30
 
 
 class ExperimentData(NamedTuple):
-    """The pictures of a run.
+    """The images of a run.
 
     Attributes:
         train, validation, test: `LabeledImages` (or `LabeledFeatures`) without a common class; validation and test can
             be the same.
-        preprocessing: What brings their pictures into the network's shape; None for features.
+        preprocessing: What brings their images into the network's shape; None for features.
     """
 
     train: data.LabeledSamples
@@ -51,16 +51,16 @@ class ExperimentData(NamedTuple):
 
 
 def load_data(recipe: Recipe) -> ExperimentData:
-    """Loads the data set, splits its classes and says how pictures are preprocessed."""
+    """Loads the data set, splits its classes and says how images are preprocessed."""
     config = recipe.data
-    pictures = data.load(config.name, **config.options)
-    return ExperimentData(*split(config, pictures), make_preprocessing(config, pictures))
+    dataset = data.load(config.name, **config.options)
+    return ExperimentData(*split(config, dataset), make_preprocessing(config, dataset))
 
 
-def split(config, pictures):
+def split(config, dataset):
     """The classes of a data set, split as a recipe's `data` section says: `Splits`."""
     return data.split_classes(
-        pictures,
+        dataset,
         validation=config.validation_classes,
         test=config.test_classes,
         seed=config.split_seed,
@@ -69,14 +69,14 @@ def split(config, pictures):
     )
 
 
-def make_preprocessing(config, pictures=None):
-    """The preprocessing of a recipe's `data` section, what that leaves open from the pictures; None for features."""
+def make_preprocessing(config, dataset=None):
+    """The preprocessing of a recipe's `data` section, what that leaves open from the images; None for features."""
     if config.name == "features":
         return None
-    shape = None if pictures is None else pictures.image_shape
+    shape = None if dataset is None else dataset.image_shape
     if shape is None and (config.size is None or config.channels is None):
         raise RecipeError(
-            "Pictures in files can have any shape. "
+            "Images in files can have any shape. "
             f"Received: data.size={config.size}, data.channels={config.channels}; expected both to be given."
         )
     size = config.image_size or shape[:2]
@@ -84,15 +84,15 @@ def make_preprocessing(config, pictures=None):
     return data.Preprocessing(size=size, channels=channels, short_side=config.short_side)
 
 
-def complete_recipe(recipe: Recipe, pictures: ExperimentData) -> Recipe:
-    """The recipe with the shape of the pictures, or the size of the features, which it may have left to the data set.
+def complete_recipe(recipe: Recipe, datasets: ExperimentData) -> Recipe:
+    """The recipe with the shape of the images, or the size of the features, which it may have left to the data set.
 
     Raises:
         RecipeError: If its features are of another size.
     """
     if not recipe.has_head:
-        return _filled(recipe, pictures.preprocessing.size, pictures.preprocessing.channels, None)
-    given, size = recipe.model.head.input_size, pictures.train.feature_size
+        return _filled(recipe, datasets.preprocessing.size, datasets.preprocessing.channels, None)
+    given, size = recipe.model.head.input_size, datasets.train.feature_size
     if given not in (None, size):
         raise RecipeError(
             f"Received: model.head.input_size={given} with features of {size} numbers; expected the same, or null."
@@ -136,7 +136,7 @@ def dry_build(recipe: Recipe):
         make_augmentation(recipe)
     with recipe_errors("references", size="memory_size", warmup_steps="memory_warmup"):
         make_references(recipe, num_classes=1, dim=1)
-    with recipe_errors("zero_shot", embedding_size="dim"):
+    with recipe_errors("zero_shot"):
         make_zero_shot(recipe, num_classes=1, dim=1)
     if not recipe.has_head:
         with recipe_errors("model.gsp" if has_gsp else "model.pooling_options"):
@@ -148,9 +148,9 @@ def dry_build(recipe: Recipe):
         make_head(dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, head=head)))
 
 
-def check_training_classes(recipe: Recipe, pictures: ExperimentData):
+def check_training_classes(recipe: Recipe, datasets: ExperimentData):
     """Raises a ValueError if batches of the recipe cannot be drawn from the training classes."""
-    batches, train = recipe.batches, pictures.train
+    batches, train = recipe.batches, datasets.train
     data.BalancedSampler(train.labels, batches.classes, batches.samples_per_class, recipe.seed, train.class_names)
 
 
@@ -205,7 +205,7 @@ def make_pooling(recipe: Recipe):
     )
 
 
-def start_embedder(recipe: Recipe, embedder, pictures: ExperimentData):
+def start_embedder(recipe: Recipe, embedder, datasets: ExperimentData):
     """Gives an embedder the weights of another run, or fits batch statistics and prototypes to the data."""
     first_weights = recipe.model.first_weights
     if first_weights is not None:
@@ -213,14 +213,14 @@ def start_embedder(recipe: Recipe, embedder, pictures: ExperimentData):
         return
     # Statistics of pretrained weights are those that its convolutions were trained with.
     if not recipe.model.is_pretrained:
-        calibrate_batch_norm(embedder, training_batches(recipe, pictures).take(_BATCHES_TO_SETTLE))
+        calibrate_batch_norm(embedder, training_batches(recipe, datasets).take(_BATCHES_TO_SETTLE))
     if recipe.has_head:
         return
     pooling = embedder.get_layer("pooling")
     # What a warm-up starts from in the end does not count, and random prototypes are those of the layer.
     from_features = not isinstance(pooling, GeneralizedSumPooling) or recipe.model.gsp.start == "k_center"
     if isinstance(pooling, PrototypePooling) and from_features:
-        adapt_pooling(embedder, prototype_pictures(recipe, pictures), seed=recipe.seed)
+        adapt_pooling(embedder, prototype_images(recipe, datasets), seed=recipe.seed)
 
 
 def load_first_weights(embedder, path):
@@ -240,15 +240,15 @@ def load_first_weights(embedder, path):
         ) from error
 
 
-def prototype_pictures(recipe: Recipe, pictures: ExperimentData):
-    """What prototypes are chosen from: batches of training pictures, always the same, as many of each class."""
-    of_each_class = -(-_PICTURES_FOR_PROTOTYPES // pictures.train.num_classes)
-    return data.class_pool(pictures.train, of_each_class, recipe.seed, pictures.preprocessing)(0)
+def prototype_images(recipe: Recipe, datasets: ExperimentData):
+    """What prototypes are chosen from: batches of training images, always the same, as many of each class."""
+    of_each_class = -(-_IMAGES_FOR_PROTOTYPES // datasets.train.num_classes)
+    return data.class_pool(datasets.train, of_each_class, recipe.seed, datasets.preprocessing)(0)
 
 
-def prototype_warmup(recipe: Recipe, pictures: ExperimentData):
+def prototype_warmup(recipe: Recipe, datasets: ExperimentData):
     """The callback that gives the pooling its prototypes after a warm-up."""
-    return PrototypeWarmup(prototype_pictures(recipe, pictures), recipe.warmup_validations, seed=recipe.seed)
+    return PrototypeWarmup(prototype_images(recipe, datasets), recipe.warmup_validations, seed=recipe.seed)
 
 
 def restore_embedder(recipe: Recipe, weights):
@@ -362,7 +362,7 @@ def make_zero_shot(recipe: Recipe, num_classes, dim):
     if not config.enabled:
         return None
     return ZeroShotPrediction(
-        num_classes, dim if config.dim is None else config.dim, config.ridge, config.temperature
+        num_classes, dim if config.embedding_size is None else config.embedding_size, config.ridge, config.temperature
     )
 
 
@@ -385,7 +385,7 @@ def make_optimizer(recipe: Recipe, steps_per_epoch, multiplier=1.0):
 
     Args:
         recipe: The recipe.
-        steps_per_epoch: Training steps in a pass over the training pictures.
+        steps_per_epoch: Training steps in a pass over the training images.
         multiplier: Of the learning rate.
     """
     config = recipe.optimizer
@@ -402,28 +402,28 @@ def make_optimizer(recipe: Recipe, steps_per_epoch, multiplier=1.0):
     return keras.optimizers.Adam(beta_2=config.beta_2, **common)
 
 
-def training_batches(recipe: Recipe, pictures: ExperimentData, start_batch=0, part=None):
+def training_batches(recipe: Recipe, datasets: ExperimentData, start_batch=0, part=None):
     """Endless training batches from a batch on; a `part` is a worker's share of each. Batch t follows from t alone."""
     return balanced_share(
-        pictures.train,
+        datasets.train,
         recipe.batches.classes,
         recipe.batches.samples_per_class,
         recipe.seed,
-        pictures.preprocessing,
+        datasets.preprocessing,
         augmentation=make_augmentation(recipe),
         start_batch=start_batch,
         part=part,
     )
 
 
-def validation_batches(recipe: Recipe, pictures: ExperimentData, part=None):
-    """All validation pictures once; labels are a dict with `"is_query"` where queries are to be found in a gallery.
+def validation_batches(recipe: Recipe, datasets: ExperimentData, part=None):
+    """All validation images once; labels are a dict with `"is_query"` where queries are to be found in a gallery.
 
     With a `part` they are a worker's share of the batches.
     """
-    validation, size = pictures.validation, recipe.evaluation.batch_size
+    validation, size = datasets.validation, recipe.evaluation.batch_size
     part = part or (0, 1)
-    batches = evaluation_share(validation, size, pictures.preprocessing, part=part)
+    batches = evaluation_share(validation, size, datasets.preprocessing, part=part)
     if validation.is_query is None:
         return batches
     are_queries = tf.data.Dataset.from_tensor_slices(validation.is_query).batch(size).shard(part[1], part[0])
@@ -432,15 +432,15 @@ def validation_batches(recipe: Recipe, pictures: ExperimentData, part=None):
     )
 
 
-def alternating_projections(recipe: Recipe, pictures: ExperimentData, monitor):
+def alternating_projections(recipe: Recipe, datasets: ExperimentData, monitor):
     """The callback of CCP."""
     config = recipe.ccp
     # A pool must at least hold a sample for each proxy.
     size = max(config.pool_size, recipe.references.per_class)
     return AlternatingProjections(
-        data.class_pool(pictures.train, size, recipe.seed, pictures.preprocessing),
+        data.class_pool(datasets.train, size, recipe.seed, datasets.preprocessing),
         pool_size=config.pool_size,
-        patience=config.patience,
+        patience=config.patience if config.reinitialize else None,
         monitor=monitor,
         start_from_epoch=recipe.warmup_validations,
         outer_patience=config.outer_patience,

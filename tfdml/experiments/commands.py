@@ -121,13 +121,13 @@ def evaluate_main(argv=None):
         parser.refuse("No run. Expected: RUN_OR_SAVEDMODEL, the folder of a run or of an exported SavedModel.")
     if len(paths) > 1 and out is not None and not as_one:
         parser.refuse(f"One folder for several evaluations. Received: --out {out} with {len(paths)} runs.")
-    data, options, figures = given.pop("data", None), given.pop("options", {}), not given.pop("no_pictures", False)
+    data, options, figures = given.pop("data", None), given.pop("options", {}), not given.pop("no_figures", False)
     splitting = {name: given.pop(name) for name in _SPLITTING if name in given}
     for path in [paths] if as_one else paths:
         with parser.refusing_input_errors(), _console_log():
             from tfdml.experiments.evaluation import evaluate
 
-            done = evaluate(path, data, options, splitting=splitting, pictures=figures, **given)
+            done = evaluate(path, data, options, splitting=splitting, figures=figures, **given)
         together = f", {len(paths)} networks as one" if as_one else ""
         print(f"{done.data}, {done.split} classes: {done.images} images of {done.classes} classes{together}")
         for name, value in done.metrics.items():
@@ -246,7 +246,7 @@ def _summary_of_run(result):
         f"  untrained        {untrained['map_at_r']:6.4f}  {untrained['precision_at_1']:6.4f}",
         f"  trained          {test['map_at_r']:6.4f}  {test['precision_at_1']:6.4f}",
     ]
-    files = {"metrics": "test_metrics.json", "SavedModel": "saved_model", "figures": "pictures"}
+    files = {"metrics": "test_metrics.json", "SavedModel": "saved_model", "figures": "figures"}
     found = [f"{kind} {name}" for kind, name in files.items() if _is_there(result.folder / name)]
     return "\n".join([*lines, f"Files in {result.folder}: {', '.join(found)}"])
 
@@ -359,7 +359,7 @@ def _evaluate_parser():
         ),
         **{f"--{name}": option for name, option in _SPLITTING.items()},
         "--out DIR": "Folder of the results, which must not exist (default: a new one in evaluations/ of the run).",
-        "--no-pictures": "Write metrics without figures.",
+        "--no-figures": "Write metrics without figures.",
         "--list": (Literal["datasets"], "Print the names of the datasets and exit."),
         "--search": (
             Literal["exact", "faiss"],

@@ -53,13 +53,13 @@ class Evaluation:
 
 
 def evaluate_embedder(embedder, batches, ks=(1, 2, 4, 8), is_query=None, search="exact"):
-    """Embeds pictures and compares each with all others, or the queries with the gallery.
+    """Embeds images and compares each with all others, or the queries with the gallery.
 
     Args:
         embedder: A model from images to embeddings.
         batches: A finite `tf.data.Dataset` of (images, labels).
         ks: The k of recall@k.
-        is_query: Whether each picture is a query or in the gallery, `(n,)` bools; `None` for both.
+        is_query: Whether each image is a query or in the gallery, `(n,)` bools; `None` for both.
         search: `"exact"` or `"faiss"`.
 
     Returns:
@@ -82,18 +82,18 @@ def evaluate(
     split=None,
     splitting=None,
     out=None,
-    pictures=True,
+    figures=True,
     search=None,
     trust=False,
 ):
-    """Judges a run or a SavedModel, or several of them as one, and leaves a folder with `metrics.json` and pictures.
+    """Judges a run or a SavedModel, or several of them as one, and leaves a folder with `metrics.json` and figures.
 
     Several are an ensemble: their embeddings are laid side by side, as the fair protocol does with the models of its
     folds, so that squared distances add up.
 
     Args:
         path: A run's folder, or a SavedModel that this package exported; or a list of these, for an ensemble.
-        data_name: A data set of the registry, or a folder of pictures; by default the (first) run's own.
+        data_name: A data set of the registry, or a folder of images; by default the (first) run's own.
         data_options: What the data set takes.
         split: `"all"`, `"train"`, `"validation"` or `"test"` classes; by default test for the run's own data,
             else all.
@@ -101,7 +101,7 @@ def evaluate(
             `folds`; by default the run's, else those of `DataConfig`.
         out: The folder, which must not exist; by default a new one in the run's folder `evaluations`, or, for
             a SavedModel or an ensemble, in `evaluations` where the program runs.
-        pictures: Whether pictures are drawn.
+        figures: Whether to draw figures.
         search: `"exact"`, or `"faiss"` for an approximate search that tells its recall; by default the (first) run's.
         trust: Whether a SavedModel may have operations that reach files, processes or Python, and modules that a run's
             recipe names are imported. Otherwise nothing in a run's folder is executed.
@@ -141,10 +141,10 @@ def evaluate(
         # Of a run they are kept with it.
         run = None if recipe is None or len(models) > 1 else RunFolder(paths[0])
         folder = new_dated_folder("evaluations" if run is None else run.evaluations, name)
-    if pictures:
+    if figures:
         # The pooling of an ensemble is that of each of its networks.
         draw_evaluation(
-            folder / "pictures", images, models[0].preprocessing, np.concatenate(embeddings, axis=1), labels, config,
+            folder / "figures", images, models[0].preprocessing, np.concatenate(embeddings, axis=1), labels, config,
             seed=recipe.seed if recipe is not None else 0,
             embedder=None if len(models) > 1 or models[0].is_saved_model else models[0].embedder,
         )  # fmt: skip
@@ -157,7 +157,7 @@ def evaluate(
 
 
 def check_search(search):
-    """Gives the search if it is there to be used, before pictures are embedded for it; else raises an InputError."""
+    """Gives the search if it is there to be used, before images are embedded for it; else raises an InputError."""
     try:
         if check_choice("search", search, SEARCHES) == "faiss":
             import_faiss()
@@ -187,7 +187,7 @@ class OpenedNetwork(NamedTuple):
     def batches(self, images, batch_size):
         """Batches of a dataset, as the network takes them."""
         if getattr(images, "feature_size", None) != self.feature_size:
-            takes = "pictures" if self.feature_size is None else f"features of {self.feature_size} numbers"
+            takes = "images" if self.feature_size is None else f"features of {self.feature_size} numbers"
             raise InputError(f"The network takes {takes}. Received: {images!r}.")
         if self.is_saved_model and self.feature_size is None:
             return self.embedder.batches(images, batch_size)
@@ -234,13 +234,13 @@ def _load(recipe, name, options, split, splitting):
     """The classes of a split of a data set, by default those of the run."""
     config = recipe.data if recipe is not None else DataConfig()
     if name is not None:
-        images = load_pictures(name, options)
+        images = load_dataset(name, options)
     elif recipe is not None:
         images = data.load(config.name, **{**config.options, **options})
     else:
         raise InputError(
             "A SavedModel does not know its data. Received: no data set; expected one of "
-            f"{', '.join(data.names())}, or a folder of pictures."
+            f"{', '.join(data.names())}, or a folder of images."
         )
     if split == "all":
         return images
@@ -250,8 +250,8 @@ def _load(recipe, name, options, split, splitting):
     return getattr(builders.split(dataclasses.replace(config, **splitting), images), split)
 
 
-def load_pictures(name, options):
-    """Loads a data set by its name, or a folder of pictures or of features by its path."""
+def load_dataset(name, options):
+    """Loads a data set by its name, or a folder of images or of features by its path."""
     if name not in data.names() and name.lower().endswith(".csv"):
         return data.get("csv", path=name, **options)
     if name not in data.names() and (

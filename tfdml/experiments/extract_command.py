@@ -29,13 +29,13 @@ def extract_main(argv=None):
     missing = [f"--{name}" for name in ("data", "out") if name not in given]
     if missing:
         parser.refuse(f"{' and '.join(missing)} must be given.")
-    pictures, out, verbose = given.pop("data"), given.pop("out"), not given.pop("quiet", False)
+    dataset, out, verbose = given.pop("data"), given.pop("out"), not given.pop("quiet", False)
     try:
         with parser.refusing_input_errors():
             plugins.import_modules(modules)
             from tfdml.experiments.extraction import extract_features
 
-            features = extract_features(model, pictures, out, data_options=options, verbose=verbose, **given)
+            features = extract_features(model, dataset, out, data_options=options, verbose=verbose, **given)
     except KeyboardInterrupt:
         print("\nInterrupted; nothing is left of it.", file=sys.stderr)
         return 130

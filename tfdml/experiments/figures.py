@@ -1,4 +1,4 @@
-"""The pictures of a run and of an evaluation."""
+"""The figures of a run and of an evaluation."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ def draw_training(folder, history):
     plots.save(plots.training_curve(history, x="step"), folder / "training_curve.png")
 
 
-def draw_evaluation(folder, pictures, preprocessing, embeddings, labels, config, seed, embedder=None):
+def draw_evaluation(folder, dataset, preprocessing, embeddings, labels, config, seed, embedder=None):
     """Writes `embedding_map.png`, `nearest_neighbors.png` and, if the pooling weighs, `pooling_maps.png`.
 
     Of features, which cannot be shown, only the first.
 
     Args:
         folder: Where to.
-        pictures: The `LabeledImages` or `LabeledFeatures` that were embedded.
+        dataset: The `LabeledImages` or `LabeledFeatures` that were embedded.
         preprocessing: How they are brought into shape.
-        embeddings: `(n, d)`, in the order of the pictures.
+        embeddings: `(n, d)`, in the order of the images.
         labels: `(n,)`.
         config: An `EvaluationConfig`.
         seed: For the choice of queries and of points.
         embedder: The Keras embedder, or None if there is none to ask for pooling weights.
     """
     if not np.isfinite(embeddings).all():
-        _logger.warning("No pictures: the embeddings are not finite.")
+        _logger.warning("No figures: the embeddings are not finite.")
         return
-    names = pictures.class_names
+    names = dataset.class_names
     plots.save(plots.embedding_map(embeddings, labels, names, seed=seed), folder / "embedding_map.png")
-    if not isinstance(pictures, data.LabeledImages):
+    if not isinstance(dataset, data.LabeledImages):
         return
     queries = _choose_queries(labels, config.queries, seed)
-    shown = _show(pictures, queries, preprocessing)
+    shown = _show(dataset, queries, preprocessing)
     neighbors = min(config.neighbors, len(labels) - 1)
     if neighbors:
         indices = _neighbors(embeddings, queries, neighbors)
-        near = _show(pictures, indices.reshape(-1), preprocessing)
+        near = _show(dataset, indices.reshape(-1), preprocessing)
         figure = plots.nearest_neighbors(
             shown,
             near.reshape(*indices.shape, *near.shape[1:]),
@@ -65,7 +65,7 @@ def draw_evaluation(folder, pictures, preprocessing, embeddings, labels, config,
 
 
 def _choose_queries(labels, count, seed):
-    """Indices of pictures of different classes, of those with at least two pictures if there are any."""
+    """Indices of images of different classes, of those with at least two images if there are any."""
     generator = np.random.default_rng(seed)
     classes, counts = np.unique(labels, return_counts=True)
     classes = classes[counts >= 2] if (counts >= 2).any() else classes
@@ -80,9 +80,9 @@ def _neighbors(embeddings, queries, count):
     return np.array([row[row != query][:count] for row, query in zip(indices, queries)])
 
 
-def _show(pictures, indices, preprocessing):
-    """The pictures as the network sees them, `(n, h, w, c)`."""
+def _show(dataset, indices, preprocessing):
+    """The images as the network sees them, `(n, h, w, c)`."""
     chosen = data.LabeledImages(
-        pictures.images[indices], pictures.labels[indices], pictures.class_names, max_pixels=pictures.max_pixels
+        dataset.images[indices], dataset.labels[indices], dataset.class_names, max_pixels=dataset.max_pixels
     )
     return np.concatenate([images for images, _ in data.evaluation_batches(chosen, 256, preprocessing)])

@@ -26,7 +26,7 @@ import yaml
 from tfdml._utils import limited_yaml
 from tfdml.experiments import plugins
 from tfdml.experiments.errors import InputError, RecipeError, nearest_key, unknown
-from tfdml.experiments.recipe import Recipe
+from tfdml.experiments.recipe import FORMER_KEYS, Recipe
 from tfdml.version import __version__
 
 _MAX_INTEGER = 2**63
@@ -200,7 +200,17 @@ def recipe_from_mapping(mapping):
     """
     if isinstance(mapping, Mapping) and isinstance(mapping.get("imports"), (list, tuple)):
         plugins.require(read_value(tuple[str, ...], mapping["imports"], "imports"))
-    return read_value(Recipe, mapping, "")
+    return read_value(Recipe, with_present_keys(mapping), "")
+
+
+def with_present_keys(mapping):
+    """Nested mappings of a recipe with the keys of `FORMER_KEYS` under their present names."""
+    for former, present in FORMER_KEYS.items():
+        section, key = former.split(".")
+        if isinstance(mapping, Mapping) and isinstance(mapping.get(section), Mapping) and key in mapping[section]:
+            of_section = {present.split(".")[1] if name == key else name: v for name, v in mapping[section].items()}
+            mapping = {**mapping, section: of_section}
+    return mapping
 
 
 def to_mapping(value):

@@ -288,7 +288,7 @@ def _ensembles(folder, recipe, ways):
     for name, (_, others, _) in embedded.items():
         if not np.array_equal(others, labels):
             raise RunFolderError(
-                f"The runs of a protocol must have the same test pictures. Received: {folder.runs / name} with others "
+                f"The runs of a protocol must have the same test images. Received: {folder.runs / name} with others "
                 f"than {folder.runs / ways[0][0]}."
             )
     config, results = recipe.evaluation, []

@@ -20,6 +20,9 @@ _UpTo65536 = Annotated[int, "[1, 65536]"]
 _Positive = Annotated[float, "(0, inf)"]
 _NotNegative = Annotated[float, "[0, inf)"]
 _UpToOne = Annotated[float, "[0, 1]"]
+# Keys of recipes of earlier versions under their present names, and keys that those versions did not write.
+FORMER_KEYS = {"evaluation.pictures": "evaluation.figures", "zero_shot.dim": "zero_shot.embedding_size"}
+ADDED_KEYS = {"imports", "ccp.reinitialize"}
 
 
 @dataclass(frozen=True)
@@ -223,7 +226,9 @@ class CCPConfig:
     """Chance constrained programming: a chain of proxy problems, each with new proxies."""
 
     enabled: bool = True
-    """Draw new proxies whenever a problem is solved."""
+    """Start from proxies chosen by greedy k-center and anchor the weights to the last solution."""
+    reinitialize: bool = True
+    """End a problem after patience and choose new proxies; false keeps the first ones."""
     pool_size: _UpToMillion = 12
     """Images of each class among which greedy k-center chooses; 1 for random proxies."""
     patience: _Count = 3
@@ -246,7 +251,7 @@ class ZeroShotConfig:
     """Let attributes that are fitted on half of a batch's classes predict the other half."""
     weight: _UpToOne = 0.1
     """Weight of this loss, 0 to 1; the other loss has the rest."""
-    dim: Optional[Annotated[int, "[-inf, 65536]"]] = None
+    embedding_size: Optional[Annotated[int, "[-inf, 65536]"]] = None
     """Size of the trainable label embeddings; null for that of the image embeddings."""
     ridge: float = 0.05
     """Ridge of the regression from attributes to label embeddings, above 0."""
@@ -321,7 +326,7 @@ class EvaluationConfig:
     """Images that are embedded at once."""
     recall_at: tuple[_Count, ...] = (1, 2, 4, 8)
     """The k of recall@k."""
-    pictures: bool = True
+    figures: bool = True
     """Draw figures."""
     keep_embeddings: bool = False
     """Keep the embeddings of the test images in the run folder; a protocol needs them."""

@@ -16,8 +16,8 @@ import yaml
 from tfdml._utils.limited_yaml import EXPONENT
 from tfdml.experiments import plugins
 from tfdml.experiments.errors import RecipeError, unknown
-from tfdml.experiments.parsing import lay_over, nested, parse_yaml, recipe_from_mapping, to_mapping
-from tfdml.experiments.recipe import Recipe
+from tfdml.experiments.parsing import lay_over, nested, parse_yaml, recipe_from_mapping, to_mapping, with_present_keys
+from tfdml.experiments.recipe import FORMER_KEYS, Recipe
 from tfdml.experiments.table_files import load_table, quoted_rows, table_names, table_recipes
 
 _BUILT_IN = pathlib.Path(__file__).parent / "recipes"
@@ -84,7 +84,7 @@ def load_recipe(name_or_path="default", overrides=None, presets=()):
     mapping = _merged([_compose(name_or_path), *map(load_preset, presets)])
     # Presets may fit together only with the overrides.
     if overrides:
-        mapping = _merged([to_mapping(Recipe()), mapping, nested(overrides)])
+        mapping = _merged([to_mapping(Recipe()), mapping, with_present_keys(nested(overrides))])
     return recipe_from_mapping(mapping)
 
 
@@ -147,6 +147,7 @@ def _compose(name_or_path, folder=None, seen=()):
         raise RecipeError(f"A recipe is a mapping. Received: {type(mapping).__name__} in {path}.")
     # An empty section, all of its lines commented out, says nothing.
     mapping = {key: value for key, value in {"name": path.stem, **mapping}.items() if value is not None}
+    mapping = with_present_keys(mapping)
     if isinstance(mapping.get("imports"), list):
         mapping["imports"] = [plugins.absolute(module, path.parent) for module in mapping["imports"]]
     bases = mapping.pop("base", [])
@@ -211,13 +212,16 @@ def recipe_hash(recipe):
         >>> recipe_hash(one) == recipe_hash(other) != recipe_hash(load_recipe("gap", {"seed": 1}))
         True
     """
-    text = json.dumps(decisive_values(recipe), sort_keys=True, separators=(",", ":"))
+    # Under former keys, so that recipes of earlier versions keep their digits.
+    former = {present: former for former, present in FORMER_KEYS.items()}
+    values = {former.get(key, key): value for key, value in decisive_values(recipe).items()}
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def decisive_values(recipe):
     """What `recipe_hash` looks at: the values that are not the default of `Recipe`, by dotted keys."""
-    mapping = recipe if isinstance(recipe, Mapping) else to_mapping(recipe)
+    mapping = with_present_keys(recipe if isinstance(recipe, Mapping) else to_mapping(recipe))
     values = {}
 
     def collect(mapping, defaults, prefix):

@@ -119,7 +119,7 @@ _ENTRIES = (
     # After early stopping and the best weights, which look at the weights that these may replace.
     _Entry(
         "projections", lambda recipe: recipe.ccp.enabled,
-        lambda run: builders.alternating_projections(run.recipe, run.pictures, run.monitor), state=4,
+        lambda run: builders.alternating_projections(run.recipe, run.datasets, run.monitor), state=4,
     ),
     _Entry(
         "projections_log", lambda recipe: recipe.ccp.enabled,
@@ -127,7 +127,7 @@ _ENTRIES = (
     ),
     _Entry(
         "prototype_warmup", lambda recipe: recipe.warmup_validations,
-        lambda run: builders.prototype_warmup(run.recipe, run.pictures), state=5,
+        lambda run: builders.prototype_warmup(run.recipe, run.datasets), state=5,
     ),
     _Entry("history", _always, lambda run: HistoryLog(run.folder.history, run.steps), state=1),
     _Entry("tensorboard", _always, lambda run: TensorBoardLog(run.folder.tensorboard, run.steps)),
@@ -143,13 +143,13 @@ class RunCallbacks(dict):
     Args:
         recipe: The complete recipe.
         folder: The `RunFolder`.
-        pictures: The `ExperimentData`.
+        datasets: The `ExperimentData`.
         untrained_value: What the recipe monitors, of the untrained network.
     """
 
-    def __init__(self, recipe, folder, pictures, untrained_value):
+    def __init__(self, recipe, folder, datasets, untrained_value):
         super().__init__()
-        self.recipe, self.folder, self.pictures, self.untrained_value = recipe, folder, pictures, untrained_value
+        self.recipe, self.folder, self.datasets, self.untrained_value = recipe, folder, datasets, untrained_value
         self.monitor, self.steps = f"val_{recipe.training.monitor}", recipe.training.steps_per_validation
         for entry in _ENTRIES:
             if entry.is_wanted(recipe):

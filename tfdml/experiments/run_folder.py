@@ -17,7 +17,8 @@ from tfdml._utils.files import FolderInUseError, lock_folder, remove_partial, wh
 from tfdml._utils.foreign_files import check_h5, check_not_empty, check_zip, passes, read_npz
 from tfdml._utils.plain_files import write_json, write_text
 from tfdml.experiments.errors import RecipeError, RunFolderError
-from tfdml.experiments.parsing import missing_keys, parse_yaml, to_mapping
+from tfdml.experiments.parsing import missing_keys, parse_yaml, to_mapping, with_present_keys
+from tfdml.experiments.recipe import ADDED_KEYS
 from tfdml.experiments.recipe_files import dump_recipe, load_recipe
 
 
@@ -114,7 +115,7 @@ class RunFolder(WorkFolder):
     test_embeddings = Entry("test_embeddings.npz")  # if evaluation.keep_embeddings, with their labels
     embedder = Entry("embedder.keras")  # the finished network for Keras
     saved_model = Entry("saved_model")  # the finished network for TensorFlow without tfdml
-    pictures = Entry("pictures")  # figures, *.png
+    figures = Entry("figures")  # figures, *.png
     test_metrics = Entry("test_metrics.json")  # the result; the last file to be written
     failure = Entry("failure.json")  # only if the training ended with a loss that is not a number
     evaluations = Entry("evaluations")  # what evaluate.py adds
@@ -181,7 +182,7 @@ class RunFolder(WorkFolder):
             return {}
 
     def entries(self):
-        folders = [folder for folder in (self.pictures, self.tensorboard) if folder.is_dir()]
+        folders = [folder for folder in (self.figures, self.tensorboard) if folder.is_dir()]
         return [*super().entries(), *(entry for folder in folders for entry in folder.iterdir())]
 
     def damaged_results(self):
@@ -205,8 +206,7 @@ def read_whole_recipe(path):
     """
     try:
         mapping = parse_yaml(path.read_text(encoding="utf-8"), path)
-        # Runs of before there were imports have none.
-        missing = [key for key in missing_keys(mapping) if key != "imports"]
+        missing = [key for key in missing_keys(with_present_keys(mapping)) if key not in ADDED_KEYS]
         if missing:
             more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
             raise RunFolderError(

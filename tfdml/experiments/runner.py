@@ -316,13 +316,13 @@ class _Run:
     def prepare(self):
         builders.dry_build(self.recipe)
         keras.utils.set_random_seed(self.recipe.seed)
-        self.pictures = builders.load_data(self.recipe)
-        builders.check_training_classes(self.recipe, self.pictures)
-        self.recipe = recipe = builders.complete_recipe(self.recipe, self.pictures)
-        self.embedder = builders.make_embedder(recipe, self.pictures.preprocessing)
-        builders.start_embedder(recipe, self.embedder, self.pictures)
+        self.datasets = builders.load_data(self.recipe)
+        builders.check_training_classes(self.recipe, self.datasets)
+        self.recipe = recipe = builders.complete_recipe(self.recipe, self.datasets)
+        self.embedder = builders.make_embedder(recipe, self.datasets.preprocessing)
+        builders.start_embedder(recipe, self.embedder, self.datasets)
         if self.workers.is_single:
-            self.model = builders.make_model(recipe, self.embedder, self.pictures.train)
+            self.model = builders.make_model(recipe, self.embedder, self.datasets.train)
         else:
             self.bring_to_replicas()
 
@@ -332,9 +332,9 @@ class _Run:
         # The same random numbers again.
         keras.utils.set_random_seed(self.recipe.seed)
         with self.workers.strategy.scope():
-            self.embedder = builders.make_embedder(self.recipe, self.pictures.preprocessing)
+            self.embedder = builders.make_embedder(self.recipe, self.datasets.preprocessing)
             self.embedder.set_weights(weights)
-            self.model = builders.make_model(self.recipe, self.embedder, self.pictures.train)
+            self.model = builders.make_model(self.recipe, self.embedder, self.datasets.train)
 
     def leave_replicas(self):
         """Makes an embedder for one device of what the replicas have trained. All workers must call it."""
@@ -373,25 +373,25 @@ class _Run:
         folder, monitor = self.folder, self.recipe.training.monitor
         self.first_weights = [(weight, array_of(weight)) for weight in self.embedder.weights]
         if not folder.untrained_metrics.exists():
-            write_json(folder.untrained_metrics, self.evaluate(self.pictures.test, self.workers)[-1])
+            write_json(folder.untrained_metrics, self.evaluate(self.datasets.test, self.workers)[-1])
         if not _holds_number(folder.untrained_validation, monitor):
-            metrics = self.evaluate(self.pictures.validation, self.workers, search="exact")[-1]
+            metrics = self.evaluate(self.datasets.validation, self.workers, search="exact")[-1]
             write_json(folder.untrained_validation, {monitor: metrics[monitor]})
         value = read_json(folder.untrained_validation)[monitor]
         # No number, of embeddings that are not finite.
         self.untrained_value = -math.inf if value is None else value
         return read_json(folder.untrained_metrics)
 
-    def evaluate(self, pictures, workers=None, search=None):
+    def evaluate(self, dataset, workers=None, search=None):
         config = self.recipe.evaluation
-        batches = data.evaluation_batches(pictures, config.batch_size, self.pictures.preprocessing)
+        batches = data.evaluation_batches(dataset, config.batch_size, self.datasets.preprocessing)
         embed = inference_function(self.embedder, workers)
         search = search or config.search
-        return evaluate_embedder(embed, batches, ks=config.recall_at, is_query=pictures.is_query, search=search)
+        return evaluate_embedder(embed, batches, ks=config.recall_at, is_query=dataset.is_query, search=search)
 
     def restore(self):
         """Makes the callbacks and takes up the state of the last whole epoch, if there is one."""
-        self.callbacks = RunCallbacks(self.recipe, self.folder, self.pictures, self.untrained_value)
+        self.callbacks = RunCallbacks(self.recipe, self.folder, self.datasets, self.untrained_value)
         if self.callbacks.validations_done:
             self.callbacks.restore(self.model)
             _logger.info("Going on after %d validations.", self.callbacks.validations_done)
@@ -410,18 +410,18 @@ class _Run:
             self.early_stopping.set_model(self.model)
             self.early_stopping.on_train_end()
             return
-        config, pictures, done = self.recipe.training, self.pictures, self.callbacks.validations_done
+        config, datasets, done = self.recipe.training, self.datasets, self.callbacks.validations_done
         if not done:
             # The best weights are the first ones until a validation is better.
             self.best_weights.write(self.embedder)
         start_batch = done * config.steps_per_validation
-        batches = builders.training_batches(self.recipe, pictures, start_batch=start_batch, part=self.part)
+        batches = builders.training_batches(self.recipe, datasets, start_batch=start_batch, part=self.part)
         self.model.fit(
             distribute(batches, self.recipe.batches.size, self.workers),
             steps_per_epoch=config.steps_per_validation,
             epochs=config.max_validations,
             initial_epoch=done,
-            validation_data=builders.validation_batches(self.recipe, pictures, part=self.part),
+            validation_data=builders.validation_batches(self.recipe, datasets, part=self.part),
             callbacks=[*self.callbacks.values(), *self.progress(), *self.extra_callbacks],
             verbose=0,
             # The batches come shuffled; Keras 3 would warn that it does not do it.
@@ -488,20 +488,20 @@ class _Run:
 
     def write_result(self, untrained):
         recipe, folder, early_stopping = self.recipe, self.folder, self.early_stopping
-        embeddings, labels, metrics = self.evaluate(self.pictures.test)
+        embeddings, labels, metrics = self.evaluate(self.datasets.test)
         if recipe.evaluation.keep_embeddings:
-            write_embeddings(folder.test_embeddings, embeddings, labels, self.pictures.test.is_query)
+            write_embeddings(folder.test_embeddings, embeddings, labels, self.datasets.test.is_query)
         with whole_path(folder.embedder) as partial:
             self.embedder.save(partial)
         if not folder.saved_model.exists():
             export_saved_model(
-                self.embedder, folder.saved_model, preprocessing=self.pictures.preprocessing,
-                max_pixels=getattr(self.pictures.test, "max_pixels", MAX_PIXELS),
+                self.embedder, folder.saved_model, preprocessing=self.datasets.preprocessing,
+                max_pixels=getattr(self.datasets.test, "max_pixels", MAX_PIXELS),
             )  # fmt: skip
-        if recipe.evaluation.pictures:
-            draw_training(folder.pictures, self.callbacks["history"].columns)
+        if recipe.evaluation.figures:
+            draw_training(folder.figures, self.callbacks["history"].columns)
             draw_evaluation(
-                folder.pictures, self.pictures.test, self.pictures.preprocessing, embeddings, labels,
+                folder.figures, self.datasets.test, self.datasets.preprocessing, embeddings, labels,
                 recipe.evaluation, recipe.seed, embedder=self.embedder,
             )  # fmt: skip
         history, monitor = self.callbacks["history"], recipe.training.monitor

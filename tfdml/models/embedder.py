@@ -1,4 +1,4 @@
-"""Embedders: from a picture to a point in the embedding space."""
+"""Embedders: from an image to a point in the embedding space."""
 
 from __future__ import annotations
 
@@ -250,14 +250,14 @@ def calibrate_batch_norm(embedder: keras.Model, images: Batches) -> None:
 
 
 def pooling_maps(embedder: keras.Model, images: TensorLike) -> np.ndarray:
-    """How much each place of a picture counts in its embedding.
+    """How much each place of an image counts in its embedding.
 
     Args:
         embedder: A model as `build_embedder` gives.
         images: `(b, h, w, channels)`.
 
     Returns:
-        NumPy array of weights `(b, h', w')` over the feature map; those of a picture sum to 1. A pooling layer without
+        NumPy array of weights `(b, h', w')` over the feature map; those of an image sum to 1. A pooling layer without
         `pooling_weights` is taken for average pooling.
     """
     pooling = _pooling_layer(embedder)

@@ -34,7 +34,7 @@ def refuse(options, name, kind):
         raise ValueError(f"This does not go with {kind}. Received: {name}={options}.")
 
 
-def backbone_extractor(name, pictures, given, options, output):
+def backbone_extractor(name, dataset, given, options, output):
     """A backbone by name, with the weights that its options name; arguments as for `keras_extractor`."""
     if not options.get("weights"):
         raise ValueError(
@@ -45,17 +45,17 @@ def backbone_extractor(name, pictures, given, options, output):
         raise ValueError(
             f"The backbone brings images to what its weights expect. Received: scale={given['scale']!r} with {name!r}."
         )
-    preprocessing = _preprocessing((None, None, None), pictures, given)
+    preprocessing = _preprocessing((None, None, None), dataset, given)
     backbone = backbones.get(name, preprocessing.image_shape, **options)
-    return keras_extractor(backbone, pictures, given, output)
+    return keras_extractor(backbone, dataset, given, output)
 
 
-def keras_extractor(model, pictures, given, output):
+def keras_extractor(model, dataset, given, output):
     """A Keras model of images.
 
     Args:
         model: The model; of one that trains an embedder, the embedder.
-        pictures: The `LabeledImages` that go through it.
+        dataset: The `LabeledImages` that go through it.
         given: dict. What is given of `size`, `channels`, `short_side` and `scale`.
         output: Name of an output or of a layer. `None` is the only output.
     """
@@ -66,7 +66,7 @@ def keras_extractor(model, pictures, given, output):
         raise ValueError(f"Received: a model with {len(inputs)} inputs, {model.name!r}; expected one, of images.")
     shape, input_dtype = (tuple(inputs[0].shape), tf.as_dtype(inputs[0].dtype)) if inputs else (None, tf.float32)
     model = with_output(model, output)
-    return _extractor(lambda images: model(images, training=False), shape, input_dtype, pictures, given)
+    return _extractor(lambda images: model(images, training=False), shape, input_dtype, dataset, given)
 
 
 def with_output(model, output):
@@ -103,7 +103,7 @@ def _check_single(names):
         raise ValueError(f"The model has several outputs. Received: output=None; expected one of {sorted(names)}.")
 
 
-def saved_model_extractor(loaded, path, pictures, given, output):
+def saved_model_extractor(loaded, path, dataset, given, output):
     """The signature `serving_default` of a loaded SavedModel; other arguments as for `keras_extractor`."""
     if _SIGNATURE not in loaded.signatures:
         raise ValueError(
@@ -128,10 +128,10 @@ def saved_model_extractor(loaded, path, pictures, given, output):
         return loaded.signatures[_SIGNATURE](**{name: images})[output]
 
     shape = None if spec.shape.rank is None else tuple(spec.shape)
-    return _extractor(forward, shape, spec.dtype, pictures, given)
+    return _extractor(forward, shape, spec.dtype, dataset, given)
 
 
-def _extractor(forward, shape, input_dtype, pictures, given):
+def _extractor(forward, shape, input_dtype, dataset, given):
     """A network that takes images of a shape (None: any) and a type, on the scale that is given."""
     if shape is not None and (len(shape) != 4 or shape[0] is not None):
         raise ValueError(f"Received: a model with an input of shape {shape}; expected images (None, h, w, channels).")
@@ -140,7 +140,7 @@ def _extractor(forward, shape, input_dtype, pictures, given):
     scale = given.get("scale", "0-1")
     if input_dtype.is_integer and scale != "0-255":
         raise ValueError(f"Received: scale={scale!r} with a model that takes {input_dtype.name}; expected '0-255'.")
-    preprocessing = _preprocessing((None, None, None) if shape is None else shape[1:], pictures, given)
+    preprocessing = _preprocessing((None, None, None) if shape is None else shape[1:], dataset, given)
 
     def scaled(images):
         if scale == "0-255":
@@ -151,23 +151,23 @@ def _extractor(forward, shape, input_dtype, pictures, given):
 
     return FeatureExtractor(
         lambda images: forward(scaled(images)),
-        lambda batch_size: data.evaluation_batches(pictures, batch_size, preprocessing),
+        lambda batch_size: data.evaluation_batches(dataset, batch_size, preprocessing),
         {"preprocessing": preprocessing.config(), "scale": scale},
     )
 
 
-def _preprocessing(shape, pictures, given):
-    """From what is given, what the model takes and what the pictures are, in this order."""
+def _preprocessing(shape, dataset, given):
+    """From what is given, what the model takes and what the images are, in this order."""
     size = given.get("size")
     wanted = (*((size, size) if isinstance(size, int) else size or (None, None)), given.get("channels"))
     for name, ours, of_model in zip(("height", "width", "channels"), wanted, shape):
         if None not in (ours, of_model) and ours != of_model:
             raise ValueError(f"Received: {name} {ours}; expected {of_model}, which is what the model takes.")
-    own = pictures.image_shape or (None, None, None)
+    own = dataset.image_shape or (None, None, None)
     height, width, channels = (next((n for n in side if n is not None), None) for side in zip(wanted, shape, own))
     if None in (height, width, channels):
         raise ValueError(
-            "The model takes images of any shape, and pictures in files can have any. "
+            "The model takes images of any shape, and images in files can have any. "
             f"Received: size={size}, channels={given.get('channels')}; expected both to be given."
         )
     return data.Preprocessing((height, width), channels, given.get("short_side"))

@@ -8,13 +8,13 @@ from tfdml.data import cifar10, cifar100
 from tfdml.data.datasets.cifar import read_cifar100
 
 
-def check_pictures(dataset, numbers):
-    """Every picture is the one that was written for its class, once each."""
+def check_images(dataset, numbers):
+    """Every image is the one that was written for its class, once each."""
     assert dataset.image_shape == (32, 32, 3)
     found = set()
     for image, label in zip(dataset.images, dataset.labels):
         label, number = int(label), int(image[0, 0, 1])
-        np.testing.assert_array_equal(image, cifar_files.picture_of(label, number))
+        np.testing.assert_array_equal(image, cifar_files.image_of(label, number))
         found.add((label, number))
     assert found == {(label, number) for label in range(dataset.num_classes) for number in numbers}
     assert len(dataset) == len(found)
@@ -25,7 +25,7 @@ def test_cifar100(tmp_path, part, numbers):
     folder = cifar_files.write_cifar100(tmp_path / "cifar-100-binary")
     for path in (folder, str(tmp_path)):
         dataset = cifar100(path, part)
-        check_pictures(dataset, numbers)
+        check_images(dataset, numbers)
         assert dataset.class_names == tuple(cifar_files.CLASSES)
 
 
@@ -49,7 +49,7 @@ def test_cifar10(tmp_path, part, numbers):
     folder = cifar_files.write_cifar10(tmp_path / "cifar-10-batches-bin")
     for path in (folder, tmp_path):
         dataset = cifar10(path, part)
-        check_pictures(dataset, numbers)
+        check_images(dataset, numbers)
         assert dataset.class_names == cifar_files.CIFAR10_NAMES
 
 

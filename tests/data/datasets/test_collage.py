@@ -14,7 +14,7 @@ SIDE = 4
 
 
 def toys(num_classes, first, per_class=3, side=SIDE, channels=1):
-    """Pictures of one value, which tells the class: `first` plus the label."""
+    """Images of one value, which tells the class: `first` plus the label."""
     labels = np.tile(np.arange(num_classes), per_class)
     images = np.zeros((len(labels), side, side, channels), np.uint8) + (first + labels).astype(np.uint8)[
         :, None, None, None
@@ -134,7 +134,7 @@ def test_nothing_is_put_together_before_it_is_asked_for():
 
 
 def test_tiles_of_other_sizes_and_channels():
-    """Grey becomes colour where the other set is in colour; every picture is stretched to the tile."""
+    """Grey becomes colour where the other set is in colour; every image is stretched to the tile."""
     generator = np.random.default_rng(0)
     grey = LabeledImages(generator.integers(0, 256, (6, 5, 7, 1), dtype=np.uint8), np.arange(6), "abcdef")
     colour = LabeledImages(generator.integers(0, 256, (3, 8, 8, 3), dtype=np.uint8), np.arange(3), "xyz")
@@ -148,7 +148,7 @@ def test_tiles_of_other_sizes_and_channels():
     assert set(others) <= originals
 
 
-def test_pictures_in_files(tmp_path):
+def test_images_in_files(tmp_path):
     for value, name in ((10, "a"), (20, "b")):
         (tmp_path / name).mkdir()
         Image.new("L", (6, 6), value).save(tmp_path / name / "1.png")
@@ -210,8 +210,8 @@ def test_cifar_collage_splits_every_superclass(cifar_folder, test):
     splits = split_classes(collages, validation=0.2, test=test)
     used = []
     for split, of_each in zip(splits, (2, 1, 2)):
-        for pictures, number in ((split.targets, 16), (split.backgrounds, 4)):
-            labels = [cifar_files.CLASSES.index(name) for name in pictures.class_names]
+        for images, number in ((split.targets, 16), (split.backgrounds, 4)):
+            labels = [cifar_files.CLASSES.index(name) for name in images.class_names]
             used += labels
             names = [cifar_files.SUPERCLASSES[cifar_files.superclass_of(label)] for label in labels]
             assert len(set(names)) == number and all(names.count(name) == of_each for name in names)

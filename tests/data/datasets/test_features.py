@@ -131,7 +131,7 @@ def test_batches(stored):
     assert (batch.numpy() != next(iter(pool(1)))[0].numpy()).any()
 
 
-def test_batches_refuse_what_is_for_pictures(stored):
+def test_batches_refuse_what_is_for_images(stored):
     dataset, preprocessing = features(stored), Preprocessing((4, 4), 1)
     with pytest.raises(ValueError, match="taken as they are. Received: augmentation=Augmentation"):
         balanced_batches(dataset, 2, 2, 0, None, Augmentation(rotation=5.0))
@@ -139,9 +139,9 @@ def test_batches_refuse_what_is_for_pictures(stored):
         evaluation_batches(dataset, 2, preprocessing)
     with pytest.raises(ValueError, match="Received: preprocessing=Preprocessing"):
         class_pool(dataset, 2, 0, preprocessing)(0)
-    pictures = LabeledImages(["x.png", "y.png"], [0, 1], ("a", "b"))
+    images = LabeledImages(["x.png", "y.png"], [0, 1], ("a", "b"))
     with pytest.raises(ValueError, match="Received: preprocessing=None with LabeledImages"):
-        evaluation_batches(pictures, 2, None)
+        evaluation_batches(images, 2, None)
 
 
 def damage(folder, name, contents):

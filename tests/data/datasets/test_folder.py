@@ -7,27 +7,27 @@ from tfdml.data import Preprocessing, evaluation_batches, folder
 
 @pytest.fixture
 def tree(tmp_path):
-    """Classes of solid pictures of different sizes, kinds and modes."""
+    """Classes of solid images of different sizes, kinds and modes."""
     root = tmp_path / "animals"
-    for class_name, pictures in {
+    for class_name, images in {
         "dog": [("b.jpg", "RGB", 200), ("a.png", "L", 50)],
         "cat": [("one.JPEG", "L", 100), ("two.PNG", "RGBA", 150), ("three.png", "RGB", 250)],
     }.items():
         (root / class_name).mkdir(parents=True)
-        for number, (name, mode, value) in enumerate(pictures):
+        for number, (name, mode, value) in enumerate(images):
             array = np.full((20 + number, 30, {"L": 1, "RGB": 3, "RGBA": 4}[mode]), value, np.uint8)
             if mode == "RGBA":
                 array[..., 3] = 255
             Image.fromarray(array.squeeze()).save(root / class_name / name)
-    (root / "cat" / "notes.txt").write_text("not a picture")
-    (root / "cat" / ".hidden.png").write_text("not a picture")
+    (root / "cat" / "notes.txt").write_text("not an image")
+    (root / "cat" / ".hidden.png").write_text("not an image")
     (root / ".git").mkdir()
     (root / "README.md").write_text("not a class")
     return root
 
 
 @pytest.mark.parametrize("verify", [True, False])
-def test_classes_and_pictures_in_order_of_their_names(tree, verify):
+def test_classes_and_images_in_order_of_their_names(tree, verify):
     dataset = folder(tree, verify=verify)
     assert dataset.class_names == ("cat", "dog")
     assert dataset.labels.tolist() == [0, 0, 0, 1, 1]
@@ -42,7 +42,7 @@ def test_classes_and_pictures_in_order_of_their_names(tree, verify):
     assert dataset.name == "animals"
 
 
-def test_pictures_are_decoded_in_the_pipeline(tree):
+def test_images_are_decoded_in_the_pipeline(tree):
     ((images, labels),) = evaluation_batches(folder(str(tree)), 10, Preprocessing((8, 8), 3))
     assert images.shape == (5, 8, 8, 3)
     assert labels.numpy().tolist() == [0, 0, 0, 1, 1]
@@ -58,7 +58,7 @@ def test_missing_and_empty_folders(tmp_path):
     assert str(tmp_path) in str(error.value)
 
 
-def test_class_without_pictures(tree):
+def test_class_without_images(tree):
     (tree / "emu").mkdir()
     with pytest.raises(ValueError, match="Classes without images.*emu"):
         folder(tree)
@@ -71,7 +71,7 @@ def noise_file(path):
 
 @pytest.mark.parametrize("ending", ["png", "jpg"])
 @pytest.mark.parametrize("damage", ["empty", "rubbish", "truncated", "cut short a little"])
-def test_unreadable_pictures_are_named(tree, ending, damage):
+def test_unreadable_images_are_named(tree, ending, damage):
     path = tree / "dog" / f"broken.{ending}"
     contents = noise_file(path)
     path.write_bytes(
@@ -167,13 +167,13 @@ def test_too_large_images_are_unreadable(tree):
 
 
 def test_jpeg_for_print_is_decoded_to_colour(tree):
-    picture = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
-    picture.save(tree / "dog" / "c.jpg", quality=95)
+    image = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+    image.save(tree / "dog" / "c.jpg", quality=95)
     images, _ = next(iter(evaluation_batches(folder(tree).subset([1]), 3, Preprocessing((8, 8), 3))))
     np.testing.assert_allclose(images[2], np.broadcast_to([1.0, 0.0, 0.0], (8, 8, 3)), atol=0.02)
 
 
-def test_many_unreadable_pictures_are_counted(tree):
+def test_many_unreadable_images_are_counted(tree):
     for number in range(13):
         (tree / "dog" / f"broken{number:02d}.png").write_bytes(b"")
     with pytest.raises(ValueError, match="and 3 more"):

@@ -34,17 +34,17 @@ def test_classes_are_characters_by_code_point(letters):
     assert (np.diff(letters.labels) >= 0).all()
 
 
-def test_pictures_are_white_on_black_with_ink_inside(letters):
-    pictures = letters.images[..., 0].astype(int)
-    assert (pictures.max((1, 2)) > 120).all()
-    shares = pictures.mean((1, 2)) / 255
+def test_images_are_white_on_black_with_ink_inside(letters):
+    images = letters.images[..., 0].astype(int)
+    assert (images.max((1, 2)) > 120).all()
+    shares = images.mean((1, 2)) / 255
     assert 0.02 < shares.min() and shares.max() < 0.4
-    border = np.concatenate([pictures[:, [0, -1]].max((1, 2)), pictures[:, :, [0, -1]].max((1, 2))])
+    border = np.concatenate([images[:, [0, -1]].max((1, 2)), images[:, :, [0, -1]].max((1, 2))])
     assert (border < 100).mean() > 0.98
 
 
-def test_pictures_show_their_characters(letters, cache):
-    """The nearest of some pictures drawn apart from the package tells the class."""
+def test_images_show_their_characters(letters, cache):
+    """The nearest of some images drawn apart from the package tells the class."""
     still = glyphs(characters=LETTERS, rotation=0, scale=0, shear=0, translation=0, cache_dir=cache)
     folder = pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     templates = []
@@ -69,7 +69,7 @@ def test_every_sample_has_its_own_warp(cache):
     np.testing.assert_array_equal(still.images, again.images)
 
 
-def test_shift_moves_the_picture(cache):
+def test_shift_moves_the_image(cache):
     still = glyphs(characters="I", rotation=0, scale=0, shear=0, translation=0, cache_dir=cache).images[
         ..., 0
     ]
@@ -77,11 +77,11 @@ def test_shift_moves_the_picture(cache):
         ..., 0
     ]
 
-    def centers(pictures):
-        pictures = pictures.astype(float)
+    def centers(images):
+        images = images.astype(float)
         rows, columns = np.mgrid[:32, :32]
-        mass = pictures.sum((1, 2))
-        return np.stack([(pictures * rows).sum((1, 2)), (pictures * columns).sum((1, 2))], 1) / mass[:, None]
+        mass = images.sum((1, 2))
+        return np.stack([(images * rows).sum((1, 2)), (images * columns).sum((1, 2))], 1) / mass[:, None]
 
     shifts = centers(moved) - centers(still)
     assert np.abs(shifts).max() < 0.1 * 32 + 0.1

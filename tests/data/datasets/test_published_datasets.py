@@ -34,13 +34,13 @@ def path(name, tmp_path):
     return miniatures.make(name, tmp_path / "data", classes=6, per_class=4)
 
 
-def check_pictures(dataset, per_class=4):
-    """Each class has pictures of colours of its own: the miniature's label follows from them, and is one to one."""
+def check_images(dataset, per_class=4):
+    """Each class has images of colours of its own: the miniature's label follows from them, and is one to one."""
     seen = {}
     for path, label in zip(dataset.images, dataset.labels):
-        picture = np.asarray(Image.open(path).convert("L"), float)
-        width = picture.shape[1] // 2
-        seen.setdefault(int(label), []).append((picture[:, : width - 4].mean(), picture[:, width + 4 :].mean()))
+        image = np.asarray(Image.open(path).convert("L"), float)
+        width = image.shape[1] // 2
+        seen.setdefault(int(label), []).append((image[:, : width - 4].mean(), image[:, width + 4 :].mean()))
     shades = np.array([seen[label] for label in range(dataset.num_classes)])
     assert shades.shape == (dataset.num_classes, per_class, 2)
     centres = shades.mean(axis=1)
@@ -56,7 +56,7 @@ def test_from_the_folder_or_the_one_it_lies_in(name, path):
         assert dataset.name == name
         assert (dataset.num_classes, len(dataset), dataset.num_train_classes) == (6, 24, 3)
         assert len(set(dataset.images)) == 24
-        check_pictures(dataset)
+        check_images(dataset)
 
 
 def test_a_renamed_folder(tmp_path):
@@ -79,12 +79,12 @@ def test_the_second_form_of_cars196(tmp_path):
     path = miniatures.make_cars196(tmp_path / "cars", classes=6, devkit=True)
     dataset = load("cars196", path=path, counts="any")
     assert (dataset.num_classes, len(dataset)) == (6, 24)
-    check_pictures(dataset)
+    check_images(dataset)
     assert {image.split("/")[-2] for image in dataset.images} == {"cars_train", "cars_test"}
     labels = path / "cars_test_annos_withlabels.mat"
     labels.rename(path / "devkit" / labels.name)
     np.testing.assert_array_equal(load("cars196", path=path, counts="any").labels, dataset.labels)
-    # What the devkit itself holds of the test pictures has no classes.
+    # What the devkit itself holds of the test images has no classes.
     (path / "devkit" / "cars_test_annos.mat").rename(path / "devkit" / labels.name)
     with pytest.raises(ValueError, match=r"cars_test_annos_withlabels.mat with the fields \(.*expected 'class', too"):
         load("cars196", path=path, counts="any")
@@ -104,7 +104,7 @@ def test_roles_of_in_shop(tmp_path):
 
 
 def test_published_counts_are_asked_for(name, path):
-    expected = {"cub": "11,788 pictures", "cars196": "16,185", "sop": "120,053", "in_shop": "14,218 query pictures"}
+    expected = {"cub": "11,788 images", "cars196": "16,185", "sop": "120,053", "in_shop": "14,218 query images"}
     with pytest.raises(ValueError, match=rf"Received: \S+.* with 6 classes.*expected .*{expected[name]}") as error:
         load(name, path=path)
     assert str(path) in str(error.value)
@@ -121,7 +121,7 @@ def test_a_wrong_count_is_named(tmp_path):
         for name in ("images.txt", "image_class_labels.txt"):
             lines = (lists / name).read_text().splitlines()
             (lists / name).write_text("\n".join(lines[:-1]) + "\n")
-        with pytest.raises(ValueError, match="with 31 pictures; expected 32 pictures. With counts='any'"):
+        with pytest.raises(ValueError, match="with 31 images; expected 32 images. With counts='any'"):
             load("cub", path=path)
 
 
@@ -136,12 +136,12 @@ def test_a_missing_list_is_named(name, path):
     assert len(load(name, path=path, counts="any")) == 24
 
 
-def test_missing_pictures_are_named(name, path):
+def test_missing_images_are_named(name, path):
     dataset = load(name, path=path, counts="any")
     lost = dataset.images[[3, 11]].tolist()
     for image in lost:
         miniatures.pathlib.Path(image).unlink()
-    with pytest.raises(FileNotFoundError, match="2 of 24 pictures.*are not there. Received: no") as error:
+    with pytest.raises(FileNotFoundError, match="2 of 24 images.*are not there. Received: no") as error:
         load(name, path=path, counts="any")
     assert all(image in str(error.value) for image in lost)
     assert len(load(name, path=path, counts="any", verify=False)) == 24
@@ -211,9 +211,9 @@ def test_the_augmentation_of_the_protocols(tmp_path):
     assert 0 <= images.numpy().min() < images.numpy().max() <= 1
     (images, labels), *_ = evaluation_batches(splits.test, 12, preprocessing)
     assert images.shape == (12, 227, 227, 3)
-    picture = Image.open(splits.test.images[0]).convert("RGB")
-    scale = 256 / min(picture.size)
-    width, height = (round(side * scale) for side in picture.size)
+    image = Image.open(splits.test.images[0]).convert("RGB")
+    scale = 256 / min(image.size)
+    width, height = (round(side * scale) for side in image.size)
     left, top = (width - 227) // 2, (height - 227) // 2
-    expected = picture.resize((width, height), Image.BILINEAR).crop((left, top, left + 227, top + 227))
+    expected = image.resize((width, height), Image.BILINEAR).crop((left, top, left + 227, top + 227))
     np.testing.assert_allclose(images[0], np.asarray(expected) / 255, atol=0.02)

@@ -1,4 +1,4 @@
-"""List files of the real shape: loaders and the split code give the published numbers of classes and pictures."""
+"""List files of the real shape: loaders and the split code give the published numbers of classes and images."""
 
 import miniatures
 import numpy as np
@@ -7,20 +7,20 @@ import pytest
 from tfdml.data import cars196, cub, in_shop, sop, split_classes
 
 
-def spread(pictures, classes):
-    """The label of each picture, where classes have about as many each."""
-    return np.sort(np.arange(pictures) % classes)
+def spread(images, classes):
+    """The label of each image, where classes have about as many each."""
+    return np.sort(np.arange(images) % classes)
 
 
-def halves(train_pictures, train_classes, test_pictures, test_classes):
-    return np.concatenate([spread(train_pictures, train_classes), train_classes + spread(test_pictures, test_classes)])
+def halves(train_images, train_classes, test_images, test_classes):
+    return np.concatenate([spread(train_images, train_classes), train_classes + spread(test_images, test_classes)])
 
 
 def check_published(dataset, train, test):
-    """Train and test are (classes, pictures)."""
+    """Train and test are (classes, images)."""
     splits = split_classes(dataset, validation="test", test="published")
-    for split, (classes, pictures) in ((splits.train, train), (splits.test, test)):
-        assert (split.num_classes, len(split)) == (classes, pictures)
+    for split, (classes, images) in ((splits.train, train), (splits.test, test)):
+        assert (split.num_classes, len(split)) == (classes, images)
     folds = [split_classes(dataset, test="published", fold=fold, folds=4) for fold in range(4)]
     validated = [name for fold in folds for name in fold.validation.class_names]
     assert tuple(validated) == splits.train.class_names
@@ -63,8 +63,8 @@ def test_in_shop(tmp_path):
     train, test = order[:3_997], order[3_997:]
     rows = [
         (int(items[index]), status)
-        for items, status, pictures in ((train, "train", 25_882), (test, "query", 14_218), (test, "gallery", 12_612))
-        for index in spread(pictures, len(items))
+        for items, status, images in ((train, "train", 25_882), (test, "query", 14_218), (test, "gallery", 12_612))
+        for index in spread(images, len(items))
     ]
     miniatures.write_in_shop_list(tmp_path / "In-shop Clothes Retrieval Benchmark", rows)
     splits = check_published(in_shop(tmp_path, verify=False), (3_997, 25_882), (3_985, 14_218 + 12_612))

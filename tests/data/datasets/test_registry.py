@@ -25,9 +25,9 @@ def test_digits():
 
 def test_options_reach_the_data_set(tmp_path):
     assert load("glyphs", characters="ab", size=16, cache_dir=tmp_path).image_shape == (16, 16, 1)
-    (tmp_path / "pictures" / "a").mkdir(parents=True)
-    Image.new("L", (4, 4)).save(tmp_path / "pictures" / "a" / "1.png")
-    assert load("folder", path=tmp_path / "pictures").class_names == ("a",)
+    (tmp_path / "images" / "a").mkdir(parents=True)
+    Image.new("L", (4, 4)).save(tmp_path / "images" / "a" / "1.png")
+    assert load("folder", path=tmp_path / "images").class_names == ("a",)
 
 
 def test_unknown_name_suggests_the_nearest():

@@ -19,7 +19,7 @@ def test_colours_and_shares():
     overlay = panels[2, 0].images[1].get_array()
     np.testing.assert_allclose(overlay[..., 3], SHARES[1])
     np.testing.assert_allclose(overlay[1, 2, :3], to_rgb(prototype_color(NEAREST[0, 1, 2])))
-    # The map covers the whole picture.
+    # The map covers the whole image.
     assert panels[1, 0].images[1].get_extent() == panels[1, 0].images[0].get_extent()
     assert [axes.get_title() for axes in panels[0]] == ["a", "b"]
     assert [axes.get_ylabel() for axes in panels[1:, 0]] == list(ROWS)

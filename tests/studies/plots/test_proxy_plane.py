@@ -45,8 +45,8 @@ def test_many_samples_are_thinned_out():
 
 
 def test_without_next_proxies_the_legend_has_none():
-    (legend,) = proxy_plane({"a": panel()}, proxies_name="pictures").legends
-    assert [text.get_text() for text in legend.get_texts()] == ["samples", "pictures"]
+    (legend,) = proxy_plane({"a": panel()}, proxies_name="images").legends
+    assert [text.get_text() for text in legend.get_texts()] == ["samples", "images"]
 
 
 def test_a_class_has_a_colour_of_its_own():

@@ -14,19 +14,19 @@ def cars196(path: PathLike, verify: bool = True, counts: str = "published") -> L
     """Cars196: 16,185 photographs of cars of 196 models; the first 98 are to train.
 
     It was published twice, and both forms are read: `car_ims` with `cars_annos.mat`, and `cars_train`, `cars_test`,
-    `devkit` with `cars_test_annos_withlabels.mat`. Their pictures and classes are the same; their own division into
-    training and test pictures, which is not one of classes, is not used.
+    `devkit` with `cars_test_annos_withlabels.mat`. Their images and classes are the same; their own division into
+    training and test images, which is not one of classes, is not used.
 
     Args:
         path: The folder that holds them.
-        verify: Whether all pictures that the lists name must be there. `tfdml.data.prepare` reads them, too.
-        counts: `"published"` to take the whole set only, `"any"` to take other numbers of classes and pictures, too.
+        verify: Whether all images that the lists name must be there. `tfdml.data.prepare` reads them, too.
+        counts: `"published"` to take the whole set only, `"any"` to take other numbers of classes and images, too.
 
     Returns:
         `LabeledImages` of paths; the first half of the classes is published to train.
 
     Raises:
-        FileNotFoundError: If a list or a picture is not there; the message says what to put where.
+        FileNotFoundError: If a list or an image is not there; the message says what to put where.
         ValueError: If a list is damaged, or does not have the published counts.
 
     Reference:
@@ -49,14 +49,14 @@ def cars196(path: PathLike, verify: bool = True, counts: str = "published") -> L
             f"Damaged list file. Received: {lists[-1]} with classes {min(numbers)} to {max(numbers)}; "
             f"expected 1 to {len(class_names)}."
         )
-    pictures = LabeledImages(
+    images = LabeledImages(
         np.array([str(root / name) for name in names]),
         np.array(numbers) - 1,
         class_names,
         name="cars196",
         num_train_classes=first_half(len(class_names)),
     )
-    return published.checked(pictures, path, verify, counts)
+    return published.checked(images, path, verify, counts)
 
 
 def _read_mat(path, name):

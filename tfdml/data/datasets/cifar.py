@@ -21,10 +21,10 @@ class Cifar100(NamedTuple):
 
     Attributes:
         images: uint8 `(n, 32, 32, 3)`.
-        labels: Class of each picture, `(n,)`: the "fine" label.
-        superclass_labels: Super-class of each picture, `(n,)`: the "coarse" label.
+        labels: Class of each image, `(n,)`: the "fine" label.
+        superclass_labels: Super-class of each image, `(n,)`: the "coarse" label.
         class_names, superclass_names: Their names.
-        superclass_of_class: `(classes,)`; -1 for a class without a picture.
+        superclass_of_class: `(classes,)`; -1 for a class without an image.
     """
 
     images: np.ndarray
@@ -36,14 +36,14 @@ class Cifar100(NamedTuple):
 
 
 def cifar10(path: PathLike, part: str = "train") -> LabeledImages:
-    """Colour pictures of 32×32 pixels in ten classes, 5,000 of each to train and 1,000 to test.
+    """Colour images of 32×32 pixels in ten classes, 5,000 of each to train and 1,000 to test.
 
     Args:
         path: Folder of the binary version, `cifar-10-batches-bin`, or the folder it lies in.
         part: `"train"`, `"test"` or `"all"`.
 
     Returns:
-        `LabeledImages` with pictures `(n, 32, 32, 3)`. To learn metrics, the first half of the classes is to train.
+        `LabeledImages` with images `(n, 32, 32, 3)`. To learn metrics, the first half of the classes is to train.
 
     Raises:
         FileNotFoundError: If a file is not there; the message says how to get it.
@@ -58,7 +58,7 @@ def cifar10(path: PathLike, part: str = "train") -> LabeledImages:
 
 
 def cifar100(path: PathLike, part: str = "train", labels: Literal["fine", "coarse"] = "fine") -> LabeledImages:
-    """Colour pictures of 32×32 pixels in 100 classes, 500 of each to train and 100 to test.
+    """Colour images of 32×32 pixels in 100 classes, 500 of each to train and 100 to test.
 
     Args:
         path: Folder of the binary version, `cifar-100-binary`, or the folder it lies in.
@@ -66,7 +66,7 @@ def cifar100(path: PathLike, part: str = "train", labels: Literal["fine", "coars
         labels: `"fine"` for the 100 classes, `"coarse"` for the 20 super-classes of five classes each.
 
     Returns:
-        `LabeledImages` with pictures `(n, 32, 32, 3)`. To learn metrics, the first half of the classes is to train.
+        `LabeledImages` with images `(n, 32, 32, 3)`. To learn metrics, the first half of the classes is to train.
 
     Raises:
         FileNotFoundError: If a file is not there; the message says how to get it.
@@ -118,7 +118,7 @@ class _Folder:
         return tuple(line.strip() for line in lines if line.strip())
 
     def records(self, part, files, counts):
-        """Labels `(n, kinds)`, each below its count, and pictures `(n, 32, 32, 3)`."""
+        """Labels `(n, kinds)`, each below its count, and images `(n, 32, 32, 3)`."""
         check_choice("part", part, _PARTS)
         names = [name for key in ("train", "test") if part in (key, "all") for name in files[key]]
         records = np.concatenate([self._read(self.find(name), counts) for name in names])

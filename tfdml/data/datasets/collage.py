@@ -27,25 +27,25 @@ _TILES_AT_ONCE = 1024
 
 
 class Collages(LabeledImages):
-    """Pictures of 2×2 tiles: a target, which gives the class, and three backgrounds, which all classes share.
+    """Images of 2×2 tiles: a target, which gives the class, and three backgrounds, which all classes share.
 
     A network that embeds them well has learnt which of its local features to ignore. So that it can be asked whether
     this carries over to what it has never seen, `split_classes` splits the classes of the backgrounds as well as
     those of the targets, by the same shares: no tile of a training collage is of a class, target or background, that
-    occurs in validation or test. `subset`, on the other hand, takes pictures as they are, with all their
+    occurs in validation or test. `subset`, on the other hand, takes images as they are, with all their
     backgrounds.
 
-    The place of the target is drawn uniformly; so are the backgrounds, among all their pictures. Collage number i
+    The place of the target is drawn uniformly; so are the backgrounds, among all their images. Collage number i
     follows from the seed and i. They are put together when `images` is first read, and held.
 
     Args:
         targets: `LabeledImages`, stretched to the tile's size where they have another.
         backgrounds: `LabeledImages` of other classes. If either set is in colour, or in files, collages are in
             colour.
-        tile: Height and width of a tile in pixels; the picture has twice of both.
-        per_target: Collages of each target picture, each with a place and backgrounds of its own.
+        tile: Height and width of a tile in pixels; the image has twice of both.
+        per_target: Collages of each target image, each with a place and backgrounds of its own.
         seed: Integer of at least 0.
-        distilled: Whether the pictures are the targets alone, each once, in the size of a tile: the same task
+        distilled: Whether the images are the targets alone, each once, in the size of a tile: the same task
             without anything to ignore, for comparison.
         name: What the set is called in messages and tables.
 
@@ -58,11 +58,11 @@ class Collages(LabeledImages):
     Example:
         >>> def toys(value, names):
         ...     return LabeledImages(np.full((len(names), 8, 8, 1), value, np.uint8), np.arange(len(names)), names)
-        >>> pictures = Collages(toys(255, "abcd"), toys(0, "wxyz"), tile=8, per_target=2)
-        >>> pictures.images.shape, pictures.class_names
+        >>> collages = Collages(toys(255, "abcd"), toys(0, "wxyz"), tile=8, per_target=2)
+        >>> collages.images.shape, collages.class_names
         ((8, 16, 16, 1), ('a', 'b', 'c', 'd'))
         >>> from tfdml.data.splits import split_classes
-        >>> train = split_classes(pictures, validation=0.25, test=0.25).train
+        >>> train = split_classes(collages, validation=0.25, test=0.25).train
         >>> train.class_names, train.backgrounds.class_names
         (('a', 'b'), ('w', 'x'))
     """
@@ -77,16 +77,16 @@ class Collages(LabeledImages):
         distilled: bool = False,
         name: str = "collage",
     ) -> None:
-        for kind, pictures in (("targets", targets), ("backgrounds", backgrounds)):
-            if not len(pictures):
-                raise ValueError(f"Collages need {kind}. Received: {kind}={pictures!r}.")
+        for kind, dataset in (("targets", targets), ("backgrounds", backgrounds)):
+            if not len(dataset):
+                raise ValueError(f"Collages need {kind}. Received: {kind}={dataset!r}.")
         self.targets, self.backgrounds = targets, backgrounds
         self.tile = check_whole_number("tile", tile, minimum=1)
         self.per_target = check_whole_number("per_target", per_target, minimum=1)
         self.seed = check_whole_number("seed", seed, minimum=0)
         self.distilled = bool(distilled)
         labels = targets.labels if self.distilled else np.repeat(targets.labels, self.per_target)
-        # Not that of LabeledImages, which would want the pictures.
+        # Not that of LabeledImages, which would want the images.
         LabeledSamples.__init__(self, labels, targets.class_names, name, targets.num_train_classes)
 
     @functools.cached_property
@@ -122,7 +122,7 @@ class Collages(LabeledImages):
     def places(self) -> np.ndarray:
         """Where the target is, `(n,)`: 0 top left, 1 top right, 2 bottom left, 3 bottom right."""
         if self.distilled:
-            raise ValueError("Distilled pictures have one tile. Received: distilled=True.")
+            raise ValueError("Distilled images have one tile. Received: distilled=True.")
         return (4 * self._draws[:, 0]).astype(np.int64)
 
     @property
@@ -168,10 +168,10 @@ def collage(
         backgrounds: Name of another.
         target_options: Dict of options of the former.
         background_options: Dict of options of the latter.
-        tile: Height and width of a tile in pixels; the picture has twice of both.
-        per_target: Collages of each target picture.
+        tile: Height and width of a tile in pixels; the image has twice of both.
+        per_target: Collages of each target image.
         seed: Of the places and the choice of backgrounds.
-        distilled: Whether the pictures are the targets alone, in the size of a tile.
+        distilled: Whether the images are the targets alone, in the size of a tile.
 
     Returns:
         `Collages`, which are `LabeledImages`.
@@ -212,10 +212,10 @@ def cifar_collage(
         path: Folder of the binary version of CIFAR-100, as for `cifar100`.
         shared: The super-classes that give the backgrounds.
         part: `"train"`, `"test"` or `"all"` of CIFAR-100's own parts, which share their classes.
-        tile: Height and width of a tile in pixels; the picture has twice of both.
-        per_target: Collages of each target picture.
+        tile: Height and width of a tile in pixels; the image has twice of both.
+        per_target: Collages of each target image.
         seed: Of the places and the choice of backgrounds.
-        distilled: Whether the pictures are the targets alone, in the size of a tile.
+        distilled: Whether the images are the targets alone, in the size of a tile.
 
     Returns:
         `Collages`, which are `LabeledImages`.
@@ -237,23 +237,23 @@ def cifar_collage(
     order = classes[np.lexsort((superclasses, ranks))]
     names = [files.superclass_names[index] for index in files.superclass_of_class[order]]
     is_shared = np.isin(names, list(shared))
-    pictures = LabeledImages(files.images, files.labels, files.class_names)
-    parts = [pictures.subset(order[~is_shared]), pictures.subset(order[is_shared])]
+    dataset = LabeledImages(files.images, files.labels, files.class_names)
+    parts = [dataset.subset(order[~is_shared]), dataset.subset(order[is_shared])]
     # Three classes of five: two to train, one to validate.
     parts = [dataclasses.replace(of_part, num_train_classes=of_part.num_classes * 3 // 5) for of_part in parts]
     return Collages(*parts, tile, per_target, seed, distilled, name="cifar_collage")
 
 
-def _tiles(pictures, side, channels):
-    """All pictures as squares, uint8 `(n, side, side, channels)`."""
-    if pictures.image_shape == (side, side, channels):
-        return pictures.images
+def _tiles(dataset, side, channels):
+    """All images as squares, uint8 `(n, side, side, channels)`."""
+    if dataset.image_shape == (side, side, channels):
+        return dataset.images
     preprocessing = Preprocessing((side, side), channels)
-    tiles = np.empty((len(pictures), side, side, channels), np.uint8)
-    for start in range(0, len(pictures), _TILES_AT_ONCE):
-        chunk = pictures.images[start : start + _TILES_AT_ONCE]
-        if pictures.holds_paths:
-            images = [read_image(os.fsencode(path), pictures.max_pixels) for path in chunk]
+    tiles = np.empty((len(dataset), side, side, channels), np.uint8)
+    for start in range(0, len(dataset), _TILES_AT_ONCE):
+        chunk = dataset.images[start : start + _TILES_AT_ONCE]
+        if dataset.holds_paths:
+            images = [read_image(os.fsencode(path), dataset.max_pixels) for path in chunk]
             values = tf.stack([preprocessing(image) for image in images])
         else:
             values = preprocessing(chunk)

@@ -11,7 +11,7 @@ def digits() -> LabeledImages:
     """1,797 handwritten digits of 8×8 pixels, white on black, which ship with scikit-learn.
 
     Returns:
-        `LabeledImages` with pictures `(1797, 8, 8, 1)` in ten classes.
+        `LabeledImages` with images `(1797, 8, 8, 1)` in ten classes.
     """
     from sklearn.datasets import load_digits
 

@@ -1,4 +1,4 @@
-"""Features that were stored as `.npy`, with the labels of their pictures."""
+"""Features that were stored as `.npy`, with the labels of their images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def features(
     num_train_classes: int | None = None,
     verify: bool = True,
 ) -> LabeledFeatures:
-    """Features of pictures, one in each row of an array on disk, which need not fit into memory.
+    """Features of images, one in each row of an array on disk, which need not fit into memory.
 
     ```
     features.npy   float16, float32 or float64 (n, d)

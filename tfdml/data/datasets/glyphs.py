@@ -21,7 +21,7 @@ from tfdml.data.labeled_images import LabeledImages
 
 _LOGGER = logging.getLogger("tfdml")
 
-# A change in how pictures are drawn must not meet an older cache.
+# A change in how images are drawn must not meet an older cache.
 _RENDERING = 1
 
 # Typefaces whose character map is Unicode; those of Computer Modern are so for letters and digits alone
@@ -32,7 +32,7 @@ _FAITHFUL = ("DejaVu", "STIXGeneral")
 _FAITHFUL_FOR_LETTERS = ("cmb10", "cmr10", "cmss10", "cmti10", "cmtt10")
 _LETTERS = frozenset(map(ord, string.ascii_letters + string.digits))
 
-# On the picture's side as unit: accents over capitals and descenders stay inside it at this size and
+# On the image's side as unit: accents over capitals and descenders stay inside it at this size and
 # baseline.
 _EM = 0.66
 _BASELINE = 0.73
@@ -63,25 +63,25 @@ def glyphs(
     in most of their common typefaces before warping (Latin A, Greek Alpha, Cyrillic A; at this size also Ō
     and Ŏ) the one with the smallest code point is kept, as their labels would contradict each other.
 
-    With matplotlib 3.11, 657 classes with 10,840 pictures (16 to 21 of each) remain of 736 characters, and
-    2,017 classes with 27,751 pictures for `min_typefaces=12`. Neighbouring code points are of one script:
+    With matplotlib 3.11, 657 classes with 10,840 images (16 to 21 of each) remain of 736 characters, and
+    2,017 classes with 27,751 images for `min_typefaces=12`. Neighbouring code points are of one script:
     `split_classes(seed=…)` mixes them.
 
     Args:
-        size: Height and width of a picture in pixels.
+        size: Height and width of an image in pixels.
         min_typefaces: Least number of typefaces that must have a character.
         seed: Of the warps. The warp of a sample depends on the seed, its character and its typeface alone.
-        samples_per_typeface: Differently warped pictures of one character in one typeface.
+        samples_per_typeface: Differently warped images of one character in one typeface.
         characters: A string that restricts the classes to its characters, or `None` for all.
         rotation: Largest rotation in degrees, either way.
         scale: Largest relative change of size, either way.
         shear: Largest horizontal shear (horizontal shift for each unit of height), either way.
-        translation: Largest shift along each axis on the picture's side as unit, either way.
+        translation: Largest shift along each axis on the image's side as unit, either way.
         cache_dir: Folder for the rendered set; by default that of the environment variable `TFDML_CACHE`,
-            else `~/.cache/tfdml`. Where it cannot be written, pictures are rendered each time.
+            else `~/.cache/tfdml`. Where it cannot be written, images are rendered each time.
 
     Returns:
-        `LabeledImages` with pictures `(n, size, size, 1)`; a class is named by its character.
+        `LabeledImages` with images `(n, size, size, 1)`; a class is named by its character.
 
     Raises:
         ValueError: If an argument is out of range, or no character remains.
@@ -187,7 +187,7 @@ def _draw(typefaces, code_points, side):
 
 
 def _draw_shrunk(font, character, box, side):
-    """A character too large for the picture, centred and scaled down where need be."""
+    """A character too large for the image, centred and scaled down where need be."""
     from PIL import Image, ImageDraw
 
     left, top, width, height = box
@@ -243,9 +243,9 @@ def _align_left(drawings):
     return np.take_along_axis(drawings, columns[..., None, :], axis=-1)
 
 
-def _patch_means(pictures, side=4):
+def _patch_means(images, side=4):
     """Means of all patches of `side` × `side` pixels."""
-    totals = np.pad(pictures, ((0, 0), (1, 0), (1, 0))).cumsum(1).cumsum(2)
+    totals = np.pad(images, ((0, 0), (1, 0), (1, 0))).cumsum(1).cumsum(2)
     rows = totals[:, side:] - totals[:, :-side]
     return (rows[:, :, side:] - rows[:, :, :-side]) / side**2
 

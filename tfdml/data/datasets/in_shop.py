@@ -17,20 +17,20 @@ _ROLES = {"train": BOTH, "query": QUERY, "gallery": GALLERY}
 def in_shop(path: PathLike, verify: bool = True, counts: str = "published") -> LabeledImages:
     """In-shop Clothes Retrieval: photographs of 7,982 pieces of clothing; 3,997 of them are to train.
 
-    Of the other classes 14,218 pictures are queries, and 12,612 are the gallery they are compared with.
+    Of the other classes 14,218 images are queries, and 12,612 are the gallery they are compared with.
 
     Args:
         path: The folder `In-shop Clothes Retrieval Benchmark` with `Eval/list_eval_partition.txt` and `Img/img` (or
             `img`), or the folder it lies in.
-        verify: Whether all pictures that the list names must be there. `tfdml.data.prepare` reads them, too.
-        counts: `"published"` to take the whole set only, `"any"` to take other numbers of classes and pictures, too.
+        verify: Whether all images that the list names must be there. `tfdml.data.prepare` reads them, too.
+        counts: `"published"` to take the whole set only, `"any"` to take other numbers of classes and images, too.
 
     Returns:
         `LabeledImages` of paths with `roles`, the training classes first. A class is named by its item, as in
         "id_00000002".
 
     Raises:
-        FileNotFoundError: If the list or a picture is not there; the message says what to put where.
+        FileNotFoundError: If the list or an image is not there; the message says what to put where.
         ValueError: If the list is damaged, or does not have the published counts.
 
     Reference:
@@ -51,7 +51,7 @@ def in_shop(path: PathLike, verify: bool = True, counts: str = "published") -> L
     split = int(is_train.sum())
     class_names, labels, num_train_classes = train_classes_first(items[:split], items[split:], list_file)
     folder = root / "Img" if (root / "Img" / "img").is_dir() else root
-    pictures = LabeledImages(
+    images = LabeledImages(
         np.array([str(folder / names[index]) for index in order]),
         labels,
         class_names,
@@ -59,4 +59,4 @@ def in_shop(path: PathLike, verify: bool = True, counts: str = "published") -> L
         num_train_classes=num_train_classes,
         roles=np.array([_ROLES[statuses[index]] for index in order]),
     )
-    return published.checked(pictures, path, verify, counts)
+    return published.checked(images, path, verify, counts)

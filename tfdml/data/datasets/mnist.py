@@ -50,7 +50,7 @@ def mnist(path: PathLike | None = None, part: str = "train") -> LabeledImages:
         part: `"train"`, `"test"` or `"all"`.
 
     Returns:
-        `LabeledImages` with pictures `(n, 28, 28, 1)` in ten classes.
+        `LabeledImages` with images `(n, 28, 28, 1)` in ten classes.
 
     Raises:
         FileNotFoundError: If the path holds no MNIST, or there is none to be had without a path.
@@ -84,7 +84,7 @@ def fashion_mnist(path: PathLike | None = None, part: str = "train") -> LabeledI
         part: `"train"`, `"test"` or `"all"`.
 
     Returns:
-        `LabeledImages` with pictures `(n, 28, 28, 1)` in ten classes.
+        `LabeledImages` with images `(n, 28, 28, 1)` in ten classes.
 
     Raises:
         FileNotFoundError: If the path holds no such files, or there are none to be had without a path.
@@ -147,7 +147,7 @@ def _read_idx_pair(folder, part):
             )
     if len(images) != len(labels):
         raise ValueError(
-            "Pictures and labels must be of the same number. "
+            "Images and labels must be of the same number. "
             f"Received: {len(images)} in {images_path} and {len(labels)} in {labels_path}."
         )
     return images, labels

@@ -15,15 +15,15 @@ def sop(path: PathLike, verify: bool = True, counts: str = "published") -> Label
 
     Args:
         path: The folder `Stanford_Online_Products` of the archive, or the folder it lies in.
-        verify: Whether all pictures that the lists name must be there. `tfdml.data.prepare` reads them, too.
-        counts: `"published"` to take the whole set only, `"any"` to take other numbers of classes and pictures, too.
+        verify: Whether all images that the lists name must be there. `tfdml.data.prepare` reads them, too.
+        counts: `"published"` to take the whole set only, `"any"` to take other numbers of classes and images, too.
 
     Returns:
         `LabeledImages` of paths, the classes of `Ebay_train.txt` before those of `Ebay_test.txt`. A class is named by
         its kind and number, as in "bicycle 1".
 
     Raises:
-        FileNotFoundError: If a list or a picture is not there; the message says what to put where.
+        FileNotFoundError: If a list or an image is not there; the message says what to put where.
         ValueError: If a list is damaged, or does not have the published counts.
 
     Reference:
@@ -38,11 +38,11 @@ def sop(path: PathLike, verify: bool = True, counts: str = "published") -> Label
     names = train_names + test_names
     classes, labels, num_train_classes = train_classes_first(train_classes, test_classes, root / "Ebay_test.txt")
     kind_of = {of_class: name.split("/")[0] for of_class, name in zip(train_classes + test_classes, names)}
-    pictures = LabeledImages(
+    images = LabeledImages(
         np.array([str(root / name) for name in names]),
         labels,
         [f"{kind_of[number].replace('_final', '').replace('_', ' ')} {number}" for number in classes],
         name="sop",
         num_train_classes=num_train_classes,
     )
-    return published.checked(pictures, path, verify, counts)
+    return published.checked(images, path, verify, counts)
