@@ -104,7 +104,7 @@ OF_CONSTRUCTORS = [
     ("gap-ccp", {"references.per_class": 0}, "references.per_class: Received: per_class=0; expected an integer >= 1."),
     ("xbm", {"references.memory_size": 0}, "references.memory_size: Received: size=0; expected an integer >= 1."),
     ("xbm", {"references.memory_warmup": -1}, "references.memory_warmup: Received: warmup_steps=-1; expected an"),
-    ("gsp", {"zero_shot.enabled": True, "zero_shot.embedding_size": 0}, "embedding_size=0; expected an integer"),
+    ("gsp", {"zero_shot.enabled": True, "zero_shot.embedding_size": 0}, "zero_shot.embedding_size: Received: "),
     ("gsp", {"zero_shot.enabled": True, "zero_shot.ridge": 0.0}, "zero_shot.ridge: Received: ridge=0.0; expected"),
     ("gsp", {"zero_shot.enabled": True, "zero_shot.temperature": -1.0}, "zero_shot.temperature: Received: temperature"),
     ("features", {"model.head.hidden": [8, 0]}, "model.head.hidden: Received: hidden=0; expected an integer >= 1."),

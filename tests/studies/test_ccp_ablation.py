@@ -38,7 +38,7 @@ def trained(monkeypatch):
         if recipe.ccp.enabled:
             score += 0.01 * recipe.references.per_class - 0.1 * recipe.ccp.projection_weight
             score += 0.001 * recipe.ccp.pool_size * (recipe.seed + 1)
-            problems = {"projections": 1 if recipe.ccp.patience > 10 else 3}
+            problems = {"projections": 3 if recipe.ccp.reinitialize else 1}
         test = {"map_at_r": score - 0.1, "precision_at_1": score}
         return TrainingResult(folder, test, {}, {"map_at_r": score, "epoch": 4}, {"steps": 600, **problems})
 
