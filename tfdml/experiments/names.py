@@ -22,7 +22,8 @@ KINDS = {
         "optimal_transport_64x128", "optimal_transport_8x16", "smk", "solar", "weldon",
     ),
     "backbones": (
-        "bn_inception", "googlenet", "resnet20", "resnet20v2", "resnet50",
+        "bn_inception", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "googlenet", "resnet20",
+        "resnet20v2", "resnet50",
     ),
     "datasets": (
         "cars196", "cifar10", "cifar100", "cifar_collage", "collage", "csv", "cub", "digits", "fashion_mnist",
