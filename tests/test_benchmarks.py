@@ -1,6 +1,7 @@
 """The benchmarks run, on sizes at which they tell nothing."""
 
 import pathlib
+import shlex
 import subprocess
 import sys
 
@@ -14,6 +15,10 @@ SMALL = {
     "losses.py": "c2 --batch 16 32 --dense-batch 16 --repeats 1",
     "gsp.py": "--batch 2 --size 2 --channels 4 --prototypes 3 --repeats 1 --modes graph --iterations 5",
     "k_center.py": "--classes 20",
+    "release_figures.py": (
+        "runs --recipes gap gsp --seeds 0 1 --train-options '--data.name digits --data.size 28 --data.split_seed 3 "
+        "--batches.classes 5 --model.gsp.prototypes 8 --training.max_validations 1 --training.steps_per_validation 2'"
+    ),
     "training_step.py": "c2 memory ccp gsp_zero_shot --modes graph --turns 1 --batch 8 --side 16",
     "training_step.py, profile": "c2 --profile --batch 8 --side 16",
     "input_pipeline.py": "--size 260 240 --images 40 --batches 1 --rounds 1 --warm-up 0 --only files",
@@ -22,9 +27,9 @@ SMALL = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("benchmark", SMALL)
-def test_a_benchmark_runs(benchmark):
-    command = [sys.executable, FOLDER / benchmark.split(",")[0], *SMALL[benchmark].split()]
-    done = subprocess.run(command, capture_output=True, text=True)
+def test_a_benchmark_runs(benchmark, tmp_path):
+    command = [sys.executable, FOLDER / benchmark.split(",")[0], *shlex.split(SMALL[benchmark])]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(done.stdout.splitlines()) >= 2 or benchmark == "k_center.py"
 
