@@ -9,8 +9,8 @@ import sys
 import jsonargparse
 import numpy as np
 
+from tfdml._utils.markdown import markdown_table
 from tfdml.experiments.errors import InputError
-from tfdml.experiments.markdown import markdown_table
 from tfdml.plots import save
 
 

@@ -7,6 +7,7 @@ import tensorflow as tf
 from training_steps import what_a_step_does
 
 from tfdml import data, layers, losses, miners
+from tfdml._utils.typed_values import to_mapping
 from tfdml.experiments import (
     InputError,
     RecipeError,
@@ -18,7 +19,6 @@ from tfdml.experiments import (
     train,
 )
 from tfdml.experiments.builders import dry_build, make_loss, make_model, make_optimizer, make_pooling
-from tfdml.experiments.parsing import to_mapping
 from tfdml.experiments.recipe_files import merge
 
 

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from tfdml._utils.typed_values import parse_yaml, to_mapping
 from tfdml.experiments import (
     InputError,
     TrainingResult,
@@ -16,7 +17,6 @@ from tfdml.experiments import (
     train,
     train_main,
 )
-from tfdml.experiments.parsing import parse_yaml, to_mapping
 from tfdml.experiments.recipe import Recipe
 
 
@@ -46,7 +46,7 @@ def test_help_has_every_key_with_the_default_recipes_value(capsys):
     for path in set(_dotted(to_mapping(Recipe()))) - {"imports"}:
         text = re.search(rf"--{path} \S+ (.*?) \(default: ", shown)[1]
         assert len(text.split()) >= 2, f"{path} is not explained"
-    assert "--data.name TEXT Data set of the registry, or 'folder' with the option 'path'. (default: glyphs)" in shown
+    assert "--data.name TEXT Dataset (--list datasets), or 'folder' with the option 'path'. (default: glyphs)" in shown
     # No types of Python, and what is said is true: the default recipe overrides those of the class.
     assert "<class" not in shown and "type:" not in shown and "Optional" not in shown
     default = to_mapping(load_recipe("default"))

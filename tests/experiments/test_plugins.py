@@ -10,6 +10,7 @@ import yaml
 from PIL import Image
 
 from tfdml import losses
+from tfdml._utils.modules import UserModules
 from tfdml.experiments import RunFolder, builders, evaluate, load_recipe, plugins, train_main
 from tfdml.experiments.errors import InputError
 from tfdml.experiments.evaluation import load_dataset
@@ -34,8 +35,7 @@ def spread(y_true, y_pred):
 def as_before(monkeypatch, registries):
     """Imports end with the test."""
     modules, path = set(sys.modules), list(sys.path)
-    monkeypatch.setattr(plugins, "_FILES", {})
-    monkeypatch.setattr(plugins, "_NAMES", set())
+    monkeypatch.setattr(plugins, "_MODULES", UserModules())
     yield
     sys.path[:] = path
     for name in set(sys.modules) - modules:
@@ -85,7 +85,7 @@ def test_a_module_by_its_name(module, monkeypatch, tmp_path, caplog):
     assert plugins.import_modules(["plugin_by_name"]) == ["plugin_by_name"]
     assert not caplog.records
     # A script that imports the module itself has what a recipe names as a file.
-    plugins._NAMES.clear()
+    plugins._MODULES.names.clear()
     plugins.require([str(tmp_path / "elsewhere" / "plugin_by_name.py")])
 
 
@@ -138,7 +138,7 @@ def test_the_recipe_of_a_run(module, image_run, tmp_path, capsys):
     run.embedder.write_bytes((image_run.folder / "embedder.keras").read_bytes())
     path.with_suffix(".ran").unlink()
     del losses.names.__self__._factories["plugin_run"]
-    plugins._FILES.clear()
+    plugins._MODULES.files.clear()
     del sys.modules["plugin_run"]
     for call in (RunFolder.open(run.path).load_recipe, lambda: evaluate(run.path, figures=False)):
         with pytest.raises(InputError, match="The recipe needs code that is not imported yet"):

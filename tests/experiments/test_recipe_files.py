@@ -4,15 +4,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tfdml._utils.typed_values import nested, to_mapping
 from tfdml.experiments.errors import RecipeError
-from tfdml.experiments.parsing import to_mapping
 from tfdml.experiments.recipe_files import (
     decisive_values,
     dump_recipe,
     load_preset,
     load_recipe,
     merge,
-    nested,
     preset_names,
     recipe_hash,
     recipe_names,
@@ -87,10 +86,10 @@ def test_presets_go_over_a_recipe_and_below_overrides():
     assert load_recipe("gap", presets=["psomas/margin", "thesis/c1"]).loss.miner.name is None
     with pytest.raises(RecipeError, match="Unknown preset 'thesis/c2-cup'. Did you mean 'thesis/c2-cub'"):
         load_preset("thesis/c2-cup")
-    with pytest.raises(RecipeError, match="is a preset, which goes over a recipe: RECIPE --preset thesis/c1"):
+    with pytest.raises(RecipeError, match="Expected: RECIPE --preset thesis/c1"):
         load_recipe("thesis/c1")
     # CCP needs proxies, which the overrides give.
-    with pytest.raises(RecipeError, match="CCP draws class proxies"):
+    with pytest.raises(RecipeError, match="CCP needs class proxies"):
         load_recipe("default", {"references.name": "memory"})
     changes = {"references.name": "proxies_and_memory", "ccp.enabled": True}
     assert load_recipe("gap", changes, ["thesis/xbm-large-cub"]).references.memory_size == 800
@@ -145,7 +144,7 @@ def test_dump_and_load_give_the_same_recipe(tmp_path):
         ("- 1", "A recipe is a mapping. Received: list"),
         ("a: [", "is not valid YAML"),
         ("base: nothing", "Unknown recipe 'nothing'"),
-        ("base: 3", "the name of a preset, or a list of these. Received: 3"),
+        ("base: 3", "Received: 3 in "),
         ("base: [gap, 3]", "Received: ['gap', 3]"),
         ("base: [gap, thesis/c2-cup]", "Did you mean 'thesis/c2-cub'?"),
         ("base: mine.yaml", "A recipe is its own base"),

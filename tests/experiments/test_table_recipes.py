@@ -308,7 +308,7 @@ def test_a_row_as_the_base_of_a_recipe_of_ones_own(tmp_path):
         ("tabel-3.1/cub/c1", "Did you mean 'table-3.1/cub/c1'?"),
         ("table-3.1/birds/c1", "Did you mean 'table-3.1/"),
         ("table-3.1", "Unknown recipe 'table-3.1'"),
-        ("table-3.2a/cub/diva", "The table quotes table-3.2a/cub/diva from the literature: it has figures and no"),
+        ("table-3.2a/cub/diva", "quoted from the literature and has no recipe. Received: 'table-3.2a/cub/diva"),
         ("mine/table-3.1", "There is no recipe file mine/table-3.1."),
     ],
 )

@@ -12,10 +12,11 @@ import keras
 import tensorflow as tf
 
 from tfdml import backbones, data, losses, miners
+from tfdml._utils.input_errors import input_errors
 from tfdml._utils.naming import unknown_name
 from tfdml.callbacks import AlternatingProjections, PrototypeWarmup
 from tfdml.data.batches import balanced_share, evaluation_share
-from tfdml.experiments.errors import RecipeError, input_errors, recipe_errors
+from tfdml.experiments.errors import RecipeError, recipe_errors
 from tfdml.experiments.recipe import Recipe
 from tfdml.layers import ClassProxies, CrossBatchMemory, ZeroShotPrediction
 from tfdml.layers import pooling as poolings

@@ -12,9 +12,10 @@ import statistics
 import sys
 from typing import Literal, Union, get_type_hints
 
+from tfdml._utils.command_line import CommandParser
 from tfdml.experiments import names, plugins
 from tfdml.experiments.errors import InputError
-from tfdml.experiments.parsing import TRUST, CommandParser, add_import_options, add_recipe_options
+from tfdml.experiments.options import TRUST, add_import_options, add_recipe_options
 from tfdml.experiments.recipe import Recipe, TrainingConfig
 from tfdml.experiments.recipe_files import dump_recipe, load_preset, load_recipe, preset_names, recipe_names
 from tfdml.experiments.table_files import load_table, table_names

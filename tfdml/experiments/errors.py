@@ -1,14 +1,12 @@
-"""Errors of the input, as opposed to the program."""
+"""Errors of recipes and run folders."""
 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import re
+from collections.abc import Iterator
 
-
-class InputError(ValueError):
-    """Input that cannot be used; the commands show the message without a traceback."""
+from tfdml._utils.input_errors import InputError as InputError
 
 
 class RecipeError(InputError):
@@ -16,39 +14,16 @@ class RecipeError(InputError):
 
 
 class RunFolderError(InputError):
-    """A folder that cannot be made, or is not a run's."""
-
-
-def nearest_key(name, known_names):
-    """The known name that was most likely meant: similar as a whole, or in what follows the last dot."""
-
-    def likeness(known):
-        whole = difflib.SequenceMatcher(None, name, known).ratio()
-        last = difflib.SequenceMatcher(None, name.rsplit(".", 1)[-1], known.rsplit(".", 1)[-1]).ratio()
-        return max(whole, last), whole
-
-    return max(known_names, key=likeness)
-
-
-def line_of(error):
-    """The message of TensorFlow's error in one line: that of our own error inside it, if there is one."""
-    message = str(getattr(error, "message", error))
-    own = re.search(r"Unreadable image\..*", message)
-    return own.group() if own else " ".join(message.split())[:300]
-
-
-def unknown(kind, name, known_names):
-    """The message of an unknown name, with the nearest known one."""
-    return f"Unknown {kind} {name!r}. Did you mean {nearest_key(str(name), known_names)!r}?"
+    """A folder that cannot be created or is not the folder of a run."""
 
 
 @contextlib.contextmanager
-def recipe_errors(section, **keys):
-    """Re-raises errors of a constructor as RecipeError that begins with the recipe's key.
+def recipe_errors(section: str, **keys: str) -> Iterator[None]:
+    """Re-raises errors of a constructor as RecipeError that starts with the recipe's key.
 
     Args:
-        section: The section of the recipe that has the arguments.
-        **keys: From an argument's name to the key, where they differ.
+        section: str. Section of the recipe that has the arguments.
+        **keys: str. Keys of arguments that have another name in the recipe.
     """
     try:
         yield
@@ -60,12 +35,8 @@ def recipe_errors(section, **keys):
         raise RecipeError(f"{key}{error}") from error
 
 
-@contextlib.contextmanager
-def input_errors():
-    """Re-raises ValueError, TypeError and OSError as InputError."""
-    try:
-        yield
-    except InputError:
-        raise
-    except (ValueError, TypeError, OSError) as error:
-        raise InputError(str(error)) from error
+def line_of(error: Exception) -> str:
+    """Returns the message of a TensorFlow error in one line: that of tfdml's own error inside it, if there is one."""
+    message = str(getattr(error, "message", error))
+    own = re.search(r"Unreadable image\..*", message)
+    return own.group() if own else " ".join(message.split())[:300]

@@ -14,10 +14,11 @@ import tensorflow as tf
 from tfdml import data
 from tfdml._utils.arguments import check_choice
 from tfdml._utils.foreign_graphs import check_saved_model, load_keras_file
+from tfdml._utils.input_errors import InputError, input_errors
 from tfdml._utils.plain_files import write_json
 from tfdml.data.datasets.features import FEATURES
 from tfdml.experiments import builders, plugins
-from tfdml.experiments.errors import InputError, RunFolderError, input_errors, line_of
+from tfdml.experiments.errors import RunFolderError, line_of
 from tfdml.experiments.figures import draw_evaluation
 from tfdml.experiments.recipe import DataConfig, EvaluationConfig, Recipe
 from tfdml.experiments.run_folder import RunFolder, check_is_free, new_dated_folder, new_folder

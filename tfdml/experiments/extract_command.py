@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from typing import Literal, Union
 
+from tfdml._utils.command_line import CommandParser
 from tfdml.experiments import plugins
-from tfdml.experiments.parsing import TRUST, CommandParser, add_import_options
+from tfdml.experiments.options import TRUST, add_import_options
 
 SCALES = ("0-1", "0-255", "-1-1")
 DTYPES = ("float16", "float32")

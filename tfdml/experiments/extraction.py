@@ -14,8 +14,9 @@ from tfdml import backbones, data
 from tfdml._utils.arguments import check_choice, check_whole_number
 from tfdml._utils.files import FolderInUseError
 from tfdml._utils.foreign_graphs import check_saved_model, load_keras_file
+from tfdml._utils.input_errors import InputError, input_errors, nearest_key
 from tfdml.data.feature_files import holds_unfinished_features, write_features
-from tfdml.experiments.errors import InputError, input_errors, line_of, nearest_key
+from tfdml.experiments.errors import line_of
 from tfdml.experiments.evaluation import load_dataset, open_network
 from tfdml.experiments.extract_command import DTYPES, SCALES, extract_main
 from tfdml.experiments.run_folder import check_is_free

@@ -9,7 +9,8 @@ import logging
 import os
 import pathlib
 
-from tfdml.experiments.errors import InputError, RecipeError, nearest_key
+from tfdml._utils.input_errors import InputError, nearest_key
+from tfdml.experiments.errors import RecipeError
 from tfdml.experiments.protocols import protocol_result_of
 from tfdml.experiments.recipe_files import load_recipe, recipe_names
 from tfdml.experiments.runner import NonFiniteLossError, result_of

@@ -1,18 +1,19 @@
-"""A recipe: everything that decides a training run, as typed dataclasses.
+"""A recipe: all values that determine a training run, as typed dataclasses.
 
-A number's annotation has the interval that it must be in, as in `"(0, 1]"`. What the constructor of a loss, layer,
-pooling or augmentation checks is not checked here: `builders.dry_build` calls them before any data are loaded.
+The annotation of a number has its interval, as in `"(0, 1]"`. What constructors of losses, layers, poolings and
+augmentations check is not repeated here: `builders.dry_build` calls them before any data is loaded.
 """
 
 import functools
-from dataclasses import dataclass, field, is_dataclass
-from typing import Annotated, Any, Literal, Optional, Union, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, Optional, Union
 
+from tfdml._utils.input_errors import nearest_key
+from tfdml._utils.typed_values import interval_problem
 from tfdml.experiments import names
-from tfdml.experiments.errors import RecipeError, nearest_key
+from tfdml.experiments.errors import RecipeError
 
-# More than a limit is a mistake, which would end in an allocation that fails, or in a training without an end.
-_ANY_INTEGER, _ANY = "[-inf, 4294967296]", "[-inf, inf]"
+# Larger values are mistakes that would end in a failed allocation or an endless training.
 _Count = Annotated[int, "[1, 4294967296]"]
 _Pixels = Annotated[int, "[1, 16384]"]
 _UpToMillion = Annotated[int, "[1, 1048576]"]
@@ -20,195 +21,196 @@ _UpTo65536 = Annotated[int, "[1, 65536]"]
 _Positive = Annotated[float, "(0, inf)"]
 _NotNegative = Annotated[float, "[0, inf)"]
 _UpToOne = Annotated[float, "[0, 1]"]
-# Keys of recipes of earlier versions under their present names, and keys that those versions did not write.
+_AnyInteger = Annotated[int, "[-inf, inf]"]
+# Former keys and their present names, and keys that recipes of earlier versions do not have.
 FORMER_KEYS = {"evaluation.pictures": "evaluation.figures", "zero_shot.dim": "zero_shot.embedding_size"}
 ADDED_KEYS = {"imports", "ccp.reinitialize"}
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Images, the shape they are brought to, and the classes that are kept for validation and test."""
+    """Images, their size, and the classes held out for validation and test."""
 
     name: str = "glyphs"
-    """Data set of the registry, or 'folder' with the option 'path'."""
+    """Dataset (--list datasets), or 'folder' with the option 'path'."""
     options: dict[str, Any] = field(default_factory=dict)
     """Options of the dataset, as in --data.options.path IMAGES."""
     size: Union[_Pixels, tuple[_Pixels, _Pixels], None] = None
-    """Height and width in pixels, one number for both; null takes them from the dataset."""
+    """Height and width in pixels, one number for both; null for those of the dataset."""
     channels: Optional[int] = None
-    """1 (gray) or 3 (color); null takes them from the dataset."""
+    """1 (gray) or 3 (color); null for those of the dataset."""
     short_side: Optional[_Count] = None
-    """Scale the shorter side to this many pixels and crop the center; null stretches to the size."""
+    """Scale the shorter side to this number of pixels, then crop the center; null stretches images to the size."""
     validation_classes: Union[Annotated[float, "(0, 1)"], Literal["test"]] = 0.2
-    """Share of the classes that choose the best weights, 0 to 1; 'test' chooses them by the test classes."""
+    """Share of the classes that validate, 0 to 1; 'test' validates on the test classes."""
     test_classes: Union[Annotated[float, "(0, 1)"], Literal["published"]] = 0.3
-    """Share of the classes for the final metrics, 0 to 1; 'published' for those of the dataset's authors, or the second
-    half of the classes."""
+    """Share of the classes for the final metrics, 0 to 1; 'published' for the split of the dataset's authors, or the
+    second half of the classes if there is none."""
     split_seed: Optional[int] = None
-    """Seed that shuffles the classes before they are split, except published test classes; null keeps their order."""
+    """Seed for shuffling the classes before the split, except published test classes; null keeps their order."""
     fold: Optional[int] = None
-    """Part of the training classes, from 0, that validates instead of validation_classes; or null."""
+    """Part of the training classes (0-based) that validates instead of validation_classes; or null."""
     folds: Annotated[int, "[2, 4294967296]"] = 4
-    """Number of parts of the training classes, for fold."""
+    """Number of parts of the training classes that fold counts."""
 
     @property
     def validates_on_test(self):
-        """Whether the test classes choose the best weights, as in the conventional protocol."""
+        """Whether validation uses the test classes, as in the conventional protocol."""
         return self.validation_classes == "test"
 
     @property
     def image_size(self):
-        """`(height, width)`, or None for that of the dataset."""
+        """`(height, width)`, or None for the size of the dataset's images."""
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
 
 @dataclass(frozen=True)
 class BatchConfig:
-    """Training batches: classes, and images of each class."""
+    """Training batches: classes and images per class."""
 
     classes: Annotated[int, "[2, 1048576]"] = 8
-    """Classes in a batch."""
+    """Classes per batch."""
     samples_per_class: _UpToMillion = 4
-    """Images of each class in a batch."""
+    """Images per class in a batch."""
 
     @property
     def size(self):
-        """Images in a batch."""
+        """Images per batch."""
         return self.classes * self.samples_per_class
 
 
 @dataclass(frozen=True)
 class AugmentationConfig:
-    """Random changes of the training images; all 0 for none."""
+    """Random changes of the training images; all 0 for no augmentation."""
 
     rotation: float = 0.0
-    """Largest rotation in degrees, either way."""
+    """Largest rotation in degrees, in either direction."""
     scale: float = 0.0
-    """Largest relative change of size, either way."""
+    """Largest relative change of size, in either direction."""
     shear: float = 0.0
-    """Largest horizontal shear, either way."""
+    """Largest horizontal shear, in either direction."""
     translation: float = 0.0
-    """Largest shift along each axis as a share of the side, either way."""
+    """Largest shift along each axis as a share of the side, in either direction."""
     horizontal_flip: bool = False
     """Flip each image horizontally with probability 0.5."""
     crop_area: Optional[tuple[float, float]] = None
-    """Smallest and largest share of the area that a random crop keeps; null for no crop."""
+    """Smallest and largest share of the image area that a random crop keeps; null for no crop."""
     crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
-    """Smallest and largest ratio of width to height of a crop."""
+    """Smallest and largest ratio of a crop's width to its height."""
 
     @property
     def changes(self):
-        """Whether an image is changed at all."""
+        """Whether any augmentation is on."""
         return any(value for name, value in vars(self).items() if name != "crop_aspect")
 
 
 @dataclass(frozen=True)
 class GSPConfig:
-    """Generalized sum pooling (`gsp`, `gsp_gmp`), and the prototypes of `gap` with zero_shot."""
+    """Generalized sum pooling (`gsp`, `gsp_gmp`), and prototypes of `gap` with zero_shot."""
 
     prototypes: _UpTo65536 = 64
     """Number of trainable prototypes."""
     ratio: float = 0.3
-    """Share of the local features' mass that is kept, above 0 and at most 1."""
+    """Share of the local features' mass that pooling keeps, above 0 and at most 1."""
     smoothing: float = 5.0
-    """Entropy smoothing, above 0: small values weigh all features alike, large values select."""
+    """Entropy smoothing, above 0: small values weight all features equally, large values select."""
     solver: Literal["newton", "bregman"] = "newton"
     """Solver of the transport problem."""
     start: Literal["k_center", "random", "warmup"] = "k_center"
-    """First prototypes: greedy k-center of the untrained network's local features, random, or 'warmup': k-center of
-    the local features after warmup_validations with average pooling."""
+    """Initial prototypes: greedy 'k_center' of the untrained network's local features, 'random', or 'warmup': k-center
+    of the local features after warmup_validations with average pooling."""
     warmup_validations: _Count = 1
-    """Validations, and the training steps before each, with average pooling when start is 'warmup'."""
+    """Number of validations (and training between them) with average pooling if start is 'warmup'."""
 
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """Head that embeds frozen features (data.name `features`), in place of backbone and pooling."""
+    """Head that embeds frozen features (data.name `features`) instead of backbone and pooling."""
 
     input_size: Optional[int] = None
-    """Numbers in a feature; null takes them from the data."""
+    """Size of a feature; null for that of the data."""
     hidden: tuple[Annotated[int, "[-inf, 1048576]"], ...] = ()
     """Sizes of the hidden layers; [] for a linear head."""
     activation: str = "relu"
-    """Activation of the hidden layers, a name of Keras."""
+    """Activation of the hidden layers, as named in Keras."""
     dropout: float = 0.0
-    """Dropout rate of the features and of each hidden layer, 0 to 1."""
+    """Dropout rate of the features and each hidden layer, 0 to 1."""
     batch_normalization: bool = False
     """Apply batch normalization to the features and to each hidden layer."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The embedder: backbone, pooling, embedding, normalization."""
+    """Embedder: backbone, pooling, embedding layer, normalization."""
 
     backbone: str = "resnet20v2"
-    """Network from images to local features."""
+    """Network from images to local features (--list backbones)."""
     backbone_options: dict[str, Any] = field(default_factory=dict)
     """Options of the backbone, as in --model.backbone_options.weights imagenet."""
     pooling: str = "gsp"
-    """'gap' (average), 'gsp' (generalized sum pooling), or another pooling of tfdml."""
+    """'gap' (average), 'gsp' (generalized sum pooling), or another one (--list poolings)."""
     pooling_options: dict[str, Any] = field(default_factory=dict)
-    """Options of a pooling without a section of its own, as in --model.pooling_options.power 4."""
+    """Options of a pooling that has no section, as in --model.pooling_options.power 4."""
     gsp: GSPConfig = field(default_factory=GSPConfig)
     """Generalized sum pooling."""
     head: HeadConfig = field(default_factory=HeadConfig)
-    """Embeds features in place of backbone and pooling."""
+    """Head for features."""
     embedding_size: _UpTo65536 = 128
-    """Size of the embedding, and of the local features that are pooled, unless the pooling gives another size."""
+    """Size of the embedding and of the pooled local features, unless the pooling has another output size."""
     embed_before_pooling: bool = True
-    """Bring local features to embedding_size, rather than the pooled ones; the same for average pooling."""
+    """Project local features to embedding_size before pooling instead of after it; the same for average pooling."""
     normalization: Literal["l2", "clip", "none"] = "clip"
-    """Embeddings of unit length, of at most unit length, or unchanged."""
+    """'l2' for embeddings of unit length, 'clip' for at most unit length, 'none' to leave them unchanged."""
     first_weights: Optional[str] = None
-    """best.weights.h5 of a run with the same network, to start from; null for random weights."""
+    """Initial weights: best.weights.h5 of a run with the same network; null for random weights."""
 
     @property
     def is_pretrained(self):
-        """Whether the backbone begins with weights of another training."""
+        """Whether the backbone starts from pretrained weights."""
         return self.backbone_options.get("weights") is not None
 
     @property
     def has_gsp(self):
-        """Whether the pooling is generalized sum pooling, alone or with another."""
+        """Whether the pooling is generalized sum pooling, alone or combined with another one."""
         return self.pooling in ("gsp", "gsp_gmp")
 
 
 @dataclass(frozen=True)
 class MinerConfig:
-    """Pairs of a loss that count."""
+    """Miner: selects the pairs of the loss."""
 
     name: Optional[str] = None
-    """Miner of tfdml; null for all pairs."""
+    """Miner (--list miners); null for all pairs."""
     options: dict[str, Any] = field(default_factory=dict)
     """Options of the miner, as in --loss.miner.options.distance cosine."""
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Loss that is minimized."""
+    """Loss to minimize."""
 
     name: str = "c2"
-    """Loss of tfdml, or 'addons.' and a class of tensorflow_addons.losses, as in addons.TripletHardLoss."""
+    """Loss (--list losses), or 'addons.' and a class of tensorflow_addons.losses, as in addons.TripletHardLoss."""
     options: dict[str, Any] = field(default_factory=dict)
     """Options of the loss, as in --loss.options.negative_margin 0.6."""
     miner: MinerConfig = field(default_factory=MinerConfig)
-    """Pairs of the loss that count."""
+    """Selects the pairs of the loss."""
 
 
 @dataclass(frozen=True)
 class ReferenceConfig:
-    """Embeddings that the loss compares a batch with."""
+    """References: embeddings with which the loss compares a batch."""
 
     name: Literal["batch", "proxies", "memory", "proxies_and_memory"] = "proxies"
-    """The batch itself, trainable proxies of the classes, a memory of past batches, or both of them."""
+    """The batch itself, trainable class proxies, a memory of past batches, or proxies and memory."""
     per_class: Annotated[int, "[-inf, 65536]"] = 4
-    """Proxies of each class."""
+    """Proxies per class."""
     memory_size: Optional[int] = None
-    """Embeddings in the memory; null for 2 * samples_per_class of each class."""
+    """Number of embeddings in the memory; null for 2 * samples_per_class per class."""
     memory_warmup: int = 1000
     """Training steps before the memory is used."""
     in_batch_weight: Optional[_NotNegative] = None
-    """Weight of the same loss inside the batch; null for 0 with proxies alone, else 1."""
+    """Weight of the same loss inside the batch; null for 0 if there are only proxies, else 1."""
 
     @property
     def has_proxies(self):
@@ -223,50 +225,50 @@ class ReferenceConfig:
 
 @dataclass(frozen=True)
 class CCPConfig:
-    """Chance constrained programming: a chain of proxy problems, each with new proxies."""
+    """Chance-constrained programming (CCP): a sequence of proxy problems, each with new proxies."""
 
     enabled: bool = True
-    """Start from proxies chosen by greedy k-center and anchor the weights to the last solution."""
+    """Initialize proxies by greedy k-center and anchor the weights to the last solution."""
     reinitialize: bool = True
-    """End a problem after patience and choose new proxies; false keeps the first ones."""
+    """Choose new proxies when a problem is solved; false keeps the first ones."""
     pool_size: _UpToMillion = 12
-    """Images of each class among which greedy k-center chooses; 1 for random proxies."""
+    """Images per class from which greedy k-center chooses; 1 for random proxies."""
     patience: _Count = 3
-    """Validations without a better MAP@R after which a problem counts as solved."""
+    """Validations without improvement of training.monitor after which a problem counts as solved."""
     projection_weight: _NotNegative = 2e-4
-    """Pull towards the weights that solved the previous problem."""
+    """Strength of the pull toward the weights that solved the previous problem."""
     projection_decay: _UpToOne = 1.0
-    """Factor of the pull from one problem to the next, 0 to 1."""
+    """Factor by which the pull changes from one problem to the next, 0 to 1."""
     outer_patience: Optional[_Count] = None
-    """Problems without a better MAP@R after which training ends; null for no limit."""
+    """Problems without improvement after which training ends; null for no limit."""
     in_batch_weight: Optional[_NotNegative] = None
-    """Weight of the same loss inside the batch, under CCP; null for references.in_batch_weight."""
+    """Weight of the same loss inside the batch if CCP is enabled; null for references.in_batch_weight."""
 
 
 @dataclass(frozen=True)
 class ZeroShotConfig:
-    """Zero-shot prediction loss of the pooling's attributes, for 'gsp', 'gsp_gmp' and 'gap'."""
+    """Zero-shot prediction loss on the pooling's attributes, for 'gsp', 'gsp_gmp' and 'gap'."""
 
     enabled: bool = False
-    """Let attributes that are fitted on half of a batch's classes predict the other half."""
+    """Fit attributes on half of a batch's classes and predict the other half with them."""
     weight: _UpToOne = 0.1
-    """Weight of this loss, 0 to 1; the other loss has the rest."""
+    """Weight of this loss, 0 to 1; the main loss has 1 minus this weight."""
     embedding_size: Optional[Annotated[int, "[-inf, 65536]"]] = None
-    """Size of the trainable label embeddings; null for that of the image embeddings."""
+    """Size of the trainable label embeddings; null for model.embedding_size."""
     ridge: float = 0.05
-    """Ridge of the regression from attributes to label embeddings, above 0."""
+    """Ridge regularization of the regression from attributes to label embeddings, above 0."""
     temperature: float = 0.10526
     """Temperature of the softmax over the training classes, above 0."""
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """How the weights are updated."""
+    """Optimizer and learning-rate schedule."""
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
     """Keras' optimizer: Adam, AdamW (decoupled weight decay) or SGD (with momentum)."""
     learning_rate: _Positive = 1e-3
-    """Learning rate of the network, and of everything without a multiplier."""
+    """Learning rate of the network and of everything without a multiplier."""
     beta_2: Annotated[float, "[0, 1)"] = 0.999
     """Decay of the second moment (adam, adamw)."""
     momentum: Annotated[float, "[0, 1)"] = 0.9
@@ -274,98 +276,103 @@ class OptimizerConfig:
     weight_decay: _NotNegative = 1e-4
     """Decoupled weight decay (adamw)."""
     l2_weight_decay: _NotNegative = 0.0
-    """L2 term in the gradients of the network's weights, except batch normalization (any optimizer)."""
+    """L2 term added to the gradients of the network's weights except batch normalization (any optimizer)."""
     global_clipnorm: Optional[_Positive] = 10.0
-    """Largest norm of all gradients together; null for no clipping."""
+    """Clip the global gradient norm to this value; null for no clipping."""
     proxy_learning_rate_multiplier: _Positive = 1.0
     """Learning-rate multiplier for proxies and loss parameters."""
     warmup_epochs: _NotNegative = 0.0
-    """Epochs in which only the embedding layer, proxies and loss parameters are trained."""
+    """Initial epochs that train only the embedding layer, proxies and loss parameters."""
     decay_epochs: Optional[_Positive] = None
-    """Epochs between two decays of the learning rate; null keeps it."""
+    """Epochs between decays of the learning rate; null for no decay."""
     decay_factor: Annotated[float, "(0, 1]"] = 0.1
     """Factor by which the learning rate is multiplied at each decay."""
     plateau_patience: Optional[_Count] = None
-    """Validations without a better training.monitor before the learning rate decays; null keeps it."""
+    """Validations without improvement of training.monitor before the learning rate decays; null for no decay."""
     plateau_factor: Annotated[float, "(0, 1)"] = 0.5
     """Factor by which the learning rate is multiplied on a plateau."""
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Length and precision of the training."""
+    """Length, precision and devices of the training."""
 
     steps_per_validation: _Count = 100
-    """Training steps between two validations; an epoch of the progress bar."""
+    """Training steps between validations; one epoch of the progress bar."""
     max_validations: _Count = 60
-    """Largest number of validations."""
+    """Maximum number of validations."""
     monitor: Literal["map_at_r", "precision_at_1"] = "map_at_r"
-    """Metric of the validation classes that chooses the best weights, ends a proxy problem and the training."""
+    """Validation metric that selects the best weights and ends proxy problems and training."""
     patience: _Count = 15
-    """Validations without a better value of monitor after which training ends."""
+    """Validations without improvement of monitor after which training ends."""
     max_minutes: Optional[_Positive] = None
     """Minutes after which training ends; null for no limit."""
     average_momentum: Optional[_UpToOne] = None
-    """Momentum of a moving average of the weights, which is then evaluated and kept, 0 to 1; null for none."""
+    """Evaluate and keep a moving average of the weights with this momentum, 0 to 1; null for the weights themselves."""
     geometry: bool = True
-    """Report covering radius, distances and margins of the embeddings at each validation."""
+    """Log covering radius, distances and margins of the embeddings at each validation."""
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
-    """Keras' precision policy."""
+    """Keras dtype policy."""
     jit_compile: bool = False
     """Compile the training step with XLA."""
     strategy: Literal["single", "mirrored", "multi_worker"] = "single"
-    """Devices: 'single' is one; 'mirrored' are all of this machine; 'multi_worker' those of the workers in the variable
-    TF_CONFIG, each started with the same command. The weights are the same up to rounding."""
+    """Devices: 'single' for one; 'mirrored' for all of this machine; 'multi_worker' for those of the workers in the
+    variable TF_CONFIG, each started with the same command. Results are the same up to rounding."""
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Evaluation of the finished network."""
+    """Evaluation of the trained network."""
 
     batch_size: _UpToMillion = 256
-    """Images that are embedded at once."""
+    """Images per batch."""
     recall_at: tuple[_Count, ...] = (1, 2, 4, 8)
-    """The k of recall@k."""
+    """Values of k for recall@k."""
     figures: bool = True
     """Draw figures."""
     keep_embeddings: bool = False
-    """Keep the embeddings of the test images in the run folder; a protocol needs them."""
+    """Save the embeddings of the test images in the run folder; protocols need them."""
     queries: _Count = 8
-    """Queries in the figures of neighbors and pooling weights."""
+    """Number of queries in the figures of neighbors and pooling weights."""
     neighbors: _Count = 8
-    """Neighbors of each query in the figure."""
+    """Number of neighbors per query in the figure."""
     search: Literal["exact", "faiss"] = "exact"
-    """Search of test embeddings: 'faiss' is approximate, for very large datasets, and reports its recall. Validation is
-    always exact."""
+    """Search among test embeddings: 'faiss' is approximate, for very large datasets, and reports its recall.
+    Validation is always exact."""
 
 
 @dataclass(frozen=True)
 class ProtocolConfig:
-    """Runs of the recipe that make a result."""
+    """Runs of the recipe that make up one result."""
 
     name: Literal["single", "fair", "conventional", "cross_validation", "fixed_validation"] = "single"
-    """'single': one run, with the classes of data. 'fair': a run for each of 4 contiguous parts of the training
-    classes, which validates on it; their mean, and all of their embeddings concatenated. 'conventional': validation on
+    """'single': one run with the classes of data. 'fair': a run for each of 4 contiguous parts of the training classes,
+    which validates on that part; reports their mean, and their embeddings concatenated. 'conventional': validation on
     the test classes. 'cross_validation': a run for each of 10 random parts of the training classes.
     'fixed_validation': validation on the last of 10 parts."""
     folds: Optional[Annotated[int, "[2, 4294967296]"]] = None
     """Parts of the training classes; null for 4 in 'fair', 10 in 'cross_validation' and 'fixed_validation'."""
     repeats: _Count = 1
-    """Times that each run is repeated, with other seeds."""
+    """Number of repetitions of each run, with different seeds."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training run, or the runs of a protocol. The recipe decides everything that happens."""
+    """Recipe of a training run or of the runs of a protocol.
+
+    Example:
+        >>> Recipe(seed=3).batches.size
+        32
+    """
 
     name: str = "default"
-    """The recipe's name, and the start of its run folders' names."""
+    """Name of the recipe, with which the names of its run folders start."""
     description: str = ""
-    """One line on what it is."""
-    seed: Annotated[int, _ANY] = 0
-    """Seed of the first weights, the batches and the pools."""
+    """One-line description."""
+    seed: _AnyInteger = 0
+    """Seed of the initial weights, the batches and the CCP pools."""
     imports: tuple[str, ...] = ()
-    """Modules and .py files that register what the recipe names. They are imported only with --import or --trust."""
+    """Modules and .py files that register names used in the recipe. Imported only with --import or --trust."""
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     data: DataConfig = field(default_factory=DataConfig)
     batches: BatchConfig = field(default_factory=BatchConfig)
@@ -381,47 +388,48 @@ class Recipe:
 
     @property
     def has_head(self):
-        """Whether features are embedded rather than images."""
+        """Whether the data are features instead of images."""
         return self.data.name == "features"
 
     @property
     def warmup_validations(self):
-        """Validations before the pooling gets its prototypes and the best weights are looked for."""
+        """Validations before prototypes are chosen; their weights cannot become the best ones."""
         warms_up = self.model.has_gsp and self.model.gsp.start == "warmup"
         return self.model.gsp.warmup_validations if warms_up else 0
 
     def __post_init__(self):
-        _check_numbers(self)
+        if problem := interval_problem(self):
+            raise RecipeError(problem)
         for key, kind in (("backbone", "backbones"), ("pooling", "poolings")):
             name = getattr(self.model, key)
             if not names.is_known(kind, name):
                 known = names.registered(kind)
                 raise RecipeError(
-                    f"Received: model.{key}={name!r}; expected one of {', '.join(known)}. "
+                    f"Unknown {key}. Received: model.{key}={name!r}. Expected: one of {', '.join(known)}. "
                     f"Did you mean {nearest_key(name, known)!r}?"
                 )
         for is_wrong, keys, expected, *problem in [*self._conflicts(), *self._conflicts_of_features()]:
             if is_wrong:
                 received = " with ".join(f"{key}={_shown(self, key)}" for key in keys.split())
-                raise RecipeError(" ".join([*problem, f"Received: {received}; expected {expected}."]))
+                raise RecipeError(" ".join([*problem, f"Received: {received}. Expected: {expected}."]))
 
     # fmt: off
     def _conflicts(self):
-        """Conditions that must not hold; the keys that the error shows, what it expects, and its first sentence."""
+        """Forbidden conditions, each with the keys that the error shows, what it expects, and its first sentence."""
         data, model, ccp, zero_shot, optimizer = self.data, self.model, self.ccp, self.zero_shot, self.optimizer
         protocol, references, training = self.protocol, self.references, self.training
         has_fold = data.fold is not None
         shares = [share for share in (data.validation_classes, data.test_classes) if isinstance(share, float)]
         return (
             (set(self.name) & set("\\\0") or set(self.name.split("/")) & {"", ".", ".."}, "name",
-             "text that can name a folder, / between its parts"),
+             "text that can name a folder, with / between its parts"),
             (not 0 <= self.seed < 2**32, "seed", "0 <= seed < 2**32"),
             (not self.evaluation.recall_at, "evaluation.recall_at", "integers >= 1"),
             (sum(shares) >= 1 and not has_fold, "data.validation_classes data.test_classes",
-             "less than 1 in sum: training needs classes"),
+             "a sum less than 1, so that classes remain for training"),
             (has_fold and not 0 <= data.fold < data.folds, "data.fold", f"0 <= fold < folds={data.folds}, or null"),
             (has_fold and data.validates_on_test, "data.fold data.validation_classes", "one of the two",
-             "A fold validates on training classes."),
+             "A fold validates on training classes, not on test classes."),
             (references.name == "batch" and self.batches.samples_per_class < 2, "batches.samples_per_class",
              "at least 2 with references.name='batch', for positive pairs"),
             (model.has_gsp and model.pooling_options, "model.pooling_options model.pooling", "none",
@@ -429,24 +437,24 @@ class Recipe:
             (self.warmup_validations >= training.max_validations, "model.gsp.warmup_validations",
              f"less than training.max_validations={training.max_validations}"),
             (ccp.enabled and not references.has_proxies, "ccp.enabled references.name",
-             "references.name='proxies' or 'proxies_and_memory', or ccp.enabled=false", "CCP draws class proxies."),
+             "references.name='proxies' or 'proxies_and_memory', or ccp.enabled=false", "CCP needs class proxies."),
             (ccp.enabled and training.average_momentum is not None, "ccp.enabled training.average_momentum",
-             "one of the two", "CCP goes back to the weights that solved a problem, which are not an average."),
+             "one of the two", "CCP returns to the weights that solved a problem, which are not an average."),
             (zero_shot.enabled and model.pooling_options, "model.pooling_options", "none",
-             "With a zero-shot loss 'gap' is generalized sum pooling of all of the mass."),
+             "With a zero-shot loss, 'gap' is generalized sum pooling with ratio 1."),
             (zero_shot.enabled and not (model.has_gsp or model.pooling == "gap"), "zero_shot.enabled model.pooling",
              "model.pooling='gsp', 'gsp_gmp' or 'gap'", "This pooling has no attributes."),
             (None not in (optimizer.plateau_patience, optimizer.decay_epochs),
              "optimizer.decay_epochs optimizer.plateau_patience", "one of the two",
-             "The learning rate decays by a schedule or on a plateau."),
+             "The learning rate decays either by a schedule or on a plateau."),
             (optimizer.warmup_epochs and optimizer.name == "adamw" and optimizer.weight_decay,
              "optimizer.warmup_epochs optimizer.weight_decay",
-             "optimizer.name=adam with optimizer.l2_weight_decay, or one of the two to be 0",
+             "optimizer.name=adam with optimizer.l2_weight_decay, or one of the two equal to 0",
              "The decoupled weight decay of adamw changes weights that the warm-up freezes."),
             (protocol.folds is not None and protocol.name in ("single", "conventional"), "protocol.folds protocol.name",
              "null"),
             (protocol.name != "single" and has_fold, "data.fold protocol.name",
-             "data.fold=null, or protocol.name='single'", "The protocol gives each run its fold."),
+             "data.fold=null, or protocol.name='single'", "The protocol sets the fold of each run."),
             (protocol.name == "single" and protocol.repeats != 1, "protocol.repeats protocol.name", "1"),
             (protocol.name != "single" and training.strategy == "multi_worker", "training.strategy protocol.name",
              "'mirrored', or protocol.name='single' with data.fold", "Several workers train one run at a time."),
@@ -459,8 +467,8 @@ class Recipe:
         unused = [f"data.{key}" for key in ("size", "channels", "short_side") if getattr(self.data, key) is not None]
         options = [f"model.{key}" for key in ("pooling_options", "backbone_options") if getattr(self.model, key)]
         return (
-            *((True, key, "null with data.name='features', which are not images") for key in unused),
-            (self.model.pooling != "gap", "model.pooling", "'gap' with data.name='features', which are not maps"),
+            *((True, key, "null with data.name='features'") for key in unused),
+            (self.model.pooling != "gap", "model.pooling", "'gap' with data.name='features'"),
             *((True, key, "none with data.name='features'") for key in options),
             (self.zero_shot.enabled, "zero_shot.enabled", "false with data.name='features'"),
             (self.augmentation.changes, "augmentation data.name", "no augmentation with data.name='features'"),
@@ -473,43 +481,3 @@ def _shown(recipe, key):
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else repr(value)
-
-
-def _check_numbers(section, prefix=""):
-    """Raises RecipeError for a number outside of the interval of its annotation."""
-    for name, (interval, suffix) in _intervals(type(section)).items():
-        value = getattr(section, name)
-        if is_dataclass(value):
-            _check_numbers(value, f"{prefix}{name}.")
-        for number in value if isinstance(value, tuple) else [value]:
-            if isinstance(number, bool) or not isinstance(number, (int, float)):
-                continue
-            if expected := _expected(number, interval, name):
-                raise RecipeError(f"Received: {prefix}{name}={value!r}; expected {expected}{suffix}.")
-
-
-def _expected(number, interval, name):
-    """What an interval asks of a number that is not in it; None for one that is."""
-    low, high = map(float, interval[1:-1].split(", "))
-    is_open, is_open_above = interval[0] == "(", interval[-1] == ")"
-    if number > high or (number == high and is_open_above):
-        many = f"at most {high:,.0f}"
-    elif number > low or (number == low and not is_open):
-        return None
-    else:
-        many = f"{'above' if is_open else 'at least'} {low:g}"
-    return f"{low:g} {'<' if is_open else '<='} {name} {'<' if is_open_above else '<='} 1" if high == 1 else many
-
-
-@functools.cache
-def _intervals(kind):
-    """For each field of a section its interval, and what the error says about null."""
-    hints = get_type_hints(kind, include_extras=True).items()
-    return {name: (_interval(hint), ", or null" if type(None) in get_args(hint) else "") for name, hint in hints}
-
-
-def _interval(hint):
-    if get_origin(hint) is Annotated:
-        return hint.__metadata__[0]
-    arguments = get_args(hint)
-    return _interval(arguments[0]) if arguments else _ANY_INTEGER if hint is int else _ANY

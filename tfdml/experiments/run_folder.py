@@ -16,10 +16,10 @@ from tfdml._utils.environment import environment
 from tfdml._utils.files import FolderInUseError, lock_folder, remove_partial, whole_file
 from tfdml._utils.foreign_files import check_h5, check_not_empty, check_zip, passes, read_npz
 from tfdml._utils.plain_files import write_json, write_text
+from tfdml._utils.typed_values import keys_of, to_mapping, value_of
 from tfdml.experiments.errors import RecipeError, RunFolderError
-from tfdml.experiments.parsing import missing_keys, parse_yaml, to_mapping, with_present_keys
-from tfdml.experiments.recipe import ADDED_KEYS
-from tfdml.experiments.recipe_files import dump_recipe, load_recipe
+from tfdml.experiments.recipe import ADDED_KEYS, Recipe
+from tfdml.experiments.recipe_files import dump_recipe, load_recipe, read_yaml, with_present_keys
 
 
 class Entry:
@@ -205,8 +205,8 @@ def read_whole_recipe(path):
         RunFolderError: If it cannot be read or lacks a key.
     """
     try:
-        mapping = parse_yaml(path.read_text(encoding="utf-8"), path)
-        missing = [key for key in missing_keys(with_present_keys(mapping)) if key not in ADDED_KEYS]
+        mapping, absent = with_present_keys(read_yaml(path)), object()
+        missing = [key for key in keys_of(Recipe) if value_of(mapping, key, absent) is absent and key not in ADDED_KEYS]
         if missing:
             more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
             raise RunFolderError(
@@ -215,7 +215,7 @@ def read_whole_recipe(path):
                 "Add them; tfdml-train --print-recipe shows every key with its default."
             )
         return load_recipe(path.resolve())
-    except (OSError, UnicodeDecodeError, RecipeError) as error:
+    except RecipeError as error:
         raise RunFolderError(f"The run's recipe is damaged: {error}") from error
 
 

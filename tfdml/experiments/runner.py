@@ -17,11 +17,12 @@ from tfdml import data
 from tfdml._utils.arguments import check_whole_number
 from tfdml._utils.environment import environment
 from tfdml._utils.files import reason_of_machine, whole_path
+from tfdml._utils.input_errors import InputError, input_errors
 from tfdml._utils.log_file import log_file
 from tfdml._utils.plain_files import write_json, write_text
 from tfdml._utils.variables import array_of
 from tfdml.experiments import builders
-from tfdml.experiments.errors import InputError, RunFolderError, input_errors
+from tfdml.experiments.errors import RunFolderError
 from tfdml.experiments.evaluation import evaluate_embedder
 from tfdml.experiments.figures import draw_evaluation, draw_training
 from tfdml.experiments.progress import ProgressBar, ProgressLines

@@ -17,11 +17,13 @@ import statistics
 import sys
 from typing import NamedTuple
 
+from tfdml._utils.command_line import CommandParser
+from tfdml._utils.markdown import markdown_table
 from tfdml._utils.plain_files import write_text
+from tfdml._utils.typed_values import to_mapping
 from tfdml.experiments import plugins
 from tfdml.experiments.errors import InputError
-from tfdml.experiments.markdown import markdown_table
-from tfdml.experiments.parsing import CommandParser, add_import_options, to_mapping
+from tfdml.experiments.options import add_import_options
 from tfdml.experiments.recipe import Recipe
 from tfdml.experiments.recipe_files import decisive_values, load_recipe, recipe_hash, table_recipe_mapping
 from tfdml.experiments.run_folder import RunFolder, read_json

@@ -1,10 +1,13 @@
-"""Tables as text."""
+"""Markdown tables."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-def markdown_table(header, rows):
-    """A table in Markdown, its columns aligned for the reader of the text, too.
+
+def markdown_table(header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
+    """Returns a Markdown table whose columns are also aligned in plain text.
 
     Example:
         >>> print(markdown_table(["loss", "MAP@R"], [["c2", "0.71"]]))
