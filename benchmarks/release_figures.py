@@ -93,7 +93,7 @@ def train(recipe, seed, folder, options):
 
 def check_recipe(recipe, seed, folder):
     """Exit if a folder holds a run of another recipe, such as a trial with fewer steps."""
-    from tfdml.experiments.parsing import to_mapping
+    from tfdml._utils.typed_values import to_mapping
     from tfdml.experiments.recipe_files import load_recipe
 
     found, expected = (

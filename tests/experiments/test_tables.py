@@ -94,7 +94,7 @@ def test_every_table_says_what_it_is():
             assert {*row.figures, *row.parts_of, *row.doubts} <= {*table.data, "all"}, (table.name, row.key)
         conventional = any("conventional" in str(part) for part in table.parts)
         assert not conventional or any("on the test classes" in note for note in table.notes), table.name
-    with pytest.raises(InputError, match="Unknown table 'table-3.11'. Did you mean 'table-3.1'.*Expected: one of table"):
+    with pytest.raises(InputError, match="Unknown table 'table-3.11'. Did you mean 'table-3.1'.*Expected: one of"):
         load_table("table-3.11")
 
 
