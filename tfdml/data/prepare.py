@@ -7,7 +7,7 @@ import pathlib
 import sys
 
 from tfdml._utils.arguments import check_choice
-from tfdml.data import archives
+from tfdml.data import archives, emoji_files
 from tfdml.data.download_specs import PUBLISHED
 from tfdml.data.list_files import counts_of
 
@@ -19,10 +19,10 @@ _MADE_OF = {"cifar_collage": "cifar100"}
 
 def preparable_names():
     """The names that `prepare` knows, sorted."""
-    return sorted([*PUBLISHED, *_MADE_OF])
+    return sorted([*PUBLISHED, *_MADE_OF, "emoji"])
 
 
-def prepare(name, path, download=False, counts="published"):
+def prepare(name, path, download=False, counts="published", size=None):
     """Brings a published data set into the form that its loader reads, and checks all of it.
 
     Archives are compared with their published checksums, and extracted where the extracted folder is not there yet;
@@ -34,6 +34,7 @@ def prepare(name, path, download=False, counts="published"):
         path: The folder to be given to the loader, which holds the archives or the extracted folder.
         download: Whether to fetch what is missing from the official address.
         counts: `"any"` takes other counts and checksums than the published ones.
+        size: For `emoji`, which is rendered: height and width of its images in pixels; `None` for 128.
 
     Returns:
         A dict of what there is of each kind, such as `{"classes": 200, "images": 11788}`.
@@ -50,6 +51,10 @@ def prepare(name, path, download=False, counts="published"):
 
         raise unknown_name("published data set", name, preparable_names())
     check_choice("counts", counts, ("published", "any"))
+    if name == "emoji":
+        return emoji_files.prepare_emoji(path, download, counts, **({} if size is None else {"size": size}))
+    if size is not None:
+        raise ValueError(f"Only emoji has a size. Received: name={name!r}, size={size}. Expected: size=None.")
     name = _MADE_OF.get(name, name)
     published, path = PUBLISHED[name], pathlib.Path(path).expanduser()
     root = published.root(path)
@@ -113,10 +118,11 @@ def main(argv=None):
         default="published",
         help="With 'any', other counts and checksums than the published ones are taken.",
     )
+    parser.add_argument("--size", type=int, help="Height and width in pixels, for emoji, which is rendered (128).")
     given = parser.parse_args(argv)
     try:
-        found = prepare(given.NAME, given.PATH, given.download, given.counts)
-    except (OSError, ValueError) as error:
+        found = prepare(given.NAME, given.PATH, given.download, given.counts, given.size)
+    except (OSError, ValueError, ModuleNotFoundError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
     print(f"{given.NAME}: {', '.join(f'{number:,} {kind}' for kind, number in found.items())}; all can be read.")

@@ -26,8 +26,8 @@ KINDS = {
         "resnet20v2", "resnet50",
     ),
     "datasets": (
-        "cars196", "cifar10", "cifar100", "cifar_collage", "collage", "csv", "cub", "digits", "fashion_mnist",
-        "features", "folder", "glyphs", "in_shop", "mnist", "sop",
+        "cars196", "cifar10", "cifar100", "cifar_collage", "collage", "csv", "cub", "digits", "emoji",
+        "fashion_mnist", "features", "folder", "glyphs", "in_shop", "mnist", "sop",
     ),
 }
 

@@ -6,6 +6,7 @@ from tfdml.data.datasets.collage import Collages, cifar_collage, collage
 from tfdml.data.datasets.csv_file import csv
 from tfdml.data.datasets.cub import cub
 from tfdml.data.datasets.digits import digits
+from tfdml.data.datasets.emoji import emoji
 from tfdml.data.datasets.features import features
 from tfdml.data.datasets.folder import folder
 from tfdml.data.datasets.glyphs import glyphs
@@ -15,8 +16,8 @@ from tfdml.data.datasets.registry import deserialize, get, load, names, register
 from tfdml.data.datasets.sop import sop
 
 for _loader in (
-    cars196, cifar10, cifar100, cifar_collage, collage, csv, cub, digits, fashion_mnist, features, folder, glyphs,
-    in_shop, mnist, sop,
+    cars196, cifar10, cifar100, cifar_collage, collage, csv, cub, digits, emoji, fashion_mnist, features, folder,
+    glyphs, in_shop, mnist, sop,
 ):  # fmt: skip
     register(_loader.__name__, _loader)
 
@@ -31,6 +32,7 @@ __all__ = [
     "cub",
     "deserialize",
     "digits",
+    "emoji",
     "fashion_mnist",
     "features",
     "folder",
