@@ -65,5 +65,5 @@ def test_no_angle(angle):
 
 @pytest.mark.parametrize("angle", [60.1, 90.0])
 def test_too_large_an_angle(angle):
-    with pytest.raises(ValueError, match="angle=.*; expected 0 < angle <= 60 degrees"):
+    with pytest.raises(ValueError, match="angle=.*. Expected: 0 < angle <= 60 degrees"):
         AngularLoss(angle)

@@ -83,7 +83,7 @@ def test_column_of_labels_and_sample_weights():
     ("options", "message"),
     [
         (dict(positive_margin=-0.1), "positive_margin=-0.1"),
-        (dict(positive_margin=0.6), "expected 0 <= positive_margin < negative_margin"),
+        (dict(positive_margin=0.6), "Expected: 0 <= positive_margin < negative_margin"),
         (dict(distance="manhattan"), "distance='manhattan'"),
         (dict(average="classes"), "average='classes'"),
         (dict(power=3), "power=3"),

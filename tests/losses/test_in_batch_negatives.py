@@ -92,7 +92,7 @@ def test_compiles_into_a_plain_keras_model():
 
 @pytest.mark.parametrize("shape", [(4, 3), (4, 3, 5), (4, 2, 3, 1)])
 def test_shape_mistakes(shape):
-    with pytest.raises(ValueError, match="Expected queries and their positives, \\(batch, 2, dim\\). Received: shape"):
+    with pytest.raises(ValueError, match="Embeddings are not pairs. Received: shape"):
         InBatchNegativesLoss().call(np.arange(4), np.zeros(shape))
 
 

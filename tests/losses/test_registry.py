@@ -87,7 +87,7 @@ def test_functions_are_losses():
     again = losses.deserialize(losses.serialize(spread))
     np.testing.assert_allclose(again.call(LABELS, X), VALUES)
     for wrong in (lambda y_true: y_true, lambda: 0, lambda a, b, c: a):
-        with pytest.raises(TypeError, match=r"A function is a loss if it takes \(y_true, y_pred\)\. Received: <func"):
+        with pytest.raises(TypeError, match=r"A loss function must accept \(y_true, y_pred\)\. Received: <func"):
             losses.get(wrong)
 
 

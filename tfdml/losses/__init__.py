@@ -1,4 +1,7 @@
-"""Losses: each scores embeddings against whatever references it is given."""
+"""Metric-learning losses for Keras models.
+
+Each loss compares a batch of embeddings with references: the batch itself, class proxies, or a memory of past batches.
+"""
 
 from tfdml._utils.naming import former_names
 from tfdml.losses.angular import AngularLoss

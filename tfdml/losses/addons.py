@@ -7,21 +7,24 @@ from tfdml._utils.naming import check_options
 
 
 def addons_loss(name, **options):
-    """A loss of TensorFlow Addons, which is imported only here.
+    """Create a loss of TensorFlow Addons. No other function imports Addons.
 
     Args:
-        name: str. The name of its class.
-        **options: Its arguments; Addons takes any keyword and ignores those that it does not know.
+        name: str. Name of the loss class, such as `"TripletSemiHardLoss"`.
+        **options: Arguments of the class. Addons ignores unknown keywords; here they are an error.
+
+    Returns:
+        A `keras.losses.Loss`.
 
     Raises:
-        ValueError: If Addons cannot be imported, or does not have the loss or one of its options.
+        ValueError: If Addons cannot be imported, or the loss or one of its options does not exist.
     """
     try:
         from tensorflow_addons import losses as addons
-    except Exception as error:  # With Keras 3 it fails in many ways.
+    except Exception as error:  # Under Keras 3 the import fails in several ways.
         raise ValueError(
-            f"TensorFlow Addons cannot be imported ({error}). Received: the loss 'addons.{name}'; it needs "
-            "pip install 'tfdml[addons]' with TensorFlow 2.15."
+            f"TensorFlow Addons cannot be imported ({error}). Received: the loss 'addons.{name}'. Expected: TensorFlow "
+            "2.15 with TensorFlow Addons. Run: pip install 'tfdml[addons]'."
         ) from error
     known = [known for known in dir(addons) if known[0].isupper()]
     if name not in known:

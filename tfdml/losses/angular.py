@@ -13,7 +13,7 @@ from tfdml._utils.arguments import check_positive
 from tfdml.losses.base import MetricLoss
 from tfdml.ops.pairs import Pairs
 
-# No triangle's smallest angle is larger. It also keeps what is summed, exp of at most 8 tan² in size, within e^±24.
+# The smallest angle of a triangle is at most 60°. The bound also keeps the exponents, at most 8 tan², within ±24.
 LARGEST_ANGLE = 60.0
 
 
@@ -21,28 +21,33 @@ LARGEST_ANGLE = 60.0
 class AngularLoss(MetricLoss):
     r"""Bounds the angle at the negative in each triangle of anchor, positive and negative.
 
-    With L2-normalised embeddings and $t = \tan \alpha$,
+    The margin is an angle, so it does not depend on the scale of the embeddings, and the loss considers all three sides
+    of a triplet. Use it inside the batch with a few samples per class. It normalizes the embeddings itself.
+
+    With L2-normalized embeddings and $t = \tan \alpha$,
 
     $$\frac{1}{b} \sum_i \frac{1}{|P_i|} \sum_{p \in P_i} \log \Big( 1 +
-      \sum_{n \in N_i} e^{4 t^2 (x_i + x_p)^\top x_n - 2 (1 + t^2) x_i^\top x_p} \Big)$$
+      \sum_{n \in N_i} e^{4 t^2 (x_i + r_p)^\top r_n - 2 (1 + t^2) x_i^\top r_p} \Big)$$
 
-    The exponential of a sum is a product, so the sums over the negatives of all pairs are one matrix product. Nothing
-    is larger than `(batch, references)`, except that against a memory or proxies the similarities of references among
-    themselves are needed, `(references, references)`. An anchor without a positive or without a negative is worth 0.
+    The exponential of the sum is a product, so the sums over the negatives of all pairs are one matrix product, and no
+    array exceeds `(batch, references)`. Against a memory or proxies, the similarities between references are computed
+    as well, `(references, references)`. An anchor without a positive or without a negative has the value 0.
 
     Args:
-        angle: $\alpha$ in degrees, above 0 and up to 60: the smallest angle of a triangle is not larger.
-        name: Name of the loss.
-        **kwargs: `miner` and `reduction`, as for every `MetricLoss`.
+        angle: float, 0 < angle <= 60. $\alpha$ in degrees. The smallest angle of a triangle is at most 60°. Default:
+            40.
+        name: str. Name of the loss.
+        **kwargs: `miner` and `reduction`, see `MetricLoss`.
 
     Raises:
-        ValueError: If the angle is out of its range.
+        ValueError: If the angle is out of range.
 
     Reference:
         Wang et al., "Deep metric learning with angular loss", ICCV 2017, section 3.3.
 
     Example:
-        >>> loss = AngularLoss(angle=45.0)
+        >>> from tfdml import losses
+        >>> loss = losses.AngularLoss(angle=45.0)
         >>> values = loss.call([0, 0, 1], [[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
         >>> round(float(values[0]), 4)  # log(1 + exp(-4))
         0.0181
@@ -52,7 +57,10 @@ class AngularLoss(MetricLoss):
         super().__init__(name, **kwargs)
         self.angle = check_positive("angle", angle)
         if self.angle > LARGEST_ANGLE:
-            raise ValueError(f"Received: angle={angle!r}; expected 0 < angle <= {LARGEST_ANGLE:g} degrees.")
+            raise ValueError(
+                f"The angle is out of range. Received: angle={angle!r}. Expected: 0 < angle <= {LARGEST_ANGLE:g} "
+                "degrees."
+            )
 
     def compare(self, pairs: Pairs) -> tf.Tensor:
         tangent_squared = math.tan(math.radians(self.angle)) ** 2

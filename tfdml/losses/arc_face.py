@@ -16,36 +16,41 @@ from tfdml.ops.pairs import Pairs
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class ArcFaceLoss(MetricLoss):
-    r"""Cross-entropy of cosine similarities with a margin on the angle.
+    r"""Cross-entropy of scaled cosine similarities with an additive margin on the angle.
 
-    On angles $\theta$ of embeddings and references,
+    A standard for face recognition and other tasks with many classes. Use it with `tfdml.layers.ClassProxies` through
+    `MetricModel`. It normalizes embeddings and proxies itself. With the angles $\theta$ between embeddings and
+    references,
 
     $$\frac{1}{b} \sum_i \frac{1}{|P_i|} \sum_{p \in P_i} -\log \frac{e^{s \, t(\theta_{ip})}}
       {e^{s \, t(\theta_{ip})} + \sum_{n \in N_i} e^{s \cos \theta_{in}}}, \qquad
       t(\theta) = \begin{cases} \cos(\theta + m) & \theta + m \le \pi \\ \cos \theta - m \sin m & \text{otherwise.}
       \end{cases}$$
 
-    The second case, that of the authors' code, goes on falling where $\cos(\theta + m)$ would rise again; it is lower
-    than the first where they meet. A sample without a positive or without a negative is worth 0. The paper has one
-    proxy for each class, so one positive; of several, each is set against the negatives. Among samples, without
-    proxies, half a radian draws everything to one point; 10° trains.
+    The second case follows the authors' code. It keeps $t$ decreasing where $\cos(\theta + m)$ would increase again,
+    and is lower than the first case where they meet. A sample without a positive or without a negative has the value 0.
+    The paper has one proxy per class and so one positive per sample; each of several positives is compared with the
+    negatives on its own.
+
+    The default margin of half a radian is meant for proxies. Between samples of a batch, without proxies, it collapses
+    the embeddings; use `margin=10` there.
 
     Args:
-        margin: $m$ in degrees, from 0 to 90; 28.6 are half a radian.
-        scale: $s > 0$.
-        name: Name of the loss.
-        **kwargs: `miner` and `reduction`, as for every `MetricLoss`.
+        margin: float, 0 to 90. $m$ in degrees. Default: 28.6, half a radian.
+        scale: float, > 0. $s$, the inverse temperature of the softmax. Default: 64.
+        name: str. Name of the loss.
+        **kwargs: `miner` and `reduction`, see `MetricLoss`.
 
     Raises:
-        ValueError: If the margin is not from 0 to 90 or the scale not positive.
+        ValueError: If the margin is not between 0 and 90, or the scale is not positive.
 
     Reference:
         Deng et al., "ArcFace: Additive angular margin loss for deep face recognition", CVPR 2019, eq. 3.
 
     Example:
-        >>> from tfdml.layers import References
-        >>> loss = ArcFaceLoss(margin=90, scale=1.0)
-        >>> proxies = References([[0.0, 1.0], [0.0, -1.0]], [0, 1])
+        >>> from tfdml import layers, losses
+        >>> loss = losses.ArcFaceLoss(margin=90, scale=1.0)
+        >>> proxies = layers.References([[0.0, 1.0], [0.0, -1.0]], [0, 1])
         >>> round(float(loss.against([0], [[0.0, 1.0]], proxies)[0]), 4)  # log(1 + exp(cos 180° - cos 90°))
         0.3133
     """
@@ -65,7 +70,7 @@ class ArcFaceLoss(MetricLoss):
 
 
 def _sines(cosines):
-    """The sines, not negative, with a zero gradient at 0, where the root's is infinite."""
+    """The sines, not negative, with a zero gradient at 0, where the gradient of the root is infinite."""
     squared = (1.0 - cosines) * (1.0 + cosines)
     straight = squared <= 0.0
     return tf.where(straight, tf.zeros_like(squared), tf.sqrt(tf.where(straight, tf.ones_like(squared), squared)))

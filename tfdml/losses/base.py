@@ -1,4 +1,4 @@
-"""The base of every metric-learning loss."""
+"""Base class of the metric-learning losses."""
 
 from __future__ import annotations
 
@@ -16,12 +16,20 @@ from tfdml.ops.pairs import Pairs, References
 
 
 class MarginRequirements(NamedTuple):
-    """What distances must be like for a loss with margins to be 0.
+    """The distances between embeddings at which a loss with margins becomes 0.
+
+    `MetricModel.compile` compares them with the room that the embedder's normalization leaves, and warns if there is
+    too little: unit vectors are at most 2 apart in L2 distance.
 
     Attributes:
-        gap: By how much a negative must be farther than a positive, at least.
-        reach: How far negatives must be, at least.
-        distance: In which distance: `"l2"`, `"squared_l2"` or `"cosine"`.
+        gap: float. The least difference between the distances of a negative and a positive.
+        reach: float. The least distance of a negative.
+        distance: str. The distance that both are measured in: `"l2"`, `"squared_l2"` or `"cosine"`.
+
+    Example:
+        >>> from tfdml import losses
+        >>> losses.ContrastiveLoss(positive_margin=0.1, negative_margin=0.5).margin_requirements
+        MarginRequirements(gap=0.4, reach=0.5, distance='l2')
     """
 
     gap: float
@@ -30,40 +38,67 @@ class MarginRequirements(NamedTuple):
 
 
 class MetricLoss(keras.losses.Loss, abc.ABC):
-    """A loss that compares a batch of embeddings with references.
+    r"""Base class of losses that compare a batch of embeddings with references.
 
-    A loss owns no references. It is called in three ways:
+    Use a subclass as any Keras loss, with integer class labels as targets, or subclass it for a loss of your own. A
+    loss owns no references. There are three ways to call it:
 
-    - `loss(labels, embeddings)`, as Keras does for `model.compile(loss=loss)`: the batch is its own reference and
+    - `loss(labels, embeddings)`, the Keras way, used by `model.compile(loss=loss)`: the batch is its own reference, and
       no sample is its own positive. Keras' reduction and sample weights apply.
-    - `loss.call(labels, embeddings)`: the same, one value per sample; their mean is the loss.
-    - `loss.against(labels, embeddings, references)`: against class proxies or a memory, one value per sample.
+    - `loss.call(labels, embeddings)`: the same with one value per sample. The mean of the values is the loss.
+    - `loss.against(labels, embeddings, references)`: one value per sample, compared with class proxies or a memory.
 
-    A subclass states its formula once, in `compare`, and keeps every argument as an attribute of the same name. A batch
-    without a positive or without a negative pair is worth 0 on that side, with zero gradients. A sample whose embedding
-    is not finite is worth NaN, and so is every sample if a reference is not finite.
+    **Notation.** The docstrings of the losses write $b$ for the batch size, $x_i$ for embeddings, $r_j$ for references,
+    $y_i$ for labels, $P_i$ for the positives of sample $i$ (references of its class; in the batch without $i$ itself),
+    $N_i$ for its negatives (references of other classes), $d_{ij}$ for distances, $s_{ij}$ for cosine similarities, and
+    $[x]_+ = \max(x, 0)$.
+
+    **Which embeddings.** Losses on cosine similarity normalize the vectors themselves, so the length of the embeddings
+    does not matter to them. Losses on `"l2"` or `"squared_l2"` distances use the embeddings as they are. Their margins
+    are meant for unit vectors: end the embedder with `tfdml.layers.L2Normalization`. Distances of unit vectors lie
+    between 0 and 2, and orthogonal vectors are 1.41 apart. `NPairsLoss` expects embeddings that are not normalized.
+
+    **Which references.** Losses named after proxies, and the classification losses (`ArcFaceLoss`, `CosFaceLoss`,
+    `NormalizedSoftmaxLoss`, `SoftTripleLoss`), are made for `tfdml.layers.ClassProxies`: pass the proxies to
+    `tfdml.models.MetricModel`. In a plain `model.compile` the other samples of the batch stand in for the proxies. All
+    other losses work inside the batch, against a memory and against proxies.
+
+    To write a loss, implement `compare` and store every argument as an attribute of the same name. A batch without a
+    positive pair or without a negative pair contributes 0 on that side, with zero gradients. The value is NaN for a
+    sample whose embedding is not finite, and for all samples if a reference is not finite.
 
     Args:
-        miner: Which pairs count: a `tfdml.miners.Miner`, a name of `tfdml.miners.names()`, or `None` for all.
-        name: Name of the loss.
-        reduction: Keras' reduction over the batch.
+        name: str. Name of the loss. Default: `None`, chosen by Keras.
+        miner: `tfdml.miners.Miner`, a name from `tfdml.miners.names()`, or `None`. Selects the pairs that count.
+            Default: `None`, all pairs.
+        reduction: str. Keras' reduction over the batch. Default: `"sum_over_batch_size"`.
 
     Attributes:
-        parameters: A layer with what the loss itself learns, or `None`. `MetricModel` trains it; in another model
-            set it as an attribute (`model.loss_parameters = loss.parameters`), or it keeps its first values.
+        parameters: Keras layer with the weights that the loss itself learns, or `None`. `MetricModel` trains them. In
+            another model, set the layer as an attribute (`model.loss_parameters = loss.parameters`); otherwise the
+            weights keep their initial values.
+        label_classes: int. The number of classes of a loss with a parameter per class, such as
+            `MarginLoss(num_classes=…)`; `None` for all others.
 
     Note:
-        Keras 3 casts `y_true` to float32 before it calls a loss, so class ids above 2²⁴ can collide when a loss is
-        used in a plain `model.compile`; `MetricModel` hands the integers over as they are.
+        Keras 3 casts `y_true` to float32 before it calls a loss, so class ids above 2²⁴ can collide when a loss is used
+        in a plain `model.compile`. `MetricModel` passes integers unchanged.
+
+    Example:
+        >>> from tfdml import losses, ops
+        >>> class MeanPositiveDistance(losses.MetricLoss):
+        ...     def compare(self, pairs):
+        ...         return ops.masked_mean(pairs.distances("l2"), pairs.positives)
+        >>> float(MeanPositiveDistance()([0, 0, 1], [[0.0], [3.0], [5.0]]))  # (3 + 3 + 0) / 3
+        2.0
     """
 
     parameters = None
-    # With a parameter per class, as of `MarginLoss(num_classes=…)`: the number of classes.
     label_classes = None
 
     @property
     def margin_requirements(self) -> MarginRequirements | None:
-        """The `MarginRequirements` that the margins ask for, or `None` for a loss without margins of distances."""
+        """The `MarginRequirements` of the loss, or `None` if it has no margins on distances."""
         return None
 
     def __init__(
@@ -74,58 +109,74 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
 
     @abc.abstractmethod
     def compare(self, pairs: Pairs) -> tf.Tensor:
-        """The formula.
+        """Compute the loss from pairs of samples and references.
 
         Args:
-            pairs: `tfdml.ops.Pairs`: embeddings and references, float32 or float64, with the masks of the
-                positive and the negative pairs that count.
+            pairs: `tfdml.ops.Pairs`. Embeddings and references, float32 or float64, with the masks of the positive and
+                negative pairs that count.
 
         Returns:
-            One value per sample, `(batch,)`; their mean is the loss.
+            Tensor `(batch,)`: one value per sample. Their mean is the loss.
         """
 
     def call(self, y_true: Labels, y_pred: TensorLike) -> tf.Tensor:
-        """One value per sample, the batch being its own reference.
+        """Compute one value per sample, with the batch as its own reference.
 
         Args:
-            y_true: Integer class labels, `(batch,)` or `(batch, 1)`.
-            y_pred: Embeddings, `(batch, dim)`.
+            y_true: int tensor, `(batch,)` or `(batch, 1)`. Class labels.
+            y_pred: float tensor, `(batch, dim)`. Embeddings.
 
         Returns:
-            `(batch,)`, float32, or float64 if the embeddings are.
+            Tensor `(batch,)`: float64 if the embeddings are, otherwise float32.
 
         Raises:
-            ValueError: If the shapes do not fit.
+            ValueError: If the shapes do not match.
         """
         return self._of_known_labels(y_true, self._values(ops.compare(y_true, y_pred)))
 
     def call_unseen(self, y_true: Labels, y_pred: TensorLike) -> tf.Tensor:
-        """As `call`, for evaluation: the classes may be others than those of the training."""
+        """Compute `call` for evaluation, where classes may be absent from training.
+
+        Args:
+            y_true: int tensor, `(batch,)` or `(batch, 1)`. Class labels, which need no parameter of the loss.
+            y_pred: float tensor, `(batch, dim)`. Embeddings.
+
+        Returns:
+            Tensor `(batch,)`, as from `call`.
+        """
         return self._values(ops.compare(y_true, y_pred))
 
     def against(self, labels: Labels, embeddings: TensorLike, references: References) -> tf.Tensor:
-        """One value per sample, compared with references only.
+        """Compute one value per sample, compared with the given references only.
 
         Args:
-            labels: Integer class labels, `(batch,)` or `(batch, 1)`.
-            embeddings: `(batch, dim)`.
-            references: `tfdml.layers.References`: embeddings `(references, dim)` with their labels.
+            labels: int tensor, `(batch,)` or `(batch, 1)`. Class labels.
+            embeddings: float tensor, `(batch, dim)`.
+            references: `tfdml.layers.References`. Embeddings `(references, dim)` with their labels, as returned by
+                `ClassProxies` and `CrossBatchMemory` when called.
 
         Returns:
-            `(batch,)`, float32, or float64 if the embeddings are.
+            Tensor `(batch,)`: float64 if the embeddings are, otherwise float32.
 
         Raises:
-            ValueError: If the shapes do not fit, or a label has no proxy.
+            ValueError: If the shapes do not match, or a label has no proxy.
+
+        Example:
+            >>> from tfdml import layers, losses
+            >>> proxies = layers.References([[1.0, 0.0], [0.0, 1.0]], [0, 1])
+            >>> loss = losses.ContrastiveLoss(negative_margin=0.5)
+            >>> loss.against([0, 1], [[1.0, 0.0], [1.0, 1.0]], proxies).numpy().tolist()
+            [0.0, 2.0]
         """
         return self._of_known_labels(labels, self._values(ops.compare(labels, embeddings, references)))
 
     def _values(self, pairs):
         values = self.compare(pairs if self.miner is None else self.miner.mine(pairs))
-        # Comparisons with NaN are false, so mining and margins would drop such pairs: a finite loss, NaN gradients.
+        # Comparisons with NaN are false, so miners and margins drop such pairs: the loss is finite, its gradients NaN.
         return tf.where(_all_finite(pairs), values, tf.constant(np.nan, values.dtype))
 
     def _of_known_labels(self, labels, values):
-        """The values if the loss has a parameter for each label; under XLA NaN for the samples without one."""
+        """Check that the loss has a parameter for each label; under XLA, set samples without one to NaN."""
         if self.label_classes is None:
             return values
         labels = ops.check_labels(labels, values)
@@ -139,7 +190,7 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
 
 
 def _all_finite(pairs):
-    """For each sample whether its embedding and all references are finite, `(batch,)`."""
+    """For each sample, whether its embedding and all references are finite, `(batch,)`."""
     of_samples = _finite_rows(pairs.embeddings)
     if pairs.in_batch:
         return of_samples
@@ -148,16 +199,16 @@ def _all_finite(pairs):
 
 
 def _finite_rows(vectors):
-    """By their sums, which a product with ones takes faster than anything looks at each number of a large memory."""
+    """Row-wise finiteness, from the sum of each row: a product with ones is faster than a look at every number."""
     return tf.math.is_finite(tf.linalg.matvec(vectors, tf.ones(tf.shape(vectors)[1:], vectors.dtype)))
 
 
 def share(total, pairs):
-    """A value of the whole batch as one value per sample: each has it, so their mean is the value."""
+    """Spread a value of the whole batch over its samples, so that their mean is the value."""
     return tf.fill(tf.shape(pairs.labels), total)
 
 
 def per_sample_share(sums, count, pairs):
-    r"""Sums per sample that are to be divided by a count of the whole batch: their mean is $\sum_i s_i / count$."""
+    r"""Divide sums per sample by a count of the whole batch, so that their mean is $\sum_i s_i / \mathrm{count}$."""
     batch = tf.cast(tf.shape(pairs.labels)[0], sums.dtype)
     return sums * tf.math.divide_no_nan(batch, tf.cast(count, sums.dtype))

@@ -16,39 +16,48 @@ from tfdml.ops.pairs import Pairs
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class ContrastiveLoss(MetricLoss):
-    r"""Pulls positive pairs together and pushes negative pairs apart, up to margins.
+    r"""Pulls positive pairs closer than one margin and pushes negative pairs beyond another.
 
-    With $[x]_+ = \max(x, 0)$, positive pairs $P$ and negative pairs $N$ of the batch and its references,
+    The simplest loss on class labels and a good first choice; all pairs of the batch are used. Also suited to memories
+    and to CCP. With the positive pairs $P$ and negative pairs $N$ between the batch and its references,
 
     $$\frac{1}{|P^*|} \sum_{(i,j) \in P} [d_{ij} - m^+]_+^q \; + \;
       \frac{1}{|N^*|} \sum_{(i,j) \in N} [m^- - d_{ij}]_+^q$$
 
-    where $P^*, N^*$ are the pairs whose term is not zero (`average="nonzero"`), the form called C2 in the thesis.
-    With `average="pairs"` and `power=2` the squared terms are averaged over all pairs, $1 / (|P| + |N|)$: Hadsell's
-    form. With `average="anchor"` the terms are summed for each sample and averaged over the batch; on cosine distance
-    $d_{ij} = 1 - \cos(x_i, x_j)$ with $m^+ = 0$, $m^- = 0.5$ that is C1, the form of cross-batch memory:
-    $\frac{1}{b} \sum_i \big( \sum_{P_i} [1 - s_{ij}]_+ + \sum_{N_i} [s_{ij} - 0.5]_+ \big)$.
+    where $P^*, N^*$ are the pairs whose term is not zero. This is `average="nonzero"`, called C2 in the thesis. The
+    other averages are:
+
+    - `"pairs"`: the terms are averaged over all pairs, $1 / (|P| + |N|)$. With `power=2` this is Hadsell's form
+      (`losses.get("hadsell")`).
+    - `"anchor"`: the terms are summed for each sample and averaged over the batch. On cosine distance
+      $d_{ij} = 1 - s_{ij}$ with $m^+ = 0$ and $m^- = 0.5$ this is C1, the form used with cross-batch memory
+      (`losses.get("c1")`): $\frac{1}{b} \sum_i \big( \sum_{P_i} [1 - s_{ij}]_+ + \sum_{N_i} [s_{ij} - 0.5]_+ \big)$.
+
+    Margins on `"l2"` distances are meant for unit vectors, where distances lie between 0 and 2. Batches need several
+    samples per class.
 
     Args:
-        positive_margin: $m^+ \ge 0$: positive pairs nearer than that are left alone.
-        negative_margin: $m^- > m^+$: negative pairs farther than that are left alone.
-        distance: `"l2"` (unsquared), `"squared_l2"` or `"cosine"`.
-        power: $q$, 1 or 2.
-        average: `"nonzero"`, `"pairs"` or `"anchor"`, as above.
-        name: Name of the loss.
-        **kwargs: `miner` and `reduction`, as for every `MetricLoss`.
+        positive_margin: float, >= 0. $m^+$: positive pairs closer than this contribute nothing. Default: 0.
+        negative_margin: float, > `positive_margin`. $m^-$: negative pairs farther apart than this contribute nothing.
+            Default: 0.5.
+        distance: `"l2"` (unsquared), `"squared_l2"` or `"cosine"`. Default: `"l2"`.
+        power: 1 or 2. $q$. Default: 1.
+        average: `"nonzero"`, `"pairs"` or `"anchor"`, as above. Default: `"nonzero"`.
+        name: str. Name of the loss.
+        **kwargs: `miner` and `reduction`, see `MetricLoss`.
 
     Raises:
         ValueError: If a margin is negative, the margins are in the wrong order, or a choice is unknown.
 
     Reference:
         Hadsell et al., "Dimensionality reduction by learning an invariant mapping", CVPR 2006; Wu et al., "Sampling
-        matters in deep embedding learning", ICCV 2017 (positive margin); Wang et al., "Cross-batch memory for
-        embedding learning", CVPR 2020 (C1); Gürbüz, METU 2022, section 3.3.2.1.
+        matters in deep embedding learning", ICCV 2017 (positive margin); Wang et al., "Cross-batch memory for embedding
+        learning", CVPR 2020 (C1); Gürbüz, METU 2022, section 3.3.2.1.
 
     Example:
-        >>> loss = ContrastiveLoss(negative_margin=0.5)
-        >>> float(loss(tf.constant([0, 0, 1]), tf.constant([[0.0], [0.25], [0.5]])))
+        >>> from tfdml import losses
+        >>> loss = losses.ContrastiveLoss(negative_margin=0.5)
+        >>> float(loss([0, 0, 1], [[0.0], [0.25], [0.5]]))  # 0.25 for the positive pair, 0.25 for the negative one
         0.5
     """
 
@@ -65,8 +74,8 @@ class ContrastiveLoss(MetricLoss):
         super().__init__(name, **kwargs)
         if not 0 <= positive_margin < negative_margin:
             raise ValueError(
-                f"Margins do not fit. Received: positive_margin={positive_margin}, "
-                f"negative_margin={negative_margin}; expected 0 <= positive_margin < negative_margin."
+                f"The margins are in the wrong order. Received: positive_margin={positive_margin}, "
+                f"negative_margin={negative_margin}. Expected: 0 <= positive_margin < negative_margin."
             )
         self.positive_margin = float(positive_margin)
         self.negative_margin = float(negative_margin)

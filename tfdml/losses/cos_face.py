@@ -15,32 +15,34 @@ from tfdml.ops.pairs import Pairs
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class CosFaceLoss(MetricLoss):
-    r"""Cross-entropy of cosine similarities with a margin on the cosine.
+    r"""Cross-entropy of scaled cosine similarities with an additive margin on the cosine.
 
-    On angles $\theta$ of embeddings and references,
+    Like `ArcFaceLoss`, with the margin on the cosine instead of the angle. Use it with `tfdml.layers.ClassProxies`
+    through `MetricModel`. It normalizes embeddings and proxies itself. With the angles $\theta$ between embeddings and
+    references,
 
     $$\frac{1}{b} \sum_i \frac{1}{|P_i|} \sum_{p \in P_i} -\log \frac{e^{s (\cos \theta_{ip} - m)}}
       {e^{s (\cos \theta_{ip} - m)} + \sum_{n \in N_i} e^{s \cos \theta_{in}}}.$$
 
-    A sample without a positive or without a negative is worth 0. The paper has one proxy for each class, so one
-    positive; of several, each is set against the negatives.
+    A sample without a positive or without a negative has the value 0. The paper has one proxy per class and so one
+    positive per sample; each of several positives is compared with the negatives on its own.
 
     Args:
-        margin: $m \ge 0$.
-        scale: $s > 0$.
-        name: Name of the loss.
-        **kwargs: `miner` and `reduction`, as for every `MetricLoss`.
+        margin: float, >= 0. $m$. Default: 0.35.
+        scale: float, > 0. $s$, the inverse temperature of the softmax. Default: 64.
+        name: str. Name of the loss.
+        **kwargs: `miner` and `reduction`, see `MetricLoss`.
 
     Raises:
-        ValueError: If the margin is negative or the scale not positive.
+        ValueError: If the margin is negative or the scale is not positive.
 
     Reference:
         Wang et al., "CosFace: Large margin cosine loss for deep face recognition", CVPR 2018, eq. 4.
 
     Example:
-        >>> from tfdml.layers import References
-        >>> loss = CosFaceLoss(margin=0.0, scale=1.0)
-        >>> proxies = References([[0.0, 1.0], [0.0, -1.0]], [0, 1])
+        >>> from tfdml import layers, losses
+        >>> loss = losses.CosFaceLoss(margin=0.0, scale=1.0)
+        >>> proxies = layers.References([[0.0, 1.0], [0.0, -1.0]], [0, 1])
         >>> round(float(loss.against([0], [[2.0, 0.0]], proxies)[0]), 4)  # orthogonal to both
         0.6931
     """

@@ -1,4 +1,4 @@
-"""FastAP: a histogram's average precision."""
+"""FastAP: average precision from histograms of distances."""
 
 from __future__ import annotations
 
@@ -15,29 +15,33 @@ from tfdml.ops.pairs import Pairs
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class FastAPLoss(MetricLoss):
-    r"""One minus the average precision of each anchor's ranking, read from histograms of its distances.
+    r"""One minus the average precision of each anchor's ranking, estimated from histograms of distances.
 
-    The squared distances of L2-normalised embeddings lie between 0 and 4, where $L + 1$ centres stand at equal steps. A
-    distance counts for the two centres around it, linearly. With $h^+_{il}$ the histogram of the positives' distances,
-    $h_{il}$ that of all, and $H^+, H$ their cumulative sums,
+    Optimizes the ranking itself rather than single pairs, so it benefits from large batches or a memory. It normalizes
+    the embeddings itself.
+
+    The squared distances of L2-normalized embeddings lie between 0 and 4. $L + 1$ bin centers divide this range evenly,
+    and a distance counts linearly for the two centers around it. With the histogram $h^+_{il}$ of the distances to
+    positives, the histogram $h_{il}$ of all distances, and their cumulative sums $H^+, H$,
 
     $$\frac{1}{|A|} \sum_{i \in A} \Big( 1 - \frac{1}{|P_i|} \sum_{l=0}^{L} \frac{h^+_{il} H^+_{il}}{H_{il}} \Big)$$
 
-    $A$ are the anchors that have a positive; the others are worth 0.
+    where $A$ are the anchors that have a positive. The others have the value 0.
 
     Args:
-        bins: $L \ge 1$: the steps between 0 and 4.
-        name: Name of the loss.
-        **kwargs: `miner` and `reduction`, as for every `MetricLoss`.
+        bins: int, >= 1. $L$, the number of steps between 0 and 4. Default: 10.
+        name: str. Name of the loss.
+        **kwargs: `miner` and `reduction`, see `MetricLoss`.
 
     Raises:
-        ValueError: If there is no bin.
+        ValueError: If `bins` is less than 1.
 
     Reference:
         Cakir et al., "Deep metric learning to rank", CVPR 2019, section 3.
 
     Example:
-        >>> loss = FastAPLoss(bins=2)  # centres at squared distances 0, 2 and 4
+        >>> from tfdml import losses
+        >>> loss = losses.FastAPLoss(bins=2)  # centers at squared distances 0, 2 and 4
         >>> loss.call([0, 0, 1], [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]).numpy().tolist()
         [0.75, 0.75, 0.0]
     """
@@ -58,14 +62,14 @@ class FastAPLoss(MetricLoss):
         return per_sample_share(values, tf.math.count_nonzero(has_positive), pairs)
 
     def _histograms(self, steps, mask):
-        """One histogram a row, `(batch, bins + 1)`, of positions measured in steps; no array is larger than `steps`."""
-        rows, centres = tf.shape(steps)[0], self.bins + 1
-        # Rounding may leave a position just outside, and NaN is nowhere; the sum below must not be handed such a place.
+        """One histogram `(batch, bins + 1)` per row, of positions in steps. No array exceeds the size of `steps`."""
+        rows, centers = tf.shape(steps)[0], self.bins + 1
+        # Rounding can leave a position just outside of the range, and NaN has none: keep the indices valid.
         left = tf.clip_by_value(tf.cast(tf.floor(steps), tf.int32), 0, self.bins - 1)
         right_share = tf.where(mask, steps - tf.cast(left, steps.dtype), tf.zeros_like(steps))
         left_share = tf.cast(mask, steps.dtype) - right_share
-        place = left + centres * tf.range(rows)[:, None]
-        counts = tf.math.unsorted_segment_sum(left_share, place, rows * centres) + tf.math.unsorted_segment_sum(
-            right_share, place + 1, rows * centres
+        place = left + centers * tf.range(rows)[:, None]
+        counts = tf.math.unsorted_segment_sum(left_share, place, rows * centers) + tf.math.unsorted_segment_sum(
+            right_share, place + 1, rows * centers
         )
-        return tf.reshape(counts, (rows, centres))
+        return tf.reshape(counts, (rows, centers))

@@ -1,4 +1,4 @@
-"""A function as a loss."""
+"""Functions as losses."""
 
 from __future__ import annotations
 
@@ -13,14 +13,27 @@ from tfdml._utils.types import Config, Labels, TensorLike
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class FunctionLoss(keras.losses.Loss):
-    """A Keras loss whose values are those of a function.
+    """A Keras loss that wraps a function of labels and embeddings.
 
-    `MetricModel` calls the function with the labels as they are, integers; a plain model of Keras 3 with floats.
+    `tfdml.losses.get` and `MetricModel.compile` wrap functions for you; use the class itself to set a name or a
+    reduction. `MetricModel` passes labels unchanged, as integers; a plain model under Keras 3 passes them as floats.
 
     Args:
-        function: From labels `y_true` and embeddings `y_pred` to one value for each sample, or one for the batch.
-        name: Name of the loss. `None` takes that of the function.
-        reduction: Keras' reduction over the batch.
+        function: Callable `(y_true, y_pred)`. Maps labels and embeddings to one value per sample or one value for the
+            batch.
+        name: str. Name of the loss. Default: `None`, the name of the function.
+        reduction: str. Keras' reduction over the batch. Default: `"sum_over_batch_size"`.
+
+    Raises:
+        TypeError: If the function does not accept two positional arguments.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from tfdml import losses
+        >>> def squared_norm(labels, embeddings):
+        ...     return tf.reduce_sum(embeddings**2, axis=1)
+        >>> float(losses.FunctionLoss(squared_norm)([0, 1], [[1.0, 0.0], [0.0, 3.0]]))
+        5.0
     """
 
     def __init__(self, function: Callable, name: str | None = None, reduction: str = "sum_over_batch_size") -> None:
@@ -28,10 +41,18 @@ class FunctionLoss(keras.losses.Loss):
         self.function = check_loss_function(function)
 
     def call(self, y_true: Labels, y_pred: TensorLike) -> tf.Tensor:
-        """Values of the samples, `(batch,)`, or one value for all of them."""
+        """Evaluate the function.
+
+        Args:
+            y_true: Labels, `(batch,)`, or a dict of tensors.
+            y_pred: float tensor, `(batch, dim)`. Embeddings; half precision is cast to float32.
+
+        Returns:
+            Tensor `(batch,)`, or a scalar. Further axes are averaged.
+        """
         y_true = y_true if isinstance(y_true, dict) else tf.convert_to_tensor(y_true)
         y_pred = tf.convert_to_tensor(y_pred)
-        # As in `MetricLoss`: half precision is for networks.
+        # Losses are not computed in half precision.
         y_pred = y_pred if y_pred.dtype in (tf.float32, tf.float64) else tf.cast(y_pred, tf.float32)
         values = tf.convert_to_tensor(self.function(y_true, y_pred))
         if values.shape.rank is not None and values.shape.rank > 1:
@@ -50,27 +71,27 @@ class FunctionLoss(keras.losses.Loss):
 
 
 def _registered_function(name):
-    """A function that is registered with Keras, or one of Keras. A name is data: nothing is imported or executed."""
+    """Look up a function registered with Keras or defined by it. Nothing is imported or executed."""
     found = keras.saving.get_registered_object(name) or getattr(keras.losses, name, None)
     if not inspect.isfunction(found):
         raise ValueError(
-            f"The function of a loss is not registered. Received: {name!r}. Expected: the name of a function that "
-            "`tfdml.losses.register` or `keras.saving.register_keras_serializable` has registered. Import its module "
-            "first; a lambda cannot be loaded."
+            f"The function of a loss is not registered. Received: {name!r}. Expected: the name of a function "
+            "registered with `tfdml.losses.register` or `keras.saving.register_keras_serializable`. Import the module "
+            "that registers it first; a lambda cannot be loaded."
         )
     return found
 
 
 def check_loss_function(function: Callable) -> Callable:
-    """Returns a function that takes two positional arguments; raises a TypeError otherwise."""
+    """Return the function if it accepts two positional arguments; otherwise raise a TypeError."""
     try:
         inspect.signature(function).bind(None, None)
     except TypeError as error:
         raise TypeError(
-            f"A function is a loss if it takes (y_true, y_pred). Received: {function!r} with the arguments "
+            f"A loss function must accept (y_true, y_pred). Received: {function!r} with the arguments "
             f"{inspect.signature(function)}. Expected: two positional arguments, labels and embeddings."
         ) from error
     except ValueError:
-        # What is written in C has no signature.
+        # Functions implemented in C have no signature.
         pass
     return function

@@ -1,4 +1,4 @@
-"""InfoNCE loss for pairs of a query and its positive, the other pairs' positives being the negatives."""
+"""InfoNCE loss for (query, positive) pairs with in-batch negatives."""
 
 from __future__ import annotations
 
@@ -15,35 +15,39 @@ from tfdml.losses.info_nce import InfoNCELoss
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class InBatchNegativesLoss(InfoNCELoss):
-    r"""Trains retrieval from pairs of a query and its positive: the other pairs' positives are its negatives.
+    r"""InfoNCE loss for retrieval from (query, positive) pairs; the other pairs' positives are the negatives.
 
-    With $s_{ij}$ the cosine similarity of query $i$ and positive $j$, and ids that differ,
+    Use it if you have pairs rather than classes: questions and answers, captions and images, clicks on search results.
+    Larger batches mean more negatives. It normalizes the embeddings itself. With the cosine similarity $s_{ij}$ of
+    query $i$ and positive $j$, and ids that are all different,
 
     $$\frac{1}{b} \sum_i -\log \frac{e^{s_{ii} / \tau}}{\sum_j e^{s_{ij} / \tau}}$$
 
-    The ids tell which positives are the same thing (the same document, the same item). One with the query's own id is
-    no negative: it is a positive, too, and the query's value is the mean over its positives, as in `InfoNCELoss`. A
-    query without a negative is worth 0. `symmetric` adds the same with queries and positives exchanged, and halves the
-    sum.
+    Equal ids mark positives that are the same thing (the same document, the same item). A positive with the query's own
+    id is not a negative but another positive, and the value of the query is the mean over its positives, as in
+    `InfoNCELoss`. A query without a negative has the value 0. With `symmetric`, the loss is the mean of this and of the
+    same with queries and positives exchanged.
 
-    `call` takes pairs; `against` takes plain embeddings, as every other loss does.
+    `call` takes pairs; `against` takes plain embeddings, as for every other loss.
 
     Args:
-        temperature: $\tau > 0$.
-        symmetric: Whether each positive must pick its query, too.
-        name: Name of the loss.
-        **kwargs: `miner` and `reduction`, as for every `MetricLoss`.
+        temperature: float, > 0. $\tau$. Default: 0.05.
+        symmetric: bool. Whether each positive must also find its query. Default: `False`.
+        name: str. Name of the loss.
+        **kwargs: `miner` and `reduction`, see `MetricLoss`.
 
     Raises:
-        ValueError: If the temperature is not above 0.
+        ValueError: If the temperature is not positive.
 
     Reference:
         Henderson et al., "Efficient natural language response suggestion for Smart Reply", 2017, section 4.4; Radford
         et al., "Learning transferable visual models from natural language supervision", ICML 2021 (symmetric form).
 
     Example:
+        >>> import tensorflow as tf
+        >>> from tfdml import losses
         >>> queries, documents = tf.constant([[1.0, 0.0], [0.0, 1.0]]), tf.constant([[2.0, 0.0], [0.0, 3.0]])
-        >>> loss = InBatchNegativesLoss(temperature=1.0)
+        >>> loss = losses.InBatchNegativesLoss(temperature=1.0)
         >>> round(float(loss(tf.constant([7, 8]), tf.stack([queries, documents], axis=1))), 4)  # log(1 + 1/e)
         0.3133
     """
@@ -55,21 +59,24 @@ class InBatchNegativesLoss(InfoNCELoss):
         self.symmetric = bool(symmetric)
 
     def call(self, y_true: Labels, y_pred: TensorLike) -> tf.Tensor:
-        """One value per pair.
+        """Compute one value per pair.
 
         Args:
-            y_true: Integer ids of the positives, `(batch,)` or `(batch, 1)`.
-            y_pred: Queries and their positives, stacked: `(batch, 2, dim)`.
+            y_true: int tensor, `(batch,)` or `(batch, 1)`. Ids of the positives.
+            y_pred: float tensor, `(batch, 2, dim)`. Queries and their positives, stacked.
 
         Returns:
-            `(batch,)`, float32, or float64 if the embeddings are.
+            Tensor `(batch,)`: float64 if the embeddings are, otherwise float32.
 
         Raises:
-            ValueError: If the shapes do not fit.
+            ValueError: If the shapes do not match.
         """
         stacked = ops.at_least_float32(y_pred)
         if not stacked.shape.is_compatible_with((None, 2, None)):
-            raise ValueError(f"Expected queries and their positives, (batch, 2, dim). Received: shape {stacked.shape}.")
+            raise ValueError(
+                f"Embeddings are not pairs. Received: shape {stacked.shape}. Expected: (batch, 2, dim), queries and "
+                "their positives."
+            )
         queries, positives = tf.unstack(stacked, num=2, axis=1)
         ids = ops.check_labels(y_true, queries)
         values = self.against(ids, queries, References(positives, ids))

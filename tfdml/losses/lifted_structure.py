@@ -1,4 +1,4 @@
-"""Lifted structure losses: the pairwise form of Song et al. and the generalised form with one term per anchor."""
+"""Lifted structure losses: the form of Song et al. with pairs, and the generalized form with one term per anchor."""
 
 from __future__ import annotations
 
@@ -16,32 +16,37 @@ from tfdml.ops.pairs import Pairs
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class LiftedStructureLoss(MetricLoss):
-    r"""Sets each positive pair against the negatives of both of its ends.
+    r"""Compares each positive pair with the negatives of both of its samples.
 
-    With $P$ the (ordered) positive pairs,
+    Each positive pair sees all negatives in the batch through a smooth maximum, not just one as in a triplet. It is
+    made for use inside the batch. `GeneralizedLiftedStructureLoss` also suits memories. With the ordered positive pairs
+    $P$,
 
     $$J_{ij} = d_{ij} + \log \Big( \sum_{n \in N_i} e^{m - d_{in}} + \sum_{n \in N_j} e^{m - d_{jn}} \Big), \qquad
       L = \frac{1}{2 |P|} \sum_{(i,j) \in P} [J_{ij}]_+^2$$
 
-    $N_j$, the negatives of the pair's other end, are those samples of the batch whose negative it is: a reference is
-    set against the batch, never against other references. A pair neither end of which has a negative is worth 0, but
-    counts in $|P|$.
+    Against a memory or proxies, $N_j$ are the samples of the batch for which reference $j$ is a negative: references
+    are compared with the batch, never with each other. A pair without any negative has the value 0, but counts in
+    $|P|$.
+
+    Margins on `"l2"` distances are meant for unit vectors.
 
     Args:
-        margin: $m \ge 0$.
-        distance: `"l2"` (unsquared, as TensorFlow Addons has it), `"squared_l2"` or `"cosine"`.
-        name: Name of the loss.
-        **kwargs: `miner` and `reduction`, as for every `MetricLoss`.
+        margin: float, >= 0. $m$. Default: 1.
+        distance: `"l2"` (unsquared, as in TensorFlow Addons), `"squared_l2"` or `"cosine"`. Default: `"l2"`.
+        name: str. Name of the loss.
+        **kwargs: `miner` and `reduction`, see `MetricLoss`.
 
     Raises:
-        ValueError: If the margin is negative or the distance unknown.
+        ValueError: If the margin is negative or the distance is unknown.
 
     Reference:
         Song et al., "Deep metric learning via lifted structured feature embedding", CVPR 2016, eq. 4.
 
     Example:
-        >>> values = LiftedStructureLoss().call([0, 0, 1], [[0.0], [0.0], [1.0]])
-        >>> round(float(tf.reduce_mean(values)), 4)  # log(1 + 1) squared, halved
+        >>> from tfdml import losses
+        >>> loss = losses.LiftedStructureLoss()
+        >>> round(float(loss([0, 0, 1], [[0.0], [0.0], [1.0]])), 4)  # log(1 + 1) squared, halved
         0.2402
     """
 
@@ -67,28 +72,31 @@ class LiftedStructureLoss(MetricLoss):
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class GeneralizedLiftedStructureLoss(MetricLoss):
-    r"""Sets all positives of an anchor, at once, against all of its negatives.
+    r"""Compares all positives of an anchor at once with all of its negatives.
+
+    A smooth version of the batch-hard triplet loss. Use it inside the batch or with a memory.
 
     $$\frac{1}{b} \sum_i \Big[ \log \sum_{p \in P_i} e^{d_{ip}} + \log \sum_{n \in N_i} e^{\lambda - d_{in}} \Big]_+$$
 
-    On cosine distance $d = 1 - S$ the constants cancel, and this is the form on cosine similarity,
-    $[\log \sum_{P_i} e^{\lambda - S_{ip}} + \log \sum_{N_i} e^{S_{in}}]_+$. An anchor without a positive or without a
-    negative is worth 0.
+    On cosine distance $d = 1 - s$ the constants cancel, and this is the form on cosine similarity,
+    $[\log \sum_{P_i} e^{\lambda - s_{ip}} + \log \sum_{N_i} e^{s_{in}}]_+$. An anchor without a positive or without a
+    negative has the value 0.
 
     Args:
-        margin: $\lambda \ge 0$.
-        distance: `"cosine"`, `"l2"` (unsquared, as in the paper) or `"squared_l2"`.
-        name: Name of the loss.
-        **kwargs: `miner` and `reduction`, as for every `MetricLoss`.
+        margin: float, >= 0. $\lambda$. Default: 0.5.
+        distance: `"cosine"`, `"l2"` (unsquared, as in the paper) or `"squared_l2"`. Default: `"cosine"`.
+        name: str. Name of the loss.
+        **kwargs: `miner` and `reduction`, see `MetricLoss`.
 
     Raises:
-        ValueError: If the margin is negative or the distance unknown.
+        ValueError: If the margin is negative or the distance is unknown.
 
     Reference:
         Hermans et al., "In defense of the triplet loss for person re-identification", 2017, eq. 12.
 
     Example:
-        >>> loss = GeneralizedLiftedStructureLoss(margin=0.5, distance="l2")
+        >>> from tfdml import losses
+        >>> loss = losses.GeneralizedLiftedStructureLoss(margin=0.5, distance="l2")
         >>> loss.call([0, 0, 1], [[0.0], [1.0], [1.25]]).numpy().tolist()
         [0.25, 1.25, 0.0]
     """
@@ -116,6 +124,6 @@ class GeneralizedLiftedStructureLoss(MetricLoss):
 
 
 def _log_add_exp(x, y):
-    """`log(exp(x) + exp(y))`; where both stand for empty sums, so does the result."""
+    """`log(exp(x) + exp(y))`. If both are logarithms of empty sums, so is the result."""
     largest = tf.stop_gradient(tf.maximum(x, y))
     return tf.math.log(tf.exp(x - largest) + tf.exp(y - largest)) + largest

@@ -16,36 +16,44 @@ from tfdml.ops.pairs import Pairs
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class MarginLoss(FormerNames, MetricLoss):
-    r"""Wants positive pairs nearer than a boundary and negative pairs farther, each by a margin.
+    r"""Pulls positive pairs inside a boundary and pushes negative pairs outside of it, each by a margin.
+
+    Unlike a triplet, a pair is compared with the boundary $\beta$ rather than with another pair. Use it inside the
+    batch or with a memory, with `miner="distance_weighted"` as in the paper.
 
     $$\frac{\sum_{(i,j) \in P} [\alpha + d_{ij} - \beta_{y_i}]_+ + \sum_{(i,j) \in N} [\alpha - d_{ij} + \beta_{y_i}]_+}
-      {\text{number of terms that are not zero}} \; + \; \nu \, \frac{1}{b} \sum_i \beta_{y_i}$$
+      {\text{number of nonzero terms}} \; + \; \nu \, \frac{1}{b} \sum_i \beta_{y_i}$$
 
-    The boundary $\beta$ is fixed, learned, or learned per class. A learned one is in the layer `parameters`, which
-    `MetricModel` trains; a plain model trains it if the layer is its attribute (see `MetricLoss`). With one per class,
-    a label outside 0 … `num_classes - 1` is an error: under XLA, which drops assertions, the loss is NaN. Only
-    `call_unseen`, which `MetricModel` uses in evaluation, takes other classes: they have the mean boundary.
+    The boundary is fixed, learned, or learned per class. A learned boundary is a weight of the layer `parameters`,
+    which `MetricModel` trains; for other models see `MetricLoss`. With one boundary per class, a label outside of 0 to
+    `num_classes - 1` is an error; under XLA, which drops assertions, the loss is NaN. Only `call_unseen`, which
+    `MetricModel` uses for evaluation, accepts other classes and uses the mean boundary for them.
+
+    The defaults are meant for unit vectors, where distances lie between 0 and 2.
 
     Args:
-        margin: $\alpha \ge 0$.
-        beta: $\beta > 0$, or its first value if it is learned.
-        learn_beta: Whether $\beta$ is learned.
-        num_classes: int. Learns one $\beta$ per class, for labels from 0 to `num_classes - 1`. `None` for a single one.
-        beta_weight: $\nu \ge 0$; it only matters to a learned $\beta$.
-        distance: `"l2"` (unsquared), `"squared_l2"` or `"cosine"`.
-        name: Name of the loss.
-        **kwargs: `miner` and `reduction`, as for every `MetricLoss`. The paper uses distance-weighted mining.
+        margin: float, >= 0. $\alpha$. Default: 0.2.
+        beta: float, > 0. $\beta$, or its initial value if it is learned. Default: 1.2.
+        learn_beta: bool. Whether $\beta$ is learned. Default: `False`.
+        num_classes: int or `None`. Learns one $\beta$ per class, for labels from 0 to `num_classes - 1`. Default:
+            `None`, a single $\beta$.
+        beta_weight: float, >= 0. $\nu$, the weight of a penalty on $\beta$. It only affects a learned $\beta$. Default:
+            0.
+        distance: `"l2"` (unsquared), `"squared_l2"` or `"cosine"`. Default: `"l2"`.
+        name: str. Name of the loss.
+        **kwargs: `miner` and `reduction`, see `MetricLoss`.
 
     Raises:
         ValueError: If the margin or the weight is negative, `beta` is not positive, the distance is unknown, or
-            `num_classes` is given without `learn_beta`.
+            `num_classes` is passed without `learn_beta`.
 
     Reference:
         Wu et al., "Sampling matters in deep embedding learning", ICCV 2017, eqs. 3-5.
 
     Example:
-        >>> loss = MarginLoss(margin=0.2, beta=1.0)
-        >>> round(float(loss([0, 0, 1], [[0.0], [1.0], [3.0]])), 4)  # only the positive pair is too far
+        >>> from tfdml import losses
+        >>> loss = losses.MarginLoss(margin=0.2, beta=1.0)
+        >>> round(float(loss([0, 0, 1], [[0.0], [1.0], [3.0]])), 4)  # only the positive pair has nonzero terms
         0.2
     """
 
@@ -110,7 +118,7 @@ class MarginLoss(FormerNames, MetricLoss):
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class _Boundaries(keras.layers.Layer):
-    """The learned boundaries, `(classes,)`, or one for all."""
+    """The learned boundaries, `(classes,)`, or a single one, `(1,)`."""
 
     def __init__(self, count, value, **kwargs):
         super().__init__(**{"name": "boundaries", **kwargs})

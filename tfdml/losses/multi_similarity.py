@@ -16,32 +16,35 @@ from tfdml.ops.pairs import Pairs
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class MultiSimilarityLoss(MetricLoss):
-    r"""Weighs each pair by its own similarity and by how it compares with the sample's other pairs.
+    r"""Weights each pair by its own similarity and by its similarity relative to the other pairs of the sample.
 
-    On cosine similarities $s$, with the positives $P_i$ and the negatives $N_i$ that the mining leaves,
+    Includes a miner that drops easy pairs. A strong default for class labels, inside the batch or with a memory. It
+    normalizes the embeddings itself. With the positives $P_i$ and negatives $N_i$ that the miner keeps,
 
     $$\frac{1}{b} \sum_i \Big\{ \frac{1}{\alpha} \log \Big[ 1 + \sum_{k \in P_i} e^{-\alpha (s_{ik} - \lambda)} \Big]
       + \frac{1}{\beta} \log \Big[ 1 + \sum_{k \in N_i} e^{\beta (s_{ik} - \lambda)} \Big] \Big\}.$$
 
-    The mining keeps negatives with $s_{in} > \min_{p} s_{ip} - \varepsilon$ and positives with $s_{ip} < \max_{n}
-    s_{in} + \varepsilon$.
+    The miner keeps negatives with $s_{in} > \min_{p} s_{ip} - \varepsilon$ and positives with
+    $s_{ip} < \max_{n} s_{in} + \varepsilon$.
 
     Args:
-        alpha: $\alpha > 0$, scale of the positives.
-        beta: $\beta > 0$, scale of the negatives.
-        base: $\lambda$ in [-1, 1], the similarity about which both turn.
-        epsilon: $\varepsilon \ge 0$ of the mining; `None` for none.
-        name: Name of the loss.
-        **kwargs: `miner` (applied before) and `reduction`, as for every `MetricLoss`.
+        alpha: float, > 0. $\alpha$, scale of the positives. Default: 2.
+        beta: float, > 0. $\beta$, scale of the negatives. Default: 50.
+        base: float, -1 to 1. $\lambda$, the similarity above which negatives and below which positives weigh most.
+            Default: 0.5.
+        epsilon: float, >= 0, or `None`. $\varepsilon$ of the miner; `None` turns it off. Default: 0.1.
+        name: str. Name of the loss.
+        **kwargs: `miner` (applied before the built-in one) and `reduction`, see `MetricLoss`.
 
     Raises:
-        ValueError: If a scale is not positive, the base no similarity, or epsilon negative.
+        ValueError: If a scale is not positive, `base` is not a similarity, or `epsilon` is negative.
 
     Reference:
         Wang et al., "Multi-similarity loss with general pair weighting for deep metric learning", CVPR 2019.
 
     Example:
-        >>> loss = MultiSimilarityLoss()
+        >>> from tfdml import losses
+        >>> loss = losses.MultiSimilarityLoss()
         >>> near, far = [[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0], [1.0, 0.1]]
         >>> bool(loss([0, 0, 1], near) < loss([0, 0, 1], far))
         True

@@ -15,19 +15,22 @@ from tfdml.ops.pairs import Pairs
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class NPairsLoss(MetricLoss):
-    r"""Classifies, by inner products, which references are of the anchor's class; keeps the embeddings short.
+    r"""Softmax cross-entropy over inner products, with an L2 penalty on the embeddings.
+
+    Use it inside the batch if the length of an embedding may carry information: the embeddings are used as they are, so
+    do not normalize them. `SupervisedContrastiveLoss` is the form on cosine similarity.
 
     $$\frac{1}{b} \sum_i \Big( -\frac{1}{|P_i|} \sum_{p \in P_i}
       \log \frac{e^{x_i^\top r_p}}{\sum_{k \in P_i \cup N_i} e^{x_i^\top r_k}} + \lambda \lVert x_i \rVert^2 \Big)$$
 
-    The embeddings are used as they are, not normalised. Against references whose labels are the batch's own, and
-    without the L2 term, it is `tensorflow_addons.losses.NpairsLoss` of the matrix of inner products. The first term is
-    0 for an anchor without a positive; the L2 term stays, also in a batch without any pair. It leaves references out.
+    Against references with the labels of the batch and with `l2_weight=0`, the value is that of
+    `tensorflow_addons.losses.NpairsLoss` on the matrix of inner products. The first term is 0 for an anchor without a
+    positive; the L2 term remains, even in a batch without any pair. The L2 term does not include references.
 
     Args:
-        l2_weight: $\lambda \ge 0$.
-        name: Name of the loss.
-        **kwargs: `miner` and `reduction`, as for every `MetricLoss`.
+        l2_weight: float, >= 0. $\lambda$. Default: 0.02.
+        name: str. Name of the loss.
+        **kwargs: `miner` and `reduction`, see `MetricLoss`.
 
     Raises:
         ValueError: If the weight is negative.
@@ -36,7 +39,8 @@ class NPairsLoss(MetricLoss):
         Sohn, "Improved deep metric learning with multi-class N-pair loss objective", NeurIPS 2016, section 3.2.
 
     Example:
-        >>> loss = NPairsLoss(l2_weight=0.0)
+        >>> from tfdml import losses
+        >>> loss = losses.NPairsLoss(l2_weight=0.0)
         >>> loss.call([0, 0, 1], [[0.0], [0.0], [0.0]]).numpy().round(4).astype(str).tolist()  # log 2, log 2, 0
         ['0.6931', '0.6931', '0.0']
     """

@@ -1,4 +1,4 @@
-"""Contrastive loss of given pairs."""
+"""Contrastive loss on distances of given pairs."""
 
 from __future__ import annotations
 
@@ -12,26 +12,28 @@ from tfdml._utils.types import Config, TensorLike
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class PairContrastiveLoss(keras.losses.Loss):
-    r"""Contrastive loss of pairs whose distances are given, for models that are fed two things at a time.
+    r"""Contrastive loss on given distances, for models that compare two inputs.
+
+    Use it for a siamese model that outputs one distance per pair, with binary labels. If you have class labels,
+    `ContrastiveLoss` uses all pairs of a batch instead. With the label $t$ and the distance $d$ of a pair,
 
     $$t \, d^q + (1 - t) \, [m - d]_+^q$$
 
-    Where there are class labels, `ContrastiveLoss` uses all pairs of a batch instead.
-
     Args:
-        margin: $m > 0$.
-        power: $q$, 1 or 2.
-        name: Name of the loss.
-        reduction: Keras' reduction over the batch.
+        margin: float, > 0. $m$: different pairs farther apart than this contribute nothing. Default: 1.
+        power: 1 or 2. $q$. Default: 2.
+        name: str. Name of the loss.
+        reduction: str. Keras' reduction over the batch. Default: `"sum_over_batch_size"`.
 
     Raises:
-        ValueError: If the margin is not positive or the power another.
+        ValueError: If the margin is not positive or the power is not 1 or 2.
 
     Reference:
         Hadsell et al., "Dimensionality reduction by learning an invariant mapping", CVPR 2006.
 
     Example:
-        >>> float(PairContrastiveLoss()([1, 0], [0.5, 0.5]))
+        >>> from tfdml import losses
+        >>> float(losses.PairContrastiveLoss()([1, 0], [0.5, 0.5]))
         0.25
     """
 
@@ -47,24 +49,24 @@ class PairContrastiveLoss(keras.losses.Loss):
         self.power = check_choice("power", power, (1, 2))
 
     def call(self, y_true: TensorLike, y_pred: TensorLike) -> tf.Tensor:
-        """One value per pair.
+        """Compute one value per pair.
 
         Args:
-            y_true: 1 for a pair of the same, 0 for one of different things, `(batch,)` or `(batch, 1)`.
-            y_pred: Distances, of the same shape.
+            y_true: Tensor `(batch,)` or `(batch, 1)`. 1 for a pair of the same kind, 0 for a pair of different ones.
+            y_pred: float tensor of the same shape. Distances.
 
         Returns:
-            `(batch,)`, float32, or float64 if the distances are.
+            Tensor `(batch,)`: float64 if the distances are, otherwise float32.
 
         Raises:
-            ValueError: If there is not one distance for each label.
+            ValueError: If the numbers of labels and distances differ.
         """
         distances = tf.reshape(ops.at_least_float32(y_pred), (-1,))
         same = tf.reshape(tf.cast(y_true, distances.dtype), (-1,))
         if not distances.shape.is_compatible_with(same.shape):
             raise ValueError(
-                "There must be a distance for every pair. "
-                f"Received: {same.shape[0]} labels and {distances.shape[0]} distances."
+                f"Labels and distances do not match. Received: {same.shape[0]} labels and {distances.shape[0]} "
+                "distances. Expected: one distance per label."
             )
         pull, push = distances, tf.nn.relu(self.margin - distances)
         if self.power == 2:

@@ -15,33 +15,37 @@ from tfdml.ops.pairs import Pairs
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class ProxyAnchorLoss(MetricLoss):
-    r"""Each reference pulls the batch's samples of its class and pushes the others, the hardest most.
+    r"""Each proxy pulls the samples of its class and pushes all others, the hardest ones most.
 
-    On cosine similarities $s$, with all references $W$, those $W^+$ that have a positive sample in the batch $X$, and
-    the positive and the negative samples $X_w^+, X_w^-$ of a reference,
+    Because proxies are the anchors, each sample's gradient depends on the other samples of the batch, which plain proxy
+    losses ignore. Use it with `tfdml.layers.ClassProxies` through `MetricModel` and a larger learning rate for the
+    proxies (`compile(reference_optimizer=…)`). It normalizes embeddings and proxies itself.
+
+    With all references $W$, those $W^+$ that have a positive sample in the batch $X$, and the positive and negative
+    samples $X_w^+, X_w^-$ of a reference,
 
     $$\frac{1}{|W^+|} \sum_{w \in W^+} \log \Big( 1 + \sum_{x \in X_w^+} e^{-\alpha (s(x, w) - \delta)} \Big)
       + \frac{1}{|W|} \sum_{w \in W} \log \Big( 1 + \sum_{x \in X_w^-} e^{\alpha (s(x, w) + \delta)} \Big).$$
 
-    The value belongs to the batch as a whole: every sample has it. In the batch the samples themselves stand for the
-    proxies. Proxies and samples enter alike, so it takes proxies, a memory or a batch.
+    This is one value for the batch as a whole, which every sample gets. The formula also applies to a memory, and to
+    the batch itself, whose samples then stand in for the proxies.
 
     Args:
-        margin: $\delta \ge 0$.
-        scale: $\alpha > 0$.
-        name: Name of the loss.
-        **kwargs: `miner` and `reduction`, as for every `MetricLoss`.
+        margin: float, >= 0. $\delta$. Default: 0.1.
+        scale: float, > 0. $\alpha$. Default: 32.
+        name: str. Name of the loss.
+        **kwargs: `miner` and `reduction`, see `MetricLoss`.
 
     Raises:
-        ValueError: If the margin is negative or the scale not positive.
+        ValueError: If the margin is negative or the scale is not positive.
 
     Reference:
         Kim et al., "Proxy anchor loss for deep metric learning", CVPR 2020, eq. 4.
 
     Example:
-        >>> from tfdml.layers import References
-        >>> loss = ProxyAnchorLoss(margin=0.0, scale=1.0)
-        >>> proxies = References([[0.0, 1.0], [0.0, -1.0]], [0, 1])
+        >>> from tfdml import layers, losses
+        >>> loss = losses.ProxyAnchorLoss(margin=0.0, scale=1.0)
+        >>> proxies = layers.References([[0.0, 1.0], [0.0, -1.0]], [0, 1])
         >>> round(float(loss.against([0], [[2.0, 0.0]], proxies)[0]), 4)  # log 2 + (log 2 + 0) / 2
         1.0397
     """
@@ -59,18 +63,18 @@ class ProxyAnchorLoss(MetricLoss):
 
 
 def pull_by_references(cosines, pairs, margin, scale):
-    r"""How strongly references pull their samples.
+    r"""The term of Proxy-Anchor by which references pull their samples.
 
     $$\frac{1}{|W^+|} \sum_{w \in W^+} \log \Big( 1 + \sum_{x \in X_w^+} e^{-\alpha (s(x, w) - \delta)} \Big)$$
 
     Args:
-        cosines: $s$, `(batch, references)`.
-        pairs: `tfdml.ops.Pairs`: the mask of the positive pairs that count.
-        margin: $\delta$.
-        scale: $\alpha$.
+        cosines: Tensor `(batch, references)`. $s$.
+        pairs: `tfdml.ops.Pairs`. The mask of the positive pairs that count.
+        margin: float. $\delta$.
+        scale: float. $\alpha$.
 
     Returns:
-        A scalar; 0, with a zero gradient, without a positive pair.
+        Scalar tensor: 0, with a zero gradient, without a positive pair.
     """
     pulls = tf.nn.softplus(ops.masked_logsumexp(scale * (margin - cosines), pairs.positives, axis=0))
     return ops.masked_mean(pulls, tf.reduce_any(pairs.positives, axis=0))

@@ -15,19 +15,21 @@ from tfdml.ops.pairs import Pairs
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class ProxyNCALoss(MetricLoss):
-    r"""Wants the positives nearer than the negatives, all of them compared at once.
+    r"""Compares the distances to a sample's own proxies with those to all other proxies.
 
-    On squared distances $d^2$ of l2-normalised vectors,
+    The first proxy loss, kept as a baseline; `ProxyNCAPlusPlusLoss` is its successor. Use it with
+    `tfdml.layers.ClassProxies` through `MetricModel`. On squared distances $d^2$ of L2-normalized vectors (the loss
+    normalizes them itself),
 
     $$\frac{1}{b} \sum_i -\log \frac{\sum_{p \in P_i} e^{-s \, d_{ip}^2}}{\sum_{n \in N_i} e^{-s \, d_{in}^2}}.$$
 
-    The positives are not among the denominator's, so the loss can be negative; a sample without a positive or without
-    a negative is worth 0. The paper has one proxy for each class.
+    The denominator does not contain the positives, so the loss can be negative. A sample without a positive or without
+    a negative has the value 0. The paper has one proxy per class.
 
     Args:
-        scale: $s > 0$; 1 in the paper.
-        name: Name of the loss.
-        **kwargs: `miner` and `reduction`, as for every `MetricLoss`.
+        scale: float, > 0. $s$. Default: 1, as in the paper.
+        name: str. Name of the loss.
+        **kwargs: `miner` and `reduction`, see `MetricLoss`.
 
     Raises:
         ValueError: If the scale is not positive.
@@ -36,9 +38,9 @@ class ProxyNCALoss(MetricLoss):
         Movshovitz-Attias et al., "No fuss distance metric learning using proxies", ICCV 2017, eqs. 4 and 6.
 
     Example:
-        >>> from tfdml.layers import References
-        >>> loss = ProxyNCALoss()
-        >>> proxies = References([[1.0, 0.0], [-1.0, 0.0]], [0, 1])
+        >>> from tfdml import layers, losses
+        >>> loss = losses.ProxyNCALoss()
+        >>> proxies = layers.References([[1.0, 0.0], [-1.0, 0.0]], [0, 1])
         >>> round(float(loss.against([0], [[2.0, 0.0]], proxies)[0]), 4)  # -log(exp(0) / exp(-4))
         -4.0
     """
@@ -48,7 +50,7 @@ class ProxyNCALoss(MetricLoss):
         self.scale = check_positive("scale", scale)
 
     def compare(self, pairs: Pairs) -> tf.Tensor:
-        # -d² = 2 cos - 2, and the constant falls out of the quotient.
+        # -d² = 2 cos - 2, and the constant cancels in the quotient.
         logits = 2.0 * self.scale * pairs.cosines()
         difference = ops.masked_logsumexp(logits, pairs.negatives) - ops.masked_logsumexp(logits, pairs.positives)
         both = tf.reduce_any(pairs.positives, axis=1) & tf.reduce_any(pairs.negatives, axis=1)

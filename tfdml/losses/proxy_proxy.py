@@ -16,39 +16,42 @@ from tfdml.ops.pairs import Pairs
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class ProxyProxyLoss(MetricLoss):
-    r"""References pull the batch's samples of their class and push references of other classes.
+    r"""Proxies pull the samples of their class and push the proxies of other classes.
 
-    On cosine similarities $s$, with all references $W$, those $W^+$ that have a positive sample in the batch $X$, the
-    positive samples $X_w^+$ of a reference and the references $W_w^-$ of other classes,
+    `ProxyAnchorLoss` with another second term: classes are separated through their proxies instead of through samples.
+    Use it with `tfdml.layers.ClassProxies` through `MetricModel`. It normalizes embeddings and proxies itself.
+
+    With all references $W$, those $W^+$ that have a positive sample in the batch $X$, the positive samples $X_w^+$ of a
+    reference, and the references $W_w^-$ of other classes,
 
     $$\frac{1}{|W^+|} \sum_{w \in W^+} \log \Big( 1 + \sum_{x \in X_w^+} e^{-\alpha (s(x, w) - \lambda)} \Big)
       + \frac{1}{|W|} \sum_{w \in W} \log \Big( 1 + \sum_{v \in W_w^-} e^{\alpha (z_{wv} + \lambda)} \Big).$$
 
-    The first variation has $z_{wv} = s(w, v)$. The second (`through_batch`) sees the similarity of two references
+    The first variant has $z_{wv} = s(w, v)$. The second (`through_batch`) measures the similarity of two references
     through the samples of the batch, $z_{wv} = \sum_{x \in X} s(w, x) \, s(x, v)$.
 
-    The value belongs to the batch as a whole: every sample has it. In the batch the samples themselves stand for the
-    proxies. All references are compared with each other: memory grows with the square of their number.
+    This is one value for the batch as a whole, which every sample gets. Without proxies, the samples of the batch stand
+    in for them. All references are compared with each other, so memory grows with the square of their number.
 
     Args:
-        margin: $\lambda \ge 0$.
-        scale: $\alpha > 0$.
-        through_batch: Whether it is the second variation.
-        name: Name of the loss.
-        **kwargs: `miner` and `reduction`, as for every `MetricLoss`. A miner chooses among pairs of a sample and a
-            reference; pairs of two references are its choice only in the batch, where they are the same.
+        margin: float, >= 0. $\lambda$. Default: 0.1.
+        scale: float, > 0. $\alpha$. Default: 32.
+        through_batch: bool. Whether to use the second variant. Default: `False`.
+        name: str. Name of the loss.
+        **kwargs: `miner` and `reduction`, see `MetricLoss`. A miner selects pairs of a sample and a reference. It
+            selects pairs of two references only inside the batch, where both are the same.
 
     Raises:
-        ValueError: If the margin is negative, the scale not positive, or `through_batch` not a bool.
+        ValueError: If the margin is negative, the scale is not positive, or `through_batch` is not a bool.
 
     Reference:
         Psomas, "Metric learning: a deep dive", master's thesis presentation, 2020, "Our method".
 
     Example:
-        >>> from tfdml.layers import References
-        >>> loss = ProxyProxyLoss(margin=0.0, scale=1.0)
-        >>> proxies = References([[0.0, 1.0], [3.0, 0.0]], [0, 1])
-        >>> round(float(loss.against([0], [[2.0, 0.0]], proxies)[0]), 4)  # all is orthogonal: log 2 + log 2
+        >>> from tfdml import layers, losses
+        >>> loss = losses.ProxyProxyLoss(margin=0.0, scale=1.0)
+        >>> proxies = layers.References([[0.0, 1.0], [3.0, 0.0]], [0, 1])
+        >>> round(float(loss.against([0], [[2.0, 0.0]], proxies)[0]), 4)  # all are orthogonal: log 2 + log 2
         1.3863
     """
 
@@ -82,7 +85,7 @@ class ProxyProxyLoss(MetricLoss):
 
 
 def _negative_references(pairs):
-    """Boolean, `(references, references)`: for each reference those of other classes."""
+    """For each reference, the mask of references of other classes, bool `(references, references)`."""
     if pairs.in_batch:
         return pairs.negatives
     references = pairs.references

@@ -15,34 +15,36 @@ from tfdml.ops.pairs import Pairs
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class RankedListLoss(MetricLoss):
-    r"""Pulls the positives into a ball around the anchor and pushes the negatives out of a larger one.
+    r"""Pulls positives into a ball around the anchor and pushes negatives out of a larger one.
 
-    With $P_i^*$ the positives at $d > \alpha - m$ and $N_i^*$ the negatives at $d < \alpha$,
+    Positives only need to be near, not at the same place, so the variation within a class is kept. Use it inside the
+    batch or with a memory. With the positives $P_i^*$ at $d > \alpha - m$ and the negatives $N_i^*$ at $d < \alpha$,
 
     $$\frac{1}{b} \sum_i \Big( (1 - \lambda) \frac{1}{|P_i^*|} \sum_{p \in P_i^*} (d_{ip} - (\alpha - m)) \; + \;
       \lambda \sum_{n \in N_i^*} w_{in} (\alpha - d_{in}) \Big), \qquad
       w_{in} = \frac{e^{T (\alpha - d_{in})}}{\sum_{k \in N_i^*} e^{T (\alpha - d_{ik})}}$$
 
-    $d$ is the unsquared L2 distance of the embeddings as they are; the paper normalises them in the network, and its
-    defaults fit that. The weights $w$ are to set the size of the negatives' gradients: no gradient passes through them,
-    so the gradient is not that of the value. A side without such pairs is worth 0.
+    $d$ is the unsquared L2 distance of the embeddings as they are. The paper normalizes them in the network, and the
+    defaults are meant for unit vectors. The weights $w$ only scale the gradients of the negatives: no gradient flows
+    through them, so the gradient is not that of the value. A side without such pairs contributes 0.
 
     Args:
-        margin: $m$, between 0 and $\alpha$: positives within $\alpha - m$ are left alone.
-        negative_boundary: $\alpha > 0$: negatives farther than that are left alone.
-        temperature: $T \ge 0$: how much more the nearer negatives count; 0 weighs all alike.
-        balance: $\lambda$, between 0 (the positives alone) and 1 (the negatives alone).
-        name: Name of the loss.
-        **kwargs: `miner` and `reduction`, as for every `MetricLoss`.
+        margin: float, 0 to $\alpha$. $m$: positives within $\alpha - m$ contribute nothing. Default: 0.4.
+        negative_boundary: float, > 0. $\alpha$: negatives farther away than this contribute nothing. Default: 1.2.
+        temperature: float, >= 0. $T$: how strongly closer negatives are preferred; 0 weights all the same. Default: 10.
+        balance: float, 0 to 1. $\lambda$: 0 uses only positives, 1 only negatives. Default: 0.5.
+        name: str. Name of the loss.
+        **kwargs: `miner` and `reduction`, see `MetricLoss`.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: If an argument is out of range.
 
     Reference:
         Wang et al., "Ranked list loss for deep metric learning", CVPR 2019, section 3.
 
     Example:
-        >>> loss = RankedListLoss(margin=0.5, negative_boundary=1.0)
+        >>> from tfdml import losses
+        >>> loss = losses.RankedListLoss(margin=0.5, negative_boundary=1.0)
         >>> loss.call([0, 0, 1], [[0.0], [1.0], [1.25]]).numpy().tolist()
         [0.25, 0.625, 0.375]
     """
@@ -77,6 +79,6 @@ class RankedListLoss(MetricLoss):
     def _weighted_mean(self, values, mask):
         logits = self.temperature * tf.stop_gradient(values)
         logits -= ops.masked_logsumexp(logits, mask)[:, None]
-        # Beyond the mask the difference can be large: its exponential would be infinite, and 0 times it NaN.
+        # Outside of the mask the exponential can be infinite, and 0 times infinity is NaN.
         weights = tf.exp(tf.where(mask, logits, tf.zeros_like(logits)))
         return ops.masked_sum(weights * values, mask)

@@ -73,7 +73,7 @@ _FACTORIES = {
 
 
 class _Losses(Registry):
-    """Also takes the losses of Keras, and functions of `(y_true, y_pred)`."""
+    """A registry that also accepts the losses of Keras and functions of `(y_true, y_pred)`."""
 
     def register(self, name: str, factory: Callable | None = None) -> Callable:
         if inspect.isfunction(factory) and _is_loss_function(factory):
@@ -93,7 +93,7 @@ class _Losses(Registry):
             found = keras.losses.get(name)
         except (ValueError, TypeError):
             return None
-        # Keras 2 gives anything of its module, such as "serialize".
+        # Keras 2 finds anything in its module, such as "serialize".
         return functools.partial(FunctionLoss, found) if _is_loss_function(found) else None
 
     def _factory_of_callable(self, function):
@@ -113,29 +113,31 @@ names, register, serialize, deserialize = (
 
 
 def get(identifier: Any, **options: Any) -> keras.losses.Loss:
-    """Makes a loss from an identifier.
+    """Create a loss from an identifier.
 
-    `MetricModel.compile` takes the same identifiers. A plain Keras model takes what this function gives,
-    `model.compile(loss=tfdml.losses.get("multi_similarity"))`; the name alone is known to Keras 2, not to Keras 3.
+    `MetricModel.compile` accepts the same identifiers. In a plain Keras model, pass the loss that this function
+    returns: `model.compile(loss=tfdml.losses.get("multi_similarity"))`. Keras 2 also knows the names; Keras 3 does not.
 
     Args:
-        identifier: A name of `names()` or of a class (`"ContrastiveLoss"`); a name of Keras (`"CosineSimilarity"`); a
-            class; a function of `(y_true, y_pred)`, where `y_true` are labels and `y_pred` embeddings, that gives a
-            value for each sample; a configuration, as `serialize` gives it; or a Keras loss, which is returned as it
-            is.
-        **options: Options of the loss, for a name or a class.
+        identifier: One of: a name from `names()` or of a class (`"ContrastiveLoss"`); a name that Keras knows
+            (`"CosineSimilarity"`); a class; a function of labels and embeddings, `(y_true, y_pred)`, that returns one
+            value per sample; a configuration from `serialize`; or a Keras loss, which is returned unchanged.
+        **options: Arguments of the loss, if the identifier is a name or a class.
 
     Returns:
         A `keras.losses.Loss`.
 
     Raises:
-        ValueError: If the name is unknown (the nearest one is suggested) or takes no such option.
+        ValueError: If the name is unknown (the message suggests the closest one) or does not accept an option.
         TypeError: If the identifier is none of these.
 
     Example:
-        >>> get("c1").distance
+        >>> from tfdml import losses
+        >>> losses.get("contrastive", negative_margin=0.8).negative_margin
+        0.8
+        >>> losses.get("c1").distance
         'cosine'
-        >>> float(get(lambda labels, embeddings: embeddings[:, 0] ** 2)([1, 2], [[1.0], [3.0]]))
+        >>> float(losses.get(lambda labels, embeddings: embeddings[:, 0] ** 2)([1, 2], [[1.0], [3.0]]))
         5.0
     """
     return _REGISTRY.get(identifier, **options)

@@ -15,30 +15,33 @@ from tfdml.ops.pairs import Pairs
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class SoftTripleLoss(MetricLoss):
-    r"""Cross-entropy of similarities to classes that have several centres, with a margin; similar centres may merge.
+    r"""Cross-entropy over classes with several centers each, with a margin; redundant centers merge.
 
-    On cosine similarities $s_{ik}$ of embeddings and references, a sample's similarity to a class $c$ whose references
-    are $R_c$ favours the nearest of them:
+    Use it for classes that consist of several clusters (poses, styles), with `tfdml.layers.ClassProxies(per_class=…)`
+    of more than one proxy per class through `MetricModel`. It normalizes embeddings and proxies itself.
+
+    The similarity of a sample to a class $c$ with references $R_c$ favors the most similar of them:
 
     $$S_{ic} = \sum_{k \in R_c} \frac{e^{g s_{ik}}}{\sum_{l \in R_c} e^{g s_{il}}} \, s_{ik}, \qquad
       \frac{1}{b} \sum_i -\log \frac{e^{\lambda (S_{i y_i} - \delta)}}
       {e^{\lambda (S_{i y_i} - \delta)} + \sum_{c \ne y_i} e^{\lambda S_{ic}}}.$$
 
-    If the references are class proxies, $K > 1$ for each of $C$ classes, the lengths of what separates the centres $w$
-    of a class, all at unit length, are added, so that superfluous centres fall together:
+    With $K > 1$ class proxies for each of $C$ classes, a penalty on the distances between the unit-length centers $w$
+    of each class is added, so that redundant centers merge:
 
     $$\frac{\tau}{C K (K - 1)} \sum_c \sum_{k < l} \lVert w_{ck} - w_{cl} \rVert.$$
 
-    A memory's or a batch's samples are the centres of their classes; a sample is no centre of its own. Only references
-    of pairs that count take part; a sample without a positive is worth 0, one without a negative too.
+    Against a memory or inside the batch, the samples are the centers of their classes; a sample is not a center for
+    itself. Only references of pairs that count take part. A sample without a positive or without a negative has the
+    value 0.
 
     Args:
-        scale: $\lambda > 0$.
-        center_scale: $g > 0$, the paper's $1 / \gamma$.
-        margin: $\delta \ge 0$.
-        center_weight: $\tau \ge 0$.
-        name: Name of the loss.
-        **kwargs: `miner` and `reduction`, as for every `MetricLoss`.
+        scale: float, > 0. $\lambda$. Default: 20.
+        center_scale: float, > 0. $g$, the paper's $1 / \gamma$. Default: 10.
+        margin: float, >= 0. $\delta$. Default: 0.01.
+        center_weight: float, >= 0. $\tau$. Default: 0.2.
+        name: str. Name of the loss.
+        **kwargs: `miner` and `reduction`, see `MetricLoss`.
 
     Raises:
         ValueError: If a scale is not positive, or the margin or the weight is negative.
@@ -47,9 +50,9 @@ class SoftTripleLoss(MetricLoss):
         Qian et al., "SoftTriple loss: Deep metric learning without triplet sampling", ICCV 2019, eqs. 8-12.
 
     Example:
-        >>> from tfdml.layers import References
-        >>> loss = SoftTripleLoss(margin=0.0)
-        >>> proxies = References([[0.0, 1.0], [0.0, 2.0], [0.0, -1.0], [0.0, -2.0]], [0, 0, 1, 1], per_class=2)
+        >>> from tfdml import layers, losses
+        >>> loss = losses.SoftTripleLoss(margin=0.0)
+        >>> proxies = layers.References([[0.0, 1.0], [0.0, 2.0], [0.0, -1.0], [0.0, -2.0]], [0, 0, 1, 1], per_class=2)
         >>> round(float(loss.against([0], [[2.0, 0.0]], proxies)[0]), 4)  # orthogonal to all
         0.6931
     """
@@ -82,7 +85,7 @@ class SoftTripleLoss(MetricLoss):
         return values
 
     def _of_classes(self, pairs):
-        """Similarities to classes, `(classes, batch)`; which is a sample's own class, and which another that counts."""
+        """Similarities to classes, `(classes, batch)`, with the masks of the own class and of other classes."""
         classes = _ReferencesByClass(pairs)
         cosines = tf.transpose(pairs.cosines())
         counts = tf.transpose(pairs.positives | pairs.negatives)
@@ -99,7 +102,7 @@ class SoftTripleLoss(MetricLoss):
 class _ReferencesByClass:
     """Reduces `(references, n)` over the references of each class, to `(classes, n)`.
 
-    Where classes have no order, there are as many classes as references, the last ones without any.
+    If references are not sorted by class, there are as many rows as references, and the last ones are empty.
     """
 
     def __init__(self, pairs):
@@ -110,7 +113,7 @@ class _ReferencesByClass:
             return
         order = tf.argsort(labels)
         ordered = tf.gather(labels, order)
-        # The first begins no other class; of no references there is no first.
+        # The first row never starts a new number. The slice also handles an empty list of references.
         begins = tf.concat([tf.zeros_like(ordered[:1], tf.bool), ordered[1:] != ordered[:-1]], axis=0)
         numbers = tf.cumsum(tf.cast(begins, tf.int32))
         self.numbers = tf.scatter_nd(order[:, None], numbers, tf.shape(labels))
@@ -127,7 +130,7 @@ class _ReferencesByClass:
         return tf.math.unsorted_segment_max(values, self.numbers, tf.shape(values)[0])
 
     def spread(self, values):
-        """The other way: each reference has its class's."""
+        """The reverse of a reduction: give each reference the value of its class."""
         return tf.repeat(values, self.per_class, axis=0) if self.per_class else tf.gather(values, self.numbers)
 
     def _split(self, values):
@@ -137,5 +140,5 @@ class _ReferencesByClass:
 def _spread_of_centers(centers, per_class):
     centers = ops.l2_normalize(tf.reshape(centers, (-1, per_class, centers.shape[-1] or tf.shape(centers)[-1])))
     distances = ops.pairwise_distances(centers)
-    # Each pair is there twice.
+    # Each pair is counted twice.
     return tf.reduce_mean(tf.reduce_sum(distances, axis=(1, 2))) / (2 * per_class * (per_class - 1))

@@ -15,28 +15,32 @@ from tfdml.ops.pairs import Pairs
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class SupervisedContrastiveLoss(MetricLoss):
-    r"""Gives each positive its share of a softmax over all that the anchor is compared with.
+    r"""Cross-entropy of each positive in a softmax over all other samples.
 
-    With cosine similarities $s$, the form called $L_{out}$ (the logarithm inside the mean over the positives):
+    InfoNCE for class labels. Use it inside the batch or with a memory; it benefits from large batches. Unlike in
+    `InfoNCELoss`, the positives of an anchor share the softmax, so with more than one positive the loss stays above 0.
+    It normalizes the embeddings itself. This is the form $L_{out}$, with the logarithm inside the mean over the
+    positives:
 
     $$\frac{1}{b} \sum_i -\frac{1}{|P_i|} \sum_{p \in P_i}
       \log \frac{e^{s_{ip} / \tau}}{\sum_{k \in P_i \cup N_i} e^{s_{ik} / \tau}}$$
 
-    An anchor without a positive is worth 0. With more than one positive the loss stays above 0: they share the softmax.
+    An anchor without a positive has the value 0.
 
     Args:
-        temperature: $\tau > 0$.
-        name: Name of the loss.
-        **kwargs: `miner` and `reduction`, as for every `MetricLoss`.
+        temperature: float, > 0. $\tau$. Default: 0.1.
+        name: str. Name of the loss.
+        **kwargs: `miner` and `reduction`, see `MetricLoss`.
 
     Raises:
-        ValueError: If the temperature is not above 0.
+        ValueError: If the temperature is not positive.
 
     Reference:
         Khosla et al., "Supervised contrastive learning", NeurIPS 2020, eq. 2.
 
     Example:
-        >>> loss = SupervisedContrastiveLoss(temperature=1.0)
+        >>> from tfdml import losses
+        >>> loss = losses.SupervisedContrastiveLoss(temperature=1.0)
         >>> values = loss.call([0, 0, 1], [[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
         >>> round(float(values[0]), 4)  # log(1 + 1/e)
         0.3133

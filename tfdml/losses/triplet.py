@@ -18,34 +18,40 @@ MINING = ("all", "semi_hard", "hard")
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class TripletLoss(MetricLoss):
-    r"""Wants each positive nearer to its sample than the negatives, by a margin.
+    r"""Requires each positive to be closer to its anchor than the negatives, by a margin.
 
-    The mean over triplets $(i, p, n)$ of $\phi(d_{ip} - d_{in})$ with $\phi(x) = [x + m]_+$, or, with a soft margin,
-    $\phi(x) = \log(1 + e^x)$. Which triplets, says `mining`:
+    Use it inside the batch or with a memory, with batches of several samples per class. It only compares distances with
+    each other, so classes may have different sizes. The loss is the mean over triplets $(i, p, n)$ of
+    $\phi(d_{ip} - d_{in})$ with $\phi(x) = [x + m]_+$ or, for a soft margin, $\phi(x) = \log(1 + e^x)$. `mining`
+    selects the triplets:
 
-    - `"all"`: every positive $p$ of a sample with every negative $n$;
-    - `"semi_hard"`: for each positive pair the nearest negative that is farther than the positive, and the farthest
-      negative where none is;
-    - `"hard"`: for each sample its farthest positive with its nearest negative.
+    - `"all"`: every positive $p$ of a sample with every negative $n$.
+    - `"semi_hard"`: for each positive pair, the nearest negative that is farther away than the positive; if there is
+      none, the farthest negative. A robust default.
+    - `"hard"`: for each sample, its farthest positive with its nearest negative. The strongest signal, but sensitive to
+      label noise and prone to collapse early in training.
 
-    A sample without a positive or without a negative has no triplet, and a batch without one is worth 0. Distances of
-    `"l2"` and `"squared_l2"` lose digits far from the origin: in float32, vectors that are nearer to each other than
-    0.1 % of their lengths are at distance 0, without a gradient. `"hard"` mining has none at all if all of a batch lies
-    that near, as the output of an untrained embedder with a large bias may: normalize embeddings.
+    A sample without a positive or without a negative has no triplet, and a batch without triplets has the value 0.
 
-    There is no array of all triplets. With the hinge, $\sum_{p, n} [d_p + m - d_n]_+ = \sum_p c_p (d_p + m) - \sum_n
-    k_n d_n$, where $c_p$ counts the negatives below $d_p + m$ and $k_n$ the positives with $d_p + m$ above $d_n$: two
-    sorted searches, O(b² log b) in time and O(b²) in memory. With the soft margin the positives are taken one after
-    another: O(b² · positives of a sample) in time.
+    Margins on `"l2"` distances are meant for unit vectors. `"l2"` and `"squared_l2"` distances lose precision far from
+    the origin: in float32, vectors closer to each other than 0.1 % of their lengths are at distance 0, without a
+    gradient. `"hard"` mining has no gradient at all if the whole batch is that close together, which can happen with an
+    untrained embedder with a large bias. Normalize the embeddings.
+
+    There is no array of all triplets. With the hinge,
+    $\sum_{p, n} [d_p + m - d_n]_+ = \sum_p c_p (d_p + m) - \sum_n k_n d_n$, where $c_p$ counts the negatives below
+    $d_p + m$ and $k_n$ the positives with $d_p + m$ above $d_n$: two sorted searches, O(b² log b) in time and O(b²) in
+    memory. With the soft margin, the positives are processed one after another: O(b² · positives per sample) in time.
 
     Args:
-        margin: $m \ge 0$, or `"soft"`.
-        mining: As above.
-        distance: `"l2"` (unsquared), `"squared_l2"` or `"cosine"` ($1 - \cos$, so that the margin is one of cosine
-            similarity).
-        average: Over `"all"` mined triplets, or over the `"nonzero"` ones; a soft margin leaves none at zero.
-        name: Name of the loss.
-        **kwargs: `miner` and `reduction`, as for every `MetricLoss`.
+        margin: float, >= 0, or `"soft"`. $m$. Default: 0.1.
+        mining: `"all"`, `"semi_hard"` or `"hard"`, as above. Default: `"semi_hard"`.
+        distance: `"l2"` (unsquared), `"squared_l2"` or `"cosine"` ($1 - s$, so the margin is one of cosine similarity).
+            Default: `"l2"`.
+        average: `"all"` averages over all mined triplets, `"nonzero"` over those with a nonzero term. The terms of a
+            soft margin are never zero. Default: `"all"`.
+        name: str. Name of the loss.
+        **kwargs: `miner` and `reduction`, see `MetricLoss`.
 
     Raises:
         ValueError: If the margin is negative or a choice is unknown.
@@ -55,8 +61,9 @@ class TripletLoss(MetricLoss):
         re-identification", 2017 (hard, all, soft margin).
 
     Example:
-        >>> loss = TripletLoss(margin=0.5, mining="hard")
-        >>> float(loss([0, 0, 1], [[0.0], [1.0], [2.0]]))  # (1 - 2 + 0.5)+ and (1 - 1 + 0.5)+
+        >>> from tfdml import losses
+        >>> loss = losses.TripletLoss(margin=0.5, mining="hard")
+        >>> float(loss([0, 0, 1], [[0.0], [1.0], [2.0]]))  # [1 - 2 + 0.5]+ and [1 - 1 + 0.5]+
         0.25
     """
 
@@ -86,7 +93,7 @@ class TripletLoss(MetricLoss):
         sums, triplets, nonzero = getattr(self, f"_{self.mining}")(distances, pairs.positives, pairs.negatives)
         return per_sample_share(sums, tf.reduce_sum(triplets if self.average == "all" else nonzero), pairs)
 
-    # Each gives, per sample, the sum of the terms, the number of triplets, and how many of them are not zero.
+    # Each returns per sample: the sum of the terms, the number of triplets, and the number of nonzero terms.
 
     def _hard(self, distances, positives, negatives):
         complete = tf.reduce_any(positives, axis=1) & tf.reduce_any(negatives, axis=1)
@@ -118,7 +125,7 @@ class TripletLoss(MetricLoss):
         sums = tf.reduce_sum(
             tf.cast(of_positives, distances.dtype) * reach - tf.cast(of_negatives, distances.dtype) * distances, axis=1
         )
-        # What is left of a sum of nothing is rounding.
+        # Without nonzero terms, the sum is only rounding error.
         nonzero = tf.reduce_sum(tf.cast(of_positives, tf.int64), axis=1)
         return tf.where(nonzero > 0, tf.nn.relu(sums), tf.zeros_like(sums)), triplets, nonzero
 
@@ -131,7 +138,7 @@ def _check_margin(margin):
     try:
         return check_not_negative("margin", margin)
     except ValueError as error:
-        raise ValueError(f"{error} Or margin='soft'.") from None
+        raise ValueError(f"{error} Or pass margin='soft'.") from None
 
 
 def _of_columns(values, columns):
