@@ -68,7 +68,7 @@ def test_round_trip_and_gradient(policy, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rate": 1.0}, "Received: rate=1.0; expected 0 <= rate < 1"),
+        ({"rate": 1.0}, "Received: rate=1.0. Expected: 0 <= rate < 1"),
         ({"rate": -0.1}, "Received: rate=-0.1"),
         ({"rate": True}, "Received: rate=True"),
         ({"rate": 0.1, "seed": -1}, "Received: seed=-1"),

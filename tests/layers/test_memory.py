@@ -137,5 +137,5 @@ def test_labels_that_are_not_integers():
 
 
 def test_a_batch_of_another_size():
-    with pytest.raises(ValueError, match=r"Received: shape \(2, 4\); expected \(batch, 3\)"):
+    with pytest.raises(ValueError, match=r"Received: shape \(2, 4\). Expected: \(batch, 3\)"):
         layers.CrossBatchMemory(4, 3).update([0, 1], tf.ones((2, 4)))

@@ -58,5 +58,5 @@ def test_bad_counts(name, value):
 
 
 def test_assign_of_another_shape():
-    with pytest.raises(ValueError, match="shape \\(2, 3\\); expected \\(2, 1, 3\\)"):
+    with pytest.raises(ValueError, match="shape \\(2, 3\\). Expected: \\(2, 1, 3\\)"):
         layers.ClassProxies(2, embedding_size=3).assign(np.zeros((2, 3)))

@@ -1,4 +1,4 @@
-"""Keras layers: normalisation, pooling, references, zero-shot prediction."""
+"""Keras layers: normalization, pooling, references and zero-shot prediction."""
 
 from tfdml.layers import pooling
 from tfdml.layers.dropout import CountedDropout

@@ -1,4 +1,4 @@
-"""Dropout that an interruption does not change."""
+"""Dropout that is reproducible across interruptions."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from tfdml._utils.types import Config, Shape
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class CountedDropout(keras.layers.Layer):
-    r"""Dropout whose masks follow from a seed and the number of the training step.
+    """Dropout whose masks depend only on a seed and the number of the training step.
 
-    In training each number is 0 with probability $p$ and else divided by $1 - p$; at inference nothing changes. The
-    number of steps is a weight, so training that goes on from a checkpoint meets the masks that an uninterrupted one
-    would meet. (Those of Keras 2's own layer follow from the process.)
+    Use it instead of `keras.layers.Dropout` if a run that resumes from a checkpoint must continue exactly as if it had
+    not been interrupted: the step number is a weight and so part of every checkpoint. (The masks of Keras 2's own layer
+    depend on the process.)
+
+    In training, each element is set to 0 with probability $p$ and divided by $1 - p$ otherwise. At inference, inputs
+    are unchanged.
 
     Args:
-        rate: $0 \le p < 1$.
-        seed: Integer of at least 0; `None` for one that follows from `keras.utils.set_random_seed`.
-        **kwargs: `name`, `dtype` and the like.
+        rate: float, 0 <= rate < 1. $p$.
+        seed: int, >= 0, or `None`. `None` derives a seed from `keras.utils.set_random_seed`. Default: `None`.
+        **kwargs: `name`, `dtype` and other arguments of a Keras layer.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -32,14 +35,16 @@ class CountedDropout(keras.layers.Layer):
         Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", JMLR 15 (2014).
 
     Example:
-        >>> print(CountedDropout(0.5)(tf.ones((1, 3))).numpy())
+        >>> import tensorflow as tf
+        >>> from tfdml import layers
+        >>> print(layers.CountedDropout(0.5)(tf.ones((1, 3))).numpy())  # inference
         [[1. 1. 1.]]
     """
 
     def __init__(self, rate: float, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if isinstance(rate, bool) or not 0.0 <= rate < 1.0:
-            raise ValueError(f"Received: rate={rate!r}; expected 0 <= rate < 1.")
+            raise ValueError(f"The rate is out of range. Received: rate={rate!r}. Expected: 0 <= rate < 1.")
         self.rate = float(rate)
         self.seed = random.randrange(2**31) if seed is None else check_whole_number("seed", seed, minimum=0)
 

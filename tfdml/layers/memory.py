@@ -16,31 +16,36 @@ from tfdml.layers.references import References
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class CrossBatchMemory(FormerNames, keras.layers.Layer):
-    r"""The embeddings of the last batches, as references for the present one.
+    """Queue of the embeddings of past batches, used as references for the current one (XBM).
 
-    Embeddings drift slowly once training has settled, so those of past batches still serve as positives and negatives:
-    a batch is compared with `size` samples at the price of a matrix product. `update` puts a batch in, in place of the
-    oldest samples; calling the layer, without arguments, gives the memory as `References`.
-    A model that scores the batch before it puts it in, as `MetricModel` does, never compares a sample with itself.
-    A memory that holds less than what comes between two visits of a class has hardly any positives in it.
+    Use it with a loss on pairs if the batch is too small to contain enough positives and negatives: pass it to
+    `MetricModel(references=…)`. Once training has settled, embeddings change slowly, so those of past batches still
+    serve as positives and negatives, and comparing a batch with `size` of them costs one matrix product.
 
-    Before `warmup_steps` updates no reference is valid, so that a loss against the memory is worth 0 while the network
-    still moves fast. The memory is filled all the same, and starts full. The queue and its place are weights that are
-    not trained: every checkpoint holds them.
+    `update` replaces the oldest samples with a batch. Calling the layer without arguments returns the memory as
+    `References`. `MetricModel` computes the loss before it updates the memory, so a sample is never compared with
+    itself. Choose `size` larger than the number of samples between two batches with the same class; otherwise the
+    memory contains hardly any positives.
+
+    Until `warmup_steps` updates have been made, no reference is valid, so a loss against the memory is 0 while the
+    network still changes fast. The memory is filled nevertheless. The queue and its position are non-trainable weights
+    and part of every checkpoint.
 
     Args:
-        size: How many samples it holds.
-        embedding_size: Size of the embedding.
-        warmup_steps: How many updates pass before the memory is used.
+        size: int, >= 1. Number of samples in the memory.
+        embedding_size: int, >= 1. Size of the embeddings.
+        warmup_steps: int, >= 0. Number of updates before the memory is used. Default: 0.
+        **kwargs: `name` and other arguments of a Keras layer. Weights are float32 under every dtype policy.
 
     Raises:
-        ValueError: If a number is no integer or too small.
+        ValueError: If an argument is not an integer or too small.
 
     Reference:
         Wang et al., "Cross-batch memory for embedding learning", CVPR 2020.
 
     Example:
-        >>> memory = CrossBatchMemory(size=3, embedding_size=1)
+        >>> from tfdml import layers
+        >>> memory = layers.CrossBatchMemory(size=3, embedding_size=1)
         >>> memory.update([7, 8], [[1.0], [2.0]])
         >>> memory.update([9, 9], [[3.0], [4.0]])
         >>> references = memory()
@@ -55,10 +60,10 @@ class CrossBatchMemory(FormerNames, keras.layers.Layer):
         self.size = check_whole_number("size", size, minimum=1)
         self.embedding_size = check_whole_number("embedding_size", embedding_size, minimum=1)
         self.warmup_steps = check_whole_number("warmup_steps", warmup_steps, minimum=0)
-        # In float32 under every precision policy.
+        # Embeddings stay in float32 under every dtype policy.
         self.embeddings = self._state("embeddings", (self.size, self.embedding_size), "float32")
         self.labels = self._state("labels", (self.size,), "int64")
-        # How many samples and batches came in since the beginning: the queue's place and fill follow from the first.
+        # Counts since the beginning. The position in the queue and its fill follow from the number of samples.
         self.samples_seen = self._state("samples_seen", (), "int64")
         self.batches_seen = self._state("batches_seen", (), "int64")
         self.built = True
@@ -67,7 +72,12 @@ class CrossBatchMemory(FormerNames, keras.layers.Layer):
         return self.add_weight(name=name, shape=shape, dtype=dtype, initializer="zeros", trainable=False)
 
     def __call__(self) -> References:
-        """The memory as `References`; places that nothing came into yet are not valid, and none is in the warm-up."""
+        """Return the memory as `References`.
+
+        Returns:
+            `References` with `size` embeddings. Slots not filled yet are marked invalid, and so are all slots during
+            the warm-up.
+        """
         filled = tf.range(self.size, dtype=tf.int64) < tf.convert_to_tensor(self.samples_seen)
         is_used = tf.convert_to_tensor(self.batches_seen) >= self.warmup_steps
         return References(
@@ -77,11 +87,13 @@ class CrossBatchMemory(FormerNames, keras.layers.Layer):
         )
 
     def update(self, labels: Labels, embeddings: TensorLike) -> None:
-        """Puts a batch in place of the oldest samples; of one larger than the memory its last `size` samples.
+        """Replace the oldest samples with a batch.
+
+        Of a batch larger than the memory, the last `size` samples are kept.
 
         Args:
-            labels: Integer class labels, `(batch,)` or `(batch, 1)`.
-            embeddings: `(batch, dim)`.
+            labels: int tensor, `(batch,)` or `(batch, 1)`. Class labels.
+            embeddings: float tensor, `(batch, embedding_size)`.
 
         Raises:
             ValueError: If the embeddings have another size, or a label is not an integer.
@@ -89,14 +101,14 @@ class CrossBatchMemory(FormerNames, keras.layers.Layer):
         embeddings = tf.cast(tf.stop_gradient(embeddings), tf.float32)
         if not embeddings.shape.is_compatible_with((None, self.embedding_size)):
             raise ValueError(
-                f"The memory holds embeddings of another size. Received: shape {embeddings.shape}; "
-                f"expected (batch, {self.embedding_size})."
+                f"The embeddings do not match the memory. Received: shape {embeddings.shape}. Expected: (batch, "
+                f"{self.embedding_size})."
             )
         labels = ops.check_labels(labels, embeddings)
         seen = tf.convert_to_tensor(self.samples_seen) + tf.shape(embeddings, tf.int64)[0]
         embeddings, labels = embeddings[-self.size :], labels[-self.size :]
         count = tf.shape(embeddings, tf.int64)[0]
-        # A range from a variable's value would be compiled anew by XLA for each value.
+        # XLA would compile a range that starts at a variable's value again for each value.
         places = (seen - count + tf.range(count)) % self.size
         _put(self.embeddings, places, embeddings)
         _put(self.labels, places, labels)
@@ -113,10 +125,10 @@ class CrossBatchMemory(FormerNames, keras.layers.Layer):
 
 
 def _put(weight, places, rows):
-    """Writes rows in place, rather than a new array with the old rows in it."""
+    """Write rows in place, without copying the other rows."""
     variable = tensorflow_variable(weight)
     if isinstance(variable, tf.distribute.DistributedValues):
-        # Those of several replicas cannot be written in part. Each replica writes the same into its own.
+        # Distributed variables do not support partial writes. Each replica assigns the same value to its own copy.
         variable.assign(tf.tensor_scatter_nd_update(tf.convert_to_tensor(variable), places[:, None], rows))
     else:
         variable.scatter_nd_update(places[:, None], rows)

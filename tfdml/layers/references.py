@@ -1,4 +1,4 @@
-"""What a batch of embeddings is compared with, apart from itself."""
+"""Class proxies as references of a batch."""
 
 from __future__ import annotations
 
@@ -14,26 +14,33 @@ from tfdml.ops import References
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class ClassProxies(FormerNames, keras.layers.Layer):
-    """Trainable points of the embedding space that stand for the classes.
+    """Trainable vectors in the embedding space that represent the classes.
 
-    Calling the layer, without arguments, gives all proxies as `References`. They are used as they are:
-    losses on cosine similarity normalise them themselves. A label without a proxy is an error: of a loss against them,
-    and under XLA, which drops assertions, its value is NaN. `tfdml.data.encode_labels` numbers labels from 0.
+    Use it with a proxy loss (see `tfdml.losses.MetricLoss`) or with CCP: pass it to `MetricModel(references=…)`. Each
+    sample is then compared with all classes, not only with those in its batch. Proxies usually need a larger learning
+    rate than the network: pass `reference_optimizer` to `MetricModel.compile`.
+
+    Calling the layer without arguments returns all proxies as `References`. They are not normalized; losses on cosine
+    similarity normalize them. A label without a proxy is an error in the loss; under XLA, which drops assertions, the
+    loss is NaN. `tfdml.data.encode_labels` maps labels to integers from 0.
 
     Args:
-        num_classes: How many classes there are; labels run from 0 to `num_classes - 1`.
-        per_class: How many proxies stand for each class.
-        embedding_size: Size of the embedding.
-        initializer: Of the proxies; the default has about unit length.
+        num_classes: int, >= 1. Number of classes. Labels run from 0 to `num_classes - 1`.
+        per_class: int, >= 1. Number of proxies per class. Default: 1.
+        embedding_size: int, >= 1. Size of the embeddings.
+        initializer: Keras initializer of the proxies. Default: `None`, normal with a standard deviation of
+            `embedding_size**-0.5`, that is, about unit length.
+        **kwargs: `name` and other arguments of a Keras layer. Proxies are float32 under every dtype policy.
 
     Raises:
-        ValueError: If one of the counts is below 1.
+        ValueError: If one of the sizes is less than 1.
 
     Reference:
         Movshovitz-Attias et al., "No fuss distance metric learning using proxies", ICCV 2017.
 
     Example:
-        >>> proxies = ClassProxies(num_classes=3, per_class=2, embedding_size=8)
+        >>> from tfdml import layers
+        >>> proxies = layers.ClassProxies(num_classes=3, per_class=2, embedding_size=8)
         >>> references = proxies()
         >>> tuple(references.embeddings.shape), references.labels.numpy().tolist()
         ((6, 8), [0, 0, 1, 1, 2, 2])
@@ -67,7 +74,11 @@ class ClassProxies(FormerNames, keras.layers.Layer):
         self.built = True
 
     def __call__(self) -> References:
-        """All proxies, class by class, as `References`."""
+        """Return all proxies as `References`, sorted by class.
+
+        Returns:
+            `References` with `num_classes * per_class` embeddings.
+        """
         count = self.num_classes * self.per_class
         return References(
             embeddings=tf.reshape(tf.convert_to_tensor(self.proxies), (count, self.embedding_size)),
@@ -77,17 +88,19 @@ class ClassProxies(FormerNames, keras.layers.Layer):
         )
 
     def assign(self, proxies: TensorLike) -> None:
-        """Puts new proxies in place of the present ones.
+        """Set the proxies.
 
         Args:
-            proxies: `(num_classes, per_class, embedding_size)`.
+            proxies: float array, `(num_classes, per_class, embedding_size)`.
 
         Raises:
-            ValueError: If the shape is another.
+            ValueError: If the shape is different.
         """
         expected = (self.num_classes, self.per_class, self.embedding_size)
         if tuple(proxies.shape) != expected:
-            raise ValueError(f"Proxies do not fit. Received: shape {tuple(proxies.shape)}; expected {expected}.")
+            raise ValueError(
+                f"The proxies have the wrong shape. Received: shape {tuple(proxies.shape)}. Expected: {expected}."
+            )
         self.proxies.assign(proxies)
 
     def get_config(self) -> Config:

@@ -1,4 +1,4 @@
-"""Predicting classes from attributes that were learnt on other classes."""
+"""Zero-shot prediction: predict classes from attributes learned on other classes."""
 
 from __future__ import annotations
 
@@ -15,55 +15,62 @@ from tfdml._utils.types import Config, Identifier, Labels, TensorLike
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class ZeroShotPrediction(FormerNames, keras.layers.Layer):
-    r"""Loss of a batch whose attributes must tell classes apart that the predictor was not fitted on.
+    r"""Loss that trains GSP attributes to transfer to classes they were not fitted on.
 
-    The attributes $z_j$ of an image are the shares of its mass that the prototypes of generalized sum pooling
-    received. Each class $c$ has a trainable label embedding $\upsilon_c$. The batch is split into two halves $b_1, b_2$
-    without a common class; on each a linear map from attributes to label embeddings is fitted by ridge regression, and
-    it predicts the images of the other half, against all training classes:
+    Use it together with `GeneralizedSumPooling(return_attributes=True)` as an auxiliary loss:
+    `MetricModel(zero_shot=…)`. It regularizes the prototypes so that the attributes of unseen classes are meaningful.
+
+    The attributes $z_j$ of an image are the shares of its mass that the prototypes received. Each class $c$ has a
+    trainable label embedding $\upsilon_c$. The batch is split into two halves $b_1, b_2$ without a common class. On
+    each half a linear map from attributes to label embeddings is fitted by ridge regression, which then predicts the
+    images of the other half among all training classes:
 
     $$A_k = \arg\min_A \sum_{j \in b_k} \lVert A z_j - \upsilon_{y_j} \rVert_2^2 + \epsilon \lVert A \rVert_F^2,
       \qquad
       \ell_j = -\log \frac{\exp(\upsilon_{y_j}^\top A_k z_j / \tau)}{\sum_c \exp(\upsilon_c^\top A_k z_j / \tau)}
       \quad \text{for } j \notin b_k.$$
 
-    The loss is the mean of $\ell_j$ over the whole batch. Its gradient passes through the regression, so that what is
-    learnt, prototypes included, is to fit attributes that transfer.
+    The loss is the mean of $\ell_j$ over the whole batch. Its gradient flows through the regression, so the network and
+    the prototypes learn attributes that transfer.
 
-    Classes go to the halves in turns, in the order in which they first appear: an odd number of them leaves one more to
-    the first half, and a sampler that draws classes at random draws the halves at random. A batch of one class has
-    nothing to transfer: it is worth 0, with zero gradients.
+    Classes are assigned to the halves alternately, in the order in which they first appear. With an odd number of
+    classes the first half has one more. With a sampler that draws classes at random, the halves are random. A batch
+    with a single class has the value 0, with zero gradients.
 
-    `GeneralizedSumPooling(…, return_attributes=True)` gives the attributes, and with `ratio=1.0` those of global
-    average pooling: the mean soft assignment of the features to the prototypes.
+    With `ratio=1.0`, the attributes are those of global average pooling: the mean soft assignment of the features to
+    the prototypes.
 
     Args:
-        num_classes: How many training classes there are; labels run from 0 to `num_classes - 1`.
-        embedding_size: Size of the label embeddings; it need not be that of the image embeddings.
-        ridge: $\epsilon > 0$; it is not scaled by the number of samples.
-        temperature: $\tau > 0$.
-        initializer: Of the label embeddings; the default has about unit length.
-        dtype: Of the label embeddings and of all that is computed: `"float32"`, under every precision policy, or
-            `"float64"`.
+        num_classes: int, >= 1. Number of training classes. Labels run from 0 to `num_classes - 1`.
+        embedding_size: int, >= 1. Size of the label embeddings. It may differ from that of the image embeddings.
+        ridge: float, > 0. $\epsilon$, not scaled by the number of samples. Default: 0.05.
+        temperature: float, > 0. $\tau$. Default: 1/9.5.
+        initializer: Keras initializer of the label embeddings. Default: `None`, normal with a standard deviation of
+            `embedding_size**-0.5`, that is, about unit length.
+        dtype: `"float32"` or `"float64"`. Type of the label embeddings and of all computations, under every dtype
+            policy. Default: `"float32"`.
+        **kwargs: `name` and other arguments of a Keras layer.
 
     Call arguments:
-        attributes: `(batch, prototypes)`.
-        labels: Integer class labels, `(batch,)` or `(batch, 1)`. A label out of range is an error; under XLA, which
+        attributes: float tensor, `(batch, prototypes)`.
+        labels: int tensor, `(batch,)` or `(batch, 1)`. Class labels. A label out of range is an error; under XLA, which
             drops assertions, its loss is NaN.
 
     Returns:
-        $\ell_j$, `(batch,)`.
+        Tensor `(batch,)`: $\ell_j$.
 
     Raises:
-        ValueError: If an argument is out of range or the shapes do not fit.
+        ValueError: If an argument is out of range or the shapes do not match.
 
     Reference:
         Gürbüz, "Novel Optimization Models to Generalize Deep Metric Learning", METU 2022, section 5.2.3. Equation 5.2.4
-        as printed adds the means of the two halves and counts the own class twice; here it is the cross-entropy, and
-        one mean.
+        as printed adds the means of the two halves and counts the own class twice; here the loss is the cross-entropy
+        with one mean.
 
     Example:
-        >>> zero_shot = ZeroShotPrediction(num_classes=10, embedding_size=16)
+        >>> import tensorflow as tf
+        >>> from tfdml import layers
+        >>> zero_shot = layers.ZeroShotPrediction(num_classes=10, embedding_size=16)
         >>> attributes = tf.nn.softmax(tf.random.normal((6, 8)))
         >>> tuple(zero_shot(attributes, tf.constant([3, 3, 7, 7, 1, 1])).shape)
         (6,)
@@ -100,15 +107,17 @@ class ZeroShotPrediction(FormerNames, keras.layers.Layer):
     def call(self, attributes: TensorLike, labels: Labels) -> tf.Tensor:
         attributes = ops.at_least_float32(attributes)
         if attributes.shape.rank not in (None, 2):
-            raise ValueError(f"Attributes must be (batch, prototypes). Received: shape {attributes.shape}.")
+            raise ValueError(
+                f"The attributes have a wrong rank. Received: shape {attributes.shape}. Expected: (batch, prototypes)."
+            )
         given = labels
         labels = ops.check_labels(labels, attributes)
         labels = ops.check_label_range(labels, self.num_classes, f"ZeroShotPrediction({self.num_classes}, …)")
-        # XLA drops the checks.
+        # XLA drops the assertions, so the loss marks unknown labels, too.
         known = ops.known_labels(tf.reshape(given, (-1,)), self.num_classes)
         embeddings = tf.cast(self.label_embeddings, attributes.dtype)
         is_second = in_second_half(labels)
-        # The predictor of the first half is fitted on the second, and the other way round.
+        # Each half is predicted by the regression fitted on the other.
         predictors = ops.ridge_regression(
             attributes, tf.gather(embeddings, labels), self.ridge, weights=tf.stack([is_second, ~is_second])
         )
@@ -131,13 +140,15 @@ class ZeroShotPrediction(FormerNames, keras.layers.Layer):
 
 
 def in_second_half(labels):
-    """Splits a batch into two halves without a common class: classes take turns in the order of their first samples.
+    """Split a batch into two halves without a common class.
+
+    Classes are assigned alternately, in the order of their first samples.
 
     Args:
-        labels: Integers, `(batch,)`.
+        labels: int tensor, `(batch,)`.
 
     Returns:
-        Boolean, `(batch,)`. The first half has as many classes as the second, or one more.
+        Bool tensor `(batch,)`. The first half (`False`) has as many classes as the second, or one more.
     """
     places = tf.range(tf.shape(labels)[0])
     same = labels[:, None] == labels[None, :]

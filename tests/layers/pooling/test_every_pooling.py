@@ -398,14 +398,14 @@ def test_pooling_weights(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_bad_inputs(name):
     layer = make_layer(name)
-    with pytest.raises(ValueError, match=r"Received: input of shape \((2|None), 6\); expected \(b, h, w, d\)"):
+    with pytest.raises(ValueError, match=r"Received: input of shape \((2|None), 6\). Expected: \(b, h, w, d\)"):
         layer(keras.Input((CHANNELS,)))
     with pytest.raises(ValueError, match="Received: input of shape"):
         layer(tf.zeros((2, 3, 3, 3, CHANNELS)))
-    with pytest.raises(ValueError, match="expected 6 channels"):
+    with pytest.raises(ValueError, match="Expected: 6 channels"):
         layer(tf.zeros((2, 3, 3, CHANNELS + 1)))
     with pytest.raises(ValueError, match="channels must be known"):
         pooling.get(name)(keras.Input((3, 3, None)))
     if name in MAPS_ONLY:
-        with pytest.raises(ValueError, match=r"Pooling takes feature maps. Received: .* expected \(b, h, w, d\)\."):
+        with pytest.raises(ValueError, match=r"Pooling accepts feature maps. Received: .* Expected: \(b, h, w, d\)\."):
             layer(tf.zeros((2, 9, CHANNELS)))

@@ -412,12 +412,12 @@ def test_adapt_under_other_policies(policy):
         (
             np.tile(make_features(3), (50, 1)),
             {},
-            "Received: 3 distinct features in a sample of 150; expected at least",
+            "Received: 3 distinct features in a sample of 150. Expected: at least",
         ),
         (make_features(2), {}, "Received: 2 distinct features"),
-        (np.full((9, CHANNELS), np.nan), {}, "contain NaN or infinity"),
-        (np.ones((9, CHANNELS + 1)), {}, "Received: features with 7 channels; expected 6"),
-        (make_features(9), {"max_features": 3}, "Received: max_features=3; expected at least prototypes=4"),
+        (np.full((9, CHANNELS), np.nan), {}, "Received: NaN or infinity"),
+        (np.ones((9, CHANNELS + 1)), {}, "Received: features with 7 channels. Expected: 6"),
+        (make_features(9), {"max_features": 3}, "Received: max_features=3. Expected: at least prototypes=4"),
         ([], {}, "Received: no batches"),
     ],
 )
@@ -457,9 +457,9 @@ def test_bad_options(options, message):
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((2, CHANNELS), r"Received: input of shape \((2|None), 6\); expected \(b, h, w, d\) or \(b, n, d\)"),
-        ((2, 3, 3, 3, CHANNELS), "expected .b, h, w, d. or .b, n, d."),
-        ((2, 3, 3, CHANNELS + 1), r"Received: input of shape .* expected 6 channels"),
+        ((2, CHANNELS), r"Received: input of shape \((2|None), 6\). Expected: \(b, h, w, d\) or \(b, n, d\)"),
+        ((2, 3, 3, 3, CHANNELS), "Expected: .b, h, w, d. or .b, n, d."),
+        ((2, 3, 3, CHANNELS + 1), r"Received: input of shape .* Expected: 6 channels"),
     ],
 )
 def test_bad_input_shape(shape, message):

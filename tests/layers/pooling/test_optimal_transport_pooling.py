@@ -106,9 +106,9 @@ def test_adapt(channels, policy):
 
 def test_adapt_to_features_that_do_not_fit():
     layer = make_layer(3, 2)
-    with pytest.raises(ValueError, match="Received: features with 5 channels; expected 6"):
+    with pytest.raises(ValueError, match="Received: features with 5 channels. Expected: 6"):
         layer.adapt(np.ones((9, 5)))
-    with pytest.raises(ValueError, match="Received: 1 distinct features in a sample of 9; expected at least"):
+    with pytest.raises(ValueError, match="Received: 1 distinct features in a sample of 9. Expected: at least"):
         layer.adapt(np.ones((9, 6)))
 
 

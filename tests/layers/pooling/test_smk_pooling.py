@@ -48,7 +48,7 @@ def test_by_hand():
     [
         ({"channels": 0}, "Received: channels=0; expected an integer >= 1"),
         ({"kernel_size": 0}, "Received: kernel_size=0; expected an integer >= 1"),
-        ({"kernel_size": 4}, "Received: kernel_size=4; expected an odd integer"),
+        ({"kernel_size": 4}, "Received: kernel_size=4. Expected: an odd integer"),
     ],
 )
 def test_bad_options(options, message):

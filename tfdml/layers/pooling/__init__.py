@@ -1,4 +1,4 @@
-"""Layers that pool local features into one vector."""
+"""Layers that pool local features into one vector per image."""
 
 from tfdml._utils.naming import former_names
 from tfdml.layers.pooling.average_max_pooling import AverageMaxPooling

@@ -10,21 +10,28 @@ from tfdml.layers.pooling.base import Pooling
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class AverageMaxPooling(Pooling):
-    r"""The sum of global average and global max pooling.
+    r"""Sum of global average pooling and global max pooling.
+
+    A strong default without parameters: the average describes the whole image, the maximum its most salient details.
 
     $$v_k = \frac{1}{n} \sum_j f_{jk} + \max_j f_{jk}$$
 
     Args:
-        **kwargs: `name`, `dtype` and the like.
+        **kwargs: `name`, `dtype` and other arguments of a Keras layer.
+
+    Call arguments:
+        features: float tensor, feature map `(b, h, w, d)` or bag `(b, n, d)`; h, w and n may be unknown.
 
     Returns:
-        Pooled features, `(b, d)`, of a feature map `(b, h, w, d)` or a bag `(b, n, d)`; h, w and n may be unknown.
+        Tensor `(b, d)`: pooled features.
 
     Reference:
-        The head of Kim et al., "Proxy anchor loss for deep metric learning", CVPR 2020.
+        Kim et al., "Proxy anchor loss for deep metric learning", CVPR 2020 (the head of the network).
 
     Example:
-        >>> print(AverageMaxPooling()(tf.constant([[[1.0, 6.0], [3.0, 2.0]]])).numpy())
+        >>> import tensorflow as tf
+        >>> from tfdml.layers import pooling
+        >>> print(pooling.AverageMaxPooling()(tf.constant([[[1.0, 6.0], [3.0, 2.0]]])).numpy())
         [[ 5. 10.]]
     """
 

@@ -1,4 +1,4 @@
-"""The bases of all layers that pool local features into one vector."""
+"""Base classes of the pooling layers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tfdml.ops.normalization import LARGEST, into_range
 
 
 class _Ranks:
-    """The order of a layer's weights: trainable variables first, each kind as they were first seen.
+    """The order of a layer's weights: trainable ones first, each kind in the order in which they were first seen.
 
-    An object of its own, because Keras tracks what is in a dict.
+    A separate class, because Keras tracks the contents of a dict.
     """
 
     def __init__(self):
@@ -30,26 +30,41 @@ class _Ranks:
 
 
 class Pooling(keras.layers.Layer):
-    """A layer from local features to one vector.
+    """Base class of layers that pool local features into one vector.
 
-    A subclass states its formula once, in `pool`, and keeps every argument as an attribute of the same name. All is
-    computed in `precision`, float32 or float64, also under mixed precision, where only the pooled vector has the
-    layer's compute dtype: means over many places, norms, exponentials and solvers are out of place in half precision.
+    Subclass it to write a pooling: implement `pool` and store every argument as an attribute of the same name. Register
+    it with `tfdml.layers.pooling.register` to use it by name in `build_embedder` and recipes.
+
+    Everything is computed in `precision`, float32 or float64, even under mixed precision, because means over many
+    places, norms, exponentials and solvers need more than half precision. Only the pooled vector has the layer's
+    compute dtype.
+
+    Args:
+        **kwargs: `name`, `dtype` and other arguments of a Keras layer.
 
     Call arguments:
-        features: Feature map `(b, h, w, d)` or bag of features `(b, n, d)`; h, w and n may be unknown.
+        features: float tensor, feature map `(b, h, w, d)` or bag of features `(b, n, d)`; h, w and n may be unknown.
 
     Returns:
-        Pooled features, `(b, output_size)`.
+        Tensor `(b, output_size)`: pooled features.
 
     Raises:
-        ValueError: If the input has another rank, its number of channels is unknown, or another than at first.
+        ValueError: If the input has the wrong rank, or its number of channels is unknown or has changed.
 
     Attributes:
-        maps_only: Whether the places' neighbourhood counts, so that there is no pooling of a bag.
-        rectifies: Whether a negative feature counts as (about) 0. Such a pooling belongs behind a ReLU, and the layer
-            that brings the features to the size of the embedding behind the pooling.
-        input_channels: Number of channels, d; `None` before the layer is built.
+        maps_only: bool. Whether the neighborhood of a place matters, so that bags are not supported.
+        rectifies: bool. Whether negative features count as (about) 0. Such a pooling should follow a ReLU, and the
+            layer that reduces features to the embedding size should follow the pooling.
+        input_channels: int. Number of channels, d; `None` before the layer is built.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from tfdml.layers import pooling
+        >>> class MedianOfThree(pooling.Pooling):
+        ...     def pool(self, features):
+        ...         return tf.sort(features, axis=1)[:, 1]
+        >>> print(MedianOfThree()(tf.constant([[[1.0], [9.0], [2.0]]])).numpy())
+        [[2.]]
     """
 
     maps_only = False
@@ -62,23 +77,23 @@ class Pooling(keras.layers.Layer):
 
     @property
     def weights(self) -> list[Weight]:
-        """All weights, in an order that does not depend on which of the layer's parts are trainable."""
-        # Keras 2 lists the statistics of a batch normalisation inside a layer last, but of a frozen one in its place.
+        """All weights, in an order that does not depend on which parts of the layer are trainable."""
+        # Keras 2 lists the statistics of a nested batch normalization last, but in place if it is frozen.
         return self._ranks.sort(super().weights) if keras_compat.IS_KERAS_2 else super().weights
 
     def pool(self, features: tf.Tensor) -> tf.Tensor:
-        """The formula.
+        """Pool features. Subclasses implement this.
 
         Args:
-            features: Local features in `precision`: bags `(b, n, d)`, or maps `(b, h, w, d)` with `maps_only`.
+            features: Tensor in `precision`, `(b, n, d)`; `(b, h, w, d)` if the layer is `maps_only`.
 
         Returns:
-            Pooled features, `(b, output_size)`.
+            Tensor `(b, output_size)`: pooled features.
         """
         raise NotImplementedError
 
     def pooled_size(self, channels: int) -> int:
-        """Size of the vector that features of that many channels are pooled into."""
+        """Size of the pooled vector for features with the given number of channels."""
         return channels
 
     @property
@@ -88,7 +103,7 @@ class Pooling(keras.layers.Layer):
 
     @property
     def precision(self) -> str:
-        """Name of the floating point type that everything is computed in."""
+        """Name of the floating-point type used for all computations."""
         return "float64" if self.compute_dtype == "float64" else "float32"
 
     def build(self, input_shape: Shape) -> None:
@@ -99,7 +114,7 @@ class Pooling(keras.layers.Layer):
         return tf.cast(self.pool(self.local_features(features)), self.compute_dtype)
 
     def local_features(self, features: tf.Tensor) -> tf.Tensor:
-        """What `pool` takes, of the features that the layer is called with."""
+        """Convert the features that the layer is called with into the input of `pool`."""
         self.check_input_shape(features.shape)
         features = tf.cast(features, self.precision)
         return features if self.maps_only else flatten_places(features)
@@ -108,25 +123,25 @@ class Pooling(keras.layers.Layer):
         return (input_shape[0], self.pooled_size(self.check_input_shape(input_shape)))
 
     def check_input_shape(self, input_shape: Shape) -> int:
-        """Returns the number of channels, or raises a ValueError if this is no shape of features for this layer."""
+        """Return the number of channels, or raise a ValueError if the layer does not accept the shape."""
         shape = tuple(input_shape)
         ranks, accepted = ((4,), "(b, h, w, d)") if self.maps_only else ((3, 4), "(b, h, w, d) or (b, n, d)")
         if len(shape) not in ranks:
             kinds = "feature maps" if self.maps_only else "feature maps or bags of features"
-            raise ValueError(f"Pooling takes {kinds}. Received: input of shape {shape}; expected {accepted}.")
+            raise ValueError(f"Pooling accepts {kinds}. Received: input of shape {shape}. Expected: {accepted}.")
         if shape[-1] is None:
             raise ValueError(
-                f"The number of channels must be known. Received: input of shape {shape}; expected a fixed last axis."
+                f"The number of channels must be known. Received: input of shape {shape}. Expected: a fixed last axis."
             )
         if self.input_channels is not None and shape[-1] != self.input_channels:
             raise ValueError(
-                f"The features do not fit the layer. Received: input of shape {shape}; "
-                f"expected {self.input_channels} channels."
+                f"The features do not match the layer. Received: input of shape {shape}. "
+                f"Expected: {self.input_channels} channels."
             )
         return int(shape[-1])
 
     def add_precise_weight(self, name: str, shape: Shape, initializer: Identifier, **options: Any) -> Weight:
-        """A trainable weight that mixed precision leaves alone."""
+        """Add a trainable weight that mixed precision does not cast."""
         return self.add_weight(name=name, shape=shape, initializer=initializer, **options, **keras_compat.NO_AUTOCAST)
 
     def precise(self, weight: Weight) -> tf.Tensor:
@@ -142,21 +157,34 @@ class Pooling(keras.layers.Layer):
 
 
 class WeightedPooling(Pooling):
-    r"""A pooling that gives every place a weight.
+    r"""Base class of poolings that assign a weight to each place.
 
     $$v = \frac{1}{n} \sum_j a_j f_j$$
 
-    A subclass states the attention $a_j \ge 0$, and `pool` if more than that happens.
+    Subclasses implement `attention`, the weights $a_j \ge 0$, and override `pool` if the formula differs.
+    `pooling_weights` then works for plots.
+
+    Args:
+        **kwargs: `name`, `dtype` and other arguments of a Keras layer.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from tfdml.layers import pooling
+        >>> class BrightnessPooling(pooling.WeightedPooling):
+        ...     def attention(self, features):
+        ...         return tf.reduce_sum(tf.nn.relu(features), axis=-1)
+        >>> print(BrightnessPooling().pooling_weights(tf.constant([[[1.0], [3.0]]])).numpy())
+        [[0.25 0.75]]
     """
 
     def attention(self, features: tf.Tensor) -> tf.Tensor:
-        """The attention to each place, >= 0.
+        """Compute the weight of each place, >= 0.
 
         Args:
-            features: As for `pool`.
+            features: Tensor, as for `pool`.
 
         Returns:
-            `(b, n)`, or `(b, h, w)` with `maps_only`.
+            Tensor `(b, n)`; `(b, h, w)` if the layer is `maps_only`.
         """
         raise NotImplementedError
 
@@ -164,14 +192,14 @@ class WeightedPooling(Pooling):
         return weighted_mean(self.attention(features), features)
 
     def pooling_weights(self, features: TensorLike) -> tf.Tensor:
-        r"""The share of each place in the attention, for figures: $a_j / \sum_k a_k$.
+        r"""Compute the share of each place in the attention, $a_j / \sum_k a_k$, for plots.
 
         Args:
-            features: `(b, h, w, d)`, or `(b, n, d)` where the layer takes bags.
+            features: float tensor, `(b, h, w, d)`; also `(b, n, d)` if the layer accepts bags.
 
         Returns:
-            Weights, `(b, h, w)` or `(b, n)`, float32 or float64; they sum to 1 over each image. Where there is no
-            attention to any place, all weigh the same.
+            Tensor `(b, h, w)` or `(b, n)`, float32 or float64, with a sum of 1 for each image. If all attention is 0,
+            all weights are equal.
         """
         features = tf.convert_to_tensor(features)
         if not self.built:
@@ -190,12 +218,12 @@ def weighted_mean(weights, bags):
 
 
 def count_places(bags):
-    """How many features each of the bags `(b, n, d)` has, in their dtype."""
+    """The number of features in each of the bags `(b, n, d)`, in their dtype."""
     return tf.cast(bags.shape[1] or tf.shape(bags)[1], bags.dtype)
 
 
 def flatten_places(features):
-    """Bags `(b, n, d)` of maps `(b, h, w, d)`, keeping what is known of n; bags stay as they are."""
+    """Flatten maps `(b, h, w, d)` to bags `(b, n, d)`, keeping n static if it is known. Bags are returned unchanged."""
     if features.shape.rank == 3:
         return features
     height, width, channels = features.shape[1:]
@@ -204,53 +232,53 @@ def flatten_places(features):
 
 
 def as_masked_bags(features, mask):
-    """Features `(b, n, d)` in at least float32 and mask `(b, n)` or None."""
+    """Convert features to bags `(b, n, d)` in at least float32, and the mask to `(b, n)` or `None`."""
     bags = flatten_places(ops.at_least_float32(features))
     if mask is None:
         return bags, None
     mask = tf.cast(mask, tf.bool)
     if mask.shape.rank is not None and not mask.shape.is_compatible_with(features.shape[:-1]):
         raise ValueError(
-            f"The mask does not fit the features. Received: mask of shape {tuple(mask.shape)} and features of shape "
-            f"{tuple(features.shape)}; expected {tuple(features.shape[:-1])}."
+            f"The mask does not match the features. Received: mask of shape {tuple(mask.shape)} and features of shape "
+            f"{tuple(features.shape)}. Expected: a mask of shape {tuple(features.shape[:-1])}."
         )
     mask = tf.reshape(mask, tf.shape(bags)[:-1])
     mask.set_shape(bags.shape[:-1])
-    # Not even a NaN of a masked feature may come through.
+    # A masked feature may be NaN, and 0 times NaN is NaN.
     return tf.where(mask[..., None], bags, 0.0), mask
 
 
 def lengths_of(vectors):
-    """Euclidean lengths along the last axis, also of vectors whose squares overflow; the gradient at zero is zero."""
+    """L2 norms along the last axis, with a zero gradient at zero. Vectors whose squares overflow are supported."""
     vectors, scale = into_range(vectors)
     return scale[..., 0] * safe_sqrt(tf.reduce_sum(tf.square(vectors), axis=-1))
 
 
 def unit_vectors(vectors):
-    """The vectors scaled to length 1 along the last axis; a zero vector stays zero, with a zero gradient.
+    """Scale vectors to unit length along the last axis. A zero vector stays zero, with a zero gradient.
 
-    Vectors whose squares overflow have a direction, too; those whose squares vanish count as zero.
+    Vectors whose squares overflow are normalized, too; vectors whose squares underflow count as zero.
 
-    A dead place of a feature map is no rarity, and the gradient of `ops.l2_normalize` is a million times the upstream
-    one there.
+    Unlike `ops.l2_normalize`, whose gradient at zero is a million times the upstream one: dead places of a feature map
+    are common.
     """
     vectors, _ = into_range(vectors)
     return tf.math.divide_no_nan(vectors, safe_sqrt(tf.reduce_sum(tf.square(vectors), axis=-1, keepdims=True)))
 
 
 def at_most_largest(values):
-    """The values, none greater than `LARGEST`, with a zero gradient beyond it."""
+    """Clip values to at most `LARGEST`, with a zero gradient above it."""
     return tf.minimum(values, LARGEST)
 
 
 def safe_sqrt(values):
-    """Square roots, with a zero gradient at 0."""
+    """Square root with a zero gradient at 0."""
     positive = values > 0.0
-    # The inner `where` keeps sqrt, and so its gradient, away from 0.
+    # The inner `where` keeps sqrt away from 0, where its gradient is infinite.
     return tf.where(positive, tf.sqrt(tf.where(positive, values, tf.ones_like(values))), tf.zeros_like(values))
 
 
 def build_part(layer, input_shape):
-    """Builds a layer inside a layer, under its own name (Keras 2 would give all parts' weights the same names)."""
+    """Build a layer inside a layer under its own name. (Keras 2 would name the weights of all parts the same.)"""
     with tf.name_scope(layer.name):
         layer.build(input_shape)

@@ -1,4 +1,4 @@
-"""Average pooling behind a convolutional block attention module (CBAM)."""
+"""Average pooling after a convolutional block attention module (CBAM)."""
 
 from __future__ import annotations
 
@@ -14,34 +14,41 @@ from tfdml.layers.pooling.base import WeightedPooling, build_part
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class CBAMPooling(WeightedPooling):
-    r"""Attention to the channels, then to the places, then the average.
+    r"""Attention to channels, then to places, followed by the average (CBAM).
+
+    Use it to learn which channels and places matter from their surroundings. It accepts feature maps only.
 
     $$f'_j = \sigma\big( W_2 [W_1 \bar f]_+ + W_2 [W_1 \hat f]_+ \big) \odot f_j, \qquad
       a = \sigma\Big( K * \big[ \mathrm{mean}_k f'_{jk}, \; \max_k f'_{jk} \big] \Big), \qquad
       v = \frac{1}{n} \sum_j a_j f'_j$$
 
-    where $\bar f$ and $\hat f$ are the mean and the maximum of the features over the places, $W_1$ brings the $d$
-    channels to $d / r$ and $W_2$ back, and $K$ is a convolution with one $s \times s$ filter, zero-padded. None of
-    them has a bias (the paper's formulas have none; the authors' code adds biases and batch normalisation).
+    where $\bar f$ and $\hat f$ are the mean and the maximum of the features over the places, $W_1$ reduces the $d$
+    channels to $d / r$ and $W_2$ restores them, and $K$ is a convolution with one $s \times s$ filter and zero padding.
+    None of them has a bias: the formulas in the paper have none, though the authors' code adds biases and batch
+    normalization.
 
     Args:
-        reduction: $r \ge 1$. At least one channel is left. Default as in the paper; the code of the thesis' author
-            has 1 in its 128-dimensional experiments.
-        kernel_size: $s$; default as in the paper. The code of the thesis' author has 3.
-        **kwargs: `name`, `dtype` and the like.
+        reduction: int, >= 1. $r$. At least one channel remains. Default: 16, as in the paper; the code of the thesis'
+            author uses 1 in its 128-dimensional experiments.
+        kernel_size: int, >= 1. $s$. Default: 7, as in the paper; the code of the thesis' author uses 3.
+        **kwargs: `name`, `dtype` and other arguments of a Keras layer.
+
+    Call arguments:
+        features: float tensor, feature map `(b, h, w, d)`; h and w may be unknown.
 
     Returns:
-        Pooled features, `(b, d)`, of a feature map `(b, h, w, d)`; h and w may be unknown. `pooling_weights` are the
-        shares of the places in $a$.
+        Tensor `(b, d)`: pooled features. `pooling_weights` are the shares of the places in $a$.
 
     Raises:
-        ValueError: If an option is no positive integer, or the input is no feature map.
+        ValueError: If an option is not a positive integer, or the input is not a feature map.
 
     Reference:
         Woo, Park, Lee and Kweon, "CBAM: convolutional block attention module", ECCV 2018, equations 1 to 3.
 
     Example:
-        >>> tuple(CBAMPooling(reduction=4)(tf.random.normal((2, 7, 7, 16))).shape)
+        >>> import tensorflow as tf
+        >>> from tfdml.layers import pooling
+        >>> tuple(pooling.CBAMPooling(reduction=4)(tf.random.normal((2, 7, 7, 16))).shape)
         (2, 16)
     """
 

@@ -10,32 +10,37 @@ from tfdml.layers.pooling.base import WeightedPooling, lengths_of, safe_sqrt, we
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class CroWPooling(WeightedPooling):
-    r"""Weighs places by how active, and channels by how rarely active, they are.
+    r"""Average that emphasizes strongly active places and rarely active channels (CroW).
 
-    With $s_j = \sum_k f_{jk}$ and the share $Q_k$ of the places where channel $k$ is active, $f_{jk} > 0$,
+    Has no parameters, so it also works with a network that is not trained any further. With $s_j = \sum_k f_{jk}$ and
+    the share $Q_k$ of places where channel $k$ is active, $f_{jk} > 0$,
 
     $$v_k = I_k \, \frac{1}{n} \sum_j a_j f_{jk}, \qquad a_j = \sqrt{ s_j / \lVert s \rVert_2 }, \qquad
       I_k = \log \frac{\sum_h Q_h}{Q_k}.$$
 
-    It is defined for features behind a ReLU: negative ones count as 0. A channel that is nowhere active is worth 0.
-    $Q$ is piecewise constant; gradients flow through all else (the paper trains nothing; the code of the thesis'
-    author puts $\sigma(f_{jk})$ in place of the step). The paper sums over the places; the mean keeps the scale apart
-    from the size of the map.
+    It is defined for features after a ReLU: negative features count as 0. A channel that is active nowhere has the
+    value 0. $Q$ is piecewise constant; gradients flow through everything else. (The paper trains nothing; the code of
+    the thesis' author replaces the step by $\sigma(f_{jk})$.) The paper sums over places; the mean makes the scale
+    independent of the size of the map.
 
     Args:
-        **kwargs: `name`, `dtype` and the like.
+        **kwargs: `name`, `dtype` and other arguments of a Keras layer.
+
+    Call arguments:
+        features: float tensor, feature map `(b, h, w, d)` or bag `(b, n, d)`; h, w and n may be unknown.
 
     Returns:
-        Pooled features, `(b, d)`, of a feature map `(b, h, w, d)` or a bag `(b, n, d)`; h, w and n may be unknown.
-        `pooling_weights` are the shares of the places in $a$.
+        Tensor `(b, d)`: pooled features. `pooling_weights` are the shares of the places in $a$.
 
     Reference:
-        Kalantidis, Mellina and Osindero, "Cross-dimensional weighting for aggregated deep convolutional features",
-        ECCV workshops 2016, algorithm 1 with a = b = 2.
+        Kalantidis, Mellina and Osindero, "Cross-dimensional weighting for aggregated deep convolutional features", ECCV
+        workshops 2016, algorithm 1 with a = b = 2.
 
     Example:
+        >>> import tensorflow as tf
+        >>> from tfdml.layers import pooling
         >>> features = tf.constant([[[4.0, 0.0], [4.0, 8.0], [0.0, 0.0]]])
-        >>> print(CroWPooling().pooling_weights(features).numpy().round(3))
+        >>> print(pooling.CroWPooling().pooling_weights(features).numpy().round(3))
         [[0.366 0.634 0.   ]]
     """
 

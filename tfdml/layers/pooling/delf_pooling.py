@@ -1,4 +1,4 @@
-"""The attentive pooling of deep local features (DeLF)."""
+"""Attentive pooling of deep local features (DeLF)."""
 
 from __future__ import annotations
 
@@ -14,31 +14,37 @@ from tfdml.layers.pooling.base import WeightedPooling, at_most_largest, build_pa
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class DeLFPooling(WeightedPooling):
-    r"""Weighs places by a score that a small network gives them.
+    r"""Average weighted by a score that a small network predicts for each place (DeLF).
+
+    Use it to learn which places matter from their features alone; a learned alternative to `GeneralizedSumPooling`.
 
     $$v = \frac{1}{n} \sum_j a_j f_j, \qquad
       a_j = \mathrm{softplus}\big( w^\top [W f_j + b]_+ + c \big)$$
 
-    with $W$ from $d$ to $u$ channels: two 1×1 convolutions. The paper sums over the places; the mean keeps the scale
-    apart from the size of the map. The paper trains the scores after the features, the thesis both at once.
+    with $W$ from $d$ to $u$ channels: two 1×1 convolutions. The paper sums over places; the mean makes the scale
+    independent of the size of the map. The paper trains the scores after the features, the thesis both at once.
 
     Args:
-        units: $u$; default as in the paper.
-        **kwargs: `name`, `dtype` and the like.
+        units: int, >= 1. $u$. Default: 512, as in the paper.
+        **kwargs: `name`, `dtype` and other arguments of a Keras layer.
+
+    Call arguments:
+        features: float tensor, feature map `(b, h, w, d)` or bag `(b, n, d)`; h, w and n may be unknown.
 
     Returns:
-        Pooled features, `(b, d)`, of a feature map `(b, h, w, d)` or a bag `(b, n, d)`; h, w and n may be unknown.
-        `pooling_weights` are the shares of the places in $a$.
+        Tensor `(b, d)`: pooled features. `pooling_weights` are the shares of the places in $a$.
 
     Raises:
-        ValueError: If `units` is no positive integer.
+        ValueError: If `units` is not a positive integer.
 
     Reference:
         Noh, Araujo, Sim, Weyand and Han, "Large-scale image retrieval with attentive deep local features", ICCV 2017,
         section 4.2.
 
     Example:
-        >>> tuple(DeLFPooling(units=32)(tf.random.normal((2, 7, 7, 16))).shape)
+        >>> import tensorflow as tf
+        >>> from tfdml.layers import pooling
+        >>> tuple(pooling.DeLFPooling(units=32)(tf.random.normal((2, 7, 7, 16))).shape)
         (2, 16)
     """
 

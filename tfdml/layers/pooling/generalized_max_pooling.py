@@ -15,25 +15,29 @@ from tfdml.ops.normalization import LARGEST
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class GeneralizedMaxPooling(Pooling):
-    r"""The vector that is about equally similar to all local features, however often each occurs.
+    r"""The vector that is about equally similar to all local features, no matter how often each occurs.
+
+    Use it if frequent features (background, texture) should not dominate rare ones. It has no parameters.
 
     $$v = \arg\min_v \sum_j (f_j^\top v - 1)^2 + \lambda \lVert v \rVert_2^2 = F^\top \alpha, \qquad
       (F F^\top + \lambda I) \, \alpha = 1,$$
 
-    for the $n \times d$ matrix $F$ of an image's features. With fewer channels than places the same vector is had from
-    the smaller system $(F^\top F + \lambda I) \, v = F^\top 1$. It is solved by Cholesky decomposition, at least in
-    float32, with the implicit gradient. $\lambda$ is raised where it would drown in rounding, from
-    $\lVert F \rVert^2_F$ of about $5 \cdot 10^5 \lambda$ in float32. $\lambda \to \infty$ is the direction of average
-    pooling; on one-hot features the limit $\lambda \to 0$ is max pooling, hence the name.
+    for the $n \times d$ matrix $F$ of an image's features. With fewer channels than places, the smaller system
+    $(F^\top F + \lambda I) \, v = F^\top 1$ is solved instead, with the same result. The solver is a Cholesky
+    decomposition in at least float32, with the implicit gradient. $\lambda$ is raised if it is lost to rounding, which
+    in float32 happens from $\lVert F \rVert^2_F$ of about $5 \cdot 10^5 \lambda$. $\lambda \to \infty$ is the direction
+    of average pooling. On one-hot features the limit $\lambda \to 0$ is max pooling, hence the name.
 
     Args:
-        ridge: $\lambda > 0$, in units of squared features. The paper selects it by cross-validation; the default is
-            that of the thesis' author's code.
-        **kwargs: `name`, `dtype` and the like.
+        ridge: float, > 0. $\lambda$, in units of squared features. The paper selects it by cross-validation. Default:
+            1, as in the code of the thesis' author.
+        **kwargs: `name`, `dtype` and other arguments of a Keras layer.
+
+    Call arguments:
+        features: float tensor, feature map `(b, h, w, d)` or bag `(b, n, d)`; h, w and n may be unknown.
 
     Returns:
-        Pooled features, `(b, d)`, of a feature map `(b, h, w, d)` or a bag `(b, n, d)`; h, w and n may be unknown.
-        (The $\alpha_j$ may be negative: there are no `pooling_weights`.)
+        Tensor `(b, d)`: pooled features. There are no `pooling_weights`, because the $\alpha_j$ may be negative.
 
     Raises:
         ValueError: If `ridge` is not positive.
@@ -43,8 +47,10 @@ class GeneralizedMaxPooling(Pooling):
         Zisserman, "Interferences in match kernels", PAMI 2016.
 
     Example:
+        >>> import tensorflow as tf
+        >>> from tfdml.layers import pooling
         >>> features = tf.constant([[[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]])
-        >>> print(GeneralizedMaxPooling(ridge=1e-3)(features).numpy().round(2))
+        >>> print(pooling.GeneralizedMaxPooling(ridge=1e-3)(features).numpy().round(2))
         [[1. 1.]]
     """
 
@@ -53,7 +59,7 @@ class GeneralizedMaxPooling(Pooling):
         self.ridge = check_positive("ridge", ridge)
 
     def pool(self, features: tf.Tensor) -> tf.Tensor:
-        # Features whose squares overflow are divided by a scale s, λ by s², the solution by s: it is the same.
+        # Scale features whose squares overflow by 1/s, λ by 1/s², and the solution by 1/s: the result is the same.
         largest = tf.reduce_max(tf.abs(tf.stop_gradient(features)), axis=(1, 2))
         scale = tf.maximum(largest / LARGEST, 1.0)
         pooled = self._pool(features / scale[:, None, None], self.ridge / scale / scale)
@@ -69,7 +75,7 @@ class GeneralizedMaxPooling(Pooling):
 
 
 def _regularize(gram, ridge):
-    """Gram matrices `(b, n, n)` plus ridges `(b,)`, none of which drowns in rounding."""
+    """Add ridges `(b,)` to Gram matrices `(b, n, n)`, raised where they would be lost to rounding."""
     resolution = 16.0 * float(np.finfo(gram.dtype.as_numpy_dtype).eps)
     floor = tf.stop_gradient(resolution * tf.linalg.trace(gram))
     identity = tf.eye(gram.shape[-1], dtype=gram.dtype)
@@ -78,7 +84,7 @@ def _regularize(gram, ridge):
 
 @tf.custom_gradient
 def _solve(matrix, vector):
-    """Solutions of positive definite systems `(b, n, n)`, `(b, n)`; the gradient is the solution's, not the steps'."""
+    """Solve positive definite systems `(b, n, n)`, `(b, n)`, with the implicit gradient of the solution."""
     factor = tf.linalg.cholesky(matrix)
 
     def solve(right):

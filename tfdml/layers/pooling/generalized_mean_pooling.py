@@ -16,32 +16,39 @@ _GREATEST_POWER = 1e3
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class GeneralizedMeanPooling(Pooling):
-    r"""The power mean of every channel: between average (p = 1) and max pooling (p → ∞).
+    r"""Power mean of each channel: between average (p = 1) and max pooling (p → ∞) (GeM).
+
+    A standard for image retrieval: one extra parameter, the power, is learned.
 
     $$v_k = \Big( \frac{1}{n} \sum_j \max(f_{jk}, \epsilon)^p \Big)^{1/p}$$
 
-    It is defined for features behind a ReLU: those below $\epsilon$ count as $\epsilon$. Computed through logarithms,
-    so that no power overflows. Training keeps $p$ between 1 and 1000.
+    It is defined for features after a ReLU: features below $\epsilon$ count as $\epsilon$. Computed with logarithms, so
+    that no power overflows. Training keeps $p$ between 1 and 1000.
 
     Args:
-        power: Start of $p$, 1 to 1000.
-        trainable_power: Whether $p$ is trained.
-        per_channel: Whether every channel has a $p$ of its own.
-        epsilon: $\epsilon > 0$.
-        **kwargs: `name`, `dtype` and the like.
+        power: float, 1 to 1000. Initial value of $p$. Default: 3, as in the paper.
+        trainable_power: bool. Whether $p$ is trained. Default: `True`.
+        per_channel: bool. Whether each channel has its own $p$. Default: `False`.
+        epsilon: float, > 0. $\epsilon$. Default: 1e-6.
+        **kwargs: `name`, `dtype` and other arguments of a Keras layer.
+
+    Call arguments:
+        features: float tensor, feature map `(b, h, w, d)` or bag `(b, n, d)`; h, w and n may be unknown.
 
     Returns:
-        Pooled features, `(b, d)`, of a feature map `(b, h, w, d)` or a bag `(b, n, d)`; h, w and n may be unknown.
+        Tensor `(b, d)`: pooled features.
 
     Raises:
         ValueError: If an option is out of range.
 
     Reference:
-        Radenović, Tolias and Chum, "Fine-tuning CNN image retrieval with no human annotation", PAMI 2018, equation 3;
-        p = 3, shared and trained, as there.
+        Radenović, Tolias and Chum, "Fine-tuning CNN image retrieval with no human annotation", PAMI 2018, equation 3.
+        As there, p starts at 3, is shared by all channels and trained.
 
     Example:
-        >>> print(GeneralizedMeanPooling(power=2.0)(tf.constant([[[1.0], [7.0]]])).numpy().round(3))
+        >>> import tensorflow as tf
+        >>> from tfdml.layers import pooling
+        >>> print(pooling.GeneralizedMeanPooling(power=2.0)(tf.constant([[[1.0], [7.0]]])).numpy().round(3))
         [[5.]]
     """
 

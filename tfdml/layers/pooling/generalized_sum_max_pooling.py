@@ -12,28 +12,32 @@ from tfdml.layers.pooling.generalized_sum_pooling import GeneralizedSumPooling
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class GeneralizedSumMaxPooling(GeneralizedSumPooling):
-    r"""The sum of generalized sum pooling and global max pooling.
+    r"""Sum of generalized sum pooling and global max pooling.
 
     $$v_k = \sum_j p_j f_{jk} + \max_j f_{jk}$$
 
-    with the weights $p_j$ of `GeneralizedSumPooling`. `pooling_weights` are those of the first term.
+    with the weights $p_j$ of `GeneralizedSumPooling`, where the options are explained. GSP selects places and max
+    pooling selects per channel, so the two complement each other. `pooling_weights` are those of the first term. Call
+    `adapt` before training.
 
     Args:
         **options: Those of `GeneralizedSumPooling`.
 
     Returns:
-        As `GeneralizedSumPooling` does. A bag without any feature that exists is pooled to 0.
+        As `GeneralizedSumPooling`. A bag without any valid feature is pooled to 0.
 
     Raises:
-        ValueError: As `GeneralizedSumPooling` does.
+        ValueError: As `GeneralizedSumPooling`.
 
     Reference:
-        Gürbüz, "Novel Optimization Models to Generalize Deep Metric Learning", METU 2022, section 5.3.5: selecting
-        by channel is orthogonal to selecting by place.
+        Gürbüz, "Novel Optimization Models to Generalize Deep Metric Learning", METU 2022, section 5.3.5: selection by
+        channel is orthogonal to selection by place.
 
     Example:
-        >>> pooling = GeneralizedSumMaxPooling(prototypes=8, ratio=0.3)
-        >>> tuple(pooling(tf.random.normal((2, 7, 7, 16))).shape)
+        >>> import tensorflow as tf
+        >>> from tfdml.layers import pooling
+        >>> layer = pooling.GeneralizedSumMaxPooling(prototypes=8, ratio=0.3)
+        >>> tuple(layer(tf.random.normal((2, 7, 7, 16))).shape)
         (2, 16)
     """
 

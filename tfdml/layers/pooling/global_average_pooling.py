@@ -10,23 +10,29 @@ from tfdml.layers.pooling.base import WeightedPooling
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class GlobalAveragePooling(WeightedPooling):
-    r"""The mean of the local features, of a map or of a bag.
+    r"""Mean of the local features of a map or a bag.
+
+    The baseline pooling. Unlike the Keras layer, it accepts bags, averages in float32 under mixed precision, and has
+    `pooling_weights`.
 
     $$v = \frac{1}{n} \sum_j f_j$$
 
-    Unlike Keras' layer it takes bags as well, averages in float32 under mixed precision, and has `pooling_weights`.
-
     Args:
-        **kwargs: `name`, `dtype` and the like.
+        **kwargs: `name`, `dtype` and other arguments of a Keras layer.
+
+    Call arguments:
+        features: float tensor, feature map `(b, h, w, d)` or bag `(b, n, d)`; h, w and n may be unknown.
 
     Returns:
-        Pooled features, `(b, d)`, of a feature map `(b, h, w, d)` or a bag `(b, n, d)`; h, w and n may be unknown.
+        Tensor `(b, d)`: pooled features.
 
     Reference:
         Lin, Chen and Yan, "Network in network", ICLR 2014.
 
     Example:
-        >>> print(GlobalAveragePooling()(tf.constant([[[1.0, 2.0], [3.0, 6.0]]])).numpy())
+        >>> import tensorflow as tf
+        >>> from tfdml.layers import pooling
+        >>> print(pooling.GlobalAveragePooling()(tf.constant([[[1.0, 2.0], [3.0, 6.0]]])).numpy())
         [[2. 4.]]
     """
 

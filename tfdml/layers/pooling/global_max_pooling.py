@@ -10,23 +10,30 @@ from tfdml.layers.pooling.base import Pooling
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class GlobalMaxPooling(Pooling):
-    r"""The greatest value of every channel.
+    r"""Maximum of each channel.
+
+    Use it if a small detail may identify an object: a single place suffices to set a channel.
 
     $$v_k = \max_j f_{jk}$$
 
-    Where several places share the maximum they share its gradient.
+    Places that share the maximum share its gradient.
 
     Args:
-        **kwargs: `name`, `dtype` and the like.
+        **kwargs: `name`, `dtype` and other arguments of a Keras layer.
+
+    Call arguments:
+        features: float tensor, feature map `(b, h, w, d)` or bag `(b, n, d)`; h, w and n may be unknown.
 
     Returns:
-        Pooled features, `(b, d)`, of a feature map `(b, h, w, d)` or a bag `(b, n, d)`; h, w and n may be unknown.
+        Tensor `(b, d)`: pooled features.
 
     Reference:
         Razavian et al., "Visual instance retrieval with deep convolutional networks", 2014.
 
     Example:
-        >>> print(GlobalMaxPooling()(tf.constant([[[1.0, 6.0], [3.0, 2.0]]])).numpy())
+        >>> import tensorflow as tf
+        >>> from tfdml.layers import pooling
+        >>> print(pooling.GlobalMaxPooling()(tf.constant([[[1.0, 6.0], [3.0, 2.0]]])).numpy())
         [[3. 6.]]
     """
 

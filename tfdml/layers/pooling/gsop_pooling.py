@@ -1,4 +1,4 @@
-"""Average pooling behind a global second-order pooling block (GSoP)."""
+"""Average pooling after a global second-order pooling block (GSoP)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from tfdml.layers.pooling.base import Pooling, at_most_largest, build_part, coun
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class GSoPPooling(Pooling):
-    r"""Attention to the channels by how they vary together, then the average.
+    r"""Average with channels gated by their covariance (GSoP).
+
+    Use it if it matters which features occur together in an image.
 
     With the features reduced to $u$ channels, $g_j = [\mathrm{BN}(W f_j + b)]_+$, and their covariance
     $\Sigma = \frac{1}{n} \sum_j (g_j - \bar g)(g_j - \bar g)^\top$,
@@ -23,29 +25,32 @@ class GSoPPooling(Pooling):
     $$v = \sigma\big( W' r + b' \big) \odot \frac{1}{n} \sum_j f_j, \qquad
       r_{il} = w_{il}^\top \, \mathrm{BN}(\Sigma)_i + b_{il}, \quad i \le u, \; l \le 4,$$
 
-    where every row $i$ of the covariance matrix is normalised over the batch and has four filters of its own (the
-    row-wise convolution). This is the block with attention to channels; the code of the thesis' author takes the
-    greater of it and of one with attention to places, whose weights fit one size of maps only.
+    where each row $i$ of the covariance matrix is normalized over the batch and has four filters of its own (the
+    row-wise convolution). This is the block with attention to channels. The code of the thesis' author takes the
+    maximum of it and a block with attention to places, whose weights only fit one size of maps.
 
     Args:
-        units: $u$; default as in the paper.
-        **kwargs: `name`, `dtype` and the like.
+        units: int, >= 1. $u$. Default: 128, as in the paper.
+        **kwargs: `name`, `dtype` and other arguments of a Keras layer.
 
     Call arguments:
-        features: Feature map `(b, h, w, d)` or bag `(b, n, d)`; h, w and n may be unknown.
-        training: Whether batch normalisation uses, and keeps, the batch's statistics.
+        features: float tensor, feature map `(b, h, w, d)` or bag `(b, n, d)`; h, w and n may be unknown.
+        training: bool. Whether batch normalization uses and updates the statistics of the batch. Default: `None`, set
+            by Keras.
 
     Returns:
-        Pooled features, `(b, d)`.
+        Tensor `(b, d)`: pooled features.
 
     Raises:
-        ValueError: If `units` is no positive integer.
+        ValueError: If `units` is not a positive integer.
 
     Reference:
         Gao, Xie, Wang and Li, "Global second-order pooling convolutional networks", CVPR 2019, section 3.1.
 
     Example:
-        >>> tuple(GSoPPooling(units=8)(tf.random.normal((2, 7, 7, 16))).shape)
+        >>> import tensorflow as tf
+        >>> from tfdml.layers import pooling
+        >>> tuple(pooling.GSoPPooling(units=8)(tf.random.normal((2, 7, 7, 16))).shape)
         (2, 16)
     """
 
@@ -67,7 +72,7 @@ class GSoPPooling(Pooling):
         build_part(self.reduced_normalization, (None, None, units))
         build_part(self.row_normalization, (None, units, units))
         build_part(self.gate, (None, units * filters))
-        # Glorot's range for the matrix from the entries of one row to its filters.
+        # Glorot initialization of the matrix from the entries of one row to its filters.
         limit = (6.0 / (units + filters)) ** 0.5
         self.row_kernel = self.add_precise_weight(
             "row_kernel", (units, units, filters), keras.initializers.RandomUniform(-limit, limit)
@@ -80,7 +85,7 @@ class GSoPPooling(Pooling):
     def pool(self, features: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         reduced = self.reduced_normalization(self.reduce(features), training=training)
         reduced = at_most_largest(tf.nn.relu(reduced))
-        # The covariance matrix is symmetric, so its rows are the last axis, which is the one that is normalised.
+        # The covariance matrix is symmetric, so normalizing the last axis normalizes its rows.
         covariances = self.row_normalization(_covariances(reduced), training=training)
         rows = tf.einsum("bji,ijl->bil", covariances, self.precise(self.row_kernel)) + self.precise(self.row_bias)
         gates = self.gate(tf.reshape(rows, (-1, self.units * self.filters_per_row)))
@@ -88,5 +93,5 @@ class GSoPPooling(Pooling):
 
 
 def _covariances(bags):
-    centred = bags - tf.reduce_mean(bags, axis=1, keepdims=True)
-    return tf.matmul(centred, centred, transpose_a=True) / count_places(bags)
+    centered = bags - tf.reduce_mean(bags, axis=1, keepdims=True)
+    return tf.matmul(centered, centered, transpose_a=True) / count_places(bags)

@@ -12,46 +12,53 @@ from tfdml._utils.types import Shape, TensorLike
 from tfdml.layers.pooling.base import build_part, unit_vectors
 from tfdml.layers.pooling.prototypes import EnsemblePooling
 
-# How much more the nearest centre gets of a feature than the second, at the start.
+# Initial ratio of the shares of a feature assigned to its nearest and second-nearest center.
 _FIRST_TO_SECOND = 100.0
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class NetVLAD(EnsemblePooling):
-    r"""Sums, for each of several centres, what the local features near it differ from it.
+    r"""Concatenated sums of the residuals of local features to several centers (NetVLAD).
+
+    Use it if a large embedding is acceptable: the output has one vector for each center. Call `adapt` before training.
 
     $$V_i = \sum_j a_{ij} (x_j - \omega_i), \quad
       a_{ij} = \mathrm{softmax}_i (w_i^\top x_j + b_i), \quad
       v = \frac{u}{\lVert u \rVert_2}, \quad
       u = \Big( \frac{V_1}{\lVert V_1 \rVert_2}, \dots, \frac{V_m}{\lVert V_m \rVert_2} \Big)$$
 
-    with the features $x_j = f_j / \lVert f_j \rVert_2$, before that brought to `channels` by a linear map without bias
-    if that is given. $\omega, w, b$ are trained apart from one another. A residual that is 0 stays 0. (The code of
-    the thesis' author does not normalise the $x_j$.)
+    with the features $x_j = f_j / \lVert f_j \rVert_2$, reduced to `channels` by a linear map without bias before that
+    if `channels` is set. $\omega, w, b$ are trained independently. A residual of 0 stays 0. (The code of the thesis'
+    author does not normalize the $x_j$.)
 
-    `adapt` starts them as in the paper (there the centres come from k-means): $w_i = 2 \alpha \omega_i$ and
-    $b_i = -\alpha \lVert \omega_i \rVert_2^2$, with $\alpha$ such that the nearest centre gets, in the geometric mean,
-    100 times as much of a feature as the second.
+    `adapt` initializes them as in the paper, though with k-center instead of k-means: $w_i = 2 \alpha \omega_i$ and
+    $b_i = -\alpha \lVert \omega_i \rVert_2^2$, with $\alpha$ such that the share of the nearest center is, in the
+    geometric mean, 100 times that of the second.
 
     Args:
-        prototypes: Number of centres, $m$. The thesis compares 8 of 16 channels and 64 of 128.
-        channels: Size that the features are brought to, or `None` to take them as they are.
-        **kwargs: `name`, `dtype` and the like.
+        prototypes: int, >= 1. $m$, the number of centers. The thesis compares 8 with 16 channels and 64 with 128.
+            Default: 64.
+        channels: int or `None`. Size to which the features are reduced; `None` leaves them unchanged. Default: `None`.
+        **kwargs: `name`, `dtype` and other arguments of a Keras layer.
+
+    Call arguments:
+        features: float tensor, feature map `(b, h, w, d)` or bag `(b, n, d)`; h, w and n may be unknown.
 
     Returns:
-        Pooled features of unit length, `(b, m * channels)`, of a feature map `(b, h, w, d)` or a bag `(b, n, d)`; h, w
-        and n may be unknown.
+        Tensor `(b, m * channels)`: pooled features of unit length.
 
     Raises:
-        ValueError: If an option is no positive integer.
+        ValueError: If an option is not a positive integer.
 
     Reference:
         Arandjelović, Gronat, Torii, Pajdla and Sivic, "NetVLAD: CNN architecture for weakly supervised place
         recognition", CVPR 2016, section 3.1 and appendix A.
 
     Example:
-        >>> pooling = NetVLAD(prototypes=8, channels=16)
-        >>> tuple(pooling(tf.random.normal((2, 7, 7, 64))).shape)
+        >>> import tensorflow as tf
+        >>> from tfdml.layers import pooling
+        >>> layer = pooling.NetVLAD(prototypes=8, channels=16)
+        >>> tuple(layer(tf.random.normal((2, 7, 7, 64))).shape)
         (2, 128)
     """
 
@@ -65,7 +72,7 @@ class NetVLAD(EnsemblePooling):
     def pool(self, features: tf.Tensor) -> tf.Tensor:
         features = unit_vectors(self.project(features))
         shares = self.assignment(features)
-        # The sum of the residuals without an array of places by centres by channels.
+        # Sum the residuals without an array of places by centers by channels.
         residuals = tf.matmul(shares, features, transpose_a=True)
         residuals -= tf.reduce_sum(shares, axis=1)[..., None] * self.precise(self.prototype_embeddings)
         return unit_vectors(tf.reshape(unit_vectors(residuals), (-1, self.output_size)))

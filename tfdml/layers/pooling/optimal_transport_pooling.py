@@ -1,4 +1,4 @@
-"""Aggregation of local features by optimal transport to prototypes."""
+"""Pooling by optimal transport of all local features to prototypes."""
 
 from __future__ import annotations
 
@@ -15,40 +15,47 @@ from tfdml.layers.pooling.prototypes import EnsemblePooling
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class OptimalTransportPooling(EnsemblePooling):
-    r"""Shares the local features out among prototypes, equally, and pools what each receives.
+    r"""Distribution of all local features over prototypes in equal parts, with one pooled vector for each.
+
+    Use it if a large embedding is acceptable and every place should count: unlike `GeneralizedSumPooling`, it ignores
+    no feature. Call `adapt` before training.
 
     $$v = \sqrt{m} \, \Big( \sum_j P_{1j} f_j, \; \dots, \; \sum_j P_{mj} f_j \Big), \qquad
       P = \arg\max_P \sum_{ij} P_{ij} \cos(\omega_i, f_j)
       - \frac{1}{\varepsilon} \sum_{ij} P_{ij} \log P_{ij}$$
 
-    under $\sum_i P_{ij} = 1/n$ and $\sum_j P_{ij} = 1/m$, with $m$ prototypes $\omega_i$: by Sinkhorn's iteration on
-    the logarithms, through which the gradient flows. It ends with the prototypes, whose shares are exact. With
-    `channels` the features $f_j$ are first brought to that many by a linear map without bias. No feature is left out
-    and none counts more than another: all $n$ go somewhere.
+    subject to $\sum_i P_{ij} = 1/n$ and $\sum_j P_{ij} = 1/m$, with $m$ prototypes $\omega_i$. The solver is Sinkhorn's
+    iteration in the log domain, through which gradients flow. It ends with the prototypes, whose shares are exact. If
+    `channels` is set, the features $f_j$ are first reduced to that number by a linear map without bias.
 
     Args:
-        prototypes: $m$. The thesis compares 8 of 16 channels and 64 of 128.
-        channels: Size that the features are brought to, or `None` to take them as they are.
-        smoothing: $\varepsilon > 0$; the paper's entropy weight is its inverse, 0.5 in its code as here. The thesis'
-            author's code has the same 2, on unsquared distances.
-        iterations: Of Sinkhorn; default as in the paper's and the author's code.
-        **kwargs: `name`, `dtype` and the like.
+        prototypes: int, >= 1. $m$. The thesis compares 8 with 16 channels and 64 with 128. Default: 64.
+        channels: int or `None`. Size to which the features are reduced; `None` leaves them unchanged. Default: `None`.
+        smoothing: float, > 0. $\varepsilon$, the inverse of the paper's entropy weight, which is 0.5 in its code. The
+            code of the thesis' author also uses 2, on unsquared distances. Default: 2.
+        iterations: int, >= 1. Number of Sinkhorn iterations. Default: 10, as in the code of the paper and of the
+            thesis' author.
+        **kwargs: `name`, `dtype` and other arguments of a Keras layer.
+
+    Call arguments:
+        features: float tensor, feature map `(b, h, w, d)` or bag `(b, n, d)`; h, w and n may be unknown.
 
     Returns:
-        Pooled features, `(b, m * channels)`, of a feature map `(b, h, w, d)` or a bag `(b, n, d)`; h, w and n may be
-        unknown.
+        Tensor `(b, m * channels)`: pooled features.
 
     Raises:
         ValueError: If an option is out of range.
 
     Reference:
         Mialon, Chen, d'Aspremont and Mairal, "A trainable optimal transport embedding for feature aggregation and its
-        relationship to attention", ICLR 2021, definitions 3.1 and 3.2. Prototypes start at random or, by `adapt`, from
-        features (there: k-means).
+        relationship to attention", ICLR 2021, definitions 3.1 and 3.2. Prototypes are random at first; `adapt` selects
+        features (k-means in the paper).
 
     Example:
-        >>> pooling = OptimalTransportPooling(prototypes=8, channels=16)
-        >>> tuple(pooling(tf.random.normal((2, 7, 7, 64))).shape)
+        >>> import tensorflow as tf
+        >>> from tfdml.layers import pooling
+        >>> layer = pooling.OptimalTransportPooling(prototypes=8, channels=16)
+        >>> tuple(layer(tf.random.normal((2, 7, 7, 64))).shape)
         (2, 128)
     """
 
@@ -74,11 +81,11 @@ class OptimalTransportPooling(EnsemblePooling):
         return unit_vectors(self.project(features))
 
     def _transport(self, features):
-        """The plan from the features to the prototypes, `(b, n, m)`."""
+        """Compute the transport plan from features to prototypes, `(b, n, m)`."""
         prototypes = unit_vectors(self.precise(self.prototype_embeddings))
         log_plan = self.smoothing * tf.tensordot(unit_vectors(features), prototypes, [[2], [1]])
         for _ in range(self.iterations):
-            # Each brings one side's sums to 1. That they should be 1/n and 1/m makes no difference before the end.
+            # Each step normalizes one side to sums of 1. The factors 1/n and 1/m only matter at the end.
             log_plan = tf.nn.log_softmax(log_plan, axis=2)
             log_plan = tf.nn.log_softmax(log_plan, axis=1)
         return tf.exp(log_plan) / self.prototypes

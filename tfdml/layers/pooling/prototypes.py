@@ -1,4 +1,4 @@
-"""The base of pooling layers with prototypes, and where the prototypes start."""
+"""Base classes of the pooling layers with prototypes, and the choice of the initial prototypes."""
 
 from __future__ import annotations
 
@@ -15,61 +15,76 @@ from tfdml.layers.pooling.base import Pooling, build_part
 
 
 class PrototypePooling(Pooling):
-    """A pooling whose trainable prototypes can start from real features.
+    """Base class of poolings with trainable prototypes that can be initialized from real features.
 
-    A subclass has `prototypes`, their number, and `prototype_embeddings`, the weights `(prototypes, size)`.
+    Call `adapt` once before training (`tfdml.models.adapt_pooling` for an embedder; recipes do it by themselves).
+    Random prototypes need not be near any feature.
+
+    Subclasses have the attribute `prototypes`, their number, and `prototype_embeddings`, the weight
+    `(prototypes, size)`, and implement `prototype_space`.
+
+    Args:
+        **kwargs: `name`, `dtype` and other arguments of a Keras layer.
+
+    Example:
+        >>> import numpy as np
+        >>> from tfdml.layers import pooling
+        >>> layer = pooling.get("gsp", prototypes=2)
+        >>> layer.adapt(np.array([[[0.0, 0.5], [0.0, 0.5], [0.5, 0.0]]], "float32"))
+        >>> print(np.sort(np.array(layer.prototype_embeddings), axis=0))
+        [[0.  0. ]
+         [0.5 0.5]]
     """
 
     prototype_embeddings = None
 
     def prototype_space(self, features: tf.Tensor) -> tf.Tensor:
-        """Brings local features `(n, d)` to where the prototypes are, `(n, size)`."""
+        """Map local features `(n, d)` to the space of the prototypes, `(n, size)`."""
         raise NotImplementedError
 
     def start_from(self, prototypes: TensorLike, points: TensorLike) -> None:
-        """Puts prototypes in place of the present ones.
+        """Set the prototypes.
 
         Args:
-            prototypes: `(prototypes, size)`.
-            points: The sample that they were chosen from, `(n, size)`.
+            prototypes: Tensor `(prototypes, size)`.
+            points: Tensor `(n, size)`. The sample that they were selected from.
         """
         self.prototype_embeddings.assign(tf.cast(prototypes, self.prototype_embeddings.dtype))
 
     def adapt(self, data: Batches, max_features: int = 4096, seed: int = 0) -> None:
-        """Puts local features of the data in place of the prototypes, chosen by greedy k-center.
+        """Initialize the prototypes with local features of the data, selected by greedy k-center.
 
-        A random sample of the features, brought to where the prototypes are, is covered by as many of them as there
-        are prototypes, each the one farthest from those before it. Builds the layer if need be. Call it before
-        training, on the features that the layer will see.
+        From a random sample of the features, mapped to the space of the prototypes, one feature after another is
+        selected, each the one farthest from those before it. Call it before training, with the features that the layer
+        will receive. Builds the layer if necessary.
 
         Args:
-            data: Array of features `(..., d)`, or a `tf.data.Dataset` or other iterable of such batches. Of an
-                element that is a tuple, as in a data set with labels, the first entry is taken. An iterable is
-                run through once.
-            max_features: Size of the sample.
-            seed: Of the sample.
+            data: Array of features `(..., d)`, or a `tf.data.Dataset` or other iterable of such batches. If a batch is
+                a tuple, as in a dataset with labels, its first element is used. An iterable is read once.
+            max_features: int. Size of the random sample. Default: 4096.
+            seed: int. Seed of the random sample. Default: 0.
 
         Raises:
-            ValueError: If the sample has fewer distinct features than there are prototypes, a feature is not
-                finite, or the number of channels is not the layer's.
+            ValueError: If the sample has fewer distinct features than there are prototypes, a feature is not finite, or
+                the number of channels differs from the layer's.
 
         Reference:
             T. Gonzalez, "Clustering to minimize the maximum intercluster distance", 1985.
         """
         if max_features < self.prototypes:
             raise ValueError(
-                f"The sample must hold at least one feature per prototype. Received: max_features={max_features}; "
-                f"expected at least prototypes={self.prototypes}."
+                f"The sample must have at least one feature per prototype. Received: max_features={max_features}. "
+                f"Expected: at least prototypes={self.prototypes}."
             )
         sample = _sample_features(data, max_features, np.random.default_rng(seed))
         if not np.isfinite(sample).all():
-            raise ValueError("The features to adapt to contain NaN or infinity; expected finite features.")
+            raise ValueError("The features are not finite. Received: NaN or infinity. Expected: finite features.")
         if not self.built:
             self.build((None, None, sample.shape[-1]))
         if sample.shape[-1] != self.input_channels:
             raise ValueError(
-                f"The features do not fit the prototypes. Received: features with {sample.shape[-1]} channels; "
-                f"expected {self.input_channels}."
+                f"The features do not match the prototypes. Received: features with {sample.shape[-1]} channels. "
+                f"Expected: {self.input_channels}."
             )
         points = self.prototype_space(tf.convert_to_tensor(sample, self.precision))
         chosen = ops.greedy_k_center(points, min(self.prototypes, len(sample)))
@@ -77,20 +92,20 @@ class PrototypePooling(Pooling):
         distinct = _count_distinct(prototypes.numpy())
         if distinct < self.prototypes:
             raise ValueError(
-                f"There are not enough distinct local features to start from. Received: {distinct} distinct features "
-                f"in a sample of {len(sample)}; expected at least prototypes={self.prototypes}."
+                f"There are too few distinct local features. Received: {distinct} distinct features in a sample of "
+                f"{len(sample)}. Expected: at least prototypes={self.prototypes}. Pass more data or lower `prototypes`."
             )
         self.start_from(prototypes, points)
 
 
 class EnsemblePooling(PrototypePooling):
-    """A pooling that keeps what goes to each of its prototypes apart: one vector for each, one after the other.
+    """Base class of poolings that concatenate one vector per prototype.
 
     Args:
-        prototypes: How many there are.
-        channels: Size that the features are brought to first, by a linear map without bias, or `None` to take them as
-            they are.
-        **kwargs: `name`, `dtype` and the like.
+        prototypes: int, >= 1. Number of prototypes. Default: 64.
+        channels: int or `None`. Size to which a linear map without bias first reduces the features; `None` leaves them
+            unchanged. Default: `None`.
+        **kwargs: `name`, `dtype` and other arguments of a Keras layer.
     """
 
     def __init__(self, prototypes: int = 64, channels: int | None = None, **kwargs: Any) -> None:
@@ -113,12 +128,12 @@ class EnsemblePooling(PrototypePooling):
         )
 
     def project(self, features: tf.Tensor) -> tf.Tensor:
-        """Features `(..., channels)` of features `(..., d)`."""
+        """Map features `(..., d)` to `(..., channels)`."""
         return features if self.projection is None else self.projection(features)
 
 
 def _sample_features(data, size, generator):
-    """Uniform sample without replacement of the local features in all batches, `(at most size, d)`, shuffled."""
+    """Draw a uniform sample of the local features in all batches, shuffled, `(at most size, d)`."""
     batches = [data] if isinstance(data, (np.ndarray, tf.Tensor, tf.Variable)) else data
     features, keys = None, None
     for batch in batches:
@@ -130,12 +145,12 @@ def _sample_features(data, size, generator):
         smallest = np.argsort(keys)[:size]
         features, keys = features[smallest], keys[smallest]
     if features is None:
-        raise ValueError("There are no features to adapt to. Received: no batches; expected at least one.")
+        raise ValueError("There are no features to adapt to. Received: no batches. Expected: at least one.")
     return features
 
 
 def _count_distinct(points, tolerance=1e-6):
-    """How many of the points `(m, d)` differ from all before them by more than rounding."""
+    """Count the points `(m, d)` that differ from all before them by more than the tolerance."""
     return sum(
         np.all(np.linalg.norm(points[:index] - point, axis=-1) > tolerance) for index, point in enumerate(points)
     )

@@ -57,22 +57,28 @@ names, register, serialize, deserialize = (
 
 
 def get(identifier: Any, **options: Any) -> keras.layers.Layer:
-    """Makes a pooling layer from an identifier.
+    """Create a pooling layer from an identifier.
+
+    `build_embedder` accepts the same names. Start with `"gap"` or `"gap_gmp"`, and compare `"gsp"` if the object fills
+    only a part of the image.
 
     Args:
-        identifier: A name of `names()` or of a class (`"GeneralizedSumPooling"`); a class; a configuration, as
-            `serialize` gives it; or a Keras layer, which is returned as it is.
-        **options: Options of the layer, for a name or a class.
+        identifier: One of: a name from `names()` or of a class (`"GeneralizedSumPooling"`); a class; a configuration
+            from `serialize`; or a Keras layer, which is returned unchanged.
+        **options: Arguments of the layer, if the identifier is a name or a class.
 
     Returns:
         A `keras.layers.Layer` from feature maps `(b, h, w, d)` to vectors.
 
     Raises:
-        ValueError: If the name is unknown (the nearest one is suggested) or takes no such option.
+        ValueError: If the name is unknown (the message suggests the closest one) or does not accept an option.
         TypeError: If the identifier is none of these.
 
     Example:
-        >>> get("netvlad_8x16").prototypes
+        >>> from tfdml.layers import pooling
+        >>> pooling.get("gsp", ratio=0.2).ratio
+        0.2
+        >>> pooling.get("netvlad_8x16").prototypes
         8
     """
     return _REGISTRY.get(identifier, **options)

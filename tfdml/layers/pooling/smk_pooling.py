@@ -14,34 +14,40 @@ from tfdml.layers.pooling.base import WeightedPooling, at_most_largest, build_pa
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class SMKPooling(WeightedPooling):
-    r"""Smooths the local features, whitens them, and weighs them by how strong they were.
+    r"""Average of smoothed and whitened local features, weighted by their norms (SMK).
+
+    Use it if strong activations mark the object, as in landmark retrieval. It accepts feature maps only.
 
     $$v = \frac{1}{n} \sum_j \lVert f_j \rVert_2 \, \Big( W \, \frac{1}{|N_j|} \sum_{l \in N_j} f_l + b \Big)$$
 
-    with the $s \times s$ neighbourhood $N_j$ of a place, as far as it lies in the map, and a linear map that whitens:
-    trained here, from a random start (the paper fits it by principal components and leaves it). The weights are the
-    norms of the features before smoothing, and gradients flow through them (the code of the thesis' author stops
-    them). In training the paper pools like that; its match kernels, with a codebook, are for search alone. The paper
-    sums over the places and divides by the greatest weight; the mean keeps the scale apart from the size of the map.
+    with the $s \times s$ neighborhood $N_j$ of a place, cut off at the border of the map, and a linear map for
+    whitening, which is trained here from random weights (the paper fits it by PCA and freezes it). The weights are the
+    norms of the features before smoothing, and gradients flow through them (the code of the thesis' author stops them).
+    This is how the paper pools in training; its match kernels with a codebook are used for search only. The paper sums
+    over places and divides by the largest weight; the mean makes the scale independent of the size of the map.
 
     Args:
-        channels: Number of channels after whitening, or `None` for as many as before.
-        kernel_size: $s$, odd; 1 leaves the smoothing out. Default as in the paper.
-        **kwargs: `name`, `dtype` and the like.
+        channels: int or `None`. Number of channels after whitening; `None` keeps it. Default: `None`.
+        kernel_size: int, odd. $s$; 1 disables the smoothing. Default: 3, as in the paper.
+        **kwargs: `name`, `dtype` and other arguments of a Keras layer.
+
+    Call arguments:
+        features: float tensor, feature map `(b, h, w, d)`; h and w may be unknown.
 
     Returns:
-        Pooled features, `(b, channels)`, of a feature map `(b, h, w, d)`; h and w may be unknown. `pooling_weights`
-        are the shares of the places in the norms.
+        Tensor `(b, channels)`: pooled features. `pooling_weights` are the shares of the places in the norms.
 
     Raises:
-        ValueError: If an option is out of range, or the input is no feature map.
+        ValueError: If an option is out of range, or the input is not a feature map.
 
     Reference:
-        Tolias, Jenicek and Chum, "Learning and aggregating deep local descriptors for instance-level recognition",
-        ECCV 2020, section 4.
+        Tolias, Jenicek and Chum, "Learning and aggregating deep local descriptors for instance-level recognition", ECCV
+        2020, section 4.
 
     Example:
-        >>> tuple(SMKPooling(channels=8)(tf.random.normal((2, 7, 7, 16))).shape)
+        >>> import tensorflow as tf
+        >>> from tfdml.layers import pooling
+        >>> tuple(pooling.SMKPooling(channels=8)(tf.random.normal((2, 7, 7, 16))).shape)
         (2, 8)
     """
 
@@ -52,7 +58,7 @@ class SMKPooling(WeightedPooling):
         self.channels = None if channels is None else check_whole_number("channels", channels, 1)
         self.kernel_size = check_whole_number("kernel_size", kernel_size, 1)
         if self.kernel_size % 2 == 0:
-            raise ValueError(f"Received: kernel_size={kernel_size!r}; expected an odd integer.")
+            raise ValueError(f"The kernel is even. Received: kernel_size={kernel_size!r}. Expected: an odd integer.")
 
     def pooled_size(self, channels: int) -> int:
         return self.channels or channels

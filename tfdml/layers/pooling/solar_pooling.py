@@ -1,4 +1,4 @@
-"""Generalized mean pooling behind the second-order attention of SOLAR."""
+"""Generalized mean pooling after second-order attention (SOLAR)."""
 
 from __future__ import annotations
 
@@ -15,29 +15,31 @@ from tfdml.layers.pooling.generalized_mean_pooling import GeneralizedMeanPooling
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class SOLARPooling(Pooling):
-    r"""Lets every place take up features of the places that are like it, then pools.
+    r"""Self-attention between places, followed by generalized mean pooling (SOLAR).
+
+    Use it if relations between distant places matter and the map is small: memory grows with n².
 
     $$f'_j = f_j + W_o \sum_l A_{jl} \, (W_v f_l + b_v) + b_o, \qquad
       A_{j \cdot} = \mathrm{softmax}_l \big( q_j^\top k_l / \sqrt{u} \big),$$
 
-    $q_j = [\mathrm{BN}(W_q f_j + b_q)]_+$ and $k_j = [\mathrm{BN}(W_k f_j + b_k)]_+$, all of $u = d / r$ channels. At
-    the start $W_o = 0$ and $b_o = 0$, so the block changes nothing. The $f'_j$ are pooled by generalized mean
-    (`GeneralizedMeanPooling`), as in the paper, or averaged.
+    $q_j = [\mathrm{BN}(W_q f_j + b_q)]_+$ and $k_j = [\mathrm{BN}(W_k f_j + b_k)]_+$, all with $u = d / r$ channels.
+    Initially $W_o = 0$ and $b_o = 0$, so the block changes nothing. The $f'_j$ are pooled by `GeneralizedMeanPooling`,
+    as in the paper, or averaged.
 
     Args:
-        reduction: $r \ge 1$; default as in the paper's last block. The code of the thesis' author has 1. At least one
-            channel is left.
-        aggregation: `"gem"`, generalized mean, or `"gap"`, the average.
-        power: The generalized mean's, at the start; it is trained.
-        **kwargs: `name`, `dtype` and the like.
+        reduction: int, >= 1. $r$. At least one channel remains. Default: 2, as in the paper's last block; the code of
+            the thesis' author uses 1.
+        aggregation: `"gem"` (generalized mean) or `"gap"` (average). Default: `"gem"`.
+        power: float, 1 to 1000. Initial power of the generalized mean, which is trained. Default: 3.
+        **kwargs: `name`, `dtype` and other arguments of a Keras layer.
 
     Call arguments:
-        features: Feature map `(b, h, w, d)` or bag `(b, n, d)`; h, w and n may be unknown. The attention takes
-            memory for n² numbers.
-        training: Whether batch normalisation uses, and keeps, the batch's statistics.
+        features: float tensor, feature map `(b, h, w, d)` or bag `(b, n, d)`; h, w and n may be unknown.
+        training: bool. Whether batch normalization uses and updates the statistics of the batch. Default: `None`, set
+            by Keras.
 
     Returns:
-        Pooled features, `(b, d)`.
+        Tensor `(b, d)`: pooled features.
 
     Raises:
         ValueError: If an option is out of range.
@@ -47,7 +49,9 @@ class SOLARPooling(Pooling):
         section 3.2.
 
     Example:
-        >>> tuple(SOLARPooling()(tf.random.uniform((2, 7, 7, 16))).shape)
+        >>> import tensorflow as tf
+        >>> from tfdml.layers import pooling
+        >>> tuple(pooling.SOLARPooling()(tf.random.uniform((2, 7, 7, 16))).shape)
         (2, 16)
     """
 

@@ -1,4 +1,4 @@
-"""The pooling of WELDON: greatest and least activations."""
+"""The pooling of WELDON: largest and smallest activations."""
 
 from __future__ import annotations
 
@@ -13,32 +13,40 @@ from tfdml.layers.pooling.base import Pooling
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class WELDONPooling(Pooling):
-    r"""The mean of a channel's greatest values plus the mean of its least.
+    r"""Mean of each channel's largest values plus the mean of its smallest (WELDON).
+
+    A softer form of max pooling that also considers evidence against a feature. Place no ReLU before it, so that the
+    smallest values can be negative.
 
     $$v_k = \frac{1}{k^+} \sum_{j \in \mathrm{top}_{k^+}} f_{jk}
       + \frac{1}{k^-} \sum_{j \in \mathrm{low}_{k^-}} f_{jk}$$
 
-    The least values speak against: they should be free to be negative, so no ReLU comes before. Where there are
-    fewer places than are asked for, all are taken.
+    If there are fewer places than requested, all are used.
 
     Args:
-        greatest: $k^+ \ge 1$. The default is that of the thesis' author's code (which sums, as 3 times this).
-        least: $k^- \ge 0$; 0 leaves the second term out. With 1 and 0 it is global max pooling.
-        **kwargs: `name`, `dtype` and the like.
+        greatest: int, >= 1. $k^+$. Default: 3, as in the code of the thesis' author (which sums, 3 times this value).
+        least: int, >= 0. $k^-$; 0 omits the second term. With `greatest=1` and `least=0` this is global max pooling.
+            Default: 3.
+        **kwargs: `name`, `dtype` and other arguments of a Keras layer.
+
+    Call arguments:
+        features: float tensor, feature map `(b, h, w, d)` or bag `(b, n, d)`; h, w and n may be unknown.
 
     Returns:
-        Pooled features, `(b, d)`, of a feature map `(b, h, w, d)` or a bag `(b, n, d)`; h, w and n may be unknown.
+        Tensor `(b, d)`: pooled features.
 
     Raises:
-        ValueError: If an option is no integer in its range.
+        ValueError: If an option is not an integer in its range.
 
     Reference:
         Durand, Thome and Cord, "WELDON: weakly supervised learning of deep convolutional neural networks", CVPR 2016,
         section 3.2.
 
     Example:
+        >>> import tensorflow as tf
+        >>> from tfdml.layers import pooling
         >>> features = tf.constant([[[5.0], [-2.0], [3.0], [0.0]]])
-        >>> print(WELDONPooling(greatest=2, least=1)(features).numpy())
+        >>> print(pooling.WELDONPooling(greatest=2, least=1)(features).numpy())
         [[2.]]
     """
 
@@ -54,7 +62,7 @@ class WELDONPooling(Pooling):
 
 
 def _mean_of_greatest(values, count):
-    """Mean of the greatest along the last axis; of all if there are fewer than `count`."""
+    """Mean of the `count` largest values along the last axis; of all values if there are fewer."""
     size = values.shape[-1]
     count = tf.minimum(count, tf.shape(values)[-1]) if size is None else min(count, size)
     return tf.reduce_mean(tf.math.top_k(values, count).values, axis=-1)
