@@ -19,3 +19,22 @@ sys.exit(", ".join(added & {"matplotlib", "sklearn", "jsonargparse", "yaml", "tq
 def test_import_adds_no_heavy_packages():
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+LAZY = """
+import sys
+sys.argv = ["tfdml-prepare"]
+import tfdml.data.prepare
+from tfdml.data import archives
+assert "tensorflow" not in sys.modules
+from tfdml.data import *
+from tfdml.data import datasets
+assert LabeledImages is tfdml.data.LabeledImages and cub is datasets.cub
+assert {*tfdml.data.__all__} <= {*dir(tfdml.data)} and {*tfdml.__all__} <= {*dir(tfdml)}
+assert not hasattr(tfdml.data, "missing") and not hasattr(tfdml, "missing")
+"""
+
+
+@pytest.mark.integration
+def test_public_names_are_imported_when_they_are_used():
+    done = subprocess.run([sys.executable, "-c", LAZY], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -3,42 +3,35 @@
 import importlib
 import os
 import sys
+from typing import TYPE_CHECKING, Any
 
 from tfdml.version import __version__
+
+if TYPE_CHECKING:
+    from tfdml import backbones, callbacks, data, layers, losses, metrics, miners, models, ops
+    from tfdml.export import export_saved_model, load_saved_model
 
 _PARTS = ("backbones", "callbacks", "data", "layers", "losses", "metrics", "miners", "models", "ops")
 
 _EXPORTS = ("export_saved_model", "load_saved_model")
 
-__all__ = ["__version__", "export_saved_model", "load_saved_model", *_PARTS]  # noqa: PLE0604
+__all__ = [
+    "__version__",
+    "backbones",
+    "callbacks",
+    "data",
+    "export_saved_model",
+    "layers",
+    "load_saved_model",
+    "losses",
+    "metrics",
+    "miners",
+    "models",
+    "ops",
+]
 
 
-def _command():
-    """The name of the command of this package that is starting: `tfdml-NAME`, `python -m tfdml.….NAME`, or a script.
-
-    It is empty if none is. Commands import TensorFlow, which takes seconds, only when they need it. Everyone else gets
-    all parts at once: Keras loads a saved model only if the classes of its layers have been imported.
-    """
-    # The variable is for this process alone.
-    if os.environ.pop("TFDML_COMMAND", None):
-        return "script"
-    arguments = getattr(sys, "orig_argv", ())
-    program = os.path.basename(sys.argv[0]) if getattr(sys, "argv", None) else ""
-    if program == "-m" and "-m" in arguments:
-        room, _, module = arguments[arguments.index("-m") + 1].partition(".")
-        return module.rpartition(".")[2] if room == "tfdml" else ""
-    return program[len("tfdml-") :].partition(".")[0] if program.startswith("tfdml-") else ""
-
-
-_COMMAND = _command()
-
-
-def starts(command):
-    """Whether the process runs the command `tfdml-NAME` of this name, which imports TensorFlow when it needs it."""
-    return command == _COMMAND
-
-
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name in _EXPORTS:
         return getattr(importlib.import_module("tfdml.export"), name)
     if name not in _PARTS:
@@ -47,7 +40,11 @@ def __getattr__(name):
     return importlib.import_module(f"tfdml.{name}")
 
 
-def _check_backend():
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _check_backend() -> None:
     import keras
 
     if keras.backend.backend() != "tensorflow":
@@ -57,11 +54,23 @@ def _check_backend():
         )
 
 
-if _COMMAND:
-    # TensorFlow begins with lines about its own building blocks.
+def _is_command() -> bool:
+    """Returns whether this process is a command of the package: `tfdml-NAME`, `python -m tfdml.….NAME` or a script."""
+    # The scripts set the variable for this process, not for those that it starts.
+    if os.environ.pop("TFDML_COMMAND", None):
+        return True
+    arguments = getattr(sys, "orig_argv", ())
+    program = os.path.basename(sys.argv[0]) if getattr(sys, "argv", None) else ""
+    if program == "-m" and "-m" in arguments:
+        return arguments[arguments.index("-m") + 1].startswith("tfdml.")
+    return program.startswith("tfdml-")
+
+
+if _is_command():
+    # Commands import TensorFlow, which takes seconds, when they need it, and without its messages.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 else:
     _check_backend()
-    for _part in _PARTS:
+    # Keras loads a saved model only if the classes of its layers are imported.
+    for _part in ("backbones", "models"):
         importlib.import_module(f"tfdml.{_part}")
-    from tfdml.export import export_saved_model, load_saved_model

@@ -1,4 +1,4 @@
-"""Aliases for the annotations of the public API."""
+"""Aliases for the annotations of the public API, without TensorFlow, which commands import when they need it."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Callable, Literal, Optional, Union
 
 import numpy.typing as npt
-import tensorflow as tf
 
 if TYPE_CHECKING:
+    import tensorflow as tf
+
     # TensorFlow has no types: unions with its tensors check nothing at calls and fail where tensors are used.
     TensorLike = Any
     ArrayLike = Any
     Labels = Any
 else:
     # What TensorFlow converts to a tensor.
-    TensorLike = Union[tf.Tensor, tf.Variable, npt.ArrayLike]
+    TensorLike = Union["tf.Tensor", "tf.Variable", npt.ArrayLike]
     # What NumPy converts to an array; tensors outside of a graph are among it.
-    ArrayLike = Union[tf.Tensor, npt.ArrayLike]
+    ArrayLike = Union["tf.Tensor", npt.ArrayLike]
     # Class labels, (n,) or (n, 1): integers. Metrics and containers also take strings.
-    Labels = Union[tf.Tensor, npt.ArrayLike]
+    Labels = Union["tf.Tensor", npt.ArrayLike]
 
 # A trainable or non-trainable weight: a `tf.Variable` of Keras 2, a `keras.Variable` of Keras 3.
 Weight = Any
@@ -40,7 +41,7 @@ Logs = dict[str, Any]
 Identifier = Union[str, dict[str, Any], Callable[..., Any], Any]
 
 # Images or features: an array, a pair of arrays (images, labels), or batches of images or of (images, labels).
-Batches = Union[tf.data.Dataset, npt.ArrayLike, Iterable[Any]]
+Batches = Union["tf.data.Dataset", npt.ArrayLike, Iterable[Any]]
 
 DistanceName = Literal["l2", "squared_l2", "cosine"]
 

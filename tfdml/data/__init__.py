@@ -1,82 +1,35 @@
-"""Data: sets of labelled images, class-disjoint splits and balanced batches, all ending in tf.data."""
+"""Datasets of labeled images, class-disjoint splits and balanced batches, all ending in tf.data.
 
-import tfdml
+The names are imported when one of them is first used, so that the command `tfdml-prepare` starts without TensorFlow.
+"""
+
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
 from tfdml._utils.naming import former_names
 
-# The help of the command `tfdml-prepare` does not wait for TensorFlow.
-if not tfdml.starts("prepare"):
-    from tfdml.data.augmentation import Augmentation
-    from tfdml.data.batches import balanced_batches, class_pool, evaluation_batches
-    from tfdml.data.datasets import (
-        Collages,
-        cars196,
-        cifar10,
-        cifar100,
-        cifar_collage,
-        collage,
-        csv,
-        cub,
-        deserialize,
-        digits,
-        emoji,
-        fashion_mnist,
-        features,
-        folder,
-        get,
-        glyphs,
-        in_shop,
-        load,
-        mnist,
-        names,
-        register,
-        serialize,
-        sop,
-    )
-    from tfdml.data.encoding import encode_labels
-    from tfdml.data.labeled_features import LabeledFeatures
-    from tfdml.data.labeled_images import LabeledImages
-    from tfdml.data.labeled_samples import LabeledSamples
-    from tfdml.data.preprocessing import Preprocessing
-    from tfdml.data.sampler import BalancedSampler, steps_per_epoch
-    from tfdml.data.splits import Splits, split_classes
+if TYPE_CHECKING:
+    from tfdml.data import api
+    from tfdml.data.api import *  # noqa: F403
+    from tfdml.data.datasets import *  # noqa: F403
 
-__all__ = [
-    "Augmentation",
-    "BalancedSampler",
-    "Collages",
-    "LabeledFeatures",
-    "LabeledImages",
-    "LabeledSamples",
-    "Preprocessing",
-    "Splits",
-    "balanced_batches",
-    "cars196",
-    "cifar10",
-    "cifar100",
-    "cifar_collage",
-    "class_pool",
-    "collage",
-    "csv",
-    "cub",
-    "deserialize",
-    "digits",
-    "emoji",
-    "encode_labels",
-    "evaluation_batches",
-    "fashion_mnist",
-    "features",
-    "folder",
-    "get",
-    "glyphs",
-    "in_shop",
-    "load",
-    "mnist",
-    "names",
-    "register",
-    "serialize",
-    "sop",
-    "split_classes",
-    "steps_per_epoch",
-]
+    __all__ = api.__all__  # noqa: PLE0605
 
-__getattr__ = former_names(__name__, dataset_names="names")
+_former_name = former_names(__name__, dataset_names="names")
+
+
+def __getattr__(name: str) -> Any:
+    is_special = name.startswith("_") and name != "__all__"
+    # `from tfdml.data import MODULE` asks for the module here before it imports it.
+    if is_special or importlib.util.find_spec(f"{__name__}.{name}"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    api = importlib.import_module(f"{__name__}.api")
+    if name != "__all__" and name not in api.__all__:
+        return _former_name(name)
+    globals()[name] = getattr(api, name)
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__getattr__("__all__")})

@@ -1,0 +1,30 @@
+"""The public names of `tfdml.data`, which imports this module when one of them is first used."""
+
+from tfdml.data import datasets
+from tfdml.data.augmentation import Augmentation
+from tfdml.data.batches import balanced_batches, class_pool, evaluation_batches
+from tfdml.data.datasets import *  # noqa: F403
+from tfdml.data.encoding import encode_labels
+from tfdml.data.labeled_features import LabeledFeatures
+from tfdml.data.labeled_images import LabeledImages
+from tfdml.data.labeled_samples import LabeledSamples
+from tfdml.data.preprocessing import Preprocessing
+from tfdml.data.sampler import BalancedSampler, steps_per_epoch
+from tfdml.data.splits import Splits, split_classes
+
+__all__: list[str] = [
+    "Augmentation",
+    "BalancedSampler",
+    "LabeledFeatures",
+    "LabeledImages",
+    "LabeledSamples",
+    "Preprocessing",
+    "Splits",
+    "balanced_batches",
+    "class_pool",
+    "encode_labels",
+    "evaluation_batches",
+    "split_classes",
+    "steps_per_epoch",
+    *datasets.__all__,
+]
