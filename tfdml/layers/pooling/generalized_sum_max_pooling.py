@@ -21,7 +21,7 @@ class GeneralizedSumMaxPooling(GeneralizedSumPooling):
     `adapt` before training.
 
     Args:
-        **options: Those of `GeneralizedSumPooling`.
+        **kwargs: Those of `GeneralizedSumPooling`.
 
     Returns:
         As `GeneralizedSumPooling`. A bag without any valid feature is pooled to 0.
