@@ -45,7 +45,7 @@ Batches = Union["tf.data.Dataset", npt.ArrayLike, Iterable[Any]]
 
 DistanceName = Literal["l2", "squared_l2", "cosine"]
 
-# (low, high), or a mode of `keras.applications`: "caffe", "tf" or "torch".
+# (low, high), or a mode: "caffe", "tf" or "torch" of `keras.applications`, or "clip".
 InputRange = Union[tuple[float, float], str]
 
 # (index, count): which part of how many.

@@ -9,10 +9,12 @@ from tfdml.backbones.input_convention import InputConvention
 from tfdml.backbones.registry import deserialize, get, names, register, serialize
 from tfdml.backbones.resnet20 import resnet20, resnet20v2
 from tfdml.backbones.resnet50 import resnet50
+from tfdml.backbones.token_layout import TokenLayout, token_layout
 from tfdml.backbones.weights import convert_weights, load_weights
 
 __all__ = [
     "InputConvention",
+    "TokenLayout",
     "bn_inception",
     "convert_weights",
     "efficientnet_lite0",
@@ -29,6 +31,7 @@ __all__ = [
     "resnet20v2",
     "resnet50",
     "serialize",
+    "token_layout",
 ]
 
 __getattr__ = former_names(__name__, backbone_names="names", get_backbone="get")

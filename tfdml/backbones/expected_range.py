@@ -32,6 +32,15 @@ _WITHOUT_PREPROCESSING = (
     ("_stem_conv_1", "_stem_batch_norm_1"),
     ("_stem", "stage_0_block_0_depthwise_conv"),
 )
+# Patch embeddings of KerasHub, by class: what the published weights of their networks were trained with.
+_PATCH_EMBEDDINGS = {
+    "CLIPVisionEmbedding": ("clip", "CLIP"),
+    "DINOV2Embedding": ("torch", "DINOv2"),
+    "DINOV3Embedding": ("torch", "DINOv3"),
+    "DeiTEmbeddings": ("torch", "DeiT"),
+    "SigLIPVisionEmbedding": ((-1.0, 1.0), "SigLIP"),
+    "ViTPatchingAndEmbedding": ((-1.0, 1.0), "ViT"),
+}
 # Layers that leave the range of numbers as it is. Names rather than classes: not every version of Keras has all.
 _TRANSPARENT = {
     "InputLayer", "CenterCrop", "Dropout", "GaussianNoise", "Identity", "RandomBrightness", "RandomContrast",
@@ -43,8 +52,9 @@ _TRANSPARENT = {
 def expected_range(model: keras.Model) -> tuple[InputRange | None, str | None]:
     """What a network expects of images, if its first layers tell.
 
-    They tell by a rescaling, a normalization or the input convention of this package, or by the names of a network of
-    `keras.applications`, which can be cut off, part of another network or called as a layer.
+    They tell by a rescaling, a normalization or the input convention of this package; by the names of a network of
+    `keras.applications`, or by the patch embedding of a vision transformer of KerasHub. The network can be cut off,
+    part of another network or called as a layer.
 
     Args:
         model: A Keras model from images.
@@ -54,7 +64,8 @@ def expected_range(model: keras.Model) -> tuple[InputRange | None, str | None]:
         or `(None, None)` if nothing tells.
 
     Raises:
-        ValueError: If there is a network of `keras.applications` behind layers that may change the range.
+        ValueError: If there is a network of `keras.applications` behind layers that may change the range, or one of
+            KerasHub that is not a known vision transformer.
     """
     steps = _steps(model)
     for number, step in enumerate(steps):
@@ -65,6 +76,9 @@ def expected_range(model: keras.Model) -> tuple[InputRange | None, str | None]:
             return (_BYTES if np.max(np.abs(step.scale)) < 1 / 16 else UNIT_RANGE), step.name
         if kind == "Normalization":
             return _range_of_normalization(step), step.name
+        if kind in _PATCH_EMBEDDINGS and is_of_keras_hub(step):
+            input_range, name = _PATCH_EMBEDDINGS[kind]
+            return input_range, f"{name} of KerasHub"
         family = _family(step.name, [other.name for other in steps[number:]])
         if family is None and isinstance(step, keras.Model):
             input_range, name = expected_range(step)
@@ -73,11 +87,23 @@ def expected_range(model: keras.Model) -> tuple[InputRange | None, str | None]:
             return input_range, name
         if family is None and kind in _TRANSPARENT:
             continue
+        if is_of_keras_hub(model):
+            # Its layers can be called as those of keras.applications, whose weights expect other numbers.
+            raise ValueError(
+                f"A network of KerasHub does not tell what it expects. Received: {type(model).__name__} with "
+                "input_range=None. Expected: input_range=(low, high), 'caffe', 'tf', 'torch' or 'clip'; or the preset "
+                "by name, 'keras_hub:PRESET'."
+            )
         if family is not None:
             return family
         _check_no_family_behind(steps[number + 1 :], step)
         return None, None
     return None, None
+
+
+def is_of_keras_hub(layer):
+    """Whether a layer or model is of a class of KerasHub, which is not imported for the answer."""
+    return any(kind.__module__.partition(".")[0] == "keras_hub" for kind in type(layer).__mro__)
 
 
 def _steps(model):

@@ -6,15 +6,18 @@ from tfdml.layers.memory import CrossBatchMemory
 from tfdml.layers.normalization import L2Clip, L2Normalization
 from tfdml.layers.pooling import GeneralizedSumPooling
 from tfdml.layers.references import ClassProxies, References
+from tfdml.layers.tokens import ClassToken, PatchTokens
 from tfdml.layers.zero_shot import ZeroShotPrediction
 
 __all__ = [
     "ClassProxies",
+    "ClassToken",
     "CountedDropout",
     "CrossBatchMemory",
     "GeneralizedSumPooling",
     "L2Clip",
     "L2Normalization",
+    "PatchTokens",
     "References",
     "ZeroShotPrediction",
     "pooling",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, Callable
 
 import keras
@@ -11,18 +12,21 @@ import tensorflow as tf
 
 from tfdml import backbones
 from tfdml._utils.types import Batches, Config, InputRange, Shape, TensorLike
-from tfdml.layers import L2Clip, L2Normalization
+from tfdml.backbones.hub_models import image_tower
+from tfdml.backbones.input_range import check_fits_first_layer, with_input_range
+from tfdml.backbones.token_layout import resolve_token_layout
+from tfdml.layers import ClassToken, L2Clip, L2Normalization, PatchTokens
 from tfdml.layers import pooling as poolings
 from tfdml.models.batches import check_finite_embeddings, check_images, data_errors, image_batches
 from tfdml.models.distribution import Workers
-from tfdml.ops import UNIT_RANGE, check_input_range, input_convention
+from tfdml.ops import UNIT_RANGE, check_input_range
 
 _NORMALIZATIONS = {"l2": L2Normalization, "clip": L2Clip}
 
 
 def build_embedder(
     backbone: str | keras.Model,
-    pooling: str | keras.layers.Layer = "gap",
+    pooling: str | keras.layers.Layer | Sequence[Any] = "gap",
     embedding_size: int = 128,
     normalization: str | keras.layers.Layer | None = "l2",
     input_shape: Shape | None = None,
@@ -30,17 +34,29 @@ def build_embedder(
     name: str = "embedder",
     embed_before_pooling: bool = True,
     input_range: InputRange | None = None,
+    skip_tokens: int | None = None,
+    token_grid: Shape | None = None,
 ) -> keras.Model:
-    r"""Builds an embedder: backbone → 1×1 convolution → pooling → normalisation.
+    r"""Builds an embedder: backbone → 1×1 convolution → pooling → normalization.
 
     The convolution brings every local feature to the size of the embedding before pooling. With average pooling
     that is the usual fully connected layer after it, since both are linear; with poolings that are not linear it is
     another network, which `embed_before_pooling=False` builds.
 
+    A backbone that gives tokens `(b, n, c)`, such as a vision transformer, has its patch tokens put back on their grid,
+    so they are pooled as a feature map; without a known grid they are pooled as a bag, and the convolution is a dense
+    layer. With `pooling="cls"` the embedding is the class token behind a dense layer. With `"cls+gap"`, `"cls+gsp"` and
+    so on, class token and patch tokens are brought to half the size of the embedding each, by layers of their own; the
+    patch tokens are pooled, and both halves are concatenated, then normalized together. With
+    `embed_before_pooling=False` the class token and the pooled patch tokens are concatenated as they are, and one dense
+    layer embeds both.
+
     Args:
-        backbone: A name of `tfdml.backbones.names()`, or a model from images to a feature map
-            `(b, h, w, channels)`. Channels come last, whatever Keras' global image data format is.
-        pooling: A name of `tfdml.layers.pooling.names()`, or a layer from `(b, h, w, c)` to `(b, d)`.
+        backbone: A name that `tfdml.backbones.get` takes, or a model from images to a feature map
+            `(b, h, w, channels)` or tokens `(b, n, channels)`. Channels come last, whatever Keras' global image data
+            format is.
+        pooling: A name of `tfdml.layers.pooling.names()`, or a layer from `(b, h, w, c)` to `(b, d)`. Of tokens also
+            `"cls"`, `"cls+NAME"` or `["cls", layer]`.
         embedding_size: Size of the local features that are pooled, and of the embedding unless the pooling gives
             another: NetVLAD and optimal-transport pooling give one vector for each of their prototypes.
         normalization: `"l2"` (unit length), `"clip"` (at most unit length), a layer, or `None`.
@@ -48,19 +64,27 @@ def build_embedder(
         pooling_options: Arguments of a pooling layer given by name.
         name: The model's name.
         embed_before_pooling: Whether local features are brought to the size of the embedding, or what is pooled of
-            them: backbone → pooling → fully connected layer → normalisation.
-        input_range: What the backbone expects of images, `(low, high)` or a mode of `keras.applications` (`"caffe"`,
-            `"tf"`, `"torch"`). `None` recognizes a network of `keras.applications`, a `Rescaling` or a `Normalization`
-            at the start of the backbone, and is (0, 1) for other networks. The embedder scales images to this range.
+            them: backbone → pooling → fully connected layer → normalization.
+        input_range: What the backbone expects of images, `(low, high)` or a mode (`"caffe"`, `"tf"`, `"torch"` of
+            `keras.applications`; `"clip"`). `None` recognizes a network of `keras.applications`, a vision transformer
+            of KerasHub, a `Rescaling` or a `Normalization` at the start of the backbone, and is (0, 1) for other
+            networks. The embedder scales images to this range.
+        skip_tokens: int. Number of leading tokens that are not patches: the class token and register tokens. `None`
+            infers it for models of KerasHub or from `token_grid`; otherwise it is 0 if the number of tokens is square
+            or unknown.
+        token_grid: `(height, width)`. Grid of the patch tokens. `None` infers it for models of KerasHub, and is a
+            square for others if the number of patch tokens is one.
 
     Returns:
         A functional `keras.Model` from images, float32 in 0–1 whatever the backbone expects, to embeddings `(b, d)`,
-        with layers named `"embedding"`, `"pooling"` and, if there is one, `"normalization"`. A backbone that expects
-        another range is one layer of it, behind the layer `"input_range"`.
+        with layers named `"embedding"`, `"pooling"` and, if there is one, `"normalization"`; of a class token with a
+        pooling also `"class_embedding"`. A backbone that expects another range is one layer of it, behind the layer
+        `"input_range"`.
 
     Raises:
-        ValueError: If a name is unknown, the embedding size is not positive, the backbone takes integers or gives no
-            feature map with its channels last, or `input_range` is needed and not given.
+        ValueError: If a name is unknown, the embedding size is not positive, the backbone takes integers, has several
+            outputs or gives neither a feature map nor tokens with a known number of channels, the tokens do not fit
+            what is given of them, or `input_range` is needed and not given, or contradicts the first layer.
     """
     if int(embedding_size) != embedding_size or embedding_size < 1:
         raise ValueError(f"embedding_size must be a positive integer. Received: embedding_size={embedding_size!r}.")
@@ -68,30 +92,108 @@ def build_embedder(
         if input_shape is None:
             raise ValueError(f"A backbone given by name needs an input_shape. Received: backbone={backbone!r}.")
         backbone = backbones.get(backbone, input_shape)
-    if len(backbone.outputs[0].shape) != 4:
-        raise ValueError(
-            "The backbone must give a feature map (b, h, w, channels). "
-            f"Received: an output of shape {tuple(backbone.outputs[0].shape)}."
-        )
-    _check_channels_last(backbone)
+    backbone = image_tower(backbone)
+    _check_output(backbone)
+    has_class_token, pooling = _resolve_pooling(pooling, pooling_options or {})
     inputs, features = _with_input_range(backbone, input_range)
-    pooling = _resolve_pooling(pooling, pooling_options or {})
-    if embed_before_pooling:
-        embed_places = keras.layers.Conv2D(int(embedding_size), 1, data_format="channels_last", name="embedding")
-        features = embed_places(features)
-    embeddings = pooling(features)
-    if isinstance(embeddings, (list, tuple)):
-        # The attributes are there for `with_attributes`; the embedder itself gives embeddings alone.
-        embeddings = embeddings[0]
-    if not embed_before_pooling:
-        embeddings = keras.layers.Dense(int(embedding_size), name="embedding")(embeddings)
+    class_token = None
+    if len(features.shape) == 3:
+        layout = _layout(backbone, skip_tokens, token_grid, has_class_token, pooling)
+        tokens, features = features, None
+        if has_class_token:
+            class_token = ClassToken(name="class_token" if pooling is not None else "pooling")(tokens)
+        if pooling is not None:
+            features = PatchTokens(*layout, name="patches")(tokens)
+    elif has_class_token or skip_tokens is not None or token_grid is not None:
+        raise ValueError(
+            "A feature map has no tokens. Received: "
+            f"{'pooling=cls' if has_class_token else f'skip_tokens={skip_tokens!r}, token_grid={token_grid!r}'} with a "
+            f"backbone that gives {tuple(features.shape)}. Expected: a backbone that gives tokens (b, n, c)."
+        )
+    embeddings = _pooled(features, class_token, pooling, int(embedding_size), embed_before_pooling)
     if normalization is not None:
         embeddings = resolve_normalization(normalization)(embeddings)
     return keras.Model(inputs, embeddings, name=name)
 
 
+def _pooled(features, class_token, pooling, embedding_size, embed_before_pooling):
+    """Embeddings before they are normalized; without local features those of the class token alone."""
+    if features is None:
+        return keras.layers.Dense(embedding_size, name="embedding")(class_token)
+    if embed_before_pooling:
+        if class_token is not None:
+            if embedding_size % 2:
+                raise ValueError(
+                    f"Class token and pooled tokens take half of the embedding each. Received: embedding_size="
+                    f"{embedding_size}. Expected: an even number, or embed_before_pooling=False."
+                )
+            embedding_size //= 2
+            class_token = keras.layers.Dense(embedding_size, name="class_embedding")(class_token)
+        if len(features.shape) == 4:
+            embed = keras.layers.Conv2D(embedding_size, 1, data_format="channels_last", name="embedding")
+        else:
+            embed = keras.layers.Dense(embedding_size, name="embedding")
+        features = embed(features)
+    embeddings = pooling(features)
+    if isinstance(embeddings, (list, tuple)):
+        # The attributes are there for `with_attributes`; the embedder itself gives embeddings alone.
+        embeddings = embeddings[0]
+    if class_token is not None:
+        embeddings = keras.layers.Concatenate(name="concatenation")([class_token, embeddings])
+    if not embed_before_pooling:
+        embeddings = keras.layers.Dense(embedding_size, name="embedding")(embeddings)
+    return embeddings
+
+
+def _layout(backbone, skip_tokens, token_grid, has_class_token, pooling):
+    """The layout of a backbone's tokens for a pooling, without a grid for a layer that takes bags only."""
+    shape = tuple(backbone.outputs[0].shape)
+    layout = resolve_token_layout(shape[1], skip_tokens, token_grid, backbones.token_layout(backbone))
+    if has_class_token and not layout.skip:
+        raise ValueError(
+            "The tokens have no class token. Received: pooling=cls with skip_tokens=0. Expected: skip_tokens >= 1, or "
+            "another pooling."
+        )
+    rank = getattr(getattr(pooling, "input_spec", None), "ndim", None)
+    if layout.grid is None and (getattr(pooling, "maps_only", False) or rank == 4):
+        raise ValueError(
+            f"{type(pooling).__name__} pools feature maps. Received: tokens {shape} without a known grid, "
+            f"skip_tokens={layout.skip}. Expected: token_grid=(height, width), or a pooling of bags, such as 'gap'."
+        )
+    return layout._replace(grid=None) if rank == 3 else layout
+
+
+def _check_output(backbone):
+    """Raises a ValueError unless a backbone gives one feature map, or tokens, with a known number of channels."""
+    if not getattr(backbone, "outputs", None):
+        raise ValueError(
+            "The backbone must be a functional or sequential model. Received: "
+            f"{type(backbone).__name__} without symbolic outputs. Expected: keras.Model(inputs, outputs)."
+        )
+    if len(backbone.outputs) != 1 or len(backbone.inputs) != 1:
+        raise ValueError(
+            f"The backbone must have one input and one output. Received: {len(backbone.inputs)} inputs and "
+            f"{len(backbone.outputs)} outputs. Expected: one of each; choose the output by "
+            "keras.Model(backbone.inputs[0], backbone.outputs[0])."
+        )
+    shape = tuple(backbone.outputs[0].shape)
+    if len(shape) not in (3, 4):
+        hint = " Leave out its global pooling, or train a head on its vectors (`build_head`)." * (len(shape) == 2)
+        raise ValueError(
+            "The backbone must give a feature map (b, h, w, channels) or tokens (b, n, channels). "
+            f"Received: an output of shape {shape}.{hint}"
+        )
+    if shape[-1] is None:
+        raise ValueError(
+            f"The number of channels must be known. Received: a backbone with an output of shape {shape}. Expected: a "
+            "fixed last axis."
+        )
+    if len(shape) == 4:
+        _check_channels_last(backbone)
+
+
 def _with_input_range(backbone, input_range):
-    """The input, in 0–1, and the feature map of a backbone that expects this range."""
+    """The input, in 0–1, and the output of a backbone that expects this range."""
     images = backbone.inputs[0]
     if not tf.as_dtype(images.dtype).is_floating:
         raise ValueError(
@@ -100,18 +202,11 @@ def _with_input_range(backbone, input_range):
         )
     if input_range is None:
         input_range = backbones.expected_range(backbone)[0] or UNIT_RANGE
-    scale, mean, reverse_channels = input_convention(input_range)
+    else:
+        check_fits_first_layer(backbone, input_range)
     if check_input_range(input_range) == UNIT_RANGE:
         return images, backbone.outputs[0]
-    if len(mean) not in (1, images.shape[-1]):
-        raise ValueError(
-            f"The input range {input_range!r} is for color images. Received: a backbone that takes "
-            f"{images.shape[-1]} channels. Expected: {len(mean)}."
-        )
-    inputs = keras.Input(images.shape[1:], name="images")
-    convention = backbones.InputConvention(scale, mean, reverse_channels, name="input_range")
-    features = backbone(convention(inputs))
-    return inputs, features[0] if isinstance(features, (list, tuple)) else features
+    return with_input_range(backbone, input_range)
 
 
 def _check_channels_last(backbone):
@@ -133,6 +228,23 @@ def _check_channels_last(backbone):
 
 
 def _resolve_pooling(choice, options):
+    """Whether the class token is part of the embedding, and the pooling layer or `None`."""
+    if isinstance(choice, (list, tuple)):
+        if len(choice) != 2 or choice[0] != "cls":
+            raise ValueError(f"The pooling is wrong. Received: pooling={choice!r}. Expected: ['cls', layer].")
+        return True, _pooling(choice[1], options)
+    if isinstance(choice, str):
+        first, _, rest = choice.partition("+")
+        if first.strip().lower() == "cls":
+            if rest:
+                return True, _pooling(rest.strip(), options)
+            if options:
+                raise ValueError(f"Pooling 'cls' has no options. Received: pooling_options={options}.")
+            return True, None
+    return False, _pooling(choice, options)
+
+
+def _pooling(choice, options):
     if isinstance(choice, keras.layers.Layer):
         if options:
             raise ValueError(f"Options go with a pooling's name. Received: options {options} with a layer.")
@@ -257,16 +369,25 @@ def pooling_maps(embedder: keras.Model, images: TensorLike) -> np.ndarray:
         images: `(b, h, w, channels)`.
 
     Returns:
-        NumPy array of weights `(b, h', w')` over the feature map; those of an image sum to 1. A pooling layer without
-        `pooling_weights` is taken for average pooling.
+        NumPy array of weights `(b, h', w')` over the feature map, or `(b, n)` over tokens without a grid; those of an
+        image sum to 1. A pooling layer without `pooling_weights` is taken for average pooling. The class token of
+        `pooling="cls+…"` is left out.
+
+    Raises:
+        ValueError: If the embedding is that of the class token alone.
     """
     pooling = _pooling_layer(embedder)
+    if isinstance(pooling, ClassToken):
+        raise ValueError(
+            "A class token does not weight the places of an image. Received: an embedder with pooling='cls'. Expected: "
+            "one that pools local features, such as pooling='cls+gap'."
+        )
     check_images(embedder, tf.convert_to_tensor(images))
     features = local_features(embedder)(tf.convert_to_tensor(images), training=False)
     if hasattr(pooling, "pooling_weights"):
         return np.asarray(pooling.pooling_weights(features), np.float32)
-    batch, height, width, _ = features.shape
-    return np.full((batch, height, width), 1.0 / (height * width), np.float32)
+    places = tuple(features.shape)[1:-1]
+    return np.full((len(features), *places), 1.0 / np.prod(places), np.float32)
 
 
 def inference_function(

@@ -11,12 +11,14 @@ import tensorflow as tf
 
 from tfdml._utils.types import InputRange, TensorLike
 
-# Scale, mean and whether RGB becomes BGR, from images in 0–1: as preprocess_input of keras.applications has them.
+# Scale, mean and whether RGB becomes BGR, from images in 0–1: those of keras.applications, and CLIP's.
 _STD = np.array([0.229, 0.224, 0.225])
+_CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711])
 _MODES = {
     "caffe": (255.0, (103.939, 116.779, 123.68), True),
     "tf": (2.0, (1.0,), False),
     "torch": (tuple(1.0 / _STD), tuple(np.array([0.485, 0.456, 0.406]) / _STD), False),
+    "clip": (tuple(1.0 / _CLIP_STD), tuple(np.array([0.48145466, 0.4578275, 0.40821073]) / _CLIP_STD), False),
 }
 UNIT_RANGE = (0.0, 1.0)
 
@@ -26,10 +28,11 @@ def check_input_range(input_range: InputRange) -> InputRange:
 
     Args:
         input_range: `(low, high)`, the values of black and white, or a mode of `preprocess_input` in
-            `keras.applications`: `"caffe"` (BGR in 0–255 less the mean), `"tf"` (−1 to 1) or `"torch"` (standardized).
+            `keras.applications`: `"caffe"` (BGR in 0–255 less the mean), `"tf"` (−1 to 1) or `"torch"` (standardized
+            by ImageNet's mean and deviation); or `"clip"` (standardized by CLIP's).
 
     Returns:
-        `(low, high)` as floats, or `"caffe"` or `"torch"`.
+        `(low, high)` as floats, or `"caffe"`, `"torch"` or `"clip"`.
 
     Raises:
         ValueError: If it is something else.
@@ -68,7 +71,7 @@ def to_input_range(images: TensorLike, input_range: InputRange) -> tf.Tensor:
     """Brings images from 0–1 to an input range.
 
     Args:
-        images: float tensor `(…, channels)` in 0–1; RGB for `"caffe"` and `"torch"`.
+        images: float tensor `(…, channels)` in 0–1; RGB for `"caffe"`, `"torch"` and `"clip"`.
         input_range: As for `check_input_range`.
 
     Returns:

@@ -1,0 +1,101 @@
+"""Vision transformers of KerasHub, built from configurations with random weights. KerasHub needs Keras 3."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfdml
+from tfdml import backbones, data, models
+from tfdml._utils.keras_compat import IS_KERAS_2
+from tfdml.ops import to_input_range
+
+if IS_KERAS_2:
+    pytest.skip("KerasHub needs Keras 3.", allow_module_level=True)
+keras_hub = pytest.importorskip("keras_hub")
+
+SIDE = 16
+_SMALL = {"patch_size": 4, "num_layers": 1, "hidden_dim": 8, "num_heads": 2}
+_SQUARE = {**_SMALL, "image_shape": (SIDE, SIDE, 3)}
+# Class, configuration, leading tokens, grid, input range.
+NETWORKS = {
+    "dinov2": (
+        "DINOV2Backbone",
+        {**_SQUARE, "intermediate_dim": 16, "num_register_tokens": 4, "position_embedding_shape": (20, 20, 3)},
+        5, (4, 4), "torch",
+    ),
+    "dinov3": ("DINOV3Backbone", {**_SQUARE, "intermediate_dim": 16}, 5, (4, 4), "torch"),
+    "vit": ("ViTBackbone", {**_SMALL, "mlp_dim": 16, "image_shape": (SIDE, 24, 3)}, 1, (4, 6), "tf"),
+    "deit": ("DeiTBackbone", {**_SQUARE, "intermediate_dim": 16}, 2, (4, 4), "torch"),
+    "clip": ("CLIPVisionEncoder", {**_SQUARE, "intermediate_dim": 16}, 1, (4, 4), "clip"),
+    "siglip": ("SigLIPVisionEncoder", {**_SQUARE, "intermediate_dim": 16}, 1, (4, 4), "tf"),
+}  # fmt: skip
+
+
+def network(name):
+    kind, config, *expected = NETWORKS[name]
+    kind = getattr(keras_hub.models, kind, None) or keras.saving.get_registered_object(f"keras_hub>{kind}")
+    return kind(**config), *expected
+
+
+def make_images(model, count=3):
+    return np.random.default_rng(0).random((count, *model.inputs[0].shape[1:])).astype("float32")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_tokens_are_told_apart_and_images_scaled(name, tmp_path):
+    model, skip, grid, input_range = network(name)
+    images = make_images(model)
+    embedder = models.build_embedder(model, "cls+gsp", 8, None, pooling_options={"prototypes": 3})
+    patches = embedder.get_layer("patches")
+    assert (patches.skip, tuple(patches.grid)) == (skip, grid)
+    assert models.pooling_maps(embedder, images).shape == (3, *grid)
+    # A single input with a name takes a tensor, too; with a dict Keras has nothing to warn of.
+    scaled = to_input_range(images, input_range)
+    outputs = np.asarray(model({next(iter(model.input)): scaled} if isinstance(model.input, dict) else scaled))
+    class_token = outputs if outputs.ndim == 2 else outputs[:, 0]
+    kernel, bias = embedder.get_layer("class_embedding").get_weights()
+    embeddings = embedder(images)
+    np.testing.assert_allclose(np.asarray(embeddings)[:, :4], class_token @ kernel + bias, atol=1e-4)
+    embedder.save(tmp_path / "embedder.keras")
+    again = keras.saving.load_model(tmp_path / "embedder.keras", safe_mode=True)
+    np.testing.assert_allclose(again(images), embeddings, atol=1e-5)
+
+
+def test_the_vision_encoder_of_a_model_of_images_and_texts():
+    vision, *_ = network("clip")
+    kind = keras.saving.get_registered_object("keras_hub>CLIPTextEncoder")
+    text = kind(20, 8, 8, 1, 2, 16, max_sequence_length=5)
+    both = keras_hub.models.CLIPBackbone(vision, text, projection_dim=8)
+    images = make_images(vision)
+    embedder = models.build_embedder(both, "cls", 4, None)
+    kernel, bias = embedder.get_layer("embedding").get_weights()
+    tokens = np.asarray(vision({"images": to_input_range(images, "clip")}))
+    np.testing.assert_allclose(embedder(images), tokens[:, 0] @ kernel + bias, atol=1e-4)
+
+
+def test_a_small_dinov2_trains_exports_and_serves(tmp_path):
+    model, *_ = network("dinov2")
+    images, labels = make_images(model, 6), np.array([0, 0, 1, 1, 2, 2])
+    embedder = models.build_embedder(model, "gsp", 8, pooling_options={"prototypes": 3})
+    models.adapt_pooling(embedder, images)
+    trainer = models.MetricModel(embedder)
+    trainer.compile(optimizer=keras.optimizers.Adam(1e-3), loss="multi_similarity")
+    kernel = np.array(model.encoder.trainable_weights[0])
+    trainer.fit(tf.data.Dataset.from_tensors((images, labels)).repeat(3), verbose=0)
+    assert np.abs(np.asarray(model.encoder.trainable_weights[0]) - kernel).max() > 0
+    tfdml.export_saved_model(embedder, str(tmp_path / "served"), data.Preprocessing((SIDE, SIDE), 3))
+    served = tf.saved_model.load(str(tmp_path / "served"))
+    result = served.signatures["serving_default"](images=tf.constant(images))["embedding"]
+    np.testing.assert_allclose(result, embedder(images), atol=1e-5)
+
+
+def test_networks_that_do_not_tell_what_they_expect():
+    model = keras_hub.models.ResNetBackbone(
+        [64], [7], [64], [1], [1], block_type="basic_block", use_pre_activation=False, image_shape=(32, 32, 3)
+    )
+    with pytest.raises(ValueError, match="does not tell what it expects. Received: ResNetBackbone"):
+        models.build_embedder(model)
+    assert backbones.token_layout(model) is None
+    embedder = models.build_embedder(model, "gap", 4, input_range="torch")
+    assert embedder(make_images(model)).shape == (3, 4)
