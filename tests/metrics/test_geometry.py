@@ -105,7 +105,7 @@ def test_proxy_spread_of_collapsed_and_of_single_proxies_is_zero():
 
 @pytest.mark.parametrize("proxies", [np.ones((3, 2)), np.ones((0, 2, 2)), np.ones((2, 0, 2))])
 def test_proxy_spread_wrong_shape(proxies):
-    with pytest.raises(ValueError, match=r"expected \(classes, k, d\)"):
+    with pytest.raises(ValueError, match=r"Expected: \(classes, k, d\)"):
         proxy_spread(proxies)
 
 
@@ -123,7 +123,7 @@ def test_wrong_values():
     with pytest.raises(ValueError, match="Received: proxies with NaN or infinity in 4 of 4 rows"):
         proxy_spread(np.full((2, 2, 2), np.inf))
     for function, arguments in ((covering_radius, (POINTS, CENTERS)), (class_spread, (POINTS, POINT_LABELS))):
-        with pytest.raises(ValueError, match="Received: reduction='sum'; expected one of"):
+        with pytest.raises(ValueError, match="Received: reduction='sum'. Expected: one of"):
             function(*arguments, reduction="sum")
 
 

@@ -62,12 +62,12 @@ def test_as_many_neighbors_as_there_are():
 
 @pytest.mark.parametrize("k, references, most", [(200, None, 199), (4, EMBEDDINGS[:3], 3)])
 def test_too_many_neighbors(k, references, most):
-    with pytest.raises(ValueError, match=f"Received: k={k}; expected at most {most}"):
+    with pytest.raises(ValueError, match=f"Received: k={k}. Expected: at most {most}"):
         nearest_neighbors(EMBEDDINGS, k, references)
 
 
 def test_one_embedding_has_no_neighbor():
-    with pytest.raises(ValueError, match="Received: k=1; expected at most 0"):
+    with pytest.raises(ValueError, match="Received: k=1. Expected: at most 0"):
         nearest_neighbors(EMBEDDINGS[:1], 1)
 
 
@@ -75,7 +75,7 @@ def test_one_embedding_has_no_neighbor():
 def test_numbers_must_be_positive_integers(name):
     options = {"k": 1, "block_bytes": 1000}
     for value in (0, -1):
-        with pytest.raises(ValueError, match=f"Received: {name}={value}; expected a positive integer"):
+        with pytest.raises(ValueError, match=f"Received: {name}={value}. Expected: a positive integer"):
             nearest_neighbors(EMBEDDINGS, **{**options, name: value})
     for value in (1.0, True, "1", None):
         with pytest.raises(TypeError, match=f"Received: {name}={value!r} of type"):

@@ -266,7 +266,7 @@ EYE = np.eye(3)
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ((EYE[0], [0, 0, 1]), r"Received: embeddings of shape \(3,\); expected \(n, d\)"),
+        ((EYE[0], [0, 0, 1]), r"Received: embeddings of shape \(3,\). Expected: \(n, d\)"),
         ((EYE[None], [0]), r"Received: embeddings of shape \(1, 3, 3\)"),
         ((np.zeros((0, 3)), []), r"Received: embeddings of shape \(0, 3\)"),
         ((np.zeros((3, 0)), [0, 0, 1]), r"Received: embeddings of shape \(3, 0\)"),
@@ -281,7 +281,7 @@ EYE = np.eye(3)
         ((EYE, [0, 0, 1], np.zeros((0, 3)), []), r"Received: reference_embeddings of shape \(0, 3\)"),
         ((np.array([[1.0], [np.nan], [np.inf]]), [0, 0, 1]), "with NaN or infinity in 2 of 3 rows"),
         ((EYE, [0, 0, 1], EYE - np.diag([0, 0, np.inf]), [0, 0, 1]), "reference_embeddings with NaN or inf"),
-        ((EYE, [0, 0, 1], None, None, (1, 0)), "Received: k in ks=0; expected a positive integer"),
+        ((EYE, [0, 0, 1], None, None, (1, 0)), "Received: k in ks=0. Expected: a positive integer"),
     ],
 )  # fmt: skip
 def test_wrong_values(arguments, message):
@@ -294,12 +294,12 @@ def test_wrong_values(arguments, message):
     [
         ((EYE.astype(complex), [0, 0, 1]), "Received: embeddings of type complex128"),
         ((EYE.astype(str), [0, 0, 1]), "Received: embeddings of type <U"),
-        ((EYE, [0.0, 0.0, 1.0]), "labels of type float64; expected integers or strings"),
+        ((EYE, [0.0, 0.0, 1.0]), "labels of type float64. Expected: integers or strings"),
         ((EYE, ["a", 1, None]), "Received: labels of type (object|<U)"),
-        ((EYE, [0, 0, 1], EYE, ["0", "0", "1"]), "expected integers in both or strings in both"),
+        ((EYE, [0, 0, 1], EYE, ["0", "0", "1"]), "Expected: integers in both or strings in both"),
         ((EYE, [0, 0, 1], None, None, (1, 2.0)), "Received: k in ks=2.0 of type float"),
         ((EYE, [0, 0, 1], None, None, (True,)), "Received: k in ks=True of type bool"),
-        ((EYE, [0, 0, 1], None, None, 5), "Received: ks=5; expected a sequence"),
+        ((EYE, [0, 0, 1], None, None, 5), "Received: ks=5. Expected: a sequence"),
         ((EYE, [0, 0, 1], None, None, (1,), 1e6), "Received: block_bytes=1000000.0 of type float"),
     ],
 )

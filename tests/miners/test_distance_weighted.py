@@ -144,8 +144,8 @@ def test_with_a_loss_and_round_trip():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(cutoff=0.0), "expected 0 < cutoff < nonzero_cutoff"),
-        (dict(cutoff=1.4), "expected 0 < cutoff < nonzero_cutoff"),
+        (dict(cutoff=0.0), "Expected: 0 < cutoff < nonzero_cutoff"),
+        (dict(cutoff=1.4), "Expected: 0 < cutoff < nonzero_cutoff"),
         (dict(cutoff=-1.0), "cutoff=-1.0"),
         (dict(nonzero_cutoff=2.1), "expected 0 <= nonzero_cutoff <= 2"),
         (dict(seed=-1), "expected an integer >= 0"),

@@ -1,4 +1,4 @@
-"""Metrics: exact retrieval, nearest neighbours, and the geometry of embeddings."""
+"""Metrics: exact retrieval, nearest neighbors, and the geometry of embeddings."""
 
 from tfdml.metrics.geometry import (
     class_spread,

@@ -1,28 +1,28 @@
-"""Approximate nearest neighbours by Faiss."""
+"""Approximate nearest neighbors with Faiss."""
 
 import numpy as np
 
 from tfdml.metrics.search import BLOCK_BYTES, Frame, parts, squared_distances
 
 _SLACK = 8
-# Faiss wants about so many references of each list to find the lists' centres.
+# The number of references per list that Faiss recommends for finding the centers of the lists.
 _TRAINED_PER_LIST = 64
 _ITERATIONS = 10
 
 
 class ApproximateSearch:
-    r"""Finds near references of queries under L2, most of them the nearest, with the interface of `NeighborSearch`.
+    r"""Approximate nearest neighbors of queries in L2 distance, with the interface of `NeighborSearch`.
 
-    The references lie in $\sqrt m$ lists, each about a centre of k-means; a query is compared with those in the lists
-    of the nearest centres. What is found is ordered by the sums of squared differences in float64, and of equally near
-    ones the lower index is first. All lists probed, it finds what `NeighborSearch` finds, but where more than eight
-    references beyond the count are nearly as near as the last: then rounding in float32 may choose among these. The
-    same references give the same lists.
+    The references are divided into $\sqrt m$ lists, each around a center from k-means. A query is compared with the
+    references in the lists of the nearest centers. Results are ordered by the sums of squared differences in float64;
+    of equal distances, the lower index comes first. If all lists are searched, the result is that of `NeighborSearch`,
+    unless more than eight further references are almost as near as the last neighbor: then rounding in float32 decides
+    between these. The same references always result in the same lists.
 
     Args:
-        references: `(m, d)` float32 or float64, finite.
-        probes: Share of the lists that a query is compared with, above 0 and up to 1.
-        block_bytes: About how much memory a block of queries may take.
+        references: Array `(m, d)`, float32 or float64, finite.
+        probes: float, 0 < probes <= 1. Share of the lists that a query is compared with. Default: 0.1.
+        block_bytes: int. Approximate memory of a block of queries, in bytes. Default: 2**26.
 
     Raises:
         ImportError: If Faiss is not installed.
@@ -34,11 +34,11 @@ class ApproximateSearch:
         count, dim = references.shape
         self.frame = Frame(references, np.mean(references, axis=0, dtype=np.float64), np.float32)
         lists = max(1, round(count**0.5))
-        # Faiss does not hold on to the index of the centres.
+        # Faiss does not keep a reference to the index of the centers.
         self.centers = faiss.IndexFlatL2(dim)
         self.index = faiss.IndexIVFFlat(self.centers, dim, lists)
         self.index.cp.seed, self.index.cp.niter = 0, _ITERATIONS
-        # Else it says for small sets that it would like more.
+        # Suppresses the warning about few references.
         self.index.cp.min_points_per_centroid = 1
         sample = np.random.default_rng(0).permutation(count)[: _TRAINED_PER_LIST * lists]
         self.index.train(self.frame(references[np.sort(sample)]))
@@ -47,12 +47,12 @@ class ApproximateSearch:
         self.index.nprobe = max(1, round(probes * lists))
 
     def blocks(self, queries, counts, own=None):
-        """As `NeighborSearch.blocks`; where the probed lists hold too few references the last neighbours are -1."""
+        """Find neighbors as `NeighborSearch.blocks`, but with -1 for those that the lists searched do not contain."""
         rows = np.argsort(counts, kind="stable")
         rows = rows[counts[rows] > 0]
         start = 0
         while start < len(rows):
-            # The block's last query wants most: its end is guessed by the first query and then corrected.
+            # The last query of the block has the largest count: guess its end from the first query, then correct it.
             stop = start + self._block_rows(counts[rows[start]])
             stop = start + self._block_rows(counts[rows[min(stop, len(rows)) - 1]])
             block = rows[start:stop]
@@ -74,23 +74,23 @@ class ApproximateSearch:
 
 
 def neighbor_recall(search, exact, queries, counts, own=None, sample=1000):
-    r"""How many of the true nearest references an approximate search finds.
+    r"""Measure the share of the true nearest references that an approximate search finds.
 
     $$\frac{1}{|Q|} \sum_{q \in Q} \frac{|A_q \cap E_q|}{k_q}$$
 
-    over a sample $Q$ of the queries that want neighbours, with $A_q$ and $E_q$ the $k_q$ neighbours of query $q$ by the
+    over a sample $Q$ of the queries with $k_q > 0$, where $A_q$ and $E_q$ are the $k_q$ neighbors of query $q$ from the
     two searches.
 
     Args:
-        search: The `ApproximateSearch`.
-        exact: The `NeighborSearch` of the same references.
-        queries: `(n, d)`.
-        counts: $k_q$, `(n,)`; queries of count 0 want none.
-        own: As for both searches.
-        sample: The most queries it is measured on, drawn by a fixed seed.
+        search: `ApproximateSearch`.
+        exact: `NeighborSearch` with the same references.
+        queries: Array `(n, d)`.
+        counts: int array, `(n,)`. $k_q$. Queries with a count of 0 are skipped.
+        own: int array or `None`, as for both searches. Default: `None`.
+        sample: int. The maximum number of queries, drawn with a fixed seed. Default: 1000.
 
     Returns:
-        A float from 0 to 1; NaN if no query wants neighbours.
+        float from 0 to 1; NaN if all counts are 0.
     """
     rows = np.flatnonzero(counts)
     if not len(rows):
@@ -107,12 +107,12 @@ def neighbor_recall(search, exact, queries, counts, own=None, sample=1000):
 
 
 def import_faiss():
-    """Gives the module, which is imported only when it is needed, or raises an ImportError that says how to have it."""
+    """Import Faiss, or raise an ImportError that says how to install it."""
     try:
         import faiss
     except ImportError as error:
         raise ImportError(
-            f"Approximate search needs Faiss, which cannot be imported ({error}). "
-            "Received: neighbors='faiss'; install it by pip install 'tfdml[faiss]', or take neighbors='exact'."
+            f"Approximate search requires Faiss, which cannot be imported ({error}). Received: neighbors='faiss'. "
+            "Expected: Faiss, or neighbors='exact'. Run: pip install 'tfdml[faiss]'."
         ) from error
     return faiss

@@ -1,4 +1,4 @@
-"""How points lie in the embedding space."""
+"""Metrics of the geometry of embeddings."""
 
 from __future__ import annotations
 
@@ -21,30 +21,33 @@ def covering_radius(
     center_labels: Labels | None = None,
     reduction: Literal["max", "mean"] | None = "max",
 ) -> float | np.ndarray:
-    r"""The covering radius: how far the farthest point of a class is from the nearest center of its class.
+    r"""Covering radius: the largest distance of a point to the nearest center of its class.
+
+    Use it to measure how well a few centers (proxies, a subset) represent the points of a class.
 
     $$\delta_c = \max_{x \in X_c} \min_{w \in W_c} \lVert x - w \rVert_2$$
 
     Args:
-        points: `(n, d)`.
-        centers: `(m, d)`.
-        point_labels: Classes of the points, `(n,)`; `None` for one class. A class of centers without points
-            is left out.
-        center_labels: Classes of the centers, `(m,)`.
-        reduction: `"max"` or `"mean"` over the classes, or `None` for each of them.
+        points: Array `(n, d)`.
+        centers: Array `(m, d)`.
+        point_labels: Labels `(n,)`, integers or strings. Classes of the points; `None` if all belong to one class.
+            Classes that have only centers are ignored. Default: `None`.
+        center_labels: Labels `(m,)`. Classes of the centers; pass it together with `point_labels`. Default: `None`.
+        reduction: `"max"` or `"mean"` over classes, or `None` for one value per class. Default: `"max"`.
 
     Returns:
-        A float; without reduction a float64 array, one radius for each class of points in their sorted order.
+        float; without reduction a float64 array with the radius of each class of points, in sorted order.
 
     Raises:
-        ValueError: If shapes do not fit, values are not finite, labels are given for one side alone, a class
-            has points but no center, or the reduction is unknown.
+        ValueError: If shapes do not match, values are not finite, only one of the labels is passed, a class of points
+            has no center, or the reduction is unknown.
 
     Reference:
         Sener and Savarese, Active learning for convolutional neural networks: a core-set approach, ICLR 2018.
 
     Example:
-        >>> covering_radius([[0.0], [1.0], [5.0]], [[0.0], [4.0]])
+        >>> from tfdml import metrics
+        >>> metrics.covering_radius([[0.0], [1.0], [5.0]], [[0.0], [4.0]])
         1.0
     """
     _check_reduction(reduction)
@@ -54,7 +57,7 @@ def covering_radius(
     if (point_labels is None) != (center_labels is None):
         given = "center_labels" if point_labels is None else "point_labels"
         raise ValueError(
-            f"Received: {given} alone; expected both point_labels and center_labels, or neither."
+            f"Labels are incomplete. Received: {given} alone. Expected: both point_labels and center_labels, or none."
         )
     if point_labels is None:
         return _reduce(np.array([_radius(points, centers)]), reduction)
@@ -65,7 +68,8 @@ def covering_radius(
     if uncovered.any():
         names = np.unique(point_labels[uncovered])
         raise ValueError(
-            f"Received: points without a center in {len(names)} classes, such as {names[:10].tolist()}."
+            f"Classes without centers. Received: points without a center in {len(names)} classes, such as "
+            f"{names[:10].tolist()}. Expected: at least one center for each class of points."
         )
     of_class = _members_of(center_classes)
     radii = [_radius(points[rows], centers[of_class[c]]) for c, rows in _members_of(classes).items()]
@@ -75,30 +79,32 @@ def covering_radius(
 def mean_covering_radius(
     points: ArrayLike, labels: Labels, reduction: Literal["max", "mean"] | None = "mean"
 ) -> float | np.ndarray:
-    r"""The mean covering radius of a class by one, two, … and all of its own points.
+    r"""Mean covering radius of each class when it is covered by one, two, … and all of its own points.
 
-    With $S_k$ the first $k$ points of a greedy cover, which begins with the point whose farthest point is nearest,
+    Use it to compare embedders: it is small if a few points cover a class well. It scales with the embedding space, so
+    compare it with `interclass_distance`. With the first $k$ points $S_k$ of a greedy cover, which starts with the
+    point whose farthest point is nearest,
 
     $$\bar\delta_c = \frac1{n_c} \sum_{k=1}^{n_c} \max_{x \in X_c} \min_{s \in S_k} \lVert x - s \rVert_2$$
 
-    It is small where few points cover a class well. It scales with the space: compare it with `interclass_distance`.
-
     Args:
-        points: `(n, d)`.
-        labels: Their classes, `(n,)`.
-        reduction: `"max"` or `"mean"` over the classes, or `None` for each of them.
+        points: Array `(n, d)`.
+        labels: Labels `(n,)`, integers or strings.
+        reduction: `"max"` or `"mean"` over classes, or `None` for one value per class. Default: `"mean"`.
 
     Returns:
-        A float; without reduction a float64 array, one value for each class in their sorted order.
+        float; without reduction a float64 array with one value for each class, in sorted order.
 
     Raises:
-        ValueError: If shapes do not fit, values are not finite, or the reduction is unknown.
+        ValueError: If shapes do not match, values are not finite, or the reduction is unknown.
 
     Reference:
         Gürbüz, "Novel Optimization Models to Generalize Deep Metric Learning", METU 2022, section 3.3.1.
 
     Example:
-        >>> mean_covering_radius([[0.0], [1.0], [4.0]], [0, 0, 0])  # 3 by the middle one, 1 with the last, 0 by all
+        >>> from tfdml import metrics
+        >>> points = [[0.0], [1.0], [4.0]]  # radius 3 from the middle point, 1 with the last one, 0 with all
+        >>> metrics.mean_covering_radius(points, [0, 0, 0])
         1.3333333333333333
     """
     _check_reduction(reduction)
@@ -107,23 +113,26 @@ def mean_covering_radius(
 
 
 def interclass_distance(points: ArrayLike, labels: Labels) -> float:
-    r"""The mean distance $\lVert x - y \rVert_2$ over all pairs of points of different classes.
+    r"""Mean distance $\lVert x - y \rVert_2$ over all pairs of points of different classes.
+
+    The scale to which `mean_covering_radius` and `class_spread` are compared.
 
     Args:
-        points: `(n, d)`.
-        labels: Their classes, `(n,)`.
+        points: Array `(n, d)`.
+        labels: Labels `(n,)`, integers or strings.
 
     Returns:
-        A float; NaN if there is one class alone.
+        float; NaN if there is only one class.
 
     Raises:
-        ValueError: If shapes do not fit or values are not finite.
+        ValueError: If shapes do not match or values are not finite.
 
     Reference:
         Gürbüz, "Novel Optimization Models to Generalize Deep Metric Learning", METU 2022, figure 3.3.
 
     Example:
-        >>> interclass_distance([[0.0], [1.0], [5.0]], ["a", "a", "b"])
+        >>> from tfdml import metrics
+        >>> metrics.interclass_distance([[0.0], [1.0], [5.0]], ["a", "a", "b"])
         4.5
     """
     points, classes = _with_classes(points, labels)
@@ -135,25 +144,26 @@ def interclass_distance(points: ArrayLike, labels: Labels) -> float:
 
 
 def distance_range(points: ArrayLike, labels: Labels, distance: DistanceName = "l2") -> tuple[float, float]:
-    r"""The largest distance between classes and the smallest within one, $(d_{\max}, d_{\min})$.
+    r"""Largest distance between classes and smallest distance within a class, $(d_{\max}, d_{\min})$.
 
-    A margin $m$ that wants $d(a, n) \ge d(a, p) + m$ of negatives $n$ and positives $p$ can be met by some triplet only
-    if $m \le d_{\max} - d_{\min}$. Where all embeddings have length 1 or less the difference is at most 2.
+    Use it to check a margin: a triplet with $d(a, n) \ge d(a, p) + m$ for a negative $n$ and a positive $p$ can exist
+    only if $m \le d_{\max} - d_{\min}$. If all embeddings have length 1 or less, the difference is at most 2.
 
     Args:
-        points: `(n, d)`.
-        labels: Their classes, `(n,)`.
-        distance: `"l2"` (unsquared), `"squared_l2"` or `"cosine"` ($1 - \cos$).
+        points: Array `(n, d)`.
+        labels: Labels `(n,)`, integers or strings.
+        distance: `"l2"` (unsquared), `"squared_l2"` or `"cosine"` ($1 - \cos$). Default: `"l2"`.
 
     Returns:
-        Two floats: the largest distance of two points of different classes, the smallest of two points of one class.
-        NaN for the one without such a pair.
+        Two floats: the largest distance between two points of different classes, and the smallest between two points of
+            one class. NaN if there is no such pair.
 
     Raises:
-        ValueError: If shapes do not fit, values are not finite, or the distance is unknown.
+        ValueError: If shapes do not match, values are not finite, or the distance is unknown.
 
     Example:
-        >>> distance_range([[0.0], [1.0], [5.0]], ["a", "a", "b"])
+        >>> from tfdml import metrics
+        >>> metrics.distance_range([[0.0], [1.0], [5.0]], ["a", "a", "b"])
         (5.0, 1.0)
     """
     check_choice("distance", distance, ("l2", "squared_l2", "cosine"))
@@ -171,22 +181,27 @@ def distance_range(points: ArrayLike, labels: Labels, distance: DistanceName = "
 
 
 def geometry_metrics(embeddings: ArrayLike, labels: Labels, max_samples: int = 4096) -> dict[str, float]:
-    """How embeddings of labelled samples lie, in a few numbers that cost little beside retrieval metrics.
+    """Summarize the geometry of labeled embeddings in a few numbers.
+
+    Cheap compared with retrieval metrics; `MetricModel.compile(geometry=True)` adds them to `evaluate`.
 
     Args:
-        embeddings: `(n, d)`.
-        labels: Their classes, `(n,)`.
-        max_samples: Of more than that whole classes are taken, evenly from the sorted ones; at least two.
+        embeddings: Array `(n, d)`.
+        labels: Labels `(n,)`, integers or strings.
+        max_samples: int, >= 1. If there are more samples, whole classes are selected, evenly spaced in sorted order; at
+            least two. Default: 4096.
 
     Returns:
-        A dict: `mean_covering_radius`, `interclass_distance` and `class_spread`.
+        dict with the floats `mean_covering_radius`, `interclass_distance` and `class_spread`.
 
     Raises:
-        ValueError: If shapes do not fit, values are not finite, or `max_samples` is below 1.
+        ValueError: If shapes do not match, values are not finite, or `max_samples` is less than 1.
 
     Example:
-        >>> sorted(geometry_metrics([[0.0], [1.0], [5.0]], ["a", "a", "b"]))
-        ['class_spread', 'interclass_distance', 'mean_covering_radius']
+        >>> from tfdml import metrics
+        >>> found = metrics.geometry_metrics([[0.0], [1.0], [5.0]], ["a", "a", "b"])
+        >>> {name: round(value, 2) for name, value in found.items()}
+        {'mean_covering_radius': 0.25, 'interclass_distance': 4.5, 'class_spread': 0.25}
     """
     embeddings, labels = some_classes(embeddings, labels, max_samples)
     return {
@@ -197,15 +212,15 @@ def geometry_metrics(embeddings: ArrayLike, labels: Labels, max_samples: int = 4
 
 
 def some_classes(embeddings, labels, max_samples):
-    """The samples of so many whole classes as `max_samples` holds, evenly from the sorted ones, at least two classes.
+    """Select whole classes with about `max_samples` samples, evenly spaced in sorted order, at least two classes.
 
     Args:
-        embeddings: `(n, d)`.
-        labels: `(n,)`.
-        max_samples: At least 1.
+        embeddings: Array `(n, d)`.
+        labels: Labels `(n,)`.
+        max_samples: int, >= 1.
 
     Returns:
-        Embeddings and labels; those given if there are no more.
+        Embeddings and labels; unchanged if there are no more than `max_samples`.
     """
     max_samples = check_whole_number("max_samples", max_samples, minimum=1)
     embeddings = as_embeddings(embeddings)
@@ -222,23 +237,24 @@ def some_classes(embeddings, labels, max_samples):
 def class_spread(
     points: ArrayLike, labels: Labels, reduction: Literal["max", "mean"] | None = "mean"
 ) -> float | np.ndarray:
-    r"""How far the points of a class are from their mean, on average.
+    r"""Mean distance of the points of a class to their mean.
 
     $$s_c = \frac1{|X_c|} \sum_{x \in X_c} \lVert x - \bar x_c \rVert_2$$
 
     Args:
-        points: `(n, d)`.
-        labels: Their classes, `(n,)`.
-        reduction: `"max"` or `"mean"` over the classes, or `None` for each of them.
+        points: Array `(n, d)`.
+        labels: Labels `(n,)`, integers or strings.
+        reduction: `"max"` or `"mean"` over classes, or `None` for one value per class. Default: `"mean"`.
 
     Returns:
-        A float; without reduction a float64 array, one value for each class in their sorted order.
+        float; without reduction a float64 array with one value for each class, in sorted order.
 
     Raises:
-        ValueError: If shapes do not fit, values are not finite, or the reduction is unknown.
+        ValueError: If shapes do not match, values are not finite, or the reduction is unknown.
 
     Example:
-        >>> class_spread([[0.0], [2.0], [5.0]], ["a", "a", "b"], reduction=None)
+        >>> from tfdml import metrics
+        >>> metrics.class_spread([[0.0], [2.0], [5.0]], ["a", "a", "b"], reduction=None)
         array([1., 0.])
     """
     _check_reduction(reduction)
@@ -249,27 +265,31 @@ def class_spread(
 
 
 def proxy_spread(proxies: ArrayLike) -> np.ndarray:
-    r"""How far the proxies of a class are from one another, on average; 0 when they have collapsed.
+    r"""Mean distance between the proxies of a class; 0 if they have collapsed to one point.
+
+    Use it to see whether several proxies per class stay apart, as they should under CCP.
 
     $$s_c = \frac2{k(k-1)} \sum_{i<j} \lVert w_{ci} - w_{cj} \rVert_2$$
 
     Args:
-        proxies: `(classes, k, d)`.
+        proxies: Array `(classes, k, d)`.
 
     Returns:
-        float64 `(classes,)`; 0 for a single proxy.
+        float64 array `(classes,)`; 0 for a single proxy.
 
     Raises:
         ValueError: If the rank is not 3 or values are not finite.
 
     Example:
-        >>> proxy_spread([[[0.0], [1.0], [2.0]]]).round(3)
+        >>> from tfdml import metrics
+        >>> metrics.proxy_spread([[[0.0], [1.0], [2.0]]]).round(3)
         array([1.333])
     """
     proxies = np.asarray(proxies)
     if proxies.ndim != 3 or 0 in proxies.shape:
         raise ValueError(
-            f"Received: proxies of shape {proxies.shape}; expected (classes, k, d), none of them 0."
+            f"The proxies have the wrong shape. Received: proxies of shape {proxies.shape}. Expected: (classes, k, d), "
+            "none of them 0."
         )
     classes, per_class, dim = proxies.shape
     proxies = as_embeddings(proxies.reshape(-1, dim), "proxies").reshape(proxies.shape).astype(np.float64)
@@ -280,21 +300,21 @@ def proxy_spread(proxies: ArrayLike) -> np.ndarray:
 
 
 def _with_classes(points, labels):
-    """Checked points, and the numbers of their classes, from 0 in the sorted order of the labels."""
+    """Check the points, and number their classes from 0 in the sorted order of the labels."""
     points = as_embeddings(points, "points")
     return points, np.unique(as_labels(labels, len(points)), return_inverse=True)[1]
 
 
 def _members_of(classes):
-    """From each class, in their sorted order, to the places where it stands."""
+    """Map each class, in sorted order, to the indices of its members."""
     order = np.argsort(classes, kind="stable")
     names, starts = np.unique(classes[order], return_index=True)
     return dict(zip(names.tolist(), np.split(order, starts[1:])))
 
 
 def _pairs(points, classes):
-    """Blocks of the matrix of distances, of where the classes are equal, and of its diagonal."""
-    # Products lose half of the digits of small distances, and all of those far from the origin.
+    """Yield blocks of the distance matrix, of the mask of equal classes, and of the mask of its diagonal."""
+    # Matrix products lose half of the digits of small distances, and all digits far from the origin.
     points = points.astype(np.float64)
     points = points - points.mean(axis=0)
     squares = np.square(points).sum(axis=1)
@@ -308,7 +328,7 @@ def _pairs(points, classes):
 
 
 def _mean_radius(points):
-    """The mean covering radius of the points of one class."""
+    """Mean covering radius of the points of one class."""
     farthest = [_distances_to(points, point).max() for point in points]
     nearest = _distances_to(points, points[np.argmin(farthest)])
     radii = [nearest.max()]
@@ -323,7 +343,7 @@ def _distances_to(points, point):
 
 
 def _radius(points, centers):
-    # By differences: where a center lies on a point, products would leave a rest of the size of √ε.
+    # Differences are exact if a center equals a point, where matrix products would have an error of about √ε.
     rows = max(1, _BLOCK_BYTES // (24 * centers.size))
     radius = 0.0
     for start in range(0, len(points), rows):
@@ -334,7 +354,7 @@ def _radius(points, centers):
 
 def _check_reduction(reduction):
     if reduction not in _REDUCTIONS:
-        raise ValueError(f"Received: reduction={reduction!r}; expected one of {_REDUCTIONS}.")
+        raise ValueError(f"Unknown reduction. Received: reduction={reduction!r}. Expected: one of {_REDUCTIONS}.")
 
 
 def _reduce(values, reduction):

@@ -1,4 +1,4 @@
-"""Nearest neighbours in the embedding space."""
+"""Nearest neighbors in the embedding space."""
 
 from __future__ import annotations
 
@@ -14,29 +14,32 @@ from tfdml.metrics.search import BLOCK_BYTES, NeighborSearch, squared_distances
 def nearest_neighbors(
     embeddings: ArrayLike, k: int, reference_embeddings: ArrayLike | None = None, block_bytes: int = BLOCK_BYTES
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Finds the exact nearest neighbours under the L2 distance.
+    """Find the exact nearest neighbors in L2 distance.
 
-    Of equally near references the one of lower index is first. Distances are taken by differences in float64.
+    Distances are computed from differences in float64. Of equally distant references, the one with the lower index
+    comes first.
 
     Args:
-        embeddings: Queries, `(n, d)`, NumPy or a tensor.
-        k: How many neighbours each query gets.
-        reference_embeddings: `(m, d)`; `None` searches among the queries themselves, each without itself (by
-            its index, so an equal embedding is a neighbour).
-        block_bytes: About how much memory the search takes beside its arguments and results.
+        embeddings: Queries, `(n, d)`; NumPy array, tensor or nested lists.
+        k: int. Number of neighbors per query.
+        reference_embeddings: `(m, d)`, or `None` to search among the queries themselves. Each query is then excluded by
+            its index, so an equal embedding of another image is a neighbor. Default: `None`.
+        block_bytes: int. Approximate memory of the search in addition to its arguments and results, in bytes. Default:
+            2**26.
 
     Returns:
-        (indices, distances): int64 `(n, k)`, nearest first, and their unsquared distances, `(n, k)` in the
-        embeddings' type (float32 for half precisions).
+        (indices, distances): int64 array `(n, k)`, nearest first, and an array `(n, k)` of the unsquared distances in
+        the type of the embeddings (float32 for half precision).
 
     Raises:
-        ValueError: If shapes do not fit, values are not finite, or there are fewer than `k` neighbours.
-        TypeError: If the embeddings are no numbers, or `k` or `block_bytes` is no integer.
+        ValueError: If shapes do not match, values are not finite, or there are fewer than `k` neighbors.
+        TypeError: If the embeddings are not numbers, or `k` or `block_bytes` is not an integer.
 
     Example:
-        >>> indices, distances = nearest_neighbors([[0.0], [1.0], [3.0]], k=2)
-        >>> indices.tolist()
-        [[1, 2], [0, 2], [1, 0]]
+        >>> from tfdml import metrics
+        >>> indices, distances = metrics.nearest_neighbors([[0.0], [1.0], [3.0]], k=2)
+        >>> indices.tolist(), distances.tolist()
+        ([[1, 2], [0, 2], [1, 0]], [[1.0, 3.0], [1.0, 2.0], [2.0, 3.0]])
     """
     queries = as_embeddings(embeddings)
     alone = reference_embeddings is None
@@ -47,7 +50,7 @@ def nearest_neighbors(
     available = len(references) - alone
     if k > available:
         raise ValueError(
-            f"Received: k={k}; expected at most {available}, the number of neighbours there are."
+            f"There are too few references. Received: k={k}. Expected: at most {available}, the number of neighbors."
         )
     indices = np.empty((len(queries), k), np.int64)
     distances = np.empty((len(queries), k), queries.dtype)
@@ -64,11 +67,12 @@ def nearest_neighbors(
 
 
 def check_positive(number, name):
-    """Gives a positive integer as `int`."""
+    """Return a positive integer as `int`, or raise an error that names the argument."""
     if not isinstance(number, numbers.Integral) or isinstance(number, bool):
         raise TypeError(
-            f"Received: {name}={number!r} of type {type(number).__name__}; expected a positive integer."
+            f"{name} has the wrong type. Received: {name}={number!r} of type {type(number).__name__}. "
+            "Expected: a positive integer."
         )
     if number < 1:
-        raise ValueError(f"Received: {name}={number!r}; expected a positive integer.")
+        raise ValueError(f"{name} is out of range. Received: {name}={number!r}. Expected: a positive integer.")
     return int(number)

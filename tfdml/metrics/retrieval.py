@@ -1,4 +1,4 @@
-"""How well nearest neighbours share the query's class."""
+"""Retrieval metrics: how often the nearest neighbors share the class of the query."""
 
 from __future__ import annotations
 
@@ -28,60 +28,65 @@ def retrieval_metrics(
     probes: float = 0.1,
     part: Part | None = None,
 ) -> dict[str, float]:
-    r"""Retrieval metrics, exact by default: precision at 1, recall at k, R-precision and MAP@R.
+    r"""Compute retrieval metrics, exact by default: precision at 1, recall at k, R-precision and MAP@R.
 
-    A query with $R$ references of its class, itself left out, ranks the references by their L2 distance; of
-    equally near ones the lower index is first. With $\mathrm{rel}(i)$ 1 if the i-th is of the query's class,
-    else 0, and $P(i) = \frac1i \sum_{j \le i} \mathrm{rel}(j)$:
+    Use it to evaluate an embedder on classes that it was not trained on. MAP@R is the most informative of the four for
+    model selection: unlike recall at k it considers the whole ranking of a class.
+
+    References are ranked by their L2 distance to a query with $R$ references of its class, itself excluded. Of equally
+    distant references, the one with the lower index comes first. With $\mathrm{rel}(i) = 1$ if the i-th neighbor is of
+    the query's class, otherwise 0, and $P(i) = \frac1i \sum_{j \le i} \mathrm{rel}(j)$:
 
     - precision at 1: $\mathrm{rel}(1)$
-    - recall at k: $\max_{i \le k} \mathrm{rel}(i)$, whether one of the first k is right
+    - recall at k: $\max_{i \le k} \mathrm{rel}(i)$, whether one of the first k is correct
     - R-precision: $P(R)$
     - MAP@R: $\frac1R \sum_{i=1}^{R} P(i)\,\mathrm{rel}(i)$
 
-    Each is averaged over the queries with $R \ge 1$. Queries without a reference of their class have no right
-    answer; they stay out of the averages and are counted.
+    Each is averaged over the queries with $R \ge 1$. Queries without a reference of their class have no correct answer;
+    they are excluded from the averages and counted.
 
-    The work goes block by block, never as a whole query × reference matrix: beside its arguments it takes
-    about `block_bytes` and a copy of the references (two for a moment; three where float32 cannot order them).
+    The computation is blockwise, never with a whole query × reference matrix. In addition to its arguments it needs
+    about `block_bytes` and a copy of the references (two at times; three if float32 cannot order them).
 
     Args:
-        embeddings: Queries, `(n, d)`; NumPy, a tensor or nested lists, of any real type.
-        labels: Their classes, `(n,)` or `(n, 1)` integers (of any size) or strings.
-        reference_embeddings: What is searched, `(m, d)`; `None` searches the queries themselves, each without
-            itself. It is left out by its index: an equal embedding of another image is a reference like any
-            other.
-        reference_labels: Classes of `reference_embeddings`, `(m,)` or `(m, 1)`.
-        ks: The k of recall at k.
-        block_bytes: About how much memory a block of queries takes; it does not change the results.
-        neighbors: `"exact"`, or `"faiss"` for an approximate search (`pip install 'tfdml[faiss]'`): the references lie
-            in lists about √m centres, and a query is compared with the nearest lists only. A reference that is not
-            found counts as if it were wrong, or leaves its place to one farther away.
-        probes: Of the approximate search: the share of the lists, above 0 and up to 1; with 1 it is exact but for
-            rounding among nearly equal distances.
-        part: `(index, count)`: only every `count`-th query from `index` on is evaluated, as by one of several workers.
-            The averages of all parts, weighted by their `"queries"`, are those of the whole. `None` evaluates all.
+        embeddings: Queries, `(n, d)`; NumPy array, tensor or nested lists of any real type.
+        labels: `(n,)` or `(n, 1)`. Classes of the queries, integers (of any size) or strings.
+        reference_embeddings: `(m, d)`, or `None` to search among the queries themselves. Each query is then excluded by
+            its index: an equal embedding of another image is a reference like any other. Default: `None`.
+        reference_labels: `(m,)` or `(m, 1)`. Classes of the references. Default: `None`.
+        ks: Sequence of ints. The k of recall at k. Default: (1, 2, 4, 8).
+        block_bytes: int. Approximate memory of a block of queries, in bytes. It does not change the results. Default:
+            2**26.
+        neighbors: `"exact"`, or `"faiss"` for an approximate search (`pip install 'tfdml[faiss]'`): references are
+            divided into lists around √m centers, and a query is compared with the nearest lists only. A reference that
+            is not found counts as wrong or is replaced by one farther away. Default: `"exact"`.
+        probes: float, 0 < probes <= 1. The share of the lists that the approximate search visits; with 1 it is exact
+            except for rounding between nearly equal distances. Default: 0.1.
+        part: `(index, count)` or `None`. Evaluate only every `count`-th query, starting with `index`, as one of several
+            workers. The averages of all parts, weighted by their `"queries"`, are those of the whole. Default: `None`,
+            all queries.
 
     Returns:
-        A dict with the floats `"precision_at_1"`, `"recall_at_<k>"` for each k, `"r_precision"` and
-        `"map_at_r"`, and the integers `"queries"` (those averaged) and `"queries_without_reference"`. If no
-        query has a reference of its class the floats are NaN. An approximate search also gives
-        `"neighbor_recall"`: the mean, over a fixed sample of 1,000 of those queries, of the share of their
-        max(R, largest k) true nearest references that it found, the truth being the exact search's.
+        dict with the floats `"precision_at_1"`, `"recall_at_<k>"` for each k, `"r_precision"` and `"map_at_r"`, and the
+        integers `"queries"` (the number of queries averaged over) and `"queries_without_reference"`. If no query has a
+        reference of its class, the floats are NaN. An approximate search adds `"neighbor_recall"`: the share of the
+        max(R, largest k) true nearest references that it found, compared with the exact search and averaged over a
+        fixed sample of 1,000 of the queries.
 
     Raises:
-        ValueError: If shapes do not fit, a set is empty, embeddings are not finite, only one of the
-            references' arguments is given, a k is not positive, `neighbors` is unknown, `probes` out of range, or
-            there is no such part.
-        TypeError: If embeddings are no numbers, labels neither integers nor strings, or a k is no integer.
+        ValueError: If shapes do not match, there are no embeddings, embeddings are not finite, only one of
+            `reference_embeddings` and `reference_labels` is passed, a k is not positive, `neighbors` is unknown, or
+            `probes` or `part` is out of range.
+        TypeError: If embeddings are not numbers, labels are neither integers nor strings, or a k is not an integer.
         ImportError: If `neighbors` is `"faiss"` and Faiss is not installed.
 
     Reference:
         Musgrave, Belongie and Lim, A metric learning reality check, ECCV 2020, section 3.2.
 
     Example:
-        >>> metrics = retrieval_metrics([[0.0], [1.0], [3.0], [7.0]], ["a", "a", "b", "a"], ks=(1, 2))
-        >>> {name: round(value, 3) for name, value in metrics.items()}
+        >>> from tfdml import metrics
+        >>> found = metrics.retrieval_metrics([[0.0], [1.0], [3.0], [7.0]], ["a", "a", "b", "a"], ks=(1, 2))
+        >>> {name: round(value, 3) for name, value in found.items()}
         ... # doctest: +NORMALIZE_WHITESPACE
         {'precision_at_1': 0.667, 'recall_at_1': 0.667, 'recall_at_2': 1.0, 'r_precision': 0.5,
          'map_at_r': 0.417, 'queries': 3, 'queries_without_reference': 1}
@@ -93,7 +98,8 @@ def retrieval_metrics(
     if (reference_embeddings is None) != (reference_labels is None):
         given = "reference_labels" if reference_embeddings is None else "reference_embeddings"
         raise ValueError(
-            f"Received: {given} alone; expected both reference_embeddings and reference_labels, or neither."
+            f"References are incomplete. Received: {given} alone. Expected: both reference_embeddings and "
+            "reference_labels, or neither."
         )
     alone = reference_embeddings is None
     queries = references = as_embeddings(embeddings)
@@ -109,7 +115,7 @@ def retrieval_metrics(
     relevant = np.where(mine, relevant, 0)
     counts_query = relevant > 0
     approximate = neighbors == "faiss"
-    # Where every reference is of the query's class, all metrics are 1 whatever the order, if all are found.
+    # If every reference is of the query's class, all metrics are 1 in any order, provided that all are found.
     settled = counts_query & (relevant == len(references) - alone) & (not approximate)
     counts[~counts_query | settled] = 0
 
@@ -138,29 +144,37 @@ def query_gallery_metrics(
     neighbors: Literal["exact", "faiss"] = "exact",
     part: Part | None = None,
 ) -> dict[str, float]:
-    """Retrieval metrics of images that are queries or gallery, as those of the In-shop data set.
+    """Compute retrieval metrics of images that are divided into queries and gallery, as in the In-shop dataset.
 
     Args:
-        embeddings: `(n, d)`.
-        labels: `(n,)`.
-        is_query: `(n,)` bools: queries are to be found among those that are none. `None`: each among all others.
-        ks: The k of recall at k.
-        neighbors: `"exact"` or `"faiss"`, as for `retrieval_metrics`.
-        part: As for `retrieval_metrics`.
+        embeddings: `(n, d)`; NumPy array, tensor or nested lists.
+        labels: `(n,)`. Classes, integers or strings.
+        is_query: bool array `(n,)`: `True` for queries, `False` for the gallery that they are searched in. `None`
+            searches each image among all others. Default: `None`.
+        ks: Sequence of ints. The k of recall at k. Default: (1, 2, 4, 8).
+        neighbors: `"exact"` or `"faiss"`, as for `retrieval_metrics`. Default: `"exact"`.
+        part: `(index, count)` or `None`, as for `retrieval_metrics`. Default: `None`.
 
     Returns:
-        What `retrieval_metrics` gives.
+        dict as from `retrieval_metrics`.
 
     Raises:
-        ValueError: If `is_query` is of another length, or there is no query or no gallery.
+        ValueError: If the length of `is_query` is wrong, or there are no queries or no gallery.
+
+    Example:
+        >>> from tfdml import metrics
+        >>> found = metrics.query_gallery_metrics([[0.0], [1.0], [3.0]], ["a", "a", "b"], [True, False, False])
+        >>> found["precision_at_1"], found["queries"]
+        (1.0, 1)
     """
     if is_query is None:
         return retrieval_metrics(embeddings, labels, ks=ks, neighbors=neighbors, part=part)
     embeddings, labels, is_query = np.asarray(embeddings), np.asarray(labels), np.asarray(is_query, bool)
     if is_query.shape != labels.shape or is_query.all() or not is_query.any():
         raise ValueError(
-            f"Received: is_query of shape {is_query.shape} with {np.count_nonzero(is_query)} queries; expected one for "
-            f"each of {len(labels)} labels, some of them queries and some not."
+            f"Queries and gallery are not defined. Received: is_query of shape {is_query.shape} with "
+            f"{np.count_nonzero(is_query)} queries. Expected: one for each of {len(labels)} labels, some of them "
+            "queries and some not."
         )
     return retrieval_metrics(
         embeddings[is_query], labels[is_query], embeddings[~is_query], labels[~is_query], ks=ks,
@@ -173,15 +187,15 @@ def _names(ks):
 
 
 def _metrics_of_queries(right, relevant, ks):
-    """Metrics of single queries, in the order of `_names`.
+    """Compute the metrics of single queries, in the order of `_names`.
 
     Args:
-        right: Whether the i-th neighbour is of the query's class, `(b, k)`.
-        relevant: R of each query, `(b,)`, at most k.
+        right: bool array `(b, k)`. Whether the i-th neighbor is of the query's class.
+        relevant: int array `(b,)`. R of each query, at most k.
         ks: The k of recall at k.
 
     Yields:
-        `(b,)` values.
+        Arrays `(b,)`.
     """
     places = np.arange(1, right.shape[1] + 1)
     yield right[:, 0]
@@ -190,12 +204,12 @@ def _metrics_of_queries(right, relevant, ks):
     counted = right & (places <= relevant[:, None])
     hits = np.cumsum(counted, axis=1)
     yield hits[:, -1] / relevant
-    # One by one, so that the sum does not depend on what else is in the block.
+    # A cumulative sum adds one value at a time, so it does not depend on the other queries of the block.
     yield np.cumsum(np.where(counted, hits / places, 0.0), axis=1)[:, -1] / relevant
 
 
 def _in_part(count, part):
-    """Which of so many queries belong to a part."""
+    """Mask of the queries that belong to a part, `(count,)`."""
     if part is None:
         return np.ones(count, bool)
     index, parts = check_part(part)
@@ -207,12 +221,12 @@ def _check_ks(ks):
         ks = tuple(ks)
     except TypeError:
         raise TypeError(
-            f"Received: ks={ks!r}; expected a sequence of positive integers, such as (1, 2, 4, 8)."
+            f"ks is not a sequence. Received: ks={ks!r}. Expected: a sequence of positive integers, such as (1, 2, 4, 8)."
         ) from None
     return tuple(check_positive(k, "k in ks") for k in ks)
 
 
 def _check_probes(probes):
     if not 0 < probes <= 1:
-        raise ValueError(f"Received: probes={probes!r}; expected 0 < probes <= 1.")
+        raise ValueError(f"probes is out of range. Received: probes={probes!r}. Expected: 0 < probes <= 1.")
     return float(probes)

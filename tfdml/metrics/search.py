@@ -1,31 +1,32 @@
-"""Exact nearest neighbours, block by block."""
+"""Blockwise search for the exact nearest neighbors."""
 
 import numpy as np
 import tensorflow as tf
 
 BLOCK_BYTES = 2**26
-# How many candidates beyond the neighbours sought: with more, fewer queries need a second, more precise look.
+# Extra candidates per query: with more of them, fewer queries need a second, more precise search.
 _SLACK = 8
 _PADDING = 64
 _PART_BYTES = 2**24
 
 
 class NeighborSearch:
-    r"""Finds the nearest references of queries under L2; of equally near ones, the lower index is first.
+    r"""Exact nearest references of queries in L2 distance; of equal distances, the lower index comes first.
 
-    Distances by matrix products, $\lVert y \rVert^2 - 2 x^\top y$, are quick but rounded, and rounding must
-    decide nothing. So products only propose. A query gets the best candidates by the products in float32.
-    These surely hold its neighbours if the last candidate is farther than the last neighbour by more than
-    twice the bound on the rounding error; otherwise the query is searched again in float64, and then with
-    ever more candidates. Candidates whose products differ by less than twice the bound are ordered by the
-    sums of their squared differences in float64. Many equal references are searched as one. A query that wants
-    more than a sixteenth of all references has whole rows of products sorted.
+    Distances from matrix products, $\lVert y \rVert^2 - 2 x^\top y$, are fast but rounded, and rounding must not affect
+    the result. So products only propose candidates: each query gets the best ones by float32 products. They contain its
+    neighbors for certain if the last candidate is farther than the last neighbor by more than twice the bound on the
+    rounding error. Otherwise the query is searched again in float64, and then with more and more candidates. Candidates
+    whose products differ by less than twice the bound are ordered by the sums of their squared differences in float64.
+    Groups of many equal references are searched as one. If a query needs more than a sixteenth of all references, whole
+    rows of products are sorted.
 
-    Runs on the CPU: graphics processors multiply float32 matrices in lower precision than the bound assumes.
+    The search runs on the CPU: GPUs multiply float32 matrices with a lower precision than the bound assumes.
 
     Args:
-        references: `(m, d)` float32 or float64, finite.
-        block_bytes: About how much memory a block of queries may take; a block has one query at least.
+        references: Array `(m, d)`, float32 or float64, finite.
+        block_bytes: int. Approximate memory of a block of queries, in bytes. A block has at least one query. Default:
+            2**26.
     """
 
     def __init__(self, references, block_bytes=BLOCK_BYTES):
@@ -36,25 +37,25 @@ class NeighborSearch:
         self.products = {}
 
     def blocks(self, queries, counts, own=None):
-        """Finds neighbours of all queries that want any.
+        """Find the neighbors of all queries with a positive count.
 
         Args:
-            queries: `(n, d)` in the references' type.
-            counts: How many neighbours each query wants, `(n,)`; no more than there are (without its own
-                reference).
-            own: The index of each query's own reference, which is none of its neighbours, `(n,)`; `None` if
-                the queries are not among the references.
+            queries: Array `(n, d)` in the type of the references.
+            counts: int array `(n,)`. The number of neighbors of each query, at most the number of references (without
+                its own).
+            own: int array `(n,)` or `None`. The index of each query's own reference, which is not one of its neighbors;
+                `None` if the queries are not among the references. Default: `None`.
 
         Yields:
-            (rows, neighbors): `(b,)` indices of queries and `(b, k)` indices of references, nearest first; k
-            is the largest count in the block.
+            (rows, neighbors): indices of queries, `(b,)`, and indices of references, `(b, k)`, nearest first. k is the
+            largest count in the block.
         """
-        # Queries that want about as many stand together: one giant class does not make all others costly.
+        # Queries with similar counts share a block, so that one huge class does not slow down all others.
         rows = np.argsort(counts, kind="stable")
         rows = rows[counts[rows] > 0]
         start = 0
         while start < len(rows):
-            # The block's last query wants most: its end is guessed by the first query and then corrected.
+            # The last query of the block has the largest count: guess its end from the first query, then correct it.
             stop = start + self._block_rows(counts[rows[start]] + 1 + _SLACK)
             stop = start + self._block_rows(counts[rows[min(stop, len(rows)) - 1]] + 1 + _SLACK)
             block = rows[start:stop]
@@ -73,12 +74,12 @@ class NeighborSearch:
             return self._nearest(queries, count)
         found = self._nearest(queries, count + 1)
         keep = found != own[:, None]
-        # A query with many equal references of lower index does not find its own: then the last one goes.
+        # A query with many equal references of lower index may not find its own: drop the last one instead.
         keep[keep.all(axis=1), -1] = False
         return found[keep].reshape(len(queries), count)
 
     def _nearest(self, queries, count):
-        """The `count` nearest references of each query, `(b, count)`."""
+        """Find the `count` nearest references of each query, `(b, count)`."""
         found = np.empty((len(queries), count), np.int64)
         remaining = np.arange(len(queries))
         for width, dtype in self._attempts(count):
@@ -94,14 +95,12 @@ class NeighborSearch:
             remaining = np.concatenate(uncertain)
             if not len(remaining):
                 return found
-        raise AssertionError(
-            "All references are candidates in the last attempt, which leaves nothing uncertain."
-        )
+        raise AssertionError("The last attempt has all references as candidates, so no query can remain uncertain.")
 
     def _attempts(self, count):
         everything = len(self.distinct)
         width = min(count + _SLACK, everything)
-        # Many neighbours lie closer together than float32 can tell: float64 is cheaper than a second look.
+        # Float32 rarely separates many neighbors: float64 is cheaper than a second search.
         if 16 * count < everything:
             yield width, np.float32
         yield width, np.float64
@@ -110,20 +109,20 @@ class NeighborSearch:
             yield width, np.float64
 
     def _ranked_candidates(self, queries, count, width, dtype):
-        """Candidates in their true order, which of them tie, and whether the first `count` are surely right.
+        """Rank candidates in their true order, find ties, and decide whether the first `count` are certainly correct.
 
         Returns:
-            Candidates' places in `distinct`, `(b, width)`; numbers that rise with the distance and are equal
-            for ties, `(b, width)`; certainty, `(b,)`.
+            Candidates' positions in `distinct`, `(b, width)`; ranks that increase with the distance and are equal for
+            ties, `(b, width)`; certainty, `(b,)`.
         """
         products = self._products(dtype)
         centered = products.center(queries)
         candidates, scores = products.best(centered, width)
         norms = np.einsum("ij,ij->i", centered, centered, dtype=np.float64)
         squared = np.maximum(norms[:, None] - scores, 0.0)
-        # What is as near as the last candidate has at most this norm, so the error of its product is bounded.
+        # References at least as near as the last candidate have at most this norm, which bounds their error.
         farthest = np.sqrt(norms) + np.sqrt(squared[:, -1])
-        # Each of the d + 1 summands is rounded with every sum; the rest is for the rounding of the vectors.
+        # One rounding for each of the d + 1 sums; the remaining 7 cover the rounding of the vectors.
         extent = np.square(np.sqrt(norms) + farthest)
         error = (queries.shape[1] + 8) * (products.roundoff * extent + np.finfo(dtype).tiny)
         error += products.order_roundoff(width) * extent
@@ -140,7 +139,7 @@ class NeighborSearch:
         return self._order_runs(queries, candidates, runs, close) + (certain,)
 
     def _order_runs(self, queries, candidates, runs, close):
-        """Orders candidates within the runs of those that products cannot tell apart."""
+        """Order candidates within runs that products cannot separate."""
         rows, columns = np.nonzero(close)
         ties = np.zeros(candidates.shape, bool)
         if len(rows):
@@ -170,28 +169,28 @@ class NeighborSearch:
 
 
 def squared_distances(vectors, others):
-    """Squared L2 distances of each vector to its partner, `(…, d)` → `(…,)`, by differences in float64."""
+    """Squared L2 distances between paired vectors, `(…, d)` → `(…,)`, from differences in float64."""
     return np.square(np.subtract(vectors, others, dtype=np.float64)).sum(axis=-1)
 
 
 def block_rows(references, width, block_bytes, itemsize=4):
-    """How many queries a block takes so that it stays within its bytes, one at least.
+    """Number of queries in a block that fits into its memory, at least one.
 
     Args:
-        references: Number of references.
-        width: Number of candidates of each query.
-        block_bytes: Bytes of the block.
-        itemsize: Bytes of a product.
+        references: int. Number of references.
+        width: int. Number of candidates per query.
+        block_bytes: int. Bytes of the block.
+        itemsize: int. Bytes of a product. Default: 4.
 
     Returns:
-        Number of queries.
+        int. The number of queries.
 
     Example:
         >>> block_rows(references=60_000, width=20, block_bytes=2**26)
         263
     """
     depth = _depth(references, width)
-    # A sorted row stands there four times: products, differences, keys and places.
+    # A sorted row needs four arrays: products, differences, keys and indices.
     copies = 4 if _is_wide(references, width, itemsize) else 1 + 1 / depth
     products = itemsize * (references + _PADDING) * copies
     proposals = (itemsize + 4) * depth * width
@@ -199,12 +198,12 @@ def block_rows(references, width, block_bytes, itemsize=4):
 
 
 def _is_wide(references, width, itemsize):
-    """Whether candidates are so many that sorting whole rows is faster than selecting from them."""
+    """Whether there are so many candidates that sorting whole rows is faster than selecting from them."""
     return itemsize == 8 and 16 * width >= references
 
 
 def _depth(references, width):
-    """How many references share a cell of the first selection: about √(references / width), a power of 2."""
+    """Number of references that share a cell in the first selection: about √(references / width), a power of 2."""
     depth = 1
     while 4 * depth * depth * width <= references and depth < _PADDING:
         depth *= 2
@@ -212,17 +211,17 @@ def _depth(references, width):
 
 
 class Frame:
-    """Vectors as products take them: centred at the references' mean, and scaled so that no square overflows.
+    """Centers vectors at the mean of the references and scales them so that no square overflows.
 
     Args:
-        references: `(m, d)` float32 or float64.
-        center: Their mean in float64, `(d,)`.
+        references: Array `(m, d)`, float32 or float64.
+        center: Array `(d,)`, float64. Mean of the references.
         dtype: The type of the products.
     """
 
     def __init__(self, references, center, dtype):
         self.dtype = dtype
-        # A power of two brings the references to length 1 at most.
+        # Scale by a power of two, so that the references have length 1 at most.
         extent = np.maximum(references.max(axis=0) - center, center - references.min(axis=0)).max()
         extent *= references.shape[1] ** 0.5
         working = np.result_type(references, dtype)
@@ -237,13 +236,13 @@ class Frame:
 
 
 def parts(count, row_bytes):
-    """Slices of so many rows each that a copy of them stays small beside the whole."""
+    """Slices of a number of rows, each small enough that a copy of it is negligible."""
     size = max(1, _PART_BYTES // row_bytes)
     return [slice(start, start + size) for start in range(0, count, size)]
 
 
 class _Products:
-    """Scores 2xᵀy − ‖y‖² of centred and scaled vectors, as one matrix product in one precision."""
+    """Computes scores 2xᵀy − ‖y‖² of centered and scaled vectors as one matrix product in one precision."""
 
     def __init__(self, references, center, dtype):
         self.dtype = dtype
@@ -251,27 +250,27 @@ class _Products:
         self.roundoff = np.finfo(dtype).eps / 2
         self.center = Frame(references, center, dtype)
         columns = -(-self.count // _PADDING) * _PADDING
-        # No variable, which a strategy of tf.distribute would mirror.
+        # A constant rather than a variable, which a tf.distribute strategy would mirror.
         matrix = np.empty((dim + 1, columns), dtype)
         for part in parts(self.count, 8 * dim):
             centered = self.center(references[part])
             scores = matrix[:, part.start : part.start + len(centered)]
             np.multiply(centered.T, 2, out=scores[:-1])
             scores[-1] = -np.einsum("ij,ij->i", centered, centered, dtype=np.float64)
-        # What fills up the last cells is farther than anything.
+        # The padding of the last cells is farther away than any reference.
         matrix[:-1, self.count :] = 0
         matrix[-1, self.count :] = -1e30
         with tf.device("/CPU:0"):
             self.matrix = tf.constant(matrix)
 
     def order_roundoff(self, width):
-        """The error of the order of `best`, relative to the largest squared distance; 0 if scores alone decide it."""
+        """The error of the order of `best`, relative to the largest squared distance; 0 if only the scores decide."""
         if not _is_wide(self.count, width, np.dtype(self.dtype).itemsize):
             return 0.0
         return 2.0 ** (_index_bits(self.count) - 51)
 
     def best(self, centered, width):
-        """The best candidates, `(b, width)`, and their scores in float64, best first up to `order_roundoff`."""
+        """The best candidates, `(b, width)`, and their float64 scores, best first up to `order_roundoff`."""
         extended = np.ones((len(centered), centered.shape[1] + 1), self.dtype)
         extended[:, :-1] = centered
         if _is_wide(self.count, width, np.dtype(self.dtype).itemsize):
@@ -286,15 +285,15 @@ class _Products:
 
 
 def _index_bits(count):
-    """Bits of the indices below `count`."""
+    """Number of bits of the indices below `count`."""
     return max(1, (count - 1).bit_length())
 
 
 def _first_of_sorted(scores, width):
-    """The places of the `width` greatest scores of each row, `(b, width)`, equal to `_index_bits` of the mantissa.
+    """Indices of the `width` largest scores of each row, `(b, width)`, exact up to `_index_bits` of the mantissa.
 
-    Sorting numbers is several times faster than sorting places by numbers: the last bits of the distance to the row's
-    best score, which sorts like its bits as it is not negative, make room for the place.
+    Sorting numbers is several times faster than an argsort. The distances to the best score of the row are not
+    negative, so they sort like their bits, and the last bits are replaced by the index.
     """
     bits = _index_bits(scores.shape[1])
     keys = (scores.max(axis=1, keepdims=True) - scores).view(np.uint64)
@@ -318,8 +317,8 @@ def _best(queries, references, width, cells):
 
 
 def _best_by_cells(scores, width, cells, depth):
-    # A full selection from each row would take longer than the product. The rows of a (depth, cells)
-    # arrangement are merged into their maxima; the best `width` scores lie in the cells of the best maxima.
+    # Selecting from whole rows would take longer than the product. Reduce a (depth, cells) arrangement of each row
+    # to the maxima of its cells first: the best `width` scores are in the cells with the best maxima.
     maxima = tf.reduce_max(tf.reshape(scores, (-1, depth, cells)), axis=1)
     _, best_cells = tf.math.top_k(maxima, width, sorted=False)
     members = best_cells[:, None, :] + cells * tf.range(depth)[None, :, None]
@@ -337,10 +336,10 @@ _BEST = {dtype: _compiled(dtype) for dtype in (np.float32, np.float64)}
 
 
 class _Duplicates:
-    """Which references are equal, unless no more than a few are."""
+    """Groups of equal references, unless there are only a few."""
 
     def __init__(self, references):
-        # By their bytes. 0 and −0 count as different: that costs time, as equal distances go by index anyway.
+        # Compares bytes, so 0 and −0 differ. That only costs time, because equal distances are ordered by index anyway.
         groups = _equal_rows(references)
         self.none = groups is None
         if self.none:
@@ -348,25 +347,25 @@ class _Duplicates:
         _, self.first, group, self.sizes = np.unique(
             groups, return_index=True, return_inverse=True, return_counts=True
         )
-        # Few equal ones are cheaper to order by their distances than to search as one.
+        # A few equal references are cheaper to order by distance than to search as one.
         if self.sizes.max() <= _SLACK:
             self.none = True
             return
-        # The members of each group stand together, in order of their indices.
+        # Members of a group are adjacent and ordered by index.
         self.members = np.argsort(group.reshape(-1), kind="stable")
         self.starts = np.cumsum(self.sizes) - self.sizes
 
     def expand(self, candidates, ranks, count, block_bytes):
-        """Replaces groups by their members and takes the first ones.
+        """Replace groups by their members and keep the first ones.
 
         Args:
-            candidates: Groups, nearest first, `(b, width)`.
-            ranks: Equal for groups that tie, rising, `(b, width)`.
-            count: How many members are wanted; the groups together have as many.
-            block_bytes: Bytes for intermediate results.
+            candidates: int array `(b, width)`. Groups, nearest first.
+            ranks: int array `(b, width)`. Increasing ranks, equal for groups that tie.
+            count: int. Number of members per query; the groups together have at least as many.
+            block_bytes: int. Bytes for intermediate results.
 
         Returns:
-            Indices of references, `(b, count)`, by rank and then by index.
+            int array `(b, count)`. Indices of references, ordered by rank and then by index.
         """
         if self.none:
             return candidates[:, :count]
@@ -391,7 +390,7 @@ class _Duplicates:
         within = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
         members = self.members[np.repeat(self.starts[candidates[rows, columns]], repeats) + within]
         rows, ranks = np.repeat(rows, repeats), np.repeat(ranks[rows, columns], repeats)
-        # The members of a group are in order already; only groups that tie can need sorting.
+        # Members of one group are already in order. Only groups that tie may need sorting.
         tied = (rows[1:] == rows[:-1]) & (ranks[1:] == ranks[:-1]) & (members[1:] < members[:-1])
         if tied.any():
             disordered = np.isin(rows, rows[1:][tied])
@@ -402,10 +401,10 @@ class _Duplicates:
 
 
 def _equal_rows(rows):
-    """Numbers that equal rows share, `(m,)`, or None if no two are equal.
+    """Assign equal rows a common number, `(m,)`; `None` if all rows differ.
 
-    Rows of equal sums of their bits, under odd weights, are suspects; only these are compared byte by byte, as sorting
-    all rows by their bytes would copy them twice.
+    Rows with equal sums of their bits, under odd weights, are suspects, and only these are compared byte by byte:
+    sorting all rows by their bytes would copy them twice.
     """
     sums = np.empty(len(rows), np.uint64)
     weights = np.random.default_rng(0).integers(2**63, size=rows.shape[1], dtype=np.uint64)
@@ -423,7 +422,7 @@ def _equal_rows(rows):
     first, group = np.unique(suspicious, return_index=True, return_inverse=True)[1:]
     if len(first) == len(suspects):
         return None
-    # Each row by the index of the first that equals it.
+    # Each row gets the index of the first row equal to it.
     groups = np.arange(len(rows))
     groups[suspects] = suspects[first[group.reshape(-1)]]
     return groups

@@ -1,4 +1,4 @@
-"""Miners: each chooses the pairs that count."""
+"""Miners: they select the pairs of a batch that a loss uses."""
 
 from tfdml._utils.naming import former_names
 from tfdml.miners.base import Miner

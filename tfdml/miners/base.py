@@ -1,4 +1,4 @@
-"""The base of every miner."""
+"""Base class of the miners."""
 
 from __future__ import annotations
 
@@ -14,42 +14,52 @@ from tfdml.ops.pairs import Pairs, References
 
 
 class Miner(abc.ABC):
-    """Chooses the pairs that count.
+    """Base class of objects that select the pairs that count.
 
-    A loss that is given a miner (`miner=`) sees only the pairs that it chooses. Alone, `miner(labels, embeddings)`
-    gives the masks of the chosen pairs. No gradient passes through the choice, and no array is larger than
-    `(batch, references)`. A subclass makes its choice in `choose` and keeps every argument as an attribute of the
-    same name.
+    Most pairs of a batch are easy and contribute little; a miner restricts a loss to the informative ones. Pass it to
+    any loss, `losses.MarginLoss(miner="distance_weighted")`, or call it, `miner(labels, embeddings)`, for the masks of
+    the selected pairs. No gradient flows through the selection, and no array exceeds `(batch, references)`.
+
+    To write a miner, implement `choose` and store every argument as an attribute of the same name.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from tfdml import miners, ops
+        >>> class NoNegatives(miners.Miner):
+        ...     def choose(self, pairs):
+        ...         return ops.PairMasks(pairs.positives, tf.zeros_like(pairs.negatives))
+        >>> NoNegatives()([0, 0, 1], [[0.0], [1.0], [2.0]]).positives.numpy().sum(axis=1).tolist()
+        [1, 1, 0]
     """
 
     @abc.abstractmethod
     def choose(self, pairs: Pairs) -> PairMasks:
-        """The pairs that count, among those that counted before.
+        """Select the pairs that count. Subclasses implement this.
 
         Args:
-            pairs: `tfdml.ops.Pairs`.
+            pairs: `tfdml.ops.Pairs`. Select only among pairs whose masks are set.
 
         Returns:
             `tfdml.ops.PairMasks`, each `(batch, references)`.
         """
 
     def mine(self, pairs: Pairs) -> Pairs:
-        """The comparison narrowed to the chosen pairs."""
+        """Restrict pairs to the selected ones."""
         return pairs.narrowed(self.choose(pairs.with_embeddings(tf.stop_gradient)))
 
     def __call__(self, labels: Labels, embeddings: TensorLike, references: References | None = None) -> PairMasks:
-        """The masks of the chosen pairs.
+        """Compute the masks of the selected pairs.
 
         Args:
-            labels: Integer class labels, `(batch,)`.
-            embeddings: `(batch, dim)`.
-            references: `tfdml.layers.References`; `None` compares the batch with itself.
+            labels: int tensor, `(batch,)`. Class labels.
+            embeddings: float tensor, `(batch, dim)`.
+            references: `tfdml.layers.References` or `None`. `None` compares the batch with itself. Default: `None`.
 
         Returns:
             `tfdml.ops.PairMasks(positives, negatives)`, each `(batch, references)`.
 
         Raises:
-            ValueError: If the shapes do not fit.
+            ValueError: If the shapes do not match.
         """
         return self.choose(ops.compare(labels, embeddings, references))
 

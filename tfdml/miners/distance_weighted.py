@@ -15,38 +15,45 @@ from tfdml.ops.pairs import Pairs
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class DistanceWeightedMiner(Miner):
-    r"""Draws negatives so that all distances have an equal chance, however rare they are on the sphere.
+    r"""Draws negatives so that all distances are equally likely, no matter how rare they are on the unit sphere.
+
+    Random negatives almost all have the same distance (about 1.41 on the unit sphere), and hard negatives are dominated
+    by noise; this draws from the whole range. The paper combines it with `MarginLoss`. It normalizes the embeddings
+    itself.
 
     Distances $d$ of points spread evenly over the unit sphere in $n$ dimensions have the density
 
     $$q(d) \propto d^{n-2} \big( 1 - \tfrac14 d^2 \big)^{\frac{n-3}{2}}.$$
 
-    Each sample keeps its positives and draws as many different negatives as it has positives, or all if there are
-    fewer, with weights $1 / q(\max(d, \text{cutoff}))$, on l2-normalised embeddings, among those with $d <$
-    `nonzero_cutoff`. If none is so near, it draws among all its negatives with equal weights.
+    Each sample keeps its positives and draws the same number of different negatives, or all if there are fewer, with
+    the weights $1 / q(\max(d, \text{cutoff}))$ on L2-normalized embeddings, among those with $d <$ `nonzero_cutoff`. If
+    there are none, it draws among all its negatives with equal weights.
 
-    Deviation from the paper: a sample draws without replacement (one after the other, each by its weight among those
-    that are left), so that it has as many negatives as positives; drawing with replacement gives fewer.
+    Deviation from the paper: a sample draws without replacement (one after another, each by its weight among the
+    remaining ones), so it has as many negatives as positives. Drawing with replacement results in fewer.
 
-    The draw is a function of `seed` and of the embeddings' bits alone: other batches draw otherwise, and a training
-    that is resumed repeats itself.
+    The draw depends only on `seed` and the bits of the embeddings, so it differs between batches, and a resumed
+    training run repeats it.
 
     Args:
-        cutoff: Nearer negatives have the weight of this distance, lest noise rules; less than `nonzero_cutoff`.
-        nonzero_cutoff: Negatives at this distance or farther are not drawn, at most 2.
-        seed: Of the draw, an integer >= 0.
+        cutoff: float, 0 < cutoff < nonzero_cutoff. Negatives closer than this get the weight of this distance, so that
+            noise does not dominate. Default: 0.5.
+        nonzero_cutoff: float, <= 2. Negatives at this distance or farther are not drawn. Default: 1.4.
+        seed: int, >= 0. Seed of the draw. Default: 0.
 
     Raises:
-        ValueError: If the cutoffs are not in order or out of range, or the seed is no such integer.
+        ValueError: If the cutoffs are in the wrong order or out of range, or the seed is invalid.
 
     Reference:
         Wu et al., "Sampling matters in deep embedding learning", ICCV 2017, section 4.2. Keeping the largest sums of
-        logarithmic weight and Gumbel noise draws without replacement: Kool et al., "Stochastic beams and where to find
-        them", ICML 2019, section 2.3.
+        log-weights and Gumbel noise draws without replacement: Kool et al., "Stochastic beams and where to find them",
+        ICML 2019, section 2.3.
 
     Example:
+        >>> import tensorflow as tf
+        >>> from tfdml import miners
         >>> x = tf.random.stateless_normal((6, 8), seed=(0, 1))
-        >>> DistanceWeightedMiner()([0, 0, 1, 1, 2, 2], x).negatives.numpy().sum(axis=1).tolist()
+        >>> miners.DistanceWeightedMiner()([0, 0, 1, 1, 2, 2], x).negatives.numpy().sum(axis=1).tolist()
         [1, 1, 1, 1, 1, 1]
     """
 
@@ -55,7 +62,8 @@ class DistanceWeightedMiner(Miner):
         self.cutoff = check_between("cutoff", cutoff, 0.0, 2.0)
         if not 0 < cutoff < nonzero_cutoff:
             raise ValueError(
-                f"Received: cutoff={cutoff!r}, nonzero_cutoff={nonzero_cutoff!r}; expected 0 < cutoff < nonzero_cutoff."
+                f"The cutoffs are in the wrong order. Received: cutoff={cutoff!r}, nonzero_cutoff={nonzero_cutoff!r}. "
+                "Expected: 0 < cutoff < nonzero_cutoff."
             )
         self.seed = check_whole_number("seed", seed, 0)
 
@@ -72,16 +80,16 @@ class DistanceWeightedMiner(Miner):
 
     def _log_weights(self, distances, dimension):
         dimension = tf.cast(dimension, distances.dtype)
-        # Distances beyond the upper cutoff only count where the weights do not; the limit keeps the logarithm finite.
+        # Weights are not used beyond the upper cutoff; clipping keeps the logarithm finite.
         distances = tf.clip_by_value(distances, self.cutoff, self.nonzero_cutoff)
         remainder = tf.maximum(1.0 - 0.25 * tf.square(distances), np.finfo(np.float32).eps)
         return (2.0 - dimension) * tf.math.log(distances) + 0.5 * (3.0 - dimension) * tf.math.log(remainder)
 
     def _gumbel(self, embeddings, shape):
         bits = tf.bitcast(embeddings, tf.int32 if embeddings.dtype == tf.float32 else tf.int64)
-        # A sum of integers does not depend on the order in which it is taken.
+        # A sum of integers does not depend on the order of summation.
         total = tf.cast(tf.reduce_sum(tf.cast(bits, tf.int64)), tf.uint64)
-        # tf.random.stateless_uniform draws otherwise under XLA; these integers are the same everywhere.
+        # tf.random.stateless_uniform draws different numbers under XLA; these integers are the same everywhere.
         integers = tf.raw_ops.StatelessRandomUniformFullIntV2(
             shape=shape,
             key=tf.constant([self.seed], tf.uint64),
@@ -89,11 +97,11 @@ class DistanceWeightedMiner(Miner):
             alg=tf.random.Algorithm.PHILOX.value,
             dtype=tf.uint32,
         )
-        # The middles of 2^23 equal parts of (0, 1): neither end has a Gumbel value.
+        # Midpoints of 2^23 equal intervals of (0, 1): Gumbel noise is infinite at both ends.
         uniform = (tf.cast(tf.bitwise.right_shift(integers, 9), tf.float32) + 0.5) * 2.0**-23
         return tf.cast(-tf.math.log(-tf.math.log(uniform)), embeddings.dtype)
 
 
 def _descending_ranks(values):
-    """The place, from 0, of each value in its row when the largest comes first; equals take different places."""
+    """Rank, from 0, of each value in its row in descending order; equal values get different ranks."""
     return tf.argsort(tf.argsort(values, axis=1, direction="DESCENDING", stable=True), axis=1)

@@ -13,14 +13,17 @@ from tfdml.ops.pairs import Pairs
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class HardMiner(Miner):
-    r"""Each sample's farthest positive and nearest negative.
+    r"""Selects the farthest positive and the nearest negative of each sample.
+
+    The hardest pairs have the strongest signal, but are sensitive to label noise and can make embeddings collapse early
+    in training; try `SemiHardMiner` first.
 
     $$p_i = \arg\max_{p \in P_i} d_{ip}, \qquad n_i = \arg\min_{n \in N_i} d_{in}$$
 
-    Equals of the extreme count, too. A sample without a positive, or without a negative, has no such pair.
+    Ties are selected, too. A sample without a positive or without a negative has no such pair.
 
     Args:
-        distance: `"l2"`, `"squared_l2"` or `"cosine"`; the first two choose the same.
+        distance: `"l2"`, `"squared_l2"` or `"cosine"`; the first two select the same pairs. Default: `"l2"`.
 
     Raises:
         ValueError: If the distance is unknown.
@@ -29,7 +32,9 @@ class HardMiner(Miner):
         Hermans et al., "In defense of the triplet loss for person re-identification", 2017, eq. 5.
 
     Example:
-        >>> HardMiner()([0, 0, 0, 1], [[0.0], [1.0], [3.0], [2.0]]).negatives.numpy().sum(axis=1).tolist()
+        >>> from tfdml import miners
+        >>> masks = miners.HardMiner()([0, 0, 0, 1], [[0.0], [1.0], [3.0], [2.0]])
+        >>> masks.negatives.numpy().sum(axis=1).tolist()  # the last sample has two nearest negatives
         [1, 1, 1, 2]
     """
 

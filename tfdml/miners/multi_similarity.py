@@ -13,29 +13,31 @@ from tfdml.ops.pairs import Pairs
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class MultiSimilarityMiner(Miner):
-    r"""Negatives that are more similar than the least similar positive, and the other way round, up to a tolerance.
+    r"""Selects negatives that are more similar than the least similar positive, and vice versa, up to a tolerance.
 
-    On cosine similarities $s$,
+    Drops only pairs that are certainly easy, so it is a mild filter for any loss. `MultiSimilarityLoss` has it built
+    in. On cosine similarities $s$,
 
     $$\{ n \in N_i : s_{in} > \min_{p \in P_i} s_{ip} - \varepsilon \}, \qquad
       \{ p \in P_i : s_{ip} < \max_{n \in N_i} s_{in} + \varepsilon \}.$$
 
-    A sample without a positive has nothing to measure its negatives by, nor one without a negative its positives: it
-    chooses no pair at all.
+    A sample without a positive or without a negative has nothing to compare with, so none of its pairs is selected.
 
     Args:
-        epsilon: $\varepsilon \ge 0$, the tolerance.
+        epsilon: float, >= 0. $\varepsilon$, the tolerance. Default: 0.1.
 
     Raises:
         ValueError: If the tolerance is negative.
 
     Reference:
-        Wang et al., "Multi-similarity loss with general pair weighting for deep metric learning", CVPR 2019,
-        section 3.2.1.
+        Wang et al., "Multi-similarity loss with general pair weighting for deep metric learning", CVPR 2019, section
+        3.2.1.
 
     Example:
+        >>> from tfdml import miners
         >>> near, far = [1.0, 0.1], [-1.0, 0.1]
-        >>> MultiSimilarityMiner()([0, 0, 1, 2], [[1.0, 0.0], [0.9, 0.1], near, far]).negatives.numpy()[0].tolist()
+        >>> masks = miners.MultiSimilarityMiner()([0, 0, 1, 2], [[1.0, 0.0], [0.9, 0.1], near, far])
+        >>> masks.negatives.numpy()[0].tolist()
         [False, False, True, False]
     """
 

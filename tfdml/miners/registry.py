@@ -28,22 +28,23 @@ names, register, serialize, deserialize = (
 
 
 def get(identifier: Any, **options: Any) -> Miner:
-    """Makes a miner from an identifier.
+    """Create a miner from an identifier.
 
     Args:
-        identifier: A name of `names()` or of a class (`"HardMiner"`); a class; a configuration, as `serialize` gives
-            it; or a `Miner`, which is returned as it is.
-        **options: Options of the miner, for a name or a class.
+        identifier: One of: a name from `names()` or of a class (`"HardMiner"`); a class; a configuration from
+            `serialize`; or a `Miner`, which is returned unchanged.
+        **options: Arguments of the miner, if the identifier is a name or a class.
 
     Returns:
         A `Miner`.
 
     Raises:
-        ValueError: If the name is unknown (the nearest one is suggested) or takes no such option.
+        ValueError: If the name is unknown (the message suggests the closest one) or does not accept an option.
         TypeError: If the identifier is none of these.
 
     Example:
-        >>> get("hard", distance="cosine").distance
+        >>> from tfdml import miners
+        >>> miners.get("hard", distance="cosine").distance
         'cosine'
     """
     return _REGISTRY.get(identifier, **options)
