@@ -221,7 +221,7 @@ def _check_ks(ks):
         ks = tuple(ks)
     except TypeError:
         raise TypeError(
-            f"ks is not a sequence. Received: ks={ks!r}. Expected: a sequence of positive integers, such as (1, 2, 4, 8)."
+            f"ks is not a sequence. Received: ks={ks!r}. Expected: a sequence of positive integers, such as (1, 2)."
         ) from None
     return tuple(check_positive(k, "k in ks") for k in ks)
 
