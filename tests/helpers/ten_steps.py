@@ -114,8 +114,9 @@ def make_kind(name):
     second = keras.optimizers.SGD(0.5, clipnorm=0.1) if options.pop("two_optimizers", False) else None
     optimizer = options.pop("optimizer", lambda: keras.optimizers.SGD(**sgd))()
     model.compile(
-        optimizer, options.pop("loss", "multi_similarity"), reference_optimizer=second, weight_decay=1e-3, geometry=True
-    )
+        optimizer, options.pop("loss", "multi_similarity"), second, weight_decay=1e-3, geometry=True,
+        parameter_groups=options.pop("groups", None),
+    )  # fmt: skip
     assert not options, options
     return model, run_options
 
@@ -168,6 +169,11 @@ KINDS = {
     "batch": {"loss": "c2"},
     # Two samples per batch, most of which differ in class.
     "pairs": {"loss": "c2", "size": 2},
+    "groups": {
+        "groups": [
+            models.ParameterGroup("normalization_*", 0.5), models.ParameterGroup("backbone", 0.1, frozen_steps=4),
+        ],
+    },
     "memory": {"references": ["memory"]},
     "proxies": {"references": ["proxies"]},
     "ccp": {"references": ["proxies"], "normalization": "clip", "loss": "c1", "problems": True},

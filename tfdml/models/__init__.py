@@ -16,20 +16,25 @@ from tfdml.models.embedder import (
 )
 from tfdml.models.head import build_head
 from tfdml.models.metric_model import MetricModel
+from tfdml.models.parameter_groups import ParameterGroup, freeze_batch_norm, freeze_layers, layer_decay_groups
 from tfdml.models.snapshot import WeightSnapshot
 
 __all__ = [
     "CCPModel",
     "Workers",
     "MetricModel",
+    "ParameterGroup",
     "WeightSnapshot",
     "adapt_pooling",
     "build_embedder",
     "build_head",
     "workers_of",
     "embed",
+    "freeze_batch_norm",
+    "freeze_layers",
     "image_batches",
     "inference_function",
+    "layer_decay_groups",
     "local_features",
     "pooling_maps",
     "calibrate_batch_norm",

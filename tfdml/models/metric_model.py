@@ -28,6 +28,7 @@ from tfdml.models.batches import (
 from tfdml.models.distribution import workers_of
 from tfdml.models.embedder import inference_function, largest_distance, with_attributes
 from tfdml.models.monitors import warn_of_minimized
+from tfdml.models.parameter_groups import ParameterGroup, ScaledUpdates, grouped_variables, groups_of
 from tfdml.models.step_counter import StepCounter
 from tfdml.models.validation import (
     GEOMETRY_LOGS,
@@ -135,6 +136,7 @@ class MetricModel(keras_compat.WorkerModel):
         warmup_steps: int = 0,
         geometry: bool = False,
         metrics: Sequence[str] | None = None,
+        parameter_groups: Sequence[ParameterGroup] | None = None,
         **kwargs: Any,
     ) -> None:
         r"""Prepares training.
@@ -161,6 +163,8 @@ class MetricModel(keras_compat.WorkerModel):
             metrics: Names of the retrieval metrics that `evaluate` gives, such as `["map_at_r", "recall_at_16"]`;
                 `None` gives `map_at_r`, `precision_at_1`, `r_precision` and recall at 1, 2, 4 and 8. Metrics of Keras,
                 which are means over batches, are refused.
+            parameter_groups: List of `ParameterGroup`: layers of the embedder that have another learning rate, or are
+                frozen at first. `None` trains all layers alike.
             **kwargs: As for `keras.Model.compile`: `jit_compile`, `run_eagerly`, `steps_per_execution`, …
 
         Raises:
@@ -201,6 +205,7 @@ class MetricModel(keras_compat.WorkerModel):
         self.weight_decay = check_not_negative("weight_decay", weight_decay)
         self.warmup_steps = check_whole_number("warmup_steps", warmup_steps, minimum=0)
         self.reference_optimizer = None if reference_optimizer is None else keras.optimizers.get(reference_optimizer)
+        self.parameter_groups = tuple(groups_of(parameter_groups))
         self._check_optimizers()
         self.geometry = bool(geometry)
         self._check_margins()
@@ -246,6 +251,12 @@ class MetricModel(keras_compat.WorkerModel):
             )
 
     def _check_optimizers(self):
+        optimizer = keras_compat.base_optimizer(self.optimizer)
+        if grouped_variables(self.embedder, self.parameter_groups) and getattr(optimizer, "use_ema", False):
+            raise ValueError(
+                "The moving averages of an optimizer do not know of parameter groups. Received: use_ema=True with "
+                "parameter_groups. Expected: use_ema=False. Use tfdml.callbacks.AveragedWeights."
+            )
         if self.warmup_steps:
             training_step.frozen_variables(self.embedder)
             optimizer = keras_compat.base_optimizer(self.optimizer)
@@ -381,9 +392,12 @@ class MetricModel(keras_compat.WorkerModel):
             is_over = tf.convert_to_tensor(self.steps) >= self.warmup_steps
             held = training_step.frozen_variables(self.embedder)
             gradients = training_step.mask_gradients(gradients, variables, held, factor=is_over)
+        grouped = grouped_variables(self.embedder, self.parameter_groups)
+        updates = ScaledUpdates(grouped, self.steps)
         # As the optimizer counts: a step that is skipped or accumulated is not one.
         before = tf.convert_to_tensor(self.optimizer.iterations)
         training_step.apply_gradients(self.optimizer_groups(), gradients, variables)
+        updates.apply()
         self.step_counter.advance(tf.convert_to_tensor(self.optimizer.iterations) - before)
         for layer in self.references:
             if hasattr(layer, "update"):
@@ -656,6 +670,7 @@ class MetricModel(keras_compat.WorkerModel):
             "warmup_steps": self.warmup_steps,
             "geometry": self.geometry,
             "metrics": list(self._retrieval_names),
+            "parameter_groups": [group.get_config() for group in self.parameter_groups],
             **self._fit_options,
         }
 
