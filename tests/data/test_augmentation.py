@@ -1,5 +1,7 @@
 """A dot is followed: where it goes tells which transform was made."""
 
+import colorsys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -166,4 +168,99 @@ def test_config_round_trip():
 def test_refuses(options):
     ((name, _),) = options.items()
     with pytest.raises(ValueError, match=f"{name}="):
+        Augmentation(**options)
+
+
+def photographs(count=60):
+    return np.random.default_rng(0).uniform(0.3, 0.6, (1, 9, 7, 3)).repeat(count, 0).astype(np.float32)
+
+
+def gray(images):
+    return images @ np.array([0.299, 0.587, 0.114])
+
+
+def test_brightness():
+    images = photographs()
+    factors = np.asarray(Augmentation(brightness=0.4)(images, (1, 2))) / images
+    np.testing.assert_allclose(factors, factors[:, :1, :1, :1] * np.ones_like(factors), rtol=1e-5)
+    assert 0.6 <= factors.min() < 0.65 and 1.35 < factors.max() <= 1.4
+    # What would be brighter than white is white.
+    assert np.asarray(Augmentation(brightness=1.0)(images * 1.6, (1, 2))).max() == 1.0
+
+
+def test_contrast():
+    images = photographs()
+    changed = np.asarray(Augmentation(contrast=0.5)(images, (1, 2)))
+    means = gray(images).mean(axis=(1, 2))
+    np.testing.assert_allclose(gray(changed).mean(axis=(1, 2)), means, atol=1e-6)
+    factors = (changed - means[:, None, None, None]) / (images - means[:, None, None, None])
+    assert np.ptp(factors.reshape(len(images), -1), axis=1).max() < 1e-2
+    assert 0.5 <= np.median(factors, axis=(1, 2, 3)).min() < 0.56 and 1.44 < factors.max() < 1.51
+
+
+def test_saturation():
+    images = photographs()
+    changed = np.asarray(Augmentation(saturation=0.9)(images, (1, 2)))
+    np.testing.assert_allclose(gray(changed), gray(images), atol=1e-6)
+    spread = (changed - gray(changed)[..., None]) / (images - gray(images)[..., None])
+    factors = np.median(spread, axis=(1, 2, 3))
+    assert 0.1 <= factors.min() < 0.2 and 1.8 < factors.max() < 1.91
+
+
+def test_hue():
+    images = photographs()
+    changed = np.asarray(Augmentation(hue=0.1)(images, (1, 2)))
+    # In the words of Python's own conversion: luma stays, and the angle of the color turns.
+    before, after = (np.array([colorsys.rgb_to_yiq(*pixel) for pixel in of[:, 0, 0]]) for of in (images, changed))
+    np.testing.assert_allclose(after[:, 0], before[:, 0], atol=2e-3)
+    turns = np.angle((after[:, 1] + 1j * after[:, 2]) / (before[:, 1] + 1j * before[:, 2])) / (2 * np.pi)
+    assert -0.105 < turns.min() < -0.085 and 0.085 < turns.max() < 0.105
+
+
+def test_gray_images_keep_their_channel():
+    images = photographs()[..., :1]
+    np.testing.assert_array_equal(Augmentation(hue=0.5, saturation=1.0)(images, (1, 2)), images)
+    assert np.asarray(Augmentation(contrast=0.5, brightness=0.5)(images, (1, 2))).shape == images.shape
+
+
+def test_erasing():
+    images = np.zeros((400, 40, 40, 3), np.float32) - 1.0
+    erased = np.asarray(Augmentation(erasing=0.7, erasing_area=(0.1, 0.2))(images, (1, 2)))
+    masks = (erased >= 0).all(-1)
+    is_erased = masks.any(axis=(1, 2))
+    assert 0.62 < is_erased.mean() < 0.78
+    for mask, image in zip(masks[is_erased], erased[is_erased]):
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        assert mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+        assert mask.sum() == len(rows) * len(columns)
+        assert 1 / 3.6 < len(rows) / len(columns) < 3.6
+        assert np.ptp(image[mask].reshape(-1, 3), axis=0).max() == 0.0
+    shares = masks[is_erased].mean(axis=(1, 2))
+    assert 0.08 < shares.min() < 0.115 and 0.185 < shares.max() < 0.22
+    # Up to every side.
+    where = masks.any(axis=0)
+    assert where[0].any() and where[-1].any() and where[:, 0].any() and where[:, -1].any() and where[2:-2, 2:-2].all()
+
+
+def test_colors_follow_the_seed_and_geometry_is_as_without_them():
+    images = photographs(8)
+    colors = {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "hue": 0.1, "erasing": 0.5}
+    augmentation = Augmentation(horizontal_flip=True, rotation=10, **colors)
+    one, again = augmentation(images, (3, 4)), tf.function(augmentation)(tf.constant(images), (3, 4))
+    np.testing.assert_allclose(one, again, atol=1e-6)
+    assert np.abs(np.asarray(one) - np.asarray(augmentation(images, (3, 5)))).max() > 0.1
+    geometry = Augmentation(horizontal_flip=True, rotation=10)
+    np.testing.assert_allclose(
+        Augmentation(**colors)(geometry(images, (3, 4)), (3, 4)), augmentation(images, (3, 4)), atol=1e-6
+    )
+    assert Augmentation.from_config(augmentation.config()) == augmentation
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"brightness": 1.1}, {"contrast": -0.1}, {"saturation": 2}, {"hue": 0.6}, {"erasing": 1.5},
+     {"erasing_area": (0.0, 0.2)}, {"erasing_area": (0.3, 0.2)}],
+)  # fmt: skip
+def test_colors_out_of_range(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
         Augmentation(**options)

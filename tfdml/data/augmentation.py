@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import tensorflow as tf
 
 from tfdml._utils.arguments import check_at_most
@@ -25,6 +26,12 @@ class Augmentation:
         horizontal_flip: Whether every other image, at random, is mirrored.
         crop_area: `None`, or `(smallest, largest)` share of the image's area that a random crop keeps.
         crop_aspect: `(smallest, largest)` ratio of a crop's width to its height.
+        brightness: Largest relative change of all values, 0 to 1.
+        contrast: Largest relative change of the distance from the image's mean gray, 0 to 1.
+        saturation: Largest relative change of the distance from gray, 0 to 1; for color images.
+        hue: Largest rotation of the colors as a share of the circle, 0 to 0.5; for color images.
+        erasing: Probability that a rectangle of the image is filled with one random color.
+        erasing_area: `(smallest, largest)` share of the image's area that is erased.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -44,9 +51,24 @@ class Augmentation:
         horizontal_flip: bool = False,
         crop_area: tuple[float, float] | None = None,
         crop_aspect: tuple[float, float] = (3 / 4, 4 / 3),
+        brightness: float = 0.0,
+        contrast: float = 0.0,
+        saturation: float = 0.0,
+        hue: float = 0.0,
+        erasing: float = 0.0,
+        erasing_area: tuple[float, float] = (0.02, 0.25),
     ) -> None:
         limits = {"rotation": 180.0, "scale": 0.9, "shear": 2.0, "translation": 1.0}
         check_at_most(limits, rotation=rotation, scale=scale, shear=shear, translation=translation)
+        limits = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.5, "erasing": 1.0}
+        check_at_most(
+            limits, brightness=brightness, contrast=contrast, saturation=saturation, hue=hue, erasing=erasing
+        )
+        if not (len(erasing_area) == 2 and 0 < erasing_area[0] <= erasing_area[1] <= 1):
+            raise ValueError(
+                f"Received: erasing_area={erasing_area!r}; "
+                "expected (smallest, largest) with 0 < smallest <= largest <= 1."
+            )
         if crop_area is not None and not (len(crop_area) == 2 and 0 < crop_area[0] <= crop_area[1] <= 1):
             raise ValueError(
                 f"Received: crop_area={crop_area!r}; "
@@ -62,6 +84,9 @@ class Augmentation:
         self.horizontal_flip = bool(horizontal_flip)
         self.crop_area = None if crop_area is None else tuple(map(float, crop_area))
         self.crop_aspect = tuple(map(float, crop_aspect))
+        self.brightness, self.contrast = float(brightness), float(contrast)
+        self.saturation, self.hue = float(saturation), float(hue)
+        self.erasing, self.erasing_area = float(erasing), tuple(map(float, erasing_area))
 
     def __call__(self, images: tf.Tensor, seed: TensorLike) -> tf.Tensor:
         """Changes each image of a batch in its own way.
@@ -73,7 +98,7 @@ class Augmentation:
         Returns:
             Images of the same shape and type.
         """
-        return self._transform(images, seed, with_crop=self.crop_area is not None)
+        return self._recolor(self._transform(images, seed, with_crop=self.crop_area is not None), seed)
 
     def crop(self, image: tf.Tensor, seed: TensorLike) -> tf.Tensor:
         """Cuts a random part out of one decoded image `(h, w, c)` of any size, to be resized afterwards.
@@ -105,12 +130,20 @@ class Augmentation:
 
     def after_crop(self, images: tf.Tensor, seed: TensorLike) -> tf.Tensor:
         """All changes but the crop, for a batch whose images went through `crop`."""
-        return self._transform(images, seed, with_crop=False)
+        return self._recolor(self._transform(images, seed, with_crop=False), seed)
 
     @property
     def is_flip_at_most(self) -> bool:
         """Whether `after_crop` does nothing but mirror images, if anything."""
-        return not any((self.rotation, self.scale, self.shear, self.translation))
+        return not (self._is_affine or self._changes_colors or self.erasing)
+
+    @property
+    def _is_affine(self):
+        return any((self.rotation, self.scale, self.shear, self.translation))
+
+    @property
+    def _changes_colors(self):
+        return any((self.brightness, self.contrast, self.saturation, self.hue))
 
     def is_mirrored(self, count: int | tf.Tensor, seed: TensorLike) -> tf.Tensor:
         """Which images of a batch `horizontal_flip` mirrors.
@@ -134,6 +167,12 @@ class Augmentation:
             "horizontal_flip": self.horizontal_flip,
             "crop_area": None if self.crop_area is None else list(self.crop_area),
             "crop_aspect": list(self.crop_aspect),
+            "brightness": self.brightness,
+            "contrast": self.contrast,
+            "saturation": self.saturation,
+            "hue": self.hue,
+            "erasing": self.erasing,
+            "erasing_area": list(self.erasing_area),
         }
 
     @classmethod
@@ -170,7 +209,7 @@ class Augmentation:
 
     def _transform(self, images, seed, with_crop):
         images = tf.convert_to_tensor(images)
-        is_affine = not self.is_flip_at_most
+        is_affine = self._is_affine
         if not (is_affine or with_crop or self.horizontal_flip):
             return images
         count = tf.shape(images)[0]
@@ -223,6 +262,70 @@ class Augmentation:
             fill_mode="CONSTANT",
             fill_value=0.0,
         )
+
+
+    def _recolor(self, images, seed):
+        """Changes the colors of images in 0–1, then erases rectangles."""
+        if not (self._changes_colors or self.erasing):
+            return images
+        images = tf.convert_to_tensor(images)
+        count, channels = tf.shape(images)[0], images.shape[-1]
+
+        def uniform(number, low, high, shape=(1, 1, 1)):
+            values = tf.random.stateless_uniform((count, *shape), _fold(seed, number), low, high)
+            return tf.cast(values, images.dtype)
+
+        if self.brightness:
+            images *= uniform(10, 1.0 - self.brightness, 1.0 + self.brightness)
+        if self.contrast:
+            mean = tf.reduce_mean(_gray(images), axis=(1, 2), keepdims=True)
+            images = mean + (images - mean) * uniform(11, 1.0 - self.contrast, 1.0 + self.contrast)
+        if self.saturation and channels == 3:
+            gray = _gray(images)
+            images = gray + (images - gray) * uniform(12, 1.0 - self.saturation, 1.0 + self.saturation)
+        if self.hue and channels == 3:
+            angle = 2.0 * math.pi * uniform(13, -self.hue, self.hue, ())
+            images = tf.einsum("bhwc,bdc->bhwd", images, _hue_rotation(angle))
+        if self._changes_colors:
+            images = tf.clip_by_value(images, 0.0, 1.0)
+        if not self.erasing:
+            return images
+        area = uniform(14, *self.erasing_area, ())
+        aspect = tf.exp(uniform(15, -_LOG_ASPECT, _LOG_ASPECT, ()))
+        width, height = tf.minimum(tf.sqrt(area * aspect), 1.0), tf.minimum(tf.sqrt(area / aspect), 1.0)
+        place = uniform(16, 0.0, 1.0, (2,))
+        rows = _is_inside(images.shape[1], place[:, 0], height)[:, :, tf.newaxis, tf.newaxis]
+        columns = _is_inside(images.shape[2], place[:, 1], width)[:, tf.newaxis, :, tf.newaxis]
+        is_erased = uniform(17, 0.0, 1.0) < tf.cast(self.erasing, images.dtype)
+        return tf.where(rows & columns & is_erased, uniform(18, 0.0, 1.0, (1, 1, channels)), images)
+
+
+# An erased rectangle is at most this many times as wide as high, or as high as wide, in logarithms.
+_LOG_ASPECT = math.log(3.0)
+# Luma and two axes of color: a rotation of hue turns the latter.
+_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+
+
+def _gray(images):
+    """Luma of color images, the mean of others, with one channel."""
+    if images.shape[-1] != 3:
+        return tf.reduce_mean(images, axis=-1, keepdims=True)
+    return tf.tensordot(images, tf.constant(_YIQ[0][:, np.newaxis], images.dtype), axes=1)
+
+
+def _hue_rotation(angle):
+    """Matrices of RGB, `(b, 3, 3)`, that rotate the hue by angles `(b,)` and keep luma."""
+    one, zero, cosine, sine = tf.ones_like(angle), tf.zeros_like(angle), tf.cos(angle), tf.sin(angle)
+    turn = tf.stack([one, zero, zero, zero, cosine, -sine, zero, sine, cosine], axis=-1)
+    to_yiq, to_rgb = (tf.constant(matrix, angle.dtype) for matrix in (_YIQ, np.linalg.inv(_YIQ)))
+    return to_rgb @ tf.reshape(turn, (-1, 3, 3)) @ to_yiq
+
+
+def _is_inside(count, place, share):
+    """Which of `count` places lie in a range that covers a share of them, `(b, count)`."""
+    centers = (tf.range(count, dtype=place.dtype) + 0.5) / tf.cast(count, place.dtype)
+    begin = (place * (1.0 - share))[:, tf.newaxis]
+    return (centers >= begin) & (centers < begin + share[:, tf.newaxis])
 
 
 def _fold(seed, number):
