@@ -76,13 +76,15 @@ class _Unit:
 
     def __call__(self, features, conv_name, norm_name, channels=None, size=1, stride=1, activate=True):
         """Adds one unit; without a number of channels the convolution is depthwise."""
-        options = {"strides": stride, "padding": "same", "use_bias": False, "data_format": "channels_last"}
+        options = {"strides": stride, "padding": "same", "use_bias": False}
         if channels is None:
             convolution = keras.layers.DepthwiseConv2D(
-                size, depthwise_initializer="he_normal", name=conv_name, **options
+                size, depthwise_initializer="he_normal", data_format="channels_last", name=conv_name, **options
             )
         else:
-            convolution = keras.layers.Conv2D(channels, size, kernel_initializer="he_normal", name=conv_name, **options)
+            convolution = keras.layers.Conv2D(
+                channels, size, kernel_initializer="he_normal", data_format="channels_last", name=conv_name, **options
+            )
         features = self.normalizer(convolution(features), norm_name)
         return keras.layers.ReLU(6.0, name=f"{norm_name}_relu")(features) if activate else features
 
