@@ -7,53 +7,61 @@ import inspect
 import math
 import numbers
 import warnings
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
 
 
-def check_whole_number(name, value, minimum):
+def is_integer(value: Any) -> bool:
+    """Returns whether this is an integer of Python or NumPy; booleans are not."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def check_whole_number(name: str, value: Any, minimum: int) -> int:
     """Returns `value` as an int, or raises a ValueError that names the argument."""
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if is_number and float(value).is_integer() and value >= minimum:
+    is_whole = is_integer(value) or (_is_finite(value) and float(value).is_integer())
+    if is_whole and value >= minimum:
         return int(value)
     raise ValueError(f"Received: {name}={value!r}; expected an integer >= {minimum}.")
 
 
-def check_at_most(limits, **values):
+def check_at_most(limits: Mapping[str, float], **values: float) -> None:
     """Raises a ValueError that names the first of the values that is not between 0 and its limit."""
     for name, value in values.items():
         if not 0 <= value <= limits[name]:
             raise ValueError(f"Received: {name}={value!r}; expected 0 <= {name} <= {limits[name]:g}.")
 
 
-def check_positive(name, value):
+def check_positive(name: str, value: Any) -> float:
     """Returns a finite `value` > 0 as a float, or raises a ValueError that names the argument."""
     if _is_finite(value) and value > 0:
         return float(value)
     raise ValueError(f"Received: {name}={value!r}; expected {name} > 0.")
 
 
-def check_not_negative(name, value):
+def check_not_negative(name: str, value: Any) -> float:
     """Returns a finite `value` >= 0 as a float, or raises a ValueError that names the argument."""
     if _is_finite(value) and value >= 0:
         return float(value)
     raise ValueError(f"Received: {name}={value!r}; expected {name} >= 0.")
 
 
-def check_between(name, value, low, high):
+def check_between(name: str, value: Any, low: float, high: float) -> float:
     """Returns `value` as a float if `low <= value <= high`, or raises a ValueError that names the argument."""
     if _is_finite(value) and low <= value <= high:
         return float(value)
     raise ValueError(f"Received: {name}={value!r}; expected {low:g} <= {name} <= {high:g}.")
 
 
-def check_choice(name, value, choices):
+def check_choice(name: str, value: _T, choices: Iterable[Any]) -> _T:
     """Returns `value` if it is one of the choices, or raises a ValueError that names the argument."""
     if value in choices:
         return value
     raise ValueError(f"Received: {name}={value!r}; expected one of {tuple(choices)}.")
 
 
-def configuration(instance):
+def configuration(instance: object) -> dict[str, Any]:
     """The arguments that an object was made with, taken from its attributes of the same names.
 
     Keyword collections (`**kwargs`) are left to the base class.
@@ -75,35 +83,37 @@ class FormerNames:
 
     former_names: dict[str, str] = {}
 
-    def __init_subclass__(cls, **kwargs):
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        made = cls.__init__
+        if not {"__init__", "former_names"} & vars(cls).keys():
+            return
+        made, former_names = cls.__init__, cls.former_names
 
         @functools.wraps(made)
-        def init(self, *args, **options):
-            for former in options.keys() & cls.former_names.keys():
-                name = cls.former_names[former]
+        def init(self: Any, *args: Any, **options: Any) -> None:
+            for former in options.keys() & former_names.keys():
+                name = former_names[former]
                 warnings.warn(
-                    f"{cls.__name__}: the argument {former!r} is now {name!r}.", DeprecationWarning, stacklevel=2
+                    f"{type(self).__name__}: the argument {former!r} is now {name!r}.", DeprecationWarning, stacklevel=2
                 )
                 options[name] = options.pop(former)
             made(self, *args, **options)
 
         # Keras looks at the arguments in two ways, of which only one follows wrappers.
-        init.__signature__ = inspect.signature(made)
-        cls.__init__ = init
+        init.__signature__ = inspect.signature(made)  # type: ignore[attr-defined]
+        cls.__init__ = init  # type: ignore[method-assign]
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
         return super().from_config({cls.former_names.get(name, name): value for name, value in config.items()})
 
 
-def _is_finite(value):
+def _is_finite(value: Any) -> bool:
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     return is_number and math.isfinite(value)
 
 
-def check_part(part):
+def check_part(part: Sequence[int]) -> tuple[int, int]:
     """Gives a pair (index, count) of integers, which part of how many, if there is such a part."""
     index, count = part
     if not 0 <= index < count:

@@ -122,10 +122,10 @@ def _reported(received: str, module: str) -> Iterator[None]:
     except InputError:
         raise
     except (Exception, SystemExit) as error:
-        is_missing = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
-        if is_missing and not is_file(module):
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and f"{module}.".startswith(f"{missing}.") and not is_file(module):
             raise InputError(
-                f"There is no module {error.name!r}. Received: {received}. Expected: a module that Python finds, also "
+                f"There is no module {missing!r}. Received: {received}. Expected: a module that Python finds, also "
                 "in the current folder, or the path of a .py file."
             ) from error
         message = " ".join(str(error).split()) or "no message"

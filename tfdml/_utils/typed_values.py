@@ -268,7 +268,7 @@ def interval_problem(section: Any, prefix: str = "") -> str | None:
     Returns:
         The message, or None if all numbers are in their intervals.
     """
-    for name, (interval, suffix) in _intervals(type(section)).items():
+    for name, (interval, suffix) in _intervals(type(section)).items():  # type: ignore[arg-type]
         value = getattr(section, name)
         if dataclasses.is_dataclass(value):
             if problem := interval_problem(value, f"{prefix}{name}."):

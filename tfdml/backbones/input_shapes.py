@@ -1,6 +1,6 @@
 """Which images a backbone takes."""
 
-import numbers
+from tfdml._utils.arguments import is_integer
 
 
 def check_input_shape(input_shape, smallest, largest=None, channels=(1, 3)):
@@ -35,19 +35,15 @@ def check_input_shape(input_shape, smallest, largest=None, channels=(1, 3)):
     def fits(size):
         if size is None:
             return True
-        return _is_integer(size) and smallest <= size and (largest is None or size <= largest)
+        return is_integer(size) and smallest <= size and (largest is None or size <= largest)
 
     right = (
         len(shape) == 3
         and fits(shape[0])
         and fits(shape[1])
-        and _is_integer(shape[2])
+        and is_integer(shape[2])
         and shape[2] in channels
     )
     if not right:
         raise ValueError(f"Received: input_shape={input_shape!r}; {expected}")
     return tuple(None if size is None else int(size) for size in shape)
-
-
-def _is_integer(size):
-    return isinstance(size, numbers.Integral) and not isinstance(size, bool)

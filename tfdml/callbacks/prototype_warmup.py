@@ -45,7 +45,7 @@ class PrototypeWarmup(keras.callbacks.Callback):
         self.epochs = check_whole_number("epochs", epochs, minimum=1)
         self.options = options
         self._is_over = False
-        self._ratio = None
+        self._ratio: float | None = None
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         if not isinstance(self.model, MetricModel):

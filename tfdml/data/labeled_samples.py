@@ -9,6 +9,7 @@ from typing import Callable
 
 import numpy as np
 
+from tfdml._utils.arguments import is_integer
 from tfdml._utils.types import ArrayLike
 from tfdml.ops.labels import label_column
 
@@ -189,7 +190,7 @@ def check_is_labeled(dataset):
 def _checked_split(num_train_classes, num_classes):
     if num_train_classes is None:
         return None
-    if not isinstance(num_train_classes, numbers.Integral) or not 0 < num_train_classes < num_classes:
+    if not is_integer(num_train_classes) or not 0 < num_train_classes < num_classes:
         raise ValueError(
             f"Received: num_train_classes={num_train_classes!r}; expected an integer with "
             f"0 < num_train_classes < {num_classes}, the number of classes, or None."

@@ -44,7 +44,8 @@ class Preprocessing:
     ) -> None:
         if isinstance(size, int) or len(size) != 2:
             raise ValueError(f"size must be (height, width). Received: size={size!r}.")
-        self.size = tuple(check_whole_number("size", side, minimum=1) for side in size)
+        height, width = (check_whole_number("size", side, minimum=1) for side in size)
+        self.size = (height, width)
         if channels not in (1, 3):
             raise ValueError(f"Received: channels={channels!r}; expected 1 (grey) or 3 (colour).")
         self.channels = int(channels)

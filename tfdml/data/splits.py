@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tfdml._utils.arguments import check_whole_number
 from tfdml.data.labeled_samples import LabeledSamples
 
 
@@ -58,7 +59,8 @@ def split_classes(
 
     Example:
         >>> import numpy as np
-        >>> from tfdml.data.labeled_images import LabeledImages
+        >>> from tfdml._utils.arguments import check_whole_number
+from tfdml.data.labeled_images import LabeledImages
         >>> images = LabeledImages(np.zeros((10, 4, 4, 1), np.uint8), np.arange(10), "abcdefghij")
         >>> [split.class_names for split in split_classes(images, validation=0.2, test=0.3)]
         [('a', 'b', 'c', 'd', 'e'), ('f', 'g'), ('h', 'i', 'j')]
@@ -82,9 +84,8 @@ def _check_shares(validation, test, fold, folds):
             f"Received: validation='test' with test={test!r}, fold={fold!r}; expected a test split and no fold."
         )
     if fold is not None:
-        if int(folds) != folds or folds < 2:
-            raise ValueError(f"folds must be an integer of at least 2. Received: folds={folds!r}.")
-        if int(fold) != fold or not 0 <= fold < folds:
+        check_whole_number("folds", folds, minimum=2)
+        if check_whole_number("fold", fold, minimum=0) >= folds:
             raise ValueError(f"Received: fold={fold!r}; expected an integer with 0 <= fold < folds={folds}.")
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import numbers
-
 import numpy as np
 
+from tfdml._utils.arguments import check_whole_number
 from tfdml._utils.types import ArrayLike
 from tfdml.metrics.inputs import as_embeddings, same_space
 from tfdml.metrics.search import BLOCK_BYTES, NeighborSearch, squared_distances
@@ -32,8 +31,9 @@ def nearest_neighbors(
         the type of the embeddings (float32 for half precision).
 
     Raises:
-        ValueError: If shapes do not match, values are not finite, or there are fewer than `k` neighbors.
-        TypeError: If the embeddings are not numbers, or `k` or `block_bytes` is not an integer.
+        ValueError: If shapes do not match, values are not finite, there are fewer than `k` neighbors, or `k` or
+            `block_bytes` is not a positive integer.
+        TypeError: If the embeddings are not numbers.
 
     Example:
         >>> from tfdml import metrics
@@ -46,7 +46,7 @@ def nearest_neighbors(
     references = queries if alone else as_embeddings(reference_embeddings, "reference_embeddings")
     if not alone:
         queries, references = same_space(queries, references)
-    k, block_bytes = check_positive(k, "k"), check_positive(block_bytes, "block_bytes")
+    k, block_bytes = check_whole_number("k", k, 1), check_whole_number("block_bytes", block_bytes, 1)
     available = len(references) - alone
     if k > available:
         raise ValueError(
@@ -64,15 +64,3 @@ def nearest_neighbors(
             squared = squared_distances(queries[rows[some], None], references[neighbors[some]])
             distances[rows[some]] = np.sqrt(squared)
     return indices, distances
-
-
-def check_positive(number, name):
-    """Return a positive integer as `int`, or raise an error that names the argument."""
-    if not isinstance(number, numbers.Integral) or isinstance(number, bool):
-        raise TypeError(
-            f"{name} has the wrong type. Received: {name}={number!r} of type {type(number).__name__}. "
-            "Expected: a positive integer."
-        )
-    if number < 1:
-        raise ValueError(f"{name} is out of range. Received: {name}={number!r}. Expected: a positive integer.")
-    return int(number)

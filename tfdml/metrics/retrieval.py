@@ -7,11 +7,10 @@ from typing import Literal
 
 import numpy as np
 
-from tfdml._utils.arguments import check_choice, check_part
+from tfdml._utils.arguments import check_choice, check_part, check_whole_number
 from tfdml._utils.types import ArrayLike, Labels, Part
 from tfdml.metrics.approximate import ApproximateSearch, neighbor_recall
 from tfdml.metrics.inputs import as_embeddings, as_labels, class_numbers, same_space
-from tfdml.metrics.neighbors import check_positive
 from tfdml.metrics.search import BLOCK_BYTES, NeighborSearch
 
 SEARCHES = ("exact", "faiss")
@@ -75,9 +74,9 @@ def retrieval_metrics(
 
     Raises:
         ValueError: If shapes do not match, there are no embeddings, embeddings are not finite, only one of
-            `reference_embeddings` and `reference_labels` is passed, a k is not positive, `neighbors` is unknown, or
-            `probes` or `part` is out of range.
-        TypeError: If embeddings are not numbers, labels are neither integers nor strings, or a k is not an integer.
+            `reference_embeddings` and `reference_labels` is passed, a k is not a positive integer, `neighbors` is
+            unknown, or `probes` or `part` is out of range.
+        TypeError: If embeddings are not numbers, or labels are neither integers nor strings.
         ImportError: If `neighbors` is `"faiss"` and Faiss is not installed.
 
     Reference:
@@ -92,7 +91,7 @@ def retrieval_metrics(
          'map_at_r': 0.417, 'queries': 3, 'queries_without_reference': 1}
     """
     ks = _check_ks(ks)
-    block_bytes = check_positive(block_bytes, "block_bytes")
+    block_bytes = check_whole_number("block_bytes", block_bytes, 1)
     check_choice("neighbors", neighbors, SEARCHES)
     probes = _check_probes(probes)
     if (reference_embeddings is None) != (reference_labels is None):
@@ -223,7 +222,7 @@ def _check_ks(ks):
         raise TypeError(
             f"ks is not a sequence. Received: ks={ks!r}. Expected: a sequence of positive integers, such as (1, 2)."
         ) from None
-    return tuple(check_positive(k, "k in ks") for k in ks)
+    return tuple(check_whole_number("k in ks", k, 1) for k in ks)
 
 
 def _check_probes(probes):

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdml import backbones
+from tfdml._utils.arguments import check_whole_number
 from tfdml._utils.types import Batches, Config, InputRange, Shape, TensorLike
 from tfdml.backbones.hub_models import image_tower
 from tfdml.backbones.input_range import check_fits_first_layer, with_input_range
@@ -86,8 +87,7 @@ def build_embedder(
             outputs or gives neither a feature map nor tokens with a known number of channels, the tokens do not fit
             what is given of them, or `input_range` is needed and not given, or contradicts the first layer.
     """
-    if int(embedding_size) != embedding_size or embedding_size < 1:
-        raise ValueError(f"embedding_size must be a positive integer. Received: embedding_size={embedding_size!r}.")
+    embedding_size = check_whole_number("embedding_size", embedding_size, minimum=1)
     if isinstance(backbone, str):
         if input_shape is None:
             raise ValueError(f"A backbone given by name needs an input_shape. Received: backbone={backbone!r}.")

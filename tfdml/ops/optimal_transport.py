@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tfdml._utils.arguments import check_whole_number
 from tfdml._utils.types import TensorLike
 from tfdml.ops.precision import at_least_float32
 
@@ -238,9 +239,7 @@ def check_transport_options(ratio, smoothing, solver, iterations, gradient):
         )
     if iterations is None:
         iterations = NEWTON_ITERATIONS if solver == "newton" else BREGMAN_ITERATIONS
-    if isinstance(iterations, bool) or not isinstance(iterations, numbers.Integral) or iterations < 1:
-        raise ValueError(f"iterations must be a positive integer. Received: iterations={iterations!r}.")
-    return float(ratio), float(smoothing), int(iterations)
+    return float(ratio), float(smoothing), check_whole_number("iterations", iterations, minimum=1)
 
 
 def _all_of(marginal, log_mass):

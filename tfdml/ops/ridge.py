@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-import numbers
-
 import tensorflow as tf
 
+from tfdml._utils.arguments import check_positive
 from tfdml._utils.types import TensorLike
 from tfdml.ops.precision import at_least_float32
 
@@ -50,9 +48,7 @@ def ridge_regression(
     """
     inputs = at_least_float32(inputs)
     targets = tf.cast(targets, inputs.dtype)
-    is_number = isinstance(penalty, numbers.Real) and not isinstance(penalty, bool)
-    if not (is_number and 0.0 < penalty < math.inf):
-        raise ValueError(f"Received: penalty={penalty!r}; expected a Python number > 0.")
+    penalty = check_positive("penalty", penalty)
     _check_shapes(inputs, targets)
     weighted = inputs
     if weights is not None:

@@ -86,7 +86,7 @@ def glyphs(
     Raises:
         ValueError: If an argument is out of range, or no character remains.
     """
-    options = {
+    options: dict[str, int | float | str | None] = {
         "size": check_whole_number("size", size, minimum=8),
         "min_typefaces": check_whole_number("min_typefaces", min_typefaces, minimum=2),
         "seed": check_whole_number("seed", seed, minimum=0),

@@ -72,7 +72,8 @@ class Pooling(keras.layers.Layer):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.input_channels = None
+        # An integer once the layer is built, which is when subclasses compute with it.
+        self.input_channels: int = None  # type: ignore[assignment]
         self._ranks = _Ranks()
 
     @property

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import numbers
 from typing import Any, Literal
 
 import keras
 import tensorflow as tf
 
 from tfdml import ops
+from tfdml._utils.arguments import check_whole_number
 from tfdml._utils.types import Identifier, Shape, TensorLike
 from tfdml.layers.pooling.base import as_masked_bags
 from tfdml.layers.pooling.prototypes import PrototypePooling
@@ -99,11 +99,7 @@ class GeneralizedSumPooling(PrototypePooling):
     ) -> None:
         super().__init__(**kwargs)
         optimal_transport.check_transport_options(ratio, smoothing, solver, iterations, gradient)
-        if isinstance(prototypes, bool) or not isinstance(prototypes, numbers.Integral) or prototypes < 1:
-            raise ValueError(
-                f"The number of prototypes is invalid. Received: prototypes={prototypes!r}. Expected: an integer >= 1."
-            )
-        self.prototypes = int(prototypes)
+        self.prototypes = check_whole_number("prototypes", prototypes, minimum=1)
         self.ratio, self.smoothing = float(ratio), float(smoothing)
         self.solver, self.gradient = solver, gradient
         self.iterations = None if iterations is None else int(iterations)
