@@ -107,6 +107,16 @@ def test_shape_mistakes(labels, embeddings, message):
         losses.get("c2").call(labels, embeddings)
 
 
+@pytest.mark.parametrize("shape", [(4,), (4, 1)])
+def test_arguments_in_the_wrong_order(shape):
+    labels, embeddings = np.zeros(shape, int), np.zeros((4, 3))
+    loss = losses.get("c2")
+    with pytest.raises(ValueError, match="Labels come first, then embeddings."):
+        loss.call(embeddings, labels)
+    with pytest.raises(ValueError, match="Labels come first, then embeddings."):
+        loss.against(embeddings, labels, References(embeddings, labels))
+
+
 def test_references_of_another_size():
     with pytest.raises(ValueError, match="differ in size"):
         losses.get("c2").against(np.zeros(2, int), np.zeros((2, 3)), References(np.zeros((2, 4)), np.zeros(2, int)))

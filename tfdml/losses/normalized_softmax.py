@@ -5,20 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import tensorflow as tf
 
-from tfdml._utils.arguments import check_positive
-from tfdml.losses.base import MetricLoss
-from tfdml.losses.softmax import cross_entropy_with_negatives
-from tfdml.ops.pairs import Pairs
+from tfdml.losses.info_nce import InfoNCELoss
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
-class NormalizedSoftmaxLoss(MetricLoss):
+class NormalizedSoftmaxLoss(InfoNCELoss):
     r"""Cross-entropy of cosine similarities with a temperature.
 
     Plain classification on unit vectors, without a margin: a simple proxy baseline. Use it with
-    `tfdml.layers.ClassProxies` through `MetricModel`. It normalizes embeddings and proxies itself.
+    `tfdml.layers.ClassProxies` through `MetricModel`. It normalizes embeddings and proxies itself, and is `InfoNCELoss`
+    with another default temperature.
 
     $$\frac{1}{b} \sum_i \frac{1}{|P_i|} \sum_{p \in P_i} -\log \frac{e^{s_{ip} / T}}
       {e^{s_{ip} / T} + \sum_{n \in N_i} e^{s_{in} / T}}.$$
@@ -46,9 +43,4 @@ class NormalizedSoftmaxLoss(MetricLoss):
     """
 
     def __init__(self, temperature: float = 0.05, name: str = "normalized_softmax", **kwargs: Any) -> None:
-        super().__init__(name, **kwargs)
-        self.temperature = check_positive("temperature", temperature)
-
-    def compare(self, pairs: Pairs) -> tf.Tensor:
-        logits = pairs.cosines() / self.temperature
-        return cross_entropy_with_negatives(logits, logits, pairs)
+        super().__init__(temperature, name, **kwargs)

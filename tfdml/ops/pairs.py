@@ -125,7 +125,10 @@ def check_embeddings(embeddings: TensorLike) -> tf.Tensor:
     """
     embeddings = at_least_float32(embeddings)
     if embeddings.shape.rank not in (None, 2):
-        raise ValueError(f"Embeddings must be (batch, dim). Received: shape {embeddings.shape}.")
+        hint = " Labels come first, then embeddings." if embeddings.shape.rank == 1 else ""
+        raise ValueError(
+            f"Embeddings must be a matrix. Received: shape {embeddings.shape}. Expected: (batch, dim).{hint}"
+        )
     return embeddings
 
 
@@ -144,7 +147,8 @@ def _flat_labels(labels, embeddings):
         labels = tf.reshape(labels, (-1,))
     if labels.shape.rank not in (None, 1):
         raise ValueError(
-            f"Labels must be integer class labels of shape (batch,) or (batch, 1). Received: shape {labels.shape}."
+            f"Labels must be a vector. Received: shape {labels.shape}. Expected: integer class labels of shape "
+            "(batch,) or (batch, 1). Labels come first, then embeddings."
         )
     if not labels.shape[:1].is_compatible_with(embeddings.shape[:1]):
         raise ValueError(
