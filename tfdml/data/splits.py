@@ -59,8 +59,7 @@ def split_classes(
 
     Example:
         >>> import numpy as np
-        >>> from tfdml._utils.arguments import check_whole_number
-from tfdml.data.labeled_images import LabeledImages
+        >>> from tfdml.data.labeled_images import LabeledImages
         >>> images = LabeledImages(np.zeros((10, 4, 4, 1), np.uint8), np.arange(10), "abcdefghij")
         >>> [split.class_names for split in split_classes(images, validation=0.2, test=0.3)]
         [('a', 'b', 'c', 'd', 'e'), ('f', 'g'), ('h', 'i', 'j')]
