@@ -108,7 +108,7 @@ OF_CONSTRUCTORS = [
     ("gsp", {"zero_shot.enabled": True, "zero_shot.ridge": 0.0}, "zero_shot.ridge: Received: ridge=0.0; expected"),
     ("gsp", {"zero_shot.enabled": True, "zero_shot.temperature": -1.0}, "zero_shot.temperature: Received: temperature"),
     ("features", {"model.head.hidden": [8, 0]}, "model.head.hidden: Received: hidden=0; expected an integer >= 1."),
-    ("features", {"model.head.dropout": 1.0}, "model.head.dropout: Received: rate=1.0; expected 0 <= rate < 1."),
+    ("features", {"model.head.dropout": 1.0}, "model.head.dropout: The rate is out of range. Received: rate=1.0."),
     ("features", {"model.head.input_size": 0}, "model.head.input_size: Received: input_size=0; expected an integer"),
 ]
 

@@ -97,9 +97,9 @@ def test_bad_options(options, message):
 @pytest.mark.parametrize(
     ("labels", "embeddings", "message"),
     [
-        (np.zeros((4, 2), int), np.zeros((4, 3)), "Labels must be .* shape \\(4, 2\\)"),
+        (np.zeros((4, 2), int), np.zeros((4, 3)), "Labels must be a vector. Received: shape \\(4, 2\\)"),
         (np.zeros(3, int), np.zeros((4, 3)), "3 labels and 4 embeddings"),
-        (np.zeros(4, int), np.zeros((4, 3, 2)), "Embeddings must be"),
+        (np.zeros(4, int), np.zeros((4, 3, 2)), "Embeddings must be a matrix"),
     ],
 )
 def test_shape_mistakes(labels, embeddings, message):

@@ -37,5 +37,5 @@ def test_errors():
 def test_shape_mistakes_of_a_miner_alone():
     with pytest.raises(ValueError, match="3 labels and 4 embeddings"):
         miners.HardMiner()(np.zeros(3, int), np.zeros((4, 2)))
-    with pytest.raises(ValueError, match="Embeddings must be"):
+    with pytest.raises(ValueError, match="Embeddings must be a matrix"):
         miners.HardMiner()(np.zeros(4, int), np.zeros((4, 2, 2)))

@@ -92,5 +92,5 @@ def test_nan_is_not_hidden(distance):
 
 
 def test_unknown_metric():
-    with pytest.raises(ValueError, match="Received: distance='manhattan'; expected one of"):
+    with pytest.raises(ValueError, match="Received: distance='manhattan'. Expected: one of"):
         ops.pairwise_distances(np.eye(2), distance="manhattan")

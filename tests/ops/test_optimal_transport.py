@@ -450,17 +450,17 @@ def test_half_precision_is_computed_in_float32(dtype):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ratio": 0.0}, "Received: ratio=0.0; expected 0 < ratio <= 1"),
+        ({"ratio": 0.0}, "Received: ratio=0.0. Expected: 0 < ratio <= 1"),
         ({"ratio": 1.3}, "Received: ratio=1.3"),
         ({"ratio": -0.1}, "Received: ratio=-0.1"),
         ({"ratio": float("nan")}, "Received: ratio=nan"),
         ({"ratio": "half"}, "Received: ratio='half'"),
-        ({"smoothing": 0.0}, "Received: smoothing=0.0; expected 0 < smoothing"),
+        ({"smoothing": 0.0}, "Received: smoothing=0.0. Expected: 0 < smoothing"),
         ({"smoothing": -5.0}, "Received: smoothing=-5.0"),
         ({"smoothing": float("inf")}, "Received: smoothing=inf"),
         ({"smoothing": None}, "Received: smoothing=None"),
-        ({"solver": "sinkhorn"}, "Received: solver='sinkhorn'; expected one of"),
-        ({"gradient": "none"}, "Received: gradient='none'; expected one of"),
+        ({"solver": "sinkhorn"}, "Received: solver='sinkhorn'. Expected: one of"),
+        ({"gradient": "none"}, "Received: gradient='none'. Expected: one of"),
         ({"gradient": "unrolled"}, "no unrolled gradient"),
         ({"iterations": 0}, "Received: iterations=0"),
         ({"iterations": 2.5}, "Received: iterations=2.5"),
@@ -468,7 +468,7 @@ def test_half_precision_is_computed_in_float32(dtype):
         ({"costs": np.ones(4)}, r"Received: costs of shape \(4,\)"),
         (
             {"mask": np.ones(3, bool)},
-            r"Received: mask of shape \(3,\) and costs of shape \(3, 4\); expected \(4,\)",
+            r"Received: mask of shape \(3,\) and costs of shape \(3, 4\). Expected: \(4,\)",
         ),
     ],
 )

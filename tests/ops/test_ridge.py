@@ -122,7 +122,7 @@ def test_bad_penalty(penalty):
     [
         ((7,), (7, 2), None, r"Received: inputs of shape \(7,\), targets of shape \(7, 2\)"),
         ((7, 3), (7,), None, r"Received: inputs of shape \(7, 3\), targets of shape \(7,\)"),
-        ((7, 3), (6, 2), None, "a target for every input. Received: inputs of shape"),
+        ((7, 3), (6, 2), None, "Inputs and targets do not match. Received: inputs of shape"),
         ((7, 3), (7, 2), (6,), r"Received: weights of shape \(6,\) and inputs of shape \(7, 3\)"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Pure functions on tensors: no variables, no Keras."""
+"""Pure functions on tensors, without variables or Keras."""
 
 from tfdml.ops.clipped_distances import clipped_distances
 from tfdml.ops.counting import count_below, count_sorted_below, sort_masked

@@ -1,4 +1,4 @@
-"""Distances between all pairs of two sets of vectors."""
+"""Pairwise distances."""
 
 from __future__ import annotations
 
@@ -11,38 +11,57 @@ from tfdml.ops.precision import at_least_float32
 
 DISTANCES = ("l2", "squared_l2", "cosine")
 
-# In units of the floats' precision: what rounding leaves of 1 - cos of duplicates.
+# Rounding error of 1 - cos for duplicates, in units of machine epsilon.
 _COSINE_RESOLUTION = 8.0
 
 
 def check_distance(distance: str) -> None:
-    """Raises ValueError unless `distance` is one that `pairwise_distances` knows."""
+    """Raise a ValueError unless `pairwise_distances` supports the distance.
+
+    Args:
+        distance: str. A name.
+
+    Raises:
+        ValueError: If the name is unknown.
+
+    Example:
+        >>> from tfdml import ops
+        >>> ops.check_distance("l1")
+        Traceback (most recent call last):
+            ...
+        ValueError: Unknown distance. Received: distance='l1'. Expected: one of ('l2', 'squared_l2', 'cosine').
+    """
     if distance not in DISTANCES:
-        raise ValueError(f"Unknown distance. Received: distance={distance!r}; expected one of {DISTANCES}.")
+        raise ValueError(f"Unknown distance. Received: distance={distance!r}. Expected: one of {DISTANCES}.")
 
 
 def pairwise_distances(x: TensorLike, y: TensorLike | None = None, distance: DistanceName = "l2") -> tf.Tensor:
-    r"""Distances of every vector of `x` to every vector of `y`.
+    r"""Compute the distances between all pairs of vectors.
 
     $$d_{ij} = \lVert x_i - y_j \rVert_2, \quad \lVert x_i - y_j \rVert_2^2
       \quad\text{or}\quad 1 - \frac{x_i^\top y_j}{\lVert x_i \rVert \lVert y_j \rVert}.$$
 
-    The squared distance is $\lVert x \rVert^2 + \lVert y \rVert^2 - 2 x^\top y$: one matrix product and no
-    `(n, m, d)` array. What lies below the rounding of that sum, or of $1 - \cos$, cannot be told from 0 and is 0,
-    with a zero gradient; so duplicates are at distance 0 exactly and the square root has finite gradients everywhere.
-    In float32 those are vectors nearer to each other than 0.1 % of their lengths: center or normalize what lies far
-    from the origin.
+    The squared distance is $\lVert x \rVert^2 + \lVert y \rVert^2 - 2 x^\top y$: one matrix product and no `(n, m, d)`
+    array. Values below the rounding error of that sum, or of $1 - \cos$, cannot be distinguished from 0 and are set to
+    0, with a zero gradient. So duplicates have distance 0 exactly, and the square root has finite gradients everywhere.
+    In float32 this affects vectors closer to each other than 0.1 % of their lengths: center or normalize vectors that
+    are far from the origin.
 
     Args:
-        x: Vectors, `(..., n, d)`. Half precisions are computed in float32.
-        y: Vectors, `(m, d)` or `(..., m, d)` with the leading axes of `x`; `None` means `x` itself.
-        distance: `"l2"`, `"squared_l2"` or `"cosine"`.
+        x: float tensor, `(..., n, d)`. Half precision is computed in float32.
+        y: float tensor, `(m, d)` or `(..., m, d)` with the leading axes of `x`; `None` is `x` itself. Default: `None`.
+        distance: `"l2"` (unsquared), `"squared_l2"` or `"cosine"`. Default: `"l2"`.
 
     Returns:
-        Distances, `(..., n, m)`, float32, or float64 if `x` is.
+        Tensor `(..., n, m)`: float64 if `x` is, otherwise float32.
 
     Raises:
         ValueError: If the distance is unknown.
+
+    Example:
+        >>> from tfdml import ops
+        >>> ops.pairwise_distances([[0.0, 0.0]], [[3.0, 4.0], [0.0, 0.0]]).numpy().tolist()
+        [[5.0, 0.0]]
     """
     check_distance(distance)
     same = y is None
@@ -56,7 +75,7 @@ def pairwise_distances(x: TensorLike, y: TensorLike | None = None, distance: Dis
     if distance == "squared_l2":
         return squared
     zero = squared <= 0.0
-    # The inner `where` keeps sqrt, and so its gradient, away from 0; NaN passes.
+    # The inner `where` keeps sqrt away from 0, where its gradient is infinite. NaN stays NaN.
     return tf.where(zero, tf.zeros_like(squared), tf.sqrt(tf.where(zero, tf.ones_like(squared), squared)))
 
 

@@ -1,4 +1,4 @@
-"""Decodes image files in a graph: bounds the size before decoding and applies the EXIF orientation."""
+"""Image decoding in graphs, with a size limit before decoding and support for the EXIF orientation."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ MAX_PIXELS = 89_478_485
 
 _OTHER, _PNG, _JPEG, _GIF, _BMP = range(5)
 _SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM")
-# Where the headers have their numbers: first byte, number of bytes, byte order. Height, then width; JPEG has no place.
+# Positions of height and width in the headers: first byte, number of bytes, byte order. JPEG has no fixed position.
 _SIZES = ((0, 0, "big"), (0, 0, "big"), (20, 4, "big"), (16, 4, "big"), (0, 0, "big"), (0, 0, "big"),
           (8, 2, "little"), (6, 2, "little"), (22, 4, "little"), (18, 4, "little"))  # fmt: skip
-# Of a BMP: size of the header, bits per pixel, compression.
+# BMP: size of the header, bits per pixel, compression.
 _BMP_KIND = ((14, 4, "little"), (28, 2, "little"), (30, 4, "little"))
 _HEADER = 34
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
-# Reading past the end of a file gives zeros.
+# Makes reads past the end of a file return zeros.
 _PADDING = b"\0" * 64
-# More segments or chunks before the EXIF data than any camera or editor writes.
+# Limit on the segments or chunks before the EXIF data, higher than any camera or editor writes.
 _MAX_SEGMENTS = 1000
 _ORIENTATION_TAG = 0x0112
 _PROBLEMS = (
@@ -40,33 +40,36 @@ _PROBLEMS = (
 def decode_image(
     contents: TensorLike, max_pixels: int = MAX_PIXELS, source: Sequence[Any] = ("The file",)
 ) -> tf.Tensor:
-    """Decodes one PNG, JPEG, GIF or BMP file and turns it upright.
+    """Decode one PNG, JPEG, GIF or BMP file and rotate it upright.
 
-    The header is checked first, so a small file that claims a huge image is refused before memory is allocated for it.
-    The EXIF orientation of JPEG and PNG files is applied. Of a GIF it is the first frame.
+    The header is checked first, so a small file that claims a huge image is rejected before memory is allocated for it.
+    The EXIF orientation of JPEG and PNG files is applied. For a GIF, the first frame is decoded.
 
     Args:
         contents: Scalar string tensor. The bytes of the file.
-        max_pixels: int. Largest height × width that is decoded.
-        source: Sequence of strings and tensors that name the file at the start of an error message.
+        max_pixels: int. The largest height × width to decode. Default: 89,478,485, the limit at which Pillow warns.
+        source: Sequence of strings and tensors that name the file at the start of an error message. Default:
+            `("The file",)`.
 
     Returns:
         uint8 tensor `(height, width, channels)` with the channels of the file.
 
     Raises:
-        tf.errors.InvalidArgumentError: If the file is in another format, has no pixels or more than `max_pixels`, or is
-            damaged.
+        tf.errors.InvalidArgumentError: If the file is damaged or has another format, no pixels, or more than
+        `max_pixels`.
 
     Example:
-        >>> decode_image(tf.io.encode_png(tf.zeros((4, 6, 1), tf.uint8))).shape
+        >>> import tensorflow as tf
+        >>> from tfdml import ops
+        >>> ops.decode_image(tf.io.encode_png(tf.zeros((4, 6, 1), tf.uint8))).shape
         TensorShape([4, 6, 1])
     """
     contents = tf.ensure_shape(tf.convert_to_tensor(contents), [])
     kind, size, is_supported = _read_header(contents)
     height, width = tf.unstack(size)
-    # The first problem counts. The product of two 32-bit numbers may not fit into 64 bits.
+    # The first problem is reported. Dividing avoids the product of two 32-bit numbers, which may overflow 64 bits.
     problems = [kind == _OTHER, ~is_supported, (height < 1) | (width < 1), height > max_pixels // tf.maximum(width, 1)]
-    # TensorFlow's decoder makes the missing rows of a PNG black.
+    # TensorFlow's decoder fills the missing rows of a truncated PNG with black.
     problems.append(tf.cond(kind == _PNG, lambda: ~_has_png_end(contents), lambda: tf.constant(False)))
     is_problem = tf.stack([*problems, True])
     number = (tf.argmax(is_problem) + 1) % len(_PROBLEMS)
@@ -91,42 +94,60 @@ def decode_image(
 
 
 def exif_orientation(contents: TensorLike) -> tf.Tensor:
-    """Reads the EXIF orientation of a JPEG or PNG file.
+    """Read the EXIF orientation of a JPEG or PNG file.
 
     Args:
         contents: Scalar string tensor. The bytes of the file.
 
     Returns:
         int32 scalar tensor, 1 to 8; 1 (upright) for a file without orientation.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from tfdml import ops
+        >>> int(ops.exif_orientation(tf.io.encode_png(tf.zeros((4, 6, 1), tf.uint8))))
+        1
     """
     contents = tf.convert_to_tensor(contents)
     return _orientation(contents, _read_kind(_first_bytes(contents)))
 
 
 def encoded_size(contents: TensorLike) -> tf.Tensor:
-    """Reads the size of an image from the header of its file, before the EXIF orientation is applied.
+    """Read the size of an image from the header of its file, before the EXIF orientation is applied.
 
     Args:
         contents: Scalar string tensor. The bytes of a PNG, JPEG, GIF or BMP file.
 
     Returns:
-        int64 tensor `(height, width)`; zeros for a file in another format.
+        int64 tensor `(2,)`: height and width; zeros for a file in another format.
 
     Raises:
         tf.errors.InvalidArgumentError: If the header of a JPEG file is damaged.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from tfdml import ops
+        >>> ops.encoded_size(tf.io.encode_png(tf.zeros((4, 6, 1), tf.uint8))).numpy().tolist()
+        [4, 6]
     """
     return _read_header(tf.convert_to_tensor(contents))[1]
 
 
 def orient(image: TensorLike, orientation: TensorLike) -> tf.Tensor:
-    """Turns an image upright.
+    """Rotate and flip an image upright.
 
     Args:
-        image: Tensor `(h, w, c)` as it is stored.
+        image: Tensor `(h, w, c)` as stored.
         orientation: int32 scalar tensor. EXIF orientation, 1 to 8.
 
     Returns:
-        The upright image: `(h, w, c)`, or `(w, h, c)` for the orientations 5 to 8.
+        The upright image: `(h, w, c)`, or `(w, h, c)` for orientations 5 to 8.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from tfdml import ops
+        >>> ops.orient(tf.zeros((4, 6, 3)), 6).shape
+        TensorShape([6, 4, 3])
     """
     image = tf.convert_to_tensor(image)
     channels = image.shape[-1]
@@ -148,7 +169,7 @@ def orient(image: TensorLike, orientation: TensorLike) -> tf.Tensor:
 
 
 def upright_size(size: TensorLike, orientation: TensorLike) -> tf.Tensor:
-    """Gives height and width of an image after `orient`.
+    """Compute height and width of an image after `orient`.
 
     Args:
         size: int tensor `(2,)`. Height and width as stored.
@@ -156,20 +177,34 @@ def upright_size(size: TensorLike, orientation: TensorLike) -> tf.Tensor:
 
     Returns:
         int tensor `(2,)`.
+
+    Example:
+        >>> from tfdml import ops
+        >>> ops.upright_size([4, 6], 6).numpy().tolist()
+        [6, 4]
     """
     return tf.where(orientation >= 5, tf.reverse(size, [0]), size)
 
 
 def stored_window(window: TensorLike, size: TensorLike, orientation: TensorLike) -> tf.Tensor:
-    """Finds the part of a stored image of which `orient` makes a given part of the upright one.
+    """Find the part of a stored image that `orient` maps to a given part of the upright one.
+
+    Use it to decode only a crop of a file.
 
     Args:
-        window: int tensor `(4,)`. First row, first column, number of rows and of columns in the upright image.
+        window: int tensor `(4,)`. First row, first column, number of rows and number of columns in the upright image.
         size: int tensor `(2,)`. Height and width as stored.
         orientation: int32 scalar tensor. EXIF orientation, 1 to 8.
 
     Returns:
         int tensor `(4,)` in the same order.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from tfdml import ops
+        >>> window, size, rotated_by_180 = tf.constant([0, 0, 1, 2]), tf.constant([4, 6]), tf.constant(3)
+        >>> ops.stored_window(window, size, rotated_by_180).numpy().tolist()
+        [3, 4, 1, 2]
     """
     start, sides = window[:2], window[2:]
     is_reversed = tf.stack([tf.reduce_any(orientation == [3, 4, 7, 8]), tf.reduce_any(orientation == [2, 3, 6, 7])])
@@ -178,7 +213,7 @@ def stored_window(window: TensorLike, size: TensorLike, orientation: TensorLike)
 
 
 def _has_png_end(contents):
-    """Whether the chunks of a PNG go on to its end."""
+    """Whether the chunks of a PNG continue up to its end."""
     size = tf.cast(tf.strings.length(contents), tf.int64)
 
     def advance(position, _):
@@ -186,7 +221,7 @@ def _has_png_end(contents):
         return position + length + 12, tf.strings.substr(contents, position + 4, 4) == b"IEND"
 
     def walk():
-        # Something may follow the end.
+        # Other data may follow the end of the image.
         start = (tf.constant(len(_SIGNATURES[0]), tf.int64), tf.constant(False))
         return tf.while_loop(lambda position, ended: ~ended & (position + 12 <= size), advance, start)[1]
 
@@ -208,7 +243,7 @@ def _read_kind(data):
 
 
 def _read_header(contents):
-    """The kind of a file, its size, int64 `(height, width)`, and whether it is supported if it is a BMP."""
+    """The kind of a file, its size as int64 `(height, width)`, and whether it is supported if it is a BMP."""
     data = _first_bytes(contents)
     kind = _read_kind(data)
     weights = np.zeros((len(_SIZES + _BMP_KIND), _HEADER), np.int64)
@@ -217,7 +252,7 @@ def _read_header(contents):
         row[start : start + count] = powers[::-1] if order == "big" else powers
     numbers = tf.reduce_sum(tf.cast(data, tf.int64) * weights, axis=1)
     size = tf.reshape(numbers[: len(_SIZES)], [-1, 2])[kind]
-    # The height of a BMP that is stored from the top is negative, in two's complement.
+    # The height of a BMP stored top-down is negative, in two's complement.
     size = tf.where((kind == _BMP) & (size >= 2**31), 2**32 - size, size)
     size = tf.cond(
         kind == _JPEG, lambda: tf.cast(tf.io.extract_jpeg_shape(contents)[:2], tf.int64), lambda: tf.identity(size)
@@ -227,7 +262,7 @@ def _read_header(contents):
 
 
 def _orientation(contents, kind):
-    """The EXIF orientation of a file of this kind."""
+    """The EXIF orientation of a file of a known kind."""
 
     def read(name, find):
         def orientation():
@@ -235,7 +270,7 @@ def _orientation(contents, kind):
             start, size = find(data, tf.strings.length(contents))
             return _read_orientation(contents, start, size)
 
-        # Files that do not have these bytes need no walk over their segments. The search for one literal is quick.
+        # Searching for one literal is fast and skips the loop over segments for files without EXIF data.
         without = tf.strings.regex_replace(contents, name, "", replace_global=False)
         return tf.cond(tf.strings.length(without) != tf.strings.length(contents), orientation, lambda: 1)
 
@@ -246,7 +281,7 @@ def _orientation(contents, kind):
 
 
 def _find_in_png(data, size):
-    """Walks over the chunks up to the pixels; the start and the size of the EXIF data, 0 if there is none."""
+    """Walk the chunks up to the pixels; return the start and the size of the EXIF data, 0 if there is none."""
     exif_type, pixels_type = (int.from_bytes(name, "big") for name in (b"eXIf", b"IDAT"))
 
     def advance(position, _, exif):
@@ -254,7 +289,7 @@ def _find_in_png(data, size):
         kind = _number(data[position + 4 : position + 8], 4)
         found = tf.stack([position + 8, tf.cast(tf.minimum(length, 2**30), tf.int32)])
         exif = tf.where(kind == exif_type, found, exif)
-        # Four bytes each of length, type and checksum. Past the end there is nothing to read.
+        # Length, type and checksum have four bytes each. Stop at the end of the file.
         position = tf.cast(tf.minimum(tf.cast(position, tf.int64) + length + 12, tf.cast(size, tf.int64)), tf.int32)
         return position, (kind == pixels_type) | (kind == exif_type) | (position >= size), exif
 
@@ -262,7 +297,7 @@ def _find_in_png(data, size):
 
 
 def _find_in_jpeg(data, size):
-    """Walks over the segments up to the pixels; the start and the size of the EXIF data, 0 if there is none."""
+    """Walk the segments up to the pixels; return the start and the size of the EXIF data, 0 if there is none."""
     exif_name = tf.constant(list(b"Exif\0\0"), tf.uint8)
 
     def advance(position, _, exif):
@@ -270,7 +305,7 @@ def _find_in_jpeg(data, size):
         length = tf.cast(_number(data[position + 2 : position + 4], 2), tf.int32)
         is_exif = (code == 0xE1) & tf.reduce_all(data[position + 4 : position + 10] == exif_name)
         exif = tf.where(is_exif, tf.stack([position + 10, tf.maximum(length - 8, 0)]), exif)
-        # 0xFF may be repeated before a code; TEM and RST stand alone.
+        # 0xFF may be repeated before a code; TEM and RST have no length.
         is_single = (code == 0x01) | ((code >= 0xD0) & (code <= 0xD8))
         step = tf.where(code == 0xFF, 1, tf.where(is_single, 2, 2 + length))
         position = tf.minimum(position + step, size)
@@ -294,7 +329,7 @@ def _walk(advance, start):
 
 
 def _read_orientation(contents, start, size):
-    """The orientation in EXIF data, which is a TIFF file; 1 if there is none or it is damaged."""
+    """Read the orientation from EXIF data, which is a TIFF file; 1 if there is none or it is damaged."""
     block = tf.strings.substr(contents, tf.minimum(start, tf.strings.length(contents)), size)
     size = tf.strings.length(block)
     data = tf.io.decode_raw(tf.strings.join([block, _PADDING]), tf.uint8)
@@ -315,6 +350,6 @@ def _read_orientation(contents, start, size):
 
 
 def _number(values, count):
-    """The unsigned big-endian number in the `count` bytes of the last axis, int64."""
+    """Unsigned big-endian number in the `count` bytes of the last axis, int64."""
     weights = tf.constant([256**power for power in reversed(range(count))], tf.int64)
     return tf.reduce_sum(tf.cast(values, tf.int64) * weights, axis=-1)

@@ -1,4 +1,4 @@
-"""The numbers that a network expects of an image: a range, or what published weights were trained with."""
+"""Value ranges of images: what a network expects."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfdml._utils.types import InputRange, TensorLike
 
-# Scale, mean and whether RGB becomes BGR, from images in 0–1: those of keras.applications, and CLIP's.
+# Scale, mean and whether RGB becomes BGR, for images in 0–1, as in keras.applications and CLIP.
 _STD = np.array([0.229, 0.224, 0.225])
 _CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711])
 _MODES = {
@@ -24,21 +24,22 @@ UNIT_RANGE = (0.0, 1.0)
 
 
 def check_input_range(input_range: InputRange) -> InputRange:
-    """Checks an input range.
+    """Validate an input range.
 
     Args:
         input_range: `(low, high)`, the values of black and white, or a mode of `preprocess_input` in
-            `keras.applications`: `"caffe"` (BGR in 0–255 less the mean), `"tf"` (−1 to 1) or `"torch"` (standardized
-            by ImageNet's mean and deviation); or `"clip"` (standardized by CLIP's).
+            `keras.applications`: `"caffe"` (BGR in 0–255 minus the mean), `"tf"` (−1 to 1) or `"torch"` (standardized
+            by the mean and deviation of ImageNet); or `"clip"` (standardized by those of CLIP).
 
     Returns:
         `(low, high)` as floats, or `"caffe"`, `"torch"` or `"clip"`.
 
     Raises:
-        ValueError: If it is something else.
+        ValueError: If the value is something else.
 
     Example:
-        >>> check_input_range((0, 255)), check_input_range("tf")
+        >>> from tfdml import ops
+        >>> ops.check_input_range((0, 255)), ops.check_input_range("tf")
         ((0.0, 255.0), (-1.0, 1.0))
     """
     if isinstance(input_range, str):
@@ -55,10 +56,21 @@ def check_input_range(input_range: InputRange) -> InputRange:
 
 
 def input_convention(input_range: InputRange) -> tuple[Any, Any, bool]:
-    """The arguments of `tfdml.backbones.input_convention.InputConvention` for an input range.
+    """Convert an input range to the arguments of `tfdml.backbones.input_convention.InputConvention`.
+
+    Args:
+        input_range: As for `check_input_range`.
 
     Returns:
-        `(scale, mean, reverse_channels)`; an image in 0–1 is multiplied by `scale`, then `mean` is subtracted.
+        `(scale, mean, reverse_channels)`. An image in 0–1 is multiplied by `scale`, then `mean` is subtracted.
+
+    Raises:
+        ValueError: If the range is invalid.
+
+    Example:
+        >>> from tfdml import ops
+        >>> ops.input_convention((-1, 1))
+        (2.0, (1.0,), False)
     """
     input_range = check_input_range(input_range)
     if isinstance(input_range, str):
@@ -68,7 +80,7 @@ def input_convention(input_range: InputRange) -> tuple[Any, Any, bool]:
 
 
 def to_input_range(images: TensorLike, input_range: InputRange) -> tf.Tensor:
-    """Brings images from 0–1 to an input range.
+    """Convert images from 0–1 to an input range.
 
     Args:
         images: float tensor `(…, channels)` in 0–1; RGB for `"caffe"`, `"torch"` and `"clip"`.
@@ -77,8 +89,12 @@ def to_input_range(images: TensorLike, input_range: InputRange) -> tf.Tensor:
     Returns:
         Tensor of the same shape and type.
 
+    Raises:
+        ValueError: If the range is invalid.
+
     Example:
-        >>> to_input_range([[0.0, 0.5, 1.0]], (-1, 1)).numpy().tolist()
+        >>> from tfdml import ops
+        >>> ops.to_input_range([[0.0, 0.5, 1.0]], (-1, 1)).numpy().tolist()
         [[-1.0, 0.0, 1.0]]
     """
     images = tf.convert_to_tensor(images)

@@ -1,4 +1,4 @@
-"""Class labels: integers, and nothing that only looks like them."""
+"""Validation of class labels."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ _SHOWN = 5
 
 
 def integer_labels(labels: Labels) -> tf.Tensor:
-    """Class labels as int64, in the shape they have.
+    """Convert class labels to int64, or raise an error if they are not integers.
 
-    Integers of any width and booleans (0 and 1) are taken. Floats are taken where they hold whole numbers exactly, as
-    Keras casts labels to float32 before it calls a loss: finite, not rounded, and below 2²⁴ in size in float32 (2⁵³ in
-    float64), since larger integers collide when they are cast. Values are checked eagerly and in graphs. XLA drops
-    assertions: `known_labels` tells which labels are sound there.
+    Integers of any width and booleans (0 and 1) are accepted. Floats are accepted if they are exact whole numbers,
+    because Keras casts labels to float32 before it calls a loss: finite, not fractional, and below 2²⁴ in magnitude in
+    float32 (2⁵³ in float64), since larger integers collide when they are cast. Values are checked eagerly and in
+    graphs. XLA drops assertions; use `known_labels` there.
 
     Args:
         labels: Tensor or array of any shape.
 
     Returns:
-        An int64 tensor of the same shape.
+        int64 tensor of the same shape.
 
     Raises:
-        ValueError: If the labels are strings or another type that is not a number; outside of a graph also if a value
-            is not a whole number.
+        ValueError: If the labels are strings or another type that is not numeric; outside of a graph also if a value is
+            not a whole number.
         tf.errors.InvalidArgumentError: In a graph, if a value is not a whole number.
 
     Example:
-        >>> integer_labels([3.0, 0.0]).numpy().tolist()
+        >>> from tfdml import ops
+        >>> ops.integer_labels([3.0, 0.0]).numpy().tolist()
         [3, 0]
-        >>> integer_labels([0.5, 1.0])
+        >>> ops.integer_labels([0.5, 1.0])  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
-        ValueError: Labels must be whole numbers. Received: 0.5 among labels of dtype float32. Expected: integer \
-class labels. Encode names, codes and other values with `tfdml.data.encode_labels`.
+        ValueError: Labels must be whole numbers. Received: 0.5 among labels of dtype float32. Expected: ...
     """
     labels = as_label_tensor(labels)
     if not labels.dtype.is_floating:
@@ -59,14 +59,19 @@ class labels. Encode names, codes and other values with `tfdml.data.encode_label
 
 
 def known_labels(labels: Labels, classes: int | None = None) -> tf.Tensor:
-    """Which labels are whole numbers, and name one of the classes.
+    """Find the labels that are whole numbers, and within range if the number of classes is given.
 
     Args:
-        labels: Tensor of integers or floats, of any shape.
-        classes: If given, labels must lie in `0 … classes - 1`.
+        labels: int or float tensor of any shape.
+        classes: int or `None`. If given, labels must lie in `0 … classes - 1`. Default: `None`.
 
     Returns:
-        A boolean tensor of the same shape.
+        bool tensor of the same shape.
+
+    Example:
+        >>> from tfdml import ops
+        >>> ops.known_labels([0, 2, -1], classes=2).numpy().tolist()
+        [True, False, False]
     """
     labels = as_label_tensor(labels)
     sound = tf.ones_like(labels, tf.bool)
@@ -80,14 +85,14 @@ def known_labels(labels: Labels, classes: int | None = None) -> tf.Tensor:
 
 
 def check_label_range(labels: Labels, classes: int, of: str) -> tf.Tensor:
-    """Returns the labels if each lies in `0 … classes - 1`.
+    """Return the labels if all lie in `0 … classes - 1`, or raise an error.
 
     Values are checked eagerly and in graphs; XLA drops the assertion.
 
     Args:
-        labels: Integer labels, any shape.
-        classes: Number of classes, a Python integer.
-        of: What has one entry per class, for the message, such as `"MarginLoss(learn_beta=True, num_classes=8)"`.
+        labels: int tensor of any shape.
+        classes: int. Number of classes.
+        of: str. What has one entry per class, for the message, such as `"MarginLoss(learn_beta=True, num_classes=8)"`.
 
     Returns:
         The labels, as a tensor.
@@ -97,11 +102,11 @@ def check_label_range(labels: Labels, classes: int, of: str) -> tf.Tensor:
         tf.errors.InvalidArgumentError: In a graph, if a label is out of range.
 
     Example:
-        >>> check_label_range([1, 2], 2, "ClassProxies(2)")
+        >>> from tfdml import ops
+        >>> ops.check_label_range([1, 2], 2, "ClassProxies(2)")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
-        ValueError: Labels are out of range for ClassProxies(2). Received: 2. Expected: 0 <= label < 2. Renumber \
-labels with `tfdml.data.encode_labels`.
+        ValueError: Labels are out of range for ClassProxies(2). Received: 2. Expected: 0 <= label < 2. ...
     """
     labels = as_label_tensor(labels)
     known = known_labels(labels, classes)
@@ -119,18 +124,18 @@ labels with `tfdml.data.encode_labels`.
 
 
 def label_column(labels, name="labels", count=None):
-    """Class labels, one for each sample, as a NumPy vector of the type they have.
+    """Convert class labels, one per sample, to a NumPy vector without changing their type.
 
     Args:
-        labels: array-like or tensor, `(n,)` or `(n, 1)`.
-        name: str. What messages call them.
-        count: int. The number of samples, if it is known.
+        labels: Array or tensor, `(n,)` or `(n, 1)`.
+        name: str. Name of the argument in error messages. Default: `"labels"`.
+        count: int or `None`. The expected number of samples. Default: `None`.
 
     Returns:
         Array `(n,)`.
 
     Raises:
-        ValueError: If they have another shape.
+        ValueError: If the shape is different.
     """
     values = squeeze_column(labels)
     if values.ndim != 1 or count not in (None, len(values)):
@@ -142,13 +147,13 @@ def label_column(labels, name="labels", count=None):
 
 
 def squeeze_column(labels):
-    """Labels `(n, 1)` as an array `(n,)`, and others as an array of the shape that they have."""
+    """Convert labels `(n, 1)` to an array `(n,)`; other shapes are kept."""
     values = np.asarray(labels)
     return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
 
 
 def as_label_tensor(labels):
-    """The labels as a tensor of the type they have; a ValueError for types that are not numbers."""
+    """Convert labels to a tensor without changing their type; raise a ValueError for types that are not numeric."""
     if not tf.is_tensor(labels):
         labels = _plain_array(labels)
     labels = tf.convert_to_tensor(labels)
@@ -158,7 +163,7 @@ def as_label_tensor(labels):
 
 
 def _plain_array(labels):
-    """Arrays of Python integers as such; arrays that TensorFlow cannot hold end in an error that names the way."""
+    """Convert arrays of Python integers to int64; raise a helpful error for arrays that TensorFlow cannot represent."""
     array = np.asarray(labels)
     if array.dtype.kind in "biuf" or str(array.dtype) == "bfloat16":
         return labels
@@ -168,7 +173,7 @@ def _plain_array(labels):
 
 
 def _limit(dtype):
-    """The least whole number of a float type that another integer is rounded to."""
+    """The smallest whole number of a float type that another integer is rounded to."""
     return {tf.float64: 2.0**53, tf.float32: 2.0**24, tf.float16: 2.0**11, tf.bfloat16: 2.0**8}[dtype]
 
 

@@ -1,4 +1,4 @@
-"""Vectors brought to, or held below, a length."""
+"""L2 normalization and clipping of vectors."""
 
 from __future__ import annotations
 
@@ -12,9 +12,21 @@ LARGEST = 1e12
 
 
 def l2_normalize(vectors: TensorLike) -> tf.Tensor:
-    r"""$v / \lVert v \rVert_2$ along the last axis; a zero vector stays zero, with a finite gradient.
+    r"""Scale vectors to unit length, $v / \lVert v \rVert_2$ along the last axis.
 
-    A vector shorter than 1e-15 counts as zero: it is multiplied by a million, and so is its gradient.
+    A zero vector stays zero, with a finite gradient. A vector shorter than 1e-15 counts as zero: it is multiplied by a
+    million, and so is its gradient.
+
+    Args:
+        vectors: float tensor, `(..., d)`. Half precision is computed in float32.
+
+    Returns:
+        Tensor of the same shape: float64 if the vectors are, otherwise float32.
+
+    Example:
+        >>> from tfdml import ops
+        >>> print(ops.l2_normalize([[3.0, 4.0]]).numpy())
+        [[0.6 0.8]]
     """
     vectors, _ = into_range(at_least_float32(vectors))
     squared = tf.reduce_sum(tf.square(vectors), axis=-1, keepdims=True)
@@ -22,9 +34,22 @@ def l2_normalize(vectors: TensorLike) -> tf.Tensor:
 
 
 def l2_clip(vectors: TensorLike, max_norm: float = 1.0) -> tf.Tensor:
-    r"""$v / \max(1, \lVert v \rVert_2 / r)$ along the last axis, $r$ being `max_norm`.
+    r"""Clip vectors to a ball, $v / \max(1, \lVert v \rVert_2 / r)$ along the last axis.
 
-    Unlike $v / \lVert v \rVert_2$ it is Lipschitz continuous, also at 0: what lies in the ball stays where it is.
+    Unlike $v / \lVert v \rVert_2$ it is Lipschitz continuous, even at 0: vectors inside the ball do not change.
+
+    Args:
+        vectors: float tensor, `(..., d)`. Half precision is computed in float32.
+        max_norm: float, > 0. Radius $r$ of the ball. Default: 1.
+
+    Returns:
+        Tensor of the same shape: float64 if the vectors are, otherwise float32.
+
+    Example:
+        >>> from tfdml import ops
+        >>> print(ops.l2_clip([[3.0, 4.0], [0.3, 0.4]]).numpy())
+        [[0.6 0.8]
+         [0.3 0.4]]
     """
     vectors, _ = into_range(at_least_float32(vectors), max(LARGEST, max_norm))
     squared = tf.reduce_sum(tf.square(vectors), axis=-1, keepdims=True)
@@ -32,13 +57,14 @@ def l2_clip(vectors: TensorLike, max_norm: float = 1.0) -> tf.Tensor:
 
 
 def into_range(vectors, largest=LARGEST):
-    """Scales down vectors whose squares could overflow.
+    """Scale down vectors whose squares could overflow.
 
-    What is computed of the result and the scale together does not depend on the scale, so it has no gradient.
+    Results computed from both the scaled vectors and the scale do not depend on the scale, so it has no gradient.
 
     Args:
-        vectors: float tensor `(..., d)`.
-        largest: float. Vectors with a greater number in size are divided by a scale that brings it down to this.
+        vectors: float tensor, `(..., d)`.
+        largest: float. Vectors with an entry of a larger magnitude are divided by a scale that reduces it to this.
+            Default: 1e12.
 
     Returns:
         `(scaled, scale)`: the vectors divided by the scale, and the scale, at least 1, `(..., 1)`.

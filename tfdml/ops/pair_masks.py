@@ -1,4 +1,4 @@
-"""Which pairs are positive and which are negative."""
+"""Masks of positive and negative pairs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from tfdml._utils.types import TensorLike
 
 
 class PairMasks(NamedTuple):
-    """Boolean masks of the pairs, each `(batch, references)`; a pair in neither takes no part in a loss."""
+    """Masks of positive and negative pairs. A pair in neither is ignored by losses.
+
+    Attributes:
+        positives: bool tensor, `(batch, references)`.
+        negatives: bool tensor, `(batch, references)`.
+    """
 
     positives: tf.Tensor
     negatives: tf.Tensor
@@ -19,16 +24,23 @@ class PairMasks(NamedTuple):
 def pair_masks(
     labels: TensorLike, reference_labels: TensorLike | None = None, valid: TensorLike | None = None
 ) -> PairMasks:
-    """Tells the positive pairs (equal labels) from the negative ones (unequal labels).
+    """Find the positive pairs (equal labels) and the negative pairs (different labels).
 
     Args:
-        labels: Integer class labels, `(batch,)`.
-        reference_labels: Integer class labels, `(references,)`. `None` compares the batch with itself: then no
-            sample is its own positive.
-        valid: Boolean, `(references,)`: the references that exist, for a memory that is not full yet.
+        labels: int tensor, `(batch,)`. Class labels.
+        reference_labels: int tensor, `(references,)`, or `None` to compare the batch with itself; then no sample is its
+            own positive. Default: `None`.
+        valid: bool tensor, `(references,)`, or `None`. The references that exist, for a memory that is not full yet.
+            Default: `None`, all references are valid.
 
     Returns:
         `PairMasks(positives, negatives)`.
+
+    Example:
+        >>> from tfdml import ops
+        >>> positives, negatives = ops.pair_masks([0, 0, 1])
+        >>> positives.numpy().astype(int).tolist()
+        [[0, 1, 0], [1, 0, 0], [0, 0, 0]]
     """
     labels = tf.convert_to_tensor(labels)
     others = labels if reference_labels is None else tf.cast(reference_labels, labels.dtype)

@@ -1,4 +1,4 @@
-"""A batch of embeddings and the references that it is compared with."""
+"""Pairs of a batch of embeddings and the references that it is compared with."""
 
 from __future__ import annotations
 
@@ -16,15 +16,26 @@ from tfdml.ops.precision import at_least_float32
 
 
 class References(NamedTuple):
-    """Embeddings with labels that a loss scores a batch against.
+    """Labeled embeddings that a loss compares a batch with.
+
+    `ClassProxies` and `CrossBatchMemory` return them when called. Create them directly to compare a batch with
+    embeddings of your own: `loss.against(labels, embeddings, References(…))`.
 
     Attributes:
-        embeddings: `(references, dim)`.
-        labels: Integer class labels, `(references,)`.
-        valid: Boolean, `(references,)`: those that exist; `None` if all do.
-        per_class: How many consecutive references belong to each class, for class proxies; else `None`.
-        classes: The number of classes if each of the labels 0 … `classes - 1` has a reference, as class proxies do: a
-            sample with another label is then an error. `None` if a sample may have no reference of its class.
+        embeddings: float tensor, `(references, dim)`.
+        labels: int tensor, `(references,)`. Class labels.
+        valid: bool tensor, `(references,)`, or `None`. The references that exist. Default: `None`, all of them.
+        per_class: int or `None`. The number of consecutive references of each class, for class proxies. Default:
+            `None`.
+        classes: int or `None`. The number of classes if each of the labels 0 … `classes - 1` has a reference, as for
+            class proxies; a sample with another label is then an error. Default: `None`, a sample may have no reference
+            of its class.
+
+    Example:
+        >>> from tfdml import layers, losses
+        >>> references = layers.References([[1.0, 0.0], [0.0, 1.0]], [0, 1])
+        >>> losses.ContrastiveLoss().against([0], [[1.0, 0.0]], references).numpy().tolist()
+        [0.0]
     """
 
     embeddings: tf.Tensor
@@ -35,16 +46,24 @@ class References(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Embeddings, their references, and which pairs of the two count.
+    """Embeddings, their references, and the pairs of the two that count.
+
+    `MetricLoss.compare` and `Miner.choose` receive it.
 
     Attributes:
-        embeddings: `(batch, dim)`, float32 or float64.
-        labels: Integers, `(batch,)`.
-        references: `References`, with embeddings of the same type, and `valid` always given. In the batch its
-            embeddings are the very same tensor.
-        positives: Boolean, `(batch, references)`.
-        negatives: Boolean, `(batch, references)`.
-        in_batch: Whether the batch is its own reference; then no sample is its own positive.
+        embeddings: Tensor `(batch, dim)`, float32 or float64.
+        labels: int tensor, `(batch,)`.
+        references: `References` with embeddings of the same type; `valid` is always set. Inside the batch, its
+            embeddings are the same tensor.
+        positives: bool tensor, `(batch, references)`.
+        negatives: bool tensor, `(batch, references)`.
+        in_batch: bool. Whether the batch is its own reference; then no sample is its own positive.
+
+    Example:
+        >>> from tfdml import ops
+        >>> pairs = ops.compare([0, 0, 1], [[0.0], [1.0], [3.0]])
+        >>> pairs.distances().numpy()[pairs.negatives].tolist()
+        [3.0, 2.0, 3.0, 2.0]
     """
 
     embeddings: tf.Tensor
@@ -55,42 +74,73 @@ class Pairs(NamedTuple):
     in_batch: bool
 
     def distances(self, distance: DistanceName = "l2") -> tf.Tensor:
-        """Distances of embeddings and references, `(batch, references)`, as `pairwise_distances` gives them."""
+        """Compute distances between embeddings and references.
+
+        Args:
+            distance: `"l2"` (unsquared), `"squared_l2"` or `"cosine"`, as for `pairwise_distances`. Default: `"l2"`.
+
+        Returns:
+            Tensor `(batch, references)`.
+        """
         return pairwise_distances(self.embeddings, None if self.in_batch else self.references.embeddings, distance)
 
     def cosines(self) -> tf.Tensor:
-        """Cosine similarities of embeddings and references, `(batch, references)`."""
+        """Compute cosine similarities between embeddings and references.
+
+        Returns:
+            Tensor `(batch, references)`.
+        """
         embeddings = l2_normalize(self.embeddings)
         references = embeddings if self.in_batch else l2_normalize(self.references.embeddings)
         return tf.matmul(embeddings, references, transpose_b=True)
 
     def with_embeddings(self, function: Callable[[tf.Tensor], tf.Tensor]) -> Pairs:
-        """The same pairs of other vectors: the function is applied to embeddings and references."""
+        """Apply a function to the embeddings of both batch and references, keeping the pairs.
+
+        Args:
+            function: Callable from tensors `(n, dim)` to tensors `(n, size)`.
+
+        Returns:
+            `Pairs`.
+        """
         embeddings = function(self.embeddings)
         of_references = embeddings if self.in_batch else function(self.references.embeddings)
         return self._replace(embeddings=embeddings, references=self.references._replace(embeddings=of_references))
 
     def narrowed(self, masks: PairMasks) -> Pairs:
-        """The same with fewer pairs."""
+        """Replace the masks of the pairs that count.
+
+        Args:
+            masks: `PairMasks`.
+
+        Returns:
+            `Pairs`.
+        """
         return self._replace(positives=masks.positives, negatives=masks.negatives)
 
 
 def compare(labels: Labels, embeddings: TensorLike, references: References | None = None) -> Pairs:
-    """The pairs of a batch and its references.
+    """Pair a batch with references, or with itself.
 
     Args:
-        labels: Integer class labels, `(batch,)` or `(batch, 1)`, as `integer_labels` takes them: floats, as Keras hands
-            them over, must be whole numbers. Under XLA, which drops that check, a sample whose label is not has NaN in
-            place of its embedding, so that its loss is NaN.
-        embeddings: `(batch, dim)`. Half precisions are computed in float32.
-        references: `References`; `None` compares the batch with itself. If they have `classes`, labels must lie in
-            0 … `classes - 1`; under XLA a sample with another label has NaN in place of its embedding.
+        labels: int tensor, `(batch,)` or `(batch, 1)`. Class labels as for `integer_labels`: floats, as passed by
+            Keras, must be whole numbers. Under XLA, which drops that check, the embedding of a sample with another
+            label becomes NaN, and so does its loss.
+        embeddings: float tensor, `(batch, dim)`. Half precision is computed in float32.
+        references: `References`, or `None` to compare the batch with itself. If `references.classes` is set, labels
+            must lie in 0 … `classes - 1`; under XLA the embedding of a sample with another label becomes NaN. Default:
+            `None`.
 
     Returns:
-        A `Pairs` in which every positive and every negative pair counts.
+        `Pairs` in which all positive and all negative pairs count.
 
     Raises:
-        ValueError: If the shapes do not fit, a label is not an integer or is out of range.
+        ValueError: If the shapes do not match, or a label is not an integer or out of range.
+
+    Example:
+        >>> from tfdml import ops
+        >>> ops.compare([0, 0, 1], [[0.0], [1.0], [3.0]]).positives.numpy().sum(axis=1).tolist()
+        [1, 1, 0]
     """
     embeddings = check_embeddings(embeddings)
     given = _flat_labels(labels, embeddings)
@@ -108,7 +158,7 @@ def compare(labels: Labels, embeddings: TensorLike, references: References | Non
     if not others.shape[-1:].is_compatible_with(embeddings.shape[-1:]):
         raise ValueError(
             f"Embeddings and references differ in size. Received: embeddings of shape {embeddings.shape}, "
-            f"references of shape {others.shape}."
+            f"references of shape {others.shape}. Expected: the same last axis."
         )
     other_labels = tf.cast(references.labels, labels.dtype)
     masks = pair_masks(labels, other_labels, references.valid)
@@ -118,10 +168,21 @@ def compare(labels: Labels, embeddings: TensorLike, references: References | Non
 
 
 def check_embeddings(embeddings: TensorLike) -> tf.Tensor:
-    """The embeddings in float32 or float64.
+    """Convert embeddings to float32 or float64, and check their shape.
+
+    Args:
+        embeddings: float tensor, `(batch, dim)`.
+
+    Returns:
+        Tensor `(batch, dim)`.
 
     Raises:
-        ValueError: If they are not `(batch, dim)`.
+        ValueError: If the shape is different.
+
+    Example:
+        >>> from tfdml import ops
+        >>> ops.check_embeddings([[1.0, 2.0]]).dtype
+        tf.float32
     """
     embeddings = at_least_float32(embeddings)
     if embeddings.shape.rank not in (None, 2):
@@ -133,10 +194,23 @@ def check_embeddings(embeddings: TensorLike) -> tf.Tensor:
 
 
 def check_labels(labels: Labels, embeddings: TensorLike) -> tf.Tensor:
-    """The labels as int64, `(batch,)`.
+    """Convert labels to int64 and check that there is one for each embedding.
+
+    Args:
+        labels: int tensor, `(batch,)` or `(batch, 1)`. Class labels.
+        embeddings: Tensor `(batch, dim)`.
+
+    Returns:
+        int64 tensor `(batch,)`.
 
     Raises:
-        ValueError: If they are not one for each embedding, or not integers (see `integer_labels`).
+        ValueError: If there is not one label per embedding, or a label is not an integer (see `integer_labels`).
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from tfdml import ops
+        >>> ops.check_labels([[1], [0]], tf.zeros((2, 3))).numpy().tolist()
+        [1, 0]
     """
     return integer_labels(_flat_labels(labels, embeddings))
 
@@ -152,7 +226,7 @@ def _flat_labels(labels, embeddings):
         )
     if not labels.shape[:1].is_compatible_with(embeddings.shape[:1]):
         raise ValueError(
-            "There must be a label for every embedding. "
-            f"Received: {labels.shape[0]} labels and {embeddings.shape[0]} embeddings."
+            f"Labels and embeddings do not match. Received: {labels.shape[0]} labels and {embeddings.shape[0]} "
+            "embeddings. Expected: one label per embedding."
         )
     return labels

@@ -1,4 +1,4 @@
-"""What the replicas of a `tf.distribute` strategy see of each other: the whole batch."""
+"""Access to the whole batch from each replica of a `tf.distribute` strategy."""
 
 from __future__ import annotations
 
@@ -8,38 +8,62 @@ from tfdml.ops.precision import at_least_float32
 
 
 def has_replicas() -> bool:
-    """Whether what is made here is made for several replicas: inside the scope of a strategy that has them."""
+    """Whether the current scope is that of a strategy with several replicas.
+
+    Returns:
+        bool.
+
+    Example:
+        >>> from tfdml import ops
+        >>> ops.has_replicas()
+        False
+    """
     return tf.distribute.has_strategy() and tf.distribute.get_strategy().num_replicas_in_sync > 1
 
 
 def replica_count() -> int:
-    """How many replicas share a batch here: 1 outside of a replica and without a strategy."""
+    """Number of replicas that share a batch; 1 outside of a replica and without a strategy.
+
+    Returns:
+        int.
+
+    Example:
+        >>> from tfdml import ops
+        >>> ops.replica_count()
+        1
+    """
     if tf.distribute.get_replica_context() is None:
         return 1
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def gather_batch(values: tf.Tensor) -> tf.Tensor:
-    r"""The rows of all replicas, in the replicas' order, as each of them sees them.
+    r"""Concatenate the rows of all replicas, in the same order on each of them.
 
-    Replica $r$ of $R$ has the rows $x_r$ of a batch $x = (x_1, \dots, x_R)$, and all compute the same function
-    $f(x)$ of the whole. The gradient is of the sum of their $f$: $R \, \partial f / \partial x_r$ for the own rows,
-    which needs no communication as the replicas agree. Replicas that minimise $f / R$ each, and add up their
-    gradients as the optimizers of Keras do, thus follow the gradient of $f$, also in what is no part of $x$.
+    Replica $r$ of $R$ has the rows $x_r$ of a batch $x = (x_1, \dots, x_R)$, and all compute the same function $f(x)$
+    of the whole. The gradient is that of the sum of their $f$: $R \, \partial f / \partial x_r$ for the own rows, which
+    requires no communication because the replicas agree. If each replica minimizes $f / R$ and gradients are summed, as
+    the optimizers of Keras do, the result is the gradient of $f$, also for variables other than $x$.
 
     Args:
-        values: Of this replica, `(b_r, …)`; the other axes are the same on all. Half precisions become float32.
-            Integers and booleans have no gradient.
+        values: Tensor `(b_r, …)`. The rows of this replica; all other axes are equal on all replicas. Half precision
+            becomes float32. Integers and booleans have no gradient.
 
     Returns:
-        `(b_1 + … + b_R, …)`; the values as they are where there is one replica.
+        Tensor `(b_1 + … + b_R, …)`; the values unchanged if there is only one replica.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from tfdml import ops
+        >>> ops.gather_batch(tf.constant([1.0, 2.0])).numpy().tolist()  # one replica
+        [1.0, 2.0]
     """
     values = tf.convert_to_tensor(values)
     count = replica_count()
     if count == 1:
         return values
     context = tf.distribute.get_replica_context()
-    # What comes from a data set is on no device yet, and only what is on one is gathered.
+    # Values from a dataset have no device yet, and all_gather requires one.
     values = tf.identity(values)
     if values.dtype == tf.bool:
         return tf.cast(context.all_gather(tf.cast(values, tf.int32), axis=0), tf.bool)

@@ -437,9 +437,9 @@ def test_pooling_weights_builds_the_layer():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ratio": 0}, "Received: ratio=0; expected 0 < ratio <= 1"),
-        ({"ratio": 1.3}, "Received: ratio=1.3; expected 0 < ratio <= 1"),
-        ({"smoothing": 0.0}, "Received: smoothing=0.0; expected 0 < smoothing"),
+        ({"ratio": 0}, "Received: ratio=0. Expected: 0 < ratio <= 1"),
+        ({"ratio": 1.3}, "Received: ratio=1.3. Expected: 0 < ratio <= 1"),
+        ({"smoothing": 0.0}, "Received: smoothing=0.0. Expected: 0 < smoothing"),
         ({"smoothing": -math.inf}, "Received: smoothing=-inf"),
         ({"prototypes": 0}, "Received: prototypes=0"),
         ({"prototypes": 2.5}, "Received: prototypes=2.5"),
