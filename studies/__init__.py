@@ -2,5 +2,5 @@
 
 import os
 
-# TensorFlow begins with lines about its own building blocks.
+# TensorFlow would print log messages about its own libraries first.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

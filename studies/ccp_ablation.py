@@ -23,23 +23,23 @@ from tfdml.experiments.runner import result_of
 PARTS = ("lambda_proxies", "pool", "alternating", "steps", "batch")
 IMAGES_OF_A_CLASS = 4
 MOST_PROXIES = 16
-# The searched λ is a power of ten; in the last decade it is 0, which is drawn in the middle of that decade.
+# The searched λ is a power of ten. Its last decade represents 0, which is drawn in the middle of it.
 SMALLEST_EXPONENT, ZERO_DECADE = -6, -7
 _ZERO = (SMALLEST_EXPONENT + ZERO_DECADE) / 2
-# The search begins here: three of these trainings are among those of the other parts, and both ends of λ are there.
+# First trials of the search. They include both ends of λ, and three of the runs belong to other parts, too.
 FIRST_TRIALS = ((2e-4, 8), (0.0, 8), (1.0, 8), (2e-4, 1), (2e-4, 2), (2e-4, 4))
 _VALIDATION, _TEST = "MAP@R, validation classes", "MAP@R, unseen classes"
 
 
 class Setting(NamedTuple):
-    """What a training of the study has; the defaults are the thesis' choice.
+    """Setting of a training run. The defaults are those of the thesis.
 
     Attributes:
-        method: `"ccp"`; `"fixed"`, one problem that never ends; or `"batch"`, no proxies, the loss inside the batch.
-        proxies: Of each class.
-        pool: Images of each class that the proxies are chosen from.
-        weight: λ.
-        batch: Images in a batch, four of each class.
+        method: `"ccp"`; `"fixed"`, one problem that never ends; or `"batch"`, the loss in the batch without proxies.
+        proxies: int. Proxies per class.
+        pool: int. Images per class that the proxies are chosen from.
+        weight: float. λ.
+        batch: int. Images in a batch, four per class.
     """
 
     method: str = "ccp"
@@ -50,21 +50,21 @@ class Setting(NamedTuple):
 
     @property
     def name(self):
-        """Of the run's folder, without the seed."""
+        """Name of the run folder, without the seed."""
         if self.method == "batch":
             return f"batch-{self.batch}"
         return f"{self.method}-p{self.proxies}-b{self.pool}-l{self.weight:g}-n{self.batch}"
 
     @property
     def changes(self):
-        """What it changes in the recipe."""
+        """Changes of the recipe for this setting."""
         changes = {
             "batches.classes": self.batch // IMAGES_OF_A_CLASS,
             "batches.samples_per_class": IMAGES_OF_A_CLASS,
         }
         if self.method == "batch":
             without = {"references.name": "batch", "ccp.enabled": False}
-            # There is nothing outside the network that could be trained faster.
+            # Without proxies there is nothing outside the network to train at another rate.
             return {**changes, **without, "optimizer.proxy_learning_rate_multiplier": 1.0}
         changes |= {
             "references.per_class": self.proxies,
@@ -75,12 +75,12 @@ class Setting(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """What a setting's trainings gave, `(seeds,)` each.
+    """Results of a setting, one entry per seed.
 
     Attributes:
-        validation: Best MAP@R on the validation classes.
-        test: MAP@R of these weights on the test classes.
-        problems: How many were begun.
+        validation: float array `(seeds,)`. Best MAP@R on the validation classes.
+        test: float array `(seeds,)`. MAP@R of these weights on the test classes.
+        problems: int array `(seeds,)`. Number of problems begun.
     """
 
     validation: np.ndarray
@@ -89,7 +89,7 @@ class Scores(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """A point of the search and what it gave: its λ, its proxies of each class, and the value to be raised."""
+    """Trial of the search: its λ, its proxies per class, and the maximized value."""
 
     weight: float
     proxies: int
@@ -97,12 +97,12 @@ class Trial(NamedTuple):
 
 
 class Trainings:
-    """The runs of the study in a folder. Each is done once, whatever parts ask for it.
+    """Runs of the study in a folder. Each run is trained once, even if several parts need it.
 
     Args:
-        folder: Where they are.
-        recipe: What is equal for all.
-        overrides: Changes of the recipe; what a setting has goes before them.
+        folder: Folder of the runs.
+        recipe: Recipe that all runs share.
+        overrides: Changes of the recipe. The changes of a setting take precedence.
     """
 
     def __init__(self, folder, recipe, overrides):
@@ -112,15 +112,15 @@ class Trainings:
         self._results = {}
 
     def folder(self, setting, seed):
-        """Of a run."""
+        """Folder of a run."""
         return self._folder / f"{setting.name}-{seed}"
 
     def recipe(self, setting, seed):
-        """Of a run."""
+        """Recipe of a run."""
         return load_recipe(self._recipe, {**self._overrides, **setting.changes, "seed": seed})
 
     def result(self, setting, seed):
-        """Of a run, which is trained if it is not there."""
+        """Result of a run, which is trained if it does not exist."""
         folder = self.folder(setting, seed)
         if folder not in self._results:
             result = result_of(self.recipe(setting, seed), folder)
@@ -129,8 +129,8 @@ class Trainings:
         return self._results[folder]
 
     def scores(self, settings, seeds):
-        """From a setting to its `Scores`."""
-        # Seeds outside: a study that is looked at before its end compares all on the same seeds.
+        """dict from each setting to its `Scores`."""
+        # Seeds in the outer loop, so that an unfinished study compares all on the same seeds.
         for seed in seeds:
             for setting in settings:
                 self.result(setting, seed)
@@ -157,43 +157,43 @@ def ccp_ablation(
     overrides: Optional[dict] = None,
     quick: bool = False,
 ):
-    """Trains C2 under CCP with other values of its hyperparameters, and judges by MAP@R on unseen classes.
+    """Train C2 under CCP with other values of its hyperparameters, and evaluate MAP@R on unseen classes.
 
-    - `lambda_proxies`: λ in 0 and 1e-6 to 1, and 1 to 16 proxies of each class, by Bayesian optimisation with Optuna
-      (the extra `search`), with the first seed, towards the best MAP@R on validation classes; and a regression by a
-      Gaussian process.
-    - `pool`: numbers of proxies × sizes of the pool. As large as the number of proxies, it leaves no choice.
-    - `alternating`: CCP, with and without the pull, against its first proxies for good and against no proxies.
-    - `steps`: how long the problems of the trainings of `pool` and `alternating` were.
-    - `batch`: C2 inside the batch against C2 under CCP for sizes of the batch: after as many steps, and after as many
-      images.
+    - `lambda_proxies`: λ in 0 and 1e-6 to 1, and 1 to 16 proxies per class, by Bayesian optimization of the MAP@R on
+      validation classes with Optuna (the extra `search`) and the first seed; and a regression by a Gaussian process.
+    - `pool`: numbers of proxies × pool sizes. A pool as large as the number of proxies leaves no choice.
+    - `alternating`: CCP, with and without the pull, against proxies that stay fixed and against no proxies.
+    - `steps`: the lengths of the problems in the runs of `pool` and `alternating`.
+    - `batch`: C2 inside the batch against C2 under CCP for several batch sizes, after the same number of steps and
+      after the same number of images.
 
-    The runs are kept in the folder, and shared by the parts: a study that was stopped goes on, and one that is called
-    again with more parts, values or seeds trains only what is new. A search is repeated from its seed, so its finished
-    trials cost nothing. Several calls at a time, each with seeds of its own, share a folder.
+    The runs are kept in the folder and shared by the parts. A stopped study resumes, and another call with more parts,
+    values or seeds trains only the new runs. A search is reproduced from its seed, so its finished trials cost nothing.
+    Several simultaneous calls with different seeds can share a folder.
 
     Args:
         out: Folder for the tables, the figures and the runs.
         parts: Names of `PARTS`.
-        proxies: Of each class, in `pool`.
-        pool_sizes: In `pool`, beside a pool of as many images as proxies; smaller ones than that are left out.
-        batch_sizes: In `batch`: multiples of four, since a class has four images in a batch.
-        trials: Of the search.
-        seeds: Seeds of the runs: first weights and batches.
-        recipe: What is equal for all.
+        proxies: Proxies per class in `pool`.
+        pool_sizes: Pool sizes in `pool`, in addition to a pool as large as the number of proxies. Smaller ones are
+            skipped.
+        batch_sizes: Batch sizes in `batch`: multiples of four, since a class has four images in a batch.
+        trials: Number of trials of the search.
+        seeds: Seeds of the runs: initial weights and batches.
+        recipe: Recipe that all runs share.
         overrides: Changes of the recipe, as in --overrides.ccp.patience 3.
-        quick: One value or two of each, one seed, few steps.
+        quick: Run one or two values of each, one seed, few steps.
 
     Returns:
-        From each part to what it measured: a list of `Trial` for the search, the steps of each problem that ended for
-        `steps`, else from `Setting` to `Scores`.
+        dict from each part to its result: a list of `Trial` for the search, the steps of each problem that ended for
+        `steps`, otherwise a dict from `Setting` to `Scores`.
     """
     for part in parts:
         if part not in PARTS:
             raise InputError(str(unknown_name("part", part, PARTS)))
     overrides = dict(overrides or {})
     if quick:
-        # Six trainings, most of them of several parts; in some a problem ends.
+        # Six runs, most of them shared by several parts. In some of them a problem ends.
         proxies, pool_sizes, batch_sizes, seeds, trials = [8], [12], [32], list(seeds)[:1], min(trials, 3)
         overrides = {
             "data.options.characters": "ABCDEFGHJKLMNPQRSTUVXYZabdefghmnqrt", "optimizer.learning_rate": 0.01,
@@ -227,17 +227,17 @@ def ccp_ablation(
 
 
 def search(objective, trials, seed):
-    """Maximises a function of λ and the proxies by Bayesian optimisation: Optuna's tree-structured Parzen estimator.
+    """Maximize a function of λ and the proxies with Optuna's tree-structured Parzen estimator (Bayesian optimization).
 
-    It begins with `FIRST_TRIALS`. The same objective and seed give the same trials; an interrupted search is repeated.
+    The search starts with `FIRST_TRIALS`. The same objective and seed reproduce the trials of an interrupted search.
 
     Args:
-        objective: From λ, 0 or 1e-6 to 1 with two digits, and the number of proxies, 1 to 16, to a value.
-        trials: How many.
-        seed: Of the sampler.
+        objective: function of λ, 0 or 1e-6 to 1 with two digits, and the number of proxies, 1 to 16.
+        trials: int. Number of trials.
+        seed: int. Seed of the sampler.
 
     Returns:
-        A list of `Trial` in their order.
+        list of `Trial` in order.
 
     Raises:
         InputError: If Optuna is not installed.
@@ -273,14 +273,14 @@ def _optuna():
         import optuna
     except ImportError as error:
         raise InputError(
-            f"The part lambda_proxies searches with Optuna, which cannot be imported ({error}). "
-            "It comes with pip install 'tfdml[search]'."
+            f"The part lambda_proxies needs Optuna, which cannot be imported ({error}). "
+            "Install it with: pip install 'tfdml[search]'."
         ) from error
     return optuna
 
 
 def place_of(weight):
-    """Where a λ is on the axis of the search: its decimal logarithm; -6.5 for 0.
+    """Position of λ on the axis of the search: its decimal logarithm; -6.5 for 0.
 
     Example:
         >>> place_of(0.01), place_of(0.0)
@@ -290,26 +290,26 @@ def place_of(weight):
 
 
 def regression(places, values, seed=0):
-    r"""Fits a Gaussian process to the trials of a search.
+    r"""Fit a Gaussian process to the trials of a search.
 
-    Its kernel is $\sigma_f^2 \exp(-\lVert u - u' \rVert^2 / 2)$, with a length on each axis as its unit, and noise
-    $\sigma_n^2$; all four have the greatest marginal likelihood. A length is at least three tenths of the axis, so that
-    the surface does not go through single trials.
+    The kernel is $\sigma_f^2 \exp(-\lVert u - u' \rVert^2 / 2)$, where each axis is divided by a length scale, plus
+    noise $\sigma_n^2$. All four parameters maximize the marginal likelihood. A length scale is at least three tenths of
+    its axis, so that the surface does not interpolate single trials.
 
     Args:
-        places: `place_of(λ)` and the binary logarithm of the proxies, `(trials, 2)`.
-        values: `(trials,)`.
-        seed: Of the places from which the likelihood is maximised.
+        places: float array `(trials, 2)`. `place_of(λ)` and the binary logarithm of the proxies.
+        values: float array `(trials,)`.
+        seed: int. Seed of the initial values from which the likelihood is maximized. Default: 0.
 
     Returns:
-        A function from places `(n, 2)` to means and standard deviations `(n,)` of what is without noise, and the
-        noise's standard deviation.
+        A function from places `(n, 2)` to means and standard deviations `(n,)` of the surface without noise, and the
+        standard deviation of the noise.
     """
     low, high = np.array([ZERO_DECADE, 0.0]), np.array([0.0, np.log2(MOST_PROXIES)])
     kernel = ConstantKernel() * RBF([0.5, 0.5], (0.3, 10.0)) + WhiteKernel(0.1, (1e-4, 1.0))
     process = GaussianProcessRegressor(kernel, normalize_y=True, n_restarts_optimizer=5, random_state=seed)
     with warnings.catch_warnings():
-        # A direction in which nothing changes has the greatest length; that is no failure.
+        # A length scale at its upper limit means that the value does not depend on this axis. It is not a failure.
         warnings.simplefilter("ignore", ConvergenceWarning)
         process.fit((np.asarray(places, float) - low) / (high - low), np.asarray(values, float))
     noise = process.kernel_.k2.noise_level * np.std(values) ** 2
@@ -322,21 +322,21 @@ def regression(places, values, seed=0):
 
 
 def steps_of_problems(folder):
-    """Training steps of each problem of a run that ended, in their order; an empty list if none did.
+    """Training steps of each finished problem of a run, in order.
 
     Args:
-        folder: The run's.
+        folder: Folder of the run.
     """
     path = RunFolder.open(folder).projections
     return [int(row["steps"]) for row in read_csv(path)] if path.exists() else []
 
 
 def best_within(folder, steps):
-    """Best MAP@R on the validation classes in a run's first so many training steps; NaN if it was not measured in them.
+    """Best MAP@R on the validation classes within the first training steps of a run; NaN without a validation.
 
     Args:
-        folder: The run's.
-        steps: How many.
+        folder: Folder of the run.
+        steps: int. Number of steps.
     """
     rows = read_csv(RunFolder.open(folder).history)
     values = [float(row["val_map_at_r"]) for row in rows if int(row["step"]) <= steps]
@@ -344,10 +344,10 @@ def best_within(folder, steps):
 
 
 def seed_deviation(scores):
-    """Standard deviation of a score between seeds, from all settings together; NaN with one seed.
+    """Standard deviation of a score between seeds, pooled over all settings; NaN with one seed.
 
     Args:
-        scores: For each setting `(seeds,)`.
+        scores: iterable of float arrays `(seeds,)`, one per setting.
     """
     scores = np.asarray(list(scores))
     return float(np.sqrt(scores.var(axis=1, ddof=1).mean())) if scores.shape[1] > 1 else float("nan")
@@ -358,9 +358,9 @@ def _check(name, values, least, most=None, multiple_of=1):
         if value < least or (most is not None and value > most) or value % multiple_of:
             expected = f"at least {least}" if most is None else f"{least} to {most}"
             expected += f" and a multiple of {multiple_of}" if multiple_of > 1 else ""
-            raise InputError(f"Received: {name}={list(values)}; expected {expected}.")
+            raise InputError(f"Received: {name}={list(values)}. Expected: {expected}.")
     if not values:
-        raise InputError(f"Received: no {name}; expected at least one.")
+        raise InputError(f"Received: no {name}. Expected: at least one.")
 
 
 def _lambda_proxies(report, trainings, count, seed):
@@ -398,8 +398,8 @@ def _lambda_proxies(report, trainings, count, seed):
         "lambda_proxies",
         ["trial", "λ", "proxies", _VALIDATION, _TEST, "problems", "Gaussian process"],
         rows,
-        f"Best trial: λ = {best.weight:g}, {best.proxies} proxies, {best.value:.4f}. The regression's highest: "
-        f"λ = {top}, {2 ** y[row]:.0f} proxies, {surface.max():.4f}; its lowest: {surface.min():.4f}; "
+        f"Best trial: λ = {best.weight:g}, {best.proxies} proxies, {best.value:.4f}. Maximum of the regression: "
+        f"λ = {top}, {2 ** y[row]:.0f} proxies, {surface.max():.4f}; its minimum: {surface.min():.4f}; "
         f"standard deviation of its noise: {noise:.4f}. Seed {seed}. Keras {keras.__version__}.",
     )
     report.figure(
@@ -411,7 +411,7 @@ def _lambda_proxies(report, trainings, count, seed):
             places,
             values,
             "pull λ",
-            "proxies of each class",
+            "proxies per class",
             "MAP@R, validation classes",
             x_ticks={_ZERO: "0", **{float(k): f"$10^{{{k}}}$" for k in range(SMALLEST_EXPONENT + 1, 1, 2)}},
             x_break=SMALLEST_EXPONENT,
@@ -457,7 +457,7 @@ def _steps(report, trainings, settings, seeds):
     everything = [steps for steps_of_group in groups.values() for steps in steps_of_group]
     report.table(
         "steps",
-        ["", "problems", "shortest", "quartile", "median", "quartile", "longest", "of the least length (%)"],
+        ["", "problems", "shortest", "quartile", "median", "quartile", "longest", "of minimum length (%)"],
         [
             [
                 name,
@@ -468,8 +468,8 @@ def _steps(report, trainings, settings, seeds):
             for name, steps in groups.items()
             if steps
         ],
-        f"Steps of the {len(everything)} problems that ended in {len(runs)} trainings; others were cut off. "
-        f"A validation each {between} steps, patience {recipe.ccp.patience}: the least length is {shortest}. "
+        f"Steps of the {len(everything)} finished problems of {len(runs)} runs; others were cut off. "
+        f"A validation every {between} steps, patience {recipe.ccp.patience}: the minimum length is {shortest}. "
         f"Keras {keras.__version__}.",
     )
     if everything:
@@ -487,7 +487,7 @@ def _batch(report, trainings, sizes, seeds):
     kinds = {"C2 in the batch": "batch", "C2 + CCP": "ccp"}
     settings = {(title, size): Setting(method, batch=size) for title, method in kinds.items() for size in sizes}
     scores = trainings.scores(settings.values(), seeds)
-    # The number of steps is the same for all; so many images has the smallest batch seen at the end of them.
+    # All have the same number of steps. This is the number of images that the smallest batch has seen in all of them.
     training = trainings.recipe(Setting(), seeds[0]).training
     images = min(sizes) * training.steps_per_validation * training.max_validations
     early = {
@@ -516,7 +516,7 @@ def _batch(report, trainings, sizes, seeds):
 
 
 def _dots(names, scores):
-    """A dot plot of settings' scores."""
+    """Dot plot of the scores of settings."""
     scores = list(scores)
     series = {
         "validation classes": np.array([of.validation for of in scores]),
@@ -526,7 +526,7 @@ def _dots(names, scores):
 
 
 def _table(report, name, keys, scores, seeds, more=None):
-    """From a row's key to its scores, and from the header of a further column to the same."""
+    """Write a table. `scores` maps row keys to `Scores`, `more` further column titles to values by row key."""
     more = more or {}
     rows = [
         [
@@ -542,7 +542,7 @@ def _table(report, name, keys, scores, seeds, more=None):
     noise = ""
     if len(seeds) > 1:
         validation, test = (seed_deviation(of[place] for of in scores.values()) for place in (0, 1))
-        noise = f" Between seeds of one row, over all rows: {validation:.4f} (validation), {test:.4f} (unseen)."
+        noise = f" Standard deviation between seeds, over all rows: {validation:.4f} (validation), {test:.4f} (unseen)."
     report.table(
         name,
         [*keys, _VALIDATION, _TEST, *more, "problems", *(f"unseen, seed {seed}" for seed in seeds)],

@@ -1,4 +1,4 @@
-"""What is a loss best compared with? The batch alone, a memory, fixed proxies, or the proxies of CCP.
+"""Which references serve a loss best? The batch alone, a memory, fixed proxies, or the proxies of CCP.
 
 python -m studies.ccp_comparison --out DIR
 """
@@ -15,7 +15,7 @@ from tfdml._utils.naming import unknown_name
 from tfdml.experiments import InputError, load_recipe
 from tfdml.experiments.runner import result_of
 
-# A cosine of embeddings that are shorter than 1 says nothing of the distances by which they are judged.
+# The cosine of embeddings shorter than 1 does not determine their distance, which the evaluation uses.
 _ON_THE_SPHERE = {"model.normalization": "l2"}
 LOSSES = {
     "c1": {"loss.name": "c1", **_ON_THE_SPHERE},
@@ -27,7 +27,7 @@ _PROXIES = {"references.name": "proxies", "ccp.enabled": True, "ccp.in_batch_wei
 REFERENCES = {
     "alone": {"references.name": "batch", "ccp.enabled": False},
     "xbm": {"references.name": "memory", "ccp.enabled": False},
-    # One problem that never ends: the first proxies are drawn as those of CCP are.
+    # One problem that never ends; the first proxies are drawn like those of CCP.
     "fixed": {**_PROXIES, "ccp.reinitialize": False},
     "ccp": _PROXIES,
     "ema": {"references.name": "batch", "ccp.enabled": False, "training.average_momentum": 0.99},
@@ -50,25 +50,25 @@ def ccp_comparison(
     overrides: Optional[dict] = None,
     quick: bool = False,
 ):
-    """Trains each loss with each kind of reference on the same batches, and judges it by MAP@R on unseen classes.
+    """Train each loss with each kind of reference on the same batches, and evaluate MAP@R on unseen classes.
 
-    The loss inside the batch is part of every training, with weight 1; a memory, fixed proxies or those of chance
-    constrained programming are compared with beside it.
+    The loss inside the batch is part of every training run, with weight 1. A memory, fixed proxies or the proxies of
+    chance constrained programming are added to it.
 
-    The runs are kept in the folder: a study that was stopped goes on, and one that is called again with more losses,
-    references or seeds trains only what is new; several calls at a time, each with seeds of its own, share a folder.
+    The runs are kept in the folder. A stopped study resumes, and another call with more losses, references or seeds
+    trains only the new runs. Several simultaneous calls with different seeds can share a folder.
 
     Args:
         out: Folder for the tables, the figure and the runs.
         losses: Names of `LOSSES`.
         references: Names of `REFERENCES`.
-        seeds: Seeds of the runs: first weights and batches.
-        recipe: What is equal for all.
+        seeds: Seeds of the runs: initial weights and batches.
+        recipe: Recipe that all runs share.
         overrides: Changes of the recipe, as in --overrides.ccp.patience 3.
-        quick: C2 alone and with CCP, one seed, few steps.
+        quick: Run C2 alone and with CCP, one seed, few steps.
 
     Returns:
-        Test MAP@R, `(losses, references, seeds)`.
+        float array `(losses, references, seeds)`, the test MAP@R.
     """
     for kind, names, known in (("loss", losses, LOSSES), ("kind of reference", references, REFERENCES)):
         for name in names:
@@ -81,7 +81,7 @@ def ccp_comparison(
             "training.steps_per_validation": 10, "training.max_validations": 4, "ccp.patience": 1, **overrides,
         }  # fmt: skip
     results = {}
-    # Seeds outside: a study that is looked at before its end compares all on the same seeds.
+    # Seeds in the outer loop, so that an unfinished study compares all on the same seeds.
     for seed in seeds:
         for loss in losses:
             for reference in references:

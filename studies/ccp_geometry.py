@@ -1,4 +1,4 @@
-"""Do the proxies of a class stay apart? A two-dimensional embedding of digits, from one proxy problem to the next.
+"""Do the proxies of a class stay apart? A two-dimensional embedding of digits over several proxy problems.
 
 python -m studies.ccp_geometry --out DIR
 """
@@ -19,7 +19,7 @@ from tfdml.plots import style
 METHODS = {
     "fixed": "one problem",
     "ccp": "CCP, proxies",
-    "samples": "CCP, samples in the proxies' place",
+    "samples": "CCP, samples in place of proxies",
 }
 SAMPLES_PER_CLASS = 4
 _BATCHES_TO_SETTLE = 30
@@ -27,16 +27,16 @@ _MOST_PANELS = 6
 
 
 class Problem(NamedTuple):
-    """A proxy problem's best weights by MAP@R on the validation images.
+    """Result of a proxy problem at its best weights by MAP@R on the validation images.
 
     Attributes:
-        record: What `AlternatingProjections.projections` tells of it.
-        points: Embeddings of the test images, `(n, 2)`.
-        proxies: The converged proxies, or the embeddings of the samples in their place, `(classes, k, 2)`.
-        next_proxies: What the next problem begins with, `(classes, k, 2)`.
-        map_at_r, precision_at_1: Of the test images.
-        covering_radius: Of the test images by the converged proxies, averaged over the classes.
-        interclass_distance: Mean l2 distance of test images of different classes: the scale of the plane.
+        record: dict. Its entry in `AlternatingProjections.projections`.
+        points: float array `(n, 2)`. Embeddings of the test images.
+        proxies: float array `(classes, k, 2)`. The converged proxies, or the embeddings of the samples in their place.
+        next_proxies: float array `(classes, k, 2)`. The first proxies of the next problem.
+        map_at_r, precision_at_1: float. Metrics on the test images.
+        covering_radius: float. Radius that covers the test images with the converged proxies, mean over the classes.
+        interclass_distance: float. Mean l2 distance between test images of different classes: the scale of the plane.
     """
 
     record: dict
@@ -85,36 +85,37 @@ def ccp_geometry(
     seeds: list[int] = (0, 1, 2),
     quick: bool = False,
 ):
-    """Trains a ResNetV2-20 to a plane by proxies alone, and draws samples and proxies after each problem.
+    """Train a two-dimensional ResNetV2-20 with proxies alone and draw samples and proxies after each problem.
 
-    The embeddings are no longer than 1, the loss is C2. Three methods begin with the same weights and proxies, and see
-    the same batches: one problem that never ends, alternating problems (CCP), and alternating problems whose references
-    are no proxies but the images that were chosen for them, embedded anew at each step. All classes are seen in
-    training; the images that are drawn and judged are not.
+    Embeddings are clipped to length 1, and the loss is C2. Three methods start from the same weights and proxies and
+    use the same batches: one problem that never ends, alternating problems (CCP), and alternating problems whose
+    references are the images chosen as proxies, embedded again at each step. All classes are seen in training, but the
+    images that are drawn and evaluated are not.
 
     Args:
         out: Folder for tables and figures.
-        dataset: Ten classes of small images.
-        path: Where its files are.
+        dataset: Dataset with ten classes of small images.
+        path: Folder of its files.
         methods: Names of `METHODS`.
-        side: Of the images, in pixels, as they are embedded.
+        side: Side of the embedded images in pixels.
         steps: Training steps of each method.
         steps_per_validation: Steps between two validations.
-        validation_per_class: Images of each class that are taken from the training part to validate.
-        per_class: Proxies of each class.
-        pool_size: Images of each class that the next proxies are chosen from.
-        patience: Validations in a row without a better MAP@R that end a problem.
+        validation_per_class: Images per class that are taken from the training part to validate.
+        per_class: Proxies per class.
+        pool_size: Images per class that the next proxies are chosen from.
+        patience: Number of validations in a row without a better MAP@R that end a problem.
         projection_weight: λ.
-        learning_rate: Of Adam, for the network and the proxies.
-        warmup_steps: For so many steps the learning rate rises from 0; the validations meanwhile end no problem.
-        seeds: One network for each.
-        quick: 80 steps, one seed.
+        learning_rate: Learning rate of Adam, for the network and the proxies.
+        warmup_steps: Steps over which the learning rate rises from 0. Validations during the warm-up do not end a
+            problem.
+        seeds: Seeds; each method trains one network per seed.
+        quick: Run 80 steps and one seed.
 
     Returns:
-        From the method to a list with the `Problem`s of each seed.
+        dict from the method to a list with the `Problem`s of each seed.
 
     Raises:
-        InputError: If a method is unknown, or there are fewer steps than one validation takes.
+        InputError: If a method is unknown, or there are too few steps for one validation.
     """
     for method in methods:
         if method not in METHODS:
@@ -123,8 +124,8 @@ def ccp_geometry(
         steps, steps_per_validation, warmup_steps, patience, seeds = 80, 10, 20, 1, list(seeds)[:1]
     if not 1 <= steps_per_validation <= steps - warmup_steps:
         raise InputError(
-            f"Received: steps={steps}, warmup_steps={warmup_steps}, steps_per_validation={steps_per_validation}; "
-            "expected one validation or more after the warm-up."
+            f"Received: steps={steps}, warmup_steps={warmup_steps}, steps_per_validation={steps_per_validation}. "
+            "Expected: at least one validation after the warm-up."
         )
     setting = _Setting(
         side,
@@ -141,7 +142,7 @@ def ccp_geometry(
     train, test = (data.load(dataset, part=part, **options) for part in ("train", "test"))
     images = _Images(*split_samples(train, validation_per_class), test)
     results = {method: [] for method in methods}
-    # Seeds outside: a study that is looked at before its end compares methods on the same seeds.
+    # Seeds in the outer loop, so that an unfinished study compares methods on the same seeds.
     for seed in seeds:
         for method in methods:
             problems = _train(method, images, setting, seed)
@@ -152,15 +153,15 @@ def ccp_geometry(
 
 
 class SampleReferences(layers.ClassProxies):
-    """Images in the proxies' place: each step embeds them with the batch's weights, and gradients go through them.
+    """References that are images in place of proxies: each step embeds them again, with gradients.
 
-    Who asks for the proxies gets the images' embeddings as they were when `assign` or `embed` was last called.
+    `proxies` are the embeddings of the images at the last call of `assign` or `embed`.
 
     Args:
-        embedder: The model that is trained.
+        embedder: The trained model.
         pool: The `RememberedPool` that proxies are chosen from.
-        num_classes: How many classes there are.
-        per_class: How many images stand for each class.
+        num_classes: int. Number of classes.
+        per_class: int. Number of images per class.
     """
 
     def __init__(self, embedder, pool, num_classes, per_class, **kwargs):
@@ -173,7 +174,7 @@ class SampleReferences(layers.ClassProxies):
             initializer="zeros",
             trainable=False,
         )
-        # A function, not the model: the embedder's weights are not this layer's.
+        # A function rather than the model, so that this layer does not track the weights of the embedder.
         self._embed_in_training = lambda images: embedder(images, training=True)
         self._embed = models.inference_function(embedder)
 
@@ -181,10 +182,10 @@ class SampleReferences(layers.ClassProxies):
         return super().__call__()._replace(embeddings=self._embed_in_training(tf.convert_to_tensor(self.images)))
 
     def assign(self, proxies):
-        """Takes the images of the pool whose embeddings these are.
+        """Select the images of the pool with these embeddings.
 
         Args:
-            proxies: `(num_classes, per_class, dim)`.
+            proxies: float array `(num_classes, per_class, dim)`.
         """
         images, labels = self.pool.images, self.pool.labels
         embeddings = np.asarray(self._embed(images))
@@ -197,19 +198,19 @@ class SampleReferences(layers.ClassProxies):
         super().assign(proxies)
 
     def embed(self):
-        """Brings the proxies that others see to the present weights."""
+        """Update `proxies` with the current weights of the embedder."""
         super().assign(tf.reshape(self._embed(tf.convert_to_tensor(self.images)), self.proxies.shape))
 
 
 class RememberedPool:
-    """A pool of samples of each class that remembers what was drawn last.
+    """Pool of samples of each class that keeps the last draw.
 
     Args:
-        draw: What `data.class_pool` gives.
+        draw: Result of `data.class_pool`.
 
     Attributes:
-        images: Of the last draw, `(n, h, w, c)`.
-        labels: Their classes, `(n,)`.
+        images: float array `(n, h, w, c)`. Images of the last draw.
+        labels: int array `(n,)`. Their classes.
     """
 
     def __init__(self, draw):
@@ -222,21 +223,21 @@ class RememberedPool:
 
 
 def split_samples(images, per_class):
-    """All but the last images of each class, and these.
+    """Split off the last images of each class.
 
     Args:
         images: A `LabeledImages`.
-        per_class: How many images of each class the second part gets.
+        per_class: int. Number of images per class in the second part.
 
     Returns:
         Two `LabeledImages`.
 
     Raises:
-        InputError: If a class would lose all its images or the second part get none.
+        InputError: If a class would lose all its images, or the second part would be empty.
     """
     if not 1 <= per_class < images.class_counts.min():
         raise InputError(
-            f"Received: {per_class} images of each class to validate; expected 1 to {images.class_counts.min() - 1}."
+            f"Received: {per_class} images per class to validate. Expected: 1 to {images.class_counts.min() - 1}."
         )
     last = np.concatenate([np.flatnonzero(images.labels == c)[-per_class:] for c in range(images.num_classes)])
     is_last = np.isin(np.arange(len(images)), last)
@@ -247,12 +248,12 @@ def split_samples(images, per_class):
 
 
 def best_of(problems):
-    """The best of a training's problems, by MAP@R on the validation images."""
+    """Best problem of a training run, by MAP@R on the validation images."""
     return max(problems, key=lambda problem: problem.record["best"])
 
 
 class _WatchedModel(models.CCPModel):
-    """Calls `watch(next proxies)` when a problem is solved, as long as the model has its best weights and proxies."""
+    """Calls `watch(next proxies)` when a problem is solved, while the model has its best weights and proxies."""
 
     def begin_projection(self, proxies):
         self.watch(np.asarray(proxies))
@@ -260,7 +261,7 @@ class _WatchedModel(models.CCPModel):
 
 
 def _train(method, images, setting, seed):
-    """The `Problem`s of a training."""
+    """Train with a method; returns its `Problem`s."""
     keras.utils.set_random_seed(seed)
     preprocessing = data.Preprocessing((setting.side, setting.side), images.train.image_shape[2])
     num_classes = images.train.num_classes
@@ -268,7 +269,7 @@ def _train(method, images, setting, seed):
         "resnet20v2", "gap", embedding_size=2, normalization="clip", input_shape=preprocessing.image_shape
     )
     batches = data.balanced_batches(images.train, num_classes, SAMPLES_PER_CLASS, seed, preprocessing)
-    # The first proxies are embedded as at inference.
+    # The first proxies are embedded in inference mode.
     models.calibrate_batch_norm(embedder, batches.take(_BATCHES_TO_SETTLE))
     pool = RememberedPool(data.class_pool(images.train, setting.pool_size, seed, preprocessing))
     if method == "samples":
@@ -278,7 +279,7 @@ def _train(method, images, setting, seed):
     model = _WatchedModel(embedder, references, projection_weight=setting.projection_weight)
     learning_rate = setting.learning_rate
     if setting.warmup_steps:
-        # Without it some networks throw all images out of the unit ball, where clipping leaves no gradient back.
+        # Without it some networks move all images out of the unit ball, where clipping lets no gradient lead back.
         learning_rate = keras.optimizers.schedules.PolynomialDecay(0.0, setting.warmup_steps, learning_rate)
     model.compile(keras.optimizers.Adam(learning_rate), "c2", jit_compile=False)
 
@@ -304,14 +305,14 @@ def _train(method, images, setting, seed):
         callbacks=[*(before if method == "samples" else []), projections],
         verbose=0,
     )
-    # The last problem ends with the training: by a validation that is worse than all, and without patience.
+    # A validation worse than all others, without patience, ends the last problem together with the training.
     projections.patience = 1
     projections.on_epoch_end(validations, {projections.monitor: -1.0})
     return [Problem(record, **view) for record, view in zip(projections.projections, seen)]
 
 
 def _look(references, forward, test, next_proxies):
-    """What a `Problem` holds of the present weights."""
+    """Fields of a `Problem` for the current weights."""
     points, labels = models.embed(forward, test)
     proxies = np.array(references.proxies)
     retrieval = metrics.retrieval_metrics(points, labels)
@@ -402,11 +403,11 @@ def _report(report, test, results, seeds):
             for seed, problems in zip(seeds, of_seeds)
             for problem in problems
         ],
-        "Each problem at its best validation; the last one of a training ends with it.",
+        "Each problem at its best validation. The last problem of a run ends with the training.",
     )
     for name, methods, names in (
         ("proxies", ("fixed", "ccp"), ("converged proxies", "next proxies")),
-        ("samples", ("samples",), ("images in the proxies' place", "next images")),
+        ("samples", ("samples",), ("images in place of proxies", "next images")),
     ):
         panels = {}
         for method in methods:

@@ -1,4 +1,4 @@
-"""Does what CCP does to the training classes carry over to unseen ones? Their geometry, problem by problem.
+"""Does the effect of CCP on the training classes carry over to unseen ones? Their geometry after each problem.
 
 python -m studies.ccp_transfer --out DIR
 """
@@ -27,29 +27,29 @@ SETTING = {
     "data.size": 24,
     "training.steps_per_validation": 50,
     "training.max_validations": 20,
-    # All runs are of the same length.
+    # All runs have the same length.
     "training.patience": 10**6,
     "ccp.patience": 2,
     "evaluation.figures": False,
 }
-# One problem that never ends: the first one of CCP, with as many steps as all of them.
+# One problem that never ends: the first one of CCP, with the number of steps of all of them.
 KINDS = {"fixed": {"ccp.reinitialize": False}, "ccp": {}}
 _WEIGHTS = "problems"
 _FIRST, _BEST, _FIXED = "problem 1", "CCP, best of all", "fixed proxies"
 _MOST_PANELS = 6
-# Enough classes to split, and rendered in seconds.
+# Enough classes to split, and few enough to render in seconds.
 _QUICK_CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghmnqrt"
 
 
 class Geometry(NamedTuple):
-    """How the samples of unseen classes lie in an embedding space.
+    """Geometry of the samples of unseen classes in an embedding space.
 
     Attributes:
-        map_at_r, precision_at_1: 0 to 1.
-        covering_radius: `metrics.mean_covering_radius`.
-        interclass_distance: Mean l2 distance of samples of different classes.
-        class_spread: Mean l2 distance of a sample to its class' mean.
-        relative_radius: The covering radius by the distance between classes: what of it is not the space's scale.
+        map_at_r, precision_at_1: float, 0 to 1.
+        covering_radius: float. See `metrics.mean_covering_radius`.
+        interclass_distance: float. Mean l2 distance between samples of different classes.
+        class_spread: float. Mean l2 distance of a sample to its class mean.
+        relative_radius: float. The covering radius divided by the distance between classes, which removes the scale.
     """
 
     map_at_r: float
@@ -67,9 +67,9 @@ class Solution(NamedTuple):
     """The best weights of a problem.
 
     Attributes:
-        step: After how many training steps they were reached.
-        validation: MAP@R on the validation classes, by which they are the best.
-        embeddings: Of the unseen classes' samples, `(n, d)`.
+        step: int. Training step at which they were reached.
+        validation: float. MAP@R on the validation classes, which selects them.
+        embeddings: float array `(n, d)`. Embeddings of the samples of unseen classes.
         geometry: Their `Geometry`.
     """
 
@@ -80,14 +80,14 @@ class Solution(NamedTuple):
 
 
 class ProblemWeights(keras.callbacks.Callback):
-    """Writes the embedder's best weights of each problem of a `CCPModel` as `1.npz`, `2.npz`, …
+    """Write the best weights of the embedder in each problem of a `CCPModel` as `1.npz`, `2.npz`, …
 
-    Those of a solved problem are what the next one is pulled towards. The last problem's are the best of what was
-    trained of it. Put it after `AlternatingProjections`. It has no state of its own: the best weights are among the
-    model's, so those of the present problem are written again when an interrupted training goes on.
+    The next problem is pulled towards the weights of a solved one. The weights of the last problem are the best so far.
+    Put this callback after `AlternatingProjections`. It has no state: the best weights are part of the model, so
+    those of the current problem are written again when an interrupted run resumes.
 
     Args:
-        folder: Made when there is something to write.
+        folder: str or path. Created at the first write.
     """
 
     def __init__(self, folder):
@@ -122,32 +122,32 @@ def ccp_transfer(
     shown_classes: int = 20,
     quick: bool = False,
 ):
-    """Trains with alternating and with fixed proxies, and measures how unseen classes lie after each problem.
+    """Train with alternating and with fixed proxies, and measure the geometry of unseen classes after each problem.
 
-    Before is the first proxy problem alone, after are the later ones. More steps alone improve an embedding, so the
-    first problem is trained on, too: fixed proxies, for as many steps. Of each problem and of the fixed proxies the
-    best weights by MAP@R on the validation classes count.
+    The first proxy problem alone is compared with the later ones. More steps alone improve an embedding, so the first
+    problem is also continued with fixed proxies for the same number of steps. For each problem and for the fixed
+    proxies the best weights by MAP@R on the validation classes count.
 
-    The runs are kept in the folder: a study that was stopped goes on, and one that is called again with more seeds
-    trains only what is new; several calls at a time, each with seeds of its own, share a folder.
+    The runs are kept in the folder. A stopped study resumes, and another call with more seeds trains only the new runs.
+    Several simultaneous calls with different seeds can share a folder.
 
     Args:
         out: Folder for the tables, the figure and the runs.
-        seeds: Seeds of the runs: first weights, batches and pools.
-        recipe: One with CCP.
+        seeds: Seeds of the runs: initial weights, batches and pools.
+        recipe: Recipe with CCP.
         overrides: Changes of the recipe, as in --overrides.ccp.in_batch_weight 0.
-        shown_classes: So many unseen classes are drawn, of the first seed.
-        quick: Few characters, one seed, few steps.
+        shown_classes: Number of unseen classes in the figure of the first seed.
+        quick: Run few characters, one seed, few steps.
 
     Returns:
-        For each seed a dict: a `Geometry` for `"problem 1"`, `"problem 2"`, … (as many as the steps were enough for,
-        the last one may not have ended), `"CCP, best of all"` (one of these) and `"fixed proxies"`.
+        list with a dict per seed: a `Geometry` for `"problem 1"`, `"problem 2"`, … (the last one may not have ended),
+        `"CCP, best of all"` (one of these) and `"fixed proxies"`.
 
     Raises:
-        ValueError: If a run in the folder is of another recipe, or was not trained by this study.
+        ValueError: If a run in the folder has another recipe, or was not trained by this study.
     """
     if shown_classes < 2:
-        raise InputError(f"Received: shown_classes={shown_classes}; expected at least 2.")
+        raise InputError(f"Received: shown_classes={shown_classes}. Expected: at least 2.")
     overrides = {**SETTING, **(overrides or {})}
     if quick:
         seeds = list(seeds)[:1]
@@ -173,7 +173,7 @@ def ccp_transfer(
 
 
 def geometry(embeddings, labels):
-    """The `Geometry` of embeddings `(n, d)` with labels `(n,)`."""
+    """Compute the `Geometry` of embeddings `(n, d)` with labels `(n,)`."""
     retrieval = metrics.retrieval_metrics(embeddings, labels)
     radius = metrics.mean_covering_radius(embeddings, labels)
     distance = metrics.interclass_distance(embeddings, labels)
@@ -188,7 +188,7 @@ def geometry(embeddings, labels):
 
 
 def _solutions(runs, datasets):
-    """A `Solution` for each problem of CCP, the best of them, and the fixed proxies, by name."""
+    """dict from names to the `Solution` of each problem of CCP, the best of them, and the fixed proxies."""
     problems = _solved(runs["ccp"], datasets)
     best = max(problems, key=lambda solution: solution.validation)
     (fixed,) = _solved(runs["fixed"], datasets)
@@ -209,8 +209,8 @@ def _solved(path, datasets):
         file = path / _WEIGHTS / f"{number + 1}.npz"
         if not file.exists():
             raise InputError(
-                f"{path} holds no weights of problem {number + 1}: another program trained it. Choose another --out, "
-                "or remove the folder to run it anew."
+                f"{path} has no weights of problem {number + 1}: this study did not train it. Choose another --out, "
+                "or remove the folder to train again."
             )
         with np.load(file, allow_pickle=False) as arrays:
             for weight, name in zip(ordered_weights(embedder), arrays.files):
@@ -221,11 +221,11 @@ def _solved(path, datasets):
 
 
 def best_validations(history, passed_over=0):
-    """For each problem in a run's `history.csv` the step and the value of its first best MAP@R.
+    """Find the step and the value of the first best MAP@R of each problem in the `history.csv` of a run.
 
     Args:
-        history: The file.
-        passed_over: So many validations at the beginning do not count, as those of a warm-up.
+        history: Path of the file.
+        passed_over: int. Number of validations at the beginning that do not count, such as those of a warm-up.
     """
     best = {}
     for row in read_csv(history)[passed_over:]:
@@ -253,14 +253,14 @@ def _tables(report, solutions, seeds):
         "ccp_transfer",
         ["best weights of", "seeds", "at step", *_COLUMNS],
         rows,
-        f"Unseen classes; mean ± standard deviation of the seeds that came so far. Keras {keras.__version__}.",
+        f"Unseen classes; mean ± standard deviation of the seeds that reached the problem. Keras {keras.__version__}.",
     )
     changes = []
     for after, before in ((_BEST, _FIRST), (_FIXED, _FIRST), (_BEST, _FIXED)):
         pairs = [(of_seed[after].geometry, of_seed[before].geometry) for of_seed in solutions]
         differences = np.array([np.subtract(*pair) for pair in pairs])
         changes.append(
-            [f"{after}, less {before}", *(mean_and_deviation(values, ddof=1) for values in differences.T)]
+            [f"{after}, minus {before}", *(mean_and_deviation(values, ddof=1) for values in differences.T)]
         )
     report.table(
         "changes",
@@ -276,12 +276,12 @@ def _tables(report, solutions, seeds):
             for seed, of_seed in zip(seeds, solutions)
             for name, solution in of_seed.items()
         ],
-        "Each seed: what the other tables are made of.",
+        "Values of each seed, from which the other tables are computed.",
     )
 
 
 def _figure(solutions, test, shown_classes):
-    """Some unseen classes after the problems, at most five of them, and with fixed proxies."""
+    """Draw some unseen classes after at most five problems, and with fixed proxies."""
     problems = [name for name in solutions if name not in (_BEST, _FIXED)]
     chosen = np.unique(np.linspace(0, len(problems) - 1, min(len(problems), _MOST_PANELS - 1)).astype(int))
     classes = np.linspace(0, test.num_classes - 1, min(shown_classes, test.num_classes)).astype(int)
@@ -300,7 +300,7 @@ def _figure(solutions, test, shown_classes):
         test.labels[members],
         test.class_names,
         columns=columns,
-        # A class has about so many neighbours of its own.
+        # The mean size of a class, so that most neighbors are of the same class.
         perplexity=members.sum() / len(classes),
         width=style.TEXT_WIDTH * columns / 3,
     )

@@ -1,4 +1,4 @@
-"""What is pooled when three quarters of an image mean nothing? Pooling methods on 2×2 collages.
+"""What is pooled when three quarters of an image carry no information? Pooling methods on 2×2 collages.
 
 python -m studies.collage --out DIR
 """
@@ -21,7 +21,7 @@ from tfdml.experiments.runner import result_of
 from tfdml.layers import pooling as poolings
 from tfdml.plots import pooling_maps
 
-# What is not named here is equal for all. Distilled images are the targets alone, in the size of a tile.
+# Everything else is the same for all. Distilled images are the targets alone, in the size of a tile.
 METHODS = {
     "distilled": {
         "model.pooling": "gap",
@@ -41,7 +41,7 @@ TITLES = {
     "gsp_zero_shot": "GSP + zero-shot",
 }
 _DRAWN, _MEASURED = 6, 512
-# Enough classes to split, and rendered in seconds.
+# Enough classes to split, and few enough to render in seconds.
 _QUICK_CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghmnqrt"
 
 
@@ -53,26 +53,25 @@ def collage(
     overrides: Optional[dict] = None,
     quick: bool = False,
 ):
-    """Trains each method on the same collages with the same batches, and judges it by MAP@R on unseen classes.
+    """Train each method on the same collages and batches, and evaluate MAP@R on unseen classes.
 
-    An image has four tiles: one target, which gives the class, and three backgrounds. Classes of targets and of
-    backgrounds are other ones in training, validation and test. Where a method gives weights to the places of a
-    image, their share on the target is measured on test images; average pooling gives it a quarter.
+    An image has four tiles: one target, which determines the class, and three backgrounds. Training, validation and
+    test have different classes of targets and of backgrounds. For methods with pooling weights, the share of the weight
+    on the target is measured on test images; for average pooling it is a quarter.
 
-    The runs are kept in the folder: a study that was stopped goes on, and one that is called again with more methods or
-    seeds trains only what is new. For Cifar Collage: --overrides.data.name cifar_collage
-    --overrides.data.options.path CIFAR-100.
+    The runs are kept in the folder. A stopped study resumes, and another call with more methods or seeds trains only
+    the new runs. For Cifar Collage: --overrides.data.name cifar_collage --overrides.data.options.path CIFAR-100.
 
     Args:
         out: Folder for the tables, the figures and the runs.
         methods: Names of `METHODS`, or of poolings, `tfdml.layers.pooling.names()`.
-        seeds: Seeds of the runs: first weights and batches.
-        recipe: What is equal for all.
+        seeds: Seeds of the runs: initial weights and batches.
+        recipe: Recipe that all runs share.
         overrides: Changes of the recipe, as in --overrides.model.gsp.smoothing 5.
-        quick: Average pooling and GSP with the zero-shot loss, one seed, few small steps.
+        quick: Run average pooling and GSP with the zero-shot loss, one seed, few small steps.
 
     Returns:
-        Test MAP@R, `(methods, seeds)`.
+        float array `(methods, seeds)`, the test MAP@R.
     """
     for method in methods:
         if method not in METHODS and method not in poolings.names():
@@ -88,7 +87,7 @@ def collage(
         method: [pathlib.Path(out).expanduser() / "runs" / f"{method}-{seed}" for seed in seeds] for method in methods
     }
     results = {}
-    # Seeds outside: a study that is looked at before its end compares methods on the same seeds.
+    # Seeds in the outer loop, so that an unfinished study compares methods on the same seeds.
     for index, seed in enumerate(seeds):
         for method in methods:
             changes = {**METHODS.get(method, {"model.pooling": method, "zero_shot.enabled": False}), **overrides}
@@ -102,7 +101,7 @@ def collage(
         images, places = _test_collages(next(iter(of_collages.values()))[0], _MEASURED)
         maps = {method: [_maps(folder, images) for folder in paths] for method, paths in of_collages.items()}
         maps = {method: of_seeds for method, of_seeds in maps.items() if of_seeds[0] is not None}
-    # Of a feature map with an odd side some places lie on two tiles.
+    # In a feature map with an odd side some places lie on two tiles.
     shares = {
         method: [weight_on_targets(of_seed, places).mean() for of_seed in of_seeds]
         for method, of_seeds in maps.items()
@@ -127,17 +126,17 @@ def collage(
 
 
 def weight_on_targets(maps, places):
-    """Share of the pooling weights that lies on the target's tile.
+    """Compute the share of the pooling weights on the tile of the target.
 
     Args:
-        maps: Pooling weights `(b, h, w)` that sum to 1 over an image; h and w are even.
-        places: Where the target is, `(b,)`: 0 top left, 1 top right, 2 bottom left, 3 bottom right.
+        maps: float array `(b, h, w)`. Pooling weights that sum to 1 over an image; h and w are even.
+        places: int array `(b,)`. Tile of the target: 0 top left, 1 top right, 2 bottom left, 3 bottom right.
 
     Returns:
-        `(b,)`.
+        float array `(b,)`.
 
     Raises:
-        ValueError: If a side is odd: a place would lie on two tiles.
+        ValueError: If a side is odd, so that a place would lie on two tiles.
 
     Example:
         >>> weight_on_targets(np.array([[[0.7, 0.1], [0.1, 0.1]]]), np.array([0])).tolist()
@@ -145,13 +144,15 @@ def weight_on_targets(maps, places):
     """
     batch, height, width = maps.shape
     if height % 2 or width % 2:
-        raise ValueError(f"A feature map must divide into four tiles. Received: {height}×{width} places.")
+        raise ValueError(
+            f"The feature map does not divide into four tiles. Received: {height}×{width} places. Expected: even sides."
+        )
     tiles = maps.reshape(batch, 2, height // 2, 2, width // 2).sum(axis=(2, 4)).reshape(batch, 4)
     return tiles[np.arange(batch), places]
 
 
 def _test_collages(folder, count):
-    """So many test images of a run, evenly from all classes, and the targets' places: those of all seeds."""
+    """Test images of a run, `count` of them spread over all classes, and the places of their targets."""
     datasets = load_data(RunFolder.open(folder).load_recipe())
     chosen = np.unique(np.linspace(0, len(datasets.test) - 1, count).astype(int))
     images = datasets.preprocessing(datasets.test.images[chosen])
@@ -159,7 +160,7 @@ def _test_collages(folder, count):
 
 
 def _maps(folder, images):
-    """Pooling maps of a run's best weights, or None where the pooling has no weights."""
+    """Pooling maps of the best weights of a run, or None if the pooling has no weights."""
     run = RunFolder.open(folder)
     embedder = restore_embedder(run.load_recipe(), run.best_weights)
     has_weights = hasattr(embedder.get_layer("pooling"), "pooling_weights")
@@ -167,7 +168,7 @@ def _maps(folder, images):
 
 
 def _curve(folders):
-    """Steps, and the MAP@R of each seed at them, as far as all seeds were trained."""
+    """Steps and the MAP@R of each seed at these steps, up to the shortest run."""
     histories = [
         [(int(row["step"]), float(row["val_map_at_r"])) for row in read_csv(RunFolder.open(folder).history)]
         for folder in folders

@@ -1,4 +1,4 @@
-"""What average pooling makes of local features: a convex combination of the prototypes that cover them.
+"""How far is average pooling from a convex combination of the prototypes that cover the local features?
 
 python -m studies.gap_analysis --out DIR
 """
@@ -15,24 +15,24 @@ from studies.report import Report, command
 from tfdml import data, losses, metrics, models, ops
 
 BATCH_PER_CLASS = 6
-# Float rounding in a bound that can be met exactly.
+# Rounding error of a bound that can be met exactly.
 TOLERANCE = 1e-9
 
 
 class Analysis(NamedTuple):
-    """One trained network's local features and their prototypes.
+    """Local features of a trained network and their prototypes.
 
     Attributes:
-        features: Local features of the sample, `(images, places, 2)`, none longer than 1.
-        labels: The sample's classes, `(images,)`.
-        prototypes: `(m, 2)`.
-        weights: Share of an image's local features whose nearest prototype it is, `(images, m)`.
-        radius: Covering radius δ of the prototypes over the sample.
-        errors: ‖GAP − PCC‖ of each image of the sample.
-        all_radius: The same covering radius over all images, the sample's and others.
-        all_errors: ‖GAP − PCC‖ of each of these.
-        map_at_r: Retrieval by the pooled features of the sample.
-        images: The sample.
+        features: float array `(images, places, 2)`. Local features of the sample, none longer than 1.
+        labels: int array `(images,)`. Classes of the sample.
+        prototypes: float array `(m, 2)`.
+        weights: float array `(images, m)`. Share of an image's local features that are assigned to each prototype.
+        radius: float. Covering radius δ of the prototypes over the sample.
+        errors: float array `(images,)`. ‖GAP − PCC‖ of each image of the sample.
+        all_radius: float. The covering radius over all images, in the sample or not.
+        all_errors: float array. ‖GAP − PCC‖ of all these images.
+        map_at_r: float. MAP@R of the pooled features of the sample.
+        images: The images of the sample.
     """
 
     features: np.ndarray
@@ -59,37 +59,37 @@ def gap_analysis(
     seeds: list[int] = (0, 1, 2),
     quick: bool = False,
 ):
-    """Trains a ResNet-20 whose local features lie in the plane, and compares its pooled features with their prototypes.
+    """Train a ResNet-20 with two-dimensional local features, and compare its pooled features with their prototypes.
 
     The network ends in a 1×1 convolution to two channels and average pooling; the loss is the contrastive C2. All
-    local features are divided by the length of the longest. Of a sample of test images greedy k-center chooses the
-    prototypes, which cover the sample's local features with the radius δ. The prototype convex combination (PCC) of an
+    local features are divided by the length of the longest. From a sample of test images greedy k-center chooses the
+    prototypes, which cover the local features of the sample with radius δ. The prototype convex combination (PCC) of an
     image replaces each local feature by its nearest prototype before averaging (GAP). By the triangle inequality
-    ‖GAP − PCC‖ ≤ δ; this is checked on every image of the sample and, with the radius over all images, of the data set.
+    ‖GAP − PCC‖ ≤ δ. This is checked on every image of the sample and, with the radius over all images, of the dataset.
 
     Args:
         out: Folder for tables and figures.
-        dataset: Ten classes of small images.
-        path: Where its files are; needed for cifar10.
-        steps: Training steps.
-        per_class: Images of each class in the sample.
-        prototypes: Their number.
-        active_share: A prototype is active in a class from this share of the class' local features on; the one that
-            most of them go to is always.
-        learning_rate: Of Adam.
-        seeds: One network for each.
-        quick: 20 steps, eight images of each class, one seed.
+        dataset: Dataset with ten classes of small images.
+        path: Folder of its files; required for cifar10.
+        steps: Number of training steps.
+        per_class: Images per class in the sample.
+        prototypes: Number of prototypes.
+        active_share: Minimum share of the local features of a class for a prototype to be active in it. The most
+            frequent prototype of a class is always active.
+        learning_rate: Learning rate of Adam.
+        seeds: Seeds; one network is trained per seed.
+        quick: Run 20 steps, eight images per class, one seed.
 
     Returns:
-        From the seed to its `Analysis`.
+        dict from the seed to its `Analysis`.
 
     Raises:
-        ValueError: If the prototypes are too few to draw, or the share is none.
-        ArithmeticError: If an image breaks the bound; the tables are written before.
+        ValueError: If there are too few prototypes to draw, or the share is out of range.
+        ArithmeticError: If an image violates the bound. The tables are written first.
     """
     if prototypes < 4 or not 0.0 < active_share < 1.0:
         raise ValueError(
-            f"Received: prototypes={prototypes}, active_share={active_share}; expected four prototypes or more and a "
+            f"Received: prototypes={prototypes}, active_share={active_share}. Expected: at least four prototypes and a "
             "share between 0 and 1."
         )
     if quick:
@@ -104,19 +104,19 @@ def gap_analysis(
     _report(Report(out), train, results, active_share, steps)
     broken = {seed: sum(beyond(result)) for seed, result in results.items() if sum(beyond(result))}
     if broken:
-        raise ArithmeticError(f"The bound does not hold on some images. Received: from seed to number {broken}.")
+        raise ArithmeticError(f"Some images violate the bound. Received: images by seed {broken}. Expected: none.")
     return results
 
 
 def combine_prototypes(features, prototypes):
-    """Which prototypes are nearest to an image's local features.
+    """Assign the local features of each image to their nearest prototypes.
 
     Args:
-        features: `(images, places, d)`.
-        prototypes: `(m, d)`.
+        features: float array `(images, places, d)`.
+        prototypes: float array `(m, d)`.
 
     Returns:
-        Shares of the prototypes, `(images, m)`; each row sums to 1.
+        float array `(images, m)`, the share of each prototype; each row sums to 1.
     """
     nearest = np.stack(
         [np.linalg.norm(image[:, None] - prototypes, axis=-1).argmin(axis=1) for image in features]
@@ -125,7 +125,7 @@ def combine_prototypes(features, prototypes):
 
 
 def beyond(result):
-    """How many images break the bound: of the sample, and of all."""
+    """Count the images that violate the bound, in the sample and in total."""
     return (
         int(np.sum(result.errors > result.radius + TOLERANCE)),
         int(np.sum(result.all_errors > result.all_radius + TOLERANCE)),
@@ -133,17 +133,17 @@ def beyond(result):
 
 
 def prototype_hulls(result, active_share):
-    """The hull of each class' active prototypes.
+    """Compute the hull of the active prototypes of each class.
 
     Args:
         result: An `Analysis`.
         active_share: As for `gap_analysis`.
 
     Returns:
-        From the class to a `scipy.spatial.ConvexHull`.
+        dict from the class to a `scipy.spatial.ConvexHull`.
     """
     active = _active(result, active_share)
-    # The hulls refer to the extent of all points; with all prototypes (-1) there is one even if few are active.
+    # Hulls depend on the extent of all points, so all prototypes (label -1) are included even if few are active.
     points = np.concatenate([result.prototypes, *(result.prototypes[indices] for indices in active.values())])
     owners = np.repeat([-1, *active], [len(result.prototypes), *(len(indices) for indices in active.values())])
     hulls = class_hulls(points, owners)
@@ -167,7 +167,7 @@ def _preprocessing(images):
 
 
 def _local_features(forward, images):
-    """`(images, places, 2)`, float64."""
+    """Local features, float64 `(images, places, 2)`."""
     maps = models.embed(forward, data.evaluation_batches(images, 256, _preprocessing(images)))[0]
     return maps.reshape(len(maps), -1, maps.shape[-1]).astype(np.float64)
 
@@ -205,7 +205,7 @@ def _sample(labels, per_class, seed):
 
 
 def _active(result, active_share):
-    """From the class to its active prototypes' indices, one at least."""
+    """dict from the class to the indices of its active prototypes, at least one."""
     shares = {
         int(label): result.weights[result.labels == label].mean(axis=0) for label in np.unique(result.labels)
     }  # fmt: skip
@@ -243,10 +243,10 @@ def _report(report, train, results, active_share, steps):
             "δ",
             "mean ‖GAP − PCC‖",
             "largest",
-            "beyond δ",
+            "above δ",
             "δ over all images",
             "largest ‖GAP − PCC‖ of all",
-            "beyond",
+            "above",
             "active prototypes shared by classes",
             "overlapping hulls of active prototypes (% of pairs)",
             "overlapping hulls of embeddings (% of pairs)",
@@ -254,7 +254,7 @@ def _report(report, train, results, active_share, steps):
         rows,
         f"{train.name}: ResNet-20 after {steps} steps, {len(first.prototypes)} prototypes over the "
         f"{first.features[..., 0].size} local features of {len(first.errors)} test images, lengths <= 1. "
-        f"Active: from {100 * active_share:g}% of a class' local features on. Keras {keras.__version__}.",
+        f"Active: at least {100 * active_share:g}% of the local features of a class. Keras {keras.__version__}.",
     )
     report.figure("prototypes", plots.prototype_cover(first.features.reshape(-1, 2), first.prototypes))
     pooled = first.features.mean(axis=1)
@@ -273,7 +273,7 @@ def _report(report, train, results, active_share, steps):
     report.figure(
         "hulls", plots.class_hulls(panels, points_name="embeddings (GAP)", class_names=train.class_names)
     )  # fmt: skip
-    # Three classes' image of middling error each: neither the best nor the worst.
+    # The image of median error of three classes: neither the best nor the worst.
     shown = [_middling(first, label) for label in np.unique(first.labels)[:3]]
     report.figure(
         "combinations",

@@ -1,4 +1,4 @@
-"""What the gradient of generalized sum pooling costs: in closed form, and by unrolling the iterations of the thesis.
+"""What does the gradient of generalized sum pooling cost? Closed form and unrolled iterations of the thesis.
 
 python -m studies.gradient_cost --out DIR
 """
@@ -18,8 +18,8 @@ from tfdml.layers.pooling import GeneralizedSumPooling
 from tfdml.ops.clipped_distances import clipped_distances
 from tfdml.ops.optimal_transport import soft_assignment
 
-# tfdml iterates on one number per image and on row sums that it takes once; "as printed" is Proposition 5.2.1 to the
-# letter, with a product with the kernel in each iteration.
+# tfdml iterates on one number per image, with row sums that are computed once. "As printed" follows Proposition 5.2.1
+# literally, with a product with the kernel in each iteration.
 CLOSED_FORM = {"solver": "bregman"}
 UNROLLED = {"solver": "bregman", "gradient": "unrolled"}
 ITERATED = {
@@ -33,17 +33,17 @@ DIRECT = {NEWTON: {"solver": "newton"}, AVERAGE: None}
 
 
 class PoolingSetting(NamedTuple):
-    """What is pooled, and how.
+    """Input and hyperparameters of the pooling.
 
     Attributes:
-        batch: Feature maps in a batch.
-        size: Their height and width.
-        channels: Of a local feature.
-        prototypes: Their number, m.
-        ratio: μ.
-        smoothing: ε, in units of 1 / cost.
-        attributes: Whether the attributes are part of the output, and of the gradient.
-        seed: Of the features and prototypes.
+        batch: int. Feature maps in a batch.
+        size: int. Their height and width.
+        channels: int. Channels of a local feature.
+        prototypes: int. Number of prototypes, m.
+        ratio: float. μ.
+        smoothing: float. ε, in units of 1 / cost.
+        attributes: bool. Whether the attributes are part of the output and of the gradient.
+        seed: int. Seed of the features and prototypes.
     """
 
     batch: int = 32
@@ -57,12 +57,12 @@ class PoolingSetting(NamedTuple):
 
 
 class Errors(NamedTuple):
-    """How far a variant is from Newton's method in float64.
+    """Errors of a variant relative to Newton's method in float64.
 
     Attributes:
-        weights: Largest error of a pooling weight in units of 1/n, the weight of average pooling.
-        gradients: Largest error of an entry of the gradient relative to its largest entry, for the features or for
-            the prototypes, whichever is greater.
+        weights: float. Largest error of a pooling weight in units of 1/n, the weight of average pooling.
+        gradients: float. Largest error of an entry of the gradient relative to its largest entry, for the features or
+            for the prototypes, whichever is greater.
     """
 
     weights: float
@@ -70,14 +70,14 @@ class Errors(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What the study measures.
+    """Results of the study.
 
     Attributes:
-        times: From a name of `DIRECT`, or a name of `ITERATED` and k, to the seconds of each turn, `(repeats,)`.
-        memory: From the same to the peak in bytes; None where the system does not tell.
-        errors: From μ, `"closed form"` or `"unrolled"`, and k to `Errors`, all in float64.
-        rates: From μ to the factor by which an iteration shrinks the error in the end.
-        rounding: The `Errors` of Newton's method in float32.
+        times: dict from a name of `DIRECT`, or a name of `ITERATED` and k, to the seconds of each round, `(repeats,)`.
+        memory: dict from the same keys to the peak in bytes; None if the system does not report it.
+        errors: dict from (μ, `"closed form"` or `"unrolled"`, k) to `Errors`, all in float64.
+        rates: dict from μ to the factor by which an iteration asymptotically shrinks the error.
+        rounding: `Errors` of Newton's method in float32.
     """
 
     times: dict
@@ -102,28 +102,27 @@ def gradient_cost(
     seed: int = 0,
     quick: bool = False,
 ):
-    """Runs generalized sum pooling forward and backward with k iterations of the thesis and two gradients.
+    """Run generalized sum pooling forward and backward with k iterations of the thesis and two gradients.
 
-    The gradient in closed form needs the last iterate alone; unrolled differentiation keeps all of them. Both stand
-    beside the default, Newton's method with the gradient in closed form, which has no k, and average pooling. Times
-    are of variants that take turns; memory is the peak of one step in a process of its own. How far the truncated
-    iteration is from the solution is measured in float64 against Newton's method, for several ratios: it depends on
-    them.
+    The gradient in closed form needs only the last iterate; unrolled differentiation keeps all of them. Both are
+    compared with the default, Newton's method with the gradient in closed form, which has no k, and with average
+    pooling. Variants are timed alternately; memory is the peak of one step in a separate process. The error of the
+    truncated iteration is measured in float64 relative to Newton's method, for several ratios, on which it depends.
 
     Args:
         out: Folder for tables and figures.
         iterations: Numbers of iterations, k.
-        batch: Feature maps in a batch.
-        size: Their height and width.
-        channels: Of a local feature.
-        prototypes: Their number, m.
+        batch: Number of feature maps in a batch.
+        size: Height and width of the feature maps.
+        channels: Channels of a local feature.
+        prototypes: Number of prototypes, m.
         ratio: Share of the mass that is pooled, μ, below 1.
         smoothing: ε, in units of 1 / cost.
         other_ratios: Further values of μ for the errors.
         mode: How TensorFlow runs a step.
-        repeats: Turns of each variant.
-        seed: Of the features and prototypes.
-        quick: k = 5, 25 and 100, 10 turns.
+        repeats: Number of timing rounds.
+        seed: Seed of the features and prototypes.
+        quick: Run k = 5, 25 and 100 with 10 rounds.
 
     Returns:
         `Measured`.
@@ -138,11 +137,11 @@ def gradient_cost(
         check_whole_number("prototypes", prototypes, 1)
         check_positive("smoothing", smoothing)
         if not iterations:
-            raise ValueError("Received: iterations=[]; expected at least one.")
+            raise ValueError("Received: iterations=[]. Expected: at least one.")
         ratios = list(dict.fromkeys([ratio, *other_ratios]))
         for number in ratios:
             if not 0.0 < number < 1.0:
-                raise ValueError(f"Received: ratio={number!r}; expected 0 < ratio < 1: at 1 there is nothing to solve.")
+                raise ValueError(f"Received: ratio={number!r}. Expected: 0 < ratio < 1; 1 leaves nothing to solve.")
     except ValueError as error:
         raise InputError(str(error)) from error
     if quick:
@@ -174,15 +173,15 @@ def gradient_cost(
 
 
 def variants_of(iterations):
-    """From names, of `DIRECT` or of `ITERATED` with k, to the options of `make_layer`."""
+    """dict from the names of `DIRECT` and of `ITERATED` with k to the options of `make_layer`."""
     iterated = {(name, k): {**options, "iterations": k} for name, options in ITERATED.items() for k in iterations}
     return {**DIRECT, **iterated}
 
 
 def make_inputs(setting):
-    """Features `(b, h, w, d)`, prototypes `(m, d)` and upstream gradients `(b, d)`, float32.
+    """Make features `(b, h, w, d)`, prototypes `(m, d)` and upstream gradients `(b, d)`, float32.
 
-    The features lie around a few directions and have lengths on both sides of 1, as a trained network's do.
+    The features lie around a few directions and have lengths below and above 1, like those of a trained network.
     """
     generator = np.random.default_rng(setting.seed)
     shape = (setting.batch, setting.size, setting.size, setting.channels)
@@ -198,7 +197,7 @@ def make_inputs(setting):
 
 
 class PooledAsPrinted(GeneralizedSumPooling):
-    """Pooling by Proposition 5.2.1 to the letter."""
+    """Pooling that follows Proposition 5.2.1 literally."""
 
     def _solve(self, bags, mask):
         costs = clipped_distances(bags, tf.cast(tf.convert_to_tensor(self.prototype_embeddings), bags.dtype))
@@ -210,18 +209,18 @@ class PooledAsPrinted(GeneralizedSumPooling):
 
 
 def weights_as_printed(costs, ratio, smoothing, iterations, gradient):
-    r"""Pooling weights by Proposition 5.2.1 to the letter, with a product with the kernel in each iteration.
+    r"""Compute pooling weights with Proposition 5.2.1 literally, with a product with the kernel in each iteration.
 
     Args:
-        costs: `(b, n, m)`.
+        costs: float tensor `(b, n, m)`.
         ratio, smoothing, iterations: μ, ε and k.
         gradient: `"unrolled"`, by automatic differentiation, or `"implicit"`, in closed form.
 
     Returns:
-        `(b, n)`.
+        float tensor `(b, n)`.
     """
     kernel = tf.exp(-smoothing * costs)
-    # Of the closed form no iteration may be kept.
+    # The closed form must not keep the iterations for the gradient.
     iterated = kernel if gradient == "unrolled" else tf.stop_gradient(kernel)
     share = 1.0 / costs.shape[-2]
 
@@ -242,8 +241,8 @@ def weights_as_printed(costs, ratio, smoothing, iterations, gradient):
         return (share - residual(scale)) / ratio
     log_mass = tf.math.log(tf.reduce_sum(kernel, axis=-1))
     odds = tf.math.log(scale) + log_mass
-    # The number u = log t moves with the costs so that the mass stays μ: by the implicit function theorem
-    # du = -dmass / slope. What is subtracted is 0 and has that derivative.
+    # u = log t depends on the costs such that the mass stays μ: by the implicit function theorem
+    # du = -dmass / slope. The subtracted term is 0 and has that derivative.
     mass = tf.reduce_sum(tf.sigmoid(odds), axis=-1, keepdims=True)
     slope = tf.reduce_sum(tf.sigmoid(odds) * tf.sigmoid(-odds), axis=-1, keepdims=True)
     odds -= (mass - tf.stop_gradient(mass)) / tf.stop_gradient(slope)
@@ -251,14 +250,14 @@ def weights_as_printed(costs, ratio, smoothing, iterations, gradient):
 
 
 def make_layer(setting, options, prototypes, dtype="float32"):
-    """The pooling layer of a variant, with these prototypes.
+    """Make the pooling layer of a variant with given prototypes.
 
     Args:
         setting: A `PoolingSetting`.
-        options: Arguments of `GeneralizedSumPooling`, and `"as_printed"` for `PooledAsPrinted`; None for average
+        options: Arguments of `GeneralizedSumPooling`, and `"as_printed"` for `PooledAsPrinted`. None stands for average
             pooling.
-        prototypes: `(m, d)`.
-        dtype: Of the layer.
+        prototypes: float array `(m, d)`.
+        dtype: Dtype of the layer. Default: `"float32"`.
     """
     if options is None:
         return keras.layers.GlobalAveragePooling2D(data_format="channels_last", dtype=dtype)
@@ -278,7 +277,7 @@ def make_layer(setting, options, prototypes, dtype="float32"):
 
 
 def make_step(layer, upstream):
-    """A function of the features that gives the gradients of a loss of the pooled features, features' first."""
+    """Make a function from features to the gradients of a loss, that of the features first."""
     variables = layer.trainable_variables
 
     def step(features):
@@ -295,7 +294,7 @@ def make_step(layer, upstream):
 
 
 def peaks(setting, variants, mode):
-    """From names to the peak memory of a step in bytes, in this process; for `in_fresh_process`."""
+    """Measure the peak memory of each variant in bytes, in this process; for `in_fresh_process`."""
     features, prototypes, upstream = make_inputs(setting)
     features = tf.constant(features)
     measured = {}
@@ -306,15 +305,15 @@ def peaks(setting, variants, mode):
 
 
 def measure_errors(setting, variants, dtype):
-    """How far variants are from Newton's method in float64.
+    """Measure the errors of variants relative to Newton's method in float64.
 
     Args:
         setting: A `PoolingSetting`.
-        variants: From names to options of `make_layer`.
-        dtype: In which they compute.
+        variants: dict from names to options of `make_layer`.
+        dtype: Dtype of the variants.
 
     Returns:
-        From names to `Errors`.
+        dict from names to `Errors`.
     """
     features, prototypes, upstream = make_inputs(setting)
 
@@ -336,14 +335,14 @@ def measure_errors(setting, variants, dtype):
 
 
 def convergence_rate(setting):
-    r"""By which factor an iteration shrinks the error in the end, for the slowest feature map of the batch.
+    r"""Asymptotic factor by which an iteration shrinks the error, for the slowest feature map of the batch.
 
     In $u = \log t$ the iteration is $u \leftarrow u + \log \mu - \log \frac{1}{n} \sum_j \sigma_j$ with
     $\sigma_j = \sigma(u + a_j) = n \mu p_j$, whose derivative at the solution is
 
     $$\frac{\sum_j \sigma_j^2}{\sum_j \sigma_j} \ge \frac{1}{n} \sum_j \sigma_j = \mu$$
 
-    by the inequality of Cauchy and Schwarz: k iterations gain no more than the factor $\mu^k$.
+    by the Cauchy–Schwarz inequality, so k iterations gain no more than the factor $\mu^k$.
     """
     features, prototypes, _ = make_inputs(setting)
     layer = make_layer(setting, DIRECT[NEWTON], prototypes, "float64")
@@ -368,7 +367,7 @@ def _report(report, setting, iterations, mode, measured):
         return "–" if measured.memory[key] is None else f"{measured.memory[key] / 2**20:.1f}"
 
     tables = {
-        "time": (time_cell, "Milliseconds (in brackets the multiple of Newton's), medians of the turns"),
+        "time": (time_cell, "Milliseconds (in parentheses relative to Newton's method), medians of the rounds"),
         "memory": (memory_cell, "Peak memory in MiB"),
     }
     for name, (cell, what) in tables.items():
@@ -399,7 +398,7 @@ def _report(report, setting, iterations, mode, measured):
             for k in iterations
         ],
         "Errors of the truncated iteration in float64: weights in units of 1/n, gradients relative to the largest "
-        f"entry. An iteration shrinks them in the end by {_listed(measured.rates)}. Newton's method in float32: "
+        f"entry. An iteration asymptotically shrinks them by {_listed(measured.rates)}. Newton's method in float32: "
         f"{measured.rounding.weights:.1e} and {measured.rounding.gradients:.1e}.",
     )
     report.figure("cost", _cost_figure(iterations, measured))
@@ -414,9 +413,9 @@ def _cost_figure(iterations, measured):
     def multiple(key, quantile):
         return np.quantile(measured.times[key] / measured.times[NEWTON], quantile)
 
-    # Multiples taken turn by turn, as a busy machine is not the same in each.
+    # Ratios are computed round by round, because the load of the machine varies.
     times = plots.LinePanel(
-        f"time of forward + backward\n(multiple of {NEWTON}'s)",
+        f"time of forward + backward\n(relative to {NEWTON})",
         {name: (iterations, [multiple((name, k), 0.5) for k in iterations]) for name in ITERATED},
         bands={
             name: [[multiple((name, k), quantile) for k in iterations] for quantile in (0.25, 0.75)]

@@ -1,4 +1,4 @@
-"""Convex hulls of classes in the plane, and how much of them is shared."""
+"""Convex hulls of classes in the plane, and their overlap."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ import numpy as np
 from scipy.optimize import linprog
 from scipy.spatial import ConvexHull, HalfspaceIntersection
 
-# As a share of the points' extent: hulls that are nearer than twice that touch.
+# Relative to the extent of the points. Hulls closer than twice that touch.
 RESOLUTION = 1e-5
 _CORNERS = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
 
 
 class Overlap(NamedTuple):
-    """How much the hulls of classes overlap.
+    """Overlap of the hulls of classes.
 
     Attributes:
-        pairs: Share of the pairs of classes whose hulls intersect.
-        area: The area that the hulls of two classes have in common, as a share of the smaller hull's, mean over
-            all pairs.
+        pairs: float. Share of the pairs of classes whose hulls intersect.
+        area: float. Common area of two hulls relative to the smaller one, averaged over all pairs.
     """
 
     pairs: float
@@ -28,46 +27,46 @@ class Overlap(NamedTuple):
 
 
 def class_hulls(points, labels):
-    """The convex hull of each class' points.
+    """Compute the convex hull of the points of each class.
 
     Args:
-        points: `(n, 2)` finite numbers.
-        labels: Their classes, `(n,)`.
+        points: float array `(n, 2)`, finite.
+        labels: array `(n,)`. Classes of the points.
 
     Returns:
-        From the label, sorted, to the hull, a `scipy.spatial.ConvexHull`. Each point counts as a square of
-        `RESOLUTION` times the extent of all points, so a class that lies on a line or at one place has a hull, too.
+        dict from the label, sorted, to the hull, a `scipy.spatial.ConvexHull`. Each point counts as a square with
+        `RESOLUTION` times the extent of all points, so that a class on a line or in one place has a hull, too.
 
     Raises:
-        ValueError: If the shapes do not fit or all points are the same.
+        ValueError: If the shapes do not match or all points are equal.
     """
     points, labels = np.asarray(points, np.float64), np.asarray(labels)
     if points.ndim != 2 or points.shape[1] != 2 or labels.shape != points.shape[:1]:
         raise ValueError(
-            f"Points do not fit. Received: points of shape {points.shape} and labels of shape {labels.shape}; "
-            "expected (n, 2) and (n,)."
+            f"Shapes do not match. Received: points of shape {points.shape} and labels of shape {labels.shape}. "
+            "Expected: (n, 2) and (n,)."
         )
     extent = np.ptp(points, axis=0).max()
     if not 0.0 < extent < np.inf:
-        raise ValueError(f"Hulls need points apart from each other. Received: points of extent {extent}.")
+        raise ValueError(f"Hulls need distinct, finite points. Received: points of extent {extent}. Expected: > 0.")
     squares = (points[:, None] + RESOLUTION * extent * _CORNERS).reshape(-1, 2)
     owners = np.repeat(labels, len(_CORNERS))
     return {label: ConvexHull(squares[owners == label]) for label in np.unique(labels)}
 
 
 def outline(hull):
-    """The corners of a hull, `(corners, 2)`, in order around it."""
+    """Corners of a hull, `(corners, 2)`, in order around it."""
     return hull.points[hull.vertices]
 
 
 def common_area(first, second):
-    """The area that two hulls have in common: 0.0 if they do not intersect."""
+    """Common area of two hulls; 0.0 if they do not intersect."""
     corners = np.concatenate([outline(first), outline(second)])
-    centre, extent = corners.mean(axis=0), np.ptp(corners, axis=0).max()
+    center, extent = corners.mean(axis=0), np.ptp(corners, axis=0).max()
     sides = np.concatenate([first.equations, second.equations])
-    # To about unit size: the linear program's tolerances are absolute.
-    sides[:, 2] = (sides[:, 2] + sides[:, :2] @ centre) / extent
-    # The largest disc inside all sides; its radius is negative where the hulls lie apart.
+    # Scaled to about unit size, because the tolerances of the linear program are absolute.
+    sides[:, 2] = (sides[:, 2] + sides[:, :2] @ center) / extent
+    # The largest disc inside all sides. Its radius is negative if the hulls are disjoint.
     disc = linprog(
         [0.0, 0.0, -1.0],
         A_ub=np.column_stack([sides[:, :2], np.ones(len(sides))]),
@@ -81,10 +80,10 @@ def common_area(first, second):
 
 
 def hull_overlap(hulls):
-    """How much hulls overlap.
+    """Compute the overlap of hulls.
 
     Args:
-        hulls: Two or more of them, such as the values of `class_hulls`.
+        hulls: iterable of two or more hulls, such as the values of `class_hulls`.
 
     Returns:
         An `Overlap`.
@@ -96,7 +95,7 @@ def hull_overlap(hulls):
     """
     pairs = list(itertools.combinations(hulls, 2))
     if not pairs:
-        raise ValueError("Overlap is of two hulls or more. Received: fewer.")
+        raise ValueError("Overlap needs at least two hulls. Received: fewer.")
     # In the plane a ConvexHull's volume is its area.
     shares = np.array([common_area(a, b) / min(a.volume, b.volume) for a, b in pairs])
     return Overlap(float(np.mean(shares > 0.0)), float(np.mean(shares)))

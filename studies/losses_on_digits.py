@@ -1,4 +1,4 @@
-"""Does every loss train? Small networks on scikit-learn's digits, judged on images that they were never shown.
+"""Does every loss train? Small networks on scikit-learn's digits, evaluated on held-out images.
 
 python -m studies.losses_on_digits --out DIR
 """
@@ -15,11 +15,11 @@ from tfdml import data, layers, losses, metrics, models
 DIM = 16
 CLASSES = 10
 MARGIN_OVER_UNTRAINED = 0.05
-# Their formula is on inner products of any length, which unit vectors would take from them.
+# Their formula uses inner products of any length, so embeddings are not normalized.
 WITHOUT_NORMALIZATION = ("n_pairs",)
-# Half a radian between two samples, rather than a sample and its class's centre, draws everything to one point.
+# A margin of half a radian between two samples, rather than a sample and its class center, collapses the embedding.
 AMONG_SAMPLES = {"arc_face": {"margin": 10.0}}
-# Take given pairs rather than a batch of classes.
+# Losses on given pairs rather than on a batch of classes.
 PAIRED = ("in_batch_negatives", "pair_contrastive")
 
 
@@ -31,22 +31,22 @@ def losses_on_digits(
     seeds: list[int] = (0,),
     quick: bool = False,
 ):
-    """Trains a small network with every loss and compares it with itself before training.
+    """Train a small network with every loss and compare it with the untrained network.
 
-    With "batch" the loss stands in a plain `keras.Model.compile`; with "memory" and "proxies" a `MetricModel` scores
-    it against a cross-batch memory (and the batch) or against two proxies of each class. Every third image is kept
-    for the MAP@R; with ten digits there are too few for a test on unseen classes, at which the other studies look.
+    With "batch" the loss is passed to a plain `keras.Model.compile`. With "memory" and "proxies" a `MetricModel`
+    compares the batch with a cross-batch memory (and itself) or with two proxies per class. Every third image is held
+    out for the MAP@R. Ten digits are too few for a test on unseen classes, which the other studies measure.
 
     Args:
         out: Folder for the table.
-        names: The losses; all by default.
-        references: What they compare the batch with.
-        steps: Training steps.
-        seeds: Each combination is trained once with each of them.
-        quick: 40 steps, two losses.
+        names: Names of the losses. Default: all.
+        references: References that the batch is compared with.
+        steps: Number of training steps.
+        seeds: Seeds; each combination is trained once per seed.
+        quick: Run 40 steps and two losses.
 
     Returns:
-        From (loss, references) to the MAP@R of each seed; the loss "untrained" is the network before training.
+        dict from (loss, references) to the MAP@R of each seed. The loss "untrained" is the network before training.
     """
     names = list(names or losses.names())
     if quick:
@@ -83,7 +83,7 @@ def _network(seed, normalized=True):
 
 
 def _batches(train, seed, batch_size=48):
-    """Endless random batches; each holds about five of every digit."""
+    """Endless random batches with about five images of every digit."""
     images, labels = train
     generator = np.random.default_rng(seed)
     while True:
@@ -109,14 +109,14 @@ def _train(name, kind, train, test, steps, seed):
 
 
 class _Distance(keras.layers.Layer):
-    """Distances of two batches of embeddings, `(batch,)`."""
+    """Distances between two batches of embeddings, `(batch,)`."""
 
     def call(self, both):
         return tf.sqrt(tf.reduce_sum(tf.square(both[0] - both[1]), axis=-1) + 1e-12)
 
 
 def _train_pairs(name, network, train, test, steps, seed):
-    """The losses of given pairs: a plain model is fed two images at a time, which one network embeds."""
+    """Train a loss on given pairs: a plain model embeds two images at a time with one network."""
     inputs = keras.Input((2, 8, 8, 1))
     both = [network(inputs[:, 0]), network(inputs[:, 1])]
     distances = name == "pair_contrastive"
@@ -132,7 +132,7 @@ def _train_pairs(name, network, train, test, steps, seed):
         of_class = [np.flatnonzero(labels == label) for label in range(CLASSES)]
         while True:
             first = generator.integers(0, CLASSES, 24)
-            # Every second pair of different digits, where the loss is told which are.
+            # Every second pair has different digits, if the loss receives that label.
             second = np.where(distances & (np.arange(24) % 2 == 0), generator.permutation(first), first)
             chosen = [[generator.choice(of_class[label]) for label in pair] for pair in zip(first, second)]
             yield images[np.array(chosen)], (first == second).astype("float32") if distances else first
@@ -172,7 +172,7 @@ def _cell(values, untrained):
     if values is None:
         return "–"
     mean = np.mean(values)
-    return f"{mean:.3f}" + ("" if mean > untrained + MARGIN_OVER_UNTRAINED else " (not learnt)")
+    return f"{mean:.3f}" + ("" if mean > untrained + MARGIN_OVER_UNTRAINED else " (not learned)")
 
 
 if __name__ == "__main__":

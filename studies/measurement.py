@@ -1,4 +1,4 @@
-"""Time and memory of a step of computation, in ways that a busy machine does not spoil."""
+"""Measure time and memory of a computation step on a machine that runs other work."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ import tensorflow as tf
 
 MODES = {"eager": None, "graph": False, "xla": True}
 
-# With these, TensorFlow and malloc give back what is freed, so a step's allocations show.
+# With these, TensorFlow and malloc return freed memory, so that the allocations of a step can be measured.
 _FRUGAL = {"TF_ENABLE_ONEDNN_OPTS": "0", "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
 _CALLS = 3
 
 
 def in_mode(step, mode, inputs):
-    """The step for inputs like these: as it is (`"eager"`), as a graph (`"graph"`), or compiled by XLA (`"xla"`)."""
+    """Return the step as it is (`"eager"`), as a graph (`"graph"`) or compiled by XLA (`"xla"`) for such inputs."""
     if mode == "eager":
         return step
-    # Traced here, so that TensorFlow does not take many variants of a step for one that is traced again and again.
+    # Traced here, so that TensorFlow does not mistake many variants of a step for one that is retraced.
     return tf.function(step, jit_compile=MODES[mode]).get_concrete_function(inputs)
 
 
 def interleaved_times(steps, inputs, repeats):
-    """Times of steps that take turns, so that a busy machine slows all of them alike.
+    """Time steps alternately, so that other work on the machine slows all of them alike.
 
     Args:
-        steps: From names to functions of `inputs` that return a list of tensors.
-        inputs: What the steps are given.
-        repeats: Turns of each step.
+        steps: dict from names to functions of `inputs` that return a list of tensors.
+        inputs: Input of the steps.
+        repeats: int. Number of rounds.
 
     Returns:
-        From names to the seconds of a call in each turn, `(repeats,)`. The same index is the same time of day: the
-        quotient of two steps' times is best taken turn by turn.
+        dict from names to the seconds per call in each round, `(repeats,)`. Equal indices are close in time, so ratios
+        of two steps should be computed round by round.
     """
     for step in steps.values():
         for _ in range(_CALLS):
@@ -47,7 +47,7 @@ def interleaved_times(steps, inputs, repeats):
     times = {name: [] for name in steps}
     for _ in range(repeats):
         for name, step in steps.items():
-            step(inputs)[0].numpy()  # Not timed: brings the caches back after the step before.
+            step(inputs)[0].numpy()  # Not timed: fills the caches again after the previous step.
             start = time.perf_counter()
             for _ in range(_CALLS):
                 step(inputs)[0].numpy()
@@ -56,21 +56,21 @@ def interleaved_times(steps, inputs, repeats):
 
 
 def peak_memory(step, inputs, repeats=9):
-    """What a call of the step needs at its peak beyond what the process holds, in bytes; Linux alone can tell.
+    """Measure the peak memory of a call beyond what the process uses before it, in bytes. Linux only.
 
-    To be called `in_fresh_process`, whose malloc gives back what is freed.
+    Call it through `in_fresh_process`, where malloc returns freed memory.
 
     Args:
-        step: A function of `inputs`.
-        inputs: What the step is given.
-        repeats: Calls of which the median is taken, after three that are not measured.
+        step: function of `inputs`.
+        inputs: Input of the step.
+        repeats: int. Number of measured calls, after three unmeasured ones. The median is returned. Default: 9.
 
     Raises:
-        OSError: If the system does not tell.
+        OSError: If the system does not report peak memory.
     """
     reset = pathlib.Path("/proc/self/clear_refs")
     if not reset.exists():
-        raise OSError(f"Peak memory needs Linux, whose {reset} resets it.")
+        raise OSError(f"Peak memory can only be measured on Linux. Received: a system without {reset}.")
     for _ in range(_CALLS):
         step(inputs)
     peaks = []
@@ -84,26 +84,26 @@ def peak_memory(step, inputs, repeats=9):
 
 
 def process_memory(key):
-    """What Linux tells of this process' memory, in bytes: `"VmRSS"`, what it holds, or `"VmHWM"`, the most it has held.
+    """Memory of this process in bytes: `"VmRSS"` is the current amount, `"VmHWM"` the peak. Linux only.
 
     Raises:
-        OSError: If the system does not tell.
+        OSError: If the system does not report it.
     """
     for line in pathlib.Path("/proc/self/status").read_text().splitlines():
         if line.startswith(key + ":"):
             return int(line.split()[1]) * 1024
-    raise OSError(f"/proc/self/status has no {key}")
+    raise OSError(f"/proc/self/status has no entry {key}.")
 
 
 def in_fresh_process(function, *arguments):
-    """What a function of a module returns in a new process that is made for `peak_memory`.
+    """Call a function in a new process that is set up for `peak_memory`.
 
     Args:
-        function: A function that can be imported.
-        *arguments: Its arguments; they and the result can be pickled.
+        function: function that can be imported.
+        *arguments: Its arguments. They and the result must be picklable.
 
     Returns:
-        The function's result, or None if the system does not tell memory, or the process died.
+        The result of the function, or None if the system does not report memory or the process died.
     """
     context = multiprocessing.get_context("spawn")
     with _environment(_FRUGAL), ProcessPoolExecutor(1, mp_context=context) as pool:
@@ -115,7 +115,7 @@ def in_fresh_process(function, *arguments):
 
 @contextlib.contextmanager
 def _environment(changes):
-    """Variables that a process which is started meanwhile sees."""
+    """Set environment variables for processes started in this context."""
     before = {key: os.environ.get(key) for key in changes}
     os.environ.update(changes)
     try:

@@ -1,4 +1,4 @@
-"""Which pooling serves best? Trains every pooling under equal conditions with a pair loss and with a proxy loss.
+"""Which pooling is best? Train every pooling under equal conditions with a pair loss and with a proxy loss.
 
 python -m studies.pooling_comparison --out DIR
 """
@@ -17,7 +17,7 @@ from tfdml._utils.naming import unknown_name
 from tfdml.experiments import InputError, builders, load_recipe
 from tfdml.experiments.runner import result_of
 
-# Names of `tfdml.layers.pooling.names()`, but for those that stand there for free parameters; and one more.
+# Names of `tfdml.layers.pooling.names()`, except those with free parameters, and one more.
 ZERO_SHOT = "gsp_zero_shot"
 TITLES = {
     "gap": "GAP",
@@ -40,7 +40,7 @@ TITLES = {
     "gsp_gmp": "GSP + GMP",
     ZERO_SHOT: "GSP + zero-shot",
 }
-# The proxies as in the tournament of losses: one a class, ten times as fast as the network.
+# Proxies as in the tournament of losses: one per class, with ten times the learning rate of the network.
 LOSSES = {
     "c2": {"loss.name": "c2", "references.name": "batch"},
     "proxy_nca_plus_plus": CONTESTANTS["proxy_nca_plus_plus"],
@@ -59,29 +59,28 @@ def pooling_comparison(
     overrides: Optional[dict] = None,
     quick: bool = False,
 ):
-    """Trains each pooling once for every loss and seed, and compares their MAP@R on unseen classes.
+    """Train each pooling once per loss and seed, and compare MAP@R on unseen classes.
 
-    All have the same network, batches and first weights of the network, and pool local features of the same size. The
-    last contestant is generalized sum pooling with the zero-shot loss, of the recipe's weight; all others are trained
-    without. Average pooling is always among them, for the others to be compared with.
+    All share the network, its initial weights and the batches, and pool local features of the same size. The last
+    contestant is generalized sum pooling with the zero-shot loss, with the weight of the recipe; all others are trained
+    without it. Average pooling is always included as the baseline.
 
-    The runs are kept in the folder. A comparison that was stopped goes on, and one that is called again with more
-    poolings, losses or seeds trains only what is new; several calls at a time, each with seeds of its own, share a
-    folder.
+    The runs are kept in the folder. A stopped comparison resumes, and another call with more poolings, losses or seeds
+    trains only the new runs. Several simultaneous calls with different seeds can share a folder.
 
     Args:
         out: Folder for the tables, the figure and the runs.
         poolings: Names of `TITLES`.
         losses: C2 inside the batch, ProxyNCA++ against proxies, or both.
         seeds: Seeds of the runs.
-        steps: Training steps; the better of two validations counts.
-        timed_turns: So many times are the poolings' training steps timed, in turns; 0 for no times.
-        recipe: What is equal for all; the hyperparameters of generalized sum pooling are in it.
+        steps: Number of training steps; the better of two validations counts.
+        timed_turns: Number of rounds that time the training steps of the poolings alternately; 0 for no times.
+        recipe: Recipe that all runs share, with the hyperparameters of generalized sum pooling.
         overrides: Changes of the recipe, as in --overrides.model.gsp.ratio 0.2.
-        quick: Average pooling and generalized sum pooling with C2, one seed, few steps.
+        quick: Run average pooling and generalized sum pooling with C2, one seed, few steps.
 
     Returns:
-        From (pooling, loss) to the MAP@R of each seed, `(seeds,)`.
+        dict from (pooling, loss) to the MAP@R of each seed, `(seeds,)`.
     """
     overrides = dict(overrides or {})
     for pooling in poolings:
@@ -109,7 +108,7 @@ def pooling_comparison(
 
 
 def _changes(pooling, loss):
-    """What a contestant changes in the recipe."""
+    """Changes of the recipe for a contestant."""
     return {
         **LOSSES[loss],
         "model.pooling": "gsp" if pooling == ZERO_SHOT else pooling,
@@ -118,14 +117,14 @@ def _changes(pooling, loss):
 
 
 def step_times(recipes, turns):
-    """Times of the recipes' training steps on one batch, which take turns.
+    """Time the training steps of recipes alternately on one batch.
 
     Args:
-        recipes: From a name to a `Recipe`; they have the same data and batches.
-        turns: How many.
+        recipes: dict from a name to a `Recipe`, all with the same data and batches.
+        turns: int. Number of rounds.
 
     Returns:
-        From the name to seconds, `(turns,)`.
+        dict from the name to seconds, `(turns,)`.
     """
     first = next(iter(recipes.values()))
     images = builders.load_data(first)
@@ -152,14 +151,14 @@ def _report(report, poolings, losses, seeds, metrics, times, settings):
             "pooling",
             "name",
             *(f"{metric}, {LOSS_TITLES[loss]}" for loss in losses for metric in ("MAP@R", "P@1")),
-            "time of a step, GAP = 1",
+            "step time relative to GAP",
         ],
         [
             [
                 titles[index],
                 poolings[index],
                 *(mean_and_deviation(values) for loss in losses for values in metrics[poolings[index], loss]),
-                # Turn by turn: the machine may be busier in one than in another.
+                # Round by round, because the load of the machine varies.
                 f"{np.median(times[poolings[index]] / gap_times):.2f}" if times else "–",
             ]
             for index in order

@@ -1,4 +1,4 @@
-"""What a study leaves: tables and figures in a folder."""
+"""Tables and figures that a study writes to a folder."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tfdml.plots import save
 
 
 class Report:
-    """A folder that a study fills.
+    """Writes the tables and figures of a study to a folder.
 
     Args:
-        folder: Where to; made if it does not exist. Files of the same names are replaced.
+        folder: str or path. Created if it does not exist. Files of the same names are replaced.
     """
 
     def __init__(self, folder):
@@ -26,13 +26,13 @@ class Report:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def table(self, name, header, rows, caption=""):
-        """Prints a table, and writes it as `name.md` and `name.csv`.
+        """Print a table and write it as `name.md` and `name.csv`.
 
         Args:
-            name: Of the files, without suffix.
-            header: Names of the columns.
-            rows: Lists of strings or numbers, as they are to be read.
-            caption: A line above the table.
+            name: str. File name without suffix.
+            header: list of str. Titles of the columns.
+            rows: list of lists of str or numbers, printed as they are.
+            caption: str. Line above the table. Default: none.
         """
         text = (f"{caption}\n\n" if caption else "") + markdown_table(header, rows)
         print(text, flush=True)
@@ -41,17 +41,17 @@ class Report:
             csv.writer(file).writerows([header, *rows])
 
     def figure(self, name, figure):
-        """Writes a figure as `name.png`."""
+        """Write a figure as `name.png`."""
         save(figure, self.folder / f"{name}.png")
 
 
 def mean_and_deviation(values, digits=3, ddof=0):
-    """The mean of a few runs with their standard deviation, or the value of one.
+    """Format the mean of several runs with their standard deviation, or the value of a single run.
 
     Args:
-        values: Of the runs, `(runs,)`.
-        digits: After the point.
-        ddof: As for `numpy.std`: 1 for the deviation of a sample.
+        values: float array `(runs,)`.
+        digits: int. Digits after the decimal point. Default: 3.
+        ddof: int. As for `numpy.std`: 1 for the deviation of a sample. Default: 0.
 
     Example:
         >>> mean_and_deviation([0.5, 0.7]), mean_and_deviation([0.5])
@@ -62,10 +62,10 @@ def mean_and_deviation(values, digits=3, ddof=0):
 
 
 def command(study):
-    """Runs a study from the command line; its arguments are those of the function, and `--quick` needs no value.
+    """Run a study from the command line, with the arguments of its function. `--quick` needs no value.
 
     Args:
-        study: A function with typed arguments and a docstring that tells them.
+        study: callable with typed arguments, whose docstring describes them.
     """
     arguments = ["--quick=true" if argument == "--quick" else argument for argument in sys.argv[1:]]
     try:

@@ -1,4 +1,4 @@
-"""Which hyperparameters of generalized sum pooling matter? A screening experiment in half of the runs of a full design.
+"""Which hyperparameters of generalized sum pooling matter? A screening experiment with a half-fraction design.
 
 python -m studies.screening --out DIR
 """
@@ -18,14 +18,14 @@ from tfdml._utils.arguments import check_between, check_positive, check_whole_nu
 from tfdml.experiments import InputError, load_recipe
 from tfdml.experiments.runner import result_of
 
-# From a factor's symbol to its key in the recipe.
+# From the symbol of a factor to its key in the recipe.
 FACTORS = {
     "m": "model.gsp.prototypes",
     "μ": "model.gsp.ratio",
     "ε": "model.gsp.smoothing",
     "λ": "zero_shot.weight",
 }
-# The levels of the thesis (Table 5.4), and MAP@R in % of its runs on CUB-200-2011, in the order of `half_fraction(4)`.
+# Levels of the thesis (Table 5.4), and MAP@R in % of its runs on CUB-200-2011, in the order of `half_fraction(4)`.
 THESIS_LEVELS = {"m": (16, 128), "μ": (0.3, 0.7), "ε": (0.5, 20.0), "λ": (0.1, 0.5)}
 THESIS = {
     "c2": (40.63, 36.11, 40.41, 39.11, 40.22, 39.61, 40.07, 35.36),
@@ -35,12 +35,12 @@ _CONFIDENCE = 0.95
 
 
 class Effect(NamedTuple):
-    """What a column of the design does to the score.
+    """Effect of a column of the design on the score.
 
     Attributes:
-        names: The effects that share the column: two sets of factors, the smaller one first.
-        value: Mean score at the high level less that at the low level.
-        contribution: Its share of the sum of squares within seeds, 0 to 1.
+        names: tuple. The effects that share the column: two tuples of factors, the smaller one first.
+        value: float. Mean score at the high level minus the mean at the low level.
+        contribution: float. Its share of the sum of squares within seeds, 0 to 1.
     """
 
     names: tuple
@@ -49,13 +49,13 @@ class Effect(NamedTuple):
 
 
 class Analysis(NamedTuple):
-    """Effects of all columns of a design, and how sure they are.
+    """Effects of all columns of a design, with their uncertainty.
 
     Attributes:
-        effects: One `Effect` for each column.
-        standard_error: Of each effect; None with one seed.
-        limit: A greater effect, either way, is told from 0 with 95% confidence; None with one seed.
-        residual: Share of the sum of squares within seeds that no effect explains.
+        effects: list with an `Effect` per column.
+        standard_error: float. Standard error of an effect; None with one seed.
+        limit: float. Effects of larger absolute value are significant (95%); None with one seed.
+        residual: float. Share of the sum of squares within seeds that no effect explains.
     """
 
     effects: list
@@ -65,11 +65,11 @@ class Analysis(NamedTuple):
 
 
 class Screened(NamedTuple):
-    """What the study measured with one loss.
+    """Results of the study with one loss.
 
     Attributes:
-        scores: MAP@R in %, `(runs of the design, seeds)`.
-        baseline: The same of average pooling without the zero-shot loss, `(seeds,)`.
+        scores: float array `(runs of the design, seeds)`. MAP@R in %.
+        baseline: float array `(seeds,)`. MAP@R in % of average pooling without the zero-shot loss.
         analysis: `Analysis` of the scores.
     """
 
@@ -91,16 +91,16 @@ def screening(
     overrides: Optional[dict] = None,
     quick: bool = False,
 ):
-    """Trains at eight corners of the space of four hyperparameters, and tells the effect of each on MAP@R.
+    """Train at eight corners of the space of four hyperparameters, and estimate the effect of each on MAP@R.
 
     The factors are the number of prototypes m, the ratio μ, the smoothing ε, and the weight λ of the zero-shot loss,
     each at a low and a high level. Of the 16 combinations the design has the eight where the signs of the levels
-    multiply to +1 (2^(4-1), generator D = ABC, resolution IV): a main effect is mixed up with an interaction of the
-    three other factors alone, which is taken for 0; interactions of two factors are mixed up in pairs. Average pooling
-    without the zero-shot loss is trained beside them, as the baseline.
+    multiply to +1 (2^(4-1), generator D = ABC, resolution IV). A main effect is aliased with the interaction of the
+    three other factors, which is assumed to be 0; interactions of two factors are aliased in pairs. Average pooling
+    without the zero-shot loss is the baseline.
 
-    The runs are kept in the folder. A screening that was stopped goes on, and one that is called again with more losses
-    or seeds trains only what is new; several calls at a time, each with seeds of its own, share a folder.
+    The runs are kept in the folder. A stopped screening resumes, and another call with more losses or seeds trains only
+    the new runs. Several simultaneous calls with different seeds can share a folder.
 
     Args:
         out: Folder for the tables, the figure and the runs.
@@ -108,19 +108,19 @@ def screening(
         ratio: Low and high level of μ.
         smoothing: Low and high level of ε, in units of 1 / cost.
         zero_shot_weight: Low and high level of λ.
-        losses: C2 inside the batch, ProxyNCA++ against proxies, or both, each with a design of its own.
-        seeds: Each repeats all runs; two or more are needed to say how sure an effect is.
-        steps: Training steps; the better of two validations counts.
-        recipe: What is equal for all.
+        losses: C2 inside the batch, ProxyNCA++ against proxies, or both, each with a separate design.
+        seeds: Seeds; each repeats all runs. Standard errors need at least two.
+        steps: Number of training steps; the better of two validations counts.
+        recipe: Recipe that all runs share.
         overrides: Changes of the recipe, as in --overrides.data.size 20.
-        quick: One loss, one seed, ten steps on scikit-learn's digits, and three factors, without m, in four runs; there
-            a main effect is mixed up with the interaction of the two other factors.
+        quick: Run one loss, one seed, ten steps on scikit-learn's digits, and three factors, without m, in four runs.
+            There a main effect is aliased with the interaction of the two other factors.
 
     Returns:
-        From the loss to `Screened`.
+        dict from the loss to `Screened`.
 
     Raises:
-        InputError: If levels are not two that differ, the low one first, or are out of range.
+        InputError: If a factor does not have two increasing levels, or a level is out of range.
     """
     levels = dict(zip(FACTORS, (prototypes, ratio, smoothing, zero_shot_weight)))
     _check_levels(levels)
@@ -152,16 +152,16 @@ def screening(
 
 
 def half_fraction(factors):
-    """A 2-level design in half of the runs: all combinations of all factors but one, which is the others' product.
+    """Make a two-level half-fraction design: all combinations of all factors but one, the product of the others.
 
-    Its defining relation is I = AB…: the product of all columns is +1. With four factors it is the 2^(4-1) design of
+    The defining relation is I = AB…: the product of all columns is +1. With four factors it is the 2^(4-1) design of
     resolution IV.
 
     Args:
-        factors: Their number, at least 3: of two, one would be the other.
+        factors: int. Number of factors, at least 3: with two, both columns would be equal.
 
     Returns:
-        Levels as -1 and +1, `(2^(factors - 1), factors)`; the first factor changes most slowly.
+        int array `(2^(factors - 1), factors)` of levels -1 and +1. The first factor changes most slowly.
 
     Reference:
         Montgomery, "Design and Analysis of Experiments", chapter 8, section "The one-half fraction of the 2^k design".
@@ -178,29 +178,29 @@ def half_fraction(factors):
 
 
 def at_levels(design, levels):
-    """The design's runs as changes of a recipe.
+    """Convert the runs of a design to changes of a recipe.
 
     Args:
-        design: Of `half_fraction`.
-        levels: From a name of `FACTORS` to its low and its high level.
+        design: Result of `half_fraction`.
+        levels: dict from a name of `FACTORS` to its low and its high level.
 
     Returns:
-        A dictionary for each run.
+        list with a dict per run.
     """
     return [{FACTORS[name]: levels[name][int(sign > 0)] for name, sign in zip(levels, signs)} for signs in design]
 
 
 def alias_sets(factors):
-    """The effects that a half fraction cannot tell from each other.
+    """List the effects that a half fraction cannot distinguish.
 
-    The defining relation is the product of all factors, and a factor's square is 1; so multiplying an effect by the
-    relation leaves the factors that it does not have.
+    The defining relation is the product of all factors, and the square of a factor is 1. So multiplying an effect by
+    the relation leaves the factors that it does not contain.
 
     Args:
-        factors: The names.
+        factors: Names of the factors.
 
     Returns:
-        Pairs of tuples of names, the smaller first, by their size: main effects, then interactions of two, and so on.
+        list of pairs of tuples of names, the smaller first, by size: main effects, then interactions of two, and so on.
 
     Example:
         >>> alias_sets("ABCD")[0], alias_sets("ABCD")[-1]
@@ -217,27 +217,28 @@ def alias_sets(factors):
 
 
 def analyse(design, scores, factors):
-    r"""Effects of a half fraction's columns.
+    r"""Estimate the effects of the columns of a half fraction.
 
-    An effect is the difference of the means at its column's two signs. Seeds are blocks: the same seed gives all runs
-    the same batches, so that what a seed adds to all of them is no error. With R runs and S seeds, $y_{rs}$ the score,
-    $s^2 = \sum_{rs} (y_{rs} - \bar y_{r.} - \bar y_{.s} + \bar y_{..})^2 / ((R - 1)(S - 1))$ is what is left, the
-    standard error of each effect is $2 s / \sqrt{RS}$, and an effect's sum of squares is $RS / 4$ times its square.
+    An effect is the difference of the means at the two signs of its column. Seeds are blocks: all runs of a seed have
+    the same batches, so a contribution of the seed to all of them is not an error. With R runs and S seeds and scores
+    $y_{rs}$, the residual variance is
+    $s^2 = \sum_{rs} (y_{rs} - \bar y_{r.} - \bar y_{.s} + \bar y_{..})^2 / ((R - 1)(S - 1))$, the
+    standard error of each effect is $2 s / \sqrt{RS}$, and its sum of squares is $RS / 4$ times its square.
 
     Args:
-        design: Levels as -1 and +1, `(runs, factors)`, of `half_fraction`.
-        scores: `(runs, seeds)`.
-        factors: The names.
+        design: int array `(runs, factors)`. Result of `half_fraction`.
+        scores: float array `(runs, seeds)`.
+        factors: Names of the factors.
 
     Returns:
         `Analysis`.
 
     Raises:
-        ValueError: If the scores do not fit the design.
+        ValueError: If the shape of the scores does not match the design.
     """
     scores = np.asarray(scores, float)
     if scores.ndim != 2 or len(scores) != len(design) or not scores.size:
-        raise ValueError(f"Received: scores of shape {scores.shape}; expected ({len(design)}, seeds).")
+        raise ValueError(f"Received: scores of shape {scores.shape}. Expected: ({len(design)}, seeds).")
     runs, seeds = scores.shape
     of_runs = scores.mean(axis=1)
     rest = scores - of_runs[:, None] - scores.mean(axis=0) + scores.mean()
@@ -258,7 +259,7 @@ def analyse(design, scores, factors):
 
 
 def effects_of_thesis(loss):
-    """Effects in Table 5.4 of the thesis, which has one run of each: from the names in `Effect` to `Effect`."""
+    """Effects in Table 5.4 of the thesis, with one run of each: dict from the names of an `Effect` to the `Effect`."""
     scores = np.array(THESIS[loss])[:, None]
     return {effect.names: effect for effect in analyse(half_fraction(4), scores, tuple(FACTORS)).effects}
 
@@ -276,7 +277,7 @@ def _check_levels(levels):
     }
     for name, pair in levels.items():
         if len(pair) != 2 or not pair[0] < pair[1]:
-            raise InputError(f"Received: levels of {name} {list(pair)}; expected a low and a high level.")
+            raise InputError(f"Received: levels of {name} {list(pair)}. Expected: a low and a high level.")
         for level in pair:
             try:
                 checks[name](name, level)
@@ -285,8 +286,8 @@ def _check_levels(levels):
 
 
 def _corner(changes):
-    told = [f"{key.rpartition('.')[2]}={changes[key]:g}" for key in FACTORS.values() if key in changes]
-    return " ".join(told) or "baseline"
+    parts = [f"{key.rpartition('.')[2]}={changes[key]:g}" for key in FACTORS.values() if key in changes]
+    return " ".join(parts) or "baseline"
 
 
 def _name(effect):
@@ -316,9 +317,9 @@ def _report(report, levels, screened, seeds, setting):
     for loss, of in screened.items():
         thesis = effects_of_thesis(loss)
         for effect in of.analysis.effects:
-            told = "–"
+            significant = "–"
             if of.analysis.limit is not None:
-                told = "yes" if abs(effect.value) > of.analysis.limit else "no"
+                significant = "yes" if abs(effect.value) > of.analysis.limit else "no"
             rows.append(
                 [
                     LOSS_TITLES[loss],
@@ -326,7 +327,7 @@ def _report(report, levels, screened, seeds, setting):
                     _name(effect.names[1]),
                     f"{effect.value:+.2f}",
                     "–" if of.analysis.standard_error is None else f"{of.analysis.standard_error:.2f}",
-                    told,
+                    significant,
                     f"{100 * effect.contribution:.1f}",
                     *(_thesis_cells(thesis[effect.names]) if at_thesis_levels else []),
                 ]
@@ -341,15 +342,15 @@ def _report(report, levels, screened, seeds, setting):
         [
             "loss",
             "effect",
-            "mixed up with",
+            "aliased with",
             "high − low (points of MAP@R)",
             "standard error",
-            "told from 0 (95%)",
+            "significant (95%)",
             "contribution (%)",
             *(["thesis, CUB: high − low", "thesis: contribution (%)"] if at_thesis_levels else []),
         ],
         rows,
-        f"Effects on MAP@R in percentage points; levels {_told(levels)}; {setting}, {len(seeds)} seed(s).",
+        f"Effects on MAP@R in percentage points; levels {_described(levels)}; {setting}, {len(seeds)} seed(s).",
     )
     panels = [
         plots.EffectPanel(
@@ -363,12 +364,12 @@ def _report(report, levels, screened, seeds, setting):
     report.figure("effects", plots.effect_pareto(panels, "effect on MAP@R (percentage points)"))
 
 
-def _told(levels):
+def _described(levels):
     return ", ".join(f"{name} {low:g} and {high:g}" for name, (low, high) in levels.items())
 
 
 def _also(alias):
-    """An interaction of three factors is taken for 0; one of two is as likely as the other."""
+    """Name the alias of an interaction of two factors; interactions of three are assumed to be 0."""
     return f" or {_name(alias)}" if len(alias) == 2 else ""
 
 

@@ -1,4 +1,4 @@
-"""Do classes that share tokens come apart? Average pooling against generalized sum pooling on bags of trainable tokens.
+"""Do classes that share tokens become separable? Average and generalized sum pooling on bags of trainable tokens.
 
 python -m studies.synthetic --out DIR
 """
@@ -20,25 +20,25 @@ SHARED_TOKENS = 4
 TOKENS = CLASSES * OWN_TOKENS + SHARED_TOKENS
 BAG_SIZE = 50
 OWN_SHARE_MEAN, OWN_SHARE_DEVIATION = 0.5, 0.1
-# Tokens stay within ± this in both dimensions.
+# Tokens are clipped to ± this in both dimensions.
 LIMIT = 0.3
 BATCH_PER_CLASS, VALIDATION_PER_CLASS, TEST_PER_CLASS = 4, 16, 64
 POOLINGS = {"gap": "average pooling (GAP)", "gsp": "generalized sum pooling (GSP)"}
 
 
 class Outcome(NamedTuple):
-    """One training, judged on fresh bags.
+    """Result of a training run, evaluated on new bags.
 
     Attributes:
-        map_at_r: Retrieval among the bags' embeddings.
-        precision_at_1: The same by the nearest neighbour alone.
-        overlapping_pairs: Share of the pairs of classes whose hulls of embeddings intersect.
-        common_area: See `studies.hulls.Overlap`.
-        own_weight: Weight that a bag's tokens of its own class have in the embedding, mean over the bags.
-        epochs: How long it trained.
-        embeddings: Of the bags, `(bags, 2)`.
-        labels: Their classes.
-        tokens: `(68, 2)`, those of class c at 4c to 4c + 3, the shared ones last.
+        map_at_r: float. MAP@R of the embeddings of the bags.
+        precision_at_1: float. Precision of the nearest neighbor.
+        overlapping_pairs: float. Share of the pairs of classes whose hulls of embeddings intersect.
+        common_area: float. See `studies.hulls.Overlap`.
+        own_weight: float. Pooling weight on the tokens of the bag's own class, averaged over the bags.
+        epochs: int. Number of epochs trained.
+        embeddings: float array `(bags, 2)`.
+        labels: int array `(bags,)`. Classes of the bags.
+        tokens: float array `(68, 2)`. Those of class c at 4c to 4c + 3, the shared ones last.
     """
 
     map_at_r: float
@@ -65,29 +65,29 @@ def synthetic(
     seeds: list[int] = (0, 1, 2),
     quick: bool = False,
 ):
-    """Trains tokens in the plane by the contrastive loss C2 on pooled bags of them.
+    """Train tokens in the plane with the contrastive loss C2 on pooled bags of them.
 
     Each of 16 classes has four tokens of its own, and four more are shared by all. A bag of class c has 50 tokens drawn
-    with replacement, a share ~ N(0.5, 0.1) of them from the class' own, the rest from the shared ones. Its embedding is
-    what a pooling layer makes of them, not normalised. Training ends when the MAP@R of validation bags has not become
-    better for `patience` epochs; the best tokens are kept and judged on other bags.
+    with replacement, a share ~ N(0.5, 0.1) of them from the class's own, the rest from the shared ones. A pooling layer
+    maps them to the bag's embedding, which is not normalized. Training ends when the MAP@R of validation bags has not
+    improved for `patience` epochs. The best tokens are kept and evaluated on other bags.
 
     Args:
         out: Folder for tables and figures.
-        margins: Of negative pairs in C2. In a square of side 0.6, 16 points can be 0.2 apart, not more than four 0.5.
-            Average pooling leaves half of the weight to shared tokens, which halves the room: it needs smaller ones.
+        margins: Margins of negative pairs in C2. In a square of side 0.6, 16 points can be 0.2 apart, but no more than
+            four 0.5 apart. Average pooling leaves half of the weight to shared tokens, which halves the room.
         ratio: μ of generalized sum pooling.
-        smoothing: ε of generalized sum pooling. Tokens are at most 0.85 apart, so one that selects is large.
-        prototypes: Its number of prototypes, which start from the tokens.
-        learning_rate: Of Adam.
+        smoothing: ε of generalized sum pooling. Tokens are at most 0.85 apart, so only a large value selects.
+        prototypes: Number of prototypes, which start from the tokens.
+        learning_rate: Learning rate of Adam.
         steps_per_epoch: Batches of 16 classes × 4 bags between validations.
-        epochs: At most.
-        patience: In epochs.
-        seeds: Each setting is trained once with each of them.
-        quick: One margin, one seed, ten epochs.
+        epochs: Maximum number of epochs.
+        patience: Number of epochs without improvement that end the training.
+        seeds: Seeds; each setting is trained once per seed.
+        quick: Run one margin, one seed, ten epochs.
 
     Returns:
-        From (pooling, margin) to the `Outcome` of each seed.
+        dict from (pooling, margin) to the `Outcome` of each seed.
 
     Raises:
         ValueError: If an option is out of its range.
@@ -117,7 +117,7 @@ def synthetic(
 
 
 def sample_bags(labels, generator):
-    """Tokens of a bag for each label, `(bags, 50)` int32; the class' own come first."""
+    """Sample a bag of tokens for each label, int32 `(bags, 50)`, with the class's own tokens first."""
     own_counts = np.rint(BAG_SIZE * generator.normal(OWN_SHARE_MEAN, OWN_SHARE_DEVIATION, len(labels)))
     own = OWN_TOKENS * np.asarray(labels)[:, None] + generator.integers(0, OWN_TOKENS, (len(labels), BAG_SIZE))
     shared = CLASSES * OWN_TOKENS + generator.integers(0, SHARED_TOKENS, (len(labels), BAG_SIZE))
@@ -126,7 +126,7 @@ def sample_bags(labels, generator):
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class Box(keras.constraints.Constraint):
-    """Holds every number of a weight within ± a limit."""
+    """Constraint that clips every entry of a weight to ± a limit."""
 
     def __init__(self, limit):
         self.limit = limit
@@ -139,11 +139,11 @@ class Box(keras.constraints.Constraint):
 
 
 def _check(margins, prototypes, ratio, smoothing, seeds):
-    """Before the first training rather than after some of them."""
+    """Check the arguments before the first training run."""
     if not margins or not seeds:
-        raise ValueError(f"Received: margins={margins}, seeds={seeds}; expected one of each at least.")
+        raise ValueError(f"Received: margins={margins}, seeds={seeds}. Expected: at least one of each.")
     if prototypes > TOKENS:
-        raise ValueError(f"Received: prototypes={prototypes}; expected {TOKENS}, the number of tokens, at most.")
+        raise ValueError(f"Received: prototypes={prototypes}. Expected: at most {TOKENS}, the number of tokens.")
     _pooling("gsp", prototypes, ratio, smoothing)
     for margin in margins:
         losses.get("c2", negative_margin=margin)
@@ -245,7 +245,7 @@ def _report(report, margins, results, settings):
             ]
             for (pooling, margin), outcomes in results.items()
         ],
-        f"Fresh bags, {TEST_PER_CLASS} of each class; mean ± standard deviation. {settings}",
+        f"New bags, {TEST_PER_CLASS} per class; mean ± standard deviation. {settings}",
     )
     for margin in margins:
         panels = {text: _panel(results[name, margin][0]) for name, text in POOLINGS.items()}
@@ -260,7 +260,7 @@ def _report(report, margins, results, settings):
             plots.lines(
                 {name: (margins, scores.mean(axis=1)) for name, scores in values.items()},
                 "margin of C2",
-                "MAP@R on fresh bags",
+                "MAP@R on new bags",
                 spread={name: scores.std(axis=1) for name, scores in values.items()},
             ),
         )

@@ -1,4 +1,4 @@
-"""Which loss ranks first? Trains losses under equal conditions and ranks them in every setting.
+"""Which loss ranks first? Train losses under equal conditions and rank them in every setting.
 
 python -m studies.tournament --out DIR
 """
@@ -14,16 +14,16 @@ from tfdml._utils.naming import unknown_name
 from tfdml.experiments import InputError, load_recipe
 from tfdml.experiments.runner import result_of
 
-# One proxy a class unless the loss is made for more, and ten times the learning rate of the network, which is as raw
-# as they are; the thesis' hundred times goes with a pretrained one.
+# One proxy per class unless the loss is designed for more, with ten times the learning rate of the network, which
+# starts from random weights, too. The factor of 100 in the thesis suits a pretrained network.
 _PROXIES = {"references.name": "proxies", "references.per_class": 1, "optimizer.proxy_learning_rate_multiplier": 10.0}
-# The ten losses of Psomas' benchmark with its hyperparameters, its own loss, and two of the thesis' comparison. What is
-# not named here is equal for all.
+# The ten losses of Psomas' benchmark with its hyperparameters, its own loss, and two from the comparison of the thesis.
+# Everything else is the same for all.
 CONTESTANTS = {
     "contrastive": {"loss.name": "contrastive"},
     "triplet": {"loss.name": "triplet", "loss.options": {"margin": 0.1, "mining": "semi_hard"}},
     "lifted_structure": {"loss.name": "generalized_lifted_structure", "loss.options": {"margin": 0.5}},
-    # Its inner products are of vectors of any length.
+    # The loss uses inner products of vectors of any length.
     "n_pairs": {"loss.name": "n_pairs", "model.normalization": "none"},
     "margin": {
         "loss.name": "margin",
@@ -54,26 +54,25 @@ def tournament(
     overrides: Optional[dict] = None,
     quick: bool = False,
 ):
-    """Trains each contestant once for every embedding size and seed, and ranks them by their MAP@R on unseen classes.
+    """Train each contestant once per embedding size and seed, and rank them by MAP@R on unseen classes.
 
-    A setting is a pair of an embedding size and a seed: the network's first weights and the batches of a seed are the
-    same for all contestants. In each setting the best contestant has rank 1; equal ones share the mean of their ranks.
+    A setting is a pair of an embedding size and a seed. All contestants share the initial weights and the batches of a
+    seed. In each setting the best contestant has rank 1; ties share the mean of their ranks.
 
-    The runs are kept in the folder. A tournament that was stopped goes on, and one that is called again with more
-    contestants, sizes or seeds trains only what is new; several calls at a time, each with seeds of its own, share a
-    folder.
+    The runs are kept in the folder. A stopped tournament resumes, and another call with more contestants, sizes or
+    seeds trains only the new runs. Several simultaneous calls with different seeds can share a folder.
 
     Args:
         out: Folder for the tables, the figure and the runs.
         contestants: Names of `CONTESTANTS`, each a loss with its references and hyperparameters.
         embedding_sizes: Sizes of the embedding.
         seeds: Seeds of the runs.
-        recipe: What is equal for all.
+        recipe: Recipe that all runs share.
         overrides: Changes of the recipe, as in --overrides.training.max_validations 5.
-        quick: Three contestants, one size, one seed, few steps.
+        quick: Run three contestants, one size, one seed, few steps.
 
     Returns:
-        Ranks, `(contestants, settings)`.
+        float array `(contestants, settings)`, the ranks.
     """
     overrides = dict(overrides or {})
     for contestant in contestants:
@@ -100,13 +99,13 @@ def tournament(
 
 
 def ranks_of(scores):
-    """Ranks within each column, 1 for the largest score; equal scores share the mean of their ranks.
+    """Rank the scores of each column, 1 for the largest. Equal scores share the mean of their ranks.
 
     Args:
-        scores: `(contestants, settings)`.
+        scores: float array `(contestants, settings)`.
 
     Returns:
-        `(contestants, settings)`.
+        float array `(contestants, settings)`.
 
     Example:
         >>> ranks_of(np.array([[0.5], [0.9], [0.5]])).tolist()

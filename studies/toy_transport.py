@@ -1,4 +1,4 @@
-"""What entropy smoothing does to pooling weights: partial transport against its linear program on a toy feature map.
+"""What does smoothing do to pooling weights? Partial transport and its linear program on a toy feature map.
 
 python -m studies.toy_transport --out DIR
 """
@@ -14,7 +14,7 @@ from tfdml import ops
 SIDE = 10
 RED, GREEN, BLUE = np.eye(3)
 NOISE = 0.15
-# Half of the map is green, which no prototype stands for.
+# Half of the map is green, which no prototype represents.
 TRUE_RATIO = 0.5
 
 
@@ -25,19 +25,19 @@ def toy_transport(
     seed: int = 0,
     quick: bool = False,
 ):
-    """Pools a feature map of 10×10 colours, a red and a blue patch on green, towards a red and a blue prototype.
+    """Pool a 10×10 map of colors, a red and a blue patch on green, with a red and a blue prototype.
 
-    Solves the linear program by scipy's HiGHS, and the smoothed problem by `ops.partial_transport`, in float64.
+    Solves the linear program with scipy's HiGHS and the smoothed problem with `ops.partial_transport`, in float64.
 
     Args:
         out: Folder for tables and figures.
-        ratios: Shares of the mass to transport, μ, each below 1.
+        ratios: Transported shares of the mass, μ, each below 1.
         smoothings: Values of ε, in units of 1 / cost, for the table and the maps.
-        seed: Of the noise in the colours.
-        quick: One ratio.
+        seed: Seed of the color noise.
+        quick: Run one ratio.
 
     Returns:
-        From the ratio to a dictionary: `"linear_program"` and each smoothing to the plan, `(2, 100)`.
+        dict from the ratio to a dict from `"linear_program"` and each smoothing to the plan, `(2, 100)`.
     """
     ratios = list(ratios)[:1] if quick else list(ratios)
     features, informative = feature_map(seed)
@@ -51,9 +51,9 @@ def toy_transport(
 
 
 def feature_map(seed=0):
-    """The features, `(10, 10, 3)` in 0–1, and which of them are red or blue, `(10, 10)`.
+    """Return the features `(10, 10, 3)` in 0–1, and a mask `(10, 10)` of the red and blue ones.
 
-    Red is the upper left quarter and blue the lower right one; each colour has uniform noise towards white or black.
+    The upper left quarter is red and the lower right one blue. Each color has uniform noise towards white or black.
     """
     half = SIDE // 2
     features = np.tile(GREEN, (SIDE, SIDE, 1))
@@ -65,7 +65,7 @@ def feature_map(seed=0):
 
 
 def linear_program(costs, ratio):
-    r"""The plan without smoothing, `(m, n)`.
+    r"""Solve the transport problem without smoothing; returns the plan `(m, n)`.
 
     $$\min_{\rho, \pi \ge 0} \sum_{ij} c_{ij} \pi_{ij}, \qquad
       \rho_j + \sum_i \pi_{ij} = 1/n, \qquad \sum_{ij} \pi_{ij} = \mu.$$
@@ -82,17 +82,17 @@ def linear_program(costs, ratio):
 
 
 def smoothed_plan(costs, ratio, smoothing):
-    """The plan of the smoothed problem, `(m, n)`."""
+    """Solve the smoothed problem; returns the plan `(m, n)`."""
     return ops.partial_transport(tf.constant(costs, tf.float64), ratio, smoothing).plan.numpy()
 
 
 def _weights(plan, ratio):
-    """What generalized sum pooling gives each feature; the weights sum to 1."""
+    """Pooling weight of each feature; the weights sum to 1."""
     return plan.sum(axis=0) / ratio
 
 
 def _distance(plan, exact, ratio):
-    """Total variation between two plans' pooling weights, in 0–1."""
+    """Total variation between the pooling weights of two plans, in 0–1."""
     return 0.5 * np.abs(_weights(plan, ratio) - _weights(exact, ratio)).sum()
 
 
@@ -111,7 +111,7 @@ def _report(out, features, costs, informative, results, smoothings):
                     f"{np.sum(costs * (plans[name] - exact)) / ratio:.4f}",
                     f"{_distance(plans[name], exact, ratio):.4f}",
                     f"{weights[informative].sum():.3f}",
-                    # As many equal weights would have the same sum of squares.
+                    # The number of equal weights with the same sum of squares.
                     f"{1.0 / np.sum(weights[informative] ** 2) * weights[informative].sum() ** 2:.1f}",
                 ]
             )
@@ -120,11 +120,11 @@ def _report(out, features, costs, informative, results, smoothings):
         [
             "ratio μ",
             "smoothing ε",
-            "mean cost of what is transported",
-            "above the linear program's",
-            "distance of the weights to its (total variation)",
+            "mean cost of the transported mass",
+            "excess over the linear program",
+            "distance of weights to the linear program (total variation)",
             "weight on red and blue",
-            "red and blue features in use (of 50)",
+            "red and blue in use (of 50)",
         ],
         rows,
         f"Red and blue are {informative.mean():g} of the map. Average pooling: weight {informative.mean():g} on them, "
@@ -155,7 +155,7 @@ def _report(out, features, costs, informative, results, smoothings):
     report.figure(
         "distance",
         plots.lines(
-            distances, "smoothing ε (1 / cost)", "total variation to the\nlinear program's weights", x_log=True
+            distances, "smoothing ε (1 / cost)", "total variation to the weights\nof the linear program", x_log=True
         ),
     )
 

@@ -1,4 +1,4 @@
-"""Do attributes transfer? Predicts classes' embeddings from attributes by a map that other classes were fitted on.
+"""Do attributes generalize to other classes? Predict embeddings of classes with a map fitted on other classes.
 
 python -m studies.zero_shot_transfer --out DIR
 """
@@ -19,23 +19,23 @@ from tfdml.experiments import RunFolder, builders, load_recipe
 from tfdml.experiments.runner import result_of
 from tfdml.layers.pooling import GeneralizedSumPooling
 
-# A split has ten classes, as the thesis' data set: five to fit on, five to predict.
+# A split has ten classes, like the dataset of the thesis: five to fit and five to predict.
 CLASSES_OF_HALF = 5
 IMAGES_PER_CLASS = 400
 _PARTS = {"train": 0.6, "validation": 0.2, "test": 0.2}
 _LOSS = {"untrained": "untrained", "without": "without the loss", "with": "with the loss"}
 _TASKS = {"seen": "seen classes", "unseen": "unseen classes"}
-# One proxy a class, ten times as fast as the network, as in the tournament of losses.
+# One proxy per class with ten times the learning rate of the network, as in the tournament of losses.
 _PNCA = CONTESTANTS["proxy_nca_plus_plus"]
 
 
 class Transfer(NamedTuple):
-    """Accuracies of predicted embeddings in each split, `(splits,)`.
+    """Accuracies of predicted embeddings, float arrays `(splits,)`.
 
     Attributes:
-        l2, cosine: Share of the predicted classes whose true mean embedding is the nearest one, by that distance, of
-            the predicted classes.
-        l2_of_all, cosine_of_all: The same among the mean embeddings of the fitted classes, too.
+        l2, cosine: Share of the predicted classes whose true mean embedding is the nearest of those of the predicted
+            classes, by that distance.
+        l2_of_all, cosine_of_all: The same with the mean embeddings of the fitted classes as further candidates.
     """
 
     l2: np.ndarray
@@ -45,14 +45,14 @@ class Transfer(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """One training, judged on the images of its task.
+    """Result of a training run, evaluated on the images of its task.
 
     Attributes:
-        transfer: Of the splits.
-        map_at_r: Retrieval on these images.
-        between: Share of the attributes' variance that lies between the classes, 0–1.
-        in_use: Number of equally used prototypes with the entropy of the mean attributes, 1 to m.
-        means, deviations: Attributes of each class, `(classes, m)`.
+        transfer: `Transfer` over the splits.
+        map_at_r: float. MAP@R on these images.
+        between: float. Share of the variance of the attributes that lies between the classes, 0–1.
+        in_use: float. Number of equally used prototypes with the entropy of the mean attributes, 1 to m.
+        means, deviations: float arrays `(classes, m)`. Mean and deviation of the attributes of each class.
     """
 
     transfer: Transfer
@@ -80,35 +80,36 @@ def zero_shot_transfer(
     overrides: Optional[dict] = None,
     quick: bool = False,
 ):
-    """Trains ProxyNCA++ with generalized sum pooling of few prototypes, with and without the zero-shot loss.
+    """Train ProxyNCA++ with generalized sum pooling of few prototypes, with and without the zero-shot loss.
 
-    The task "seen" is the thesis': a network trained on ten classes is judged on other images of these. The task
-    "unseen" judges a network trained on the recipe's data on its unseen classes. On the judged images attributes are
-    set against classes: histograms, and random splits of ten classes into halves, where a linear map is fitted from
-    the attributes to the mean embeddings of one half's classes and predicts the other's (`attribute_transfer`).
+    The task "seen" is that of the thesis: a network trained on ten classes is evaluated on other images of these. The
+    task "unseen" evaluates a network trained on the data of the recipe on its unseen classes. The attributes of the
+    evaluated images are shown as histograms per class. In random splits of ten classes into halves, a linear map from
+    attributes to mean embeddings is fitted on one half and predicts the other (`attribute_transfer`).
 
-    The runs are kept in the folder; a stopped study goes on. The images of "seen" are written there, too, and the
-    recipes name them: go on with the same --out.
+    The runs are kept in the folder, and a stopped study resumes. The images of "seen" are written there, too, and the
+    recipes refer to them, so resume with the same --out.
 
     Args:
         out: Folder for tables, figures and runs.
-        tasks: Which of the two.
-        seen_data: Data set of the registry for "seen": its first ten classes, at most 400 images of each.
-        prototypes: Their number, m.
+        tasks: Names of the tasks.
+        seen_data: Registered dataset for "seen": its first ten classes, at most 400 images per class.
+        prototypes: Number of prototypes, m.
         ratio: μ of generalized sum pooling.
         smoothing: ε of generalized sum pooling.
         weight: λ of the zero-shot loss.
-        steps: Training steps of "seen"; the weights of the better of two validations are judged.
-        unseen_steps: Training steps of "unseen", whose many classes come by less often.
+        steps: Training steps of "seen"; the weights of the better of two validations are evaluated.
+        unseen_steps: Training steps of "unseen", whose many classes occur less often.
         splits: Number of random splits.
-        ridge: Of the linear map.
-        seeds: Each setting is trained once with each of them.
-        recipe: What is equal for all.
+        ridge: Regularization of the linear map.
+        seeds: Seeds; each setting is trained once per seed.
+        recipe: Recipe that all runs share.
         overrides: Changes of the recipe, as in --overrides.optimizer.learning_rate 1e-4.
-        quick: The first task, "seen" on the small digits of scikit-learn, one seed, few steps.
+        quick: Run the first task, "seen" on the small digits of scikit-learn, one seed, few steps.
 
     Returns:
-        From (task, training), which is "untrained", "without" or "with" the loss, to the `Outcome` of each seed.
+        dict from (task, training), where training is "untrained", "without" or "with" the loss, to the `Outcome` of
+        each seed.
     """
     overrides = dict(overrides or {})
     if quick:
@@ -151,53 +152,55 @@ def zero_shot_transfer(
                     flush=True,
                 )
         _draw(report, task, {training: results[task, training][0] for training in _LOSS}, datasets, examples, maps)
-    steps_told = ", ".join(f"{steps_of[task]} steps on {task} classes" for task in tasks)
-    settings = f"μ = {ratio:g}, ε = {smoothing:g}, m = {prototypes}, λ = {weight:g}; {steps_told}"
+    described_steps = ", ".join(f"{steps_of[task]} steps on {task} classes" for task in tasks)
+    settings = f"μ = {ratio:g}, ε = {smoothing:g}, m = {prototypes}, λ = {weight:g}; {described_steps}"
     _report(report, results, list(seeds), splits, f"{settings}, {len(seeds)} seed(s). Keras {keras.__version__}.")
     return results
 
 
 def random_splits(classes, count, per_half=CLASSES_OF_HALF, seed=0):
-    """Random pairs of halves without a common class, `(count, 2, per_half)` labels.
+    """Draw random pairs of disjoint halves of classes, int array `(count, 2, per_half)`.
 
     Args:
-        classes: Number of classes to draw from; of fewer than `2 * per_half` all are taken, a half of them each.
-        count: Number of splits.
-        per_half: Classes of a half.
-        seed: The same seed gives the same splits.
+        classes: int. Number of classes to draw from. If there are fewer than `2 * per_half`, each half has half of
+            them.
+        count: int. Number of splits.
+        per_half: int. Classes per half.
+        seed: int. Seed of the splits. Default: 0.
 
     Raises:
-        ValueError: If a half would have fewer than two classes, among which to tell apart.
+        ValueError: If a half would have fewer than two classes.
     """
     per_half = min(per_half, classes // 2)
     if per_half < 2:
-        raise ValueError(f"Received: {classes} classes; expected at least 4, for two halves of two classes.")
+        raise ValueError(f"Received: {classes} classes. Expected: at least 4, for two halves of two classes.")
     orders = np.random.default_rng(seed).permuted(np.tile(np.arange(classes), (count, 1)), axis=1)
     return orders[:, : 2 * per_half].reshape(count, 2, per_half)
 
 
 def attribute_transfer(attributes, embeddings, labels, splits, ridge=0.05):
-    r"""Predicts the mean embeddings of classes from attributes, by a linear map that was fitted on other classes.
+    r"""Predict the mean embeddings of classes from attributes with a linear map fitted on other classes.
 
     With attributes $z_j$ and the mean embedding $\bar x_c$ of each class, a split's map is
 
     $$A = \arg\min_A \sum_{j: y_j \in F} \lVert A z_j - \bar x_{y_j} \rVert_2^2 + \epsilon \lVert A \rVert_F^2$$
 
-    for the half $F$, and a class $c$ of the other half is predicted at $A \bar z_c$. There is no intercept: attributes
-    sum to 1, so it is in $A$. All splits are solved at once, from each class' $\sum_j z_j z_j^\top$ and $\sum_j z_j$.
+    for the half $F$, and the prediction for a class $c$ of the other half is $A \bar z_c$. An intercept is not needed:
+    attributes sum to 1, so $A$ includes it. All splits are solved at once, from $\sum_j z_j z_j^\top$ and $\sum_j z_j$
+    of each class.
 
     Args:
-        attributes: `(n, m)`.
-        embeddings: `(n, d)`.
-        labels: `(n,)`, 0 to the number of classes less 1.
-        splits: `(splits, 2, k)` labels: the classes to fit on, and those to predict.
-        ridge: $\epsilon > 0$, not scaled by the number of samples.
+        attributes: float array `(n, m)`.
+        embeddings: float array `(n, d)`.
+        labels: int array `(n,)`, from 0 to the number of classes minus 1.
+        splits: int array `(splits, 2, k)` of labels: the classes to fit, and those to predict.
+        ridge: float. $\epsilon > 0$, not scaled by the number of samples. Default: 0.05.
 
     Returns:
-        A `Transfer`. At random, one of k is right, of all one of 2k.
+        A `Transfer`. By chance, 1 / k of the predictions are right, and 1 / (2k) among all.
 
     Raises:
-        ValueError: If shapes do not fit, a split names a class without samples, or the ridge is not positive.
+        ValueError: If shapes do not match, a split has a class without samples, or the ridge is not positive.
 
     Reference:
         Gürbüz, "Novel Optimization Models to Generalize Deep Metric Learning", METU 2022, section 5.3.3 and (P3).
@@ -207,24 +210,24 @@ def attribute_transfer(attributes, embeddings, labels, splits, ridge=0.05):
     if attributes.ndim != 2 or embeddings.ndim != 2 or not len(attributes) == len(embeddings) == len(labels):
         raise ValueError(
             f"Received: attributes of shape {attributes.shape}, embeddings of shape {embeddings.shape} and labels of "
-            f"shape {labels.shape}; expected (n, m), (n, d) and (n,)."
+            f"shape {labels.shape}. Expected: (n, m), (n, d) and (n,)."
         )
     if splits.ndim != 3 or splits.shape[1] != 2:
-        raise ValueError(f"Received: splits of shape {splits.shape}; expected (splits, 2, classes of a half).")
+        raise ValueError(f"Received: splits of shape {splits.shape}. Expected: (splits, 2, classes of a half).")
     missing = np.setdiff1d(splits, labels)
     if missing.size:
-        raise ValueError(f"Received: splits with classes {missing.tolist()}, of which there are no samples.")
+        raise ValueError(f"Some classes have no samples. Received: splits with classes {missing.tolist()}.")
     counts = np.bincount(labels)[:, None]
     sums = _sum_by_class(attributes, labels)
     grams = _sum_by_class(attributes[:, :, None] * attributes[:, None, :], labels)
-    # A class that no split names may have no samples.
-    means, centres = sums / np.maximum(counts, 1), _sum_by_class(embeddings, labels) / np.maximum(counts, 1)
+    # A class that is in no split may have no samples.
+    means, centers = sums / np.maximum(counts, 1), _sum_by_class(embeddings, labels) / np.maximum(counts, 1)
     fitted, others = splits[:, 0], splits[:, 1]
     gram = grams[fitted].sum(axis=1) + ridge * np.eye(attributes.shape[1])
-    maps = np.linalg.solve(gram, np.einsum("skm,skd->smd", sums[fitted], centres[fitted]))
+    maps = np.linalg.solve(gram, np.einsum("skm,skd->smd", sums[fitted], centers[fitted]))
     predicted = means[others] @ maps
-    # The right one of prediction i is candidate i.
-    candidates = centres[np.concatenate([others, fitted], axis=1)]
+    # Candidate i is the right one for prediction i.
+    candidates = centers[np.concatenate([others, fitted], axis=1)]
     own = others.shape[1]
     l2 = np.linalg.norm(predicted[:, :, None] - candidates[:, None], axis=-1)
     cosine = 1.0 - _unit(predicted) @ _unit(candidates).swapaxes(1, 2)
@@ -246,41 +249,42 @@ def _accuracy(distances):
 
 
 def split_images(dataset, folder):
-    """Writes images into a folder whose split into classes is one of images: the same classes in every part.
+    """Write images to a folder such that a split of its classes splits the images of the original classes.
 
-    A class of the folder is a part and a class: first all classes' images for training, then those for validation,
-    then those for test. So splitting the folder's classes in their order, a third for validation and a third for test,
-    trains on all classes and judges by other images of them. The shares of the images are 60, 20 and 20%.
+    A class of the folder is a pair of a part and an original class: first all classes for training, then all for
+    validation, then all for test. Splitting the classes of the folder in their order, a third for validation and a
+    third for test, therefore trains on all original classes and evaluates on other images of them. The parts have 60,
+    20 and 20% of the images.
 
     Args:
-        dataset: A `LabeledImages` in memory; of more than ten classes the first ten, of more than 400 images of a
-            class the first 400 are taken.
-        folder: Where to; nothing is done if it is there.
+        dataset: A `LabeledImages` in memory. At most ten classes and at most 400 images per class are used, the first
+            ones.
+        folder: path. If it exists, nothing is done.
 
     Raises:
-        ValueError: If the images are files, or a class has too few for two in each part.
+        ValueError: If the images are files, or a class has too few images for two in each part.
     """
     if folder.exists():
         return
     if dataset.holds_paths:
-        raise ValueError(f"Received: {dataset!r}; expected images in memory.")
+        raise ValueError(f"Received: {dataset!r}. Expected: images in memory.")
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     for label, class_name in list(enumerate(dataset.class_names))[: 2 * CLASSES_OF_HALF]:
         members = np.flatnonzero(dataset.labels == label)[:IMAGES_PER_CLASS]
         ends = np.rint(np.cumsum(list(_PARTS.values())) * len(members)).astype(int)
         for place, (part, indices) in enumerate(zip(_PARTS, np.split(members, ends[:-1]))):
             if len(indices) < 2:
-                raise ValueError(f"Received: {len(members)} images of {class_name!r}; expected at least 10.")
+                raise ValueError(f"Received: {len(members)} images of {class_name!r}. Expected: at least 10.")
             where = unfinished / f"{place}-{part}-{label}-{class_name.replace('/', ' or ')}"
             where.mkdir(parents=True, exist_ok=True)
             for index in indices:
                 tf.io.write_file(str(where / f"{index:06d}.png"), tf.io.encode_png(dataset.images[index]))
-    # Whole or not at all.
+    # The folder exists only if it is complete.
     unfinished.rename(folder)
 
 
 def _seen_changes(name, folder):
-    """Changes of a recipe that make it train and judge on the same classes."""
+    """Changes of a recipe that train and evaluate on the same classes."""
     dataset = data.load(name)
     split_images(dataset, folder)
     third = 1 / len(_PARTS)
@@ -308,21 +312,21 @@ def _trained(recipe, folder):
 
 
 def with_transport(embedder):
-    """An embedder that gives its pooling's attributes, shares and nearest prototypes, whatever it was trained to give.
+    """Make a function that also returns attributes, transported shares and nearest prototypes of an embedder.
 
     Args:
-        embedder: A model whose layer named `"pooling"` is a `GeneralizedSumPooling`.
+        embedder: Model whose layer named `"pooling"` is a `GeneralizedSumPooling`, whatever its outputs.
 
     Returns:
-        A function from images to a tuple of arrays: embeddings `(b, d)`, attributes `(b, m)`, the share of each place
-        that is kept `(b, h, w)`, 0 to 1, and the number of its nearest prototype, `(b, h, w)`.
+        A function from images to a tuple of arrays: embeddings `(b, d)`, attributes `(b, m)`, the transported share of
+        each location `(b, h, w)`, 0 to 1, and the index of its nearest prototype, `(b, h, w)`.
 
     Raises:
-        ValueError: If there is another pooling.
+        ValueError: If the pooling is another one.
     """
     pooling = embedder.get_layer("pooling")
     if not isinstance(pooling, GeneralizedSumPooling):
-        raise ValueError(f"Received: a pooling {type(pooling).__name__}; expected GeneralizedSumPooling.")
+        raise ValueError(f"Received: a pooling {type(pooling).__name__}. Expected: GeneralizedSumPooling.")
     features_and_embeddings = keras.Model(embedder.input, [models.local_features(embedder).output, embedder.output])
     twin = GeneralizedSumPooling.from_config({**pooling.get_config(), "return_attributes": True})
     twin.build(pooling.input.shape)
@@ -350,7 +354,7 @@ def _evaluate(forward, datasets, splits, ridge, batch_size):
 
 
 def summarize(attributes, embeddings, labels, splits, ridge):
-    """The `Outcome` of a set's attributes `(n, m)` and embeddings `(n, d)`."""
+    """Compute the `Outcome` of attributes `(n, m)` and embeddings `(n, d)`."""
     classes = int(labels.max()) + 1
     members = [attributes[labels == label] for label in range(classes)]
     means = np.array([of_class.mean(axis=0) for of_class in members])
@@ -368,18 +372,18 @@ def summarize(attributes, embeddings, labels, splits, ridge):
 
 
 def _shown_classes(datasets):
-    """Labels of the classes that the images show: ten at most, over the whole range."""
+    """Labels of the classes in the figures: at most ten, over the whole range."""
     classes = datasets.test.num_classes
     return np.unique(np.linspace(0, classes - 1, min(classes, 2 * CLASSES_OF_HALF)).astype(int))
 
 
 def _names(datasets):
-    """Class names, without what `split_images` puts before them."""
+    """Class names without the prefix added by `split_images`."""
     return [name.split("-", 3)[-1] for name in datasets.test.class_names]
 
 
 def _examples(datasets):
-    """The first image of each class that is shown, as the network sees it, `(classes, h, w, c)`."""
+    """First image of each class in the figures, preprocessed, `(classes, h, w, c)`."""
     first = [np.flatnonzero(datasets.test.labels == label)[0] for label in _shown_classes(datasets)]
     one_each = data.LabeledImages(
         datasets.test.images[first], datasets.test.labels[first], datasets.test.class_names, datasets.test.name,
@@ -389,7 +393,7 @@ def _examples(datasets):
 
 
 def _draw(report, task, outcomes, datasets, examples, maps):
-    """The images of a task, of the first seed; `outcomes` and `maps` go from the training to what it gave."""
+    """Draw the figures of a task for the first seed; `outcomes` and `maps` are dicts from training to results."""
     classes = _shown_classes(datasets)
     names = [_names(datasets)[label] for label in classes]
     report.figure(
@@ -415,7 +419,7 @@ def _report(report, results, seeds, splits, settings):
     report.table(
         "transfer",
         [
-            "judged on",
+            "evaluated on",
             "zero-shot loss",
             "l2 (%)",
             "cosine (%)",
@@ -436,13 +440,13 @@ def _report(report, results, seeds, splits, settings):
             ]
             for (task, training), outcomes in results.items()
         ],
-        "Accuracy of the nearest mean embedding among those of the predicted classes (at random "
+        "Accuracy of the nearest mean embedding among those of the predicted classes (by chance "
         f"{' or '.join(f'{chance:g}' for chance in chances)}%), and among those of the fitted classes, too (half of "
         f"that): mean over {splits} random splits, and of these mean ± deviation over the seeds. {settings}",
     )
     report.table(
         "seeds",
-        ["judged on", "zero-shot loss", "seed", "l2 (%)", "cosine (%)"],
+        ["evaluated on", "zero-shot loss", "seed", "l2 (%)", "cosine (%)"],
         [
             [
                 _TASKS[task],
@@ -469,7 +473,7 @@ def _report(report, results, seeds, splits, settings):
                 for training in _LOSS
             },
             "accuracy (%)",
-            marks={"at random": chances[0]} if len(chances) == 1 else None,
+            marks={"by chance": chances[0]} if len(chances) == 1 else None,
             sort=False,
         ),
     )
@@ -480,7 +484,7 @@ def _classes_of_half(classes):
 
 
 def _by_field(outcomes):
-    """The accuracies of the outcomes, field by field."""
+    """Accuracies of the outcomes, field by field."""
     return zip(*(outcome.transfer for outcome in outcomes))
 
 

@@ -1,4 +1,4 @@
-"""Figures that only studies draw."""
+"""Figures of the studies."""
 
 from studies.plots.attribute_histograms import attribute_histograms
 from studies.plots.class_hulls import HullPanel, class_hulls

@@ -1,4 +1,4 @@
-"""The region of the plane that each class takes up."""
+"""Convex hulls of classes in the plane."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from tfdml.plots import style
 
 _MARK_SHAPES = ("o", "X", "D", "^")
 _STROKES = ("-", (0, (3.5, 1.2)), (0, (1.0, 1.0)))
-# Between the texts at the hulls, as a share of a panel's width.
+# Minimum distance between class names, relative to the width of a panel.
 _TEXT_DISTANCE = 0.05
 
 
 class HullPanel(NamedTuple):
-    """What one panel of `class_hulls` shows.
+    """One panel of `class_hulls`.
 
     Attributes:
-        outlines: From the class to the corners of its hull, `(corners, 2)`, in order around it.
-        points: Small dots, `(n, 2)`, such as embeddings; or `None`.
-        labels: The dots' classes, `(n,)`.
-        marks: From the text of the legend to points of another kind, such as prototypes: `(points, labels)`, with
-            labels `None` for points of no class, which are black.
+        outlines: dict from the class to the corners of its hull, `(corners, 2)`, in order around it.
+        points: float array `(n, 2)`. Small dots, such as embeddings; or `None`.
+        labels: array `(n,)`. Classes of the dots.
+        marks: dict from the legend text to points of another kind, such as prototypes: `(points, labels)`. Labels of
+            `None` are for points without a class, which are black.
     """
 
     outlines: dict
@@ -35,17 +35,17 @@ class HullPanel(NamedTuple):
 
 
 def class_hulls(panels, *, points_name="embeddings", class_names=None, width=style.TEXT_WIDTH, title=None):
-    """Draws the convex hulls of classes, with the points in them, in panels side by side on one scale.
+    """Draw the convex hulls of classes with their points, in panels side by side on one scale.
 
-    Classes that share a colour, for there are fewer colours than classes, differ in the line around their hull. A
-    class' text stands in its hull, or a little beside where it would cover another text or a small hull.
+    If there are more classes than colors, classes of the same color differ in the line around their hull. A class name
+    is written in its hull, or slightly moved if it would cover another name or a small hull.
 
     Args:
-        panels: From a panel's name to its `HullPanel`.
-        points_name: What the small dots are, in the legend.
-        class_names: From the class to the text at its hull; `None` shows the class as it is.
-        width: In inches.
-        title: Above the figure.
+        panels: dict from the name of a panel to its `HullPanel`.
+        points_name: str. Label of the small dots in the legend.
+        class_names: dict or list from the class to the text at its hull; `None` shows the class itself.
+        width: float. Width in inches.
+        title: str. Title of the figure. Default: none.
 
     Returns:
         A `matplotlib.figure.Figure`.
@@ -54,7 +54,7 @@ def class_hulls(panels, *, points_name="embeddings", class_names=None, width=sty
         ValueError: If there is no panel or a panel has no hull.
     """
     if not panels or not all(panel.outlines for panel in panels.values()):
-        raise ValueError(f"Each panel needs a hull. Received: panels {list(panels)}.")
+        raise ValueError(f"Each panel needs at least one hull. Received: panels {list(panels)}.")
     figure = style.new_figure(width, width / len(panels) + 0.55)
     grid = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     classes = sorted({label for panel in panels.values() for label in panel.outlines})
@@ -91,8 +91,8 @@ def class_hulls(panels, *, points_name="embeddings", class_names=None, width=sty
     if any(panel.points is not None for panel in panels.values()):
         entries.append(_entry("o", 2.0, points_name, style.QUIET))
     for place, kind in enumerate(kinds):
-        uncoloured = all(panel.marks[kind][1] is None for panel in panels.values() if kind in panel.marks)
-        entries.append(_entry(_shape(place), 4.0, kind, style.TEXT if uncoloured else style.QUIET))
+        uncolored = all(panel.marks[kind][1] is None for panel in panels.values() if kind in panel.marks)
+        entries.append(_entry(_shape(place), 4.0, kind, style.TEXT if uncolored else style.QUIET))
     figure.legend(
         handles=entries,
         loc="outside lower center",
@@ -106,7 +106,7 @@ def class_hulls(panels, *, points_name="embeddings", class_names=None, width=sty
 
 
 def _limits(panels):
-    """The lower left and the upper right corner of a square around everything."""
+    """Lower left and upper right corner of a square around everything."""
     groups = [corners for panel in panels for corners in panel.outlines.values()]
     groups += [points for panel in panels for points, _ in panel.marks.values()]
     groups += [panel.points for panel in panels if panel.points is not None]
@@ -114,7 +114,7 @@ def _limits(panels):
 
 
 def _text_places(panel, distance):
-    """In the middle of the hulls, or above those that the text would cover."""
+    """Places of the class names: in the middle of the hulls, or above small ones."""
     places = [
         np.mean(corners, axis=0) + (0.0, 0.7 * distance if np.ptp(corners, axis=0).max() < 0.5 * distance else 0.0)
         for corners in panel.outlines.values()
@@ -123,9 +123,9 @@ def _text_places(panel, distance):
 
 
 def _spread(places, distance):
-    """Moves places, `(n, 2)`, that are nearer than `distance` to each other apart, all others not."""
+    """Separate places `(n, 2)` that are closer than `distance` to each other; others do not move."""
     places = np.array(places, np.float64)
-    # A place on another one is moved upwards.
+    # Coincident places are separated upwards.
     tiny = 1e-3 * distance * np.arange(len(places))[:, None] * [0.0, 1.0]
     for _ in range(200):
         apart = (places + tiny)[:, None] - (places + tiny)

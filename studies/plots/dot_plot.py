@@ -1,4 +1,4 @@
-"""Contestants in rows, their scores as dots."""
+"""Dot plot of scores, one row per contestant."""
 
 from __future__ import annotations
 
@@ -22,37 +22,39 @@ def dot_plot(
     width=style.COLUMN_WIDTH,
     title=None,
 ):
-    """Draws the scores of contestants under one or more conditions: a dot for each, the mean with its deviation.
+    """Draw the scores of contestants under one or more conditions: each score, and the mean with its deviation.
 
     Args:
-        names: The contestants.
-        series: From the name of a condition, such as a loss, to scores `(contestants, repetitions)`.
-        x_label: What a score is, with its unit.
-        baseline: The contestant whose mean is a dashed line through all rows, for each condition in its colour; its
-            row is shaded.
-        emphasized: Contestants in bold.
-        marks: From a text to a score that all are to be compared with: a dotted line.
-        sort: Whether the greatest mean over all conditions stands at the top; else the first of the names does.
-        width: In inches.
-        title: Above the figure.
+        names: list of str. Names of the contestants.
+        series: dict from the name of a condition, such as a loss, to scores `(contestants, repetitions)`.
+        x_label: str. Label of the scores, with their unit.
+        baseline: str. Contestant whose mean is drawn as a dashed line through all rows, in the color of each condition.
+            Its row is shaded. Default: none.
+        emphasized: Contestants in bold. Default: none.
+        marks: dict from a text to a reference score, drawn as a dotted line. Default: none.
+        sort: bool. Whether the rows are sorted by the mean over all conditions, the largest at the top. Otherwise they
+            have the order of the names. Default: True.
+        width: float. Width in inches.
+        title: str. Title of the figure. Default: none.
 
     Returns:
         A `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: If there are no scores, scores do not fit the names, or a name that is referred to is none of them.
+        ValueError: If there are no scores, their shape does not match the names, or `baseline` or an emphasized name is
+            unknown.
     """
     series = {name: np.asarray(scores, float) for name, scores in series.items()}
     for name, scores in series.items():
         if scores.ndim != 2 or len(scores) != len(names) or not scores.size:
             raise ValueError(
-                f"Scores do not fit. Received: {len(names)} names and scores of shape {scores.shape} for {name!r}."
+                f"Shapes do not match. Received: {len(names)} names and scores of shape {scores.shape} for {name!r}."
             )
     if not series:
         raise ValueError("There is nothing to draw. Received: no series.")
     for name in [*emphasized, *([] if baseline is None else [baseline])]:
         if name not in names:
-            raise ValueError(f"Received: {name!r}; expected one of {list(names)}.")
+            raise ValueError(f"Received: {name!r}. Expected: one of {list(names)}.")
     means = np.array([scores.mean(axis=1) for scores in series.values()])
     order = np.argsort(-means.mean(axis=0), kind="stable") if sort else np.arange(len(names))
     figure = style.new_figure(width, 0.75 + _ROW_HEIGHT * max(1.0, 0.6 * len(series)) * len(names))

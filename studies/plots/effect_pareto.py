@@ -1,4 +1,4 @@
-"""Effects in the order of their size."""
+"""Effects ordered by size."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class EffectPanel(NamedTuple):
     """One panel of `effect_pareto`.
 
     Attributes:
-        title: Above the panel, such as the loss; empty for none.
-        names: The effects.
-        values: How much each raises the score, or lowers it if negative, `(effects,)`.
-        limit: A greater effect, either way, is told from 0; None if that is not known.
+        title: str. Title of the panel, such as the loss; empty for none.
+        names: list of str. Names of the effects.
+        values: float array `(effects,)`. Positive effects raise the score.
+        limit: float. Effects of larger absolute value are significant; None if unknown.
     """
 
     title: str
@@ -29,28 +29,28 @@ class EffectPanel(NamedTuple):
     limit: float | None = None
 
 
-def effect_pareto(panels, x_label, *, limit_name="told from 0 beyond (95%)", width=None, title=None):
-    """Draws effects as bars, the greatest at the top, with a line beyond which they are told from 0.
+def effect_pareto(panels, x_label, *, limit_name="significance limit (95%)", width=None, title=None):
+    """Draw effects as bars, the largest at the top, with a line beyond which they are significant.
 
     Args:
-        panels: List of `EffectPanel`, side by side.
-        x_label: What an effect is, with its unit; its size is drawn, and its sign is in the colour and the number.
-        limit_name: What the line is, for the legend.
-        width: In inches; by default a column's for one panel and the text's for more.
-        title: Above the figure.
+        panels: list of `EffectPanel`, side by side.
+        x_label: str. Label of the effect, with its unit. Bars show absolute values; color and number show the sign.
+        limit_name: str. Label of the line in the legend.
+        width: float. Width in inches. Default: a column for one panel, the text width for several.
+        title: str. Title of the figure. Default: none.
 
     Returns:
         A `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: If there is nothing to draw, or a panel has not as many values as names.
+        ValueError: If there is nothing to draw, or names and values of a panel differ in number.
     """
     if not panels:
         raise ValueError("There is nothing to draw. Received: no panel.")
     for panel in panels:
         if np.ndim(panel.values) != 1 or len(panel.values) != len(panel.names) or not panel.names:
             raise ValueError(
-                f"Effects do not fit. Received: {len(panel.names)} names and values of shape {np.shape(panel.values)}."
+                f"Shapes do not match. Received: {len(panel.names)} names and values of shape {np.shape(panel.values)}."
             )
     width = width or (style.COLUMN_WIDTH if len(panels) == 1 else style.TEXT_WIDTH)
     rows = max(len(panel.names) for panel in panels)
@@ -73,7 +73,7 @@ def effect_pareto(panels, x_label, *, limit_name="told from 0 beyond (95%)", wid
         )
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(len(order) - 0.4, -0.6)
-        # Room for the numbers beside the longest bar.
+        # Room for the number next to the longest bar.
         axes.set_xlim(0.0, 1.22 * max(np.abs(values).max(), panel.limit or 0.0) or 1.0)
         axes.set_xlabel(x_label)
         axes.set_title(

@@ -13,33 +13,34 @@ _TITLE_LINE = 0.15
 def embedding_panels(
     panels, labels, class_names=None, *, columns=3, perplexity=30.0, seed=0, width=style.TEXT_WIDTH, title=None
 ):
-    """Draws the same samples in several embedding spaces, each class in a colour and shape of its own, with its name.
+    """Draw the same samples in several embedding spaces, each class with its own color and marker, and its name.
 
-    More than two dimensions are brought to the plane by t-SNE. The first panel starts from the principal components,
-    each other from the panel before: what stays together stays in its place, so that panels can be compared.
+    More than two dimensions are reduced by t-SNE. The first panel starts from the principal components, each other one
+    from the panel before, so that stable groups keep their place and panels can be compared.
 
     Args:
-        panels: Embeddings of the samples in each space, as `{title: (n, d)}`; d may differ.
-        labels: The samples' classes, `(n,)`: integers or text.
-        class_names: The names of the classes, if labels are integers: `class_names[label]`. `None` shows the labels.
-        columns: At most so many panels stand side by side.
-        perplexity: Of t-SNE, about how many neighbours a point has; lowered where there are few points.
-        seed: For t-SNE.
-        width: In inches.
-        title: Above the figure.
+        panels: dict from a title to the embeddings in a space, `(n, d)`; d may differ.
+        labels: array `(n,)` of int or str. Classes of the samples.
+        class_names: Names of the classes for integer labels: `class_names[label]`. `None` shows the labels.
+        columns: int. Maximum number of panels side by side. Default: 3.
+        perplexity: float. Perplexity of t-SNE, about the number of neighbors of a point. It is lowered if there are few
+            points. Default: 30.
+        seed: int. Seed of t-SNE. Default: 0.
+        width: float. Width in inches.
+        title: str. Title of the figure. Default: none.
 
     Returns:
         A `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: If there is no panel, shapes do not fit, a number is not finite, a label has no name, or a limit is
-            below 1.
+        ValueError: If there is no panel, shapes do not match, a number is not finite, a label has no name, or a limit
+            is below 1.
 
     Reference:
         L. van der Maaten and G. Hinton, "Visualizing Data using t-SNE", JMLR 9, 2008.
     """
     if not panels:
-        raise ValueError("Received: no panels; expected embeddings by title.")
+        raise ValueError("Received: no panels. Expected: embeddings by title.")
     limits = {"columns": columns, "perplexity": perplexity}
     spaces = [checked(space, labels, class_names, **limits)[0] for space in panels.values()]
     labels = np.asarray(labels)
@@ -68,7 +69,7 @@ def embedding_panels(
 def _frame(axes, axis_name):
     axes.set_box_aspect(1)
     if axis_name == "t-SNE":
-        # The numbers of t-SNE mean nothing.
+        # Coordinates of t-SNE have no meaning.
         axes.set(xticks=[], yticks=[])
         for spine in axes.spines.values():
             spine.set(linewidth=0.5, color=style.QUIET)

@@ -1,4 +1,4 @@
-"""How often values fall into intervals."""
+"""Stacked histogram of groups."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from tfdml.plots import style
 
 
 def histogram(groups, edges, x_label, y_label="number", *, marks=None, width=style.COLUMN_WIDTH, title=None):
-    """Draws how many values fall into each interval, the groups on top of each other.
+    """Draw the number of values in each interval, with the groups stacked.
 
     Args:
-        groups: From the name of a group to its values.
-        edges: Bounds of the intervals, increasing; an interval holds its lower bound, and the last one both.
-        x_label: What a value is, with its unit.
-        y_label: What is counted.
-        marks: From a text to a value with a dashed line, such as the median.
-        width: In inches.
-        title: Above the figure.
+        groups: dict from the name of a group to its values.
+        edges: float array. Increasing bounds of the intervals. An interval includes its lower bound, the last one both.
+        x_label: str. Label of the values, with their unit.
+        y_label: str. Label of the counts.
+        marks: dict from a text to a value that is drawn as a dashed line, such as the median. Default: none.
+        width: float. Width in inches.
+        title: str. Title of the figure. Default: none.
 
     Returns:
         A `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: If there is no value, or one lies in no interval.
+        ValueError: If there is no value, or one is outside the intervals.
     """
     edges = np.asarray(edges, float)
     groups = {name: np.asarray(values, float).reshape(-1) for name, values in groups.items()}
@@ -32,7 +32,7 @@ def histogram(groups, edges, x_label, y_label="number", *, marks=None, width=sty
         raise ValueError(f"There is nothing to draw. Received: {len(groups)} groups without a value.")
     if not (everything.min() >= edges[0] and everything.max() <= edges[-1]):
         raise ValueError(
-            f"Received: values {everything.min():g} to {everything.max():g}; expected {edges[0]:g} to {edges[-1]:g}."
+            f"Received: values {everything.min():g} to {everything.max():g}. Expected: {edges[0]:g} to {edges[-1]:g}."
         )
     figure = style.new_figure(width, 0.7 * width)
     axes = figure.subplots()

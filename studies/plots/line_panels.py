@@ -1,4 +1,4 @@
-"""Several quantities against one, in panels that share a legend."""
+"""Line plots of several quantities, in panels that share a legend."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ class LinePanel(NamedTuple):
     """One panel of `line_panels`.
 
     Attributes:
-        y_label: What y is, with its unit.
-        series: From the name of a line to its points, `(x values, y values)`.
-        bands: From the name of a line to the `(lower, upper)` edge of the band around it, such as quartiles; lines
-            that are missing have no band.
-        levels: From the name of a horizontal line, for what does not depend on x, to its height.
-        y_log: Whether the vertical axis is logarithmic.
+        y_label: str. Label of y, with its unit.
+        series: dict from the name of a line to its points, `(x values, y values)`.
+        bands: dict from the name of a line to the `(lower, upper)` edge of the band around it, such as quartiles.
+            Missing lines have no band.
+        levels: dict from the name of a horizontal line, for a value that does not depend on x, to its height.
+        y_log: bool. Whether the vertical axis is logarithmic.
     """
 
     y_label: str
@@ -29,23 +29,24 @@ class LinePanel(NamedTuple):
 
 
 def line_panels(panels, x_label, *, x_log=False, width=style.TEXT_WIDTH, title=None):
-    """Draws panels side by side; a name has the same colour and marker in all of them, and one legend tells it.
+    """Draw panels side by side with one legend; a name has the same color and marker in all of them.
 
     Args:
-        panels: List of `LinePanel`.
-        x_label: What x is, with its unit.
-        x_log: Whether the horizontal axes are logarithmic; the x values of the lines are marked on them then.
-        width: In inches.
-        title: Above the figure.
+        panels: list of `LinePanel`.
+        x_label: str. Label of x, with its unit.
+        x_log: bool. Whether the horizontal axes are logarithmic, with ticks at the x values of the lines.
+            Default: False.
+        width: float. Width in inches.
+        title: str. Title of the figure. Default: none.
 
     Returns:
         A `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: If there is no panel or a panel has no line, x and y differ in length, or a band belongs to no line.
+        ValueError: If there is no panel, a panel has no line, x and y differ in length, or a band has no line.
     """
     if not panels or not all(panel.series for panel in panels):
-        raise ValueError(f"There is nothing to draw. Received: {len(panels)} panels; expected each to have a line.")
+        raise ValueError(f"There is nothing to draw. Received: {len(panels)} panels. Expected: at least one line each.")
     names = list(dict.fromkeys(name for panel in panels for name in panel.series))
     levels = list(dict.fromkeys(name for panel in panels for name in panel.levels or {}))
     looks = {name: _line_look(index) for index, name in enumerate(names)}
@@ -59,12 +60,12 @@ def line_panels(panels, x_label, *, x_log=False, width=style.TEXT_WIDTH, title=N
             x, y = np.asarray(x, float), np.asarray(y, float)
             if x.ndim != 1 or x.shape != y.shape or not x.size:
                 raise ValueError(
-                    f"Line {name!r} does not fit. Received: x of shape {x.shape} and y of shape {y.shape}."
+                    f"Shapes of line {name!r} do not match. Received: x of shape {x.shape} and y of shape {y.shape}."
                 )
             (handles[name],) = axes.plot(x, y, label=name, **looks[name])
         for name, (lower, upper) in (panel.bands or {}).items():
             if name not in panel.series:
-                raise ValueError(f"Received: a band for {name!r}; expected names of {sorted(panel.series)}.")
+                raise ValueError(f"Received: a band for {name!r}. Expected: names of {sorted(panel.series)}.")
             axes.fill_between(
                 panel.series[name][0], lower, upper, color=looks[name]["color"], alpha=0.2, linewidth=0
             )

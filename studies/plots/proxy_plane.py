@@ -1,4 +1,4 @@
-"""Class proxies and the samples they stand for, in the plane."""
+"""Class proxies and samples in the plane."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from matplotlib.lines import Line2D
 from tfdml.plots import style
 
 _TITLE_LINE = 0.15
-# Mark, size in square points and place above the samples. The next proxies lie on top: they are samples themselves.
+# Marker, size in square points and z-order. The next proxies are on top because they are samples themselves.
 _KINDS = {"proxies": ("s", 26.0, 3), "next_proxies": ("o", 12.0, 4)}
 
 
 class ProxyPanel(NamedTuple):
-    """What one panel of `proxy_plane` shows.
+    """One panel of `proxy_plane`.
 
     Attributes:
-        points: Embeddings of samples, `(n, 2)`.
-        labels: Their classes, `(n,)`: whole numbers from 0.
-        proxies: Those of the classes, `(classes, k, 2)`.
-        next_proxies: Those that follow, `(classes, k, 2)`, or `None`.
+        points: float array `(n, 2)`. Embeddings of samples.
+        labels: int array `(n,)`. Their classes, from 0.
+        proxies: float array `(classes, k, 2)`. Proxies of the classes.
+        next_proxies: float array `(classes, k, 2)`. Proxies of the next problem, or `None`.
     """
 
     points: np.ndarray
@@ -43,31 +43,32 @@ def proxy_plane(
     width=style.TEXT_WIDTH,
     title=None,
 ):
-    """Draws samples in the colours of their classes, with proxies as squares and those that follow as circles.
+    """Draw samples in the colors of their classes, with proxies as squares and the next proxies as circles.
 
-    Classes that share a colour, for there are fewer colours than classes, differ in its darkness and in the shape of
-    the samples. A class' name stands beside it, away from the middle of the plane. All panels have one scale.
+    If there are more classes than colors, classes of the same color differ in its darkness and in the marker of the
+    samples. A class name is next to its samples, away from the middle of the plane. All panels have one scale.
 
     Args:
-        panels: From a panel's heading to its `ProxyPanel`.
-        class_names: The names of the classes: `class_names[label]`. `None` shows the labels.
-        columns: At most so many panels stand side by side.
-        max_points: At most so many samples of a panel are drawn, chosen at random; the names' places are by all.
-        seed: For that choice; panels with as many samples show the same ones.
-        proxies_name: What the squares are, in the legend.
-        next_name: What the circles are.
-        width: In inches.
-        title: Above the figure.
+        panels: dict from the heading of a panel to its `ProxyPanel`.
+        class_names: Names of the classes: `class_names[label]`. `None` shows the labels.
+        columns: int. Maximum number of panels side by side. Default: 3.
+        max_points: int. Maximum number of samples drawn per panel, chosen at random. Names are placed by all samples.
+            Default: 600.
+        seed: int. Seed of that choice. Panels with the same number of samples show the same ones. Default: 0.
+        proxies_name: str. Label of the squares in the legend.
+        next_name: str. Label of the circles in the legend.
+        width: float. Width in inches.
+        title: str. Title of the figure. Default: none.
 
     Returns:
         A `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: If there is no panel, shapes do not fit, a number is not finite, or a limit is below 1.
+        ValueError: If there is no panel, shapes do not match, a number is not finite, or a limit is below 1.
     """
     if not panels or columns < 1 or max_points < 1:
         raise ValueError(
-            f"Received: {len(panels)} panels, columns={columns}, max_points={max_points}; expected one or more of each."
+            f"Received: {len(panels)} panels, columns={columns}, max_points={max_points}. Expected: at least 1 each."
         )
     panels = {heading: _checked(panel) for heading, panel in panels.items()}
     columns = min(int(columns), len(panels))
@@ -84,7 +85,7 @@ def proxy_plane(
         shown[np.random.default_rng(seed).permutation(len(shown))[:max_points]] = True
         _draw(axes, panel, shown, class_names, 0.05 * (high - low)[0])
         axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
-        # Below the last panel of a column, which may stand above an empty place.
+        # Below the last panel of a column, which may be above an empty cell.
         if place + columns >= len(panels):
             axes.set_xlabel("dimension 1")
             axes.tick_params(labelbottom=True)
@@ -101,17 +102,17 @@ def _checked(panel):
     points, labels = np.asarray(panel.points, np.float64), np.asarray(panel.labels)
     if points.ndim != 2 or points.shape[1] != 2 or not len(points) or labels.shape != points.shape[:1]:
         raise ValueError(
-            f"Received: points of shape {points.shape} and labels of shape {labels.shape}; expected (n, 2) and (n,)."
+            f"Received: points of shape {points.shape} and labels of shape {labels.shape}. Expected: (n, 2) and (n,)."
         )
     proxies = [None if of is None else np.asarray(of, np.float64) for of in (panel.proxies, panel.next_proxies)]
     for of in proxies:
         if of is not None and (of.ndim != 3 or of.shape[2] != 2 or len(of) <= labels.max()):
             raise ValueError(
-                f"Received: proxies of shape {of.shape} and labels up to {labels.max()}; expected (classes, k, 2)."
+                f"Received: proxies of shape {of.shape} and labels up to {labels.max()}. Expected: (classes, k, 2)."
             )
     panel = ProxyPanel(points, labels, *proxies)
     if not np.isfinite(_everything(panel)).all():
-        raise ValueError("Received: points or proxies with NaN or infinity; expected finite numbers.")
+        raise ValueError("Received: points or proxies with NaN or infinity. Expected: finite numbers.")
     return panel
 
 
@@ -121,7 +122,7 @@ def _everything(panel):
 
 
 def _draw(axes, panel, shown, class_names, distance):
-    """One panel, of its samples those that are shown; class names have the distance from their samples."""
+    """Draw one panel with the `shown` samples; `distance` separates class names from their samples."""
     middle = panel.points.mean(axis=0)
     for label in np.unique(panel.labels):
         is_member, color = panel.labels == label, _color(label)
@@ -138,11 +139,11 @@ def _draw(axes, panel, shown, class_names, distance):
                     edgecolors=style.TEXT if kind == "proxies" else "white", zorder=order,
                 )  # fmt: skip
         name = style.drawable(label if class_names is None else class_names[label])
-        style.write_class(axes, _beside(members, middle, distance), name, color, order=5)
+        style.write_class(axes, _next_to(members, middle, distance), name, color, order=5)
 
 
-def _beside(members, middle, distance):
-    """Beside most members of a class, on the side that is away from the middle."""
+def _next_to(members, middle, distance):
+    """Place next to most members of a class, on the side away from the middle."""
     center = np.median(members, axis=0)
     outwards = center - middle
     length = np.linalg.norm(outwards)
@@ -151,8 +152,8 @@ def _beside(members, middle, distance):
 
 
 def _color(label):
-    turn, place = divmod(int(label), len(style.PALETTE))
-    return (0.55 if turn % 2 else 1.0) * np.array(to_rgb(style.PALETTE[place]))
+    round_, place = divmod(int(label), len(style.PALETTE))
+    return (0.55 if round_ % 2 else 1.0) * np.array(to_rgb(style.PALETTE[place]))
 
 
 def _legend(figure, proxies_name, next_name):

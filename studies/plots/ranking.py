@@ -1,4 +1,4 @@
-"""Who came where in a tournament."""
+"""Ranks of contestants in a tournament."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from tfdml.plots import style
 
 
 def ranking(names, ranks, *, width=style.COLUMN_WIDTH, title=None):
-    """Draws the ranks of contestants over several settings: a dot for each, the mean with its standard deviation.
+    """Draw the ranks of contestants over several settings: each rank, and the mean with its standard deviation.
 
     Args:
-        names: The contestants.
-        ranks: `(contestants, settings)`, 1 for the best.
-        width: In inches.
-        title: Above the figure.
+        names: list of str. Names of the contestants.
+        ranks: float array `(contestants, settings)`, 1 for the best.
+        width: float. Width in inches.
+        title: str. Title of the figure. Default: none.
 
     Returns:
         A `matplotlib.figure.Figure`, the best contestant at the top.
 
     Raises:
-        ValueError: If there are not as many rows of ranks as names.
+        ValueError: If the rows of `ranks` and the names differ in number.
     """
     ranks = np.asarray(ranks, float)
     if ranks.ndim != 2 or len(ranks) != len(names) or not ranks.size:
-        raise ValueError(f"Ranks do not fit. Received: {len(names)} names and ranks of shape {ranks.shape}.")
+        raise ValueError(f"Shapes do not match. Received: {len(names)} names and ranks of shape {ranks.shape}.")
     order = np.argsort(ranks.mean(axis=1), kind="stable")
     figure = style.new_figure(width, 0.5 + 0.24 * len(names))
     axes = figure.subplots()
     style.style_axes(axes)
     for place, index in enumerate(order):
-        # Equal ranks side by side rather than on top of each other.
+        # Equal ranks are shifted so that they do not cover each other.
         values, seen = ranks[index], {}
         shifts = [seen.setdefault(value, []).append(value) or len(seen[value]) - 1 for value in values]
         axes.plot(values, place + 0.09 * np.array(shifts), ".", color=style.SKY, markersize=4)

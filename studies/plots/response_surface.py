@@ -1,4 +1,4 @@
-"""A surface that was fitted to scattered trials."""
+"""Response surface fitted to scattered trials."""
 
 from __future__ import annotations
 
@@ -12,37 +12,38 @@ def response_surface(
     x, y, surface, points, values, x_label, y_label, label, *, x_ticks=None, y_ticks=None, x_break=None,
     width=style.COLUMN_WIDTH, title=None,
 ):  # fmt: skip
-    """Draws a surface over a plane in colours with contours, and on it the trials in the colours of their own values.
+    """Draw a surface in colors with contours, and on it the trials in the colors of their own values.
 
-    So a trial that stands out from its surroundings is one that the surface does not follow. The best trial has a star.
+    The surface does not fit a trial that stands out from its surroundings. The best trial is marked with a star.
 
     Args:
-        x: Where the surface's columns are, `(columns,)`, increasing.
-        y: Where its rows are, `(rows,)`, increasing.
-        surface: `(rows, columns)`.
-        points: Places of the trials, `(trials, 2)`.
-        values: What they gave, `(trials,)`; larger is better.
-        x_label: What x is, with its unit.
-        y_label: What y is, with its unit.
-        label: What the surface and the values are.
-        x_ticks: From places on the horizontal axis to their text; `None` for matplotlib's numbers.
-        y_ticks: The same of the vertical axis.
-        x_break: Where the horizontal axis changes its meaning, as from 0 to a logarithm: a dashed line.
-        width: In inches.
-        title: Above the figure.
+        x: float array `(columns,)`, increasing. Coordinates of the columns of the surface.
+        y: float array `(rows,)`, increasing. Coordinates of its rows.
+        surface: float array `(rows, columns)`.
+        points: float array `(trials, 2)`. Coordinates of the trials.
+        values: float array `(trials,)`. Results of the trials; larger is better.
+        x_label: str. Label of x, with its unit.
+        y_label: str. Label of y, with its unit.
+        label: str. Label of the surface and the values.
+        x_ticks: dict from coordinates on the horizontal axis to their text; `None` for the numbers of matplotlib.
+        y_ticks: The same for the vertical axis.
+        x_break: float. Coordinate of a dashed line where the horizontal axis changes its meaning, for example from 0 to
+            a logarithm. Default: none.
+        width: float. Width in inches.
+        title: str. Title of the figure. Default: none.
 
     Returns:
         A `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: If there is no trial or shapes do not fit.
+        ValueError: If there is no trial or shapes do not match.
     """
     x, y, surface, points, values = (np.asarray(array, float) for array in (x, y, surface, points, values))
     if surface.shape != (len(y), len(x)) or not surface.size:
-        raise ValueError(f"Received: a surface of shape {surface.shape}; expected {(len(y), len(x))}, rows × columns.")
+        raise ValueError(f"Received: a surface of shape {surface.shape}. Expected: {(len(y), len(x))}, rows × columns.")
     if points.shape != (len(values), 2) or not len(values):
         raise ValueError(
-            f"Trials do not fit. Received: points of shape {points.shape} and values of shape {values.shape}."
+            f"Shapes do not match. Received: points of shape {points.shape} and values of shape {values.shape}."
         )
     figure = style.new_figure(width, 0.85 * width)
     axes = figure.subplots()
@@ -51,7 +52,7 @@ def response_surface(
         "cmap": style.SEQUENTIAL_COLORMAP,
         "norm": Normalize(min(surface.min(), values.min()), max(surface.max(), values.max())),
     }
-    # An image of the cells rather than one shape for each of them.
+    # Rasterized, rather than one vector shape per cell.
     drawn = axes.pcolormesh(x, y, surface, shading="nearest", rasterized=True, **look)
     if np.ptp(surface):
         axes.contour(x, y, surface, levels=8, colors="white", linewidths=0.5, alpha=0.6)

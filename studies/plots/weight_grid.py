@@ -1,4 +1,4 @@
-"""Weights of one feature map under many settings."""
+"""Weights of one feature map for several settings."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ _BAR_HEIGHT = 0.5
 def weight_grid(
     image, maps, row_names, column_names, *, label="weight", limit=None, width=style.TEXT_WIDTH, title=None
 ):
-    """Draws an image beside a table of maps of weights over it, all on one scale.
+    """Draw an image next to a grid of its weight maps, all on one scale.
 
     Args:
-        image: The image, as for `pooling_maps`: it stands before the first row.
-        maps: `(rows, columns, h, w)` weights >= 0.
-        row_names: Text at the rows.
-        column_names: Text above the columns.
-        label: What a weight is, with its unit, at the colour bar.
-        limit: The upper end of the scale; `None` for the largest weight.
-        width: In inches.
-        title: Above the figure.
+        image: The image, as for `pooling_maps`. It is left of the first row.
+        maps: float array `(rows, columns, h, w)` of weights >= 0.
+        row_names: list of str. Labels of the rows.
+        column_names: list of str. Titles of the columns.
+        label: str. Label of the color bar, with the unit of the weights.
+        limit: float. Upper end of the scale; `None` for the largest weight.
+        width: float. Width in inches.
+        title: str. Title of the figure. Default: none.
 
     Returns:
         A `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: If shapes do not fit, or a weight is negative or not finite.
+        ValueError: If shapes do not match, or a weight is negative or not finite.
     """
     maps = np.asarray(maps, np.float64)
     if maps.ndim != 4 or not maps.size or maps.shape[:2] != (len(row_names), len(column_names)):
         raise ValueError(
-            f"Maps do not fit. Received: maps of shape {maps.shape}, {len(row_names)} row names and "
-            f"{len(column_names)} column names; expected (rows, columns, h, w)."
+            f"Shapes do not match. Received: maps of shape {maps.shape}, {len(row_names)} row names and "
+            f"{len(column_names)} column names. Expected: (rows, columns, h, w)."
         )
     if not np.isfinite(maps).all() or maps.min() < 0:
-        raise ValueError(f"Received: weights in [{maps.min():g}, {maps.max():g}]; expected finite weights >= 0.")
+        raise ValueError(f"Received: weights in [{maps.min():g}, {maps.max():g}]. Expected: finite weights >= 0.")
     rows, columns, height, across = maps.shape
     side = (width - 0.3) / (columns + 1)
     figure = style.new_figure(

@@ -95,7 +95,7 @@ def test_alternating_and_batch_differ_in_what_they_tell(tmp_path, trained):
         ["C2 in the batch", "16", "0.060"], ["C2 in the batch", "32", "0.030"],
         ["C2 + CCP", "16", "0.060"], ["C2 + CCP", "32", "0.030"],
     ]  # fmt: skip
-    assert "Between seeds" not in (tmp_path / "batch.md").read_text(encoding="utf-8")
+    assert "between seeds" not in (tmp_path / "batch.md").read_text(encoding="utf-8")
     for part in parts:
         assert (tmp_path / f"{part}.png").stat().st_size > 1000
 
@@ -106,7 +106,7 @@ def test_steps(tmp_path, trained):
     header, first, later = rows_of(tmp_path / "steps.csv")
     assert first == ["first problem", "6", "102", "102", "102", "106", "108", "0"]
     assert later == ["later problems", "6", "50", "50", "50", "50", "50", "100"]
-    assert "12 problems that ended in 6 trainings" in (tmp_path / "steps.md").read_text(encoding="utf-8")
+    assert "12 finished problems of 6 runs" in (tmp_path / "steps.md").read_text(encoding="utf-8")
     assert (tmp_path / "steps.png").stat().st_size > 1000
 
 
@@ -224,11 +224,11 @@ def test_recipe_takes_all_settings():
     ("arguments", "message"),
     [
         ({"parts": ["pools"]}, "Did you mean 'pool'"),
-        ({"proxies": [0]}, r"proxies=\[0\]; expected 1 to 16"),
-        ({"proxies": [17]}, "expected 1 to 16"),
+        ({"proxies": [0]}, r"proxies=\[0\]. Expected: 1 to 16"),
+        ({"proxies": [17]}, "Expected: 1 to 16"),
         ({"proxies": []}, "no proxies"),
         ({"pool_sizes": [0]}, "pool_sizes"),
-        ({"batch_sizes": [4]}, "expected at least 8 and a multiple of 4"),
+        ({"batch_sizes": [4]}, "Expected: at least 8 and a multiple of 4"),
         ({"batch_sizes": [18]}, "a multiple of 4"),
         ({"trials": 0}, "trials"),
         ({"seeds": []}, "no seeds"),

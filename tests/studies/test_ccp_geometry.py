@@ -108,7 +108,7 @@ def test_split_takes_the_last_of_each_class(digits):
         np.testing.assert_array_equal(most.images[most.labels == label], of_class[:-7])
         np.testing.assert_array_equal(last.images[last.labels == label], of_class[-7:])
     for count in (0, 200):
-        with pytest.raises(InputError, match=f"Received: {count} images of each class"):
+        with pytest.raises(InputError, match=f"Received: {count} images per class"):
             split_samples(digits, count)
 
 
@@ -181,7 +181,7 @@ def test_report(study):
     folder, results = study
     with open(folder / "ccp_geometry.csv", newline="") as file:
         rows = list(csv.reader(file))
-    assert [row[0] for row in rows[1:]] == ["one problem", "CCP, proxies", "CCP, samples in the proxies' place"]
+    assert [row[0] for row in rows[1:]] == ["one problem", "CCP, proxies", "CCP, samples in place of proxies"]
     for row, (problems,) in zip(rows[1:], results.values()):
         best = best_of(problems)
         assert (row[1], row[-1]) == (f"{best.map_at_r:.3f}", f"{best.map_at_r:.4f}")

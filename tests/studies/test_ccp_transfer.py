@@ -179,7 +179,7 @@ def test_a_stopped_run_ends_with_the_same_weights(finished, tmp_path):
 def test_a_run_without_its_problems_weights(finished, tmp_path):
     shutil.copytree(finished[0] / "runs", tmp_path / "runs")
     (tmp_path / "runs" / "ccp-0" / "problems" / "2.npz").unlink()
-    with pytest.raises(InputError, match="holds no weights of problem 2"):
+    with pytest.raises(InputError, match="has no weights of problem 2"):
         study.ccp_transfer(tmp_path, [0], "digits-quick", TINY)
 
 
@@ -218,10 +218,10 @@ def test_tables_of_seeds_with_more_and_fewer_problems(tmp_path):
     assert rows["CCP, best of all"][:2] == ["2", f"250 ± {np.std([200, 300], ddof=1):.0f}"]
     changes = {row[0]: row[1:] for row in tables["changes"][1:]}
     deviation = np.std([0.1, 0.2], ddof=1)
-    assert changes["CCP, best of all, less problem 1"][0] == f"0.150 ± {deviation:.3f}"
-    assert changes["CCP, best of all, less problem 1"][2] == f"-0.150 ± {deviation:.3f}"
-    assert changes["fixed proxies, less problem 1"][0] == f"0.000 ± {np.std([-0.1, 0.1], ddof=1):.3f}"
-    assert changes["CCP, best of all, less fixed proxies"][0] == f"0.150 ± {np.std([0.2, 0.1], ddof=1):.3f}"
+    assert changes["CCP, best of all, minus problem 1"][0] == f"0.150 ± {deviation:.3f}"
+    assert changes["CCP, best of all, minus problem 1"][2] == f"-0.150 ± {deviation:.3f}"
+    assert changes["fixed proxies, minus problem 1"][0] == f"0.000 ± {np.std([-0.1, 0.1], ddof=1):.3f}"
+    assert changes["CCP, best of all, minus fixed proxies"][0] == f"0.150 ± {np.std([0.2, 0.1], ddof=1):.3f}"
     assert [row[:3] for row in tables["seeds"][1:3]] == [["3", "problem 1", "100"], ["3", "problem 2", "200"]]
     assert len(tables["seeds"]) == 1 + 4 + 5
 
@@ -243,6 +243,6 @@ def test_the_image_shows_some_classes_and_some_problems():
 
 
 def test_too_few_classes_to_draw(tmp_path):
-    with pytest.raises(InputError, match="shown_classes=1; expected at least 2"):
+    with pytest.raises(InputError, match="shown_classes=1. Expected: at least 2"):
         study.ccp_transfer(tmp_path, shown_classes=1)
     assert not list(tmp_path.iterdir())

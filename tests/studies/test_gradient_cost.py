@@ -170,11 +170,11 @@ def test_memory_unknown(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"iterations": []}, r"iterations=\[\]; expected at least one"),
+        ({"iterations": []}, r"iterations=\[\]. Expected: at least one"),
         ({"iterations": [5, 0]}, "iterations=0; expected an integer >= 1"),
         ({"repeats": 0}, "repeats=0"),
         ({"smoothing": 0.0}, "smoothing=0.0"),
-        ({"other_ratios": [1.0]}, "ratio=1.0; expected 0 < ratio < 1"),
+        ({"other_ratios": [1.0]}, "ratio=1.0. Expected: 0 < ratio < 1"),
     ],
 )
 def test_bad_input(tmp_path, arguments, message):

@@ -62,5 +62,5 @@ def test_errors():
         class_hulls(np.ones((3, 3)), np.zeros(3))
     with pytest.raises(ValueError, match="points of extent 0.0"):
         class_hulls(np.ones((3, 2)), np.zeros(3))
-    with pytest.raises(ValueError, match="two hulls or more"):
+    with pytest.raises(ValueError, match="at least two hulls"):
         hull_overlap(hulls_of(square(0, 0, 1)))

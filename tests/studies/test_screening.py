@@ -147,7 +147,7 @@ def test_constant_scores():
 
 @pytest.mark.parametrize("shape", [(7, 2), (8,), (8, 0)])
 def test_scores_that_do_not_fit(shape):
-    with pytest.raises(ValueError, match=r"expected \(8, seeds\)"):
+    with pytest.raises(ValueError, match=r"Expected: \(8, seeds\)"):
         analyse(half_fraction(4), np.zeros(shape), NAMES)
 
 
@@ -207,7 +207,7 @@ def test_quick_and_other_levels(tmp_path, trained):
 @pytest.mark.parametrize(
     ("levels", "message"),
     [
-        ({"ratio": [0.7, 0.3]}, r"levels of μ \[0.7, 0.3\]; expected a low and a high level"),
+        ({"ratio": [0.7, 0.3]}, r"levels of μ \[0.7, 0.3\]. Expected: a low and a high level"),
         ({"prototypes": [8]}, r"levels of m \[8\]"),
         ({"prototypes": [0, 8]}, "m=0; expected an integer >= 1"),
         ({"ratio": [0.5, 1.5]}, "μ=1.5"),

@@ -95,7 +95,7 @@ def test_transfer_errors():
         attribute_transfer(attributes, embeddings[:-1], labels, splits)
     with pytest.raises(ValueError, match=r"splits of shape \(3, 10\)"):
         attribute_transfer(attributes, embeddings, labels, splits.reshape(3, 10))
-    with pytest.raises(ValueError, match=r"classes \[12\], of which there are no samples"):
+    with pytest.raises(ValueError, match=r"splits with classes \[12\]"):
         attribute_transfer(attributes, embeddings, labels, np.where(splits == 0, 12, splits))
     with pytest.raises(ValueError, match="ridge"):
         attribute_transfer(attributes, embeddings, labels, splits, ridge=0.0)
@@ -110,7 +110,7 @@ def test_random_splits():
     shares = np.bincount(random_splits(10, 2000)[:, 0].ravel()) / 2000
     np.testing.assert_allclose(shares, 0.5, atol=0.05)
     assert random_splits(7, 2).shape == (2, 2, 3)
-    with pytest.raises(ValueError, match="3 classes; expected at least 4"):
+    with pytest.raises(ValueError, match="3 classes. Expected: at least 4"):
         random_splits(3, 1)
 
 
@@ -152,10 +152,10 @@ def test_images_are_split_class_by_class(tmp_path):
 
 def test_images_that_cannot_be_split(tmp_path):
     few = data.LabeledImages(np.zeros((4, 8, 8, 1), np.uint8), [0, 0, 0, 0], ("only",))
-    with pytest.raises(ValueError, match="4 images of 'only'; expected at least 10"):
+    with pytest.raises(ValueError, match="4 images of 'only'. Expected: at least 10"):
         split_images(few, tmp_path / "few")
     paths = data.LabeledImages(["a.png"], [0], ("only",))
-    with pytest.raises(ValueError, match="expected images in memory"):
+    with pytest.raises(ValueError, match="Expected: images in memory"):
         split_images(paths, tmp_path / "paths")
     assert not (tmp_path / "few").exists()
 
@@ -185,7 +185,7 @@ def test_transport_of_an_embedder(return_attributes):
 
 def test_transport_needs_prototypes():
     embedder = models.build_embedder(tiny_backbone.build((13, 11, 1)), "gap", 7)
-    with pytest.raises(ValueError, match="expected GeneralizedSumPooling"):
+    with pytest.raises(ValueError, match="Expected: GeneralizedSumPooling"):
         study.with_transport(embedder)
 
 
@@ -218,7 +218,7 @@ def test_seen_classes(tmp_path, monkeypatch):
         assert outcome.means.shape == (10, 8) and len(outcome.transfer.l2) == 20
         np.testing.assert_allclose(outcome.means.sum(axis=1), 1.0, rtol=1e-4)
     table = (tmp_path / "transfer.md").read_text()
-    assert "(at random 20%)" in table and "| seen classes | with the loss    |" in table
+    assert "(by chance 20%)" in table and "| seen classes | with the loss    |" in table
     assert len((tmp_path / "seeds.csv").read_text().splitlines()) == 4
     for image in ("attributes-seen.png", "maps-seen.png", "transfer.png"):
         assert (tmp_path / image).stat().st_size > 1000
@@ -263,4 +263,4 @@ def test_unseen_classes_are_those_of_the_recipe(tmp_path, monkeypatch):
     expected = [f"unseen-{training}-{seed}" for training in ("without", "with") for seed in (3, 4)]
     assert [name for name, _ in asked] == expected
     assert all(outcome.means.shape == (4, 8) for outcomes in results.values() for outcome in outcomes)
-    assert "(at random 50%)" in (tmp_path / "transfer.md").read_text()
+    assert "(by chance 50%)" in (tmp_path / "transfer.md").read_text()

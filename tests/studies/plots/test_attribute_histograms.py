@@ -31,9 +31,9 @@ def test_each_prototype_has_a_colour():
 def test_errors():
     with pytest.raises(ValueError, match="no rows"):
         attribute_histograms({})
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match="do not match"):
         attribute_histograms({**ROWS, "other": (MEANS[:2], MEANS[:2])})
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match="do not match"):
         attribute_histograms({"row": (MEANS[0], MEANS[0])})
     with pytest.raises(ValueError, match="not finite"):
         attribute_histograms({"row": (MEANS * np.nan, MEANS)})

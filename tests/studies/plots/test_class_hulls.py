@@ -75,5 +75,5 @@ def test_everything_lies_in_the_figure(count):
 
 @pytest.mark.parametrize("panels", [{}, {"empty": HullPanel({})}])
 def test_nothing_to_draw(panels):
-    with pytest.raises(ValueError, match="Each panel needs a hull"):
+    with pytest.raises(ValueError, match="Each panel needs at least one hull"):
         class_hulls(panels)

@@ -18,7 +18,7 @@ def test_bars_in_order_of_size():
     assert list(first.lines[0].get_xdata()) == [0.8, 0.8] and not second.lines
     assert (first.get_title(), first.get_xlabel()) == ("C2", "effect (points)")
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert legend == ["raises", "lowers", "told from 0 beyond (95%)"]
+    assert legend == ["raises", "lowers", "significance limit (95%)"]
     assert figure.get_suptitle() == "title"
 
 

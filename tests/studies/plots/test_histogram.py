@@ -40,7 +40,7 @@ def test_the_last_interval_has_both_bounds():
 def test_errors():
     with pytest.raises(ValueError, match="2 groups without a value"):
         histogram({"a": [], "b": []}, EDGES, "x")
-    with pytest.raises(ValueError, match="values 10 to 61; expected 0 to 60"):
+    with pytest.raises(ValueError, match="values 10 to 61. Expected: 0 to 60"):
         histogram({"a": [10, 61]}, EDGES, "x")
     with pytest.raises(ValueError, match="values nan to nan"):
         histogram({"a": [10, np.nan]}, EDGES, "x")

@@ -40,5 +40,5 @@ def test_errors():
         line_panels([TIME, LinePanel("y", {})], "x")
     with pytest.raises(ValueError, match=r"x of shape \(1,\) and y of shape \(2,\)"):
         line_panels([LinePanel("y", {"a": ([1], [1, 2])})], "x")
-    with pytest.raises(ValueError, match=r"a band for 'b'; expected names of \['a'\]"):
+    with pytest.raises(ValueError, match=r"a band for 'b'. Expected: names of \['a'\]"):
         line_panels([LinePanel("y", {"a": ([1], [1])}, {"b": ([0], [2])})], "x")

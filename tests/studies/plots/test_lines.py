@@ -37,5 +37,5 @@ def test_errors():
         lines({}, "x", "y")
     with pytest.raises(ValueError, match=r"x of shape \(2,\) and y of shape \(3,\)"):
         lines({"a": ([1, 2], [1, 2, 3])}, "x", "y")
-    with pytest.raises(ValueError, match=r"a spread for \['b'\]; expected names of \['a'\]"):
+    with pytest.raises(ValueError, match=r"a spread for \['b'\]. Expected: names of \['a'\]"):
         lines({"a": ([1], [1])}, "x", "y", spread={"b": [1]})

@@ -40,5 +40,5 @@ def test_many_features_are_thinned_out():
 def test_errors():
     with pytest.raises(ValueError, match=r"features of shape \(5, 3\)"):
         prototype_cover(np.zeros((5, 3)), PROTOTYPES)
-    with pytest.raises(ValueError, match=r"prototypes of shape \(3, 2\); expected \(m, 2\) with m >= 4"):
+    with pytest.raises(ValueError, match=r"prototypes of shape \(3, 2\). Expected: \(m, 2\) with m >= 4"):
         prototype_cover(FEATURES, PROTOTYPES[:3])

@@ -40,7 +40,7 @@ def test_errors():
         prototype_maps(IMAGES[:0], ROWS)
     with pytest.raises(ValueError, match="2 images, 2 rows and 1 names"):
         prototype_maps(IMAGES, ROWS, names=["a"])
-    with pytest.raises(ValueError, match="Maps do not fit"):
+    with pytest.raises(ValueError, match="Shapes do not match"):
         prototype_maps(IMAGES, {"row": (SHARES, NEAREST[:1])})
-    with pytest.raises(ValueError, match="expected 0 to 1"):
+    with pytest.raises(ValueError, match="Expected: 0 to 1"):
         prototype_maps(IMAGES, {"row": (2 + SHARES, NEAREST)})

@@ -27,5 +27,5 @@ def test_equal_ranks_lie_side_by_side():
 
 @pytest.mark.parametrize("ranks", [RANKS[:2], RANKS[0], np.zeros((3, 0))])
 def test_wrong_shapes(ranks):
-    with pytest.raises(ValueError, match="Ranks do not fit. Received: 3 names"):
+    with pytest.raises(ValueError, match="Shapes do not match. Received: 3 names"):
         ranking(NAMES, ranks)

@@ -45,9 +45,9 @@ def test_ticks_break_and_a_flat_surface():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match=r"surface of shape \(3, 2\); expected \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"surface of shape \(3, 2\). Expected: \(2, 3\)"):
         response_surface(X, Y, SURFACE.T, POINTS, VALUES, *LABELS)
     with pytest.raises(ValueError, match=r"points of shape \(3, 2\) and values of shape \(2,\)"):
         response_surface(X, Y, SURFACE, POINTS, VALUES[:2], *LABELS)
-    with pytest.raises(ValueError, match="Trials do not fit"):
+    with pytest.raises(ValueError, match="Shapes do not match"):
         response_surface(X, Y, SURFACE, np.zeros((0, 2)), [], *LABELS)

@@ -38,5 +38,5 @@ def test_everything_lies_in_the_figure(rows):
 def test_errors():
     with pytest.raises(ValueError, match="2 row names and 2 column names"):
         weight_grid(IMAGE, MAPS, ROWS, COLUMNS[:2])
-    with pytest.raises(ValueError, match="expected finite weights >= 0"):
+    with pytest.raises(ValueError, match="Expected: finite weights >= 0"):
         weight_grid(IMAGE, -MAPS, ROWS, COLUMNS)
