@@ -1,8 +1,8 @@
-"""Times one training step of each backbone, and measures its memory.
+"""Measure time and memory of a training step of each backbone.
 
-A step embeds a batch (128 dimensions, average pooling), scores it by the contrastive loss C2 and updates the weights by
-Adam. Each backbone, with batch normalisation as it is and frozen, runs in a process of its own; memory is what that
-process needed at its peak beyond what it had after TensorFlow was loaded. Ratios are to the first row.
+A step embeds a batch (128 dimensions, average pooling), computes the contrastive loss C2 and updates the weights with
+Adam. Each backbone, with trainable and with frozen batch normalization, runs in a separate process. Memory is the peak
+of that process beyond its memory after TensorFlow was loaded. Ratios are relative to the first row.
 
     python benchmarks/backbones.py
     python benchmarks/backbones.py bn_inception --frozen all --batch 32 --side 227
@@ -32,12 +32,12 @@ PER_CLASS = 4
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("backbones", nargs="*", default=BACKBONES, metavar="BACKBONE", help="the large ones by default")
-    parser.add_argument("--frozen", nargs="+", choices=FROZEN, default=("none", "all"))
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--side", type=int, default=227)
-    parser.add_argument("--repeats", type=int, default=3, help="steps that are timed, after two that are not")
-    parser.add_argument("--xla", action="store_true", help="compile the step")
+    parser.add_argument("backbones", nargs="*", default=BACKBONES, metavar="BACKBONE", help="default: the large ones")
+    parser.add_argument("--frozen", nargs="+", choices=FROZEN, default=("none", "all"), help="batch normalization")
+    parser.add_argument("--batch", type=int, default=32, help="images in a batch (default: %(default)s)")
+    parser.add_argument("--side", type=int, default=227, help="side of the images in pixels (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, help="timed steps, after two untimed (default: %(default)s)")
+    parser.add_argument("--xla", action="store_true", help="compile the step with XLA")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:

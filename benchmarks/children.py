@@ -1,4 +1,4 @@
-"""Measurements in a process of their own, whose memory nothing else has touched."""
+"""Measurements in a separate process, whose memory nothing else has used."""
 
 import json
 import subprocess
@@ -8,12 +8,12 @@ from studies.measurement import process_memory
 
 
 def result_of(script, *arguments):
-    """Runs a script by the same Python and gives the JSON of the last line that it prints."""
+    """Run a script with the same Python and parse the last line of its output as JSON."""
     command = [sys.executable, script, *map(str, arguments)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return json.loads(output.splitlines()[-1])
 
 
 def high_water_mark():
-    """MiB; what the system tells of usage (ru_maxrss) would count the process that started this one."""
+    """Peak memory of this process in MiB. `ru_maxrss` would include the parent process."""
     return process_memory("VmHWM") / 2**20

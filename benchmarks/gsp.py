@@ -1,13 +1,13 @@
-"""Times generalized sum pooling, forward and backward, and measures its memory and its error.
+"""Measure time, memory and error of generalized sum pooling, forward and backward.
 
 Compares the default (Newton's method, gradient in closed form) with the 100 fixed-point iterations of the thesis,
 with the gradient in closed form and unrolled, and with global average pooling. tfdml iterates on one number per
-image and on row sums that it takes once; "as printed" is Proposition 5.2.1 to the letter, with a product with the
+image, with row sums that are computed once. "As printed" follows Proposition 5.2.1 literally, with a product with the
 kernel in each iteration.
 
-"layer" is the whole pooling, with the distances and the weighted average, which all variants but the last share;
-"transport" goes from the costs to the weights and back. The variants take turns, so a busy machine slows all of them
-alike; times are medians, and ratios are medians of the turns' quotients.
+"layer" is the whole pooling, including the distances and the weighted average, which all variants but the last share.
+"transport" is the computation from the costs to the weights and back. The variants are timed alternately, so other work
+on the machine slows all of them alike. Times are medians, and ratios are medians of the ratios of the rounds.
 
     python benchmarks/gsp.py
     python benchmarks/gsp.py --batch 128 --size 7 --channels 1024 --prototypes 128 --modes graph
@@ -45,17 +45,18 @@ DEFAULT = "newton, closed form"
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--size", type=int, nargs="+", default=[8], help="height and width of the feature map")
-    parser.add_argument("--channels", type=int, default=128)
-    parser.add_argument("--prototypes", type=int, nargs="+", default=[64])
-    parser.add_argument("--ratio", type=float, default=0.3)
-    parser.add_argument("--smoothing", type=float, default=5.0)
-    parser.add_argument("--iterations", type=int, default=100, help="of the fixed-point iteration")
-    parser.add_argument("--attributes", action="store_true", help="return the attributes, too")
-    parser.add_argument("--modes", nargs="+", choices=tuple(MODES), default=["graph", "xla"])
-    parser.add_argument("--repeats", type=int, default=60, help="turns of each variant")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch", type=int, default=32, help="feature maps in a batch (default: %(default)s)")
+    parser.add_argument("--size", type=int, nargs="+", default=[8], help="sides of the feature maps (default: 8)")
+    parser.add_argument("--channels", type=int, default=128, help="channels of a feature (default: %(default)s)")
+    parser.add_argument("--prototypes", type=int, nargs="+", default=[64], help="numbers of prototypes (default: 64)")
+    parser.add_argument("--ratio", type=float, default=0.3, help="ratio μ (default: %(default)s)")
+    parser.add_argument("--smoothing", type=float, default=5.0, help="smoothing ε (default: %(default)s)")
+    parser.add_argument("--iterations", type=int, default=100, help="fixed-point iterations (default: %(default)s)")
+    parser.add_argument("--attributes", action="store_true", help="include the attributes in the output")
+    parser.add_argument("--modes", nargs="+", choices=tuple(MODES), default=["graph", "xla"],
+                        help="default: graph and xla")  # fmt: skip
+    parser.add_argument("--repeats", type=int, default=60, help="timing rounds (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the features (default: %(default)s)")
     return parser.parse_args()
 
 
@@ -72,7 +73,7 @@ def variants_of(iterations):
 
 
 def make_transport(setting, options):
-    """A function of the costs that gives the gradient of a loss of the pooling weights."""
+    """Make a function from costs to the gradient of a loss of the pooling weights."""
 
     def weights(costs):
         if "as_printed" in options:

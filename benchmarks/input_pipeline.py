@@ -1,20 +1,20 @@
-"""Images per second and peak memory of the training pipeline from JPEG files, and what its sampler costs.
+"""Measure images per second and peak memory of the training pipeline from JPEG files, and the cost of its sampler.
 
     python benchmarks/input_pipeline.py                          # images of 500×375 pixels, as in CUB-200-2011
     python benchmarks/input_pipeline.py --size 1500 1125
     python benchmarks/input_pipeline.py --only sampler
 
-Images are written to a temporary folder and go through the augmentation of the protocols: a random crop of 16–100 %
-of the area, resized to 227×227 with anti-aliasing, and a flip; float32 in 0–1, batches of 32. The ways are
+Images are written to a temporary folder and augmented as in the protocols: a random crop of 16–100 % of the area,
+resized to 227×227 with anti-aliasing, and a flip; float32 in 0–1, batches of 32. The variants are
 
     tfdml        balanced_batches
     pillow       two threads that open, crop and resize with Pillow, and write into the batch's array
-    whole        tf.data as in textbooks: the whole image is decoded, made float, cropped, resized and flipped
+    whole        textbook tf.data: the whole image is decoded, converted to float, cropped, resized and flipped
 
-and, for the sampler, the same images with the same preprocessing in the order of the set instead of drawn by class
+The sampler is compared with the same images and preprocessing in the order of the dataset instead of drawn by class
 (`ordered`), from files and in memory, with 200 classes (CUB-200-2011) and with 11,318 classes (the training half of
-Stanford Online Products). Ways are timed by turns in one run; a ratio is the median of the turns' quotients. Memory is
-what a process of its own, which does nothing else, needs at its peak beyond what it had before the pipeline.
+Stanford Online Products). Variants are timed alternately in one run; a ratio is the median of the ratios of the rounds.
+Memory is the peak of a separate process beyond its memory before the pipeline.
 """
 
 import argparse
@@ -54,12 +54,13 @@ SETS = {"200 classes": (11_788, 200), "11,318 classes": (59_551, 11_318)}
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, nargs=2, default=(500, 375), metavar=("WIDTH", "HEIGHT"))
-    parser.add_argument("--images", type=int, default=64)
-    parser.add_argument("--batches", type=int, default=60, help="batches in a turn")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--warm-up", type=float, default=2.0, help="seconds of each turn before it is timed")
-    parser.add_argument("--only", choices=("files", "sampler"))
+    parser.add_argument("--size", type=int, nargs=2, default=(500, 375), metavar=("WIDTH", "HEIGHT"),
+                        help="size of the images in pixels (default: 500 375)")  # fmt: skip
+    parser.add_argument("--images", type=int, default=64, help="number of images (default: %(default)s)")
+    parser.add_argument("--batches", type=int, default=60, help="batches per round (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=7, help="timing rounds (default: %(default)s)")
+    parser.add_argument("--warm-up", type=float, default=2.0, help="untimed seconds per round (default: %(default)s)")
+    parser.add_argument("--only", choices=("files", "sampler"), help="run one of the two comparisons")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
@@ -78,7 +79,7 @@ def main():
 
 
 def make_images(folder, count, size):
-    """Writes images of soft shapes with noise, which compress about as well as photographs; returns their paths."""
+    """Write images of soft shapes with noise, which compress about as well as photographs; returns their paths."""
     rng = np.random.default_rng(0)
     paths = []
     for number in range(count):
@@ -89,7 +90,7 @@ def make_images(folder, count, size):
     return paths
 
 
-# --------------------------------------------------------------------------------- from files to batches, three ways
+# --------------------------------------------------------------------------------- three variants from files to batches
 
 
 def compare_ways(folder, paths, given):
@@ -124,13 +125,13 @@ def whole_batches(paths):
 
 
 def pillow_batches(paths):
-    """Two threads; three batches are under way at any time, as many as tf.data holds."""
+    """Batches of two Pillow threads. Three batches are in progress at any time, as with tf.data."""
     rng = np.random.default_rng(0)
 
     def fill(batch, place, path, draws):
         area, aspect, left, top, mirror = draws
         with Image.open(path) as image:
-            # `convert` copies an image that is RGB already.
+            # `convert` would copy an image that is already RGB.
             image = image if image.mode == "RGB" else image.convert("RGB")
             pixels = (AREA[0] + area * (AREA[1] - AREA[0])) * image.width * image.height
             aspect = ASPECT[0] * (ASPECT[1] / ASPECT[0]) ** aspect
@@ -138,7 +139,7 @@ def pillow_batches(paths):
             left, top = round(left * (image.width - width)), round(top * (image.height - height))
             box = (left, top, left + round(width), top + round(height))
             crop = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box))
-        # One pass mirrors, makes floats of the bytes, scales them and stacks them.
+        # A single operation mirrors, converts to float, scales and stacks.
         np.multiply(crop[:, ::-1] if mirror < 0.5 else crop, np.float32(1 / 255), out=batch[place])
 
     with concurrent.futures.ThreadPoolExecutor(2) as threads:
@@ -160,7 +161,7 @@ def pillow_batches(paths):
 WAYS = {"tfdml": tfdml_batches, "pillow": pillow_batches, "whole": whole_batches}
 
 
-# --------------------------------------------------------------------------------------- what drawing by class costs
+# ----------------------------------------------------------------------------------------- the cost of drawing by class
 
 
 def compare_samplers(paths, given):
@@ -200,7 +201,7 @@ def drawn_batches(dataset, preprocessing, augmentation):
 
 
 def ordered_batches(dataset, preprocessing, augmentation):
-    """The pipeline of `balanced_batches` over the set's own order; it has no public name, as nobody trains with it."""
+    """Pipeline of `balanced_batches` in the order of the dataset. Not public, because it is not useful for training."""
     order = np.arange(len(dataset), dtype=np.int64)
     indices = tf.data.Dataset.from_tensor_slices(order).batch(BATCH, drop_remainder=True).repeat()
     return batches._with_images(indices, dataset, BATCH, preprocessing, augmentation, is_endless=True)
@@ -210,10 +211,10 @@ def ordered_batches(dataset, preprocessing, augmentation):
 
 
 def by_turns(ways, given, longer=1):
-    """Images per second of each way in each round, and the median seconds to its first batch.
+    """Measure images per second of each variant in each round, and the median seconds to its first batch.
 
-    In each turn a way begins anew and alone, and is timed when it has run for a while without a pause: what it has made
-    ahead was then made in the time before and is paid for by what is ahead at the end.
+    In each round a variant starts from scratch, runs alone, and is timed after a warm-up without a pause. So batches
+    that were prefetched before the timing are balanced by those that are prefetched at its end.
     """
     speeds, firsts = {way: [] for way in ways}, {way: [] for way in ways}
     number = given.batches * longer
@@ -230,13 +231,13 @@ def by_turns(ways, given, longer=1):
             for _ in range(number):
                 next(iterator)
             speeds[way].append(BATCH * number / (time.perf_counter() - start))
-            # Its threads end with it.
+            # Also ends its threads.
             del iterator
     return speeds, {way: statistics.median(values) for way, values in firsts.items()}
 
 
 def drawing_alone(labels, epochs=20):
-    """Seconds that the sampler takes for a batch, without a pipeline and once the first epoch is drawn."""
+    """Seconds that the sampler takes per batch, without a pipeline and after the first epoch."""
     sampler = BalancedSampler(labels, 8, 4, 0)
     sampler.epoch(0)
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Times the choice of new proxies: greedy k-center of all classes at once beside the same in NumPy, class by class.
+"""Time the choice of new proxies: greedy k-center of all classes at once, and class by class in NumPy.
 
     python benchmarks/k_center.py                       # Stanford Online Products: 11,318 classes, 4 of 7 images
     python benchmarks/k_center.py --classes 100 --pool-size 50
@@ -22,10 +22,10 @@ from tfdml import ops  # noqa: E402
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--classes", type=int, default=11_318)
-    parser.add_argument("--pool-size", type=int, default=7, help="images of a class to choose from")
-    parser.add_argument("--per-class", type=int, default=4, help="proxies of a class")
-    parser.add_argument("--dim", type=int, default=128)
+    parser.add_argument("--classes", type=int, default=11_318, help="number of classes (default: %(default)s)")
+    parser.add_argument("--pool-size", type=int, default=7, help="images per class in the pool (default: %(default)s)")
+    parser.add_argument("--per-class", type=int, default=4, help="proxies per class (default: %(default)s)")
+    parser.add_argument("--dim", type=int, default=128, help="embedding size (default: %(default)s)")
     choose(parser.parse_args())
 
 
@@ -54,9 +54,9 @@ def choose(options):
     )
 
 
-def k_center(points, centres, count):
+def k_center(points, centers, count):
     chosen = []
-    nearest = np.linalg.norm(points[:, None] - centres, axis=2).min(axis=1)
+    nearest = np.linalg.norm(points[:, None] - centers, axis=2).min(axis=1)
     for _ in range(count):
         nearest[chosen] = -1.0
         chosen.append(int(np.argmax(nearest)))

@@ -1,10 +1,10 @@
-"""Times each loss, forward and backward, on large batches, and measures its memory.
+"""Measure time and memory of each loss, forward and backward, on large batches.
 
-Each loss runs in a process of its own. Times are ratios to the distances alone (one matrix product, its square root and
-their gradient), measured in the same process in turns; memory is what the process needed at its peak beyond what it
-had after TensorFlow was loaded, in MiB and in float32 matrices of (batch, batch): of what grows with the square of the
-batch these become constant. "memory grows" is the power of the last doubling. "triplet_all, dense" is what the triplet
-loss costs if all triplets of the batch stand in one array; it is measured on a batch that such an array can be made of
+Each loss runs in a separate process. Ratios are relative to the distances alone (one matrix product, its square root
+and their gradient), timed alternately in the same process. Memory is the peak of the process beyond its memory after
+TensorFlow was loaded, in MiB and in float32 matrices of (batch, batch): if memory grows with the square of the batch,
+the number of matrices becomes constant. "memory grows" is the power of the last doubling. "triplet_all, dense" is the
+triplet loss with all triplets of the batch in one array, measured on a batch that is small enough for such an array
 (--dense-batch).
 
     python benchmarks/losses.py
@@ -33,20 +33,20 @@ MODES = {"graph": False, "xla": True}
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("losses", nargs="*", default=losses.names(), metavar="LOSS", help="all by default")
-    parser.add_argument("--batch", type=int, nargs="+", default=[2048], help="one batch size or several")
-    parser.add_argument("--dense-batch", type=int, default=512)
-    parser.add_argument("--dim", type=int, default=128)
-    parser.add_argument("--per-class", type=int, default=4, help="samples of each class in the batch")
-    parser.add_argument("--modes", nargs="+", choices=tuple(MODES), default=["graph"])
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("losses", nargs="*", default=losses.names(), metavar="LOSS", help="default: all")
+    parser.add_argument("--batch", type=int, nargs="+", default=[2048], help="batch sizes (default: %(default)s)")
+    parser.add_argument("--dense-batch", type=int, default=512, help="batch of dense triplets (default: 512)")
+    parser.add_argument("--dim", type=int, default=128, help="embedding size (default: %(default)s)")
+    parser.add_argument("--per-class", type=int, default=4, help="samples per class in the batch (default: %(default)s)")
+    parser.add_argument("--modes", nargs="+", choices=tuple(MODES), default=["graph"], help="default: graph")
+    parser.add_argument("--repeats", type=int, default=5, help="timed steps (default: %(default)s)")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         print(json.dumps(measure(options)))
         return
     print(
-        f"TensorFlow {tf.__version__}, {options.dim} numbers, {options.per_class} of each class, {os.cpu_count()} cores"
+        f"TensorFlow {tf.__version__}, {options.dim} dimensions, {options.per_class} per class, {os.cpu_count()} cores"
     )
     print(f"{'loss':28s} {'mode':6s} {'batch':>6s} {'seconds':>8s} {'ratio':>7s} {'peak MiB':>9s} {'matrices':>9s}")
     jobs = [(name, options.batch) for name in options.losses]
@@ -60,7 +60,7 @@ def main():
 
 
 def report(name, batch, mode, options):
-    """Measures a loss and prints its line; gives its peak memory in MiB."""
+    """Measure a loss and print its line; returns its peak memory in MiB."""
     seconds, ratio, mebibytes = run_in_child(name, batch, mode, options)
     matrices = mebibytes * 2**20 / (4 * batch**2)
     print(

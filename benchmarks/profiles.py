@@ -1,4 +1,4 @@
-"""What TensorFlow's operations take while something runs."""
+"""Profile of TensorFlow's operations."""
 
 import pathlib
 import tempfile
@@ -8,7 +8,7 @@ from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 
 def operations(function):
-    """Runs the function once and gives what ran in it: (name, kind of operation, milliseconds) for every call."""
+    """Run a function once; returns (name, kind of operation, milliseconds) of every operation call."""
     with tempfile.TemporaryDirectory() as folder:
         options = tf.profiler.experimental.ProfilerOptions(host_tracer_level=3)
         with tf.profiler.experimental.Profile(folder, options):
@@ -20,7 +20,7 @@ def operations(function):
         for line in plane.lines:
             for event in line.events:
                 described = plane.event_metadata[event.metadata_id]
-                # Other events, such as those of the executor, have no other name to show.
+                # Other events, such as those of the executor, have no display name.
                 if described.display_name:
                     name = described.name.removeprefix("StatefulPartitionedCall/")
                     found.append((name, described.display_name, event.duration_ps / 1e9))

@@ -1,14 +1,14 @@
-"""Time and memory of the exact retrieval metrics beside those of the bare matrix product, in one run.
+"""Measure time and memory of the exact retrieval metrics relative to the bare matrix product, in one run.
 
-python benchmarks/retrieval.py                      # the size of Stanford Online Products' test set
+python benchmarks/retrieval.py                      # size of the test set of Stanford Online Products
 python benchmarks/retrieval.py --samples 10000 --classes 10 --dim 2
-python benchmarks/retrieval.py --samples 20000 --classes 4 --dim 64 --sort   # few large classes, beside sorted products
+python benchmarks/retrieval.py --samples 20000 --classes 4 --dim 64 --sort   # few large classes, sorted products
 python benchmarks/retrieval.py --samples 1000000 --classes 187000 --part 4000 --product-rows 64
-python benchmarks/retrieval.py --probes 0.05 0.25 --intrinsic-dim 16 --noise 0.5   # Faiss beside the exact search
+python benchmarks/retrieval.py --probes 0.05 0.25 --intrinsic-dim 16 --noise 0.5   # Faiss and the exact search
 
-With --part so many queries, evenly spread, are compared with all references; the time of all of them is reckoned from
-that: what one query takes, which is the preparation of the references, and the rest as many times more. With --profile
-it says instead what the time goes to, by Python's functions and, within TensorFlow, by its operations.
+With --part, that number of queries, evenly spread, is compared with all references, and the time of all queries is
+extrapolated: the time of one query, which is the preparation of the references, plus the rest times the number of
+parts. With --profile, it prints where the time is spent instead, by Python functions and by TensorFlow operations.
 """
 
 import argparse
@@ -36,30 +36,30 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--samples", type=int, default=60_502)
-    parser.add_argument("--classes", type=int, default=11_316)
-    parser.add_argument("--dim", type=int, default=128)
+    parser.add_argument("--samples", type=int, default=60_502, help="number of embeddings (default: %(default)s)")
+    parser.add_argument("--classes", type=int, default=11_316, help="number of classes (default: %(default)s)")
+    parser.add_argument("--dim", type=int, default=128, help="embedding size (default: %(default)s)")
     parser.add_argument(
-        "--noise", type=float, default=1.4, help="how far samples are from their class, relative to classes"
+        "--noise", type=float, default=1.4, help="spread of samples relative to classes (default: %(default)s)"
     )
     parser.add_argument(
-        "--intrinsic-dim", type=int, help="directions that classes and samples differ along; --dim by default"
+        "--intrinsic-dim", type=int, help="directions in which classes and samples vary (default: --dim)"
     )
     parser.add_argument(
-        "--duplicates", type=float, default=0.0, help="share of samples that equal another one"
+        "--duplicates", type=float, default=0.0, help="share of duplicates (default: %(default)s)"
     )
-    parser.add_argument("--giant", type=float, default=0.0, help="share of samples that belong to one class")
-    parser.add_argument("--block-mib", type=float, default=BLOCK_BYTES / 2**20)
+    parser.add_argument("--giant", type=float, default=0.0, help="share of samples in one class")
+    parser.add_argument("--block-mib", type=float, default=BLOCK_BYTES / 2**20, help="memory of a block in MiB")
     parser.add_argument(
-        "--product-rows", type=int, default=512, help="rows of a block of the bare matrix product"
+        "--product-rows", type=int, default=512, help="rows per block of the bare matrix product (default: %(default)s)"
     )
     parser.add_argument("--sort", action="store_true", help="compare with the matrix product and a sort of each row")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--part", type=int, help="judge about so many queries only, and reckon the time of all")
+    parser.add_argument("--repeats", type=int, default=3, help="timing rounds (default: %(default)s)")
+    parser.add_argument("--part", type=int, help="evaluate about this number of queries, and extrapolate")
     parser.add_argument(
-        "--probes", type=float, nargs="+", default=[], help="shares of the lists that an approximate search looks into"
+        "--probes", type=float, nargs="+", default=[], help="shares of the lists that the approximate search visits"
     )
-    parser.add_argument("--profile", action="store_true", help="says what the time goes to, and no ratios")
+    parser.add_argument("--profile", action="store_true", help="print a profile instead of ratios")
     options = parser.parse_args()
 
     embeddings, labels = _samples(options)
@@ -101,7 +101,7 @@ def _compare(embeddings, labels, block_bytes, options):
         _print_times("retrieval metrics, one query", preparations)
         queries = len(embeddings[::step])
         spent, share = np.subtract(metrics, preparations), options.samples / queries
-        # Of a part that is too small, the time beyond the preparation is noise.
+        # If the part is too small, the time beyond the preparation is noise.
         minutes = np.median([preparations, spent * share, np.multiply(products, share)], axis=1) / 60
         print(f"{queries} queries of {options.samples}; all would take {minutes[0]:.1f} + {minutes[1]:.1f} minutes, "
               f"the bare matrix product {minutes[2]:.1f}")  # fmt: skip
@@ -131,7 +131,7 @@ def _print_shares(title, seconds):
 
 
 def _compare_approximate(embeddings, labels, block_bytes, probes, exact, options):
-    """Approximate search, the measure of its recall included, beside the exact one in turns."""
+    """Time approximate search, including the measurement of its recall, and exact search alternately."""
     given = {"block_bytes": block_bytes, "part": (0, _step(options))}
     times, exact_times = [], []
     for _ in range(options.repeats):
@@ -139,12 +139,13 @@ def _compare_approximate(embeddings, labels, block_bytes, probes, exact, options
         times.append(seconds)
         exact_times.append(_timed(retrieval_metrics, embeddings, labels, **given)[0])
     _print_ratios(f"faiss / exact, probes {probes:g}", times, exact_times)
-    print(f"{'':28s} recall {found['neighbor_recall']:.4f}, MAP@R {found['map_at_r']:.4f} for {exact['map_at_r']:.4f}, "
-          f"precision at 1 {found['precision_at_1']:.4f} for {exact['precision_at_1']:.4f}")  # fmt: skip
+    print(f"{'':28s} recall {found['neighbor_recall']:.4f}, "
+          f"MAP@R {found['map_at_r']:.4f} (exact {exact['map_at_r']:.4f}), "
+          f"precision at 1 {found['precision_at_1']:.4f} (exact {exact['precision_at_1']:.4f})")  # fmt: skip
 
 
 def _step(options):
-    """Every how many-th query is judged."""
+    """Step between the evaluated queries."""
     return max(1, options.samples // options.part) if options.part else 1
 
 
@@ -161,17 +162,17 @@ def _samples(options):
     generator = np.random.default_rng(0)
     labels = np.sort(generator.integers(options.classes, size=options.samples))
     labels[: int(options.giant * options.samples)] = labels[0]
-    # Networks do not fill all dimensions of their embeddings, and approximate search lives on that.
+    # Networks do not fill all dimensions of their embeddings, and approximate search depends on that.
     inner = options.intrinsic_dim or options.dim
-    turn = np.linalg.qr(generator.normal(size=(options.dim, inner)))[0].T if options.intrinsic_dim else None
+    rotation = np.linalg.qr(generator.normal(size=(options.dim, inner)))[0].T if options.intrinsic_dim else None
     centers = generator.normal(size=(options.classes, inner))
     embeddings = np.empty((options.samples, options.dim), np.float32)
-    # In parts, so that the peak is the metrics' and not that of making the samples.
+    # In parts, so that the peak memory is that of the metrics rather than of the samples.
     for start in range(0, options.samples, 10_000):
         some = embeddings[start : start + 10_000]
         noise = options.noise * generator.normal(size=(len(some), inner))
         vectors = centers[labels[start : start + len(some)]] + noise
-        vectors = vectors if turn is None else vectors @ turn
+        vectors = vectors if rotation is None else vectors @ rotation
         some[:] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     copies = int(options.duplicates * options.samples)
     embeddings[generator.permutation(options.samples)[:copies]] = embeddings[:copies]
@@ -192,7 +193,7 @@ def _blocked_product(queries, references):
 
 
 def _timed(function, *args, **kwargs):
-    """Seconds, and what the function gives."""
+    """Seconds and the result of a call."""
     start = time.perf_counter()
     result = function(*args, **kwargs)
     return time.perf_counter() - start, result

@@ -1,23 +1,23 @@
-"""Times training steps of MetricModel and CCPModel beside Keras' own step of the same network, in one run.
+"""Time training steps of MetricModel and CCPModel relative to a plain Keras step of the same network, in one run.
 
-"plain" is keras.Model with the same embedder, optimizer and batch, and a loss that costs nothing: forward, backward,
-update. The others:
+"plain" is keras.Model with the same embedder, optimizer and batch, and a loss of negligible cost: forward, backward,
+update. The other variants:
 
     c2              C2 inside the batch
     c2_l2           with an L2 term on the weights
-    proxies         C2 against trainable proxies, four of each class
+    proxies         C2 against trainable proxies, four per class
     proxies_unchecked   the same without the check of labels in the step
     memory          C2 inside the batch and against a memory of 1,024 embeddings
     ccp             CCPModel in its second problem: proxies, and the pull towards the first solution
     gsp             generalized sum pooling with 64 prototypes, C2; the network is not the plain one's
     gsp_zero_shot   the same with the zero-shot prediction loss of its attributes
 
-Steps take turns, so that a busy machine slows all alike; a ratio is the median of the turns' quotients, and "best" the
-quotient of the quickest turns. Memory is what a process of its own needs at its peak beyond what it had before the
-model was made.
+Variants are timed alternately, so that other work on the machine slows all of them alike. A ratio is the median of the
+ratios of the rounds, and "best" the ratio of the fastest rounds. Memory is the peak of a separate process beyond its
+memory before the model was created.
 
     python benchmarks/training_step.py
-    python benchmarks/training_step.py c2 gsp_zero_shot --profile   # what a step's time goes to, and no ratios
+    python benchmarks/training_step.py c2 gsp_zero_shot --profile   # a profile instead of ratios
 """
 
 import argparse
@@ -45,7 +45,7 @@ PLAIN = "plain"
 VARIANTS = ("c2", "c2_l2", "proxies", "proxies_unchecked", "memory", "ccp", "gsp", "gsp_zero_shot")
 MODES = {"graph": False, "xla": True}
 DIM = 128
-# What checks labels in the step, and what takes its place.
+# Checks of labels in the step, and their replacements.
 UNCHECKED = (
     ("check_label_range", lambda labels, *_: labels),
     ("known_labels", lambda labels, *_: tf.ones(tf.shape(labels), tf.bool)),
@@ -54,20 +54,20 @@ UNCHECKED = (
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("variants", nargs="*", default=VARIANTS, metavar="VARIANT", help="all by default")
-    parser.add_argument("--modes", nargs="+", choices=tuple(MODES), default=list(MODES))
-    parser.add_argument("--backbone", default="resnet20v2")
-    parser.add_argument("--side", type=int, default=32, help="of the images, in pixels")
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--classes", type=int, default=300)
-    parser.add_argument("--turns", type=int, default=60)
-    parser.add_argument("--steps", type=int, default=2, help="in a turn")
-    parser.add_argument("--profile", action="store_true", help="says what the time goes to, in graph mode")
+    parser.add_argument("variants", nargs="*", default=VARIANTS, metavar="VARIANT", help="default: all")
+    parser.add_argument("--modes", nargs="+", choices=tuple(MODES), default=list(MODES), help="default: both")
+    parser.add_argument("--backbone", default="resnet20v2", help="name of the backbone (default: %(default)s)")
+    parser.add_argument("--side", type=int, default=32, help="side of the images in pixels (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=32, help="images in a batch (default: %(default)s)")
+    parser.add_argument("--classes", type=int, default=300, help="number of classes (default: %(default)s)")
+    parser.add_argument("--turns", type=int, default=60, help="timing rounds (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=2, help="steps per round (default: %(default)s)")
+    parser.add_argument("--profile", action="store_true", help="print a profile in graph mode instead of ratios")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     unknown = sorted(set(options.variants) - set(VARIANTS))
     if unknown:
-        parser.error(f"unknown variants {unknown}; there are {', '.join(VARIANTS)}")
+        parser.error(f"unknown variants. Received: {', '.join(unknown)}. Expected: {', '.join(VARIANTS)}")
     if options.child:
         print(json.dumps(peak_memory(options.child, options)))
         return
@@ -135,13 +135,13 @@ def make_model(name, mode, options):
 
 
 class Training:
-    """A model's training step, as `fit` runs it."""
+    """Training step of a model, as `fit` runs it."""
 
     def __init__(self, model, batches, name=PLAIN):
         self.model, self.batches = model, iter(batches)
-        # Keras 3 keeps it, Keras 2 gives it.
+        # Keras 3 stores the function, Keras 2 returns it.
         self.step = model.make_train_function() or model.train_function
-        # The step is traced here. A memory that is not full costs less.
+        # Traces the step and fills the memory, since a partial memory costs less.
         with contextlib.ExitStack() as without_checks:
             if name == "proxies_unchecked":
                 for function in UNCHECKED:
@@ -149,17 +149,17 @@ class Training:
             self.seconds(40)
 
     def seconds(self, steps):
-        """Of one step."""
+        """Seconds of one step."""
         start = time.perf_counter()
         for _ in range(steps):
             self.step(self.batches)
-        # Waits for the last of them.
+        # Waits for the last step.
         tf.convert_to_tensor(self.model.optimizer.iterations).numpy()
         return (time.perf_counter() - start) / steps
 
 
 def profile(name, options, steps=10):
-    """Prints the milliseconds of a step's operations, summed over the cores, by what they are for."""
+    """Print the milliseconds of the operations of a step, summed over the cores, by purpose."""
     training = Training(make_model(name, "graph", options), make_batches(options), name)
     found = profiles.operations(lambda: training.seconds(steps))
     parts, kinds = collections.defaultdict(float), collections.defaultdict(float)
