@@ -8,7 +8,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Files and folders whose text is checked.
-COVERED = ("CHANGELOG.md", "CONTRIBUTING.md", "README.md", "docs", "studies")
+COVERED = ("CHANGELOG.md", "CONTRIBUTING.md", "README.md", "benchmarks", "docs", "studies")
 # From a regular expression to what to write instead.
 WORDS = {
     r"pictures?": "image or figure",
