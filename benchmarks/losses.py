@@ -37,7 +37,7 @@ def main():
     parser.add_argument("--batch", type=int, nargs="+", default=[2048], help="batch sizes (default: %(default)s)")
     parser.add_argument("--dense-batch", type=int, default=512, help="batch of dense triplets (default: 512)")
     parser.add_argument("--dim", type=int, default=128, help="embedding size (default: %(default)s)")
-    parser.add_argument("--per-class", type=int, default=4, help="samples per class in the batch (default: %(default)s)")
+    parser.add_argument("--per-class", type=int, default=4, help="samples per class (default: %(default)s)")
     parser.add_argument("--modes", nargs="+", choices=tuple(MODES), default=["graph"], help="default: graph")
     parser.add_argument("--repeats", type=int, default=5, help="timed steps (default: %(default)s)")
     parser.add_argument("--child", help=argparse.SUPPRESS)

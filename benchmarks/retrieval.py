@@ -77,7 +77,7 @@ def main():
 
 
 def _compare(embeddings, labels, block_bytes, options):
-    """Prints time and memory of the metrics beside the product's, and gives the metrics."""
+    """Print time and memory of the metrics and of the product; returns the metrics."""
     before = process_memory("VmRSS") / 2**20
     print(f"{'memory at the start':28s} {before:8.0f} MiB (data {embeddings.nbytes / 2**20:.0f} MiB, TensorFlow)")
     step = _step(options)
@@ -89,7 +89,7 @@ def _compare(embeddings, labels, block_bytes, options):
         if len(metrics) == 1:
             peak = children.high_water_mark()
             copies = (peak - before) * 2**20 / embeddings.nbytes
-            print(f"{'peak memory':28s} {peak:8.0f} MiB ({copies:.1f} times the references more)")
+            print(f"{'peak memory':28s} {peak:8.0f} MiB (start + {copies:.1f} times the references)")
         products.append(_timed(_product, embeddings[::step], embeddings, options.product_rows, options.sort)[0])
         if options.part:
             one = (0, options.samples)
