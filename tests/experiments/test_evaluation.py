@@ -182,7 +182,7 @@ def test_bad_input(image_run, in_tmp_path, options, message):
 
 
 def test_a_saved_model_needs_data(image_run, in_tmp_path):
-    with pytest.raises(InputError, match="A SavedModel does not know its data.*digits, .*glyphs"):
+    with pytest.raises(InputError, match="A SavedModel has no data of its own.*digits, .*glyphs"):
         evaluate(image_run.folder / "saved_model")
 
 

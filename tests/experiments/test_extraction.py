@@ -369,7 +369,7 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path):
         (None, {"pooling": "gap"}, "a network that gives vectors. Received: pooling=gap"),
         (None, {"pooling": "gip"}, "Unknown pooling. Received: 'gip'"),
         (None, {"backbone_options": {"weights": "imagenet"}}, "does not go with a Keras model"),
-        (None, {"data_options": {"x": 1}}, "Options go with a data set's name"),
+        (None, {"data_options": {"x": 1}}, "Options need the name of a dataset"),
     ],
 )
 def test_bad_arguments(digits, tmp_path, model, options, message):
@@ -412,7 +412,7 @@ def test_the_command(tmp_path, capsys):
     assert capsys.readouterr().err == ""
     for wrong, message in (
         (arguments, "exists already"),
-        (arguments[:3], "--out must be given"),
+        (arguments[:3], "Options are missing. Expected: --out"),
         ([*arguments, "--pooling", "gip"], "exists already"),
         (["nothing", "--data", "digits", "--out", str(tmp_path / "other")], "There is no such model"),
         ([*arguments, "--scal", "0-1"], "Did you mean --scale?"),

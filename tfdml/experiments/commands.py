@@ -1,4 +1,7 @@
-"""The commands `tfdml-train` and `tfdml-evaluate`."""
+"""The commands `tfdml-train` and `tfdml-evaluate`.
+
+TensorFlow is imported in the functions that use it: help, lists and errors of arguments do not wait for it.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,17 @@ import json
 import logging
 import statistics
 import sys
-from typing import Literal, Union, get_type_hints
+from collections.abc import Iterator, Sequence
+from typing import Literal, Union
 
 from tfdml._utils.command_line import CommandParser
+from tfdml._utils.input_errors import InputError
+from tfdml._utils.typed_values import kinds_of
 from tfdml.experiments import names, plugins
-from tfdml.experiments.errors import InputError
 from tfdml.experiments.options import TRUST, add_import_options, add_recipe_options
 from tfdml.experiments.recipe import Recipe, TrainingConfig
 from tfdml.experiments.recipe_files import dump_recipe, load_preset, load_recipe, preset_names, recipe_names
-from tfdml.experiments.table_files import load_table, table_names
-
-# What imports TensorFlow is imported where it is used: help, lists and wrong arguments do not wait for it.
+from tfdml.experiments.table_files import all_tables
 
 _METRIC_NAMES = {"map_at_r": "MAP@R", "precision_at_1": "P@1"}
 
@@ -30,19 +33,19 @@ examples:
   %(prog)s gap --training.max_validations 10         # a recipe with a change
   %(prog)s --recipe mine.yaml --out runs/mine        # your own recipe, in a folder of your choice
   %(prog)s gap --seeds 0,1,2 --out runs/gap          # a recipe with three seeds, and their mean
-  %(prog)s gap --strategy mirrored                   # on all GPUs of this machine, with the same result
-  %(prog)s --resume runs/mine                        # continue after an interruption, protocols included
-  %(prog)s --resume runs/mine --training.max_validations 200  # prolong a run
-  %(prog)s gap --protocol.name fair                  # the four runs of the fair protocol, and their mean
-  %(prog)s --queue 'table-5.1/cub/*' --out runs/cub  # several recipes; the same command again continues
+  %(prog)s gap --strategy mirrored                   # on all GPUs of this machine
+  %(prog)s --resume runs/mine                        # continue an interrupted run or protocol
+  %(prog)s --resume runs/mine --training.max_validations 200  # train longer
+  %(prog)s gap --protocol.name fair                  # the runs of the fair protocol, and their mean
+  %(prog)s --queue 'table-5.1/cub/*' --out runs/cub  # several recipes; repeat to continue
   %(prog)s --queue mine/*.yaml --out runs/mine       # several recipes of your own
-  %(prog)s gsp --print-recipe > mine.yaml            # a recipe to change
+  %(prog)s gsp --print-recipe > mine.yaml            # a recipe file to edit
   %(prog)s gap --preset thesis/c2-cub                # published hyperparameters merged into a recipe
   %(prog)s --list losses                             # the names that --loss.name accepts
   %(prog)s gap --import my_losses.py --loss.name mine  # a loss that my_losses.py registers
 
-Values are YAML: 1e-3, true, null, [1,2,4]. The defaults shown are those of the default recipe; --print-recipe
-shows the values of another one. Options of a section are given one by one: --loss.options.negative_margin 0.6."""
+Values are YAML: 1e-3, true, null, [1,2,4]. Defaults are those of the default recipe; --print-recipe shows the values
+of another one. Options are given one by one: --loss.options.negative_margin 0.6."""
 
 _EVALUATE_EXAMPLES = """
 examples:
@@ -50,17 +53,21 @@ examples:
   %(prog)s runs/mine --split validation
   %(prog)s runs/fair/runs/repeat0-fold* --ensemble    # the embeddings of several networks, concatenated
   %(prog)s runs/mine/saved_model --data digits        # any dataset, all classes
-  %(prog)s runs/mine --data IMAGES                    # a folder with one sub-folder for each class
+  %(prog)s runs/mine --data IMAGES                    # a folder with one subfolder per class
   %(prog)s runs/mine --data glyphs --options.min_typefaces 20
   %(prog)s --list datasets                            # the names that --data accepts
 
 Values are YAML: 20, false, null, [1,2,4]."""
 
 
-def train_main(argv=None):
+def train_main(argv: Sequence[str] | None = None) -> int:
     """Trains from the command line.
 
-    The exit code is 1 if the loss is not finite or another worker died, 130 after Ctrl-C, 2 for wrong input.
+    Args:
+        argv: sequence of str. Arguments. Default: those of the process.
+
+    Returns:
+        The exit code: 1 if the loss is not finite or another worker died, 130 after Ctrl-C. Wrong input exits with 2.
     """
     parser = _train_parser()
     given = parser.parse_given(sys.argv[1:] if argv is None else argv)
@@ -77,8 +84,8 @@ def train_main(argv=None):
             longer = overrides.get("training", {}).pop("max_validations", None)
             if given.keys() - {"resume", "strategy", "verbose"} or any(values != {} for values in overrides.values()):
                 parser.refuse(
-                    "--resume takes everything from the run: no recipe, --out, presets or changes go with it, but "
-                    "--training.max_validations."
+                    "--resume takes everything from the run. Expected: no recipe, --out, presets or changes except "
+                    "--training.max_validations and --strategy."
                 )
             return _run(lambda: _resume(given["resume"], strategy, longer, verbose))
         if imports:
@@ -88,10 +95,10 @@ def train_main(argv=None):
         changes = overrides, given.get("preset", [])
         if "queue" in given:
             if out is None or given.keys() & {"RECIPE", "recipe", "print_recipe", "seeds"}:
-                parser.refuse("--queue names all recipes itself, and takes changes, presets and --out, which it needs.")
+                parser.refuse("--queue needs --out. Expected: changes and presets, but no RECIPE, --seeds, --print-recipe.")
             return _run_queue(lambda queues: queues.load_queue(given["queue"], *changes), out, verbose)
         if {"RECIPE", "recipe"} <= given.keys():
-            parser.refuse(f"Two recipes. Received: {given['RECIPE']!r} and --recipe {given['recipe']}.")
+            parser.refuse(f"Two recipes. Received: {given['RECIPE']} and --recipe {given['recipe']}. Expected: one.")
         recipe = load_recipe(given.get("RECIPE") or given.get("recipe") or "default", *changes)
         if "print_recipe" in given:
             print(dump_recipe(recipe), end="")
@@ -107,8 +114,12 @@ def train_main(argv=None):
         return _run_queue(lambda queues: queues.with_seeds(recipe, _read_seeds(seeds)), out, verbose, as_one=True)
 
 
-def evaluate_main(argv=None):
-    """Evaluates from the command line. The exit code is 2 for wrong arguments and input."""
+def evaluate_main(argv: Sequence[str] | None = None) -> int:
+    """Evaluates from the command line. Wrong arguments and input exit with 2.
+
+    Args:
+        argv: sequence of str. Arguments. Default: those of the process.
+    """
     parser = _evaluate_parser()
     given = parser.parse_given(sys.argv[1:] if argv is None else argv)
     modules = given.pop("import", [])
@@ -148,7 +159,7 @@ def _train(recipe, out, verbose):
 
 
 def _run(run):
-    """Carries out a run and gives the exit code."""
+    """Calls a function that trains, prints its result, and returns the exit code."""
     from tfdml.experiments.runner import NonFiniteLossError
     from tfdml.experiments.strategies import WorkerLostError
 
@@ -160,7 +171,7 @@ def _run(run):
         return 1
     except KeyboardInterrupt as error:
         folder = getattr(error, "folder", None)
-        what = "No run folder has been made." if folder is None else f"Go on with --resume {folder}"
+        what = "No run folder was created." if folder is None else f"Continue with --resume {folder}"
         print(f"\nInterrupted. {what}", file=sys.stderr)
         return 130
     print(_summary(result))
@@ -168,7 +179,7 @@ def _run(run):
 
 
 def _run_queue(load, out, verbose, as_one=False):
-    """Carries out several recipes, which `load` makes with the module `queue`, and gives the exit code."""
+    """Trains the recipes that `load` gets from the module `queue`, and returns the exit code."""
     from tfdml.experiments import queue
 
     try:
@@ -186,7 +197,7 @@ def _run_queue(load, out, verbose, as_one=False):
 
 
 def _read_seeds(text):
-    """Seeds from `0,1,2`."""
+    """Reads `0,1,2`."""
     seeds = text.replace(" ", "").split(",")
     if not all(seed.isdecimal() and len(seed) < 11 and int(seed) < 2**32 for seed in seeds):
         raise InputError(f"Seeds are not whole numbers. Received: --seeds {text}. Expected: as in --seeds 0,1,2.")
@@ -200,15 +211,13 @@ def _resume(folder, strategy, max_validations, verbose):
     from tfdml.experiments.run_folder import RunFolder
     from tfdml.experiments.runner import resume
 
-    # Several workers look at the folder together: if one of them ended here, the others would wait for it.
+    # Errors of one of several workers must not end it here, because the others would wait for it.
     if strategy != "multi_worker":
         if is_protocol_folder(folder):
-            for option, value, problem in (
-                ("--strategy", strategy, "go on where they began"),
-                ("--training.max_validations", max_validations, "have the length of its recipe"),
-            ):
+            changed = {"--strategy": strategy, "--training.max_validations": max_validations}
+            for option, value in changed.items():
                 if value is not None:
-                    raise InputError(f"The runs of a protocol {problem}. Received: {option} {value} with {folder}.")
+                    raise InputError(f"A protocol resumes as it began. Received: {option} {value} with {folder}.")
             return resume_protocol(folder, verbose=verbose)
         if RunFolder.open(folder).is_finished and max_validations is None:
             print("This run is finished; there is nothing to resume.")
@@ -216,6 +225,7 @@ def _resume(folder, strategy, max_validations, verbose):
 
 
 def _summary(result):
+    """What is printed about a finished run or protocol."""
     from tfdml.experiments.protocols import ProtocolResult
 
     return _summary_of_protocol(result) if isinstance(result, ProtocolResult) else _summary_of_run(result)
@@ -227,32 +237,33 @@ def _summary_of_protocol(result):
     lines = [f"Protocol {summary['protocol']}{note}: {number} evaluation{'s' * (number > 1)}", "Test classes"]
     for kind, metrics in summary["metrics"].items():
         lines.append(f"  {kind}")
-        for name, value in metrics.items():
-            deviation = "" if value["deviation"] is None else f" ± {value['deviation']:.4f}"
-            lines.append(f"    {name:18} {value['mean']:6.4f}{deviation}")
+        lines += [f"    {name:18} {_mean(values['mean'], values['deviation'])}" for name, values in metrics.items()]
     return "\n".join([*lines, f"Files: {result.folder}"])
 
 
+def _mean(mean, deviation):
+    return f"{mean:6.4f}" + ("" if deviation is None else f" ± {deviation:.4f}")
+
+
 def _summary_of_run(result):
-    monitored = next(name for name in result.validation if name != "epoch")
-    training, test, untrained = result.training, result.test, result.untrained
+    monitor, training = next(name for name in result.validation if name != "epoch"), result.training
     projections = f", {training['projections']} projections" if "projections" in training else ""
-    value = f"validation {_METRIC_NAMES[monitored]} {result.validation[monitored]:.4f}"
+    value = f"validation {_METRIC_NAMES[monitor]} {result.validation[monitor]:.4f}"
     best = f"best {value} after validation {result.validation['epoch']}."
     if not result.validation["epoch"]:
         best = f"NO VALIDATION WAS BETTER than the untrained network ({value}), whose weights are kept."
     lines = [
         f"Trained for {training['steps']} steps in {training['seconds']:.0f} s{projections}; {best}",
         "Test classes        MAP@R     P@1",
-        f"  untrained        {untrained['map_at_r']:6.4f}  {untrained['precision_at_1']:6.4f}",
-        f"  trained          {test['map_at_r']:6.4f}  {test['precision_at_1']:6.4f}",
     ]
-    files = {"metrics": "test_metrics.json", "SavedModel": "saved_model", "figures": "figures"}
-    found = [f"{kind} {name}" for kind, name in files.items() if _is_there(result.folder / name)]
-    return "\n".join([*lines, f"Files in {result.folder}: {', '.join(found)}"])
+    for name, metrics in {"untrained": result.untrained, "trained": result.test}.items():
+        lines.append(f"  {name:15}  {metrics['map_at_r']:6.4f}  {metrics['precision_at_1']:6.4f}")
+    paths = {"metrics": "test_metrics.json", "SavedModel": "saved_model", "figures": "figures"}
+    files = [f"{kind} {name}" for kind, name in paths.items() if _has_content(result.folder / name)]
+    return "\n".join([*lines, f"Files in {result.folder}: {', '.join(files)}"])
 
 
-def _is_there(path):
+def _has_content(path):
     return path.is_file() or (path.is_dir() and any(path.iterdir()))
 
 
@@ -261,15 +272,15 @@ def _summary_of_seeds(results):
     for name in results[0].test:
         values = [result.test[name] for result in results if isinstance(result.test.get(name), float)]
         if len(values) == len(results):
-            deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-            lines.append(f"  {name:26} {statistics.mean(values):.4f}{deviation}")
+            deviation = statistics.stdev(values) if len(values) > 1 else None
+            lines.append(f"  {name:26} {_mean(statistics.mean(values), deviation)}")
     return "\n".join(lines)
 
 
 def _list(kind, imported=()):
-    """The lines of --list: recipes with a line on each, presets with their values, or bare names.
+    """The lines of --list: recipes with their descriptions, presets with their values, or names.
 
-    Without modules that were imported, the names of the package are all, and TensorFlow is not needed.
+    Without imported modules these are the names in the package, for which TensorFlow is not needed.
     """
     if kind == "presets":
         presets = {name: load_preset(name).items() for name in preset_names()}
@@ -279,51 +290,50 @@ def _list(kind, imported=()):
         ]
     if kind != "recipes":
         return names.registered(kind) if imported else list(names.KINDS[kind])
-    # Those of a table have braces as a shell has.
     lines = [f"{known:14} {load_recipe(known).description}" for known in recipe_names(tables=False)]
-    for table in map(load_table, table_names()):
-        lines += ["", table.title, *(f"  {names}" for names in table.recipes_in_braces())]
+    for table in all_tables():
+        lines += ["", table.title, *(f"  {recipes}" for recipes in table.recipes_in_braces())]
     return lines
 
 
 @functools.cache
 def _train_parser():
-    """Making it takes much longer than using it."""
+    """Cached because creating it takes much longer than using it."""
     parser = CommandParser(
         usage="%(prog)s [RECIPE] [--preset PRESET ...] [--KEY VALUE ...] [--out DIR]\n"
         "       %(prog)s --resume RUN\n       %(prog)s --queue PATTERN ... --out DIR",
-        description="Trains an embedder by a recipe and leaves a run folder with everything about it.",
+        description="Trains an embedder by a recipe and writes weights, metrics, exports and figures to a run folder.",
         epilog=_TRAIN_EXAMPLES,
     )
     parser.add_argument(
-        "RECIPE", nargs="?", help="A recipe of the package, a row of a table (table-3.1/cub/c2-ccp-l) or a YAML file "
-        "(default: default). --list recipes prints the names.",
+        "RECIPE", nargs="?", help="Recipe of the package (--list recipes), row of a table (table-3.1/cub/c2-ccp-l) or "
+        "YAML file (default: default).",
     )  # fmt: skip
     parser.add_argument(
         "--preset", metavar="PRESET", action="append", help="Preset merged into the recipe. Repeatable."
     )
     parser.add_argument(
         "--queue", metavar="PATTERN", nargs="+",
-        help="Names of recipes, with * and ?, and YAML files: train one after the other, each in its folder of --out.",
+        help="Train several recipes, each in a folder inside --out. Names of recipes with * and ?, or YAML files.",
     )  # fmt: skip
     parser.add_options({
-        "--recipe RECIPE": "The same as RECIPE.",
+        "--recipe RECIPE": "Same as RECIPE.",
         "--out DIR": "Folder of the run, which must not exist (default: runs/NAME-DATE-TIME).",
-        "--seeds N,N,…": "Train once with each seed, in the folders seedN of --out, and print the mean.",
+        "--seeds N,N,…": "Train once per seed, in the folders seedN of --out, and print the mean.",
         "--strategy": (
-            get_type_hints(TrainingConfig)["strategy"],
-            "Devices: one, all of this machine, or those of several workers (docs/distributed.md). The same as "
-            "--training.strategy; accepted with --resume (default: single).",
+            kinds_of(TrainingConfig)["strategy"],
+            "Devices: one, all of this machine, or those of several workers (docs/distributed.md). Same as "
+            "--training.strategy, but also accepted with --resume (default: single).",
         ),
         "--resume RUN": "Continue the interrupted run in this folder.",
         "--verbose": (
             Literal[0, 1, 2],
-            "0 is silent, 1 a progress bar and a line for each validation, 2 the lines alone (default: 1 on a "
-            "terminal, else 2).",
+            "0: silent, 1: progress bar and one line per validation, 2: only the lines (default: 1 on a terminal, "
+            "else 2).",
         ),
         "--list": (Literal[("recipes", "presets", *names.KINDS)], "Print these names and exit."),
-        "--list-recipes": "The same as --list recipes.",
-        "--list-presets": "The same as --list presets.",
+        "--list-recipes": "Same as --list recipes.",
+        "--list-presets": "Same as --list presets.",
         "--print-recipe": "Print the whole recipe as YAML and exit.",
     })  # fmt: skip
     add_import_options(parser)
@@ -332,11 +342,11 @@ def _train_parser():
 
 
 _SPLITTING = {
-    "validation_classes": (float, "Share of the validation classes (default: the run's, or 0.2)."),
-    "test_classes": (Union[float, Literal["published"]], "Share of the test classes (default: the run's, or 0.3)."),
-    "fold": (int, "Training classes that validate (default: the run's, or null)."),
-    "folds": (int, "Number of such parts (default: the run's, or 4)."),
-    "split_seed": (int, "Seed that shuffles the classes first (default: the run's, or null)."),
+    "validation_classes": (float, "Share of the classes for validation (default: the run's, or 0.2)."),
+    "test_classes": (Union[float, Literal["published"]], "Share of the classes for test (default: the run's, or 0.3)."),
+    "fold": (int, "Part of the training classes (0-based) for validation (default: the run's, or null)."),
+    "folds": (int, "Number of parts that --fold counts (default: the run's, or 4)."),
+    "split_seed": (int, "Seed for shuffling the classes before the split (default: the run's, or null)."),
 }
 
 
@@ -348,10 +358,10 @@ def _evaluate_parser():
     )
     parser.add_argument(
         "RUN_OR_SAVEDMODEL", nargs="*",
-        help="Folder of a run or of an exported SavedModel. Several are evaluated in turn.",
+        help="Folders of runs or exported SavedModels, evaluated one after the other.",
     )  # fmt: skip
     parser.add_options({
-        "--ensemble": "Evaluate several as one network: concatenate their embeddings.",
+        "--ensemble": "Evaluate them as one network with concatenated embeddings.",
         "--data NAME_OR_FOLDER": "Dataset (--list datasets) or folder of images (default: the run's own).",
         "--options": (dict, "Options of the dataset, as in --options.min_typefaces 20."),
         "--split": (
@@ -364,7 +374,7 @@ def _evaluate_parser():
         "--list": (Literal["datasets"], "Print the names of the datasets and exit."),
         "--search": (
             Literal["exact", "faiss"],
-            "Search: faiss is approximate and reports its recall (default: the run's, or exact).",
+            "Nearest-neighbor search; faiss is approximate and reports its recall (default: the run's, or exact).",
         ),
     })  # fmt: skip
     add_import_options(parser, TRUST)
@@ -372,8 +382,8 @@ def _evaluate_parser():
 
 
 @contextlib.contextmanager
-def _console_log():
-    """Shows what runs log; the callbacks' news are in the progress line and in the log file."""
+def _console_log() -> Iterator[None]:
+    """Shows the log messages of runs. Those of callbacks are already in the progress line and the log file."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     handler.addFilter(
@@ -383,9 +393,9 @@ def _console_log():
     before = ours.level, ours.propagate, of_tensorflow.level
     ours.setLevel(logging.INFO)
     ours.addHandler(handler)
-    # TensorFlow gives the root logger a handler, which would show everything twice.
+    # TensorFlow adds a handler to the root logger, which would show everything twice.
     ours.propagate = False
-    # TensorFlow's advice on retracing is for those who write the program.
+    # TensorFlow's warnings on retracing are for the authors of the program.
     of_tensorflow.setLevel(logging.ERROR)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Judging a trained embedder on any data."""
+"""Evaluation of a trained embedder on any data."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import dataclasses
 import logging
 import os
 import pathlib
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -16,6 +17,7 @@ from tfdml._utils.arguments import check_choice
 from tfdml._utils.foreign_graphs import check_saved_model, load_keras_file
 from tfdml._utils.input_errors import InputError, input_errors
 from tfdml._utils.plain_files import write_json
+from tfdml._utils.types import PathLike
 from tfdml.data.datasets.features import FEATURES
 from tfdml.experiments import builders, plugins
 from tfdml.experiments.errors import RunFolderError, line_of
@@ -35,130 +37,145 @@ SPLITS = ("all", "train", "validation", "test")
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation gives.
+    """Result of an evaluation.
 
     Attributes:
-        folder: Where its files are.
-        metrics: Retrieval metrics.
-        data: Name of the data set.
-        split: Which classes of it.
-        images, classes: How many there were.
+        folder: path. Folder of its files.
+        metrics: dict. Retrieval metrics.
+        data: str. Name of the dataset.
+        split: str. Which of its classes were evaluated.
+        images: int. Number of images.
+        classes: int. Number of classes.
     """
 
     folder: pathlib.Path
-    metrics: dict
+    metrics: dict[str, Any]
     data: str
     split: str
     images: int
     classes: int
 
 
-def evaluate_embedder(embedder, batches, ks=(1, 2, 4, 8), is_query=None, search="exact"):
-    """Embeds images and compares each with all others, or the queries with the gallery.
+def evaluate_embedder(
+    embedder: Any,
+    batches: tf.data.Dataset,
+    ks: Sequence[int] = (1, 2, 4, 8),
+    is_query: np.ndarray | None = None,
+    search: Literal["exact", "faiss"] = "exact",
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """Embeds images and computes retrieval metrics.
 
     Args:
-        embedder: A model from images to embeddings.
-        batches: A finite `tf.data.Dataset` of (images, labels).
-        ks: The k of recall@k.
-        is_query: Whether each image is a query or in the gallery, `(n,)` bools; `None` for both.
-        search: `"exact"` or `"faiss"`.
+        embedder: Keras model or function from images to embeddings.
+        batches: finite `tf.data.Dataset` of (images, labels).
+        ks: sequence of int. The k of recall@k. Default: (1, 2, 4, 8).
+        is_query: bool array (n,). Which images are queries; the others are the gallery. Default: None, each image is
+            compared with all others.
+        search: `"exact"` or `"faiss"`. Default: `"exact"`.
 
     Returns:
-        The embeddings `(n, d)`, their labels `(n,)` and the retrieval metrics.
+        The embeddings (n, d), their labels (n,) and the metrics.
+
+    Example:
+        >>> images = tf.data.Dataset.from_tensor_slices(([[1.0], [1.1], [5.0]], [0, 0, 1])).batch(3)
+        >>> _, labels, metrics = evaluate_embedder(lambda images, training: images, images)
+        >>> labels, round(float(metrics["precision_at_1"]), 2)
+        (array([0, 0, 1], dtype=int32), 1.0)
     """
     embeddings, labels = embed(embedder, batches)
     return embeddings, labels, ensemble_metrics([embeddings], labels, is_query, ks, search)
 
 
-def ensemble_metrics(embeddings, labels, is_query=None, ks=(1, 2, 4, 8), search="exact"):
-    """Retrieval metrics of the embeddings of several networks side by side, so that squared distances add up."""
+def ensemble_metrics(
+    embeddings: Sequence[np.ndarray],
+    labels: np.ndarray,
+    is_query: np.ndarray | None = None,
+    ks: Sequence[int] = (1, 2, 4, 8),
+    search: Literal["exact", "faiss"] = "exact",
+) -> dict[str, Any]:
+    """Returns retrieval metrics of the concatenated embeddings of several networks, whose squared distances add up."""
     return query_gallery_metrics(np.concatenate(embeddings, axis=1), labels, is_query, ks, search)
 
 
 def evaluate(
-    path,
-    data_name=None,
-    data_options=None,
+    path: PathLike | Sequence[PathLike],
+    data_name: str | None = None,
+    data_options: Mapping[str, Any] | None = None,
     *,
-    split=None,
-    splitting=None,
-    out=None,
-    figures=True,
-    search=None,
-    trust=False,
-):
-    """Judges a run or a SavedModel, or several of them as one, and leaves a folder with `metrics.json` and figures.
+    split: Literal["all", "train", "validation", "test"] | None = None,
+    splitting: Mapping[str, Any] | None = None,
+    out: PathLike | None = None,
+    figures: bool = True,
+    search: Literal["exact", "faiss"] | None = None,
+    trust: bool = False,
+) -> Evaluation:
+    """Evaluates a run, a SavedModel, or an ensemble, and writes `metrics.json` and figures.
 
-    Several are an ensemble: their embeddings are laid side by side, as the fair protocol does with the models of its
-    folds, so that squared distances add up.
+    The embeddings of an ensemble are concatenated, as in the fair protocol, so that squared distances add up.
 
     Args:
-        path: A run's folder, or a SavedModel that this package exported; or a list of these, for an ensemble.
-        data_name: A data set of the registry, or a folder of images; by default the (first) run's own.
-        data_options: What the data set takes.
-        split: `"all"`, `"train"`, `"validation"` or `"test"` classes; by default test for the run's own data,
-            else all.
-        splitting: Changes of how classes are split: `validation_classes`, `test_classes`, `split_seed`, `fold` or
-            `folds`; by default the run's, else those of `DataConfig`.
-        out: The folder, which must not exist; by default a new one in the run's folder `evaluations`, or, for
-            a SavedModel or an ensemble, in `evaluations` where the program runs.
-        figures: Whether to draw figures.
-        search: `"exact"`, or `"faiss"` for an approximate search that tells its recall; by default the (first) run's.
-        trust: Whether a SavedModel may have operations that reach files, processes or Python, and modules that a run's
-            recipe names are imported. Otherwise nothing in a run's folder is executed.
+        path: path, or list of paths for an ensemble. Folders of runs or of SavedModels that this package exported.
+        data_name: str. Dataset name, folder of images or features, or CSV file. Default: the data of the (first) run.
+        data_options: mapping. Options of the dataset.
+        split: `"all"`, `"train"`, `"validation"` or `"test"` classes. Default: `"test"` for the run's own data, else
+            `"all"`.
+        splitting: mapping. Other values of `validation_classes`, `test_classes`, `split_seed`, `fold` or `folds` of
+            `DataConfig`. Default: those of the run.
+        out: path. Folder to create, which must not exist. Default: a new one in `evaluations` of the run or, for a
+            SavedModel or an ensemble, of the current folder.
+        figures: bool. Draw figures. Default: True.
+        search: `"exact"`, or `"faiss"` for approximate search that reports its recall. Default: that of the (first)
+            run.
+        trust: bool. Import the modules that a run's recipe names, and accept SavedModels with operations that access
+            files, processes or Python. Default: False, which executes no code from the folders.
 
     Returns:
         An `Evaluation`.
 
     Raises:
-        ValueError: If a path is neither a run nor a SavedModel, a run has no weights yet, the data cannot
-            be had, runs of an ensemble keep other classes for the test, or the folder exists, or
-            Faiss is asked for and not installed.
+        ValueError: If a path is neither a run nor a SavedModel, a run has no weights yet, the data cannot be loaded,
+            runs of an ensemble have different test classes, the folder exists, or Faiss is not installed.
     """
     check_is_free(out)
     split = split or ("test" if data_name is None else "all")
     if split not in SPLITS:
-        raise ValueError(f"Unknown split. Received: split={split!r}; expected one of {SPLITS}.")
-    paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
+        raise ValueError(f"Unknown split. Received: split={split!r}. Expected: one of {SPLITS}.")
+    paths: list[Any] = [path] if isinstance(path, (str, os.PathLike)) else list(path)
     if not paths:
-        raise ValueError("There is nothing to evaluate. Received: no run and no SavedModel.")
+        raise ValueError("There is nothing to evaluate. Received: an empty list. Expected: runs or SavedModels.")
     with input_errors():
-        models = [open_network(pathlib.Path(one).expanduser(), trust) for one in paths]
-        recipe = models[0].recipe
-        _check_same_classes(models, paths, split)
+        networks = [open_network(pathlib.Path(one).expanduser(), trust) for one in paths]
+        first, recipe = networks[0], networks[0].recipe
+        _check_same_classes(networks, paths, split)
         images = _load(recipe, data_name, data_options or {}, split, splitting or {})
     config = recipe.evaluation if recipe is not None else EvaluationConfig()
     search = check_search(search or config.search)
     try:
-        embedded = [embed(model.embedder, model.batches(images, config.batch_size)) for model in models]
+        embedded = [embed(network.embedder, network.batches(images, config.batch_size)) for network in networks]
     except tf.errors.OpError as error:
         raise InputError(f"Not every image goes through the network: {line_of(error)}") from error
-    embeddings, labels = [embeddings for embeddings, _ in embedded], embedded[0][1]
+    embeddings, labels = [one for one, _ in embedded], embedded[0][1]
     metrics = ensemble_metrics(embeddings, labels, images.is_query, config.recall_at, search)
-    name = f"{images.name or 'data'}-{split}" + ("-ensemble" if len(models) > 1 else "")
+    is_single, name = len(networks) == 1, images.name or str(data_name)
     if out is not None:
         folder = new_folder(out)
     else:
-        # Of a run they are kept with it.
-        run = None if recipe is None or len(models) > 1 else RunFolder(paths[0])
-        folder = new_dated_folder("evaluations" if run is None else run.evaluations, name)
+        parent = RunFolder(paths[0]).evaluations if is_single and recipe is not None else "evaluations"
+        folder = new_dated_folder(parent, f"{images.name or 'data'}-{split}" + "-ensemble" * (not is_single))
     if figures:
-        # The pooling of an ensemble is that of each of its networks.
         draw_evaluation(
-            folder / "figures", images, models[0].preprocessing, np.concatenate(embeddings, axis=1), labels, config,
+            folder / "figures", images, first.preprocessing, np.concatenate(embeddings, axis=1), labels, config,
             seed=recipe.seed if recipe is not None else 0,
-            embedder=None if len(models) > 1 or models[0].is_saved_model else models[0].embedder,
+            embedder=first.embedder if is_single and not first.is_saved_model else None,
         )  # fmt: skip
-    name = images.name or str(data_name)
     facts = {"data": name, "split": split, "images": len(images), "classes": images.num_classes}
-    # The paths as they were given: the file may be read elsewhere.
-    given = {"model": str(paths[0])} if len(paths) == 1 else {"ensemble": [str(one) for one in paths]}
+    given = {"model": str(paths[0])} if is_single else {"ensemble": [str(one) for one in paths]}
     write_json(folder / "metrics.json", {**given, **facts, "metrics": metrics})
     return Evaluation(folder=folder, metrics=metrics, **facts)
 
 
-def check_search(search):
-    """Gives the search if it is there to be used, before images are embedded for it; else raises an InputError."""
+def check_search(search: str) -> str:
+    """Returns the search, or raises an InputError if it is unknown or not installed."""
     try:
         if check_choice("search", search, SEARCHES) == "faiss":
             import_faiss()
@@ -168,35 +185,37 @@ def check_search(search):
 
 
 class OpenedNetwork(NamedTuple):
-    """A network that was read.
+    """A network that was read from disk.
 
     Attributes:
-        embedder: A Keras model, or a `SavedEmbedder`, which does the preprocessing itself.
-        preprocessing: How images come in; `None` for a head, which takes features of `feature_size` numbers.
-        recipe: The recipe of a run.
+        embedder: Keras model, or `SavedEmbedder`, which includes the preprocessing.
+        preprocessing: Preprocessing of images. None for a head.
+        feature_size: int. Size of the features that a head accepts. None for images.
+        recipe: Recipe of a run. None for a SavedModel.
     """
 
-    embedder: object
+    embedder: Any
     preprocessing: data.Preprocessing | None
     feature_size: int | None = None
     recipe: Recipe | None = None
 
     @property
-    def is_saved_model(self):
+    def is_saved_model(self) -> bool:
+        """Whether it is a SavedModel."""
         return isinstance(self.embedder, SavedEmbedder)
 
-    def batches(self, images, batch_size):
-        """Batches of a dataset, as the network takes them."""
+    def batches(self, images: data.LabeledSamples, batch_size: int) -> tf.data.Dataset:
+        """Returns batches of a dataset as the network accepts them."""
         if getattr(images, "feature_size", None) != self.feature_size:
-            takes = "images" if self.feature_size is None else f"features of {self.feature_size} numbers"
-            raise InputError(f"The network takes {takes}. Received: {images!r}.")
+            expected = "images" if self.feature_size is None else f"features of {self.feature_size} numbers"
+            raise InputError(f"The network does not accept these data. Received: {images!r}. Expected: {expected}.")
         if self.is_saved_model and self.feature_size is None:
             return self.embedder.batches(images, batch_size)
         return data.evaluation_batches(images, batch_size, self.preprocessing)
 
 
-def open_network(path, trust=False):
-    """Reads a run's folder or a SavedModel of this package, as an `OpenedNetwork`; `trust` is that of `evaluate`."""
+def open_network(path: pathlib.Path, trust: bool = False) -> OpenedNetwork:
+    """Reads the folder of a run or of a SavedModel of this package. `trust` is as in `evaluate`."""
     if not (path / "saved_model.pb").is_file():
         folder = RunFolder.open(path)
         with plugins.trusting(trust):
@@ -205,22 +224,21 @@ def open_network(path, trust=False):
         return OpenedNetwork(_read_embedder(folder, recipe), preprocessing, recipe.model.head.input_size, recipe)
     check_saved_model(path, trust)
     try:
-        # The line above has checked it.
-        saved = load_saved_model(path, trust=True)
+        saved = load_saved_model(path, trust=True)  # It is checked above.
     except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
         raise InputError(f"The SavedModel cannot be loaded: {' '.join(str(error).split())[:300]}") from error
     return OpenedNetwork(saved, saved.preprocessing, saved.metadata["input_shape"][0] if saved.takes_features else None)
 
 
-def _check_same_classes(models, paths, split):
-    """Raises an InputError if runs of an ensemble do not agree on what they were not trained with."""
+def _check_same_classes(networks, paths, split):
+    """Raises an InputError if runs of an ensemble do not have the same classes in the split."""
     if split == "all":
         return
     kept = ("name", "options", "test_classes", "split_seed") + (("fold", "folds") if split != "test" else ())
-    runs = [(path, model.recipe.data) for path, model in zip(paths, models) if model.recipe is not None]
+    runs = [(path, network.recipe.data) for path, network in zip(paths, networks) if network.recipe is not None]
     for path, config in runs[1:]:
         differing = [key for key in kept if getattr(config, key) != getattr(runs[0][1], key)]
-        # A seed that shuffles the training classes alone leaves the test classes what they are.
+        # A seed that shuffles only the training classes does not change the test classes.
         if split == "test" and config.test_classes == "published":
             differing = [key for key in differing if key != "split_seed"]
         if differing:
@@ -232,7 +250,7 @@ def _check_same_classes(models, paths, split):
 
 
 def _load(recipe, name, options, split, splitting):
-    """The classes of a split of a data set, by default those of the run."""
+    """The classes of a split of a dataset, by default those of the run."""
     config = recipe.data if recipe is not None else DataConfig()
     if name is not None:
         images = load_dataset(name, options)
@@ -240,33 +258,38 @@ def _load(recipe, name, options, split, splitting):
         images = data.load(config.name, **{**config.options, **options})
     else:
         raise InputError(
-            "A SavedModel does not know its data. Received: no data set; expected one of "
+            "A SavedModel has no data of its own. Received: no dataset. Expected: one of "
             f"{', '.join(data.names())}, or a folder of images."
         )
     if split == "all":
         return images
     if "validation_classes" in splitting:
-        # Which takes the place of the run's fold.
+        # It replaces the run's fold.
         splitting = {"fold": None, **splitting}
     return getattr(builders.split(dataclasses.replace(config, **splitting), images), split)
 
 
-def load_dataset(name, options):
-    """Loads a data set by its name, or a folder of images or of features by its path."""
-    if name not in data.names() and name.lower().endswith(".csv"):
-        return data.get("csv", path=name, **options)
-    if name not in data.names() and (
-        os.path.isdir(os.path.expanduser(name)) or os.path.basename(name) != name
-    ):
-        is_of_features = os.path.isfile(os.path.join(os.path.expanduser(name), FEATURES))
-        return data.load("features" if is_of_features else "folder", path=name, **options)
+def load_dataset(name: str, options: Mapping[str, Any]) -> data.LabeledSamples:
+    """Loads a dataset by its name, or from the path of a CSV file or of a folder of images or features.
+
+    Args:
+        name: str. Name or path.
+        options: mapping. Options of the dataset.
+    """
+    path = os.path.expanduser(name)
+    if name not in data.names():
+        if name.lower().endswith(".csv"):
+            return data.get("csv", path=name, **options)
+        if os.path.isdir(path) or os.path.basename(name) != name:
+            has_features = os.path.isfile(os.path.join(path, FEATURES))
+            return data.load("features" if has_features else "folder", path=name, **options)
     return data.load(name, **options)
 
 
 def _read_embedder(folder, recipe):
-    """The network of a run: its recipe makes it, under either line of Keras, and the file of the weights fills it.
+    """The network of a run, made by its recipe and weights, or else `embedder.keras`.
 
-    Without that file, it is what `embedder.keras` holds.
+    The recipe and the weights can be read by both versions of Keras, `embedder.keras` by the one that wrote it.
     """
     has_validated = folder.history.is_file() or folder.test_metrics.is_file() or folder.embedder.is_file()
     if folder.best_weights.is_file() and has_validated:
@@ -280,7 +303,7 @@ def _read_embedder(folder, recipe):
                 raise RunFolderError(
                     f"The weights of the run cannot be read: {reason}. Received: {folder.best_weights}."
                 ) from error
-            _logger.warning("%s cannot be read; embedder.keras is taken for it.", folder.best_weights)
+            _logger.warning("%s cannot be read. Using embedder.keras instead.", folder.best_weights)
     if folder.embedder.is_file():
         return load_keras_file(folder.embedder)
-    raise RunFolderError(f"{folder.path} has no weights yet: no validation was reached.")
+    raise RunFolderError(f"The run has no weights yet. Received: {folder.path}, without a finished validation.")

@@ -1,8 +1,9 @@
-"""The command `tfdml-extract`, apart from what it does: its help does not wait for TensorFlow."""
+"""The command `tfdml-extract`, in a module without TensorFlow so that its help is fast."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Literal, Union
 
 from tfdml._utils.command_line import CommandParser
@@ -22,14 +23,18 @@ examples:
 Then: tfdml-train features --data.options.path features/pets"""
 
 
-def extract_main(argv=None):
-    """Extracts features from the command line. The exit code is 130 after Ctrl-C, 2 for wrong input."""
+def extract_main(argv: Sequence[str] | None = None) -> int:
+    """Extracts features from the command line. The exit code is 130 after Ctrl-C, 2 for wrong input.
+
+    Args:
+        argv: sequence of str. Arguments. Default: those of the process.
+    """
     parser = _parser()
     given = parser.parse_given(sys.argv[1:] if argv is None else argv)
     model, options, modules = given.pop("MODEL"), given.pop("options", None), given.pop("import", [])
     missing = [f"--{name}" for name in ("data", "out") if name not in given]
     if missing:
-        parser.refuse(f"{' and '.join(missing)} must be given.")
+        parser.refuse(f"Options are missing. Expected: {' and '.join(missing)}.")
     dataset, out, verbose = given.pop("data"), given.pop("out"), not given.pop("quiet", False)
     try:
         with parser.refusing_input_errors():
@@ -38,7 +43,7 @@ def extract_main(argv=None):
 
             features = extract_features(model, dataset, out, data_options=options, verbose=verbose, **given)
     except KeyboardInterrupt:
-        print("\nInterrupted; nothing is left of it.", file=sys.stderr)
+        print("\nInterrupted. Nothing was written.", file=sys.stderr)
         return 130
     print(f"{len(features)} features of {features.feature_size} numbers, {features.num_classes} classes: {out}")
     return 0
@@ -47,28 +52,28 @@ def extract_main(argv=None):
 def _parser():
     parser = CommandParser(
         usage="%(prog)s MODEL --data NAME_OR_FOLDER --out DIR ...",
-        description="Extracts features of images with a frozen network, for heads to be trained on them.",
+        description="Extracts features of images with a frozen network, to train heads on them.",
         epilog=_EXAMPLES,
     )
     parser.add_argument(
-        "MODEL", help="A .keras file, a SavedModel, a run's folder, or a backbone with --backbone_options.weights."
+        "MODEL", help="A .keras file, SavedModel, run folder, or backbone with --backbone_options.weights."
     )
     parser.add_options({
         "--data NAME_OR_FOLDER": "Dataset (tfdml-train --list datasets) or folder of images.",
         "--options": (dict, "Options of the dataset, as in --options.min_typefaces 20."),
         "--out DIR": "Folder of the features, which must not exist.",
         "--backbone_options": (dict, "Options of the backbone, as in --backbone_options.weights imagenet."),
-        "--output OUTPUT": "Output of a model with several, or a layer of a Keras model.",
-        "--pooling POOLING": "Pooling of a feature map (default: gap, average).",
+        "--output OUTPUT": "Output to use if the model has several, or a layer of a Keras model.",
+        "--pooling POOLING": "Pooling of feature maps (default: gap, average).",
         "--size": (
             Union[int, tuple[int, int]], "Height and width in pixels (default: the model's, or the dataset's)."
         ),
         "--channels": (int, "1 (gray) or 3 (color) (default: the model's, or the dataset's)."),
-        "--short_side": (int, "Scale the shorter side to this many pixels, then crop the center."),
-        "--scale": (Literal[SCALES], "What the model expects of black to white (default: 0-1)."),
-        "--batch_size": (int, "Images at once (default: 64)."),
-        "--dtype": (Literal[DTYPES], "Of the features on disk (default: float32)."),
-        "--quiet": "No progress bar.",
+        "--short_side": (int, "Scale the shorter side to this number of pixels, then crop the center."),
+        "--scale": (Literal[SCALES], "Values for black and white that the model expects (default: 0-1)."),
+        "--batch_size": (int, "Images per batch (default: 64)."),
+        "--dtype": (Literal[DTYPES], "Data type of the stored features (default: float32)."),
+        "--quiet": "Show no progress bar.",
     })  # fmt: skip
     add_import_options(parser, TRUST)
     return parser

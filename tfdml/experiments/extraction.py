@@ -1,10 +1,12 @@
-"""Features of a frozen network, computed once and kept on disk."""
+"""Features of a frozen network, computed once and stored on disk."""
 
 from __future__ import annotations
 
 import os
 import pathlib
 import sys
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import keras
 import tensorflow as tf
@@ -15,6 +17,7 @@ from tfdml._utils.arguments import check_choice, check_whole_number
 from tfdml._utils.files import FolderInUseError
 from tfdml._utils.foreign_graphs import check_saved_model, load_keras_file
 from tfdml._utils.input_errors import InputError, input_errors, nearest_key
+from tfdml._utils.types import PathLike
 from tfdml.data.feature_files import holds_unfinished_features, write_features
 from tfdml.experiments.errors import line_of
 from tfdml.experiments.evaluation import load_dataset, open_network
@@ -34,55 +37,55 @@ from tfdml.version import __version__
 
 
 def extract_features(
-    model,
-    dataset,
-    out,
+    model: Any,
+    dataset: data.LabeledImages | PathLike,
+    out: PathLike,
     *,
-    data_options=None,
-    backbone_options=None,
-    output=None,
-    pooling=None,
-    size=None,
-    channels=None,
-    short_side=None,
-    scale=None,
-    batch_size=64,
-    dtype="float32",
-    trust=False,
-    verbose=True,
-):
-    """Puts images through a frozen network and keeps its features on disk, as `tfdml.data.features` reads them.
+    data_options: Mapping[str, Any] | None = None,
+    backbone_options: Mapping[str, Any] | None = None,
+    output: str | None = None,
+    pooling: str | None = None,
+    size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    short_side: int | None = None,
+    scale: Literal["0-1", "0-255", "-1-1"] | None = None,
+    batch_size: int = 64,
+    dtype: Literal["float16", "float32"] = "float32",
+    trust: bool = False,
+    verbose: bool = True,
+) -> data.LabeledFeatures:
+    """Computes features of images with a frozen network and stores them for `tfdml.data.features`.
 
-    The folder gets `labels.npy`, `classes.txt`, `roles.npy` (if the set has roles) and `source.json`, which tells where
-    the features are from; `features.npy` comes last and at once, so a folder that has it is whole.
+    The folder gets `labels.npy`, `classes.txt`, `roles.npy` (if the dataset has queries and a gallery) and
+    `source.json` (where the features come from). `features.npy` is written last, so a folder that has it is complete.
 
     Args:
-        model: What gives the features: a Keras model from images to vectors `(b, d)` or a feature map `(b, h, w, c)`;
-            the path of a `.keras` file, of any SavedModel with the signature `serving_default`, or of a run's folder;
-            or the name of a backbone, with its weights in `backbone_options`.
-        dataset: A `LabeledImages`, a data set of the registry or a folder of images.
-        out: The folder to make. What an interrupted extraction left there is replaced; nothing else is.
-        data_options: What the data set takes.
-        backbone_options: What the backbone takes, as in `{"weights": "imagenet"}`.
-        output: Which output, where a model has several; of a Keras model also the name of a layer.
-        pooling: A pooling of tfdml without weights to be trained, by name, for a feature map; `None` is `"gap"`.
-        size: `(height, width)` of the images, or one number for both; `None` for what the model takes or, if that is
-            any size, what the data set has.
-        channels: 1 or 3; `None` likewise.
-        short_side: As for `tfdml.data.Preprocessing`.
-        scale: Which numbers the model expects of black to white: `"0-1"` (the default), `"0-255"` or `"-1-1"`. The
-            networks of this package (runs, SavedModels, backbones) bring their own preprocessing.
-        batch_size: Images at once.
-        dtype: `"float32"` or `"float16"`, which takes half of the disk.
-        trust: As for `evaluate`.
-        verbose: Whether a bar shows the progress.
+        model: Network. A Keras model from images to vectors (b, d) or feature maps (b, h, w, c); the path of a `.keras`
+            file, of a SavedModel with the signature `serving_default`, or of a run's folder; or the name of a backbone,
+            with its weights in `backbone_options`.
+        dataset: `LabeledImages`, name of a dataset, or folder of images.
+        out: path. Folder to create. It may contain an interrupted extraction, which is replaced, but nothing else.
+        data_options: mapping. Options of the dataset.
+        backbone_options: mapping. Options of the backbone, for example `{"weights": "imagenet"}`.
+        output: str. Output of a model with several outputs, or a layer of a Keras model.
+        pooling: str. Pooling of feature maps, without trainable weights. Default: `"gap"`.
+        size: int or (height, width). Size of the images. Default: that of the model or, if it accepts any size, of the
+            dataset.
+        channels: 1 or 3. Default: as for `size`.
+        short_side: int. As in `tfdml.data.Preprocessing`. Default: None.
+        scale: `"0-1"`, `"0-255"` or `"-1-1"`. Values for black and white that the model expects. Networks of this
+            package (runs, SavedModels, backbones) include their preprocessing. Default: `"0-1"`.
+        batch_size: int. Images per batch. Default: 64.
+        dtype: `"float32"` or `"float16"`. Data type of the stored features. Default: `"float32"`.
+        trust: bool. As in `evaluate`. Default: False.
+        verbose: bool. Show a progress bar. Default: True.
 
     Returns:
         The `LabeledFeatures` in the folder.
 
     Raises:
-        ValueError: If the model or the data cannot be used, an option does not go with them, features are not finite
-            (the images are named), the folder holds something else, or the disk is full.
+        ValueError: If the model or the data cannot be used, an option is not accepted for them, features are not
+            finite (the message names the images), the folder has other content, or the disk is full.
     """
     folder = pathlib.Path(out).expanduser()
     if not holds_unfinished_features(folder):
@@ -95,7 +98,7 @@ def extract_features(
         if not isinstance(dataset, data.LabeledSamples):
             dataset = load_dataset(str(dataset), data_options or {})
         elif data_options:
-            raise InputError(f"Options go with a data set's name. Received: data_options={data_options}.")
+            raise InputError(f"Options need the name of a dataset. Received: data_options={data_options}.")
         if not isinstance(dataset, data.LabeledImages) or not len(dataset):
             raise InputError(f"Features are extracted from images. Received: {dataset!r}.")
         image_options = {"size": size, "channels": channels, "short_side": short_side, "scale": scale}
@@ -112,7 +115,7 @@ def extract_features(
         "num_train_classes": dataset.num_train_classes,
         "versions": {"tfdml": __version__, "tensorflow": tf.__version__, "keras": keras.__version__},
     }
-    # AutoGraph would give errors another class.
+    # AutoGraph would change the class of errors.
     forward = tf.function(lambda images: pool(network.forward(images)), reduce_retracing=True, autograph=False)
 
     def values(bar):
@@ -155,17 +158,17 @@ def _open(model, dataset, image_options, backbone_options, output, trust):
     if path.is_dir():
         return _own_network(path, dataset, given, output, trust)
     raise InputError(
-        f"There is no such model. Received: {str(model)!r}; expected a .keras file, the folder of a SavedModel or of a "
-        f"run, or a backbone. Did you mean {nearest_key(name, backbones.names())!r}?"
+        f"There is no such model. Received: {str(model)!r}. Expected: a .keras file, the folder of a SavedModel or of "
+        f"a run, or a backbone. Did you mean {nearest_key(name, backbones.names())!r}?"
     )
 
 
 def _own_network(path, dataset, given, output, trust):
-    """A run or a SavedModel of this package, which knows how images come."""
-    refuse(given, "image options", f"a network that has a preprocessing of its own, {path}")
+    """The extractor of a run or a SavedModel of this package, which include their preprocessing."""
+    refuse(given, "image options", f"a network with a preprocessing of its own, {path}")
     opened = open_network(path, trust)
     if opened.preprocessing is None:
-        raise InputError(f"This network is a head, which takes features rather than images. Received: {path}.")
+        raise InputError(f"This network is a head for features. Received: {path}. Expected: a network for images.")
     embedder = opened.embedder
     if opened.is_saved_model:
         refuse(output, "output", f"a SavedModel of tfdml, {path}")

@@ -3,39 +3,45 @@
 from __future__ import annotations
 
 import logging
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from tfdml import data, models, plots
+from tfdml.experiments.recipe import EvaluationConfig
 from tfdml.metrics import nearest_neighbors
 
 _logger = logging.getLogger(__name__)
 
 
-def draw_training(folder, history):
-    """Writes `training_curve.png`.
-
-    Args:
-        folder: Where to.
-        history: Columns by name.
-    """
+def draw_training(folder: pathlib.Path, history: Mapping[str, Sequence[float]]) -> None:
+    """Writes `training_curve.png` from the columns of a history by name."""
     plots.save(plots.training_curve(history, x="step"), folder / "training_curve.png")
 
 
-def draw_evaluation(folder, dataset, preprocessing, embeddings, labels, config, seed, embedder=None):
-    """Writes `embedding_map.png`, `nearest_neighbors.png` and, if the pooling weighs, `pooling_maps.png`.
-
-    Of features, which cannot be shown, only the first.
+def draw_evaluation(
+    folder: pathlib.Path,
+    dataset: data.LabeledSamples,
+    preprocessing: data.Preprocessing | None,
+    embeddings: np.ndarray,
+    labels: np.ndarray,
+    config: EvaluationConfig,
+    seed: int,
+    embedder: Any = None,
+) -> None:
+    """Writes `embedding_map.png`, for images also `nearest_neighbors.png` and, if possible, `pooling_maps.png`.
 
     Args:
-        folder: Where to.
-        dataset: The `LabeledImages` or `LabeledFeatures` that were embedded.
-        preprocessing: How they are brought into shape.
-        embeddings: `(n, d)`, in the order of the images.
-        labels: `(n,)`.
-        config: An `EvaluationConfig`.
-        seed: For the choice of queries and of points.
-        embedder: The Keras embedder, or None if there is none to ask for pooling weights.
+        folder: path. Folder of the figures.
+        dataset: The images or features that were embedded.
+        preprocessing: Preprocessing of the images. None for features.
+        embeddings: array (n, d), in the order of the dataset.
+        labels: array (n,).
+        config: `EvaluationConfig`. Number of queries and neighbors.
+        seed: int. For the choice of queries and points.
+        embedder: Keras model. Its pooling weights are drawn if its pooling has any. Default: None.
     """
     if not np.isfinite(embeddings).all():
         _logger.warning("No figures: the embeddings are not finite.")
@@ -45,27 +51,27 @@ def draw_evaluation(folder, dataset, preprocessing, embeddings, labels, config, 
     if not isinstance(dataset, data.LabeledImages):
         return
     queries = _choose_queries(labels, config.queries, seed)
-    shown = _show(dataset, queries, preprocessing)
-    neighbors = min(config.neighbors, len(labels) - 1)
-    if neighbors:
-        indices = _neighbors(embeddings, queries, neighbors)
+    shown, query_names = _show(dataset, queries, preprocessing), [names[label] for label in labels[queries]]
+    if neighbors := min(config.neighbors, len(labels) - 1):
+        indices, _ = nearest_neighbors(embeddings[queries], neighbors + 1, reference_embeddings=embeddings)
+        # Among equal embeddings the query need not come first, or be found at all.
+        indices = np.array([row[row != query][:neighbors] for row, query in zip(indices, queries)])
         near = _show(dataset, indices.reshape(-1), preprocessing)
         figure = plots.nearest_neighbors(
             shown,
             near.reshape(*indices.shape, *near.shape[1:]),
             labels[indices] == labels[queries][:, None],
-            query_names=[names[label] for label in labels[queries]],
+            query_names=query_names,
             neighbor_names=[[names[label] for label in row] for row in labels[indices]],
         )
         plots.save(figure, folder / "nearest_neighbors.png")
     if embedder is not None and hasattr(embedder.get_layer("pooling"), "pooling_weights"):
-        maps = models.pooling_maps(embedder, shown)
-        figure = plots.pooling_maps(shown, maps, names=[names[label] for label in labels[queries]])
+        figure = plots.pooling_maps(shown, models.pooling_maps(embedder, shown), names=query_names)
         plots.save(figure, folder / "pooling_maps.png")
 
 
 def _choose_queries(labels, count, seed):
-    """Indices of images of different classes, of those with at least two images if there are any."""
+    """Indices of images of different classes, if possible of classes with at least two images."""
     generator = np.random.default_rng(seed)
     classes, counts = np.unique(labels, return_counts=True)
     classes = classes[counts >= 2] if (counts >= 2).any() else classes
@@ -73,15 +79,8 @@ def _choose_queries(labels, count, seed):
     return np.array([generator.choice(np.flatnonzero(labels == label)) for label in chosen])
 
 
-def _neighbors(embeddings, queries, count):
-    """Indices of the nearest neighbours, `(queries, count)`, without the query itself."""
-    indices, _ = nearest_neighbors(embeddings[queries], count + 1, reference_embeddings=embeddings)
-    # Among equal embeddings the query need not come first, nor be there at all.
-    return np.array([row[row != query][:count] for row, query in zip(indices, queries)])
-
-
 def _show(dataset, indices, preprocessing):
-    """The images as the network sees them, `(n, h, w, c)`."""
+    """Preprocessed images, `(n, h, w, c)`."""
     chosen = data.LabeledImages(
         dataset.images[indices], dataset.labels[indices], dataset.class_names, max_pixels=dataset.max_pixels
     )

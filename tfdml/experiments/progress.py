@@ -1,30 +1,41 @@
-"""What a training run prints."""
+"""The lines that a training run prints."""
 
 from __future__ import annotations
 
 import sys
 import time
+from typing import TextIO
 
 import keras
+
+from tfdml.callbacks import RetrievalEarlyStopping
 
 _HEADER = "validation     step      loss    MAP@R      P@1   elapsed   left, at most"
 _BAR_SECONDS = 0.2
 
 
 class ProgressLines(keras.callbacks.Callback):
-    """Prints a header, and a line of less than 100 columns for each of `validations` after `steps` steps.
+    """Prints one line of less than 100 characters per validation.
 
-    Keras' own lines have every column of the logs, and the progress of the epoch alone. The best validation so far, of
-    the `RetrievalEarlyStopping` before this callback, is marked. The stream is standard output by default.
+    Keras prints all columns of the logs, and the time left only of the current epoch.
+
+    Args:
+        steps: int. Training steps per validation.
+        validations: int. Maximum number of validations.
+        early_stopping: `RetrievalEarlyStopping`, earlier in the list of callbacks. Its best validation gets a mark.
+        stream: text stream. Default: standard output.
     """
 
-    def __init__(self, steps, validations, early_stopping, stream=None):
+    def __init__(
+        self, steps: int, validations: int, early_stopping: RetrievalEarlyStopping, stream: TextIO | None = None
+    ):
         super().__init__()
         self.steps = steps
         self.validations = validations
         self.early_stopping = early_stopping
         self.stream = stream
-        self._began = self._done = None
+        self._began: float | None = None
+        self._done = 0
 
     def on_train_begin(self, logs=None):
         self._began = None
@@ -37,15 +48,12 @@ class ProgressLines(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         elapsed = time.monotonic() - self._began
         left = elapsed / (epoch + 1 - self._done) * (self.validations - epoch - 1)
-        numbers = "".join(
-            f"{_number((logs or {}).get(name))}{mark}"
-            for name, mark in (("loss", "   "), ("val_map_at_r", self._mark(epoch)), ("val_precision_at_1", " "))
+        mark = " * " if self.early_stopping.best_epoch == epoch else "   "
+        loss, map_at_r, precision = (
+            _number((logs or {}).get(name)) for name in ("loss", "val_map_at_r", "val_precision_at_1")
         )
-        place = self._place(epoch, self.steps)
-        self._print(f"{place} {numbers} {_clock(elapsed):>8} {_clock(left):>15}")
-
-    def _mark(self, epoch):
-        return " * " if self.early_stopping.best_epoch == epoch else "   "
+        numbers = f"{loss}   {map_at_r}{mark}{precision}"
+        self._print(f"{self._place(epoch, self.steps)} {numbers}  {_clock(elapsed):>8} {_clock(left):>15}")
 
     def _place(self, epoch, steps):
         return f"{f'{epoch + 1}/{self.validations}':>10} {epoch * self.steps + steps:8d}"
@@ -55,7 +63,11 @@ class ProgressLines(keras.callbacks.Callback):
 
 
 class ProgressBar(ProgressLines):
-    """The same for a terminal, with the step in a last line that is written over."""
+    """`ProgressLines` for a terminal, with a bar for the steps in the last line.
+
+    Args:
+        *args: As for `ProgressLines`.
+    """
 
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch, logs)
@@ -71,17 +83,16 @@ class ProgressBar(ProgressLines):
         print(f"\r{text}", end="", file=self.stream or sys.stdout, flush=True)
 
     def _print(self, line):
-        # Clears what the bar has left.
+        # Clears the rest of the bar.
         super()._print(f"\r\x1b[K{line}" if (self.stream or sys.stdout).isatty() else f"\r{line:<78}")
 
 
 def _number(value):
-    """A number of eight columns; a dash if there is none."""
+    """A number of eight characters, or a dash for None."""
     if value is None:
         return f"{'–':>8}"
-    value = float(value)
-    text = f"{value:8.4f}"
-    return text if len(text) == 8 else f"{value:8.1e}"
+    text = f"{float(value):8.4f}"
+    return text if len(text) == 8 else f"{float(value):8.1e}"
 
 
 def _clock(seconds):
