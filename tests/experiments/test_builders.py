@@ -185,7 +185,7 @@ def test_loss_and_miner():
         ({"loss.miner.name": "hard", "loss.miner.options.distanc": 1}, "does not take these options"),
         ({"loss.miner.name": "hard", "loss.name": "addons.TripletHardLoss"}, "This loss takes no miner"),
         ({"loss.miner.name": "hard", "loss.options.miner": "hard"}, "This loss takes no miner"),
-        ({"loss.miner.options.distance": "cosine"}, "Options go with a miner's name"),
+        ({"loss.miner.options.distance": "cosine"}, "Options of a miner need its name"),
     ):
         with pytest.raises(ValueError) as error:
             make_loss(load_recipe("gap", changes))
@@ -194,7 +194,7 @@ def test_loss_and_miner():
 
 @pytest.mark.parametrize("name", ["in_batch_negatives", "pair_contrastive"])
 def test_losses_of_given_pairs_are_refused(name):
-    with pytest.raises(RecipeError, match=f"takes given pairs.*loss.name='{name}'"):
+    with pytest.raises(RecipeError, match=f"needs given pairs.*loss.name='{name}'"):
         make_loss(load_recipe("gap", {"loss.name": name}))
 
 

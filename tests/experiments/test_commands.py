@@ -132,8 +132,8 @@ def test_a_file_and_the_command_line_over_it(capsys, tmp_path):
         (["--resume", "x", "--preset", "thesis/c1"], "--resume takes everything from the run"),
         (["--resume", "x", "--seed", "1"], "--resume takes everything from the run"),
         (["--resume", "no-such-folder"], "There is no run folder no-such-folder."),
-        (["--resume", "."], "is no run"),
-        (["--out", "."], "exists already, and nothing is written over"),
+        (["--resume", "."], "The folder is not a run"),
+        (["--out", "."], "exists already, and nothing is overwritten"),
         (["--data.name", "glyfs"], "Did you mean 'glyphs'?"),
         (["--data.options.min_typfaces", "3"], "Did you mean 'min_typefaces'?"),
         (["digits-quick", "--data.validation_classes", "0.01"], "validation split without classes"),
@@ -144,7 +144,7 @@ def test_a_file_and_the_command_line_over_it(capsys, tmp_path):
         (["digits-quick", "--model.backbone", "tiny", "--model.gsp.ratio", "1.3"], "Received: ratio=1.3"),
         (["digits-quick", "--model.backbone", "tiny", "--model.embedding_size", "0"], "embedding_size"),
         (["digits-quick", "--augmentation.rotation", "200"], "rotation=200"),
-        (["digits-quick", "--loss.name", "addons.TripletHardLoss"], "expected references.name='batch'"),
+        (["digits-quick", "--loss.name", "addons.TripletHardLoss"], "Expected: references.name='batch'"),
         (["digits-quick", "--data.name", "folder", "--data.options.path", "nowhere"], "no such folder"),
         (["digits-quick", "--ccp.projection_weight", "-1"], "projection_weight"),
     ],
@@ -165,7 +165,7 @@ def test_images_in_files_need_a_shape(capsys, tmp_path):
         (folder / f"{number}.png").write_bytes(png.numpy())
     arguments = ["digits-quick", "--data.name", "folder", "--data.options.path", str(tmp_path / "images")]
     error = _error_of(capsys, train_main, *arguments, "--data.size", "null", "--data.channels", "null")
-    assert "expected both to be given" in error
+    assert "Expected: both of them" in error
     (tmp_path / "images" / "class3" / "broken.png").write_bytes(b"\x89PNG but not really")
     assert "broken.png" in _error_of(capsys, train_main, *arguments)
 
@@ -175,7 +175,7 @@ def test_images_in_files_need_a_shape(capsys, tmp_path):
     [
         ([], "No run. Expected: RUN_OR_SAVEDMODEL"),
         (["nowhere"], "There is no run folder nowhere."),
-        (["."], "is no run"),
+        (["."], "The folder is not a run"),
         ([".", "--splt", "test"], "Unknown option --splt. Did you mean --split?"),
         ([".", "--split", "tests"], "--split has the wrong type or value. Received: 'tests'. Expected: one of"),
     ],

@@ -160,7 +160,7 @@ def test_nothing_is_written_over(image_run, in_tmp_path):
     first = evaluate(image_run.folder / "saved_model", folder, figures=False)
     second = evaluate(image_run.folder / "saved_model", folder, figures=False)
     assert first.folder != second.folder
-    with pytest.raises(RunFolderError, match="nothing is written over"):
+    with pytest.raises(RunFolderError, match="nothing is overwritten"):
         evaluate(image_run.folder, out=first.folder)
 
 

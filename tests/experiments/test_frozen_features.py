@@ -164,16 +164,16 @@ def test_what_does_not_fit_a_head(head_run, stored_features, tmp_path):
     np.save(tmp_path / "features.npy", np.zeros((4, 7), "float32"))
     np.save(tmp_path / "labels.npy", np.array([0, 0, 1, 1]))
     for path in (head_run.folder, head_run.folder / "saved_model"):
-        with pytest.raises(InputError, match="The network takes features of 24 numbers. Received: LabeledImages"):
+        with pytest.raises(InputError, match="these data. Received: LabeledImages.*Expected: features of 24 numbers"):
             evaluate(path, "digits", out=tmp_path / "out")
-        with pytest.raises(InputError, match=r"features of 24 numbers. Received: LabeledFeatures.*\(of 7\)"):
+        with pytest.raises(InputError, match=r"Received: LabeledFeatures.*\(of 7\).*Expected: features of 24 numbers"):
             evaluate(path, str(tmp_path), out=tmp_path / "out")
     inputs = keras.Input((8, 8, 1))
     export_saved_model(keras.Model(inputs, keras.layers.Flatten()(inputs)), tmp_path / "of images")
-    with pytest.raises(InputError, match="The network takes images. Received: LabeledFeatures"):
+    with pytest.raises(InputError, match="Received: LabeledFeatures.*Expected: images"):
         evaluate(tmp_path / "of images", str(stored_features), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    with pytest.raises(InputError, match="takes features rather than images"):
+    with pytest.raises(InputError, match="This network is a head for features"):
         extract_features(head_run.folder, load("digits"), tmp_path / "out")
 
 

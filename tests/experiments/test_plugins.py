@@ -205,7 +205,7 @@ def test_a_loss_without_references_in_a_recipe(module):
     plugins.import_modules([str(module("plugin_alone"))])
     changes = {"loss.name": "plugin_alone", "ccp.enabled": False}
     assert builders.make_loss(load_recipe("gap", {**changes, "references.name": "batch"})).name == "spread"
-    with pytest.raises(InputError, match=r"itself alone\. Received: loss.name='plugin_alone' with references.name="):
+    with pytest.raises(InputError, match=r"only with itself\. Received: loss.name='plugin_alone' with references"):
         builders.make_loss(load_recipe("gap", {**changes, "references.name": "memory"}))
     with pytest.raises(InputError, match=r"Unknown loss\. Received: 'mse'"):
         builders.make_loss(load_recipe("gap", {**changes, "loss.name": "mse", "references.name": "batch"}))

@@ -160,7 +160,7 @@ def test_nothing_is_written_over_or_without_data(summed_up, head_changes, tmp_pa
     with pytest.raises(InputError, match="none"):
         run_protocol(recipe, tmp_path / "protocol")
     assert not (tmp_path / "protocol").exists()
-    with pytest.raises(RunFolderError, match="no folder of a protocol"):
+    with pytest.raises(RunFolderError, match="not a protocol"):
         resume_protocol(tmp_path)
 
 
@@ -243,11 +243,11 @@ def test_runs_with_other_test_images_are_no_ensemble(summed_up):
         ({"data.fold": 0, "data.validation_classes": "test"}, "one of the two"),
         ({"data.fold": 4}, "0 <= fold < folds=4"),
         ({"data.folds": 1}, "at least 2"),
-        ({"data.fold": 0, "protocol.name": "fair"}, "gives each run its fold"),
+        ({"data.fold": 0, "protocol.name": "fair"}, "sets the fold of each run"),
         ({"protocol.repeats": 2}, "protocol.repeats=2"),
         ({"protocol.repeats": 0}, "at least 1"),
-        ({"protocol.folds": 3}, "expected null"),
-        ({"protocol.name": "conventional", "protocol.folds": 3}, "expected null"),
+        ({"protocol.folds": 3}, "Expected: null"),
+        ({"protocol.name": "conventional", "protocol.folds": 3}, "Expected: null"),
         ({"protocol.name": "unfair"}, "unfair"),
         ({"data.test_classes": "half"}, "half"),
         ({"optimizer.plateau_patience": 0}, "at least 1, or null"),

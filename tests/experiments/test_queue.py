@@ -11,7 +11,7 @@ from tfdml.experiments import (
     queue,
     train_main,
 )
-from tfdml.experiments.queue import load_queue, match_recipes, run_queue
+from tfdml.experiments.queue import load_queue, match_recipes, run_all
 
 
 def test_patterns():
@@ -28,14 +28,16 @@ def test_the_queue_goes_on_past_what_fails(monkeypatch, tmp_path):
     def carry_out(recipe, folder, verbose):
         asked.append((recipe.name, recipe.protocol.name, folder, verbose))
         if recipe.name == "gsp":
-            raise NonFiniteLossError("The loss was no finite number at step 3.")
+            raise NonFiniteLossError("The loss is not finite at step 3.")
         if recipe.name == "xbm":
             raise RunFolderError("holds a run of another recipe")
         return recipe.seed
 
     monkeypatch.setattr(queue, "result_of", carry_out)
     monkeypatch.setattr(queue, "protocol_result_of", carry_out)
-    results, errors = run_queue(["gsp", "xbm", "ga[p]", "table-3.1/cub/c1"], tmp_path, {"seed": 5}, verbose=0)
+    results, errors = run_all(
+        load_queue(["gsp", "xbm", "ga[p]", "table-3.1/cub/c1"], {"seed": 5}), tmp_path, verbose=0
+    )
     assert results == {"gap": 5, "table-3.1/cub/c1": 5}
     assert list(errors) == ["gsp", "xbm"] and "at step 3" in str(errors["gsp"])
     assert asked == [
@@ -45,7 +47,7 @@ def test_the_queue_goes_on_past_what_fails(monkeypatch, tmp_path):
         ("table-3.1/cub/c1", "fair", tmp_path / "table-3.1/cub/c1", 0),
     ]
     with pytest.raises(RecipeError, match="seed=-1"):
-        run_queue(["gap", "gsp"], tmp_path, {"seed": -1})
+        load_queue(["gap", "gsp"], {"seed": -1})
     assert len(asked) == 4
 
 
@@ -75,7 +77,7 @@ def seeds(monkeypatch, *arguments):
     def carry_out(recipe, folder, verbose):
         asked.append((recipe.seed, str(folder)))
         if recipe.seed == 9:
-            raise NonFiniteLossError("The loss was no finite number at step 3.")
+            raise NonFiniteLossError("The loss is not finite at step 3.")
         value = 0.5 + 0.1 * recipe.seed
         test = {"map_at_r": value, "precision_at_1": 0.75, "classes": 3}
         training = {"steps": 2, "seconds": 1.0}
@@ -113,7 +115,7 @@ def test_a_recipe_with_several_seeds(monkeypatch, tmp_path, capsys):
 def test_a_queue_needs_a_folder(capsys):
     with pytest.raises(SystemExit):
         train_main(["--queue", "gap"])
-    assert "--out, which it needs" in capsys.readouterr().err
+    assert "--queue needs --out" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -124,14 +126,14 @@ def changes(tiny_changes):
 @pytest.mark.integration
 def test_what_has_finished_is_not_repeated(changes, tmp_path):
     changes["batches.classes"] = 2
-    results, errors = run_queue(["digits-quick"], tmp_path, changes, verbose=0)
+    results, errors = run_all(load_queue(["digits-quick"], changes), tmp_path, verbose=0)
     assert list(results) == ["digits-quick"] and not errors
     state = (tmp_path / "digits-quick" / "state.npz").stat().st_mtime_ns
-    more, errors = run_queue(["digits-quick", "gap"], tmp_path, changes, verbose=0)
+    more, errors = run_all(load_queue(["digits-quick", "gap"], changes), tmp_path, verbose=0)
     assert list(more) == ["digits-quick", "gap"] and not errors
     assert more["digits-quick"].test == results["digits-quick"].test
     assert (tmp_path / "digits-quick" / "state.npz").stat().st_mtime_ns == state
-    other, errors = run_queue(["digits-quick"], tmp_path, {**changes, "seed": 7}, verbose=0)
+    other, errors = run_all(load_queue(["digits-quick"], {**changes, "seed": 7}), tmp_path, verbose=0)
     assert not other and "another recipe" in str(errors["digits-quick"])
 
 

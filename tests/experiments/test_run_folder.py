@@ -35,7 +35,7 @@ def test_nothing_is_written_over(tmp_path, kind):
         path.mkdir()
     if kind == "folder":
         (path / "recipe.yaml").write_text("mine")
-    with pytest.raises(RunFolderError, match="run exists already, and nothing is written over"):
+    with pytest.raises(RunFolderError, match="run exists already, and nothing is overwritten"):
         RunFolder.create(load_recipe(), path)
     if kind == "folder":
         assert [file.name for file in path.iterdir()] == ["recipe.yaml"]
@@ -44,7 +44,7 @@ def test_nothing_is_written_over(tmp_path, kind):
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunFolderError, match="cannot be made: Not a directory"):
+    with pytest.raises(RunFolderError, match="cannot be created: Not a directory"):
         RunFolder.create(load_recipe(), tmp_path / "file" / "run")
 
 
@@ -59,7 +59,7 @@ def test_default_folders_of_one_second_differ(tmp_path, monkeypatch):
 def test_what_is_no_run(tmp_path):
     with pytest.raises(RunFolderError, match="There is no run folder .*nothing"):
         RunFolder.open(tmp_path / "nothing")
-    with pytest.raises(RunFolderError, match="is no run"):
+    with pytest.raises(RunFolderError, match="The folder is not a run"):
         RunFolder.open(tmp_path)
     folder = RunFolder.create(load_recipe(), tmp_path / "run")
     assert RunFolder.open(folder.path).path == folder.path

@@ -125,7 +125,7 @@ def test_tensorboard_can_read_the_log(head_run):
 
 def test_an_existing_folder_is_left_alone(tmp_path, head_changes):
     (tmp_path / "mine").write_text("mine")
-    with pytest.raises(RunFolderError, match="nothing is written over"):
+    with pytest.raises(RunFolderError, match="nothing is overwritten"):
         train("features", tmp_path, overrides=head_changes)
     assert [file.name for file in tmp_path.iterdir()] == ["mine"]
 
@@ -160,7 +160,7 @@ def test_a_killed_run_ends_like_the_uninterrupted_one(tmp_path, finished_run, re
     with open(path / "history.csv", "a") as file:
         file.write(f"{done + 1},0,0.5\n")
     assert train_main(["--resume", str(path), "--verbose", "0"]) == 0
-    assert f"Going on after {done} validations." in capsys.readouterr().out
+    assert f"Resuming after {done} validations." in capsys.readouterr().out
     _assert_same_end(path, finished_run.folder)
 
 
@@ -276,7 +276,7 @@ def test_a_full_disk_stops_a_run_in_one_line(tmp_path, head_arguments, head_run,
     shown = capsys.readouterr()
     assert ended.value.code == 2 and "Traceback" not in shown.out + shown.err
     assert shown.err.count("\n") == 1 and f"No space left on device: {path}" in shown.err
-    assert f"go on with --resume {path}" in shown.err and not list(path.glob(".partial*"))
+    assert f"continue with --resume {path}" in shown.err and not list(path.glob(".partial*"))
     monkeypatch.undo()
     assert resume(path, verbose=0).test == head_run.test
     _assert_same_end(path, head_run.folder)
@@ -309,7 +309,7 @@ def test_a_prolonged_run_ends_like_one_that_began_so(tmp_path, head_changes, hea
     shutil.copytree(head_run.folder, path)
     with pytest.raises(SystemExit):
         train_main(["--resume", str(path), "--training.max_validations", "5", "--seed", "1"])
-    assert "no recipe, --out, presets or changes go with it, but --training.max_validations" in capsys.readouterr().err
+    assert "no recipe, --out, presets or changes except --training.max_validations" in capsys.readouterr().err
     with pytest.raises(RunFolderError, match="training.max_validations=2. Expected: at least 3"):
         resume(path, max_validations=2)
     _assert_same_end(path, head_run.folder)
@@ -369,7 +369,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_best_weights(tmp_p
     embedder.load_weights(path / "best.weights.h5")
     assert all(np.isfinite(weight).all() for weight in embedder.get_weights())
     assert not (path / "test_metrics.json").exists()
-    with pytest.raises(RunFolderError, match="cannot go on: The loss was no finite number at step"):
+    with pytest.raises(RunFolderError, match="cannot be resumed: The loss is not finite at step"):
         resume(path)
 
 
@@ -382,11 +382,11 @@ def _embedder_like(path):
 
 def test_the_command_tells_of_a_loss_that_is_no_number(head_arguments, capsys, monkeypatch):
     def fail(*arguments, **options):
-        raise NonFiniteLossError("The loss was no finite number at step 1.")
+        raise NonFiniteLossError("The loss is not finite at step 1.")
 
     monkeypatch.setattr("tfdml.experiments.runner.train", fail)
     assert train_main([*head_arguments, "--verbose", "0"]) == 1
-    assert capsys.readouterr().err == "Training stopped: The loss was no finite number at step 1.\n"
+    assert capsys.readouterr().err == "Training stopped: The loss is not finite at step 1.\n"
 
 
 @pytest.mark.integration
@@ -403,7 +403,7 @@ def test_an_interruption_by_the_user(tmp_path, head_arguments, capsys, monkeypat
     monkeypatch.setattr("tfdml.models.MetricModel.fit", interrupt)
     assert train_main([*head_arguments, "--out", str(tmp_path / "run"), "--verbose", "0"]) == 130
     shown = capsys.readouterr()
-    assert shown.err == f"\nInterrupted. Go on with --resume {tmp_path / 'run'}\n" and "Traceback" not in shown.out
+    assert shown.err == f"\nInterrupted. Continue with --resume {tmp_path / 'run'}\n" and "Traceback" not in shown.out
     assert "KeyboardInterrupt" in (tmp_path / "run" / "train.log").read_text()
 
 
@@ -482,7 +482,7 @@ def test_a_loss_of_tensorflow_addons(tmp_path, tiny_changes):
 
 def test_overrides_go_with_a_name(tmp_path):
     for options in ({"overrides": {"seed": 1}}, {"presets": ["thesis/c1"]}):
-        with pytest.raises(ValueError, match="Overrides and presets go with a recipe's name"):
+        with pytest.raises(ValueError, match="Overrides and presets need a recipe's name"):
             train(load_recipe("digits-quick"), tmp_path / "run", **options)
 
 

@@ -176,7 +176,7 @@ def test_workers_start_from_the_shared_folder(tmp_path, monkeypatch):
 
 def test_recipes_that_replicas_cannot_train():
     workers = Workers(None, index=0, count=1, replicas=3)
-    with pytest.raises(RecipeError, match="expected a product that 3 divides"):
+    with pytest.raises(RecipeError, match="Expected: a multiple of 3"):
         check_recipe(load_recipe("default"), workers)
     with pytest.raises(RecipeError, match="Received: training.jit_compile=true with 3 replicas"):
         check_recipe(load_recipe("default", {"training.jit_compile": True}), workers)

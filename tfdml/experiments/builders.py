@@ -1,4 +1,4 @@
-"""From a recipe to the things that train: data, embedder, model, optimizer."""
+"""From a recipe to the objects that train: data, embedder, loss, model, optimizer."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import contextlib
 import dataclasses
 import math
 import pathlib
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfdml import backbones, data, losses, miners
 from tfdml._utils.input_errors import input_errors
 from tfdml._utils.naming import unknown_name
+from tfdml._utils.typed_values import replace
+from tfdml._utils.types import Part
 from tfdml.callbacks import AlternatingProjections, PrototypeWarmup
 from tfdml.data.batches import balanced_share, evaluation_share
 from tfdml.experiments.errors import RecipeError, recipe_errors
-from tfdml.experiments.recipe import Recipe
+from tfdml.experiments.recipe import DataConfig, Recipe
 from tfdml.layers import ClassProxies, CrossBatchMemory, ZeroShotPrediction
 from tfdml.layers import pooling as poolings
 from tfdml.layers.pooling import GeneralizedSumPooling, PrototypePooling
@@ -31,18 +35,19 @@ from tfdml.models import (
     calibrate_batch_norm,
 )
 
-# So many training images are enough to choose the first prototypes from their local features.
+# Number of training images whose local features suffice to choose the initial prototypes.
 _IMAGES_FOR_PROTOTYPES = 512
-_BATCHES_TO_SETTLE = 30
+_BATCHES_FOR_BATCH_NORM = 30
 
 
 class ExperimentData(NamedTuple):
-    """The images of a run.
+    """The data of a run.
 
     Attributes:
-        train, validation, test: `LabeledImages` (or `LabeledFeatures`) without a common class; validation and test can
-            be the same.
-        preprocessing: What brings their images into the network's shape; None for features.
+        train: `LabeledImages` or `LabeledFeatures`.
+        validation: The same, with other classes.
+        test: The same, with other classes than `train`; it can be equal to `validation`.
+        preprocessing: Brings the images into the shape of the network. None for features.
     """
 
     train: data.LabeledSamples
@@ -52,14 +57,13 @@ class ExperimentData(NamedTuple):
 
 
 def load_data(recipe: Recipe) -> ExperimentData:
-    """Loads the data set, splits its classes and says how images are preprocessed."""
-    config = recipe.data
-    dataset = data.load(config.name, **config.options)
-    return ExperimentData(*split(config, dataset), make_preprocessing(config, dataset))
+    """Loads the dataset, splits its classes and creates the preprocessing."""
+    dataset = data.load(recipe.data.name, **recipe.data.options)
+    return ExperimentData(*split(recipe.data, dataset), make_preprocessing(recipe.data, dataset))
 
 
-def split(config, dataset):
-    """The classes of a data set, split as a recipe's `data` section says: `Splits`."""
+def split(config: DataConfig, dataset: data.LabeledSamples) -> data.Splits:
+    """Splits the classes of a dataset as a recipe's section `data` says."""
     return data.split_classes(
         dataset,
         validation=config.validation_classes,
@@ -70,59 +74,60 @@ def split(config, dataset):
     )
 
 
-def make_preprocessing(config, dataset=None):
-    """The preprocessing of a recipe's `data` section, what that leaves open from the images; None for features."""
+def make_preprocessing(config: DataConfig, dataset: data.LabeledSamples | None = None) -> data.Preprocessing | None:
+    """Creates the preprocessing of a recipe's section `data`. Returns None for features.
+
+    Args:
+        config: The section.
+        dataset: Determines size and channels where the section has None.
+    """
     if config.name == "features":
         return None
     shape = None if dataset is None else dataset.image_shape
     if shape is None and (config.size is None or config.channels is None):
         raise RecipeError(
             "Images in files can have any shape. "
-            f"Received: data.size={config.size}, data.channels={config.channels}; expected both to be given."
+            f"Received: data.size={config.size}, data.channels={config.channels}. Expected: both of them."
         )
-    size = config.image_size or shape[:2]
-    channels = config.channels or shape[2]
+    size, channels = config.image_size or shape[:2], config.channels or shape[2]
     return data.Preprocessing(size=size, channels=channels, short_side=config.short_side)
 
 
 def complete_recipe(recipe: Recipe, datasets: ExperimentData) -> Recipe:
-    """The recipe with the shape of the images, or the size of the features, which it may have left to the data set.
+    """Fills in the shape of the images or the size of the features, if the recipe leaves them to the dataset.
 
     Raises:
-        RecipeError: If its features are of another size.
+        RecipeError: If the features have another size than the recipe says.
     """
-    if not recipe.has_head:
+    if datasets.preprocessing is not None:
         return _filled(recipe, datasets.preprocessing.size, datasets.preprocessing.channels, None)
     given, size = recipe.model.head.input_size, datasets.train.feature_size
     if given not in (None, size):
         raise RecipeError(
-            f"Received: model.head.input_size={given} with features of {size} numbers; expected the same, or null."
+            f"Received: model.head.input_size={given} with features of {size} numbers. Expected: {size}, or null."
         )
     return _filled(recipe, None, None, size)
 
 
 def fill_from(recipe: Recipe, complete: Recipe) -> Recipe:
-    """The recipe with what it leaves to the data, as `complete_recipe` fills it in, taken from a complete recipe.
+    """Fills in what the recipe leaves to the dataset from a complete recipe.
 
-    What the recipe gives itself stays: the result equals `complete` exactly if that is a completion of the recipe.
+    The result equals `complete` exactly if that is what `complete_recipe` makes of the recipe.
     """
     return _filled(recipe, complete.data.size, complete.data.channels, complete.model.head.input_size)
 
 
 def _filled(recipe, size, channels, input_size):
-    """The recipe with these in the place of what is None."""
-    config, head = recipe.data, recipe.model.head
-    config = dataclasses.replace(
-        config,
-        size=size if config.size is None else config.size,
-        channels=channels if config.channels is None else config.channels,
-    )
-    head = dataclasses.replace(head, input_size=input_size if head.input_size is None else head.input_size)
-    return dataclasses.replace(recipe, data=config, model=dataclasses.replace(recipe.model, head=head))
+    values = {
+        "data.size": size if recipe.data.size is None else recipe.data.size,
+        "data.channels": channels if recipe.data.channels is None else recipe.data.channels,
+        "model.head.input_size": input_size if recipe.model.head.input_size is None else recipe.model.head.input_size,
+    }
+    return replace(recipe, values)
 
 
-def dry_build(recipe: Recipe):
-    """Makes what is cheap, so that its constructors check the recipe before data are loaded.
+def dry_build(recipe: Recipe) -> None:
+    """Creates the cheap objects, so that their constructors check the recipe before data is loaded.
 
     Raises:
         RecipeError: With the recipe's key and the message of the constructor.
@@ -139,32 +144,30 @@ def dry_build(recipe: Recipe):
         make_references(recipe, num_classes=1, dim=1)
     with recipe_errors("zero_shot"):
         make_zero_shot(recipe, num_classes=1, dim=1)
-    if not recipe.has_head:
+    if recipe.has_head:
+        with recipe_errors("model.head", rate="dropout"):
+            make_head(_filled(recipe, None, None, input_size=1))
+    else:
         with recipe_errors("model.gsp" if has_gsp else "model.pooling_options"):
             make_pooling(recipe)
-        return
-    head = recipe.model.head
-    head = dataclasses.replace(head, input_size=1 if head.input_size is None else head.input_size)
-    with recipe_errors("model.head", rate="dropout"):
-        make_head(dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, head=head)))
 
 
-def check_training_classes(recipe: Recipe, datasets: ExperimentData):
+def check_training_classes(recipe: Recipe, datasets: ExperimentData) -> None:
     """Raises a ValueError if batches of the recipe cannot be drawn from the training classes."""
     batches, train = recipe.batches, datasets.train
     data.BalancedSampler(train.labels, batches.classes, batches.samples_per_class, recipe.seed, train.class_names)
 
 
-def make_augmentation(recipe: Recipe):
-    """The augmentation, or None if it would change nothing."""
+def make_augmentation(recipe: Recipe) -> data.Augmentation | None:
+    """Creates the augmentation, or returns None if it changes nothing."""
     config = recipe.augmentation
     return data.Augmentation(**dataclasses.asdict(config)) if config.changes else None
 
 
-def make_embedder(recipe: Recipe, preprocessing):
-    """The embedder of a complete recipe, with its first random weights."""
+def make_embedder(recipe: Recipe, preprocessing: data.Preprocessing | None) -> keras.Model:
+    """Creates the embedder of a complete recipe, with random or pretrained weights."""
     config = recipe.model
-    if recipe.has_head:
+    if recipe.has_head or preprocessing is None:
         return make_head(recipe)
     with input_errors():
         backbone = backbones.get(config.backbone, preprocessing.image_shape, **config.backbone_options)
@@ -177,8 +180,8 @@ def make_embedder(recipe: Recipe, preprocessing):
     )
 
 
-def make_head(recipe: Recipe):
-    """What embeds features, with its first random weights."""
+def make_head(recipe: Recipe) -> keras.Model:
+    """Creates the network that embeds features, with random weights."""
     config = recipe.model
     with input_errors():
         return build_head(
@@ -188,8 +191,8 @@ def make_head(recipe: Recipe):
         )
 
 
-def make_pooling(recipe: Recipe):
-    """The pooling layer; with a zero-shot loss it gives attributes, too."""
+def make_pooling(recipe: Recipe) -> keras.layers.Layer:
+    """Creates the pooling layer. With a zero-shot loss it also returns attributes."""
     config, gsp, attributes = recipe.model, recipe.model.gsp, recipe.zero_shot.enabled
     if not config.has_gsp and not attributes:
         with input_errors():
@@ -197,7 +200,7 @@ def make_pooling(recipe: Recipe):
     return poolings.get(
         config.pooling if config.has_gsp else "gsp",
         prototypes=gsp.prototypes,
-        # All of the mass: average pooling.
+        # With ratio 1 it is average pooling.
         ratio=gsp.ratio if config.has_gsp else 1.0,
         smoothing=gsp.smoothing,
         solver=gsp.solver,
@@ -206,29 +209,28 @@ def make_pooling(recipe: Recipe):
     )
 
 
-def start_embedder(recipe: Recipe, embedder, datasets: ExperimentData):
-    """Gives an embedder the weights of another run, or fits batch statistics and prototypes to the data."""
-    first_weights = recipe.model.first_weights
-    if first_weights is not None:
-        load_first_weights(embedder, first_weights)
+def start_embedder(recipe: Recipe, embedder: keras.Model, datasets: ExperimentData) -> None:
+    """Loads the weights of another run, or else fits batch statistics and prototypes to the training data."""
+    if recipe.model.first_weights is not None:
+        load_first_weights(embedder, recipe.model.first_weights)
         return
-    # Statistics of pretrained weights are those that its convolutions were trained with.
+    # Pretrained convolutions need the statistics that they were trained with.
     if not recipe.model.is_pretrained:
-        calibrate_batch_norm(embedder, training_batches(recipe, datasets).take(_BATCHES_TO_SETTLE))
+        calibrate_batch_norm(embedder, training_batches(recipe, datasets).take(_BATCHES_FOR_BATCH_NORM))
     if recipe.has_head:
         return
     pooling = embedder.get_layer("pooling")
-    # What a warm-up starts from in the end does not count, and random prototypes are those of the layer.
+    # A warm-up replaces the initial prototypes, and the layer itself initializes random ones.
     from_features = not isinstance(pooling, GeneralizedSumPooling) or recipe.model.gsp.start == "k_center"
     if isinstance(pooling, PrototypePooling) and from_features:
         adapt_pooling(embedder, prototype_images(recipe, datasets), seed=recipe.seed)
 
 
-def load_first_weights(embedder, path):
+def load_first_weights(embedder: keras.Model, path: str) -> None:
     """Loads the weights of another run.
 
     Raises:
-        RecipeError: If there is no such file, or it is not of the same network.
+        RecipeError: If there is no such file, or it is from another network.
     """
     file = pathlib.Path(path).expanduser()
     if not file.is_file():
@@ -241,22 +243,22 @@ def load_first_weights(embedder, path):
         ) from error
 
 
-def prototype_images(recipe: Recipe, datasets: ExperimentData):
-    """What prototypes are chosen from: batches of training images, always the same, as many of each class."""
-    of_each_class = -(-_IMAGES_FOR_PROTOTYPES // datasets.train.num_classes)
-    return data.class_pool(datasets.train, of_each_class, recipe.seed, datasets.preprocessing)(0)
+def prototype_images(recipe: Recipe, datasets: ExperimentData) -> Any:
+    """Returns the training images from which prototypes are chosen: always the same, equally many per class."""
+    per_class = -(-_IMAGES_FOR_PROTOTYPES // datasets.train.num_classes)
+    return data.class_pool(datasets.train, per_class, recipe.seed, datasets.preprocessing)(0)
 
 
-def prototype_warmup(recipe: Recipe, datasets: ExperimentData):
-    """The callback that gives the pooling its prototypes after a warm-up."""
+def prototype_warmup(recipe: Recipe, datasets: ExperimentData) -> PrototypeWarmup:
+    """Creates the callback that chooses the prototypes after a warm-up."""
     return PrototypeWarmup(prototype_images(recipe, datasets), recipe.warmup_validations, seed=recipe.seed)
 
 
-def restore_embedder(recipe: Recipe, weights):
-    """The embedder of a complete recipe, with the weights in a file or those of a list of arrays."""
-    # Those that the training began with would be read in vain, if they are still there.
+def restore_embedder(recipe: Recipe, weights: pathlib.Path | list[np.ndarray]) -> keras.Model:
+    """Creates the embedder of a complete recipe with the weights in a file or list of arrays."""
+    # The pretrained weights would only be replaced, and their file may be gone.
     options = {name: value for name, value in recipe.model.backbone_options.items() if name != "weights"}
-    recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, backbone_options=options))
+    recipe = replace(recipe, {"model.backbone_options": options})
     with precision_policy(recipe.training.precision):
         embedder = make_embedder(recipe, make_preprocessing(recipe.data))
     if isinstance(weights, list):
@@ -267,8 +269,8 @@ def restore_embedder(recipe: Recipe, weights):
 
 
 @contextlib.contextmanager
-def precision_policy(name):
-    """Keras' precision policy for as long as the block lasts."""
+def precision_policy(name: str) -> Iterator[None]:
+    """Sets the Keras dtype policy for the block."""
     before = keras.mixed_precision.global_policy()
     keras.mixed_precision.set_global_policy(name)
     try:
@@ -277,53 +279,47 @@ def precision_policy(name):
         keras.mixed_precision.set_global_policy(before)
 
 
-def make_loss(recipe: Recipe):
-    """The loss; one of TensorFlow Addons is imported only when it is asked for."""
+def make_loss(recipe: Recipe) -> Any:
+    """Creates the loss with its miner. TensorFlow Addons is imported only for its own losses.
+
+    Raises:
+        RecipeError: If the loss does not accept the miner or the references of the recipe.
+    """
     name, options, miner = recipe.loss.name, dict(recipe.loss.options), recipe.loss.miner
+    is_of_addons = name.startswith("addons.")
     if miner.name is not None:
-        if name.startswith("addons.") or "miner" in options:
+        if is_of_addons or "miner" in options:
             raise RecipeError(
                 f"This loss takes no miner. Received: loss.miner.name={miner.name!r} with loss.name={name!r}, "
                 f"loss.options={options}."
             )
         options["miner"] = miners.get(miner.name, **miner.options)
     elif miner.options:
-        raise RecipeError(f"Options go with a miner's name. Received: loss.miner.options={miner.options}.")
-    if name.startswith("addons."):
-        if recipe.references.name != "batch":
-            raise RecipeError(
-                f"Losses of TensorFlow Addons compare a batch with itself. Received: loss.name={name!r} with "
-                f"references.name={recipe.references.name!r}; expected references.name='batch' and ccp.enabled=false."
-            )
+        raise RecipeError(f"Options of a miner need its name. Received: loss.miner.options={miner.options}.")
+    loss = None if is_of_addons else losses.get(name, **options)
+    if recipe.references.name != "batch" and not hasattr(loss, "against"):
+        raise RecipeError(
+            f"This loss compares a batch only with itself. Received: loss.name={name!r} with references.name="
+            f"{recipe.references.name!r}. Expected: references.name='batch' and ccp.enabled=false, or a loss with a "
+            "method against(labels, embeddings, references)."
+        )
+    if is_of_addons:
         return addons_loss(name[len("addons.") :], **options)
-    loss = losses.get(name, **options)
     if not isinstance(loss, losses.MetricLoss) and name.lower() not in losses.names():
-        # Of Keras, whose losses take other labels than classes.
+        # Losses of Keras, whose labels are not classes.
         raise RecipeError(str(unknown_name("loss", name, losses.names())))
     if isinstance(loss, (losses.InBatchNegativesLoss, losses.PairContrastiveLoss)):
         raise RecipeError(
-            f"This loss takes given pairs, and a recipe's batches are of classes. Received: loss.name={name!r}; "
-            "it works in a model of your own."
-        )
-    if recipe.references.name != "batch" and not hasattr(loss, "against"):
-        raise RecipeError(
-            f"This loss compares a batch with itself alone. Received: loss.name={name!r} with references.name="
-            f"{recipe.references.name!r}; expected references.name='batch' and ccp.enabled=false, or a loss with the "
-            "method against(labels, embeddings, references)."
+            f"This loss needs given pairs, but a recipe's batches consist of classes. Received: loss.name={name!r}. "
+            "Use it in a model of your own."
         )
     return loss
 
 
-def make_model(recipe: Recipe, embedder, train):
-    """The model that trains the embedder, compiled.
-
-    Args:
-        recipe: The recipe.
-        embedder: The embedder.
-        train: The `LabeledImages` that it is trained on.
-    """
+def make_model(recipe: Recipe, embedder: keras.Model, train: data.LabeledSamples) -> MetricModel:
+    """Creates and compiles the model that trains the embedder on the samples `train`."""
     dim = embedder.output_shape[-1]
-    kind, ccp = MetricModel, recipe.ccp
+    kind, ccp, config = MetricModel, recipe.ccp, recipe.optimizer
     options = {
         "references": make_references(recipe, train.num_classes, dim),
         "in_batch_weight": recipe.references.in_batch_weight,
@@ -335,15 +331,13 @@ def make_model(recipe: Recipe, embedder, train):
         options |= {"projection_weight": ccp.projection_weight, "projection_decay": ccp.projection_decay}
         if ccp.in_batch_weight is not None:
             options["in_batch_weight"] = ccp.in_batch_weight
-    model = kind(embedder, **options)
-    config, loss = recipe.optimizer, make_loss(recipe)
-    steps_per_epoch = len(train) / recipe.batches.size
-    multiplier = config.proxy_learning_rate_multiplier
+    model, loss = kind(embedder, **options), make_loss(recipe)
+    steps_per_epoch, multiplier = len(train) / recipe.batches.size, config.proxy_learning_rate_multiplier
     if multiplier != 1 and not recipe.references.has_proxies and getattr(loss, "parameters", None) is None:
         raise RecipeError(
-            "Nothing outside the network is trained. Received: optimizer.proxy_learning_rate_multiplier="
-            f"{multiplier:g} with references.name={recipe.references.name!r}; expected proxies, a loss that learns, "
-            "or optimizer.proxy_learning_rate_multiplier=1."
+            "Only the network is trained. Received: optimizer.proxy_learning_rate_multiplier="
+            f"{multiplier:g} with references.name={recipe.references.name!r}. Expected: proxies, a loss with trainable "
+            "parameters, or optimizer.proxy_learning_rate_multiplier=1."
         )
     model.compile(
         optimizer=make_optimizer(recipe, steps_per_epoch),
@@ -357,8 +351,8 @@ def make_model(recipe: Recipe, embedder, train):
     return model
 
 
-def make_zero_shot(recipe: Recipe, num_classes, dim):
-    """The zero-shot prediction loss, or None."""
+def make_zero_shot(recipe: Recipe, num_classes: int, dim: int) -> ZeroShotPrediction | None:
+    """Creates the zero-shot prediction loss if it is enabled."""
     config = recipe.zero_shot
     if not config.enabled:
         return None
@@ -367,27 +361,25 @@ def make_zero_shot(recipe: Recipe, num_classes, dim):
     )
 
 
-def make_references(recipe: Recipe, num_classes, dim):
-    """What the loss compares a batch with beside itself, of embeddings of `dim` numbers: a list of layers."""
-    config = recipe.references
-    layers = []
+def make_references(recipe: Recipe, num_classes: int, dim: int) -> list[keras.layers.Layer]:
+    """Creates the layers with the references for embeddings of size `dim`; none for the batch itself."""
+    config, layers = recipe.references, []
     if config.has_proxies:
         layers.append(ClassProxies(num_classes, config.per_class, embedding_size=dim))
     if config.has_memory:
-        size = config.memory_size
-        if size is None:
-            size = 2 * num_classes * recipe.batches.samples_per_class
+        default = 2 * num_classes * recipe.batches.samples_per_class
+        size = default if config.memory_size is None else config.memory_size
         layers.append(CrossBatchMemory(size, dim, config.memory_warmup))
     return layers
 
 
-def make_optimizer(recipe: Recipe, steps_per_epoch, multiplier=1.0):
-    """The optimizer.
+def make_optimizer(recipe: Recipe, steps_per_epoch: float, multiplier: float = 1.0) -> keras.optimizers.Optimizer:
+    """Creates the optimizer.
 
     Args:
         recipe: The recipe.
-        steps_per_epoch: Training steps in a pass over the training images.
-        multiplier: Of the learning rate.
+        steps_per_epoch: float. Number of training images divided by the batch size.
+        multiplier: float. Factor of the learning rate. Default: 1.
     """
     config = recipe.optimizer
     learning_rate = multiplier * config.learning_rate
@@ -403,8 +395,17 @@ def make_optimizer(recipe: Recipe, steps_per_epoch, multiplier=1.0):
     return keras.optimizers.Adam(beta_2=config.beta_2, **common)
 
 
-def training_batches(recipe: Recipe, datasets: ExperimentData, start_batch=0, part=None):
-    """Endless training batches from a batch on; a `part` is a worker's share of each. Batch t follows from t alone."""
+def training_batches(
+    recipe: Recipe, datasets: ExperimentData, start_batch: int = 0, part: Part | None = None
+) -> tf.data.Dataset:
+    """Creates endless training batches, each determined by its number alone.
+
+    Args:
+        recipe: The recipe.
+        datasets: The data.
+        start_batch: int. Number of the first batch. Default: 0.
+        part: (index, count). Share of one worker. Default: None, whole batches.
+    """
     return balanced_share(
         datasets.train,
         recipe.batches.classes,
@@ -417,10 +418,10 @@ def training_batches(recipe: Recipe, datasets: ExperimentData, start_batch=0, pa
     )
 
 
-def validation_batches(recipe: Recipe, datasets: ExperimentData, part=None):
-    """All validation images once; labels are a dict with `"is_query"` where queries are to be found in a gallery.
+def validation_batches(recipe: Recipe, datasets: ExperimentData, part: Part | None = None) -> tf.data.Dataset:
+    """Creates the batches of the validation data, or the share of one worker.
 
-    With a `part` they are a worker's share of the batches.
+    If the dataset has queries and a gallery, the labels are dicts with `"label"` and `"is_query"`.
     """
     validation, size = datasets.validation, recipe.evaluation.batch_size
     part = part or (0, 1)
@@ -433,10 +434,10 @@ def validation_batches(recipe: Recipe, datasets: ExperimentData, part=None):
     )
 
 
-def alternating_projections(recipe: Recipe, datasets: ExperimentData, monitor):
-    """The callback of CCP."""
+def alternating_projections(recipe: Recipe, datasets: ExperimentData, monitor: str) -> AlternatingProjections:
+    """Creates the callback of CCP."""
     config = recipe.ccp
-    # A pool must at least hold a sample for each proxy.
+    # A pool needs a sample for each proxy.
     size = max(config.pool_size, recipe.references.per_class)
     return AlternatingProjections(
         data.class_pool(datasets.train, size, recipe.seed, datasets.preprocessing),

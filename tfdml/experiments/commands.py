@@ -94,8 +94,10 @@ def train_main(argv: Sequence[str] | None = None) -> int:
             overrides.setdefault("training", {})["strategy"] = strategy
         changes = overrides, given.get("preset", [])
         if "queue" in given:
-            if out is None or given.keys() & {"RECIPE", "recipe", "print_recipe", "seeds"}:
-                parser.refuse("--queue needs --out. Expected: changes and presets, but no RECIPE, --seeds, --print-recipe.")
+            if given.keys() & {"RECIPE", "recipe", "print_recipe", "seeds"}:
+                parser.refuse("--queue names all recipes itself. Expected: no RECIPE, --seeds or --print-recipe.")
+            if out is None:
+                parser.refuse("--queue needs --out. Expected: the folder of all runs.")
             return _run_queue(lambda queues: queues.load_queue(given["queue"], *changes), out, verbose)
         if {"RECIPE", "recipe"} <= given.keys():
             parser.refuse(f"Two recipes. Received: {given['RECIPE']} and --recipe {given['recipe']}. Expected: one.")

@@ -8,14 +8,18 @@ import itertools
 import logging
 import pathlib
 import shutil
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
 import keras
 import numpy as np
 from tqdm import tqdm
 
+from tfdml._utils.input_errors import InputError
 from tfdml._utils.plain_files import write_json
-from tfdml.experiments.errors import InputError, RunFolderError
+from tfdml._utils.typed_values import replace
+from tfdml._utils.types import PathLike
+from tfdml.experiments.errors import RunFolderError
 from tfdml.experiments.evaluation import ensemble_metrics
 from tfdml.experiments.recipe import Recipe
 from tfdml.experiments.recipe_files import load_recipe, recipe_hash
@@ -39,9 +43,9 @@ class PlannedRun(NamedTuple):
     """One of the runs of a protocol.
 
     Attributes:
-        name: Of its folder.
-        recipe: What it does, a recipe of a single run.
-        fold: The part of the training classes that it validates on, from 0; None for the test classes.
+        name: str. Name of its folder.
+        recipe: `Recipe` of a single run.
+        fold: int. Part of the training classes (0-based) that validates. None for the test classes.
     """
 
     name: str
@@ -50,73 +54,86 @@ class PlannedRun(NamedTuple):
 
 
 class ProtocolFolder(WorkFolder):
-    """Paths in the folder of a protocol.
+    """The paths in the folder of a protocol.
 
     Args:
-        path: The folder.
+        path: path. The folder.
     """
 
-    runs = Entry("runs")  # a run folder for each fold and repeat
-    summary = Entry("summary.json")  # the result, once all runs have finished
+    runs = Entry("runs")  # a run folder per fold and repeat
+    summary = Entry("summary.json")  # the result, after all runs have finished
 
-    def entries(self):
-        # Runs may lie on another disk.
+    def entries(self) -> list[pathlib.Path]:
+        # Runs may be on another disk.
         return [path for path in super().entries() if path != self.runs]
 
     @property
-    def is_of_run(self):
-        """Whether this is the folder of a run, which has its environment next to its recipe."""
+    def is_of_run(self) -> bool:
+        """Whether it is the folder of a run, which has its environment next to its recipe."""
         return RunFolder(self.path).environment.exists()
 
     @classmethod
-    def open(cls, path):
-        """The folder of a protocol that has begun, with its recipe.
-
-        Returns:
-            A `ProtocolFolder` and a `Recipe`.
+    def open(cls, path: PathLike) -> tuple[ProtocolFolder, Recipe]:
+        """Opens the folder of a protocol that has begun, and reads its recipe.
 
         Raises:
-            RunFolderError: If there is no such folder, or it is no protocol's.
+            RunFolderError: If there is no such folder, or it does not contain a protocol.
         """
         folder = cls(path)
         if folder.recipe.is_file() and not folder.is_of_run:
             recipe = read_whole_recipe(folder.recipe)
             if recipe.protocol.name != "single":
                 return folder, recipe
-        raise RunFolderError(f"{folder.path} is no folder of a protocol: it lacks the recipe.yaml of one.")
+        raise RunFolderError(f"The folder is not a protocol. Received: {folder.path}. Expected: its recipe.yaml in it.")
 
 
-def is_protocol_folder(path):
-    """Whether a folder is that of a protocol, rather than of a run or something else."""
+@dataclasses.dataclass(frozen=True)
+class ProtocolResult:
+    """Result of a protocol.
+
+    Attributes:
+        folder: path. The protocol's folder.
+        summary: dict. Content of `summary.json`: `recipe`, `recipe_hash`, `protocol`, `data`, `folds`, `repeats`,
+            `evaluations`, and `metrics`: for the individual networks (`"separate"`) and, in the fair protocol, for the
+            concatenated embeddings of all folds (`"ensemble"`), the `mean`, `deviation` and `best` of each test metric.
+    """
+
+    folder: pathlib.Path
+    summary: dict[str, Any]
+
+
+def is_protocol_folder(path: PathLike) -> bool:
+    """Returns whether a folder is that of a protocol, rather than of a run or something else."""
     folder = ProtocolFolder(path)
     if not folder.recipe.is_file() or folder.is_of_run:
         return False
     try:
         return load_recipe(folder.recipe.resolve()).protocol.name != "single"
     except ValueError:
-        # A damaged one, which ProtocolFolder.open names.
+        # The error for a damaged recipe is that of ProtocolFolder.open.
         return folder.runs.is_dir()
 
 
-def plan(recipe: Recipe):
-    """The runs of a recipe's protocol, in the order in which they are done.
+def plan(recipe: Recipe) -> list[PlannedRun]:
+    """Returns the runs of a recipe's protocol in order.
 
-    Run `fold` of repetition `repeat` has the seed `seed + repeat * folds + fold`. Test classes are always those of the
-    recipe:
+    Run `fold` of repetition `repeat` has the seed `seed + repeat * folds + fold`. The test classes are always those of
+    the recipe:
 
     - fair: fold k of 4 validates on the k-th contiguous part of the training classes and trains on the others;
     - conventional: validates on the test classes and trains on all others;
-    - cross_validation: as fair, with 10 parts of the training classes in an order shuffled by the recipe's seed;
+    - cross_validation: as fair, with 10 parts of the training classes after shuffling them by the recipe's seed;
     - fixed_validation: one run, which validates on the last of 10 parts.
 
     Args:
-        recipe: A recipe whose protocol is not `"single"`.
-
-    Returns:
-        A list of `PlannedRun`.
+        recipe: `Recipe` whose protocol is not `"single"`.
 
     Raises:
-        ValueError: If the recipe is of a single run.
+        ValueError: If the recipe is that of a single run.
+
+    Example:
+        >>> [run.name for run in plan(load_recipe("gap", {"protocol.name": "fair", "protocol.folds": 2}))]
+        ['repeat0-fold0', 'repeat0-fold1']
 
     Reference:
         Musgrave, Belongie and Lim, "A metric learning reality check", ECCV 2020 (fair); Gürbüz, METU 2022, sections
@@ -124,46 +141,41 @@ def plan(recipe: Recipe):
     """
     protocol = recipe.protocol
     if protocol.name == "single":
-        raise ValueError("A single run has no plan. Received: protocol.name='single'.")
-    if protocol.name == "conventional":
-        # Seeds count as if there were one fold.
-        count, folds = 1, [None]
-    else:
+        raise ValueError("A single run has no plan. Received: protocol.name='single'. Expected: another protocol.")
+    count, folds = 1, [None]
+    if protocol.name != "conventional":
         count = protocol.folds or _FOLDS[protocol.name]
         folds = [count - 1] if protocol.name == "fixed_validation" else range(count)
-    runs = []
-    for repeat, fold in itertools.product(range(protocol.repeats), folds):
-        name = f"repeat{repeat}" + ("" if fold is None else f"-fold{fold}")
-        runs.append(PlannedRun(name, _single(recipe, fold, count, repeat), fold))
-    return runs
+    return [
+        PlannedRun(
+            f"repeat{repeat}" + ("" if fold is None else f"-fold{fold}"), _single(recipe, fold, count, repeat), fold
+        )
+        for repeat, fold in itertools.product(range(protocol.repeats), folds)
+    ]
 
 
 def _single(recipe, fold, count, repeat):
-    changes = {"fold": fold}
-    if fold is None:
-        changes["validation_classes"] = "test"
-    else:
-        changes["folds"] = count
+    of_data = {"data.validation_classes": "test"} if fold is None else {"data.folds": count}
     if recipe.protocol.name == "cross_validation" and recipe.data.split_seed is None:
-        # Neighbouring classes can be alike, so that contiguous parts would be of unlike difficulty.
-        changes["split_seed"] = recipe.seed
-    return dataclasses.replace(
-        recipe,
-        seed=recipe.seed + repeat * count + (fold or 0),
-        protocol=dataclasses.replace(recipe.protocol, name="single", folds=None, repeats=1),
-        data=dataclasses.replace(recipe.data, **changes),
-        evaluation=dataclasses.replace(recipe.evaluation, keep_embeddings=True),
-    )
+        # Neighboring classes can be similar, so contiguous parts would differ in difficulty.
+        of_data["data.split_seed"] = recipe.seed
+    changes = {
+        "seed": recipe.seed + repeat * count + (fold or 0),
+        "protocol.name": "single", "protocol.folds": None, "protocol.repeats": 1,
+        "data.fold": fold, **of_data,
+        "evaluation.keep_embeddings": True,
+    }  # fmt: skip
+    return replace(recipe, changes)
 
 
-def run_protocol(recipe, out=None, *, verbose=None):
-    """Does all runs of a recipe's protocol and sums them up.
-
-    A run that has finished is not repeated, and one that was interrupted goes on: `resume_protocol`.
+def run_protocol(
+    recipe: Recipe, out: PathLike | None = None, *, verbose: Literal[0, 1, 2] | None = None
+) -> ProtocolResult:
+    """Does all runs of a recipe's protocol and summarizes them. `resume_protocol` continues after an interruption.
 
     Args:
-        recipe: A `Recipe` whose protocol is not `"single"`.
-        out: The folder, which must not exist; by default `runs/NAME-DATE-TIME`.
+        recipe: `Recipe` whose protocol is not `"single"`.
+        out: path. Folder to create, which must not exist. Default: `runs/NAME-DATE-TIME`.
         verbose: As for `tfdml.experiments.train`.
 
     Returns:
@@ -179,49 +191,44 @@ def run_protocol(recipe, out=None, *, verbose=None):
     try:
         return _carry_out(folder, recipe, verbose)
     except InputError:
-        # The first run has not begun: recipe or data cannot be used.
+        # Recipe or data cannot be used if the first run has not begun.
         if not folder.runs.exists():
             shutil.rmtree(folder.path)
         raise
 
 
-def resume_protocol(path, *, verbose=None):
-    """Goes on with a protocol that was interrupted; of a finished one it gives the result.
+def resume_protocol(path: PathLike, *, verbose: Literal[0, 1, 2] | None = None) -> ProtocolResult:
+    """Continues an interrupted protocol, or reads the result of a finished one.
 
-    Arguments and errors are those of `run_protocol`, but for the folder, which must be a protocol's.
+    Args:
+        path: path. The protocol's folder.
+        verbose: As for `tfdml.experiments.train`.
+
+    Raises:
+        ValueError: If the folder is not a protocol's, and as for `run_protocol`.
+        NonFiniteLossError: If the loss of a run becomes NaN or infinite.
     """
     folder, recipe = ProtocolFolder.open(path)
     if folder.summary.exists():
-        # A damaged one is made again.
+        # A damaged summary is written again.
         with contextlib.suppress(RunFolderError):
             return ProtocolResult(folder.path, read_json(folder.summary))
     return _carry_out(folder, recipe, verbose)
 
 
-def protocol_result_of(recipe, folder, verbose=None):
-    """The result of a protocol: taken from its folder if it is there, else carried out, from where it stopped.
+def protocol_result_of(
+    recipe: Recipe, folder: PathLike, verbose: Literal[0, 1, 2] | None = None
+) -> ProtocolResult:
+    """Runs, resumes, or reads the result of a protocol, depending on what is in the folder.
 
-    A folder that holds something else, or runs of another recipe, is a RunFolderError.
+    Raises:
+        RunFolderError: If the folder contains something else, or runs of another recipe.
     """
-    if not pathlib.Path(folder).expanduser().exists():
-        return run_protocol(recipe, folder, verbose=verbose)
-    check_same_recipe(folder, ProtocolFolder.open(folder)[1], recipe)
-    return resume_protocol(folder, verbose=verbose)
-
-
-@dataclasses.dataclass(frozen=True)
-class ProtocolResult:
-    """What a protocol gives.
-
-    Attributes:
-        folder: Where its files are.
-        summary: The content of `summary.json`: `recipe`, `recipe_hash`, `protocol`, `data`, `folds`, `repeats`,
-            `evaluations`, and `metrics` of the networks by themselves, `"separate"`, and in the fair protocol of all
-            folds side by side, `"ensemble"`: for each metric of the test classes `mean`, `deviation` and `best`.
-    """
-
-    folder: pathlib.Path
-    summary: dict
+    path = pathlib.Path(folder).expanduser()
+    if not path.exists():
+        return run_protocol(recipe, path, verbose=verbose)
+    check_same_recipe(path, ProtocolFolder.open(path)[1], recipe)
+    return resume_protocol(path, verbose=verbose)
 
 
 def _carry_out(folder, recipe, verbose):
@@ -232,25 +239,25 @@ def _carry_out(folder, recipe, verbose):
             if not RunFolder(path).is_finished:
                 _logger.info("Run %d of %d: %s", number, len(runs), run.name)
             if path.exists() and not RunFolder(path).has_begun:
-                # Stopped before it was a run: there is nothing in it to go on from.
+                # It was killed before it could be resumed.
                 shutil.rmtree(path)
             result_of(run.recipe, path, verbose=verbose)
-            # Keras keeps graphs of networks that nobody uses any more.
+            # Keras keeps the graphs of networks that are no longer used.
             keras.backend.clear_session()
         write_json(folder.summary, summarize(recipe, folder))
     return ProtocolResult(folder.path, read_json(folder.summary))
 
 
-def summarize(recipe, folder):
-    """Sums up the finished runs of a protocol.
+def summarize(recipe: Recipe, folder: ProtocolFolder) -> dict[str, Any]:
+    """Summarizes the finished runs of a protocol.
 
-    In the fair protocol with r repeats of f folds there are $r^f$ ways to take one network of each fold. Each way is an
-    evaluation: of the mean of its networks by themselves, and of their embeddings side by side. In the other protocols
-    each network is an evaluation. Means and deviations (of a population) are over the evaluations.
+    In the fair protocol with r repeats of f folds there are $r^f$ ways to choose one network of each fold. Each way is
+    an evaluation: of the mean of its networks, and of their concatenated embeddings. In the other protocols each
+    network is an evaluation. Means and (population) standard deviations are over the evaluations.
 
     Args:
-        recipe: The recipe.
-        folder: A `ProtocolFolder` whose runs have all finished.
+        recipe: `Recipe`.
+        folder: `ProtocolFolder` whose runs have all finished.
 
     Returns:
         The content of `ProtocolResult.summary`.
@@ -259,14 +266,12 @@ def summarize(recipe, folder):
     folds = sorted({run.fold for run in runs if run.fold is not None})
     metrics = {run.name: _floats(read_json(RunFolder(folder.runs / run.name).test_metrics)["test"]) for run in runs}
     if recipe.protocol.name == "fair":
-        # All ways to take one run of each fold.
-        of_folds = [[run.name for run in runs if run.fold == fold] for fold in folds]
-        ways = list(itertools.product(*of_folds))
+        ways = list(itertools.product(*([run.name for run in runs if run.fold == fold] for fold in folds)))
         names = metrics[runs[0].name]
         separate = [{name: float(np.mean([metrics[run][name] for run in way])) for name in names} for way in ways]
-        results = {"separate": _statistics(separate), "ensemble": _statistics(_ensembles(folder, recipe, ways))}
+        evaluations = {"separate": separate, "ensemble": _ensembles(folder, recipe, ways)}
     else:
-        results = {"separate": _statistics(list(metrics.values()))}
+        evaluations = {"separate": list(metrics.values())}
     return {
         "recipe": recipe.name,
         "recipe_hash": recipe_hash(recipe),
@@ -274,15 +279,18 @@ def summarize(recipe, folder):
         "data": recipe.data.name,
         "folds": len(folds) or None,
         "repeats": recipe.protocol.repeats,
-        "evaluations": len(ways) if recipe.protocol.name == "fair" else len(runs),
+        "evaluations": len(evaluations["separate"]),
         "monitors_test_classes": recipe.protocol.name == "conventional",
-        "metrics": results,
+        "metrics": {
+            kind: {name: _statistics([one[name] for one in of_kind]) for name in of_kind[0]}
+            for kind, of_kind in evaluations.items()
+        },
         "runs": metrics,
     }
 
 
-def _ensembles(folder, recipe, ways):
-    """The retrieval metrics of each way's embeddings side by side."""
+def _ensembles(folder, recipe, ways: Sequence[tuple[str, ...]]):
+    """Retrieval metrics of each way's concatenated embeddings."""
     embedded = {name: read_embeddings(RunFolder(folder.runs / name).test_embeddings) for way in ways for name in way}
     _, labels, is_query = embedded[ways[0][0]]
     for name, (_, others, _) in embedded.items():
@@ -299,15 +307,11 @@ def _ensembles(folder, recipe, ways):
 
 
 def _floats(metrics):
-    """Counts of queries are no results."""
+    """The metrics without counts of queries."""
     return {name: value for name, value in metrics.items() if isinstance(value, float)}
 
 
-def _statistics(evaluations):
-    """Mean, deviation and best of each metric over the evaluations; no deviation of a single one."""
-    return {name: _statistics_of([one[name] for one in evaluations]) for name in evaluations[0]}
-
-
-def _statistics_of(values):
+def _statistics(values):
+    """Mean, standard deviation (None for one value) and best of a metric."""
     deviation = float(np.std(values)) if len(values) > 1 else None
     return {"mean": float(np.mean(values)), "deviation": deviation, "best": float(np.max(values))}

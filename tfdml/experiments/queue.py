@@ -1,4 +1,4 @@
-"""A queue of recipes, each a run or the runs of a protocol, that can stop and continue."""
+"""A queue of recipes, each a run or the runs of a protocol, that can be stopped and continued."""
 
 from __future__ import annotations
 
@@ -8,18 +8,27 @@ import glob
 import logging
 import os
 import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from tfdml._utils.input_errors import InputError, nearest_key
+from tfdml._utils.types import PathLike
 from tfdml.experiments.errors import RecipeError
 from tfdml.experiments.protocols import protocol_result_of
+from tfdml.experiments.recipe import Recipe
 from tfdml.experiments.recipe_files import load_recipe, recipe_names
 from tfdml.experiments.runner import NonFiniteLossError, result_of
 
 _logger = logging.getLogger(__name__)
 
 
-def match_recipes(patterns):
-    """The names of recipes that match patterns such as `"table-5.1/cub/*"`, each once; a `*` may stand for a `/`."""
+def match_recipes(patterns: Sequence[str]) -> list[str]:
+    """Returns the names of recipes that match patterns such as `"table-5.1/cub/*"`; `*` also matches `/`.
+
+    Example:
+        >>> match_recipes(["gap*"])
+        ['gap', 'gap-ccp']
+    """
     known, names = recipe_names(), {}
     for pattern in patterns:
         matching = fnmatch.filter(known, pattern)
@@ -30,17 +39,26 @@ def match_recipes(patterns):
     return list(names)
 
 
-def load_queue(patterns, overrides=None, presets=()):
-    """The recipes of a queue by the names of their folders.
+def load_queue(
+    patterns: str | Sequence[str], overrides: Mapping[str, Any] | None = None, presets: Sequence[str] = ()
+) -> dict[str, Recipe]:
+    """Reads the recipes of a queue.
 
     Args:
-        patterns: One or several names as for `match_recipes`, or paths of YAML files, in which `*`, `?` and `**` are
+        patterns: str or sequence of str. As for `match_recipes`, or paths of YAML files, in which `*`, `?` and `**` are
             expanded.
-        overrides: Changes of each recipe, as for `load_recipe`.
-        presets: Presets merged into each recipe, as for `load_recipe`.
+        overrides: mapping. Changes of each recipe, as for `load_recipe`.
+        presets: sequence of str. Presets merged into each recipe, as for `load_recipe`.
+
+    Returns:
+        The recipes by the names of their folders.
 
     Raises:
-        RecipeError: If a pattern matches nothing, a recipe cannot be read, or two files give recipes of one name.
+        RecipeError: If a pattern matches nothing, a recipe cannot be read, or two files have recipes of one name.
+
+    Example:
+        >>> load_queue("gap*", {"seed": 1})["gap-ccp"].seed
+        1
     """
     recipes, sources = {}, {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
@@ -66,25 +84,27 @@ def _matching_files(pattern):
     return [os.path.abspath(file) for file in files]
 
 
-def with_seeds(recipe, seeds):
-    """A recipe with each of several seeds, by the names of their folders: `seed0`, `seed1`, …"""
+def with_seeds(recipe: Recipe, seeds: Sequence[int]) -> dict[str, Recipe]:
+    """Returns a recipe with each of several seeds, by the names of their folders: `seed0`, `seed1`, …
+
+    Example:
+        >>> list(with_seeds(Recipe(), [0, 3]))
+        ['seed0', 'seed3']
+    """
     return {f"seed{seed}": dataclasses.replace(recipe, seed=seed) for seed in seeds}
 
 
-def run_queue(patterns, out, overrides=None, presets=(), *, verbose=None):
-    """Trains the recipes of `load_queue`, as `run_all` does."""
-    return run_all(load_queue(patterns, overrides, presets), out, verbose=verbose)
-
-
-def run_all(recipes, out, *, verbose=None):
+def run_all(
+    recipes: Mapping[str, Recipe], out: PathLike, *, verbose: Literal[0, 1, 2] | None = None
+) -> tuple[dict[str, Any], dict[str, Exception]]:
     """Trains recipes one after the other, each in the folder of its name.
 
-    Finished recipes are not repeated and interrupted ones continue, so the same call with the same folder continues the
-    queue. A recipe that fails, by its input or by a loss that is not finite, does not stop the others.
+    Finished recipes are not repeated and interrupted ones are resumed, so the same call with the same folder continues
+    the queue. A recipe that fails, because of its input or a non-finite loss, does not stop the others.
 
     Args:
-        recipes: `Recipe`s by name.
-        out: The folder of all of them.
+        recipes: mapping. `Recipe`s by name.
+        out: path. Folder of all of them.
         verbose: As for `tfdml.experiments.train`.
 
     Returns:

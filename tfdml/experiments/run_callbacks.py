@@ -1,8 +1,10 @@
-"""The callbacks of a run, in their order, and their state."""
+"""The callbacks of a run, their order, and their state."""
 
 from __future__ import annotations
 
-from typing import Callable, NamedTuple
+import pathlib
+from collections.abc import Sequence
+from typing import Any, Callable, NamedTuple
 
 import keras
 import numpy as np
@@ -12,58 +14,60 @@ from tfdml._utils.files import whole_path
 from tfdml.callbacks.logs import HistoryLog, ProjectionsLog, TensorBoardLog
 from tfdml.experiments import builders
 from tfdml.experiments.errors import RunFolderError
+from tfdml.experiments.recipe import Recipe
+from tfdml.experiments.run_folder import RunFolder
 
 
 class BestWeights(keras.callbacks.Callback):
     """Writes the embedder's weights whenever early stopping finds them the best so far.
 
-    `keras.callbacks.ModelCheckpoint` writes over the file in place and forgets what was best when a run is resumed.
+    `keras.callbacks.ModelCheckpoint` overwrites the file in place and forgets the best value when a run is resumed.
 
     Args:
-        path: The file, `….weights.h5`; it is replaced as a whole.
-        early_stopping: The `RetrievalEarlyStopping` of the training, before this one among the callbacks.
-        untrained: The metric of the untrained network; weights that are not better are not written.
+        path: path. File `….weights.h5`, which is replaced as a whole.
+        early_stopping: `RetrievalEarlyStopping`, earlier in the list of callbacks.
+        untrained: float. Metric of the untrained network. Weights that are not better are not written.
     """
 
     # The metric of the training is computed in float32.
     _ROUNDING = 1e-6
 
-    def __init__(self, path, early_stopping, untrained):
+    def __init__(self, path: pathlib.Path, early_stopping: callbacks.RetrievalEarlyStopping, untrained: float):
         super().__init__()
         self.path = path
         self.early_stopping = early_stopping
         self.untrained = untrained
 
     @property
-    def is_better_than_untrained(self):
-        """Whether the best validation so far was better than the untrained network."""
+    def is_better_than_untrained(self) -> bool:
+        """Whether the best validation so far is better than the untrained network."""
         return self.early_stopping.best > self.untrained + self._ROUNDING
 
     def on_epoch_end(self, epoch, logs=None):
         if self.early_stopping.best_epoch == epoch and self.is_better_than_untrained:
             self.write(self.model.embedder)
 
-    def write(self, embedder):
-        """Writes the embedder's present weights."""
+    def write(self, embedder: keras.Model) -> None:
+        """Writes the current weights of the embedder."""
         with whole_path(self.path) as partial:
             embedder.save_weights(partial)
 
 
 class TimeLimit(keras.callbacks.Callback):
-    """Ends the training at the first epoch's end after so many minutes; of several workers by the clock of the first.
+    """Ends training at the end of the first epoch after a time limit. The clock of the first worker decides for all.
 
     Args:
-        minutes: The limit, or None.
-        history: The `HistoryLog`, which counts the time.
+        minutes: float. The limit, or None.
+        history: `HistoryLog`, which measures the time, also across interruptions.
     """
 
-    def __init__(self, minutes, history):
+    def __init__(self, minutes: float | None, history: HistoryLog):
         super().__init__()
         self.minutes = minutes
         self.history = history
 
     @property
-    def is_over(self):
+    def is_over(self) -> bool:
         """Whether the time is up."""
         return self.minutes is not None and self.history.seconds >= 60 * self.minutes
 
@@ -76,15 +80,15 @@ class _Entry(NamedTuple):
     """A callback that a run can have.
 
     Attributes:
-        name: Its key in `RunCallbacks`.
-        is_wanted: From the recipe to whether the run has it.
-        make: From the `RunCallbacks`, which has those before it, to the callback.
-        state: Its place among the states in `state.npz`, or `None` for one without a state to be resumed.
+        name: Key in `RunCallbacks`.
+        is_wanted: Function of the recipe that returns whether the run has it.
+        make: Function of the `RunCallbacks`, which contain the callbacks before it, that creates it.
+        state: Position of its state in `state.npz`, or None if it has no state.
     """
 
     name: str
-    is_wanted: Callable
-    make: Callable
+    is_wanted: Callable[[Recipe], Any]
+    make: Callable[[RunCallbacks], keras.callbacks.Callback]
     state: int | None = None
 
 
@@ -94,7 +98,7 @@ def _always(recipe):
 
 # In the order in which Keras calls them.
 _ENTRIES = (
-    # First, as what is validated and kept are the averages.
+    # First, because the averages are what is validated and kept.
     _Entry(
         "averaged_weights", lambda recipe: recipe.training.average_momentum is not None,
         lambda run: callbacks.AveragedWeights(run.recipe.training.average_momentum), state=2,
@@ -116,7 +120,7 @@ _ENTRIES = (
             run.recipe.optimizer.plateau_patience, run.recipe.optimizer.plateau_factor, run.monitor
         ), state=3,
     ),
-    # After early stopping and the best weights, which look at the weights that these may replace.
+    # After early stopping and best weights, which read the weights that these may replace.
     _Entry(
         "projections", lambda recipe: recipe.ccp.enabled,
         lambda run: builders.alternating_projections(run.recipe, run.datasets, run.monitor), state=4,
@@ -129,10 +133,11 @@ _ENTRIES = (
         "prototype_warmup", lambda recipe: recipe.warmup_validations,
         lambda run: builders.prototype_warmup(run.recipe, run.datasets), state=5,
     ),
+    # keras.callbacks.CSVLogger and TensorBoard append to what a killed epoch left; these write whole files again.
     _Entry("history", _always, lambda run: HistoryLog(run.folder.history, run.steps), state=1),
     _Entry("tensorboard", _always, lambda run: TensorBoardLog(run.folder.tensorboard, run.steps)),
     _Entry("time_limit", _always, lambda run: TimeLimit(run.recipe.training.max_minutes, run["history"])),
-    # Last: only what its own epoch's callbacks have done is saved.
+    # Last, because it saves the state of all others. keras.callbacks.BackupAndRestore saves only the model's.
     _Entry("backup", _always, lambda run: open_backup(run.folder, run.with_state())),
 )  # fmt: skip
 
@@ -142,12 +147,14 @@ class RunCallbacks(dict):
 
     Args:
         recipe: The complete recipe.
-        folder: The `RunFolder`.
-        datasets: The `ExperimentData`.
-        untrained_value: What the recipe monitors, of the untrained network.
+        folder: `RunFolder`.
+        datasets: `ExperimentData`.
+        untrained_value: float. Monitored metric of the untrained network.
     """
 
-    def __init__(self, recipe, folder, datasets, untrained_value):
+    def __init__(
+        self, recipe: Recipe, folder: RunFolder, datasets: builders.ExperimentData, untrained_value: float
+    ):
         super().__init__()
         self.recipe, self.folder, self.datasets, self.untrained_value = recipe, folder, datasets, untrained_value
         self.monitor, self.steps = f"val_{recipe.training.monitor}", recipe.training.steps_per_validation
@@ -155,28 +162,28 @@ class RunCallbacks(dict):
             if entry.is_wanted(recipe):
                 self[entry.name] = entry.make(self)
 
-    def with_state(self):
-        """The callbacks whose state is saved, in the order of the file."""
-        entries = [entry for entry in _ENTRIES if entry.state is not None and entry.name in self]
-        return [self[entry.name] for entry in sorted(entries, key=lambda entry: entry.state)]
+    def with_state(self) -> list[keras.callbacks.Callback]:
+        """Returns the callbacks whose state is saved, in the order of the file."""
+        states = {entry.state: self[entry.name] for entry in _ENTRIES if entry.state is not None and entry.name in self}
+        return [states[state] for state in sorted(states)]
 
     @property
-    def validations_done(self):
+    def validations_done(self) -> int:
         """The number of validations before an interruption."""
         return self["backup"].initial_epoch
 
-    def restore(self, model):
-        """Takes up the state of the last whole epoch, to know whether there is anything left to train."""
+    def restore(self, model: keras.Model) -> None:
+        """Restores the state of the last complete epoch, which determines whether training is over."""
         try:
             self["backup"].set_model(model)
         except (TypeError, LookupError, AttributeError) as error:
-            raise damaged_state(self.folder, error) from error
+            raise _damaged_state(self.folder, error) from error
         if "projections" in self:
             self["projections"].set_model(model)
         self["history"].write()
 
     @property
-    def are_over(self):
+    def are_over(self) -> bool:
         """Whether the training was complete before an interruption."""
         config, done = self.recipe.training, self.validations_done
         return bool(done) and (
@@ -187,20 +194,21 @@ class RunCallbacks(dict):
         )
 
 
-def open_backup(folder, with_state=()):
-    """The backup in a run's folder; a RunFolderError if its file is damaged."""
+def open_backup(
+    folder: RunFolder, with_state: Sequence[keras.callbacks.Callback] = ()
+) -> callbacks.TrainingBackup:
+    """Returns the backup in a run's folder. Raises a RunFolderError if its file is damaged."""
     try:
         backup = callbacks.TrainingBackup(folder.state, callbacks=with_state)
         if folder.state.exists() and not (isinstance(backup.initial_epoch, int) and backup.initial_epoch >= 1):
-            raise ValueError("no number of validations in it")
+            raise ValueError("it has no number of validations")
         return backup
     except (ValueError, TypeError, LookupError, AttributeError, EOFError, OSError, RecursionError) as error:
-        raise damaged_state(folder, error) from error
+        raise _damaged_state(folder, error) from error
 
 
-def damaged_state(folder, error):
-    """The RunFolderError of a state that cannot be read."""
+def _damaged_state(folder, error):
     return RunFolderError(
         f"The state of the training cannot be read: {error or type(error).__name__}. Received: {folder.state}. "
-        "Expected: the file that the run wrote. Put it back, or remove it to train from the start."
+        "Expected: the file that the run wrote. Restore it, or remove it to train from the start."
     )

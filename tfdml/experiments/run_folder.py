@@ -1,4 +1,4 @@
-"""The folders of runs and protocols: where each file is, and what must not happen to it."""
+"""The folders of runs and protocols: where each file is, and how the folders are protected."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import pathlib
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -17,64 +19,65 @@ from tfdml._utils.files import FolderInUseError, lock_folder, remove_partial, wh
 from tfdml._utils.foreign_files import check_h5, check_not_empty, check_zip, passes, read_npz
 from tfdml._utils.plain_files import write_json, write_text
 from tfdml._utils.typed_values import keys_of, to_mapping, value_of
+from tfdml._utils.types import PathLike
 from tfdml.experiments.errors import RecipeError, RunFolderError
 from tfdml.experiments.recipe import ADDED_KEYS, Recipe
 from tfdml.experiments.recipe_files import dump_recipe, load_recipe, read_yaml, with_present_keys
 
 
 class Entry:
-    """The path of a file or folder in a `WorkFolder`, as an attribute of it."""
+    """Descriptor with the path of a file or folder in a `WorkFolder`."""
 
-    def __init__(self, name):
+    def __init__(self, name: str):
         self.name = name
 
-    def __get__(self, folder, kind=None) -> pathlib.Path:
+    def __get__(self, folder: Any, kind: Any = None) -> pathlib.Path:
         return folder.path / self.name
 
 
 class WorkFolder:
-    """A folder that one process at a time writes to, with the recipe of what it does.
+    """A folder that one process at a time writes to, with the recipe of its content.
 
     Args:
-        path: The folder.
+        path: path. The folder.
     """
 
     recipe = Entry("recipe.yaml")  # the whole recipe
 
-    def __init__(self, path):
+    def __init__(self, path: PathLike):
         self.path = pathlib.Path(path).expanduser()
 
     @classmethod
-    def create(cls, recipe, path=None):
-        """Makes the folder of something new.
+    def create(cls, recipe: Recipe, path: PathLike | None = None):
+        """Creates a new folder.
 
         Args:
-            recipe: Its recipe.
-            path: The folder; by default `runs/NAME-DATE-TIME`.
+            recipe: `Recipe`.
+            path: path. The folder. Default: `runs/NAME-DATE-TIME`.
 
         Raises:
-            RunFolderError: If there is such a folder; it is left as it is.
+            RunFolderError: If the folder exists; it is not changed.
         """
         folder = cls(new_folder(path) if path is not None else new_dated_folder("runs", recipe.name))
         folder.prepare(recipe)
-        # The last one: a folder with a recipe is a run.
+        # Last, because a folder with a recipe counts as a run.
         write_text(folder.recipe, dump_recipe(recipe))
         return folder
 
-    def prepare(self, recipe):
-        """Writes what a new folder holds in addition to its recipe."""
+    def prepare(self, recipe: Recipe) -> None:
+        """Writes what a new folder contains in addition to its recipe."""
 
-    def entries(self):
-        """The paths that must not be links to somewhere else."""
+    def entries(self) -> list[pathlib.Path]:
+        """Returns the paths that must not be links to other places."""
         names = {name for kind in type(self).__mro__ for name, value in vars(kind).items() if isinstance(value, Entry)}
         return [getattr(self, name) for name in sorted(names)]
 
     @contextlib.contextmanager
-    def lock(self):
-        """Keeps the folder for this process as long as the block lasts, and removes what a killed one left half done.
+    def lock(self) -> Iterator[None]:
+        """Locks the folder for this process during the block, and removes partial files of killed processes.
 
         Raises:
-            RunFolderError: If another process has it, it cannot be written, or a file in it is a symbolic link.
+            RunFolderError: If another process has locked it, it cannot be written, or a file in it is a symbolic link.
         """
         with contextlib.ExitStack() as stack:
             try:
@@ -89,73 +92,73 @@ class WorkFolder:
             links = [path for path in self.entries() if path.is_symlink()]
             if links:
                 raise RunFolderError(
-                    f"A file of the run is a symbolic link, and a run does not write through links. Received: "
-                    f"{links[0]}. Expected: a file or folder of its own. Put what it points to in its place."
+                    "A file of the run is a symbolic link, and a run does not write through links. Received: "
+                    f"{links[0]}. Expected: a file or folder. Replace the link by its target."
                 )
             remove_partial(self.path)
             yield
 
 
 class RunFolder(WorkFolder):
-    """Paths in a run's folder.
+    """The paths in a run's folder.
 
     Args:
-        path: The folder.
+        path: path. The folder.
     """
 
-    environment = Entry("environment.json")  # versions of Python and of the packages, seed, git commit
-    log = Entry("train.log")  # what happened, with times
-    history = Entry("history.csv")  # a line for each validation
-    projections = Entry("projections.csv")  # under CCP, a row for each proxy problem that has ended
+    environment = Entry("environment.json")  # versions of Python and packages, seed, git commit
+    log = Entry("train.log")  # log messages with times
+    history = Entry("history.csv")  # one line per validation
+    projections = Entry("projections.csv")  # under CCP, one row per solved proxy problem
     tensorboard = Entry("tensorboard")  # the history for TensorBoard
-    untrained_metrics = Entry("untrained_metrics.json")  # metrics of the first weights on the test classes
+    untrained_metrics = Entry("untrained_metrics.json")  # metrics of the initial weights on the test classes
     untrained_validation = Entry("untrained_validation.json")  # the same on the validation classes
-    best_weights = Entry("best.weights.h5")  # those of the best validation, or the first if none was better
-    state = Entry("state.npz")  # all that --resume needs
-    test_embeddings = Entry("test_embeddings.npz")  # if evaluation.keep_embeddings, with their labels
-    embedder = Entry("embedder.keras")  # the finished network for Keras
-    saved_model = Entry("saved_model")  # the finished network for TensorFlow without tfdml
-    figures = Entry("figures")  # figures, *.png
-    test_metrics = Entry("test_metrics.json")  # the result; the last file to be written
-    failure = Entry("failure.json")  # only if the training ended with a loss that is not a number
-    evaluations = Entry("evaluations")  # what evaluate.py adds
+    best_weights = Entry("best.weights.h5")  # of the best validation, or the initial ones if none was better
+    state = Entry("state.npz")  # everything that --resume needs
+    test_embeddings = Entry("test_embeddings.npz")  # with labels, if evaluation.keep_embeddings
+    embedder = Entry("embedder.keras")  # the trained network for Keras
+    saved_model = Entry("saved_model")  # the trained network for TensorFlow without tfdml
+    figures = Entry("figures")  # *.png
+    test_metrics = Entry("test_metrics.json")  # the result; written last
+    failure = Entry("failure.json")  # only if the loss became non-finite
+    evaluations = Entry("evaluations")  # written by evaluate.py
 
     @property
-    def needed_to_resume(self):
-        """The files that a run goes on from."""
+    def needed_to_resume(self) -> list[pathlib.Path]:
+        """The files from which a run is resumed."""
         return [
             self.recipe, self.environment, self.history, self.projections, self.untrained_metrics,
             self.untrained_validation, self.best_weights, self.state, self.failure, self.test_metrics,
         ]  # fmt: skip
 
     @property
-    def has_begun(self):
-        """Whether there is a run in the folder, finished or not."""
+    def has_begun(self) -> bool:
+        """Whether the folder contains a run, finished or not."""
         return self.recipe.is_file() and self.environment.is_file()
 
     @property
-    def is_finished(self):
-        """Whether nothing is left to do."""
+    def is_finished(self) -> bool:
+        """Whether the run is finished."""
         return self.test_metrics.exists()
 
     @classmethod
-    def open(cls, path):
-        """The folder of a run that has begun.
+    def open(cls, path: PathLike) -> RunFolder:
+        """Opens the folder of a run that has begun.
 
         Raises:
-            RunFolderError: If there is no such folder, or it is no run's.
+            RunFolderError: If there is no such folder, or it does not contain a run.
         """
         folder = cls(path)
         if not folder.path.is_dir():
             raise RunFolderError(f"There is no run folder {folder.path}.")
         if not folder.has_begun:
             raise RunFolderError(
-                f"{folder.path} is no run: it lacks the recipe.yaml and environment.json of a run."
+                f"The folder is not a run. Received: {folder.path}. Expected: recipe.yaml and environment.json in it."
             )
         return folder
 
-    def load_recipe(self):
-        """The run's recipe.
+    def load_recipe(self) -> Recipe:
+        """Reads the run's recipe.
 
         Raises:
             RunFolderError: If it cannot be read, lacks a key, or was changed after the run began.
@@ -165,31 +168,32 @@ class RunFolder(WorkFolder):
         if expected not in (None, _digest(recipe)):
             raise RunFolderError(
                 f"The run's recipe was changed after the run began. Received: {self.recipe} with the digest "
-                f"{_digest(recipe)}. Expected: {expected}, as environment.json says. Undo the change, or start another "
+                f"{_digest(recipe)}. Expected: {expected}, as in environment.json. Undo the change, or start another "
                 "run; --resume RUN --training.max_validations N prolongs a run."
             )
         return recipe
 
-    def prepare(self, recipe):
-        """Writes the versions that the run depends on, and a digest of its recipe."""
+    def prepare(self, recipe: Recipe) -> None:
+        """Writes the versions of all packages and a digest of the recipe."""
         write_json(self.environment, {**environment(recipe.seed), "recipe_digest": _digest(recipe)})
 
-    def read_environment(self):
-        """The content of environment.json, nothing if it is damaged."""
+    def read_environment(self) -> dict[str, Any]:
+        """Returns the content of environment.json, or an empty dict if it is damaged."""
         try:
             return read_json(self.environment)
         except RunFolderError:
             return {}
 
-    def entries(self):
+    def entries(self) -> list[pathlib.Path]:
         folders = [folder for folder in (self.figures, self.tensorboard) if folder.is_dir()]
         return [*super().entries(), *(entry for folder in folders for entry in folder.iterdir())]
 
-    def damaged_results(self):
-        """Paths of results that are there and cannot be read."""
+    def damaged_results(self) -> list[pathlib.Path]:
+        """Returns the paths of results that exist but cannot be read."""
         checks = {
             self.test_metrics: read_json,
             self.untrained_metrics: read_json,
+            self.untrained_validation: read_json,
             self.best_weights: check_h5,
             self.embedder: check_zip,
             self.saved_model / "saved_model.pb": check_not_empty,
@@ -198,8 +202,8 @@ class RunFolder(WorkFolder):
         return [path for path, check in checks.items() if path.exists() and not passes(check, path)]
 
 
-def read_whole_recipe(path):
-    """A recipe that a run or a protocol wrote, which has all keys; a file without some would be another recipe.
+def read_whole_recipe(path: pathlib.Path) -> Recipe:
+    """Reads a recipe that a run or protocol wrote. It must have all keys, because defaults may differ from the run's.
 
     Raises:
         RunFolderError: If it cannot be read or lacks a key.
@@ -211,81 +215,80 @@ def read_whole_recipe(path):
             more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
             raise RunFolderError(
                 f"The run's recipe lacks keys. Received: {path} without {', '.join(missing[:3])}{more}. Expected: "
-                "every key, as it was written: the file was cut off or edited, or an older version of tfdml wrote it. "
-                "Add them; tfdml-train --print-recipe shows every key with its default."
+                "every key. The file was cut off or edited, or an older version of tfdml wrote it. Add the keys; "
+                "tfdml-train --print-recipe shows all with their defaults."
             )
         return load_recipe(path.resolve())
     except RecipeError as error:
         raise RunFolderError(f"The run's recipe is damaged: {error}") from error
 
 
-# What may be changed in a recipe while it stays the same run: how long it takes, and where files lie.
-_NOT_IN_DIGEST = (("training", "max_validations"), ("training", "strategy"), ("model", "first_weights"))
+# Changes of these leave a run the same: its length, its devices, and where files are.
+_NOT_IN_DIGEST = (
+    "imports", "training.max_validations", "training.strategy", "model.first_weights", "data.options.path",
+    "data.options.root", "model.backbone_options.weights",
+)  # fmt: skip
 
 
 def _digest(recipe):
     mapping = to_mapping(recipe)
-    for section, key in _NOT_IN_DIGEST:
-        del mapping[section][key]
-    del mapping["imports"]
-    for location in ("path", "root"):
-        mapping["data"]["options"].pop(location, None)
-    mapping["model"]["backbone_options"].pop("weights", None)
+    for key in _NOT_IN_DIGEST:
+        *sections, name = key.split(".")
+        (value_of(mapping, ".".join(sections)) if sections else mapping).pop(name, None)
     text = json.dumps(mapping, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def check_is_free(path):
-    """Raises RunFolderError if there is something at the path."""
+def check_is_free(path: PathLike | None) -> None:
+    """Raises a RunFolderError if the path exists."""
     if path is not None and os.path.lexists(os.path.expanduser(path)):
         raise RunFolderError(
-            f"{path} exists already, and nothing is written over. Choose another folder or remove it."
+            f"{path} exists already, and nothing is overwritten. Choose another folder or remove it."
         )
 
 
-def new_folder(path):
-    """Makes a folder that did not exist, with its parents.
+def new_folder(path: PathLike) -> pathlib.Path:
+    """Creates a folder that did not exist, with its parents.
 
     Raises:
-        RunFolderError: If it exists (nothing is ever written over) or cannot be made.
+        RunFolderError: If it exists or cannot be created.
     """
     check_is_free(path)
-    path = pathlib.Path(path).expanduser()
+    folder = pathlib.Path(path).expanduser()
     try:
-        path.mkdir(parents=True)
+        folder.mkdir(parents=True)
     except OSError as error:
-        raise RunFolderError(f"The folder {path} cannot be made: {error.strerror}.") from error
-    return path
+        raise RunFolderError(
+            f"The folder {folder} cannot be created: {error.strerror}. Pass another one as out (--out)."
+        ) from error
+    return folder
 
 
-def new_dated_folder(parent, name):
-    """Makes the folder `parent/name-DATE-TIME`, with a number behind it if two begin in the same second."""
+def new_dated_folder(parent: PathLike, name: str) -> pathlib.Path:
+    """Creates the folder `parent/name-DATE-TIME`, with a number appended if it exists."""
     stem = f"{name.replace('/', '-')}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     for number in range(1, 1000):
         path = pathlib.Path(parent).expanduser() / (stem if number == 1 else f"{stem}-{number}")
-        if not path.exists():
-            try:
-                path.mkdir(parents=True)
-                return path
-            except FileExistsError:
-                continue
-            except OSError as error:
-                raise RunFolderError(
-                    f"The folder {path} cannot be made: {error.strerror}. Pass another one as out (--out)."
-                ) from error
-    raise RunFolderError(f"No free name for a folder {stem} in {parent}.")
+        try:
+            return new_folder(path)
+        except RunFolderError:
+            if not os.path.lexists(path):
+                raise
+    raise RunFolderError(f"All names for a folder {stem} in {parent} are taken.")
 
 
-def read_json(path):
-    """What `write_json` wrote; a RunFolderError if the file is not there or damaged."""
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """Reads a file of `write_json`. Raises a RunFolderError if it does not exist or is damaged."""
     try:
         return plain_files.read_json(path)
     except ValueError as error:
         raise RunFolderError(str(error)) from error
 
 
-def write_embeddings(path, embeddings, labels, is_query=None):
-    """Writes embeddings `(n, d)` and labels `(n,)`, and which are queries, as a whole or not at all."""
+def write_embeddings(
+    path: pathlib.Path, embeddings: np.ndarray, labels: np.ndarray, is_query: np.ndarray | None = None
+) -> None:
+    """Writes embeddings (n, d), labels (n,) and, if given, which are queries, completely or not at all."""
     arrays = {"embeddings": embeddings, "labels": labels}
     if is_query is not None:
         arrays["is_query"] = is_query
@@ -293,11 +296,11 @@ def write_embeddings(path, embeddings, labels, is_query=None):
         np.savez(file, **arrays)
 
 
-def read_embeddings(path):
-    """What `write_embeddings` wrote: embeddings, labels, and which are queries or None.
+def read_embeddings(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Reads a file of `write_embeddings`: embeddings, labels, and which are queries or None.
 
     Raises:
-        RunFolderError: If the file is not there or damaged.
+        RunFolderError: If the file does not exist or is damaged.
     """
     try:
         arrays = read_npz(path)

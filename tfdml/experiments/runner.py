@@ -1,4 +1,4 @@
-"""Training runs from begin to end, and from an interruption to the end."""
+"""Training runs from start to end, and from an interruption to the end."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import math
 import pathlib
 import shutil
 import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import keras
 import tensorflow as tf
@@ -20,6 +22,8 @@ from tfdml._utils.files import reason_of_machine, whole_path
 from tfdml._utils.input_errors import InputError, input_errors
 from tfdml._utils.log_file import log_file
 from tfdml._utils.plain_files import write_json, write_text
+from tfdml._utils.typed_values import replace
+from tfdml._utils.types import PathLike
 from tfdml._utils.variables import array_of
 from tfdml.experiments import builders
 from tfdml.experiments.errors import RunFolderError
@@ -42,50 +46,61 @@ from tfdml.experiments.strategies import (
     worker_of_environment,
 )
 from tfdml.export import export_saved_model
-from tfdml.models import inference_function
+from tfdml.models import Workers, inference_function
 from tfdml.ops import MAX_PIXELS
 
 _logger = logging.getLogger(__name__)
 
+Strategy = Literal["single", "mirrored", "multi_worker"]
+
 
 class NonFiniteLossError(ArithmeticError):
-    """A training whose loss became NaN or infinite; its best weights so far are kept."""
+    """A training whose loss became NaN or infinite. Its best weights so far are kept."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingResult:
-    """What a finished run gives.
+    """Result of a finished run.
 
     Attributes:
-        folder: Where its files are.
-        test: Retrieval metrics of the best weights on the test classes.
-        untrained: The same of the network before training.
-        validation: The best `map_at_r` (or what the recipe monitors) on the validation classes, and after which `epoch`
-            it was reached: 0 if no validation was better than the untrained network, whose weights are kept then.
-        training: `epochs`, `steps`, `seconds`, under CCP `projections`.
-        embedder: The embedder, or None where the run had finished before.
+        folder: path. The run's folder.
+        test: dict. Retrieval metrics of the best weights on the test classes.
+        untrained: dict. The same for the network before training.
+        validation: dict. Best value of the monitored metric, such as `map_at_r`, on the validation classes, and the
+            `epoch` (1-based) that reached it: 0 if no validation was better than the untrained network, whose weights
+            are then kept.
+        training: dict. `epochs`, `steps`, `seconds`, and under CCP `projections`.
+        embedder: Keras model with the best weights. None if the run was already finished.
     """
 
     folder: pathlib.Path
-    test: dict
-    untrained: dict
-    validation: dict
-    training: dict
-    embedder: object = None
+    test: dict[str, Any]
+    untrained: dict[str, Any]
+    validation: dict[str, Any]
+    training: dict[str, Any]
+    embedder: Any = None
 
 
-def train(recipe="default", out=None, *, overrides=None, presets=(), extra_callbacks=(), verbose=None):
-    """Trains by a recipe and leaves a run folder.
+def train(
+    recipe: Recipe | PathLike = "default",
+    out: PathLike | None = None,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    presets: Sequence[str] = (),
+    extra_callbacks: Sequence[keras.callbacks.Callback] = (),
+    verbose: Literal[0, 1, 2] | None = None,
+) -> TrainingResult:
+    """Trains an embedder by a recipe and writes a run folder.
 
     Args:
-        recipe: A `Recipe`, a recipe's name, or the path of its file.
-        out: The run's folder, which must not exist; by default `runs/NAME-DATE-TIME`. Several workers share it, and
-            each must name it.
-        overrides: Changes of the recipe, as for `load_recipe`.
-        presets: Presets that go over the recipe, as for `load_recipe`.
-        extra_callbacks: Further Keras callbacks, called last.
-        verbose: 0 for silence, 1 for a line for each validation and a progress bar below, 2 for the lines alone; `None`
-            is 1 on a terminal and 2 elsewhere.
+        recipe: `Recipe`, name of a recipe, or path of its file. Default: `"default"`.
+        out: path. Folder to create, which must not exist. Required for several workers, which share it. Default:
+            `runs/NAME-DATE-TIME`.
+        overrides: mapping. Changes of the recipe, as for `load_recipe`.
+        presets: sequence of str. Presets merged into the recipe, as for `load_recipe`.
+        extra_callbacks: sequence of Keras callbacks, called after those of the run.
+        verbose: 0 is silent, 1 a progress bar and one line per validation, 2 only the lines. Default: 1 on a terminal,
+            else 2.
 
     Returns:
         A `TrainingResult`.
@@ -98,18 +113,16 @@ def train(recipe="default", out=None, *, overrides=None, presets=(), extra_callb
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides, presets)
     elif overrides or presets:
-        raise ValueError("Overrides and presets go with a recipe's name. Received: overrides or presets with a Recipe.")
-    if recipe.training.strategy != "multi_worker":
+        raise ValueError("Overrides and presets need a recipe's name. Received: a Recipe with overrides or presets.")
+    is_shared = recipe.training.strategy == "multi_worker"
+    is_first = not is_shared or worker_of_environment() == 0
+    if is_shared and out is None:
+        raise InputError(
+            "Several workers need the name of the run's folder. Received: no out (--out). Expected: one folder on "
+            "a file system that all workers share. Pass the same --out to each."
+        )
+    if is_first:
         check_is_free(out)
-    else:
-        index = worker_of_environment()
-        if out is None:
-            raise InputError(
-                "Several workers need the name of the run's folder. Received: no out (--out). Expected: one folder on "
-                "a file system that all workers share. Pass the same --out to each."
-            )
-        if index == 0:
-            check_is_free(out)
     workers = make_workers(recipe.training.strategy)
     check_recipe(recipe, workers)
     result = _Run(recipe, workers, extra_callbacks, verbose).carry_out(lambda recipe: _new_folder(recipe, out, workers))
@@ -118,7 +131,7 @@ def train(recipe="default", out=None, *, overrides=None, presets=(), extra_callb
 
 
 @contextlib.contextmanager
-def _new_folder(recipe, path, workers):
+def _new_folder(recipe: Recipe, path: Any, workers: Workers) -> Iterator[RunFolder]:
     folder = RunFolder.create(recipe, path) if workers.is_chief else None
     with lost_workers(workers, path):
         share_folder(path, (), workers)
@@ -128,18 +141,23 @@ def _new_folder(recipe, path, workers):
         yield folder
 
 
-def resume(path, *, strategy=None, max_validations=None, extra_callbacks=(), verbose=None):
-    """Goes on with an interrupted run after its last whole epoch, and ends as it would have ended.
+def resume(
+    path: PathLike,
+    *,
+    strategy: Strategy | None = None,
+    max_validations: int | None = None,
+    extra_callbacks: Sequence[keras.callbacks.Callback] = (),
+    verbose: Literal[0, 1, 2] | None = None,
+) -> TrainingResult:
+    """Continues an interrupted run after its last complete epoch; it ends as it would have without the interruption.
 
-    Training that was complete is not repeated: what is missing of the results is made. A finished run gives
-    its result; results that are damaged are made again.
+    If the training is complete, only missing or damaged results are computed. A finished run is not changed.
 
     Args:
-        path: The run's folder, which several workers share.
-        strategy: Where it goes on, as `training.strategy` of a recipe; by default where it began. For several workers
-            it must be given.
-        max_validations: Another `training.max_validations`, with which the run ends as if it had begun with it; a
-            finished run goes on. Default: that of the run.
+        path: path. The run's folder, which several workers share.
+        strategy: Devices, as `training.strategy` of a recipe. Required for several workers. Default: that of the run.
+        max_validations: int. Other value of `training.max_validations`. The run ends as if it had started with it; a
+            finished run continues. Default: that of the run.
         extra_callbacks: As for `train`.
         verbose: As for `train`.
 
@@ -147,13 +165,13 @@ def resume(path, *, strategy=None, max_validations=None, extra_callbacks=(), ver
         A `TrainingResult`.
 
     Raises:
-        ValueError: If the folder is no run, another process writes to it, its recipe is not whole, the run ended with a
-            loss that is no number, or it has done more validations than it is to have.
+        ValueError: If the folder is not a run's, another process writes to it, its recipe is incomplete, the run ended
+            with a non-finite loss, or it has done more than `max_validations` validations.
         NonFiniteLossError: If the loss becomes NaN or infinite.
         WorkerLostError: If another worker dies.
     """
+    run = RunFolder(path)
     if strategy == "multi_worker":
-        run = RunFolder(path)
         if worker_of_environment() == 0:
             RunFolder.open(path)
         workers = make_workers(strategy)
@@ -165,13 +183,13 @@ def resume(path, *, strategy=None, max_validations=None, extra_callbacks=(), ver
         return dataclasses.replace(result, folder=run.path)
     folder = RunFolder.open(path)
     began_with = folder.load_recipe().training.strategy
-    ends = folder.is_finished and max_validations is None
-    if strategy is None and began_with == "multi_worker" and not ends:
+    is_over = folder.is_finished and max_validations is None
+    if strategy is None and began_with == "multi_worker" and not is_over:
         raise RunFolderError(
-            f"{folder.path} began with several workers. Received: no strategy; expected strategy='multi_worker' "
-            "(--strategy multi_worker) with each of them, or another one."
+            f"The run began with several workers. Received: {folder.path} and no strategy. Expected: "
+            "strategy='multi_worker' (--strategy multi_worker) in each of them, or another strategy."
         )
-    workers = make_workers(strategy or ("single" if ends else began_with))
+    workers = make_workers(strategy or ("single" if is_over else began_with))
     return _resume(folder, workers, strategy or began_with, max_validations, extra_callbacks, verbose)
 
 
@@ -183,37 +201,37 @@ def _resume(folder, workers, strategy, max_validations, extra_callbacks, verbose
             recipe = folder.load_recipe()
             if folder.failure.exists():
                 raise RunFolderError(
-                    f"{folder.path} cannot go on: {read_json(folder.failure)['message']} "
-                    "Start anew, for instance with a smaller optimizer.learning_rate."
+                    f"The run cannot be resumed: {read_json(folder.failure)['message']} Received: {folder.path}. "
+                    "Start a new run, for example with a smaller optimizer.learning_rate."
                 )
-            _check_line(folder)
+            _check_keras(folder)
             if not folder.read_environment():
-                _logger.warning("%s is damaged and written again, with the versions of now.", folder.environment)
+                _logger.warning("%s is damaged. Writing it again with the current versions.", folder.environment)
                 folder.prepare(recipe)
             for path in folder.damaged_results():
-                _logger.warning("%s is damaged and made again.", path)
+                _logger.warning("%s is damaged. Computing it again.", path)
                 shutil.rmtree(path.parent) if path.parent == folder.saved_model else path.unlink()
             if max_validations is not None:
                 recipe = _prolong(folder, recipe, max_validations)
-            recipe = dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, strategy=strategy))
+            recipe = replace(recipe, {"training.strategy": strategy})
             check_recipe(recipe, workers)
             run = _Run(recipe, workers, extra_callbacks, verbose)
             return run.carry_out(lambda recipe: contextlib.nullcontext(folder))
 
 
-def _check_line(folder):
-    """Raises a RunFolderError if the training began under the other line of Keras."""
+def _check_keras(folder):
+    """Raises a RunFolderError if the training began with another major version of Keras."""
     then, now = folder.read_environment().get("packages", {}).get("keras"), keras.__version__
     if folder.state.exists() and then and then.split(".")[0] != now.split(".")[0]:
         raise RunFolderError(
-            f"The training began with Keras {then}, and Keras {now} does not read the state of its optimizer. "
-            f"Received: {folder.path}. Expected: Keras {then.split('.')[0]}. Go on there; tfdml-evaluate takes the "
-            "run here, too."
+            f"The training began with Keras {then}, and Keras {now} cannot read the state of its optimizer. "
+            f"Received: {folder.path}. Expected: Keras {then.split('.')[0]}. Resume it there; tfdml-evaluate accepts "
+            "the run here too."
         )
 
 
 def _prolong(folder, recipe, max_validations):
-    """The recipe with another number of validations; results that were those of the other number are removed."""
+    """Changes the number of validations and removes the results that depend on it."""
     with input_errors():
         wanted = check_whole_number("max_validations", max_validations, minimum=1)
     done = open_backup(folder).initial_epoch
@@ -224,24 +242,22 @@ def _prolong(folder, recipe, max_validations):
         )
     if wanted == recipe.training.max_validations:
         return recipe
-    prolonged = dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, max_validations=wanted))
-    # First what says that the run is finished: a kill at any time leaves a run that goes on.
+    prolonged = replace(recipe, {"training.max_validations": wanted})
+    # The file that marks the run as finished comes first, so that a kill leaves a run that can be resumed.
     for path in (folder.test_metrics, folder.embedder, folder.test_embeddings):
         path.unlink(missing_ok=True)
-    if folder.saved_model.exists():
-        shutil.rmtree(folder.saved_model)
+    shutil.rmtree(folder.saved_model, ignore_errors=True)
     write_text(folder.recipe, dump_recipe(prolonged))
     return prolonged
 
 
 @contextlib.contextmanager
-def _stopped_in(path):
-    """Gives what stops a run from outside, such as a full disk, one line that names the folder."""
+def _stopped_in(path: pathlib.Path) -> Iterator[None]:
+    """Re-raises errors of the machine, such as a full disk, in one line that names the folder."""
     try:
         yield
     except KeyboardInterrupt as error:
-        # For the command.
-        error.folder = path
+        error.folder = path  # type: ignore[attr-defined]  # For the command.
         raise
     except RunFolderError:
         raise
@@ -250,15 +266,21 @@ def _stopped_in(path):
         if reason is None:
             raise
         raise RunFolderError(
-            f"The run stopped: {reason}. Received: {path}. What the last validation saved is there: mend the cause, "
-            f"then go on with --resume {path}."
+            f"The run stopped: {reason}. Received: {path}. What the last validation saved is there: fix the cause, "
+            f"then continue with --resume {path}."
         ) from error
 
 
-def result_of(recipe, folder, verbose=0, extra_callbacks=()):
-    """The result of a recipe's run: taken from its folder if it is there, else trained, from where it stopped.
+def result_of(
+    recipe: Recipe,
+    folder: PathLike,
+    verbose: Literal[0, 1, 2] | None = 0,
+    extra_callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> TrainingResult:
+    """Trains, resumes, or reads the result of a run, depending on what is in the folder. Arguments are as for `train`.
 
-    Arguments are as for `train`. A folder that holds a run of another recipe is a RunFolderError.
+    Raises:
+        RunFolderError: If the folder has a run of another recipe.
     """
     folder = pathlib.Path(folder).expanduser()
     if not folder.exists():
@@ -268,12 +290,12 @@ def result_of(recipe, folder, verbose=0, extra_callbacks=()):
     return resume(folder, verbose=verbose, extra_callbacks=extra_callbacks)
 
 
-def check_same_recipe(folder, found, wanted):
-    """Raises a RunFolderError if the recipe found in a folder is not the one that is wanted."""
-    # Compared as they are written: a tuple of an option, for example, is a list in a file.
-    if dump_recipe(found) != dump_recipe(wanted):
+def check_same_recipe(folder: pathlib.Path, found: Recipe, wanted: Recipe) -> None:
+    """Raises a RunFolderError if the recipe found in a folder is not the wanted one."""
+    # Compared as written: a tuple in an option, for example, is a list in a file. Descriptions can be edited.
+    if len({dump_recipe(replace(recipe, {"description": ""})) for recipe in (found, wanted)}) > 1:
         raise RunFolderError(
-            f"{folder} holds a run of another recipe. Choose another --out, or remove the folder to run it anew."
+            f"The folder has a run of another recipe. Received: {folder}. Choose another --out, or remove the folder."
         )
 
 
@@ -281,74 +303,69 @@ def _read_result(folder):
     content = read_json(folder.test_metrics)
     fields = {field.name for field in dataclasses.fields(TrainingResult)} - {"folder", "embedder"}
     if not fields <= set(content):
-        raise RunFolderError(f"A file of the run is not what it wrote. Received: {folder.test_metrics}.")
+        raise RunFolderError(f"A file of the run was changed. Received: {folder.test_metrics}.")
     return TrainingResult(folder=folder.path, **{name: content[name] for name in fields})
 
 
 class _Run:
-    """One run, new or gone on with; the steps in `carry_out` are in the order in which they happen."""
+    """One run, new or resumed. `carry_out` calls the steps in order."""
 
-    def __init__(self, recipe, workers, extra_callbacks, verbose):
+    folder: RunFolder
+    datasets: builders.ExperimentData
+    embedder: Any
+    model: Any
+    callbacks: RunCallbacks
+
+    def __init__(self, recipe: Recipe, workers: Workers, extra_callbacks, verbose):
         self.recipe, self.workers, self.extra_callbacks = recipe, workers, list(extra_callbacks)
         verbose = (1 if sys.stdout.isatty() else 2) if verbose is None else verbose
         self.verbose = verbose if workers.is_chief else 0
 
-    def carry_out(self, open_folder):
-        """Trains and evaluates in the folder that a function of the complete recipe opens."""
+    def carry_out(self, open_folder: Callable[[Recipe], contextlib.AbstractContextManager[RunFolder]]):
+        """Trains and evaluates in the folder that `open_folder` opens for the complete recipe."""
         with builders.precision_policy(self.recipe.training.precision):
-            # Whatever is wrong with recipe or data shows in here, before there is a folder.
+            # Errors of recipe or data appear here, before there is a folder.
             with input_errors():
                 self.prepare()
-            with open_folder(self.recipe) as self.folder:
-                return self.carry_out_in_folder()
-
-    def carry_out_in_folder(self):
-        with log_file(self.folder.log):
-            if self.workers.is_chief:
-                _logger.info("Run folder: %s", self.folder.path)
-            self.warn_of_changes()
-            with lost_workers(self.workers, self.run_folder.path):
-                untrained = self.evaluate_untrained()
-                with input_errors():
-                    self.restore()
-                self.fit()
-                return self.finish(untrained)
+            with open_folder(self.recipe) as self.folder, log_file(self.folder.log):
+                if self.workers.is_chief:
+                    _logger.info("Run folder: %s", self.folder.path)
+                self.warn_of_changes()
+                with lost_workers(self.workers, self.run_folder.path):
+                    untrained = self.evaluate_untrained()
+                    with input_errors():
+                        self.restore()
+                    self.fit()
+                    return self.finish(untrained)
 
     def prepare(self):
+        """Loads the data and creates embedder and model."""
         builders.dry_build(self.recipe)
         keras.utils.set_random_seed(self.recipe.seed)
         self.datasets = builders.load_data(self.recipe)
         builders.check_training_classes(self.recipe, self.datasets)
-        self.recipe = recipe = builders.complete_recipe(self.recipe, self.datasets)
-        self.embedder = builders.make_embedder(recipe, self.datasets.preprocessing)
-        builders.start_embedder(recipe, self.embedder, self.datasets)
+        self.recipe = builders.complete_recipe(self.recipe, self.datasets)
+        self.embedder = builders.make_embedder(self.recipe, self.datasets.preprocessing)
+        builders.start_embedder(self.recipe, self.embedder, self.datasets)
         if self.workers.is_single:
-            self.model = builders.make_model(recipe, self.embedder, self.datasets.train)
-        else:
-            self.bring_to_replicas()
-
-    def bring_to_replicas(self):
-        """Makes embedder and model for several replicas, with the weights that one device begins with."""
+            self.model = builders.make_model(self.recipe, self.embedder, self.datasets.train)
+            return
+        # The replicas start from the same weights and random numbers as one device.
         weights = self.embedder.get_weights()
-        # The same random numbers again.
         keras.utils.set_random_seed(self.recipe.seed)
         with self.workers.strategy.scope():
             self.embedder = builders.make_embedder(self.recipe, self.datasets.preprocessing)
             self.embedder.set_weights(weights)
             self.model = builders.make_model(self.recipe, self.embedder, self.datasets.train)
 
-    def leave_replicas(self):
-        """Makes an embedder for one device of what the replicas have trained. All workers must call it."""
-        self.embedder = builders.restore_embedder(self.recipe, self.embedder.get_weights())
-
     @property
     def run_folder(self):
-        """The run's folder, in which that of another worker than the first lies."""
+        """The run's folder, which contains those of all workers but the first."""
         return self.folder if self.workers.is_chief else RunFolder(self.folder.path.parent)
 
     @property
     def part(self):
-        """Which share of each batch is this worker's, or None."""
+        """This worker's share of each batch, or None."""
         return None if self.workers.count == 1 else (self.workers.index, self.workers.count)
 
     def warn_of_changes(self):
@@ -370,16 +387,16 @@ class _Run:
             )  # fmt: skip
 
     def evaluate_untrained(self):
-        """Metrics of the first weights; an interrupted run has them, or has the same first weights."""
+        """Returns the test metrics of the initial weights. A resumed run has their file or the same initial weights."""
         folder, monitor = self.folder, self.recipe.training.monitor
         self.first_weights = [(weight, array_of(weight)) for weight in self.embedder.weights]
         if not folder.untrained_metrics.exists():
             write_json(folder.untrained_metrics, self.evaluate(self.datasets.test, self.workers)[-1])
-        if not _holds_number(folder.untrained_validation, monitor):
+        if not folder.untrained_validation.exists():
             metrics = self.evaluate(self.datasets.validation, self.workers, search="exact")[-1]
             write_json(folder.untrained_validation, {monitor: metrics[monitor]})
-        value = read_json(folder.untrained_validation)[monitor]
-        # No number, of embeddings that are not finite.
+        value = read_json(folder.untrained_validation).get(monitor)
+        # None if the embeddings are not finite.
         self.untrained_value = -math.inf if value is None else value
         return read_json(folder.untrained_metrics)
 
@@ -391,19 +408,12 @@ class _Run:
         return evaluate_embedder(embed, batches, ks=config.recall_at, is_query=dataset.is_query, search=search)
 
     def restore(self):
-        """Makes the callbacks and takes up the state of the last whole epoch, if there is one."""
+        """Creates the callbacks and restores the state of the last complete epoch, if there is one."""
         self.callbacks = RunCallbacks(self.recipe, self.folder, self.datasets, self.untrained_value)
+        self.early_stopping, self.best_weights = self.callbacks["early_stopping"], self.callbacks["best_weights"]
         if self.callbacks.validations_done:
             self.callbacks.restore(self.model)
-            _logger.info("Going on after %d validations.", self.callbacks.validations_done)
-
-    @property
-    def early_stopping(self):
-        return self.callbacks["early_stopping"]
-
-    @property
-    def best_weights(self):
-        return self.callbacks["best_weights"]
+            _logger.info("Resuming after %d validations.", self.callbacks.validations_done)
 
     def fit(self):
         if self.callbacks.are_over:
@@ -413,28 +423,25 @@ class _Run:
             return
         config, datasets, done = self.recipe.training, self.datasets, self.callbacks.validations_done
         if not done:
-            # The best weights are the first ones until a validation is better.
+            # The initial weights are the best ones until a validation is better.
             self.best_weights.write(self.embedder)
         start_batch = done * config.steps_per_validation
         batches = builders.training_batches(self.recipe, datasets, start_batch=start_batch, part=self.part)
+        progress = {0: [], 1: [ProgressBar], 2: [ProgressLines]}[self.verbose]
+        printing = [kind(config.steps_per_validation, config.max_validations, self.early_stopping) for kind in progress]
         self.model.fit(
             distribute(batches, self.recipe.batches.size, self.workers),
             steps_per_epoch=config.steps_per_validation,
             epochs=config.max_validations,
             initial_epoch=done,
             validation_data=builders.validation_batches(self.recipe, datasets, part=self.part),
-            callbacks=[*self.callbacks.values(), *self.progress(), *self.extra_callbacks],
+            callbacks=[*self.callbacks.values(), *printing, *self.extra_callbacks],
             verbose=0,
-            # The batches come shuffled; Keras 3 would warn that it does not do it.
+            # The batches are shuffled already; Keras 3 would warn that it does not shuffle them.
             shuffle=False,
         )
         if self.callbacks["non_finite"].stopped_step is not None:
             self.fail()
-
-    def progress(self):
-        """The callback that prints, in a list, or an empty list."""
-        config, kinds = self.recipe.training, {0: [], 1: [ProgressBar], 2: [ProgressLines]}[self.verbose]
-        return [kind(config.steps_per_validation, config.max_validations, self.early_stopping) for kind in kinds]
 
     def fail(self):
         step, best = self.callbacks["non_finite"].stopped_step, self.early_stopping.best_epoch
@@ -446,36 +453,35 @@ class _Run:
             kept = f"The best weights ({value} after validation {best + 1}) are in {path}."
         else:
             kept = f"No validation was better than the untrained network, whose weights are in {path}."
-        message = f"The loss was no finite number at step {step}. {kept}"
+        message = f"The loss is not finite at step {step}. {kept}"
         write_json(self.folder.failure, {"step": step, "message": message})
         raise NonFiniteLossError(message)
 
     def finish(self, untrained):
-        """Judges, draws and exports the best weights. Each part can be done again; the metrics come last."""
-        recipe, folder, early_stopping = self.recipe, self.folder, self.early_stopping
-        if early_stopping.best_epoch is None:
-            raise NonFiniteLossError(
-                f"No validation gave a {recipe.training.monitor} that is a number, so there are no best weights."
-            )
+        """Evaluates, plots and exports the best weights. Each part can be repeated; the metrics are written last."""
+        if self.early_stopping.best_epoch is None:
+            monitor = self.recipe.training.monitor
+            raise NonFiniteLossError(f"No validation had a finite {monitor}, so there are no best weights.")
         if not self.best_weights.is_better_than_untrained:
             self.keep_untrained()
-        # Again, as the file may have been lost or damaged since.
+        # Again, because the file may be lost or damaged.
         self.best_weights.write(self.embedder)
         if not self.workers.is_single:
-            self.leave_replicas()
+            # An embedder for one device. All workers must read the weights.
+            self.embedder = builders.restore_embedder(self.recipe, self.embedder.get_weights())
         if self.workers.is_chief:
             self.write_result(untrained)
         wait_for_all(self.workers)
         result = dataclasses.replace(_read_result(self.run_folder), embedder=self.embedder)
         wait_for_all(self.workers)
         if self.workers.is_chief:
-            # Of workers that were killed.
-            for path in folder.path.glob("workertemp_*"):
+            # Folders of workers that were killed.
+            for path in self.folder.path.glob("workertemp_*"):
                 shutil.rmtree(path, ignore_errors=True)
         return result
 
     def keep_untrained(self):
-        """Goes back to the first weights."""
+        """Returns to the initial weights."""
         monitor, stopping = self.recipe.training.monitor, self.early_stopping
         _logger.warning(
             "TRAINING DID NOT HELP: no validation was better than the untrained network (%s %.4f, the best %.4f after "
@@ -488,38 +494,29 @@ class _Run:
             weight.assign(value)
 
     def write_result(self, untrained):
-        recipe, folder, early_stopping = self.recipe, self.folder, self.early_stopping
-        embeddings, labels, metrics = self.evaluate(self.datasets.test)
+        recipe, folder, history = self.recipe, self.folder, self.callbacks["history"]
+        dataset, preprocessing = self.datasets.test, self.datasets.preprocessing
+        embeddings, labels, metrics = self.evaluate(dataset)
         if recipe.evaluation.keep_embeddings:
-            write_embeddings(folder.test_embeddings, embeddings, labels, self.datasets.test.is_query)
+            write_embeddings(folder.test_embeddings, embeddings, labels, dataset.is_query)
         with whole_path(folder.embedder) as partial:
             self.embedder.save(partial)
         if not folder.saved_model.exists():
-            export_saved_model(
-                self.embedder, folder.saved_model, preprocessing=self.datasets.preprocessing,
-                max_pixels=getattr(self.datasets.test, "max_pixels", MAX_PIXELS),
-            )  # fmt: skip
+            max_pixels = getattr(dataset, "max_pixels", MAX_PIXELS)
+            export_saved_model(self.embedder, folder.saved_model, preprocessing=preprocessing, max_pixels=max_pixels)
         if recipe.evaluation.figures:
-            draw_training(folder.figures, self.callbacks["history"].columns)
+            draw_training(folder.figures, history.columns)
             draw_evaluation(
-                folder.figures, self.datasets.test, self.datasets.preprocessing, embeddings, labels,
-                recipe.evaluation, recipe.seed, embedder=self.embedder,
+                folder.figures, dataset, preprocessing, embeddings, labels, recipe.evaluation, recipe.seed,
+                embedder=self.embedder,
             )  # fmt: skip
-        history, monitor = self.callbacks["history"], recipe.training.monitor
-        columns = history.columns
+        columns, monitor = history.columns, recipe.training.monitor
         training = {"epochs": len(history.rows), "steps": columns["step"][-1], "seconds": round(history.seconds, 1)}
         if "projection" in columns:
             training["projections"] = columns["projection"][-1] + 1
-        validation = {monitor: early_stopping.best, "epoch": early_stopping.best_epoch + 1}
+        validation = {monitor: self.early_stopping.best, "epoch": self.early_stopping.best_epoch + 1}
         if not self.best_weights.is_better_than_untrained:
             validation = {monitor: self.untrained_value, "epoch": 0}
         result = {"test": metrics, "untrained": untrained, "validation": validation, "training": training}
         write_json(folder.test_metrics, result)
         _logger.info("Test MAP@R %.4f (untrained %.4f).", metrics["map_at_r"], untrained["map_at_r"])
-
-
-def _holds_number(path, name):
-    try:
-        return isinstance(read_json(path)[name], (float, type(None)))
-    except (RunFolderError, KeyError):
-        return False

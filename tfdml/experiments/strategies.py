@@ -1,4 +1,4 @@
-"""Runs on several devices and machines: which `tf.distribute` strategy, who writes the files, who tells whom what."""
+"""Runs on several devices and machines: `tf.distribute` strategies, shared folders, lost workers."""
 
 from __future__ import annotations
 
@@ -10,40 +10,41 @@ import pathlib
 import secrets
 import shutil
 import time
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from tfdml.experiments.errors import InputError, RecipeError
+from tfdml._utils.input_errors import InputError
+from tfdml._utils.types import PathLike
+from tfdml.experiments.errors import RecipeError
+from tfdml.experiments.recipe import Recipe
 from tfdml.experiments.run_folder import RunFolder
 from tfdml.models import Workers, workers_of
 
-STRATEGIES = ("single", "mirrored", "multi_worker")
-# Network file systems show a new file late.
+# Network file systems show new files late.
 _SECONDS_TO_APPEAR = 10
-
-
-# What an operation of several workers fails with when one of them does not answer.
+# Errors of an operation of several workers if one of them does not respond.
 _LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
 
 
 class WorkerLostError(RuntimeError):
-    """A training that cannot go on because another worker has died; what the first worker has saved is kept."""
+    """Another worker has died, so training stops. The state saved by the first worker is kept."""
 
 
-def worker_of_environment():
-    """Which worker this process is to be, from 0, by the variable TF_CONFIG.
+def worker_of_environment() -> int:
+    """Returns the index of this worker in the variable TF_CONFIG.
 
     Raises:
-        InputError: If it is not set, or says nothing of the kind.
+        InputError: If the variable is not set or not valid.
     """
     text = os.environ.get("TF_CONFIG")
     expected = (
-        'expected the JSON of {"cluster": {"worker": ["HOST:PORT", …]}, "task": {"type": "worker", "index": 0}}, the '
-        "same cluster and another index for each worker"
+        'Expected: the JSON of {"cluster": {"worker": ["HOST:PORT", …]}, "task": {"type": "worker", "index": 0}}, the '
+        "same cluster and another index for each worker."
     )
     if not text:
-        raise InputError(f"Several workers find each other by the variable TF_CONFIG. Received: none; {expected}.")
+        raise InputError(f"Several workers need the variable TF_CONFIG. Received: none. {expected}")
     try:
         content = json.loads(text)
         workers, task = content["cluster"]["worker"], content["task"]
@@ -51,22 +52,22 @@ def worker_of_environment():
         if task["type"] != "worker" or set(content["cluster"]) != {"worker"} or not 0 <= index < len(workers):
             raise ValueError
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"Received: TF_CONFIG={text}; {expected}.") from error
+        raise InputError(f"The variable TF_CONFIG is not valid. Received: TF_CONFIG={text}. {expected}") from error
     return index
 
 
 @functools.cache
-def make_workers(name):
-    """The strategy of a recipe's `training.strategy`, and the part of this process in it.
+def make_workers(name: str) -> Workers:
+    """Creates the strategy for `training.strategy` of a recipe, and the role of this process in it.
 
-    A strategy of several workers can be made once in a process, and before TensorFlow has done anything.
+    A strategy of several workers can be created once per process, before TensorFlow has done anything.
 
     Args:
-        name: `"single"`; `"mirrored"`: all GPUs of this machine, or where there is none its (virtual) CPU devices;
-            `"multi_worker"`: all devices of the workers that TF_CONFIG names.
+        name: `"single"`; `"mirrored"` for all GPUs of this machine, or its (virtual) CPU devices if it has no GPU;
+            `"multi_worker"` for all devices of the workers in TF_CONFIG.
 
     Raises:
-        InputError: If there is no TF_CONFIG.
+        InputError: If TF_CONFIG is needed and not valid.
     """
     if name == "single":
         return workers_of(tf.distribute.get_strategy())
@@ -77,46 +78,46 @@ def make_workers(name):
     return workers_of(tf.distribute.MultiWorkerMirroredStrategy())
 
 
-def check_recipe(recipe, workers: Workers):
-    """Raises a RecipeError if the recipe cannot be trained by these workers."""
+def check_recipe(recipe: Recipe, workers: Workers) -> None:
+    """Raises a RecipeError if these workers cannot train the recipe."""
     replicas = workers.count * workers.replicas
     if recipe.training.jit_compile and replicas > 1:
         raise RecipeError(
-            "XLA does not compile what gathers the batch of several replicas. Received: training.jit_compile=true with "
-            f"{replicas} replicas; expected false."
+            "jit_compile is not supported with more than one replica. Received: training.jit_compile=true with "
+            f"{replicas} replicas. Expected: false."
         )
     if recipe.batches.size % replicas:
         raise RecipeError(
-            f"Replicas have equal parts of a batch. Received: batches.classes={recipe.batches.classes}, "
-            f"batches.samples_per_class={recipe.batches.samples_per_class}; expected a product that {replicas} divides."
+            f"Replicas need equal parts of a batch. Received: batches.classes={recipe.batches.classes}, "
+            f"batches.samples_per_class={recipe.batches.samples_per_class}. Expected: a multiple of {replicas}."
         )
 
 
-def distribute(batches, batch_size, workers: Workers):
-    """A worker's share of the training batches as its strategy takes them."""
+def distribute(batches: tf.data.Dataset, batch_size: int, workers: Workers):
+    """Distributes a worker's share of the training batches to its replicas."""
     if workers.count == 1:
         return batches
-    # A batch for each of this worker's replicas, one after the other.
+    # One batch for each of this worker's replicas, in turn.
     of_replicas = batches.rebatch(batch_size // (workers.count * workers.replicas))
     return workers.strategy.distribute_datasets_from_function(lambda context: of_replicas)
 
 
-def worker_folder(folder, workers: Workers):
-    """The folder that a worker writes to: the run's for the first worker, one inside it for each other.
+def worker_folder(folder: PathLike, workers: Workers) -> pathlib.Path:
+    """Returns the folder that a worker writes to: the run's for the first worker, one inside it for each other.
 
-    It has the name that Keras and `tf.distribute` give the folder of a worker that does not save for all.
+    The name is the one that Keras and `tf.distribute` use for workers that are not the chief.
     """
     folder = pathlib.Path(folder).expanduser()
     return folder if workers.is_chief else folder / f"workertemp_{workers.index}"
 
 
-def share_folder(folder, files, workers: Workers):
-    """Gives each worker its own folder in the shared run folder. All workers must call it.
+def share_folder(folder: PathLike, files: Sequence[str], workers: Workers) -> None:
+    """Prepares each worker's folder inside the shared run folder. All workers must call it.
 
     Args:
-        folder: The run's folder as this worker names it; the first worker has made it.
-        files: Names of files in it that each worker starts from. Those that do not exist are left out.
-        workers: The workers.
+        folder: path. The run's folder as this worker names it, which the first worker has created.
+        files: sequence of str. Names of the files in it that each worker starts from, if they exist.
+        workers: `Workers`.
 
     Raises:
         InputError: If a worker does not see the run's folder.
@@ -129,7 +130,7 @@ def share_folder(folder, files, workers: Workers):
     own = worker_folder(folder, workers)
     if not workers.is_chief:
         if own.exists():
-            # Left by a worker that was killed, unless it is still there.
+            # A killed worker left it, unless that worker still runs and has the lock.
             with RunFolder(own).lock():
                 pass
             shutil.rmtree(own)
@@ -138,18 +139,18 @@ def share_folder(folder, files, workers: Workers):
         for name in files:
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, own / name)
-    # The first worker changes no file before all have read it.
+    # The first worker must not change a file before all have read it.
     wait_for_all(workers)
 
 
-def leave_folder(folder, workers: Workers):
-    """Removes this worker's own folder. After an error it stays, with the worker's log, until the run goes on."""
-    if not workers.is_chief:
+def leave_folder(folder: PathLike | None, workers: Workers) -> None:
+    """Removes this worker's own folder. After an error it stays, with the worker's log, until the run is resumed."""
+    if folder is not None and not workers.is_chief:
         shutil.rmtree(worker_folder(folder, workers), ignore_errors=True)
 
 
 def _check_shared(folder, workers):
-    # A name that no file system has in a cache.
+    # A random name, which no file system can have cached.
     mark = folder / f".shared-{int(workers.broadcast(np.int32(secrets.randbelow(2**31)))):08x}"
     if workers.is_chief:
         mark.touch()
@@ -168,19 +169,14 @@ def _check_shared(folder, workers):
         )
 
 
-def wait_for_all(workers: Workers):
+def wait_for_all(workers: Workers) -> None:
     """Returns when all workers have called it."""
     workers.broadcast(np.int32(0))
 
 
 @contextlib.contextmanager
-def lost_workers(workers: Workers, path):
-    """Takes the failure of what workers do together for the death of one of them.
-
-    Args:
-        workers: The workers.
-        path: The run's folder, which the message names.
-    """
+def lost_workers(workers: Workers, path: PathLike) -> Iterator[None]:
+    """Re-raises failures of collective operations as WorkerLostError that names the run's folder `path`."""
     try:
         yield
     except _LOST as error:
@@ -188,5 +184,5 @@ def lost_workers(workers: Workers, path):
             raise
         raise WorkerLostError(
             f"Worker {workers.index} of {workers.count} has lost the others ({error.message.splitlines()[0][:200]}). "
-            f"What was saved after the last validation is in {path}: start all workers again with --resume."
+            f"The state after the last validation is in {path}. Start all workers again with --resume."
         ) from error
