@@ -176,7 +176,7 @@ def test_names_of_recipes():
 def test_the_commands_know_them(capsys):
     assert train_main(["--list-recipes"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    place = lines.index("Table 5.3, zero-shot prediction loss and GSP, each alone")
+    place = lines.index("Table 5.3, zero-shot prediction loss and GSP, separately")
     assert lines[place - 1] == ""
     assert lines[place + 1] == "  table-5.3/{sop,in-shop,cub,cars196}/{c2,c2-gsp-only,c2-zsp,c2-gsp}"
     # Those of the package come first, with a line each.

@@ -190,7 +190,7 @@ def test_the_best_of_the_conventional_evaluation_and_its_label(folders, capsys):
     ]  # fmt: skip
     assert "† C1+XBM+GSP: MAP@R 36.11 looks like" in text
     assert cells(lines_of(text, "| DiVA")[0])[1:5] == ["84.10", "–", "–", "–"]
-    assert "# Finished, of no row of these tables" not in text.split("# Table")[0]
+    assert "# Finished, not in a row of these tables" not in text.split("# Table")[0]
 
 
 def test_a_changed_recipe_is_never_the_row(folders, capsys):
@@ -211,7 +211,7 @@ def test_a_table_without_figures(folders, capsys):
     header, _, first, second = [line for line in text.splitlines() if line.startswith("|")][:4]
     assert cells(header) == ["method", "512D P@1", "512D MAP@R", "128D P@1", "128D MAP@R", "n", "recipe"]
     assert cells(first)[:2] == ["C2", "70.00 ± 0.20"] and cells(second)[:2] == ["C2+GSP", "–"]
-    assert "printed" not in text
+    assert ", published" not in text
 
 
 def test_what_is_in_no_table_is_listed(folders, capsys):

@@ -6,28 +6,33 @@ python -m tfdml.experiments.tables [FOLDER ...] [--table TABLE] [--out DIR]
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
 import functools
-import io
-import operator
 import os
 import pathlib
 import statistics
 import sys
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from tfdml._utils.command_line import CommandParser
+from tfdml._utils.input_errors import InputError
 from tfdml._utils.markdown import markdown_table
-from tfdml._utils.plain_files import write_text
-from tfdml._utils.typed_values import to_mapping
+from tfdml._utils.plain_files import csv_text, write_text
+from tfdml._utils.typed_values import value_of
+from tfdml._utils.types import PathLike
 from tfdml.experiments import plugins
-from tfdml.experiments.errors import InputError
 from tfdml.experiments.options import add_import_options
 from tfdml.experiments.recipe import Recipe
-from tfdml.experiments.recipe_files import decisive_values, load_recipe, recipe_hash, table_recipe_mapping
+from tfdml.experiments.recipe_files import (
+    decisive_values,
+    default_mapping,
+    load_recipe,
+    recipe_hash,
+    table_recipe_mapping,
+)
 from tfdml.experiments.run_folder import RunFolder, read_json
-from tfdml.experiments.table_files import Column, load_table, table_names, table_recipes
+from tfdml.experiments.table_files import Column, Table, load_table, table_names, table_recipes
 
 _EXAMPLES = """
 examples:
@@ -35,55 +40,55 @@ examples:
   %(prog)s runs /scratch/more --out tables  # two folders; also writes Markdown and CSV
   %(prog)s runs --table table-3.1           # one published table
 
-Runs with the same recipe but for the seed, under the same line of Keras, are one row: mean ± standard deviation."""
+Runs that differ only in the seed, under the same major version of Keras, are one row: mean ± standard deviation."""
 
 _NO_VALUE = "–"
 _METRICS = {"MAP@R": "map_at_r", "P@1": "precision_at_1"}
 
 
 class Result(NamedTuple):
-    """A finished protocol. `summary` is its summary.json, `changes` is how it differs from the row that it is in."""
+    """A finished protocol. `summary` is its summary.json, `changes` how it differs from the row in which it is."""
 
     folder: pathlib.Path
     recipe: Recipe
-    summary: dict
+    summary: dict[str, Any]
     changes: str = ""
 
     @property
-    def hash(self):
+    def hash(self) -> str:
         """The hash of its recipe."""
         return self.summary["recipe_hash"]
 
     @property
-    def stops_on_test(self):
-        """Whether its test classes chose the best weights."""
+    def stops_on_test(self) -> bool:
+        """Whether its test classes selected the best weights."""
         return self.summary["protocol"] == "conventional"
 
 
 class Run(NamedTuple):
-    """A finished run of its own, with its metrics on the test classes after and before training.
+    """A finished single run, with its metrics on the test classes after and before training.
 
-    `keras` is the major version of Keras that it was made under.
+    `keras` is the major version of Keras that trained it.
     """
 
     folder: pathlib.Path
     recipe: Recipe
-    test: dict
-    untrained: dict
+    test: dict[str, float]
+    untrained: dict[str, float]
     keras: str = "unknown"
 
 
 class Findings(NamedTuple):
-    """What folders contain. The last two have pairs of a folder and a text: how far it is, and why it is unusable."""
+    """What folders contain. The last two have pairs of a folder and a text: its progress, and why it is unusable."""
 
     results: list[Result]
     runs: list[Run]
-    unfinished: list
-    unreadable: list
+    unfinished: list[tuple[pathlib.Path, str]]
+    unreadable: list[tuple[pathlib.Path, str]]
 
 
-def find_results(folders):
-    """`Findings`: the runs and protocols in folders, and in all folders below; InputError if there are none."""
+def find_results(folders: Iterable[PathLike]) -> Findings:
+    """Finds the runs and protocols in folders and all folders below. Raises an InputError if there are none."""
     found = Findings([], [], [], [])
     for folder in sorted({path.resolve(): path for top in folders for path in _folders_with_recipes(top)}.values()):
         try:
@@ -95,8 +100,10 @@ def find_results(folders):
             continue
         if isinstance(one, str):
             found.unfinished.append((folder, one))
+        elif isinstance(one, Run):
+            found.runs.append(one)
         else:
-            (found.runs if is_run else found.results).append(one)
+            found.results.append(one)
     if not any(found):
         raise InputError(
             f"There is no run or protocol. Received: {', '.join(map(str, folders))}. Expected: folders that train.py "
@@ -117,16 +124,16 @@ def _folders_with_recipes(top):
 
 
 @contextlib.contextmanager
-def _reading(path, remedy=""):
-    """Re-raises the errors of a file that is not as it was written as InputError."""
+def _reading(path: pathlib.Path, remedy: str = "") -> Iterator[None]:
+    """Re-raises errors of a file with unexpected content as InputError."""
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is damaged ({type(error).__name__}: {error}).{remedy}") from error
 
 
-def _read_run(folder, recipe):
-    """A `Run`, or, as text, which one is not finished."""
+def _read_run(folder, recipe) -> Run | str:
+    """A `Run`, or text that names an unfinished one."""
     run = RunFolder(folder)
     if not run.is_finished:
         return f"{recipe.name}, seed {recipe.seed}"
@@ -137,25 +144,19 @@ def _read_run(folder, recipe):
             for kind in ("test", "untrained")
         )
         test["map_at_r"], untrained["map_at_r"]
-    return Run(folder, recipe, test, untrained, _keras_of(run.read_environment()))
+    version = value_of(run.read_environment(), "packages.keras")
+    return Run(folder, recipe, test, untrained, version.split(".")[0] if isinstance(version, str) else "unknown")
 
 
-def _keras_of(environment):
-    """The major version of Keras in the content of an environment.json."""
-    packages = environment.get("packages") if isinstance(environment, dict) else None
-    version = packages.get("keras") if isinstance(packages, dict) else None
-    return version.split(".")[0] if isinstance(version, str) and version else "unknown"
-
-
-def _read_protocol(folder, recipe):
-    """A `Result`, or, as text, how many runs are finished."""
+def _read_protocol(folder, recipe) -> Result | str:
+    """A `Result`, or text that says how many runs are finished."""
     from tfdml.experiments.protocols import ProtocolFolder, plan
 
     protocol = ProtocolFolder(folder)
     if not protocol.summary.exists():
         finished = [RunFolder(protocol.runs / run.name).is_finished for run in plan(recipe)]
         return f"{recipe.name}: {sum(finished)} of {len(finished)} runs"
-    with _reading(protocol.summary, f" Remove it, and train.py --resume {folder} writes it again."):
+    with _reading(protocol.summary, f" Remove it; train.py --resume {folder} writes it again."):
         summary = read_json(protocol.summary)
         for values in (values for metrics in summary["metrics"].values() for values in metrics.values()):
             if not isinstance(values["mean"], float) or not {"deviation", "best"} <= set(values):
@@ -169,13 +170,21 @@ def _read_protocol(folder, recipe):
     return Result(folder, recipe, summary)
 
 
-def place_results(results, tables):
-    """Finds the rows of results: those with the same recipe, or else, marked as changed, the one of the same name.
+def place_results(
+    results: Iterable[Result], tables: Collection[str]
+) -> tuple[dict[str, list[Result]], list[Result]]:
+    """Finds the rows of results: those with the same recipe or else, marked as changed, the one of the same name.
 
-    Returns a dict from names of tables' recipes to lists of results, and a list of the results of no row.
+    Args:
+        results: iterable of `Result`.
+        tables: collection of str. Names of tables.
+
+    Returns:
+        The results by the names of the rows' recipes, and the results without a row.
     """
     names = [name for name, (table, _, _) in table_recipes().items() if table.name in tables]
-    placed, others = {}, []
+    placed: dict[str, list[Result]] = {}
+    others = []
     for result in results:
         rows = [name for name in _rows_by_hash().get(result.hash, ()) if name in names]
         if not rows and result.recipe.name in names:
@@ -190,73 +199,77 @@ def place_results(results, tables):
 
 @functools.cache
 def _rows_by_hash():
-    rows = {}
+    rows: dict[str, list[str]] = {}
     for name in table_recipes():
         rows.setdefault(recipe_hash(table_recipe_mapping(name)), []).append(name)
     return rows
 
 
 def _changes(recipe, name):
-    """How a recipe differs from that of a row, as in `"training.patience 60 → 30"`."""
+    """The differences of a recipe from that of a row, as in `"training.patience 60 → 30"`."""
     here, there = decisive_values(recipe), decisive_values(table_recipe_mapping(name))
-    changed = sorted(key for key in {*here, *there} if here.get(key) != there.get(key))
-    return ", ".join(f"{key} {_value(there, key)} → {_value(here, key)}" for key in changed)
+    return ", ".join(f"{key} {_value(there, key)} → {_value(here, key)}" for key in _differing([here, there]))
+
+
+def _differing(mappings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys whose values are not the same in all mappings."""
+    keys = {key for mapping in mappings for key in mapping}
+    return sorted(key for key in keys if any(mapping.get(key) != mappings[0].get(key) for mapping in mappings))
 
 
 def _value(values, key):
-    """A recipe's value, from its `decisive_values` or the default."""
-    default = functools.partial(functools.reduce, operator.getitem, key.split("."))
-    return values[key] if key in values else default(to_mapping(Recipe()))
+    """A recipe's value, from its `decisive_values` or the defaults."""
+    return values[key] if key in values else value_of(default_mapping(), key)
 
 
 _LEGENDS = {
-    (True, "mean"): "Per cent: as printed, and here: mean ± standard deviation over n evaluations "
-    "(difference from the printed figure).",
-    (True, "best"): "Per cent: as printed, the best of the repetitions, and here: mean ± standard deviation over n "
-    "evaluations, the best of them (its difference from the printed figure).",
-    (False, "mean"): "Per cent: mean ± standard deviation over n evaluations.",
+    (True, "mean"): "Percent: as published, and here: mean ± standard deviation over n evaluations "
+    "(difference from the published figure).",
+    (True, "best"): "Percent: as published, the best of the repetitions, and here: mean ± standard deviation over n "
+    "evaluations, the best of them (its difference from the published figure).",
+    (False, "mean"): "Percent: mean ± standard deviation over n evaluations.",
 }
 
 
-def table_text(table, placed):
-    """A table in Markdown: for each dataset with results all rows, with printed figures and those of the results."""
+def table_text(table: Table, placed: Mapping[str, list[Result]]) -> str:
+    """Returns a table in Markdown: for each dataset with results all rows, with published figures and results."""
     parts = [f"# {table.title}", f"{table.source}."]
     if any(result.stops_on_test for name in _names_of(table) for result in placed.get(name, ())):
         parts.append("**Early stopping on the test classes.**")
     parts.append(_LEGENDS[table.has_figures, table.statistic])
     for data in table.data.values():
-        if any(placed.get(table.recipe_name(row, data)) for row in table.rows.values()):
+        if any(placed.get(table.recipe_name(row, data) or "") for row in table.rows.values()):
             parts += [f"## {data.label}", *_data_text(table, data, placed)]
     parts += ["\n".join(f"- {note}" for note in table.notes)] * bool(table.notes)
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
 def _data_text(table, data, placed):
-    columns, rows, remarks = ["method"], [], {}
+    columns, rows, remarks = ["method"], [], []
     for column in data.columns:
-        columns += [f"{column.label}, printed"] * table.has_figures + [column.label]
+        columns += [f"{column.label}, published"] * table.has_figures + [column.label]
     for row, result, cells in _entries(table, data, placed):
         label, known = row.label, [_NO_VALUE, _NO_VALUE]
         if doubt := row.doubts.get(data.key, row.doubts.get("all")):
             label += " †"
-            remarks[f"† {row.label}: {doubt}"] = None
+            remarks.append(f"† {row.label}: {doubt}")
         if result is not None:
             known = [result.summary["evaluations"], result.hash]
-            # Several results of one row, and changed ones, are told apart.
+            # Distinguishes several results of one row, and changed ones.
             label += f" ({result.folder})" * (len(placed[table.recipe_name(row, data)]) > 1)
             if result.changes:
                 label += " *changed*"
-                remarks[f"*changed* {result.folder}: {result.changes}"] = None
+                remarks.append(f"*changed* {result.folder}: {result.changes}")
         texts = []
         for _, figure, values, difference in cells:
-            printed = _NO_VALUE if figure is None else _with_deviation(*figure)
-            texts += [printed] * table.has_figures + [_cell(values, difference, table.statistic)]
+            published = _NO_VALUE if figure is None else _with_deviation(*figure)
+            texts += [published] * table.has_figures + [_cell(values, difference, table.statistic)]
         rows.append([label, *texts, *known])
-    return [markdown_table([*columns, "n", "recipe"], rows), *remarks]
+    return [markdown_table([*columns, "n", "recipe"], rows), *dict.fromkeys(remarks)]
 
 
 def _entries(table, data, placed):
-    """For each row and result, or None: both, and for each column the figure, the result's values, their difference."""
+    """Yields rows, their results or None, and for each column the figure, the result's values, and their difference."""
     for row in table.rows.values():
         if table.has_figures and data.key not in row.figures:
             continue
@@ -265,7 +278,7 @@ def _entries(table, data, placed):
             cells = []
             for column, figure in zip(data.columns, figures):
                 values, difference = _percent(result, column), None
-                # This is not the row of a changed recipe.
+                # The row of a changed recipe is another one.
                 if values is not None and figure is not None and not result.changes:
                     difference = values[table.statistic] - figure.value
                 cells.append((column, figure, values, difference))
@@ -298,8 +311,8 @@ def _names_of(table):
     return [name for name, (of, _, _) in table_recipes().items() if of is table]
 
 
-def table_csv(table, placed):
-    """A table's results as CSV, a line for each result and column; figures in per cent."""
+def table_csv(table: Table, placed: Mapping[str, list[Result]]) -> str:
+    """Returns a table's results as CSV, in percent, one line per result and column."""
     rows = []
     for data in table.data.values():
         for row, result, cells in _entries(table, data, placed):
@@ -320,44 +333,40 @@ def table_csv(table, placed):
 
 
 def _csv(rows):
-    """Dicts with the same keys as CSV; fractions have four digits."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows(rows[:1])  # The keys of a dict are the header.
-    for row in rows:
-        writer.writerow(f"{value:.4f}" if isinstance(value, float) else value for value in row.values())
-    return text.getvalue()
+    """Dicts with the same keys as CSV, with four decimals."""
+    lines = [[f"{value:.4f}" if isinstance(value, float) else value for value in row.values()] for row in rows]
+    return csv_text([*rows[:1], *lines])
 
 
-def group_runs(runs):
-    """Runs that differ in nothing but the seed and the name, as lists in the order of their recipes' names.
+def group_runs(runs: Iterable[Run]) -> list[list[Run]]:
+    """Groups runs that differ only in seed and name, sorted by their recipes' names.
 
-    The two lines of Keras give different numbers for the same seed: their runs are groups of their own.
+    Keras 2 and 3 produce different numbers for the same seed, so their runs are in different groups.
     """
-    groups = {}
+    groups: dict[tuple[str, str], list[Run]] = {}
     for run in sorted(runs, key=lambda run: (run.recipe.data.name, run.recipe.name, run.keras, str(run.folder))):
         key = recipe_hash(dataclasses.replace(run.recipe, seed=0)), run.keras
         groups.setdefault(key, []).append(run)
     return list(groups.values())
 
 
-def runs_text(groups):
-    """Groups of runs in Markdown: a table for each dataset, a row for each group."""
+def runs_text(groups: Sequence[Sequence[Run]]) -> str:
+    """Returns groups of runs in Markdown: a table per dataset, a row per group."""
     header = ["recipe", "differs in", *_METRICS, *(f"{label} untrained" for label in _METRICS), "n", "seeds"]
-    tables = {}
+    tables: dict[str, list[list[Any]]] = {}
     for group, difference in zip(groups, _differences(groups)):
-        statistics_ = [_statistics(group, kind, name) for kind in ("test", "untrained") for name in _METRICS.values()]
-        cells = [_NO_VALUE if mean is None else _with_deviation(mean, deviation) for mean, deviation in statistics_]
+        numbers = [_statistics(group, kind, name) for kind in ("test", "untrained") for name in _METRICS.values()]
+        cells = [_NO_VALUE if mean is None else _with_deviation(mean, deviation) for mean, deviation in numbers]
         row = [_names_in(group), difference, *cells, len(group), _seeds_of(group)]
         tables.setdefault(group[0].recipe.data.name, []).append(row)
-    parts = ["# Runs", "Test classes, per cent: mean ± standard deviation over n runs with the same recipe."]
+    parts = ["# Runs", "Test classes, percent: mean ± standard deviation over n runs with the same recipe."]
     for data, rows in tables.items():
         parts += [f"## {data}", markdown_table(header, rows)]
     return "\n\n".join(parts) + "\n"
 
 
-def runs_csv(groups):
-    """Groups of runs as CSV, a line for each group and metric; in per cent."""
+def runs_csv(groups: Sequence[Sequence[Run]]) -> str:
+    """Returns groups of runs as CSV, in percent, one line per group and metric."""
     rows = []
     for group, difference in zip(groups, _differences(groups)):
         for metric in group[0].test:
@@ -373,7 +382,7 @@ def runs_csv(groups):
 
 
 def _statistics(group, kind, metric):
-    """Mean and standard deviation in per cent: None where a run lacks the metric, and no deviation of one run."""
+    """Mean and standard deviation in percent: None if a run lacks the metric, and no deviation of one run."""
     values = [getattr(run, kind).get(metric) for run in group]
     if None in values:
         return None, None
@@ -389,28 +398,31 @@ def _seeds_of(group):
 
 
 def _differences(groups):
-    """For each group the values that tell it from other groups of the same name."""
+    """For each group the values that differ among the groups of the same name."""
     values = [{**decisive_values(group[0].recipe), "seed": 0, "keras": group[0].keras} for group in groups]
     texts = []
     for group, own in zip(groups, values):
         same = [other for of, other in zip(groups, values) if _names_in(of) == _names_in(group)]
-        keys = sorted({key for other in same for key in {*other, *own} if other.get(key) != own.get(key)})
-        texts.append(", ".join(f"{key}={_value(own, key)}" for key in keys))
+        texts.append(", ".join(f"{key}={_value(own, key)}" for key in _differing(same)))
     return texts
 
 
-def tables_main(argv=None):
-    """Prints tables from the command line, and writes them. The exit code is 1 if nothing is finished."""
+def tables_main(argv: Sequence[str] | None = None) -> int:
+    """Prints tables from the command line, and writes them. The exit code is 1 if nothing is finished.
+
+    Args:
+        argv: sequence of str. Arguments. Default: those of the process.
+    """
     parser = CommandParser(
         usage="%(prog)s [FOLDER ...] [--table TABLE] [--out DIR]",
         description="Prints finished runs as tables, and protocols next to the published figures of their rows.",
         epilog=_EXAMPLES,
     )
     parser.add_argument(
-        "FOLDER", nargs="*", help="Folders of runs and protocols, or folders with such folders below (default: runs)."
+        "FOLDER", nargs="*", help="Folders of runs and protocols, or folders that contain them (default: runs)."
     )
     parser.add_argument("--table", metavar="TABLE", help=f"One of {', '.join(table_names())} (default: all).")
-    parser.add_argument("--out", metavar="DIR", help="Also write each table as Markdown and CSV.")
+    parser.add_argument("--out", metavar="DIR", help="Also write each table as Markdown and CSV to this folder.")
     add_import_options(parser)
     given = parser.parse_given(sys.argv[1:] if argv is None else list(argv))
     with parser.refusing_input_errors(), plugins.trusting(given.pop("trust", False)):
@@ -434,16 +446,22 @@ def _print_tables(folders, only, out):
         texts["other-runs.md"] = rest
     print("\n".join(text for name, text in texts.items() if name.endswith(".md")), end="")
     if out is not None:
-        _write(pathlib.Path(out).expanduser(), texts)
+        folder = pathlib.Path(out).expanduser()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, text in texts.items():
+                write_text(folder / name, text)
+        except OSError as error:
+            raise InputError(f"The tables cannot be written to {folder}: {error.strerror or error}.") from error
     return 0 if placed or others or found.runs else 1
 
 
 def _rest_text(found, others):
-    """What is in no table, as Markdown; empty if there is nothing."""
+    """Runs and protocols that are in no table, as Markdown. Empty if there are none."""
     sections = {
-        "Not finished; train.py --resume FOLDER goes on": found.unfinished,
+        "Not finished; train.py --resume FOLDER continues": found.unfinished,
         "Cannot be used": found.unreadable,
-        "Finished, of no row of these tables": [(result.folder, _protocol_text(result)) for result in others],
+        "Finished, not in a row of these tables": [(result.folder, _protocol_text(result)) for result in others],
     }
     texts = [
         f"# {title}\n\n" + "\n".join(f"- {folder}: {text}" for folder, text in lines)
@@ -454,7 +472,7 @@ def _rest_text(found, others):
 
 
 def _protocol_text(result):
-    """A protocol's recipe and metrics in one line, in per cent."""
+    """A protocol's recipe and metrics in one line, in percent."""
     texts = []
     for of in result.summary["metrics"]:
         for label, metric in _METRICS.items():
@@ -462,15 +480,6 @@ def _protocol_text(result):
                 texts.append(f"{of} {label} {_with_deviation(values['mean'], values['deviation'])}")
     recipe = f"{result.recipe.name}, recipe {result.hash}"
     return f"{recipe}: {', '.join(texts)} (n={result.summary['evaluations']})"
-
-
-def _write(folder, texts):
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            write_text(folder / name, text)
-    except OSError as error:
-        raise InputError(f"The tables cannot be written to {folder}: {error.strerror or error}.") from error
 
 
 if __name__ == "__main__":
