@@ -59,7 +59,9 @@ class ExperimentData(NamedTuple):
 def load_data(recipe: Recipe) -> ExperimentData:
     """Loads the dataset, splits its classes and creates the preprocessing."""
     dataset = data.load(recipe.data.name, **recipe.data.options)
-    return ExperimentData(*split(recipe.data, dataset), make_preprocessing(recipe.data, dataset))
+    train, validation, test = split(recipe.data, dataset)
+    assert validation is not None and test is not None
+    return ExperimentData(train, validation, test, make_preprocessing(recipe.data, dataset))
 
 
 def split(config: DataConfig, dataset: data.LabeledSamples) -> data.Splits:
@@ -83,7 +85,7 @@ def make_preprocessing(config: DataConfig, dataset: data.LabeledSamples | None =
     """
     if config.name == "features":
         return None
-    shape = None if dataset is None else dataset.image_shape
+    shape: Any = getattr(dataset, "image_shape", None)
     if shape is None and (config.size is None or config.channels is None):
         raise RecipeError(
             "Images in files can have any shape. "
@@ -101,7 +103,8 @@ def complete_recipe(recipe: Recipe, datasets: ExperimentData) -> Recipe:
     """
     if datasets.preprocessing is not None:
         return _filled(recipe, datasets.preprocessing.size, datasets.preprocessing.channels, None)
-    given, size = recipe.model.head.input_size, datasets.train.feature_size
+    train: Any = datasets.train
+    given, size = recipe.model.head.input_size, train.feature_size
     if given not in (None, size):
         raise RecipeError(
             f"Received: model.head.input_size={given} with features of {size} numbers. Expected: {size}, or null."
@@ -320,7 +323,7 @@ def make_model(recipe: Recipe, embedder: keras.Model, train: data.LabeledSamples
     """Creates and compiles the model that trains the embedder on the samples `train`."""
     dim = embedder.output_shape[-1]
     kind, ccp, config = MetricModel, recipe.ccp, recipe.optimizer
-    options = {
+    options: dict[str, Any] = {
         "references": make_references(recipe, train.num_classes, dim),
         "in_batch_weight": recipe.references.in_batch_weight,
         "zero_shot": make_zero_shot(recipe, train.num_classes, dim),

@@ -174,7 +174,7 @@ def evaluate(
     return Evaluation(folder=folder, metrics=metrics, **facts)
 
 
-def check_search(search: str) -> str:
+def check_search(search: Any) -> Any:
     """Returns the search, or raises an InputError if it is unknown or not installed."""
     try:
         if check_choice("search", search, SEARCHES) == "faiss":

@@ -46,7 +46,7 @@ def draw_evaluation(
     if not np.isfinite(embeddings).all():
         _logger.warning("No figures: the embeddings are not finite.")
         return
-    names = dataset.class_names
+    names: Any = dataset.class_names
     plots.save(plots.embedding_map(embeddings, labels, names, seed=seed), folder / "embedding_map.png")
     if not isinstance(dataset, data.LabeledImages):
         return
@@ -57,12 +57,13 @@ def draw_evaluation(
         # Among equal embeddings the query need not come first, or be found at all.
         indices = np.array([row[row != query][:neighbors] for row, query in zip(indices, queries)])
         near = _show(dataset, indices.reshape(-1), preprocessing)
-        figure = plots.nearest_neighbors(
+        neighbor_names: Any = [[names[label] for label in row] for row in labels[indices]]
+        figure: Any = plots.nearest_neighbors(
             shown,
             near.reshape(*indices.shape, *near.shape[1:]),
             labels[indices] == labels[queries][:, None],
             query_names=query_names,
-            neighbor_names=[[names[label] for label in row] for row in labels[indices]],
+            neighbor_names=neighbor_names,
         )
         plots.save(figure, folder / "nearest_neighbors.png")
     if embedder is not None and hasattr(embedder.get_layer("pooling"), "pooling_weights"):

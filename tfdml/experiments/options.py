@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import inspect
 import sys
-from typing import Any
 
 import yaml
 
@@ -41,7 +40,7 @@ def add_recipe_options(parser: CommandParser, defaults: Recipe) -> None:
     _add_section(parser, Recipe, to_mapping(defaults), "", _field_texts())
 
 
-def _add_section(parser, kind: Any, defaults, prefix, texts):
+def _add_section(parser, kind, defaults, prefix, texts):
     group = parser.add_argument_group(prefix.rstrip(".") or "recipe", (inspect.getdoc(kind) or "").split("\n")[0])
     kinds = kinds_of(kind)
     for name in sorted(kinds, key=lambda name: dataclasses.is_dataclass(kinds[name])):

@@ -8,7 +8,6 @@ import itertools
 import logging
 import pathlib
 import shutil
-from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import keras
@@ -289,7 +288,7 @@ def summarize(recipe: Recipe, folder: ProtocolFolder) -> dict[str, Any]:
     }
 
 
-def _ensembles(folder, recipe, ways: Sequence[tuple[str, ...]]):
+def _ensembles(folder, recipe, ways):
     """Retrieval metrics of each way's concatenated embeddings."""
     embedded = {name: read_embeddings(RunFolder(folder.runs / name).test_embeddings) for way in ways for name in way}
     _, labels, is_query = embedded[ways[0][0]]

@@ -60,7 +60,8 @@ def load_queue(
         >>> load_queue("gap*", {"seed": 1})["gap-ccp"].seed
         1
     """
-    recipes, sources = {}, {}
+    recipes: dict[str, Recipe] = {}
+    sources: dict[str, str] = {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         are_files = pattern.endswith((".yaml", ".yml"))
         for source in _matching_files(pattern) if are_files else match_recipes([pattern]):
@@ -110,7 +111,8 @@ def run_all(
     Returns:
         Two dicts by the recipes' names: the results (`TrainingResult` or `ProtocolResult`), and the errors.
     """
-    results, errors = {}, {}
+    results: dict[str, Any] = {}
+    errors: dict[str, Exception] = {}
     for number, (name, recipe) in enumerate(recipes.items(), start=1):
         _logger.info("Recipe %d of %d: %s", number, len(recipes), name)
         carry_out = result_of if recipe.protocol.name == "single" else protocol_result_of

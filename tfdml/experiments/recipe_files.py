@@ -163,9 +163,9 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 
     `imports` of both are kept.
     """
-    merged, both = _merge_section(base, changes), (base.get("imports"), changes.get("imports"))
-    if all(isinstance(modules, (list, tuple)) for modules in both):
-        merged["imports"] = list(dict.fromkeys(module for modules in both for module in modules))
+    merged, ours, theirs = _merge_section(base, changes), base.get("imports"), changes.get("imports")
+    if isinstance(ours, (list, tuple)) and isinstance(theirs, (list, tuple)):
+        merged["imports"] = list(dict.fromkeys([*ours, *theirs]))
     return merged
 
 

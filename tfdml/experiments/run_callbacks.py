@@ -88,7 +88,7 @@ class _Entry(NamedTuple):
 
     name: str
     is_wanted: Callable[[Recipe], Any]
-    make: Callable[[RunCallbacks], keras.callbacks.Callback]
+    make: Callable[[Any], keras.callbacks.Callback]
     state: int | None = None
 
 

@@ -48,7 +48,7 @@ class WorkFolder:
         self.path = pathlib.Path(path).expanduser()
 
     @classmethod
-    def create(cls, recipe: Recipe, path: PathLike | None = None):
+    def create(cls, recipe: Recipe, path: PathLike | None = None) -> Any:
         """Creates a new folder.
 
         Args:

@@ -9,7 +9,7 @@ import math
 import pathlib
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import keras
@@ -316,12 +316,12 @@ class _Run:
     model: Any
     callbacks: RunCallbacks
 
-    def __init__(self, recipe: Recipe, workers: Workers, extra_callbacks, verbose):
+    def __init__(self, recipe, workers, extra_callbacks, verbose):
         self.recipe, self.workers, self.extra_callbacks = recipe, workers, list(extra_callbacks)
         verbose = (1 if sys.stdout.isatty() else 2) if verbose is None else verbose
         self.verbose = verbose if workers.is_chief else 0
 
-    def carry_out(self, open_folder: Callable[[Recipe], contextlib.AbstractContextManager[RunFolder]]):
+    def carry_out(self, open_folder):
         """Trains and evaluates in the folder that `open_folder` opens for the complete recipe."""
         with builders.precision_policy(self.recipe.training.precision):
             # Errors of recipe or data appear here, before there is a folder.

@@ -11,6 +11,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -93,7 +94,7 @@ def check_recipe(recipe: Recipe, workers: Workers) -> None:
         )
 
 
-def distribute(batches: tf.data.Dataset, batch_size: int, workers: Workers):
+def distribute(batches: tf.data.Dataset, batch_size: int, workers: Workers) -> Any:
     """Distributes a worker's share of the training batches to its replicas."""
     if workers.count == 1:
         return batches

@@ -132,7 +132,7 @@ def _reading(path: pathlib.Path, remedy: str = "") -> Iterator[None]:
         raise InputError(f"{path} is damaged ({type(error).__name__}: {error}).{remedy}") from error
 
 
-def _read_run(folder, recipe) -> Run | str:
+def _read_run(folder: pathlib.Path, recipe: Recipe) -> Run | str:
     """A `Run`, or text that names an unfinished one."""
     run = RunFolder(folder)
     if not run.is_finished:
@@ -148,7 +148,7 @@ def _read_run(folder, recipe) -> Run | str:
     return Run(folder, recipe, test, untrained, version.split(".")[0] if isinstance(version, str) else "unknown")
 
 
-def _read_protocol(folder, recipe) -> Result | str:
+def _read_protocol(folder: pathlib.Path, recipe: Recipe) -> Result | str:
     """A `Result`, or text that says how many runs are finished."""
     from tfdml.experiments.protocols import ProtocolFolder, plan
 
