@@ -37,7 +37,7 @@ def test_masks_follow_from_seed_and_step(jit_compile):
     assert (first[0] != first[1]).any() and (first[1] != first[2]).any()
     np.testing.assert_array_equal(masks_of(3)[0], first)
     assert (masks_of(4)[0][0] != first[0]).any()
-    # What comes next is told by the layer's one weight.
+    # The only weight of the layer determines the next masks.
     assert weights == [3]
     np.testing.assert_array_equal(masks_of(3, [np.int64(1)])[0][:2], first[1:])
 

@@ -1,4 +1,4 @@
-"""CrossBatchMemory: a queue like a list's end, in every way of execution; what it stores and refuses."""
+"""CrossBatchMemory: a queue like the end of a list, in every mode of execution; checkpoints and errors."""
 
 import re
 
@@ -24,7 +24,7 @@ def batch(rng, size):
 
 
 def held(memory):
-    """What is valid, in the order in which it came."""
+    """The valid samples, in the order in which they were added."""
     references = memory()
     valid = np.asarray(references.valid)
     order = np.roll(np.arange(memory.size), -int(memory.samples_seen) % memory.size)
@@ -38,7 +38,7 @@ def test_it_holds_the_last_samples(mode):
     memory = layers.CrossBatchMemory(5, 3)
     update = MODES[mode](memory.update)
     embeddings, labels = np.zeros((0, 3), "float32"), np.zeros(0, "int64")
-    # Some fill it, some wrap around, some are as large as it or larger.
+    # Some batches fill the memory, some wrap around, and some are as large as the memory or larger.
     for size in (2, 2, 2, 5, 1, 7, 3, 12, 4):
         new_labels, new_embeddings = batch(rng, size)
         update(tf.constant(new_labels), tf.constant(new_embeddings))

@@ -1,4 +1,4 @@
-"""The normalisation layers: precision policies, serialisation, errors. Values are tested with their ops."""
+"""The normalization layers: dtype policies, serialization, errors. Values are tested with their ops."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""ClassProxies: what they give, hold and refuse."""
+"""ClassProxies: references, weights and errors."""
 
 import keras
 import numpy as np

@@ -22,15 +22,15 @@ def test_symbolic_shapes_and_configuration():
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match=r"do not fit the layer. Received: input of shape \(2, 7, 4\).*n = 5\."):
+    with pytest.raises(ValueError, match=r"do not match the layer. Received: input of shape \(2, 7, 4\).*n = 5\."):
         PatchTokens(1, (2, 2))(TOKENS)
     with pytest.raises(ValueError, match="with n more than 7"):
         PatchTokens(7)(TOKENS)
-    with pytest.raises(ValueError, match="do not fit the layer"):
+    with pytest.raises(ValueError, match="do not match the layer"):
         PatchTokens()(TOKENS[:, 0])
     with pytest.raises(ValueError, match="two sides"):
         PatchTokens(grid=(2, 2, 2))
     with pytest.raises(ValueError, match="skip=-1"):
         PatchTokens(-1)
-    with pytest.raises(ValueError, match="one of tokens"):
+    with pytest.raises(ValueError, match="have the wrong rank"):
         ClassToken()(TOKENS[:, 0])

@@ -1,4 +1,4 @@
-"""ZeroShotPrediction against the formula as a loop, finite differences, its halves, and what it withstands."""
+"""ZeroShotPrediction against a loop and finite differences; halves, edge cases and errors."""
 
 import keras
 import numpy as np
@@ -27,7 +27,7 @@ def make_layer(dtype="float64", **options):
 
 
 def halves_by_loop(labels):
-    """The samples of each half: classes are dealt out as they appear."""
+    """The samples of each half: classes alternate in the order in which they appear."""
     classes = list(dict.fromkeys(labels.tolist()))
     return [[j for j, label in enumerate(labels) if classes.index(label) % 2 == half] for half in (0, 1)]
 
@@ -149,7 +149,7 @@ def test_graph_modes_agree_with_eager(mode):
         gradients = tape.gradient(mean, [attributes, *layer.trainable_variables])
         return [losses, *map(tf.convert_to_tensor, gradients)]
 
-    # XLA compiles once for each size: the batches of eight samples share a program.
+    # XLA compiles once per size, so only the batches of eight samples are tested.
     batches = [labels for labels in [*BATCHES.values(), [2] * 8] if mode != "xla" or len(labels) == 8]
     if mode == "xla":
         function = tf.function(run, jit_compile=True)
@@ -172,7 +172,7 @@ def test_float32_under_every_policy(policy, dtype_policy):
     half = tf.cast(attributes, policy[len("mixed_") :])
     expected = losses_by_loop(attributes, labels, np.array(layer.label_embeddings), 0.05, 1 / 9.5)
     assert layer(half, labels).dtype == tf.float32 and layer.label_embeddings.dtype == "float32"
-    # Precise attributes stay so: a cast of the inputs to half precision would show.
+    # Attributes keep their precision: a cast of the inputs to half precision would be visible.
     np.testing.assert_allclose(layer(attributes.astype("float32"), labels), expected, rtol=1e-4)
 
 
@@ -194,7 +194,7 @@ def test_round_trip_in_a_model(tmp_path):
 
 @pytest.mark.parametrize("ratio", [0.3, 1.0])
 def test_the_prototypes_of_pooling_learn_from_it(ratio):
-    """With a ratio of 1, which is global average pooling, the attributes are the mean soft assignment."""
+    """With a ratio of 1, that is, global average pooling, the attributes are the mean soft assignment."""
     pooling = GeneralizedSumPooling(PROTOTYPES, ratio=ratio, return_attributes=True)
     features = np.random.default_rng(0).normal(size=(8, 3, 3, 6)).astype("float32")
     with tf.GradientTape() as tape:
@@ -205,7 +205,7 @@ def test_the_prototypes_of_pooling_learn_from_it(ratio):
 
 
 def test_training_makes_it_small():
-    """Label embeddings alone can be arranged so that the attributes of one half predict the other."""
+    """Training only the label embeddings makes the attributes of one half predict the other."""
     keras.utils.set_random_seed(0)
     labels = np.repeat(np.arange(6), 4)
     attributes = np.random.default_rng(0).normal(size=(6, PROTOTYPES))[labels].astype("float32")

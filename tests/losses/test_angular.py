@@ -39,7 +39,7 @@ def test_equals_the_loop(angle):
 
 @pytest.mark.parametrize("angle", [40.0, 60.0])
 def test_the_sums_of_products_keep_their_precision_in_float32(angle):
-    """The negative opposite to both ends, equal to both, and equal to one of opposite ends: the extremes."""
+    """Extreme negatives: opposite to both ends of a pair, equal to both, and equal to one of two opposite ends."""
     for x in ([[1.0], [1.0], [-1.0]], [[1.0], [1.0], [1.0]], [[1.0], [-1.0], [1.0]]):
         x, labels = np.array(x), np.array([0, 0, 1])
         values = AngularLoss(angle).call(labels, x.astype("float32"))

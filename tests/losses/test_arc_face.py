@@ -1,4 +1,4 @@
-"""ArcFace against a loop over angles; its target beyond 180° and its gradient where the angle's is infinite."""
+"""ArcFace against a loop over angles, beyond 180°, and where the gradient of the angle is infinite."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from tfdml.losses.arc_face import ArcFaceLoss
 
 
 def loop_of(margin, scale):
-    """The formula, with angles."""
+    """The formula in terms of angles."""
     radians = np.deg2rad(margin)
 
     def loop(*batch):
@@ -44,10 +44,10 @@ def test_the_larger_the_angle_the_larger_the_value(margin):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_gradient_is_finite_along_and_against_the_reference(dtype):
-    """The angle's derivative by the cosine is infinite at 0° and 180°."""
+    """The derivative of the angle with respect to the cosine is infinite at 0° and 180°."""
     rng = np.random.default_rng(0)
     x = np.repeat(rng.normal(size=(20, 5)), 2, axis=0) * np.tile([1.0, -1.0], 20)[:, None]
-    # Every sample has, of its own class, one reference along it and one against it.
+    # Each sample has two references of its class: one in its direction and one opposite.
     x, labels = tf.constant(x.astype(dtype)), np.repeat(np.arange(20), 2)
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(x)

@@ -1,4 +1,4 @@
-"""The circle loss against a loop over anchors; its gradients with the weights held."""
+"""The circle loss against a loop over anchors, and its gradients with frozen weights."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from tfdml.losses.circle import CircleLoss
 
 def loop_of(margin, scale):
     def loop(*batch, weights_at=None):
-        """`weights_at`: another batch, at which the weights are taken; they are constants then."""
+        """`weights_at`: another batch, from which the weights are computed; they are constants then."""
         total = 0.0
         for anchor, base in zip(anchors(*batch), anchors(*(weights_at or batch))):
             s_p, s_n = cosine(anchor.x, anchor.positives), cosine(anchor.x, anchor.negatives)

@@ -1,4 +1,4 @@
-"""The contrastive loss against a double loop, its gradients against finite differences, its edges."""
+"""The contrastive loss against a double loop, its gradients against finite differences, and edge cases."""
 
 import keras
 import numpy as np
@@ -23,7 +23,7 @@ def distances(x, others, kind):
 
 
 def loop_of(name):
-    """The formula, sample by sample."""
+    """The formula as a loop over samples."""
     loss = losses.ContrastiveLoss(**FORMS[name])
 
     def loop(*batch):
@@ -50,7 +50,7 @@ def test_equals_the_loop(name):
 
 
 def test_duplicates_are_no_nonzero_pairs():
-    """Neither by their distance nor by what rounding leaves of it."""
+    """Neither through their distance nor through its rounding error."""
     x = np.random.default_rng(0).normal(size=(6, 32)).astype("float32")
     x, labels = np.concatenate([x, x, x + np.float32(0.3)]), np.tile(np.arange(6), 3)
     loss = losses.ContrastiveLoss(distance="cosine")

@@ -26,7 +26,7 @@ def test_equals_the_loop(options):
 
 
 def test_large_scales_do_not_overflow():
-    """The cosines are -1 with the only positive and 1 with the only negative: a difference of 2 and the margin."""
+    """The cosines are -1 with the only positive and 1 with the only negative: a difference of 2 plus the margin."""
     x, labels = np.float32([[1.0, 0.0], [-1.0, 0.0], [1.0, 0.0]]), np.array([0, 0, 1])
     np.testing.assert_allclose(CosFaceLoss(margin=0.5, scale=1e4).call(labels, x)[0], 2.5e4)
 

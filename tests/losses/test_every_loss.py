@@ -1,4 +1,4 @@
-"""What every registered loss must withstand, whatever its formula; the formulas have tests of their own."""
+"""Requirements for every registered loss. The formulas are tested separately."""
 
 import keras
 import numpy as np
@@ -9,14 +9,14 @@ from brute_force import EDGES
 from tfdml import losses
 from tfdml.layers import ClassProxies, References
 
-# Take given pairs rather than a batch of one kind.
+# Losses on given pairs.
 PAIRED = {"in_batch_negatives", "pair_contrastive"}
 NAMES = [name for name in losses.names() if name not in PAIRED]
-# One loss for each way of computing: pairs, triplets, softmax over references, proxies as anchors, histograms.
+# One loss per type of computation: pairs, triplets, softmax over references, proxies as anchors, histograms.
 FAMILIES = ["multi_similarity", "triplet", "soft_triple", "proxy_anchor", "fast_ap"]
-# Others compute the same with other numbers.
+# Losses with the same computation and other values.
 DISTINCT = [name for name in NAMES if name not in {"contrastive", "nt_xent", "normalized_softmax"}]
-# Made of the same operations as others: compiled in the integration tier.
+# Losses with the operations of others are compiled in the integration tier only.
 LIKE_OTHERS = {"c1", "hadsell", "triplet_soft", "info_nce", "supervised_contrastive", "cos_face", "proxy_nca_plus_plus"}
 LIKE_OTHERS |= {"generalized_lifted_structure", "proxy_proxy"}
 OF_REFERENCES = {"angular", "proxy_nca", "proxy_proxy", "proxy_proxy_through_batch", "lifted_structure"}
@@ -45,7 +45,7 @@ def check_edges(name, dtype):
         assert values.shape == (len(labels),), case
         assert values.dtype == (np.float64 if dtype == "float64" else np.float32)
         assert np.isfinite(values).all() and np.isfinite(gradient).all(), case
-        if case == "one sample" and name != "n_pairs":  # whose L2 term stays
+        if case == "one sample" and name != "n_pairs":  # its L2 term remains
             assert not values.any() and not gradient.any()
 
 
@@ -63,7 +63,7 @@ def test_no_batch_gives_nan_in_other_precisions(name, dtype):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_not_a_number_stays_visible(name):
-    """A finite loss with gradients that are not would pass a guard that watches the loss."""
+    """A finite loss with gradients that are not finite would evade a check of the loss."""
     loss, rng = losses.get(name), np.random.default_rng(0)
     x, labels = rng.normal(size=(6, 3)).astype("float32"), np.array([0, 0, 1, 1, 2, 2])
     for wrong in (np.nan, np.inf):
@@ -75,7 +75,7 @@ def test_not_a_number_stays_visible(name):
 
 @pytest.mark.parametrize("name", losses.names())
 def test_an_empty_batch(name):
-    """As a filtered dataset may give: no value, a gradient of its shape, and 0 for what Keras reduces."""
+    """A filtered dataset may yield one: no values, a gradient of its shape, and 0 after Keras' reduction."""
     loss, labels = losses.get(name), np.zeros(0, "int64")
     shape = {"in_batch_negatives": (0, 2, 3), "pair_contrastive": (0,)}.get(name, (0, 3))
     calls = [lambda x: loss.call(labels, x)]
@@ -127,7 +127,7 @@ def test_references_that_do_not_exist_take_no_part(name):
 
 
 def check_graph_and_xla(name, batch, compiled=("batch", "references")):
-    """Graphs of unknown batch size, as they are and compiled, give the values and gradients of eager execution."""
+    """Graphs of unknown batch size, plain and compiled, have the values and gradients of eager execution."""
     loss, rng = losses.get(name), np.random.default_rng(4)
     x, labels = tf.constant(rng.normal(size=(batch, 8)), tf.float32), tf.repeat(tf.range(batch // 4, dtype=tf.int64), 4)
     points, point_labels = rng.normal(size=(batch // 2, 8)).astype("float32"), np.repeat(np.arange(batch // 4), 2)
@@ -144,7 +144,7 @@ def check_graph_and_xla(name, batch, compiled=("batch", "references")):
 
         signature = [tf.TensorSpec((None,), tf.int64), tf.TensorSpec((None, 8), tf.float32)]
         graph = tf.function(with_gradient, input_signature=signature, autograph=False)
-        # Compiles the same graph, so that it is traced once.
+        # Compile the same graph, so that it is traced only once.
         functions = [graph, tf.function(graph, jit_compile=True)] if way in compiled else [graph]
         values, gradient = with_gradient(labels, x)
         for function in functions:
@@ -155,7 +155,7 @@ def check_graph_and_xla(name, batch, compiled=("batch", "references")):
 
 @pytest.mark.parametrize("name", [name for name in DISTINCT if name not in FAMILIES])
 def test_graph_and_xla(name):
-    """References are compiled where a formula does more with them than to take their distances or similarities."""
+    """Losses are compiled with references if they use more of them than distances or similarities."""
     ways = ["references"] if name in OF_REFERENCES else ["batch"]
     check_graph_and_xla(name, 32, ways if name not in LIKE_OTHERS else [])
 
@@ -173,7 +173,7 @@ def test_graph_and_xla_of_a_family(name):
 
 @pytest.mark.parametrize("name", ["triplet_all", "fast_ap", "soft_triple"])
 def test_graph_and_xla_of_a_large_batch(name):
-    """Of those that sort, search or scatter."""
+    """Of the losses that sort, search or scatter."""
     check_graph_and_xla(name, 512, ["batch"])
 
 
@@ -202,14 +202,14 @@ def test_round_trip(name):
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
 def test_plain_compile(policy, dtype_policy):
-    """A step of one plain Keras model that has a head for each loss."""
+    """A step of one plain Keras model with a head for each loss."""
     dtype_policy(policy)
     keras.utils.set_random_seed(0)
     inputs = keras.Input((4,))
     heads = [keras.layers.Dense(3, name=name) for name in NAMES]
     model = keras.Model(inputs, [head(inputs) for head in heads])
     optimizer = keras.optimizers.SGD(0.01)
-    if policy == "mixed_float16":  # With a scale that the first step fits.
+    if policy == "mixed_float16":  # With a loss scale that suits the first step.
         optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer, initial_scale=64.0)
     model.compile(optimizer=optimizer, loss=[losses.get(name) for name in NAMES], run_eagerly=True)
     x, labels = np.random.default_rng(0).normal(size=(16, 4)).astype("float32"), np.repeat(np.arange(4), 4)
@@ -223,7 +223,7 @@ def test_plain_compile(policy, dtype_policy):
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
 def test_plain_fit(policy, dtype_policy):
-    """In Keras' own graph, with a last batch of another size."""
+    """In Keras' own graph, with a last batch of a different size."""
     dtype_policy(policy)
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
@@ -237,7 +237,7 @@ def test_plain_fit(policy, dtype_policy):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_trains_proxies(name):
-    """The gradient reaches the proxies, those of each class that the batch has."""
+    """The gradient reaches the proxies of each class in the batch."""
     loss, proxies = losses.get(name), ClassProxies(4, per_class=2, embedding_size=3)
     x, labels = np.random.default_rng(0).normal(size=(8, 3)).astype("float32"), np.repeat(np.arange(4), 2)
     with tf.GradientTape() as tape:

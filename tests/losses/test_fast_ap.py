@@ -9,10 +9,10 @@ from tfdml.losses.fast_ap import FastAPLoss
 
 
 def histogram(distances, bins):
-    """The triangular pulse of each distance at each centre, summed over the distances."""
+    """The triangular pulse of each distance at each center, summed over the distances."""
     step = 4.0 / bins
-    centres = np.linspace(0.0, 4.0, bins + 1)
-    return np.array([np.sum(np.maximum(1.0 - np.abs(distances - centre) / step, 0.0)) for centre in centres])
+    centers = np.linspace(0.0, 4.0, bins + 1)
+    return np.array([np.sum(np.maximum(1.0 - np.abs(distances - center) / step, 0.0)) for center in centers])
 
 
 def loop_of(bins):
@@ -40,15 +40,15 @@ def test_equals_the_loop(bins):
 
 
 def test_best_and_worst_batch():
-    """Positives at the anchor's place and negatives opposite rank perfectly; the other way round, not."""
+    """Positives equal to the anchor and opposite negatives rank perfectly; the reverse does not."""
     x = np.array([[1.0], [1.0], [-1.0], [-1.0]])
     np.testing.assert_allclose(FastAPLoss().call([0, 0, 1, 1], x), 0.0, atol=1e-9)
-    # The only positive comes last, after both negatives or after one and beside the other: precision 1 / 3.
+    # The only positive comes last, after both negatives or tied with one of them: precision 1 / 3.
     np.testing.assert_allclose(FastAPLoss().call([0, 1, 0, 1], x), 2.0 / 3.0)
 
 
 def test_not_a_number_stays_one():
-    """And does not become a place outside of the histogram."""
+    """NaN does not become an index outside of the histogram."""
     x = np.array([[np.nan, 0.0], [1.0, 0.0], [0.0, 1.0]], "float32")
     assert np.isnan(tf.reduce_mean(FastAPLoss().call([0, 0, 1], x)))
 

@@ -1,4 +1,4 @@
-"""The loss on pairs of a query and its positive against a loop, its gradients, its shapes."""
+"""The loss on (query, positive) pairs against a loop, with its gradients and shapes."""
 
 import keras
 import numpy as np
@@ -79,7 +79,7 @@ def test_compiles_into_a_plain_keras_model():
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
     documents = rng.normal(size=(64, 6))
-    # Half of the six features say which document it is, the others do not.
+    # Three of the six features identify the document; the others are noise.
     queries = np.concatenate([documents[:, :3], rng.normal(size=(64, 3))], axis=1)
     pairs, ids = np.stack([queries, documents], axis=1).astype("float32"), np.arange(64)
     model = keras.Sequential([keras.Input((2, 6)), keras.layers.Dense(6, use_bias=False)])

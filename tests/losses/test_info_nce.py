@@ -33,7 +33,7 @@ def test_with_one_positive_each_it_is_the_supervised_contrastive_loss():
 
 
 def test_other_positives_take_no_part():
-    """Three equal samples and one opposite: each pair is log(1 + e^-2), however many positives there are."""
+    """Three equal samples and one opposite: each pair is log(1 + e^-2), regardless of the number of positives."""
     x = np.array([[1.0], [2.0], [3.0], [-1.0]])
     values = InfoNCELoss(temperature=1.0).call([0, 0, 0, 1], x)
     np.testing.assert_allclose(values, [np.log1p(np.exp(-2.0))] * 3 + [0.0])

@@ -20,7 +20,7 @@ def pairwise_loop(margin, distance):
         terms = []
         for anchor in anchors(x, labels, *references):
             of_anchor = np.sum(np.exp(margin - distances(anchor.x, anchor.negatives, distance)))
-            others = x[labels != anchor.label]  # A positive of this anchor has these negatives in the batch.
+            others = x[labels != anchor.label]  # The negatives of this anchor's positives in the batch.
             for positive in anchor.positives:
                 of_positive = np.sum(np.exp(margin - distances(positive, others, distance)))
                 apart = distances(anchor.x, positive[None], distance)[0]
@@ -100,7 +100,7 @@ def test_a_reference_is_set_against_the_batch():
 
 
 def test_large_distances_do_not_overflow():
-    """Where exp(1 - d) is 0 and exp(d) infinite in float32."""
+    """In float32, exp(1 - d) is 0 and exp(d) is infinite here."""
     x, labels, _, _ = random_batch(0, scale=1e3)
     for loss, loop in (
         (LiftedStructureLoss(), pairwise_loop(1.0, "l2")),
@@ -110,7 +110,7 @@ def test_large_distances_do_not_overflow():
             variable = tf.Variable(x.astype("float32"))
             values = loss.call(labels, variable)
         assert np.all(np.isfinite(values)) and np.all(np.isfinite(tape.gradient(values, variable)))
-        x = 0.1 * x  # Here the loop still computes, in float64.
+        x = 0.1 * x  # Here the loop is still finite in float64.
         np.testing.assert_allclose(loss(labels, x.astype("float32")), loop(x, labels), rtol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""The margin loss against a loop; its boundary learns where it is trained."""
+"""The margin loss against a loop, and its learned boundaries."""
 
 import keras
 import numpy as np
@@ -25,7 +25,7 @@ def make(name):
 
 def loop_of(name):
     loss = make(name)
-    # As the float32 weights hold them.
+    # Rounded to float32, like the weights.
     own = {"fixed": [0.8], "global": [np.float32(0.7)], "class": np.float32([0.5, 0.7, 0.9])}[name]
 
     def loop(*batch):
@@ -44,14 +44,14 @@ def loop_of(name):
 def test_equals_the_loop(name):
     loss = make(name)
     if name == "class":
-        loss.num_classes = 20  # For batches of so many classes, and boundaries for the first three.
+        loss.num_classes = 20  # For batches of up to 20 classes, with boundaries for the first three.
         loss.parameters.boundaries = tf.Variable([0.5, 0.7, 0.9, *[0.7] * 17])
     check_values(loss, loop_of(name), edges=[edge for edge in EDGES if edge != "large labels"])
     check_gradients(loss, loop_of(name))
 
 
 def test_evaluation_takes_unseen_classes():
-    """Those below 0 as well as those beyond the last: by the mean boundary."""
+    """Labels below 0 and beyond the last class use the mean boundary."""
     x, labels = random_batch(0, classes=4)[:2]
     expected = loop_of("class")(x, labels)
     for unseen in (3, 10, 2**31 - 1, -1, -(2**40)):
@@ -78,7 +78,7 @@ def test_training_takes_no_class_without_a_boundary(label):
 
 
 def test_gradient_of_the_boundaries():
-    """Each nonzero term pulls its class's boundary: up by a positive pair, down by a negative one."""
+    """Each nonzero term moves the boundary of its class: up for a positive pair, down for a negative one."""
     loss, x, labels = make("class"), np.array([[0.0], [1.0], [1.2]]), np.array([0, 0, 1])
     # Terms: (0,1) and (1,0) positive at 1; (1,2) at 0.2, (2,1) at 0.2 negative; (0,2), (2,0) at 1.2 are 0.
     with tf.GradientTape() as tape:

@@ -1,4 +1,4 @@
-"""What a loss with margins says it asks of distances, against the loss itself on a line."""
+"""The margin requirements of each loss, compared with the loss of points on a line."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ OF_MARGINS = [
 
 
 def value(loss, within, between):
-    """Of two classes of two points each: on a line, so far apart within and between classes at the nearest."""
+    """Two classes of two points on a line, with given smallest distances within and between classes."""
     points = np.cumsum([0.0, within, between, within])[:, None]
     return float(np.mean(loss.call(np.array([0, 0, 1, 1]), points)))
 
@@ -29,7 +29,7 @@ def test_the_loss_is_zero_from_there_on(loss):
     assert value(loss, 0.0, reach + 1e-3) == pytest.approx(0.0, abs=1e-9)
     assert value(loss, 0.0, reach - 1e-2) > 0
     if loss.margin_requirements.distance == "l2":
-        # With the positives as far apart as they may be, negatives must be farther by the gap.
+        # With positives as far apart as allowed, negatives must be farther away by the gap.
         within = max(0.05, reach - gap)
         assert value(loss, within, within + gap + 1e-3) == pytest.approx(0.0, abs=1e-9)
         assert value(loss, within, within + gap - 1e-2) > 0
@@ -40,5 +40,5 @@ def test_losses_without_margins_of_distances_ask_for_none():
     asking = {name for name, required in of_each.items() if required is not None}
     assert "triplet" in asking and "multi_similarity" not in asking and "proxy_anchor" not in asking
     assert losses.get("triplet", margin="soft").margin_requirements is None
-    # A boundary that is learnt can go anywhere above the margin.
+    # A learned boundary can have any value above the margin.
     assert losses.get("margin", margin=0.2, learn_beta=True).margin_requirements.reach == 0.4

@@ -21,7 +21,7 @@ def loop_of(name):
         for anchor in anchors(*batch):
             positive, negative = cosine(anchor.x, anchor.positives), cosine(anchor.x, anchor.negatives)
             if loss.epsilon is not None:
-                # Without the other side there is nothing to compare with, and nothing is chosen.
+                # Without the other side there is nothing to compare with, so nothing is selected.
                 hard_positive = positive[positive < max(negative, default=-np.inf) + loss.epsilon]
                 negative = negative[negative > min(positive, default=np.inf) - loss.epsilon]
                 positive = hard_positive

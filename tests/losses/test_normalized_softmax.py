@@ -1,4 +1,4 @@
-"""The normalised softmax loss against a loop."""
+"""The normalized softmax loss against a loop."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The contrastive loss of given pairs against its formula and TensorFlow Addons."""
+"""The contrastive loss on given pairs against its formula and TensorFlow Addons."""
 
 import numpy as np
 import pytest

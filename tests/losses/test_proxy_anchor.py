@@ -9,7 +9,7 @@ from tfdml.losses.proxy_anchor import ProxyAnchorLoss
 
 
 def loop_of(margin, scale):
-    """The formula, reference by reference."""
+    """The formula as a loop over references."""
 
     def loop(x, labels, references=None, reference_labels=None):
         in_batch = references is None

@@ -16,7 +16,7 @@ FORMS = [
 
 
 def loop_of(margin, scale, through_batch):
-    """The formula, reference by reference."""
+    """The formula as a loop over references."""
 
     def similarities(proxy, others, x):
         if not through_batch:
@@ -47,7 +47,7 @@ def test_equals_the_loop(options):
 def test_second_variation_equals_the_loop():
     options = FORMS[2]
     check_gradients(ProxyProxyLoss(**options), loop_of(**options))
-    # The loop over a batch of 256 is one over 256³ products, so it is one over the matrix here.
+    # A loop over a batch of 256 would need 256³ products, so it uses the matrix here.
     check_values(ProxyProxyLoss(**options), _by_matrices(loop_of(**options), **options))
 
 
@@ -78,7 +78,7 @@ def test_references_that_do_not_exist_are_not_counted(options):
 
 
 def test_samples_do_not_push_proxies():
-    """The first variation's proxies push each other; a sample of another class leaves them alone."""
+    """In the first variant proxies push each other; a sample of another class has no effect on them."""
     proxies = References(np.eye(3), np.arange(3))
     far, near = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), np.array([[1.0, 0.0, 0.0], [0.0, 0.9, 0.1]])
     loss = ProxyProxyLoss(scale=1e-3)

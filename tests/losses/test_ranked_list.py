@@ -1,4 +1,4 @@
-"""The ranked list loss against a loop over anchors; its gradients with the weights held."""
+"""The ranked list loss against a loop over anchors, and its gradients with frozen weights."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def loop_of(name):
     margin, alpha, temperature, balance = FORMS[name].values()
 
     def loop(*batch, weights_at=None):
-        """`weights_at`: another batch, at which the weights are taken; they are constants then."""
+        """`weights_at`: another batch, from which the weights are computed; they are constants then."""
         total = 0.0
         for anchor, base in zip(anchors(*batch), anchors(*(weights_at or batch))):
             d, fixed = l2(anchor.x, anchor.negatives), l2(base.x, base.negatives)
@@ -45,7 +45,7 @@ def test_gradients_hold_the_weights(name):
 
 
 def test_no_gradient_is_nan_where_pairs_beyond_the_boundary_would_overflow():
-    """Without a negative in reach the exponentials of the others must not come in."""
+    """Without a negative within the boundary, the exponentials of the others must not matter."""
     x = tf.Variable(np.array([[0.0], [0.01], [5.0]], "float32"))
     with tf.GradientTape() as tape:
         values = RankedListLoss(temperature=100.0).call([0, 0, 1], x)

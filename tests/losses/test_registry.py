@@ -1,4 +1,4 @@
-"""Losses by name, configuration and instance."""
+"""Losses from names, configurations and instances."""
 
 import keras
 import numpy as np
@@ -32,7 +32,7 @@ def test_errors():
 
 
 def test_names_in_a_plain_keras_model():
-    """Keras 3 looks up names among its own losses only; names that Keras has stay Keras'."""
+    """Keras 3 only looks up names of its own losses; names that Keras defines remain Keras'."""
     if keras.__version__.startswith("3."):
         with pytest.raises(ValueError, match="Could not interpret loss identifier: multi_similarity"):
             keras.losses.get("multi_similarity")
@@ -71,7 +71,7 @@ def test_losses_of_keras():
     y, z = np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])
     for name in ("mse", "mean_squared_error"):
         assert float(losses.get(name)(y, z)) == 1.0
-    # Ours go first.
+    # Names of tfdml take precedence.
     assert type(losses.get("circle")) is losses.CircleLoss
     for name in ("serialize", "get", "deserialize", "Loss"):
         with pytest.raises(ValueError, match="Unknown loss"):
@@ -116,7 +116,7 @@ LOSSES = [spread, losses.get(spread), losses.serialize(spread)]
 
 @pytest.mark.parametrize("loss", LOSSES, ids=["function", "loss", "dict"])
 def test_training_by_a_function(loss):
-    """The batch is its own reference; labels stay integers, and weights of samples count."""
+    """The batch is its own reference, labels stay integers, and sample weights apply."""
     embedder = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, kernel_initializer="identity")])
     model = models.MetricModel(embedder)
     model.compile("sgd", loss, run_eagerly=True)

@@ -1,4 +1,4 @@
-"""SoftTriple against a loop over classes, with and without an order of the references, and what centres add."""
+"""SoftTriple against a loop over classes, with sorted and unsorted references, and the penalty on centers."""
 
 import itertools
 
@@ -17,7 +17,7 @@ FORMS = [
 
 
 def loop_of(scale, center_scale, margin, center_weight, per_class=None):
-    """The formula, sample by sample and class by class."""
+    """The formula as loops over samples and classes."""
 
     def similarity(cosines):
         weights = np.exp(center_scale * cosines)
@@ -60,7 +60,7 @@ def batch(seed, classes, dim=4, size=6):
 
 @pytest.mark.parametrize("options", FORMS)
 def test_equals_the_loop(options):
-    """References without an order: no centre is told from another, so they add nothing."""
+    """Unsorted references have no penalty on centers."""
     check_values(SoftTripleLoss(**options), loop_of(**options))
     check_gradients(SoftTripleLoss(**options), loop_of(**options))
 
@@ -94,7 +94,7 @@ def test_gradients_of_class_proxies():
 
 
 def test_order_of_the_references_does_not_matter():
-    """Class proxies are reduced by their order, others by sorting their labels; both give the same."""
+    """Class proxies are reduced by their order, other references by sorted labels, with the same result."""
     (x, labels), references = batch(2, 7, size=20), proxies(7, 3)
     loss = SoftTripleLoss(center_weight=0.0)
     shuffled = np.random.default_rng(0).permutation(21)
@@ -141,7 +141,7 @@ def test_coinciding_centers_have_a_finite_gradient(dtype):
 
 
 def test_extreme_center_scales_choose_the_nearest():
-    """With a large center_scale the exponentials of all but the nearest centre vanish, without overflow."""
+    """With a large center_scale the exponentials of all but the nearest center vanish, without overflow."""
     x, labels = np.float32([[1.0, 0.0]]), np.array([0])
     references = References(np.float32([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]), np.array([0, 0, 1, 1]))
     value = SoftTripleLoss(scale=1.0, center_scale=1e4, margin=0.0).against(labels, x, references)

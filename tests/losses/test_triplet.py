@@ -61,7 +61,7 @@ def test_equals_the_loop(name):
 
 
 def test_best_and_worst_batch():
-    """Values derived by hand."""
+    """Values computed by hand."""
     loss = losses.TripletLoss(margin=0.5, mining="all")
     assert float(loss([0, 0, 1, 1], [[0.0], [0.0], [3.0], [3.0]])) == 0.0
     # Each sample has one positive at 3 and two negatives, at 0 and at 3: terms 3.5 and 0.5.

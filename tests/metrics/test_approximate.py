@@ -1,4 +1,4 @@
-"""Approximate search by Faiss beside the exact one."""
+"""Approximate search with Faiss compared with exact search."""
 
 import sys
 
@@ -21,7 +21,7 @@ def samples(count=600, classes=40, dim=8, seed=0):
 
 
 def brute_force(queries, references, count, own=None):
-    """Indices of the nearest references, the lower first where they tie."""
+    """Indices of the nearest references; for ties, the lower index comes first."""
     distances = np.square(queries[:, None].astype(float) - references[None].astype(float)).sum(axis=2)
     if own is not None:
         distances[np.arange(len(queries)), own] = np.inf
@@ -72,7 +72,7 @@ def test_it_is_the_same_each_time_and_leaves_out_the_own_sample():
         assert not (near == rows[:, None]).any()
 
 
-def test_neighbours_that_the_lists_do_not_hold_are_none():
+def test_neighbors_that_the_lists_do_not_contain_are_missing():
     pytest.importorskip("faiss")
     points, _ = samples(count=100)
     search = ApproximateSearch(points, 0.01)

@@ -128,7 +128,7 @@ def test_wrong_values():
 
 
 def greedy_radii(points):
-    """Radii of covers by one, two, … points, by loops over a matrix of distances."""
+    """Radii of covers by one, two, … points, from loops over a distance matrix."""
     distances = cdist(points, points)
     chosen = [int(np.argmin(distances.max(axis=1)))]
     radii = []

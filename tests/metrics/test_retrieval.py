@@ -11,7 +11,7 @@ from tfdml.metrics.search import NeighborSearch
 
 
 def brute_force(embeddings, labels, references, reference_labels, ks, alone):
-    """Loops over queries and references, as the definitions read."""
+    """The definitions as loops over queries and references."""
     collected, left_out = [], 0
     for query, label in enumerate(labels):
         ranking = []
@@ -83,7 +83,7 @@ def test_equals_brute_force_with_a_gallery(data):
 
 @pytest.mark.parametrize("dim", [2, 24])
 def test_equals_brute_force_on_unequal_classes(dim):
-    # One class holds a third, the others one to a dozen; a tenth are duplicates of other points.
+    # One class has a third of the points, the others one to twelve; a tenth are duplicates of other points.
     generator = np.random.default_rng(dim)
     labels = np.concatenate([np.zeros(100, int), np.repeat(np.arange(1, 38), generator.integers(1, 12, 37))])
     embeddings = generator.normal(size=(38, dim))[labels] + generator.normal(size=(len(labels), dim))
@@ -114,7 +114,7 @@ def test_columns_of_labels():
 
 
 def test_by_hand():
-    # From 0 the references rank a b a b a: R = 3, P(1) = 1, P(3) = 2/3, and the last right one is beyond R.
+    # Seen from 0 the references rank a b a b a: R = 3, P(1) = 1, P(3) = 2/3, and the last correct one is beyond R.
     metrics = retrieval_metrics([[0.0]], ["a"], [[1.0], [2.0], [3.0], [4.0], [5.0]], list("ababa"), ks=(1, 3))
     assert metrics["precision_at_1"] == metrics["recall_at_1"] == metrics["recall_at_3"] == 1.0
     assert metrics["r_precision"] == pytest.approx(2 / 3)
@@ -124,7 +124,7 @@ def test_by_hand():
 @pytest.mark.parametrize(
     "ranking, map_at_r, r_precision, recall_at_2",
     [
-        # With ten references of the class: what comes after the first ten does not count.
+        # With ten references of the class, only the first ten count.
         ("1" * 10 + "0" * 10, 1.0, 1.0, 1.0),
         ("1" + "0" * 9 + "1" * 9, 0.1, 0.1, 1.0),
         ("0" * 9 + "1" + "1" * 9, 0.01, 0.1, 0.0),
@@ -150,7 +150,7 @@ def test_one_neighbor_equals_scikit_learn():
 
 
 def test_map_at_r_follows_from_scikit_learns_average_precision():
-    # Average precision over the first R alone, times the share of right ones among them.
+    # Average precision over the first R only, times the share of correct ones among them.
     generator = np.random.default_rng(1)
     labels = generator.integers(5, size=80)
     embeddings = generator.normal(size=(5, 3))[labels] + generator.normal(size=(80, 3))
@@ -175,7 +175,7 @@ def test_duplicates_of_another_class_rank_by_index():
 
 
 def test_an_equal_embedding_is_no_self_match():
-    # The only other image of each class has the very same embedding as the query.
+    # The only other image of each class has the same embedding as the query.
     embeddings = np.repeat(np.random.default_rng(0).normal(size=(50, 4)), 2, axis=0)
     assert retrieval_metrics(embeddings, np.repeat(np.arange(50), 2))["map_at_r"] == 1.0
 
@@ -200,7 +200,7 @@ def test_gallery_without_the_queries_classes():
 
 
 def test_the_gallery_may_be_the_queries_themselves():
-    # Given as a gallery, a query's own embedding is a reference.
+    # If the queries are also passed as a gallery, a query's own embedding is a reference.
     embeddings, labels = np.arange(3.0)[:, None], [0, 1, 2]
     assert retrieval_metrics(embeddings, labels, embeddings, labels)["precision_at_1"] == 1.0
 

@@ -1,4 +1,4 @@
-"""The search must give what a full sort of exact distances gives, whatever the data do to rounding."""
+"""The search must agree with a full sort of exact distances, for any effect of the data on rounding."""
 
 import numpy as np
 import pytest
@@ -85,7 +85,7 @@ def test_sorted_rows_give_the_places_of_the_greatest():
 
 
 def test_rounding_that_hides_the_order_is_resolved(monkeypatch):
-    # In a cluster of radius 1e-4 the squared distances of 1e-8 are lost in products of about 1.
+    # In a cluster of radius 1e-4, squared distances of 1e-8 are lost in products of about 1.
     generator = np.random.default_rng(0)
     cluster = 1e-4 * generator.normal(size=(100, 4))
     references = np.concatenate([cluster + 1.0, generator.normal(size=(900, 4))]).astype(np.float32)
@@ -118,7 +118,7 @@ def test_own_index_is_left_out_and_not_the_first():
 
 
 def test_collapsed_embeddings_stay_quick(monkeypatch):
-    # 20,000 equal references are one reference for the product.
+    # The product has only one column for 20,000 equal references.
     widths = []
     best = search._Products.best
     monkeypatch.setattr(search._Products, "best", lambda *args: widths.append(args[2]) or best(*args))
@@ -137,7 +137,7 @@ def test_block_rows_stay_in_the_budget(references, width, itemsize):
         rows = search.block_rows(references, width, block_bytes, itemsize)
         assert rows >= 1
         assert rows == 1 or rows * references * itemsize <= block_bytes
-        # At least a third of the budget goes to the products of a wide set.
+        # At least a third of the budget is used by the products of a wide search.
         assert references < 60_000 or rows == 1 or 3 * (rows + 1) * references * itemsize > block_bytes
 
 
@@ -183,7 +183,7 @@ def test_equal_rows_are_those_of_a_sort(seed, count, dim, values, dtype):
         return
     expected = expected.reshape(-1)
     np.testing.assert_array_equal(found[:, None] == found, expected[:, None] == expected)
-    # Each row has the number of the first that equals it.
+    # Each row has the number of the first row equal to it.
     np.testing.assert_array_equal(found, np.argmax(expected[:, None] == expected, axis=1))
 
 
@@ -192,7 +192,7 @@ def test_rows_with_equal_sums_of_their_bits_are_compared(monkeypatch):
         def integers(self, *args, size, dtype):
             return np.zeros(size, dtype)
 
-    # All weights 1: rows of the same numbers in another order are suspects, and not equal.
+    # With all weights 1, rows with the same numbers in another order are suspects, but not equal.
     monkeypatch.setattr(np.random, "default_rng", lambda seed: NoWeights())
     rows = np.array([[1, 2], [2, 1], [1, 2], [3, 4]], np.float32)
     np.testing.assert_array_equal(search._equal_rows(rows), [0, 1, 0, 3])

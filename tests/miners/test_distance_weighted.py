@@ -1,4 +1,4 @@
-"""Distance-weighted sampling: what may be drawn, how much, and how often."""
+"""Distance-weighted sampling: which negatives can be drawn, how many, and how often."""
 
 import itertools
 
@@ -12,13 +12,13 @@ from tfdml.layers import References
 from tfdml.miners import DistanceWeightedMiner
 
 DIMENSION, CUTOFF, NONZERO_CUTOFF = 6, 0.5, 1.4
-# The last two are not drawn, the first two have the same weight.
+# The last two are never drawn; the first two have the same weight.
 DISTANCES = np.array([0.2, 0.4, 0.7, 0.9, 1.1, 1.35, 1.45, 1.9])
 DRAWS = 20_000
 
 
 def at_distance(distances):
-    """Unit vectors at these distances from the first axis, in all directions."""
+    """Unit vectors at the given distances from the first axis, in all directions."""
     rest = np.random.default_rng(0).normal(size=(len(distances), DIMENSION - 1))
     rest /= np.linalg.norm(rest, axis=1, keepdims=True)
     cosines = 1.0 - np.square(distances)[:, None] / 2.0
@@ -26,7 +26,7 @@ def at_distance(distances):
 
 
 def chances():
-    """The chance of each to be drawn first: inverse density, from the formula."""
+    """The probability of each to be drawn first: inverse density, from the formula."""
     d = np.maximum(DISTANCES, CUTOFF)
     density = d ** (DIMENSION - 2) * (1.0 - 0.25 * d**2) ** ((DIMENSION - 3) / 2)
     weights = np.where(DISTANCES < NONZERO_CUTOFF, 1.0 / density, 0.0)
@@ -34,7 +34,7 @@ def chances():
 
 
 def frequencies(positives, distances=DISTANCES, seed=0, lengths=1.0):
-    """How often each negative was drawn by samples on the first axis, as a share of all samples."""
+    """The share of samples on the first axis that drew each negative."""
     x = np.zeros((DRAWS, DIMENSION), "float32")
     x[:, 0] = lengths
     references = np.concatenate([at_distance(distances), at_distance(np.full(positives, 0.3))]).astype("float32")
@@ -47,7 +47,7 @@ def frequencies(positives, distances=DISTANCES, seed=0, lengths=1.0):
 
 
 def assert_close_to(expected, observed):
-    """Within four standard deviations of a share of so many draws."""
+    """Within four standard deviations of a share of the given number of draws."""
     assert np.all(np.abs(observed - expected) <= 4.0 * np.sqrt(expected * (1.0 - expected) / DRAWS)), observed
 
 
@@ -73,7 +73,7 @@ def test_equal_weights_if_all_are_far():
 
 
 def test_draws_of_different_batches_follow_the_weights_too():
-    """One sample in many batches: the bits of the embeddings move the draw, their length does not move a weight."""
+    """One sample in many batches: the bits of the embeddings change the draw; their length does not change weights."""
     references = np.concatenate([at_distance(DISTANCES), at_distance([0.3])]).astype("float32")
     labels = np.repeat([1, 0], [len(DISTANCES), 1])
     miner, axis = DistanceWeightedMiner(CUTOFF, NONZERO_CUTOFF), np.eye(1, DIMENSION, dtype="float32")

@@ -14,7 +14,7 @@ def loop_of(distance):
     def loop(anchor):
         own = DISTANCES[distance](anchor.x, anchor.positives)
         other = DISTANCES[distance](anchor.x, anchor.negatives)
-        # Within rounding of the extreme, for duplicates; distances of the tests differ by more.
+        # Within rounding error of the extremum, for duplicates. Other distances in these tests differ by more.
         return own >= np.max(own, initial=0.0) - 1e-7, other <= np.min(other, initial=np.inf) + 1e-7
 
     return loop

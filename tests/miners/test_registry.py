@@ -1,4 +1,4 @@
-"""Miners by name, configuration and instance."""
+"""Miners from names, configurations and instances."""
 
 import keras
 import numpy as np

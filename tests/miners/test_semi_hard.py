@@ -13,7 +13,7 @@ ROUNDING = 1e-9
 
 
 def loop_of(margin, distance="l2"):
-    """Each positive pair looks through all negatives; equal distances are told apart by more than rounding."""
+    """Loops over positive pairs and negatives; distances within rounding error count as equal."""
 
     def loop(anchor):
         own = DISTANCES[distance](anchor.x, anchor.positives)
@@ -39,11 +39,11 @@ def test_equals_the_loop(margin, distance):
 def test_bounds_are_strict_and_equals_of_the_nearest_count():
     x, labels = TIES
     positives, negatives = SemiHardMiner(margin=1.5)(labels, x)
-    # The first sample stands at 0: positives at 1, 1, 3 from it, negatives at 2, 2, 3, 3. The positives at 1 choose
-    # the two at 2, and no negative lies beyond 3.
+    # The first sample is at 0, its positives at 1, 1, 3, its negatives at 2, 2, 3, 3. The positives at 1 select
+    # the two at 2, and no negative is beyond 3.
     assert np.flatnonzero(positives[0]).tolist() == [1, 2]
     assert np.flatnonzero(negatives[0]).tolist() == [3, 4]
-    # By the margin exactly is too far.
+    # A difference of exactly the margin is too large.
     assert not np.any(SemiHardMiner(margin=1.0)(labels, x).positives[0])
 
 
@@ -52,7 +52,7 @@ def test_same_everywhere():
 
 
 def test_same_within_a_compiled_gradient():
-    """Also where XLA may compute distances anew for the choice and for the loss."""
+    """Also if XLA computes distances separately for the selection and for the loss."""
     rng = np.random.default_rng(0)
     x, labels = tf.constant(rng.normal(size=(200, 16)).astype("float32")), rng.integers(0, 20, 200)
 

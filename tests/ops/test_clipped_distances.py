@@ -1,4 +1,4 @@
-"""Clipped distances against NumPy and against the two ops they join."""
+"""Clipped distances against NumPy and against the two ops that they combine."""
 
 import numpy as np
 import pytest
@@ -60,7 +60,7 @@ def test_vectors_whose_squares_overflow_lie_on_the_sphere(size, compiled):
     generator = np.random.default_rng(0)
     x, y = generator.normal(size=(6, 5)), generator.normal(size=(4, 5))
     upstream = generator.normal(size=(6, 4))
-    # Ten times as long they are out of the ball, too.
+    # Scaled by ten, they are also outside of the ball.
     factors_of_x, factors_of_y = np.ones((6, 1)), np.ones((4, 1))
     factors_of_x[[0, 3, 4]], factors_of_y[3] = size / 10, size / 10
     x *= [[10], [3], [0.1], [10], [10], [1e-3]]

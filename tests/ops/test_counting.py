@@ -1,4 +1,4 @@
-"""Counting by sorted search against comparing all pairs."""
+"""Counting by sorted search against a comparison of all pairs."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def brute_force(values, mask, thresholds, or_equal):
 @given(seed=st.integers(0, 10**6), n=st.integers(1, 9), m=st.integers(1, 5), or_equal=st.booleans())
 def test_equals_all_pairs(seed, n, m, or_equal):
     rng = np.random.default_rng(seed)
-    # Few different numbers, so that there are ties.
+    # Few distinct numbers, so that there are ties.
     values, thresholds = rng.integers(0, 4, (3, n)) / 3, rng.integers(-1, 5, (3, m)) / 3
     mask = rng.random((3, n)) < 0.7
     counted = ops.count_below(values, mask, thresholds, or_equal)

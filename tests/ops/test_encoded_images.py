@@ -1,4 +1,4 @@
-"""Image files are decoded as Pillow decodes them, turned upright, and bounded before they are decoded."""
+"""Image files are decoded as by Pillow, rotated upright, and limited in size before decoding."""
 
 import io
 import struct
@@ -18,7 +18,7 @@ read_size = tf.function(encoded_size, input_signature=[tf.TensorSpec([], tf.stri
 
 
 def image_file(kind="PNG", size=(11, 6), mode="RGB", **options):
-    """The bytes of an image of large dark and bright areas, without symmetry: JPEG decoders differ a little."""
+    """The bytes of an asymmetric image with large dark and bright areas, because JPEG decoders differ slightly."""
     array = np.zeros((size[1], size[0], 3), np.uint8)
     array[: size[1] // 3], array[:, : size[0] // 2, 0] = 200, 100
     file = io.BytesIO()

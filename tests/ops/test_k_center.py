@@ -13,18 +13,18 @@ from tfdml import ops
 
 def greedy_loop(points, k, initial=None, mask=None):
     allowed = [i for i in range(len(points)) if mask is None or mask[i]]
-    centres = [] if initial is None else list(initial)
+    centers = [] if initial is None else list(initial)
     chosen = []
     while len(chosen) < k and len(chosen) < len(allowed):
         best, best_distance = None, -1.0
         for i in allowed:
             if i in chosen:
                 continue
-            distance = min((np.sum((points[i] - c) ** 2) for c in centres), default=np.inf)
+            distance = min((np.sum((points[i] - c) ** 2) for c in centers), default=np.inf)
             if distance > best_distance:
                 best, best_distance = i, distance
         chosen.append(best)
-        centres.append(points[best])
+        centers.append(points[best])
     return chosen + [-1] * (k - len(chosen))
 
 

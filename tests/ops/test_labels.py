@@ -1,4 +1,4 @@
-"""What counts as a class label: eagerly, in graphs and under XLA, which drops assertions."""
+"""Valid class labels: eagerly, in graphs and under XLA, which drops assertions."""
 
 import keras
 import numpy as np
@@ -81,7 +81,7 @@ def test_labels_of_a_range():
 
 
 def test_a_loss_of_such_labels():
-    """Raises where assertions compile, and is NaN under XLA, whatever the loss."""
+    """Every loss raises an error where assertions compile, and is NaN under XLA."""
     x = np.random.default_rng(0).normal(size=(4, 3)).astype("float32")
     good, bad = np.float32([0, 0, 1, 1]), np.float32([0, 0, 0.4, 1])
     loss = losses.get("multi_similarity")
@@ -96,7 +96,7 @@ def test_a_loss_of_such_labels():
 
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_in_a_plain_keras_model(jit_compile):
-    """Which casts labels to float32 before the loss sees them."""
+    """Keras casts labels to float32 before it calls the loss."""
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     model.compile(optimizer="sgd", loss=losses.get("c2"), jit_compile=jit_compile, run_eagerly=not jit_compile)
     x = np.random.default_rng(0).normal(size=(4, 4)).astype("float32")

@@ -1,4 +1,4 @@
-"""Masked reductions against NumPy on the entries that count."""
+"""Masked reductions against NumPy on the masked entries."""
 
 import numpy as np
 import pytest

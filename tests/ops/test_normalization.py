@@ -1,4 +1,4 @@
-"""Normalisation to a sphere and into a ball."""
+"""Normalization to the unit sphere and clipping to a ball."""
 
 import numpy as np
 import pytest

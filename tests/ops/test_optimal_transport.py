@@ -16,7 +16,7 @@ SMALL_SHAPES = [(1, 1), (1, 6), (3, 1), (4, 7)]
 
 
 def bisection(costs, ratio, smoothing):
-    """Residual and plan in float64: the scalar equation of the solution solved by halving its bracket."""
+    """Residual and plan in float64, from the scalar equation of the solution solved by bisection."""
     kernel = -smoothing * np.asarray(costs, np.float64)
     log_mass = logsumexp(kernel, axis=-2)
     target = math.log(ratio) - math.log1p(-ratio)
@@ -131,7 +131,7 @@ def test_costs_of_any_size():
 
 @pytest.mark.parametrize(("ratio", "compiled"), [(0.2, False), (0.5, True), (0.74, False)])
 def test_forbidden_features_take_no_part(ratio, compiled):
-    """By a cost of any size; the other features' shares and gradients keep the precision that they have alone."""
+    """Costs of any size exclude features; the others are as precise as without them."""
     generator = np.random.default_rng(0)
     costs, upstream = generator.random((2, 16)), generator.normal(size=(2, 16))
     allowed = np.arange(16) < 12
@@ -160,7 +160,7 @@ def test_one_outlier_costs_the_others_no_digits(outlier):
     costs, upstream = np.random.default_rng(0).random((1, 32)), np.arange(32.0)
     costs[0, 0] = outlier
     others = costs[:, 1:]
-    # What is left to the others once the outlier is in, or out.
+    # The ratio that remains for the others if the outlier is included or excluded.
     ratio = (0.5 * 32 - (outlier < 0)) / 31
     _, expected, expected_gradient = solve_with_gradient(others, 0.0, 31 / 32 * upstream[1:], ratio, 20.0)
     _, plan, gradient = solve_with_gradient(costs.astype("float32"), 0.0, upstream.astype("float32"), 0.5, 20.0)
@@ -171,7 +171,7 @@ def test_one_outlier_costs_the_others_no_digits(outlier):
 
 @pytest.mark.parametrize(("ratio", "compiled"), [(0.1, False), (0.55, True), (0.95, False)])
 def test_costs_of_every_size_at_once(ratio, compiled):
-    """Of 40 features, one of each power of ten and 20 alike; a masked one lies between."""
+    """40 features: one for each power of ten and 20 close together, with a masked one in between."""
     costs = np.concatenate(
         [-(10.0 ** np.arange(19, 9, -1)), np.linspace(0.0, 0.5, 20), 10.0 ** np.arange(20, 30), [5e9]]
     )
@@ -182,7 +182,7 @@ def test_costs_of_every_size_at_once(ratio, compiled):
 
     solve = tf.function(solve, jit_compile=True) if compiled else solve
     found = solve(tf.constant(costs[None], tf.float32)).plan[0].numpy()
-    if ratio == 0.55:  # The ten least and 12 of the 20.
+    if ratio == 0.55:  # The ten smallest and 12 of the 20.
         expected = np.r_[np.ones(10), 20 * partial_transport(costs[None, 10:30], 0.6, 20.0).plan[0], np.zeros(11)]
         np.testing.assert_allclose(40 * found, expected, atol=2e-6)
     else:  # Whole features.
@@ -208,7 +208,7 @@ def test_more_than_what_is_allowed_goes_to_the_forbidden_alike():
 @pytest.mark.parametrize("cheap", [1, 8, 15])
 @pytest.mark.parametrize("excess", [-0.01, -1e-6, 0.0, 1e-6, 0.01])
 def test_ratio_between_groups_that_lie_far_apart(cheap, excess, dtype):
-    """Some features are free, the others too dear: Newton's steps leave the bracket on the plateau between."""
+    """Some features are free, the others too expensive: on the plateau between, Newton steps leave the bracket."""
     ratio = cheap / 16 + excess
     costs = np.repeat([[0.0] * cheap + [2.0] * (16 - cheap)], 2, axis=0).astype(dtype)
     residual, _ = partial_transport(costs, ratio, 200.0)
@@ -219,7 +219,7 @@ def test_ratio_between_groups_that_lie_far_apart(cheap, excess, dtype):
 @pytest.mark.parametrize("ratio", [0.01, 0.3, 0.99])
 @pytest.mark.parametrize("cost", [0.0, 1.95, 8284.2])
 def test_equal_features_share_alike(cost, ratio):
-    """The solution lies at the end of the bracket, where large costs leave it few digits."""
+    """The solution is at the end of the bracket, where large costs leave few digits."""
     residual, plan = partial_transport(np.full((4, 40), cost, "float32"), ratio, 200.0)
     np.testing.assert_allclose(residual, (1 - ratio) / 40, rtol=2e-6)
     np.testing.assert_allclose(plan, ratio / 160, rtol=2e-6)
@@ -260,7 +260,7 @@ def test_whole_mass(shape, solver):
 def test_approaches_the_linear_program(ratio):
     prototypes, count, smoothing = 3, 10, 1e4
     costs = np.random.default_rng(0).uniform(size=(prototypes, count))
-    # Variables: the residual, then the plan row by row.
+    # Variables: the residual, then the rows of the plan.
     marginals = np.concatenate([np.eye(count)] * (prototypes + 1), axis=1)
     total = np.concatenate([np.zeros(count), np.ones(prototypes * count)])
     program = linprog(
@@ -270,7 +270,7 @@ def test_approaches_the_linear_program(ratio):
     )
     assert program.status == 0
     _, plan = partial_transport(costs, ratio, smoothing)
-    # The entropy term, which lies between -log((m + 1) n) / smoothing and 0, is all that can part the two.
+    # The two can only differ by the entropy term, which lies between -log((m + 1) n) / smoothing and 0.
     excess = float(tf.reduce_sum(plan * costs)) - program.fun
     assert -1e-9 < excess < math.log((prototypes + 1) * count) / smoothing
 

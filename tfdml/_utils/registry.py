@@ -15,12 +15,12 @@ from tfdml._utils.naming import accepted_options, check_options, listed, unknown
 
 
 class Registry:
-    """Makes objects of one kind from names, classes and configurations.
+    """Creates objects of one kind from names, classes and configurations.
 
     Args:
-        kind: What the objects are, for messages, as in `"loss"`.
+        kind: str. What the objects are, for messages, such as `"loss"`.
         base: The class of the objects.
-        factories: From names to callables that make an object.
+        factories: Mapping from names to callables that create an object. Default: `None`, empty.
     """
 
     def __init__(self, kind: str, base: type, factories: Mapping[str, Callable] | None = None):
@@ -31,21 +31,35 @@ class Registry:
         self._made = weakref.WeakKeyDictionary()
 
     def names(self) -> list[str]:
-        """Returns the names that `get` accepts, sorted."""
+        """Return the names that `get` accepts, sorted.
+
+        Returns:
+            List of str.
+
+        Example:
+            >>> from tfdml import losses, miners
+            >>> miners.names()
+            ['distance_weighted', 'hard', 'multi_similarity', 'semi_hard']
+            >>> "multi_similarity" in losses.names()
+            True
+        """
         return sorted(self._factories)
 
     def get(self, identifier: Any, *arguments: Any, **options: Any) -> Any:
-        """Makes an object from an identifier.
+        """Create an object from an identifier.
 
         Args:
-            identifier: A name of `names()` in any case; the name of a registered class; a class; a configuration as
-                `serialize` gives it; or an object of the right class, which is returned as it is.
+            identifier: One of: a name from `names()`, in any case; the name of a registered class; a class; a
+                configuration from `serialize`; or an object of the right class, which is returned unchanged.
             *arguments: Positional arguments of the factory.
-            **options: Options of the factory, only with a name or a class.
+            **options: Arguments of the factory, if the identifier is a name or a class.
+
+        Returns:
+            The object.
 
         Raises:
-            ValueError: If the name is unknown (the nearest one is suggested), an option is unknown or missing, or
-                options come without a name.
+            ValueError: If the name is unknown (the message suggests the closest one), an option is unknown or missing,
+                or options are passed without a name.
             TypeError: If the identifier is none of these.
         """
         if isinstance(identifier, str):
@@ -63,21 +77,29 @@ class Registry:
         return self._checked(identifier)
 
     def register(self, name: str, factory: Callable | None = None) -> Callable:
-        """Makes an object available by a name.
+        """Make an object available by name.
 
-        A class with a `get_config` is registered with Keras as well, unless it is already, so that files with it load
-        in safe mode. Running a notebook cell or reloading a module again replaces its own registration.
+        Recipes, `get` and the arguments that accept names then accept this one. A class with `get_config` is also
+        registered with Keras, unless it already is, so that files that contain it load in safe mode. Running a notebook
+        cell or reloading a module again replaces its own registration.
 
         Args:
-            name: The name, in lower case.
-            factory: A class, or a function that makes an object from options. `None` returns a decorator.
+            name: str, in lower case. The name.
+            factory: Class, or function that creates an object from options. Default: `None`, return a decorator.
 
         Returns:
-            The factory as it is.
+            The factory, unchanged.
 
         Raises:
             ValueError: If the name is not in lower case, or it is taken.
             TypeError: If the factory is not callable.
+
+        Example:
+            ```python
+            @losses.register("my_loss")
+            class MyLoss(losses.MetricLoss):
+                ...
+            ```
         """
         if not isinstance(name, str) or not re.fullmatch(r"\w[\w-]*", name) or name != name.lower():
             raise ValueError(
@@ -104,10 +126,22 @@ class Registry:
         return factory
 
     def serialize(self, x: Any) -> dict:
-        """Returns the configuration of an object, plain values that `deserialize` reads.
+        """Return the configuration of an object: plain values that `deserialize` accepts.
 
         Args:
-            x: An object, or anything else that `get` accepts without further arguments.
+            x: An object, or any other identifier that `get` accepts without options.
+
+        Returns:
+            dict that can be written as JSON.
+
+        Raises:
+            ValueError: If the object has no configuration.
+
+        Example:
+            >>> from tfdml import miners
+            >>> config = miners.serialize(miners.get("hard", distance="cosine"))
+            >>> miners.deserialize(config).distance
+            'cosine'
         """
         x = self.get(x)
         if not hasattr(x, "get_config"):
@@ -120,14 +154,23 @@ class Registry:
         return keras.saving.serialize_keras_object(x)
 
     def deserialize(self, config: Mapping) -> Any:
-        """Makes an object from its configuration. Keras' safe mode is on: lambdas in it are refused.
+        """Create an object from its configuration. Keras' safe mode is on, so lambdas are rejected.
 
         Args:
-            config: What `serialize` gives, or `{"class_name": NAME, "config": OPTIONS}` with a name that `get` accepts.
+            config: Mapping from `serialize`, or `{"class_name": NAME, "config": OPTIONS}` with a name that `get`
+                accepts.
+
+        Returns:
+            The object.
 
         Raises:
-            ValueError: If it cannot be read.
-            TypeError: If it is the configuration of something else.
+            ValueError: If the configuration cannot be read.
+            TypeError: If it is the configuration of another kind of object.
+
+        Example:
+            >>> from tfdml import losses
+            >>> losses.deserialize({"class_name": "contrastive", "config": {"negative_margin": 0.8}}).negative_margin
+            0.8
         """
         if not isinstance(config, Mapping):
             raise TypeError(

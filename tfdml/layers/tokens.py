@@ -15,28 +15,30 @@ from tfdml._utils.types import Config, Shape
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class PatchTokens(keras.layers.Layer):
-    """Drops leading tokens and puts the patch tokens back on their grid.
+    """Drop leading tokens, and arrange the patch tokens on their grid.
 
-    A vision transformer outputs one token per image patch, row by row, after a class token and possibly register
-    tokens. The patch tokens are local features: on their grid they are a feature map like that of a convolutional
-    network.
+    Use it to pool the output of a vision transformer like the feature map of a convolutional network: a vision
+    transformer outputs one token per image patch, row by row, after a class token and possibly register tokens. The
+    patch tokens are local features.
 
     Args:
-        skip: int. Number of leading tokens to drop. Default: 0.
-        grid: `(height, width)`. Grid of the patches, or `None` to leave the patch tokens in one row. Default: `None`.
-        **kwargs: `name`, `dtype` and the like.
+        skip: int, >= 0. Number of leading tokens to drop. Default: 0.
+        grid: `(height, width)` or `None`. Grid of the patches; `None` keeps the patch tokens as a bag. Default: `None`.
+        **kwargs: `name`, `dtype` and other arguments of a Keras layer.
 
     Call arguments:
-        tokens: float tensor `(b, n, c)`; n may be unknown without a grid.
+        tokens: float tensor, `(b, n, c)`; n may be unknown without a grid.
 
     Returns:
-        A feature map `(b, height, width, c)`, or a bag `(b, n - skip, c)` without a grid.
+        Tensor `(b, height, width, c)`: a feature map; without a grid `(b, n - skip, c)`: a bag of features.
 
     Raises:
-        ValueError: If the number of tokens does not fit.
+        ValueError: If the number of tokens does not match.
 
     Example:
-        >>> tuple(PatchTokens(skip=1, grid=(2, 3))(tf.zeros((4, 7, 16))).shape)
+        >>> import tensorflow as tf
+        >>> from tfdml import layers
+        >>> tuple(layers.PatchTokens(skip=1, grid=(2, 3))(tf.zeros((4, 7, 16))).shape)
         (4, 2, 3, 16)
     """
 
@@ -61,7 +63,7 @@ class PatchTokens(keras.layers.Layer):
             expected, fits = f"more than {self.skip}", count is None or count > self.skip
         if not fits:
             raise ValueError(
-                f"The tokens do not fit the layer. Received: input of shape {shape}. Expected: (b, n, c) with n "
+                f"The tokens do not match the layer. Received: input of shape {shape}. Expected: (b, n, c) with n "
                 f"{'' if self.grid is None else '= '}{expected}."
             )
         rest = (None if count is None else count - self.skip,) if self.grid is None else tuple(self.grid)
@@ -73,22 +75,26 @@ class PatchTokens(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class ClassToken(keras.layers.Layer):
-    """Selects the first token of each image, the class token.
+    """Select the first token of each image, the class token.
+
+    Use it as the pooling of a vision transformer that was trained with a class token.
 
     Args:
-        **kwargs: `name`, `dtype` and the like.
+        **kwargs: `name`, `dtype` and other arguments of a Keras layer.
 
     Call arguments:
-        tokens: float tensor `(b, n, c)`.
+        tokens: float tensor, `(b, n, c)`.
 
     Returns:
-        Class tokens, `(b, c)`.
+        Tensor `(b, c)`: class tokens.
 
     Raises:
         ValueError: If the input has another rank.
 
     Example:
-        >>> ClassToken()(tf.constant([[[1.0, 2.0], [3.0, 6.0]]])).numpy().tolist()
+        >>> import tensorflow as tf
+        >>> from tfdml import layers
+        >>> layers.ClassToken()(tf.constant([[[1.0, 2.0], [3.0, 6.0]]])).numpy().tolist()
         [[1.0, 2.0]]
     """
 
@@ -99,5 +105,5 @@ class ClassToken(keras.layers.Layer):
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         shape = tuple(input_shape)
         if len(shape) != 3:
-            raise ValueError(f"A class token is one of tokens. Received: input of shape {shape}. Expected: (b, n, c).")
+            raise ValueError(f"The tokens have the wrong rank. Received: input of shape {shape}. Expected: (b, n, c).")
         return (shape[0], shape[2])

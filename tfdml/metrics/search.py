@@ -198,7 +198,7 @@ def block_rows(references, width, block_bytes, itemsize=4):
 
 
 def _is_wide(references, width, itemsize):
-    """Whether there are so many candidates that sorting whole rows is faster than selecting from them."""
+    """Whether sorting whole rows is faster than selecting the candidates from them."""
     return itemsize == 8 and 16 * width >= references
 
 
@@ -236,7 +236,7 @@ class Frame:
 
 
 def parts(count, row_bytes):
-    """Slices of a number of rows, each small enough that a copy of it is negligible."""
+    """Slices of `count` rows, each small enough that a copy of it is negligible."""
     size = max(1, _PART_BYTES // row_bytes)
     return [slice(start, start + size) for start in range(0, count, size)]
 

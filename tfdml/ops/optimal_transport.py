@@ -33,6 +33,12 @@ class PartialTransport(NamedTuple):
     Attributes:
         residual: Tensor `(..., n)`. Mass that stays with each feature.
         plan: Tensor `(..., m, n)`. Mass that goes from each feature to each prototype.
+
+    Example:
+        >>> from tfdml import ops
+        >>> residual, plan = ops.partial_transport([[0.0, 1.0, 2.0]], ratio=0.5, smoothing=4.0)
+        >>> tuple(residual.shape), tuple(plan.shape)
+        ((3,), (1, 3))
     """
 
     residual: tf.Tensor

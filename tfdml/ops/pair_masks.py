@@ -15,6 +15,11 @@ class PairMasks(NamedTuple):
     Attributes:
         positives: bool tensor, `(batch, references)`.
         negatives: bool tensor, `(batch, references)`.
+
+    Example:
+        >>> from tfdml import ops
+        >>> ops.pair_masks([0, 0, 1]).negatives.numpy().astype(int).tolist()
+        [[0, 0, 1], [0, 0, 1], [1, 1, 0]]
     """
 
     positives: tf.Tensor

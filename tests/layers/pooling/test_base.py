@@ -1,4 +1,4 @@
-"""What the poolings are made of: weighting, unit vectors, square roots."""
+"""Building blocks of the poolings: weighting, unit vectors, square roots."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from tfdml.layers.pooling.base import flatten_places, lengths_of, safe_sqrt, uni
 
 
 class FirstChannel(WeightedPooling):
-    """Attends to where the first channel is active."""
+    """Attends to the places where the first channel is active."""
 
     def __init__(self, factor=1.0, **kwargs):
         super().__init__(**kwargs)

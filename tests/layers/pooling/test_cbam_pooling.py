@@ -1,4 +1,4 @@
-"""CBAM: the formula as loops, a case by hand, options."""
+"""CBAM: the formula as loops, an example by hand, options."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ def sigmoid(x):
 
 
 def reference(image, squeeze, excite, kernel):
-    """Pooled features and attention to the places of one image (h, w, d)."""
+    """Pooled features and the attention to places of one image (h, w, d)."""
     height, width, _ = image.shape
     hidden = [np.maximum(summary @ squeeze, 0.0) for summary in (image.mean(axis=(0, 1)), image.max(axis=(0, 1)))]
     image = image * sigmoid(hidden[0] @ excite + hidden[1] @ excite)
@@ -47,12 +47,12 @@ def test_formula(reduction, kernel_size):
 
 
 def test_by_hand():
-    """Weights that close channel 2 and look at the greatest channel of each place alone."""
+    """Weights that gate off channel 2 and attend by the largest channel of each place only."""
     layer = CBAMPooling(reduction=2, kernel_size=1, dtype="float64")
     layer.build((None, None, None, 2))
     layer.set_weights([np.array([[1.0], [0.0]]), np.array([[0.0, -1000.0]]), np.array([0.0, 2.0]).reshape(1, 1, 2, 1)])
     features = np.array([[2.0, 9.0], [4.0, 9.0]]).reshape(1, 1, 2, 2)
-    # Channel 1 is halved (gate 0.5) to 1 and 2, channel 2 is shut; the attention is sigmoid(2), sigmoid(4).
+    # Channel 1 is halved (gate 0.5) to 1 and 2, channel 2 is off; the attention is sigmoid(2), sigmoid(4).
     expected = (1.0 * sigmoid(2.0) + 2.0 * sigmoid(4.0)) / 2
     np.testing.assert_allclose(layer(features), [[expected, 0.0]], atol=1e-12)
 

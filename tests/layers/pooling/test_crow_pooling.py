@@ -1,4 +1,4 @@
-"""CroW: the formula as loops, a case by hand, features that are not positive."""
+"""CroW: the formula as loops, an example by hand, features that are not positive."""
 
 import numpy as np
 
@@ -40,7 +40,7 @@ def test_by_hand():
 
 
 def test_one_channel_alone_says_nothing():
-    """It is active in all that is active: the logarithm is 0, as that of a word in every text."""
+    """A channel that is active alone: the logarithm of its rarity is 0."""
     features = np.zeros((1, 3, 2))
     features[..., 0] = 5.0
     np.testing.assert_array_equal(CroWPooling(dtype="float64")(features), [[0.0, 0.0]])

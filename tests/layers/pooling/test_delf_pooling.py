@@ -1,4 +1,4 @@
-"""DeLF: the formula as loops, a case by hand, options."""
+"""DeLF: the formula as loops, an example by hand, options."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def test_formula():
 
 
 def test_by_hand():
-    """A score of -1000 leaves the place out, one of 1000 is itself the weight."""
+    """A score of -1000 excludes a place; a score of 1000 is also the weight."""
     layer = DeLFPooling(units=1, dtype="float64")
     layer.build((None, None, 2))
     layer.set_weights([np.array([[1.0], [0.0]]), np.zeros(1), np.array([[2000.0]]), np.array([-1000.0])])

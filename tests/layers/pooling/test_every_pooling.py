@@ -1,4 +1,4 @@
-"""What every registered pooling must do and withstand, whatever its formula; the formulas have tests of their own."""
+"""Requirements for every registered pooling. The formulas are tested separately."""
 
 import keras
 import numpy as np
@@ -30,15 +30,15 @@ SIZES = {
 }
 IS_KERAS_2 = keras.__version__.startswith("2.")
 NAMES = pooling.names()
-# Without those that differ in their sizes alone.
+# Without those that only differ in size.
 KINDS = [name for name in NAMES if not name.endswith(("8x16", "64x128"))]
-NORMALIZED = ("gsop", "solar")  # by the batch's statistics, in training
+NORMALIZED = ("gsop", "solar")  # by the statistics of the batch, in training
 MAPS_ONLY = ("cbam", "smk")
 WEIGHTED = ("cbam", "crow", "delf", "gap", "gsp", "gsp_gmp", "smk")
 
 
 def make_layer(name, seed=0, **options):
-    """A built layer in whose weights nothing is zero, one or the same any more."""
+    """A built layer with random weights: none of them zero, one or equal to another."""
     layer = pooling.get(name, **{**SMALL.get(name, {}), **options})
     layer.build((None, None, None, CHANNELS))
     generator = np.random.default_rng(seed)
@@ -56,7 +56,7 @@ def make_layer(name, seed=0, **options):
 
 
 def make_features(*shape, seed=0, dtype="float32"):
-    """As behind a ReLU, but for some negative ones, and none near 0, where many formulas have a kink."""
+    """Features as after a ReLU, except for some negative ones, and none near 0, where many formulas have a kink."""
     generator = np.random.default_rng(seed)
     features = generator.uniform(0.05, 1.0, size=(*shape, CHANNELS)) * generator.uniform(0.3, 2.0, size=(*shape, 1))
     return tf.constant(np.where(generator.random(features.shape) < 0.2, -features, features), dtype)
@@ -68,7 +68,7 @@ def upstream(layer, batch):
 
 
 def run(layer, features, training=False):
-    """Pooled features and the gradients of a weighted sum of them, by the features and all trainable weights."""
+    """Pooled features, and the gradients of a weighted sum of them for the features and all trainable weights."""
     options = {"training": training} if training else {}
     with tf.GradientTape() as tape:
         tape.watch(features)
@@ -113,7 +113,7 @@ def test_config_round_trip(name):
 
 
 def test_saved_and_loaded(tmp_path):
-    """All of them in one model, with other weights than those that the weights' file is loaded into."""
+    """All layers in one model. The weights file is loaded into a model with different weights."""
     inputs = keras.Input((None, None, CHANNELS))
     model, other = (keras.Model(inputs, {name: make_layer(name, seed)(inputs) for name in KINDS}) for seed in (0, 1))
     model.save(tmp_path / "model.keras")
@@ -127,9 +127,9 @@ def test_saved_and_loaded(tmp_path):
         np.testing.assert_array_equal(into_other[name], expected[name], err_msg=name)
 
 
-@pytest.mark.parametrize("name", [name for name in KINDS if name != "gsp"])  # It has a test of its own.
+@pytest.mark.parametrize("name", [name for name in KINDS if name != "gsp"])  # It has its own test.
 def test_graph_and_xla(name):
-    """Compiled for a size that is unknown when traced; in training, where batch statistics are used."""
+    """Compiled for a size unknown at tracing, in training mode with batch statistics."""
     layer, features = make_layer(name), make_features(2, 4, 3)
     training = name in NORMALIZED
     state = layer.get_weights()
@@ -142,7 +142,7 @@ def test_graph_and_xla(name):
     assert_close(layer.get_weights(), updated, 1e-5)
 
 
-# XLA for attention to places and for batch statistics; for solvers it is tested with generalized sum pooling.
+# XLA with attention to places and batch statistics. Solvers are tested with generalized sum pooling.
 MIXED = [(name, policy, False) for name in KINDS for policy in ("mixed_float16", "mixed_bfloat16")] + [
     (name, "mixed_float16", True) for name in ("cbam", "solar")
 ]
@@ -150,7 +150,7 @@ MIXED = [(name, policy, False) for name in KINDS for policy in ("mixed_float16",
 
 @pytest.mark.parametrize(("name", "policy", "jit_compile"), MIXED)
 def test_mixed_precision(name, policy, jit_compile):
-    """Only the pooled features are in half precision: they are those of float32, rounded."""
+    """Only the pooled features are in half precision: the float32 features, rounded."""
     mixed, precise = make_layer(name, dtype=policy), make_layer(name)
     features = tf.cast(make_features(2, 4, 3), mixed.compute_dtype)
     found = tf.function(lambda x: run(mixed, x), jit_compile=True)(features) if jit_compile else run(mixed, features)
@@ -163,7 +163,7 @@ def test_mixed_precision(name, policy, jit_compile):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_any_spatial_size(name):
-    """One graph takes maps of every size."""
+    """One graph accepts maps of every size."""
     layer = make_layer(name)
     inputs = keras.Input((None, None, CHANNELS))
     model = keras.Model(inputs, layer(inputs))
@@ -192,7 +192,7 @@ def test_images_do_not_depend_on_each_other(name):
 
 
 def edge_cases(dtype):
-    """Maps by what is special about them."""
+    """Special maps, by name."""
     zero, one = np.zeros((2, 3, 3, CHANNELS)), make_features(1, 1, 1).numpy()
     dead = make_features(2, 3, 3).numpy()
     dead[0, 1, 1], dead[1, ..., 2], dead[1, 0] = 0.0, 0.0, 0.0
@@ -222,7 +222,7 @@ def test_edges_are_finite(name, policy):
     layer = make_layer(name, dtype=policy)
     cases = edge_cases(layer.compute_dtype)
     if name in NORMALIZED:
-        # In training a case is a batch: its statistics are part of what is tested.
+        # In training each case is a batch, because its statistics are part of the test.
         for case, features in cases.items():
             assert_finite(run(layer, tf.constant(features, layer.compute_dtype), training=True), case)
     for side in (1, 3, 4, 8):
@@ -234,20 +234,20 @@ def test_edges_are_finite(name, policy):
 @pytest.mark.parametrize("scale", [1e20, 1e-20])
 @pytest.mark.parametrize("name", KINDS)
 def test_squares_of_features_leave_the_range(name, scale):
-    """Squares of such features overflow, or vanish, in float32."""
+    """The squares of these features overflow or underflow in float32."""
     layer = make_layer(name)
     features = tf.constant(scale * make_features(2, 3, 3).numpy())
     for training in (False, True) if name in NORMALIZED else (False,):
         pooled, *gradients = run(layer, features, training)
         assert_finite([pooled, *gradients], f"training={training}")
-    # A place whose squares vanish counts as a dead one.
+    # A place whose squares underflow counts as dead.
     assert np.abs(to_numpy(pooled)).max() > 0.0 or scale < 1.0
     if name in WEIGHTED:
         maps = to_numpy(layer.pooling_weights(features))
         np.testing.assert_allclose(maps.sum(axis=(1, 2)), 1.0, atol=1e-5)
 
 
-# These look at directions, or at ratios of places, alone.
+# These only depend on directions, or on ratios between places.
 @pytest.mark.parametrize(("name", "degree"), [("netvlad", 0), ("optimal_transport", 1), ("crow", 1)])
 def test_great_features_are_pooled_like_small_ones(name, degree):
     layer, features = make_layer(name), make_features(2, 3, 3)
@@ -270,7 +270,7 @@ def test_gradients_against_finite_differences(name):
     weight = upstream(layer, 2)
     generator = np.random.default_rng(3)
 
-    # All steps along features in one batch: images do not depend on each other.
+    # All steps along features are in one batch, because images do not depend on each other.
     directions = generator.normal(size=(12, *features.shape))
     moved = tf.concat([features + step * direction for step in (1e-5, -1e-5) for direction in directions], axis=0)
     pooled = tf.reshape(layer(moved), (2, 12, *weight.shape))
@@ -298,7 +298,7 @@ def test_gradients_against_finite_differences(name):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_weights_keep_their_order_when_parts_are_frozen(name):
-    """Keras 2 would list the weights of frozen batch normalisations elsewhere, and pair them with others."""
+    """Keras 2 would list the weights of frozen batch normalization elsewhere and load them into other weights."""
     layer = make_layer(name)
     expected = [id(weight) for weight in layer.weights]
     trainable, rest = layer.trainable_weights, layer.non_trainable_weights
@@ -321,7 +321,7 @@ def test_every_weight_learns(name):
     layer = make_layer(name)
     _, of_features, *of_weights = run(layer, make_features(4, 4, 5), training=name in NORMALIZED)
     assert np.abs(to_numpy(of_features)).max() > 0
-    # A shift before batch normalisation, and one of all softmax inputs alike, change nothing.
+    # A shift before batch normalization, or of all softmax inputs, has no effect.
     idle = ("reduce/bias", "query/bias", "key/bias")
     for variable, gradient in zip(layer.trainable_variables, of_weights):
         path = getattr(variable, "path", variable.name)
@@ -330,7 +330,7 @@ def test_every_weight_learns(name):
 
 
 def test_fit():
-    """Training keeps batch statistics and applies constraints: layers that have such, all at once."""
+    """Training updates batch statistics and applies constraints, tested with all such layers at once."""
     policies = {
         "gsop": "float32",
         "solar": "mixed_float16",
@@ -343,7 +343,7 @@ def test_fit():
     images[np.arange(32), generator.integers(4, size=32), generator.integers(4, size=32), labels] += 4.0
     inputs = keras.Input((None, None, 3))
     layers = [pooling.get(name, **SMALL.get(name, {}), dtype=policy) for name, policy in policies.items()]
-    # A classifier each: the loss is the mean of theirs.
+    # One classifier per layer: the loss is the mean of theirs.
     logits = [
         keras.layers.Dense(2, dtype="float32")(
             keras.layers.Activation("linear", dtype="float32")(layer(keras.layers.Dense(CHANNELS, "relu")(inputs)))

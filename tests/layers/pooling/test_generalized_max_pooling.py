@@ -1,4 +1,4 @@
-"""Generalized max pooling: both systems, what it is for, limits, conditioning, options."""
+"""Generalized max pooling: both systems, equal similarities, limits, conditioning, options."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from tfdml.layers.pooling import GeneralizedMaxPooling
 @pytest.mark.parametrize("places", [1, 4, 6, 7, 20])
 @pytest.mark.parametrize("ridge", [0.01, 1.0, 100.0])
 def test_formula(places, ridge):
-    """The system of the places, whichever of the two the layer solves."""
+    """The solution from the system of places, regardless of the one that the layer solves."""
     features = np.random.default_rng(0).normal(size=(3, places, 6))
     pooled = GeneralizedMaxPooling(ridge, dtype="float64")(features)
     for bag, found in zip(features, pooled):
@@ -43,7 +43,7 @@ def test_great_ridge_is_the_direction_of_the_average():
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e3, 1e6])
 @pytest.mark.parametrize("kind", ["random", "equal", "two"])
 def test_ill_conditioned_in_single_precision(kind, scale, places):
-    """Systems of low rank that rounding would make indefinite; the features stay equally similar to the result."""
+    """Low-rank systems that rounding could make indefinite; features remain equally similar to the result."""
     generator = np.random.default_rng(0)
     directions = {"random": places, "equal": 1, "two": 2}[kind]
     some = generator.uniform(0.5, 1.0, size=(directions, 16))
@@ -60,7 +60,7 @@ def test_ill_conditioned_in_single_precision(kind, scale, places):
 
 @pytest.mark.parametrize("places", [4, 9])
 def test_features_whose_squares_overflow(places):
-    """Features times a scale and the ridge times its square are the same problem."""
+    """Scaling features, and the ridge by the square of the scale, does not change the problem."""
     features = np.random.default_rng(0).uniform(0.5, 1.0, size=(2, places, 6)).astype("float32")
     expected = GeneralizedMaxPooling(0.1)(features)
     found = GeneralizedMaxPooling(0.1 * 1e16**2)(1e16 * features)

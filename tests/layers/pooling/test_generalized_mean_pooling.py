@@ -1,4 +1,4 @@
-"""Generalized mean pooling: formula, limits, range of the power, options."""
+"""Generalized mean pooling: formula, limits, range of the power, and options."""
 
 import keras
 import numpy as np

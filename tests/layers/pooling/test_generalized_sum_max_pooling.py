@@ -1,4 +1,4 @@
-"""GSP plus max pooling: the sum of the two, their attributes, weights and masks."""
+"""GSP plus max pooling: the sum of both, with attributes, weights and masks."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Generalized sum pooling: values, shapes, masks, precision, training, start of the prototypes, files, errors."""
+"""Generalized sum pooling: values, shapes, masks, precision, training, initial prototypes, files, errors."""
 
 import math
 
@@ -59,7 +59,7 @@ def test_against_float64(solver, ratio, smoothing):
     pooled, found = layer(features)
     np.testing.assert_allclose(pooled, np.einsum("bn,bnd->bd", weights, bags), atol=2e-5)
     np.testing.assert_allclose(found, attributes, atol=2e-5)
-    if solver == "newton":  # The other takes 800 iterations each time.
+    if solver == "newton":  # The other solver runs 800 iterations each time.
         np.testing.assert_allclose(layer(bags)[0], pooled, atol=1e-6)
         np.testing.assert_allclose(layer(bags)[1], found, atol=1e-6)
         np.testing.assert_allclose(layer.pooling_weights(bags), weights, atol=2e-5)
@@ -99,7 +99,7 @@ def test_whole_mass_is_global_average_pooling(solver):
 
 
 def test_keeps_what_is_near_the_prototypes():
-    """Two of nine features equal a prototype, the others lie opposite: with a ratio of 2/9 only the two count."""
+    """Two of nine features equal a prototype, the others are opposite: with a ratio of 2/9 only the two count."""
     layer = make_layer(prototypes=1, ratio=2 / 9, smoothing=50.0)
     prototype = np.zeros((1, CHANNELS), "float32")
     prototype[0, 0] = 1.0
@@ -128,7 +128,7 @@ def test_gradient_against_finite_differences():
         tape.watch(features)
         value = loss(features, start)
     of_features, of_prototypes = tape.gradient(value, [features, *layer.trainable_variables])
-    # A step along each number of a feature map, all in one batch: maps do not depend on each other.
+    # One step along each entry of a feature map, all in one batch, because maps do not depend on each other.
     layer.prototype_embeddings.assign(start)
     steps = 1e-5 * np.eye(features[0].numpy().size).reshape(-1, *features.shape[1:])
     for index, (of_pooled, of_attributes) in enumerate(zip(*upstream)):
@@ -201,7 +201,7 @@ def test_xla_agrees_with_eager():
 
 @pytest.mark.parametrize(("policy", "compiled"), [("mixed_float16", True), ("mixed_bfloat16", False)])
 def test_mixed_precision(policy, compiled):
-    """Everything but the pooled features has the precision of float32, the prototypes included."""
+    """Everything except the pooled features has float32 precision, including the prototypes."""
     options = {"ratio": 0.2, "smoothing": 40.0, "return_attributes": True}
     mixed, precise = make_layer(dtype=policy, **options), make_layer(**options)
     features = tf.cast(make_features(2, 4, 4), mixed.compute_dtype)
@@ -260,7 +260,7 @@ def test_mask_of_a_feature_map():
 
 @pytest.mark.parametrize("length", [5, None])
 def test_mask_of_keras(length):
-    """A Masking layer hides the padding from the pooling and ends there."""
+    """A Masking layer hides the padding from the pooling, which does not pass the mask on."""
     layer = make_layer()
     inputs = keras.Input((length, CHANNELS))
     outputs = keras.layers.Dense(3, use_bias=False)(layer(keras.layers.Masking()(inputs)))
@@ -388,7 +388,7 @@ def test_adapt_to_arrays_data_sets_and_iterables():
 
 
 def test_adapt_samples_all_batches_alike():
-    """100 batches of one feature each, numbered: a sample of 20 is spread over them."""
+    """100 batches with one numbered feature each: a sample of 20 covers their range."""
     numbers = np.zeros((100, 1, CHANNELS), "float32")
     numbers[:, 0, 0] = np.arange(100) / 100
     layer = GeneralizedSumPooling(prototypes=20)

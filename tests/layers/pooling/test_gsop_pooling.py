@@ -1,11 +1,11 @@
-"""GSoP: the formula as loops in both modes, a case by hand, options."""
+"""GSoP: the formula as loops in both modes, an example by hand, options."""
 
 import numpy as np
 import pytest
 
 from tfdml.layers.pooling import GSoPPooling
 
-EPSILON = 1e-3  # that of Keras' batch normalisation
+EPSILON = 1e-3  # of Keras' batch normalization
 
 
 def sigmoid(x):
@@ -13,7 +13,7 @@ def sigmoid(x):
 
 
 def make_layer(units, channels, **weights):
-    """A layer with random weights, or those given, and them by name."""
+    """A layer with random or given weights, and its weights by name."""
     generator = np.random.default_rng(0)
     layer = GSoPPooling(units, dtype="float64")
     layer.build((None, None, channels))
@@ -36,7 +36,7 @@ def make_layer(units, channels, **weights):
 
 
 def reference(features, w, training):
-    """Pooled features of bags (b, n, d); the moving statistics are still 0 and 1."""
+    """Pooled features of bags (b, n, d), with the initial moving statistics of 0 and 1."""
     count, places, _ = features.shape
     units = len(w["gamma"])
     reduced = features @ w["kernel"] + w["bias"]

@@ -1,4 +1,4 @@
-"""NetVLAD: the formula as loops, a case by hand, the start from features, options."""
+"""NetVLAD: the formula as loops, an example by hand, initialization from features, options."""
 
 import numpy as np
 import pytest
@@ -22,22 +22,22 @@ def test_formula(channels):
     layer.set_weights([generator.normal(size=weight.shape) for weight in layer.weights])
     projection = np.eye(6) if channels is None else layer.projection.kernel.numpy()
     kernel, bias = layer.assignment.kernel.numpy(), layer.assignment.bias.numpy()
-    centres = layer.prototype_embeddings.numpy()
+    centers = layer.prototype_embeddings.numpy()
     features = generator.normal(size=(2, 3, 4, 6))
     pooled = layer(features)
     for index in range(2):
-        residuals = np.zeros(centres.shape)
+        residuals = np.zeros(centers.shape)
         for feature in features[index].reshape(12, 6):
             x = unit(feature @ projection)
             shares = softmax(x @ kernel + bias)
-            for i, centre in enumerate(centres):
-                residuals[i] += shares[i] * (x - centre)
+            for i, center in enumerate(centers):
+                residuals[i] += shares[i] * (x - center)
         np.testing.assert_allclose(pooled[index], unit(unit(residuals).ravel()), atol=1e-10)
     np.testing.assert_allclose(np.linalg.norm(pooled, axis=-1), 1.0)
 
 
 def test_by_hand():
-    """Hard assignment: both features (1, 0) go to centre (0, 0), (0, 1) to its own centre, where nothing is left."""
+    """Hard assignment: both features (1, 0) go to center (0, 0); (0, 1) goes to its own center, with residual 0."""
     layer = NetVLAD(2, dtype="float64")
     layer.build((None, None, 2))
     layer.prototype_embeddings.assign([[0.0, 0.0], [0.0, 1.0]])
@@ -49,13 +49,13 @@ def test_by_hand():
 @pytest.mark.parametrize("channels", [None, 3])
 @pytest.mark.parametrize("policy", ["float32", "float64", "mixed_float16", "mixed_bfloat16"])
 def test_adapt(channels, policy):
-    """Centres are features; assignments are those of distances, the nearest ahead of the second by 100 on average."""
+    """Centers are features; assignments follow distances, with an average ratio of 100 from first to second."""
     layer = NetVLAD(4, channels, dtype=policy)
     features = np.random.default_rng(1).normal(size=(5, 4, 4, 6)).astype("float32")
     layer.adapt(features)
     projection = np.eye(6) if channels is None else np.array(layer.projection.kernel)
-    points, centres = unit(features.reshape(-1, 6) @ projection), np.array(layer.prototype_embeddings)
-    squared = np.sum((points[:, None] - centres) ** 2, axis=-1)
+    points, centers = unit(features.reshape(-1, 6) @ projection), np.array(layer.prototype_embeddings)
+    squared = np.sum((points[:, None] - centers) ** 2, axis=-1)
     assert squared.min(axis=0).max() < 1e-9
     shares = np.array(layer.assignment(points.astype(layer.precision)))
     two = np.sort(shares, axis=-1)[:, -2:]
@@ -63,7 +63,7 @@ def test_adapt(channels, policy):
     np.testing.assert_array_equal(shares.argmax(axis=-1), squared.argmin(axis=-1))
 
 
-def test_adapt_one_centre():
+def test_adapt_one_center():
     layer = NetVLAD(1)
     layer.adapt(np.random.default_rng(1).normal(size=(9, 6)))
     assert all(np.isfinite(weight).all() for weight in layer.get_weights())

@@ -1,4 +1,4 @@
-"""Optimal-transport aggregation: Sinkhorn as loops, the optimum, marginals, a case by hand, start, options."""
+"""Optimal-transport pooling: Sinkhorn as loops, optimum, marginals, an example by hand, prototypes, options."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def make_layer(*args, channels_in=6, **options):
 
 
 def plan_of(bag, prototypes, smoothing, iterations):
-    """The plan (n, m): Sinkhorn's iteration on the scaling vectors."""
+    """The plan (n, m) from Sinkhorn's iteration on the scaling vectors."""
     kernel = np.exp(smoothing * unit(bag) @ unit(prototypes).T)
     places, count = kernel.shape
     right = np.ones(count)
@@ -54,7 +54,7 @@ def test_projection():
 
 
 def test_plan_is_the_optimum():
-    """A general optimiser finds no better plan of four features and two prototypes."""
+    """A general optimizer finds no better plan for four features and two prototypes."""
     layer = make_layer(2, smoothing=3.0, iterations=200)
     bag = np.random.default_rng(1).normal(size=(4, 6))
     likeness = unit(bag) @ unit(layer.prototype_embeddings.numpy()).T
@@ -73,7 +73,7 @@ def test_plan_is_the_optimum():
 
 
 def test_by_hand():
-    """Two prototypes along the axes, sharp: each receives the half of the features that points its way."""
+    """Two prototypes along the axes with large smoothing: each receives the features in its direction."""
     layer = make_layer(2, smoothing=200.0, channels_in=2)
     layer.prototype_embeddings.assign([[5.0, 0.0], [0.0, 0.1]])
     bag = np.array([[[1.0, 0.0], [0.0, 4.0], [3.0, 0.0], [0.0, 2.0]]])
@@ -89,7 +89,7 @@ def test_length_is_that_of_equal_features():
 @pytest.mark.parametrize("channels", [None, 2])
 @pytest.mark.parametrize("policy", ["float32", "float64", "mixed_float16", "mixed_bfloat16"])
 def test_adapt(channels, policy):
-    """The prototypes are directions of projected features, the farthest apart."""
+    """The prototypes are the directions of projected features that are farthest apart."""
     layer = OptimalTransportPooling(4, channels, dtype=policy)
     features = np.random.default_rng(1).normal(size=(5, 4, 4, 6))
     layer.adapt(features)

@@ -1,4 +1,4 @@
-"""Poolings by name, configuration and instance."""
+"""Poolings from names, configurations and instances."""
 
 import keras
 import pytest

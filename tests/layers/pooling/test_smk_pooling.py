@@ -1,4 +1,4 @@
-"""Trainable SMK: the formula as loops, a case by hand, options."""
+"""Trainable SMK: the formula as loops, an example by hand, options."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def test_formula(channels, kernel_size):
 
 
 def test_by_hand():
-    """Norms 5 and 0; smoothing gives each place the mean (1.5, 2) of both, whitening swaps the channels and adds 1."""
+    """Norms 5 and 0; both places are smoothed to their mean (1.5, 2); whitening swaps the channels and adds 1."""
     layer = SMKPooling(dtype="float64")
     layer.build((None, None, None, 2))
     layer.set_weights([np.array([[0.0, 1.0], [1.0, 0.0]]), np.ones(2)])

@@ -1,11 +1,11 @@
-"""SOLAR: the formula as loops in both modes, a case by hand, the start, options."""
+"""SOLAR: the formula as loops in both modes, an example by hand, initial weights, options."""
 
 import numpy as np
 import pytest
 
 from tfdml.layers.pooling import GeneralizedMeanPooling, SOLARPooling
 
-EPSILON = 1e-3  # that of Keras' batch normalisation
+EPSILON = 1e-3  # of Keras' batch normalization
 
 
 def make_layer(channels, seed=0, **options):
@@ -31,7 +31,7 @@ def normalize(part, features, training):
 
 
 def attended(layer, features, training):
-    """The features (b, n, d) after the attention; the moving statistics are still 0 and 1."""
+    """The features (b, n, d) after the attention, with the initial moving statistics of 0 and 1."""
     query = np.maximum(normalize(layer.query_normalization, dense(layer.query, features), training), 0.0)
     key = np.maximum(normalize(layer.key_normalization, dense(layer.key, features), training), 0.0)
     value = dense(layer.value, features)
@@ -62,7 +62,7 @@ def test_formula(aggregation, reduction, training):
 
 
 def test_by_hand():
-    """Query and key are the sharp feature itself: place 2 attends to itself, place 1, which is 0, to both alike."""
+    """Query and key are the scaled feature: place 2 attends to itself; place 1, which is 0, to both equally."""
     layer = make_layer(1, reduction=1, aggregation="gap")
     one, none = np.ones((1, 1)), np.zeros(1)
     for part, kernel in ((layer.query, one), (layer.key, one), (layer.value, one), (layer.output_projection, 10 * one)):

@@ -1,4 +1,4 @@
-"""WELDON: the formula as loops, limits, fewer places than asked for, options."""
+"""WELDON: the formula as loops, limits, fewer places than requested, options."""
 
 import numpy as np
 import pytest
