@@ -8,7 +8,24 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Files and folders whose text is checked.
-COVERED = ("CHANGELOG.md", "CONTRIBUTING.md", "README.md", "benchmarks", "docs", "studies")
+COVERED = (
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "README.md",
+    "benchmarks",
+    "docs",
+    "studies",
+    "tests/layers",
+    "tests/losses",
+    "tests/metrics",
+    "tests/miners",
+    "tests/ops",
+    "tfdml/layers",
+    "tfdml/losses",
+    "tfdml/metrics",
+    "tfdml/miners",
+    "tfdml/ops",
+)
 # From a regular expression to what to write instead.
 WORDS = {
     r"pictures?": "image or figure",
