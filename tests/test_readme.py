@@ -8,6 +8,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+import tfdml
+
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
@@ -60,3 +62,7 @@ def test_anchors_exist():
     headings = {re.sub(r"[^a-z0-9 -]", "", line.lower()).strip().replace(" ", "-")
                 for line in re.findall(r"^#+ (.*)$", README, re.MULTILINE)}  # fmt: skip
     assert set(re.findall(r"\]\(#([^)]+)\)", README)) <= headings
+
+
+def test_the_citation_has_the_version():
+    assert f"\nversion: {tfdml.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
