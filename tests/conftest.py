@@ -1,34 +1,34 @@
-"""What all tests share. The environment is set before TensorFlow is imported."""
+"""Shared fixtures. Environment variables are set before TensorFlow is imported."""
 
 import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Tests compile many small programs and run each once or twice: half of XLA's time is LLVM's optimization.
+# Tests compile many small programs and run each once or twice. Half of XLA's time is LLVM's optimization.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-# Tracing makes millions of objects that live as long as the test: Python's default collects 700 of them at a time.
+# Tracing creates millions of objects that live as long as the test. Python's default collects every 700 objects.
 gc.set_threshold(50_000, 20, 50)
 
-# No tests, and some are scripts: the search for doctests would import them.
+# Contains no tests. Collecting doctests would import its scripts.
 collect_ignore = ["helpers"]
 
 
 @pytest.fixture
 def dtype_policy():
-    """Sets Keras' global dtype policy for one test."""
+    """Set the global dtype policy of Keras for one test."""
     yield keras.mixed_precision.set_global_policy
     keras.mixed_precision.set_global_policy("float32")
 
 
 @pytest.fixture
 def registries(monkeypatch):
-    """The registries by their packages' names; what is registered ends with the test."""
+    """Registries by the names of their packages. Registrations are undone after the test."""
     from tfdml import backbones, data, losses, miners
     from tfdml.layers import pooling
 
@@ -44,14 +44,14 @@ def blobs():
     """Points of four classes, 24 each, in eight dimensions of which six are noise: (points, labels)."""
     rng = np.random.default_rng(0)
     labels = np.tile(np.arange(4), 24)
-    centres = rng.normal(size=(4, 2))
-    points = np.concatenate([centres[labels] + 0.2 * rng.normal(size=(96, 2)), rng.normal(size=(96, 6))], axis=1)
+    centers = rng.normal(size=(4, 2))
+    points = np.concatenate([centers[labels] + 0.2 * rng.normal(size=(96, 2)), rng.normal(size=(96, 6))], axis=1)
     return points.astype("float32"), labels
 
 
 @pytest.fixture
 def linear_embedder():
-    """Builds a linear embedder to two dimensions with the same start every time."""
+    """Build a linear embedder to two dimensions with the same initial weights every time."""
 
     def build(seed=0):
         kernel = np.random.default_rng(seed).normal(size=(8, 2), scale=0.3).astype("float32")

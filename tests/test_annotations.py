@@ -22,7 +22,7 @@ MODULES = [
     "tfdml.ops",
     "tfdml.plots",
 ]
-# Special methods that users call; the others are Python's own.
+# Special methods that users call. Python defines the others.
 SPECIAL = {"__init__", "__call__", "__len__", "__getitem__", "__iter__"}
 
 

@@ -1,4 +1,4 @@
-"""Imports point one way only, and nobody imports TensorFlow Addons when imported."""
+"""Packages import only lower levels, and importing them does not import TensorFlow Addons."""
 
 import ast
 import pathlib

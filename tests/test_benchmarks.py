@@ -1,4 +1,4 @@
-"""The benchmarks run, on sizes at which they tell nothing."""
+"""The benchmarks run, with sizes too small for meaningful numbers."""
 
 import pathlib
 import shlex

@@ -1,4 +1,4 @@
-"""Networks are the same whatever Keras' global image data format is: every layer states its own."""
+"""Networks do not depend on the global image data format of Keras: every layer states its own."""
 
 import ast
 import importlib
@@ -13,12 +13,12 @@ from tfdml import backbones, models
 from tfdml.layers import pooling as poolings
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "tfdml"
-# Layers of Keras whose default is the global format.
+# Keras layers whose default is the global format.
 DEPENDENT = re.compile(
     r"(Separable|Depthwise)?Conv[123]D(Transpose)?|(Global)?(Max|Average)Pool(ing)?[123]D|(ZeroPadding|Cropping|UpSampling)"
     r"[123]D|Flatten|Resizing|CenterCrop|Random\w+|SpatialDropout[123]D"
 )
-# Enough of each network to have every kind of layer in it.
+# Enough of each network to include every kind of layer.
 SHORTENED = {
     "bn_inception": ("BLOCKS", ("3a", "3c", "5b")),
     "googlenet": ("BLOCKS", ("3a", "4a", "5a")),
@@ -29,7 +29,7 @@ SHORTENED = {
 
 @pytest.fixture
 def image_data_format():
-    """Sets Keras' global format for one test."""
+    """Set the global data format of Keras for one test."""
     before = keras.config.image_data_format() if hasattr(keras, "config") else keras.backend.image_data_format()
     yield keras.backend.set_image_data_format
     keras.backend.set_image_data_format(before)
@@ -47,7 +47,7 @@ def short_networks(monkeypatch):
 
 
 def calls_without_a_format(source):
-    """Lines of calls of such layers that do not state a format."""
+    """Line numbers of calls of such layers that do not state a format."""
     for node in ast.walk(ast.parse(source)):
         is_attribute = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
         if is_attribute and ast.unparse(node.func.value).endswith("layers") and DEPENDENT.fullmatch(node.func.attr):

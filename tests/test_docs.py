@@ -12,7 +12,7 @@ from tfdml.layers import pooling as poolings
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
-# Blocks of a page share their names, so a page runs as a whole.
+# Blocks of a page share their variables, so a page runs as a whole.
 BLOCKS = {page: re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL) for page in PAGES}
 
 
@@ -42,7 +42,7 @@ def test_links_lead_somewhere(page):
 
 
 def rows_of(page, columns):
-    """The rows of a page's table with so many columns: (names, cells)."""
+    """Rows of the tables of a page with this number of columns: (names, cells)."""
     for line in (DOCS / page).read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
         if line.startswith("| `") and len(cells) == columns:
@@ -63,7 +63,7 @@ def test_table_has_all_with_their_defaults(get, known, columns, defaults):
             made = get(name)
             options = {key: str(value) for key, value in made.get_config().items()}
             assert {key: options[key] for key in stated} == stated, name
-            # A name of its own, rather than one for a class with other options, states them all.
+            # A separate name, rather than an alias with options, states all options.
             if getattr(type(made)(), "name", name) == name:
                 assert set(stated) == set(options) - {"name", "reduction", "miner", "dtype"}, name
     assert sorted(found) == known
@@ -80,7 +80,7 @@ def test_table_has_all_poolings_with_their_defaults_and_sizes():
         stated = {} if cells[4] == "–" else dict(text.split("=") for text in cells[4].split(", "))
         options = {key: str(value) for key, value in made.get_config().items()}
         assert {key: options[key] for key in stated} == stated, name
-        # A name of its own, rather than one for a layer with other options, states them all.
+        # A separate name, rather than an alias with options, states all options.
         if "the same, " not in cells[2]:
             assert set(stated) == set(options) - {"name", "dtype", "trainable", "prototypes_initializer"}, name
         sizes = {"d": 24, "prototypes": getattr(made, "prototypes", None)}

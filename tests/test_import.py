@@ -1,4 +1,4 @@
-"""What `import tfdml` brings."""
+"""Modules that `import tfdml` imports."""
 
 import subprocess
 import sys

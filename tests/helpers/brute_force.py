@@ -1,7 +1,8 @@
-"""Formulas as loops over NumPy arrays, and what every loss must withstand.
+"""Formulas as loops over NumPy arrays, and checks for every loss.
 
-A loop is a function `loop(x, labels, references=None, reference_labels=None)` that gives the loss of a batch as a
-number, written from the formula. Without references the batch is its own, and no sample is its own positive.
+A loop is a function `loop(x, labels, references=None, reference_labels=None)` that returns the loss of a batch as a
+number, written from the formula. Without references the batch is compared with itself, and no sample is its own
+positive.
 """
 
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from tfdml.layers import References
 
 
 class Anchor(NamedTuple):
-    """A sample with its positive references `(p, dim)` and its negative ones `(n, dim)`, and where they stand."""
+    """A sample with its positive references `(p, dim)`, its negative ones `(n, dim)`, and their indices."""
 
     index: int
     x: np.ndarray
@@ -36,7 +37,7 @@ def anchors(x, labels, references=None, reference_labels=None):
 
 
 def l2(x, others):
-    """Distances of a vector to others."""
+    """Distances from a vector to others."""
     return np.sqrt(np.sum((others - x) ** 2, axis=-1))
 
 
@@ -67,7 +68,7 @@ EDGES = {
 
 
 def check_values(loss, loop, rtol=1e-5, atol=1e-5, edges=tuple(EDGES)):
-    """The loss equals the loop: random batches, in the batch and against references, the edges, a batch of 256."""
+    """Check that the loss equals the loop, in the batch and against references, for random and extreme batches."""
     for seed in range(3):
         x, labels, references, reference_labels = random_batch(seed, classes=2 + seed)
         expected = loop(x, labels)
@@ -87,7 +88,7 @@ def check_values(loss, loop, rtol=1e-5, atol=1e-5, edges=tuple(EDGES)):
 
 
 def check_gradients(loss, loop, seed=3, step=1e-6, atol=1e-6):
-    """The gradients of embeddings and references equal central differences of the loop, in float64."""
+    """Check that gradients of embeddings and references equal central differences of the loop, in float64."""
     x, labels, references, reference_labels = random_batch(seed, batch=7, dim=3)
     with tf.GradientTape() as tape:
         variable = tf.Variable(x)
@@ -109,7 +110,7 @@ def check_gradients(loss, loop, seed=3, step=1e-6, atol=1e-6):
 
 
 def check_unknown_batch_size(loss, labels_of=lambda batch: np.arange(batch) % 2, sample=(3,)):
-    """One graph, as it is and compiled, serves batches of several sizes."""
+    """Check that one graph, with and without XLA, serves batches of several sizes."""
     signature = [tf.TensorSpec((None,), tf.int64), tf.TensorSpec((None, *sample), tf.float32)]
     graph = tf.function(loss.call, input_signature=signature, autograph=False)
     compiled = tf.function(graph, jit_compile=True)

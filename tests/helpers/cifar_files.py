@@ -13,12 +13,12 @@ CLASSES = [f"class {number}" for number in range(100)]
 
 
 def superclass_of(label):
-    """As in the original, the classes of one super-class do not follow one another."""
+    """Super-class of a class. As in the original, the classes of one super-class are not consecutive."""
     return 7 * label % 20
 
 
 def image_of(label, number, seed=0):
-    """An image that tells its class and number, and has channels, rows and columns that all differ."""
+    """Image that encodes its class and number, with channels, rows and columns that all differ."""
     image = np.random.default_rng([seed, label, number]).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     image[0, 0] = (label, number, 255)
     return image
@@ -29,7 +29,7 @@ def record(labels, image):
 
 
 def write_cifar100(folder, train=2, test=1):
-    """Two images of each class to train and one to test, by default; returns the folder."""
+    """Write two training images and one test image per class by default; returns the folder."""
     folder.mkdir(parents=True)
     numbers = {"train.bin": range(train), "test.bin": range(train, train + test)}
     for name, of_part in numbers.items():
@@ -45,7 +45,7 @@ def write_cifar100(folder, train=2, test=1):
 
 
 def write_cifar10(folder):
-    """Two images of each class in each of the six files; returns the folder."""
+    """Write two images of each class to each of the six files; returns the folder."""
     folder.mkdir(parents=True)
     for number, name in enumerate([*(f"data_batch_{batch}.bin" for batch in range(1, 6)), "test_batch.bin"]):
         records = [

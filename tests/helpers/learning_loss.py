@@ -1,4 +1,4 @@
-"""A loss that learns something itself."""
+"""Loss with a trainable parameter."""
 
 import keras
 import tensorflow as tf
@@ -8,7 +8,7 @@ from tfdml import losses
 
 @keras.saving.register_keras_serializable(package="tests")
 class Distance(keras.layers.Layer):
-    """One number that is trained."""
+    """Layer with one trainable number."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -18,7 +18,7 @@ class Distance(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="tests")
 class LearningLoss(losses.MetricLoss):
-    """Draws all distances of positive pairs towards one that is learnt, and pushes negative pairs apart."""
+    """Pulls distances of positive pairs towards a learned distance, and pushes negative pairs apart."""
 
     def __init__(self, name="learning", **kwargs):
         super().__init__(name, **kwargs)

@@ -1,8 +1,8 @@
-"""Small data sets in exactly the layouts of the published ones.
+"""Small datasets in exactly the layouts of the published ones.
 
 `make_X(folder, …)` writes one into a new folder and returns the `path` for its loader. Loaders refuse the counts of a
-miniature: give them (or a recipe, as `data.options.counts=any`) `counts="any"`, or use `expected_counts_of`. The files
-of CIFAR are made by `cifar_files`.
+miniature: pass `counts="any"` (in a recipe `data.options.counts=any`), or use `expected_counts_of`. `cifar_files` makes
+the files of CIFAR.
 
     path = miniatures.make_cub(tmp_path, classes=8, per_class=4)
     images = data.cub(path, counts="any")
@@ -28,7 +28,7 @@ _BOX = {"bbox_x1": 1, "bbox_y1": 1, "bbox_x2": 9, "bbox_y2": 9}
 
 
 def write_image(path, label, number, size=(40, 30)):
-    """A JPEG of two colours that tell its class, with noise; every fifth of a class is grey, sizes differ."""
+    """Write a JPEG in two colors of its class, with noise. Every fifth image of a class is gray, and sizes differ."""
     rng = np.random.default_rng([label, number])
     of_class = np.random.default_rng(label).integers(0, 256, (2, 3))
     width, height = size[0] + number % 3, size[1] + 2 * (number % 2)
@@ -58,7 +58,7 @@ def write_cub_lists(root, names, labels, files):
 
 
 def make_cars196(folder, classes=8, per_class=4, size=(40, 30), devkit=False):
-    """The first form, or the second with `devkit`."""
+    """Write Cars196 in its first layout, or in the second with `devkit`."""
     root = pathlib.Path(folder)
     names = [f"Maker Model {label} {2000 + label}" for label in range(classes)]
     rows = [(label, number) for number in range(per_class) for label in range(classes)]
@@ -69,7 +69,7 @@ def make_cars196(folder, classes=8, per_class=4, size=(40, 30), devkit=False):
 
 
 def write_cars_lists(root, names, labels, devkit=False):
-    """Writes the MATLAB files and returns the images' paths relative to `root`."""
+    """Write the MATLAB files; returns the paths of the images relative to `root`."""
     root.mkdir(parents=True, exist_ok=True)
     class_names = _cells(names)
     if not devkit:
@@ -108,7 +108,7 @@ def make_sop(folder, classes=8, per_class=4, size=(40, 30)):
 
 
 def write_sop_lists(root, labels, num_train_classes):
-    """Labels must be sorted."""
+    """Write Stanford Online Products. Labels must be sorted."""
     root.mkdir(parents=True, exist_ok=True)
     lines, files, seen = {"train": [], "test": []}, [], {}
     for index, label in enumerate(labels):
@@ -123,9 +123,9 @@ def write_sop_lists(root, labels, num_train_classes):
 
 
 def make_in_shop(folder, classes=8, per_class=4, size=(40, 30)):
-    """Of a test class the first half of the images are queries."""
+    """Write In-shop. The first half of the images of a test class are queries."""
     root = pathlib.Path(folder) / "In-shop Clothes Retrieval Benchmark"
-    # Items to train and to test are mixed, as in the original.
+    # Training and test items are interleaved, as in the original.
     is_train = np.arange(classes) % 2 == 0
     rows, images = [], []
     for label in range(classes):
@@ -139,7 +139,7 @@ def make_in_shop(folder, classes=8, per_class=4, size=(40, 30)):
 
 
 def write_in_shop_list(root, rows):
-    """Rows are (label, status); returns the images' paths relative to `Img`."""
+    """Write the files for rows of (label, status); returns the paths of the images relative to `Img`."""
     (root / "Eval").mkdir(parents=True, exist_ok=True)
     files, lines, seen = [], [], {}
     for label, status in rows:
@@ -153,13 +153,13 @@ def write_in_shop_list(root, rows):
 
 
 def make_cifar10(folder):
-    """Ten images of each class to train and two to test."""
+    """Write ten training images and two test images per class."""
     cifar_files.write_cifar10(pathlib.Path(folder) / "cifar-10-batches-bin")
     return pathlib.Path(folder)
 
 
 def make_cifar100(folder, train=2, test=1):
-    """Of each class `train` images to train and `test` to test; for `cifar_collage`, too."""
+    """Write `train` training images and `test` test images per class; also for `cifar_collage`."""
     cifar_files.write_cifar100(pathlib.Path(folder) / "cifar-100-binary", train, test)
     return pathlib.Path(folder)
 
@@ -176,12 +176,12 @@ MAKERS = {
 
 
 def make(name, folder, **options):
-    """The miniature of a data set, by its name in the registry."""
+    """Write the miniature of a dataset by its registered name."""
     return MAKERS[name](folder, **options)
 
 
 def pack(target, archive):
-    """Makes an archive of a folder, beside it, and removes the folder; returns the archive's path."""
+    """Replace a folder by an archive next to it; returns the path of the archive."""
     target, archive = pathlib.Path(target), pathlib.Path(target).with_name(archive)
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive, "w") as file:
@@ -196,9 +196,9 @@ def pack(target, archive):
 
 @contextlib.contextmanager
 def expected_counts_of(name, path, md5=None):
-    """As long as a `with` lasts, the counts of the extracted miniature in `path` are the published ones.
+    """Context in which loaders expect the counts of the extracted miniature in `path`.
 
-    `md5` gives checksums by the names of archives or files; all others are unpublished.
+    `md5` is a dict from names of archives or files to checksums; all others are unpublished.
     """
     before = PUBLISHED[name]
 
@@ -228,7 +228,7 @@ def _cells(values):
 
 
 def _structs(rows):
-    """What SciPy writes as a 1×n struct array."""
+    """Rows as a 1×n struct array for SciPy."""
     structs = np.empty((1, len(rows)), [(field, object) for field in rows[0]])
     for index, row in enumerate(rows):
         structs[0, index] = tuple(row.values())

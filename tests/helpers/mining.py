@@ -1,7 +1,7 @@
-"""What every miner must withstand. A loop gives the masks of the chosen pairs, written from the miner's rule.
+"""Checks for every miner. A loop returns the masks of the selected pairs, written from the rule of the miner.
 
-It is a function `loop(anchor)` from an `Anchor` of `brute_force` to two Boolean arrays: which of its positives are
-chosen, and which of its negatives.
+A loop is a function `loop(anchor)` from an `Anchor` of `brute_force` to two Boolean arrays: the selected positives and
+the selected negatives.
 """
 
 import keras
@@ -12,12 +12,12 @@ from brute_force import EDGES, anchors, l2, random_batch
 from tfdml import losses, miners
 from tfdml.layers import References
 
-# Distances that are whole numbers, so that ties are exact.
+# Integer distances, so that ties are exact.
 TIES = (np.float64([[0.0], [1.0], [-1.0], [2.0], [-2.0], [3.0], [3.0], [-3.0]]), np.array([0, 0, 0, 1, 1, 1, 2, 0]))
 
 
 def masks_of(loop, x, labels, references=None, reference_labels=None):
-    """The chosen pairs, `(batch, references)`: positive ones and negative ones."""
+    """Masks of the selected positive and negative pairs, `(batch, references)`."""
     shape = (len(x), len(x) if references is None else len(references))
     positives, negatives = np.zeros(shape, bool), np.zeros(shape, bool)
     for anchor in anchors(x, labels, references, reference_labels):
@@ -28,7 +28,7 @@ def masks_of(loop, x, labels, references=None, reference_labels=None):
 
 
 def batches():
-    """Batches in themselves: random ones, the edges, and one with ties."""
+    """Batches compared with themselves: random ones, extreme ones, and one with ties."""
     for seed in range(4):
         yield random_batch(seed, batch=12, classes=2 + seed)[:2]
     for x, labels in EDGES.values():
@@ -38,7 +38,7 @@ def batches():
 
 
 def check_choice_of(miner, loop):
-    """The miner chooses as the loop does: in the batch, against references, with and without their existence."""
+    """Check that the miner selects the pairs of the loop, in the batch and against references, also invalid ones."""
     for x, labels in batches():
         assert_same(miner(labels, x), masks_of(loop, x, labels))
     for seed in range(3):
@@ -53,7 +53,7 @@ def check_choice_of(miner, loop):
 
 
 def check_same_everywhere(miner):
-    """Eager, graph (without static shapes) and XLA choose the same pairs."""
+    """Check that eager mode, graph (without static shapes) and XLA select the same pairs."""
     large = random_batch(0, batch=100, classes=9)[:2]
     edges = TIES, EDGES["no positive"], EDGES["one sample"], large
     for dtype in ("float32", "float64"):
@@ -67,14 +67,14 @@ def check_same_everywhere(miner):
 
 
 def check_round_trip(miner, name):
-    """The miner comes back from its configuration, and is found by its name."""
+    """Check that the miner is restored from its configuration and found by its name."""
     again = miners.get(keras.saving.serialize_keras_object(miner))
     assert type(again) is type(miner) is type(miners.get(name))
     assert again.get_config() == miner.get_config()
 
 
 def check_loss_on_mined_pairs(miner):
-    """A loss with the miner is the loop over the chosen pairs; no gradient passes through the choice."""
+    """Check that a loss with the miner equals the loop over the selected pairs, without a gradient of the selection."""
     x, labels, references, reference_labels = random_batch(1, batch=12)
     loss = losses.get("hadsell", miner=miner)
     again = losses.get(keras.saving.serialize_keras_object(loss))
@@ -93,6 +93,6 @@ def check_loss_on_mined_pairs(miner):
 
 
 def assert_same(masks, expected):
-    """Masks of positives and of negatives are those expected."""
+    """Check the masks of positives and of negatives."""
     for mask, wanted in zip(masks, expected):
         np.testing.assert_array_equal(mask, wanted)

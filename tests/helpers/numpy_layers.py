@@ -17,7 +17,7 @@ def convolve(x, kernel, bias=None, stride=1):
 
 
 def normalize(x, state, name, epsilon):
-    """Batch normalisation by the moving statistics of a PyTorch state dict."""
+    """Batch normalization with the moving statistics of a PyTorch state dict."""
     scale, offset, mean, variance = (
         state[f"{name}.{leaf}"].astype(np.float64) for leaf in ("weight", "bias", "running_mean", "running_var")
     )
@@ -25,7 +25,7 @@ def normalize(x, state, name, epsilon):
 
 
 def pool_to_the_end(x, size, stride, reduce=np.max):
-    """Pooling without a border whose windows start as long as there is something left that no window has seen."""
+    """Pooling without padding, in ceiling mode: the last window may be incomplete."""
     starts = [range(0, stride * (1 + max(0, -(-(side - size) // stride))), stride) for side in x.shape[1:3]]
     rows = [
         [reduce(x[:, i : i + size, j : j + size], axis=(1, 2)) for j in starts[1]] for i in starts[0]
@@ -34,6 +34,6 @@ def pool_to_the_end(x, size, stride, reduce=np.max):
 
 
 def pool_everywhere(x, reduce, border):
-    """Pooling 3×3 with stride 1 and a border of one."""
+    """3×3 pooling with stride 1 and a padding of 1."""
     x = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)], constant_values=border)
     return reduce(np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(1, 2)), axis=(-2, -1))

@@ -1,4 +1,4 @@
-"""Scripts of this folder in processes of their own, as devices and workers are made before anything else."""
+"""Run scripts of this folder in separate processes, because devices and workers must be created first."""
 
 import json
 import os
@@ -11,12 +11,12 @@ HELPERS = pathlib.Path(__file__).parent
 
 
 def start(script, *arguments, worker=None):
-    """Starts a script.
+    """Start a script.
 
     Args:
-        script: Its name.
-        *arguments: Of the script.
-        worker: `(index, port)`, to be one of two workers at this and the next port.
+        script: str. Name of the script.
+        *arguments: Arguments of the script.
+        worker: tuple `(index, port)`, to run as one of two workers at this and the next port. Default: none.
     """
     environment = {**os.environ, "PYTHONPATH": str(HELPERS.parents[1]), "CUDA_VISIBLE_DEVICES": "-1"}
     if worker is not None:
@@ -28,7 +28,7 @@ def start(script, *arguments, worker=None):
 
 
 def finish(process, timeout=300):
-    """Waits for the end: exit code and what was printed."""
+    """Wait for a process; returns its exit code and output."""
     try:
         output, _ = process.communicate(timeout=timeout)
     finally:
@@ -37,7 +37,7 @@ def finish(process, timeout=300):
 
 
 def free_ports():
-    """The first of two neighbouring ports that nobody listens on."""
+    """First of two consecutive free ports."""
     while True:
         with socket.socket() as first, socket.socket() as second:
             first.bind(("localhost", 0))

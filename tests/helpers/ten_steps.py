@@ -1,8 +1,8 @@
-"""Ten training steps of several kinds, in a process of its own: on one device, on two, or as one of two workers.
+"""Ten training steps of several kinds in a separate process: on one device, on two, or as one of two workers.
 
     python ten_steps.py FILE single|mirrored|worker
 
-Writes all weights and what an evaluation says to FILE (.npz).
+Writes all weights and the evaluation metrics to FILE (.npz).
 """
 
 import json
@@ -23,7 +23,7 @@ from tfdml import callbacks, layers, models, ops  # noqa: E402
 from tfdml._utils.variables import array_of, number  # noqa: E402
 from tfdml.backbones.batch_normalization import Normalizer  # noqa: E402
 
-# Where the weights of a model are that training changes; the others are counters of its metrics.
+# Attributes with the weights that training changes. The other weights are counters of metrics.
 PARTS = ("embedder", "references", "loss_parameters", "zero_shot", "anchor", "best")
 CLASSES, OF_EACH = 6, 8
 SIDE = 16
@@ -31,7 +31,7 @@ STEPS = 10
 
 
 def main():
-    # One device, too, takes batch statistics by the formula of several: that of Keras 2 for one device corrects the
+    # Batch statistics on one device use the formula for several, too: that of Keras 2 for one device corrects the
     # moving variance by n / (n - 1).
     ops.has_replicas = lambda: True
     with make_strategy().scope():
@@ -60,7 +60,7 @@ def make_strategy():
 
 
 def make_images():
-    """Images of classes that differ, in random order."""
+    """Images of distinct classes in random order."""
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(CLASSES), OF_EACH)
     images = rng.uniform(0.3, 0.7, (CLASSES, SIDE, SIDE, 1))[labels] + rng.normal(size=(len(labels), SIDE, SIDE, 1)) / 8
@@ -77,7 +77,7 @@ def batches(strategy, size, weighted):
     whole = tf.data.Dataset.from_tensor_slices(columns).batch(size, drop_remainder=True)
     if MODE != "worker":
         return whole
-    # The first worker has the smaller half where the batch is odd, as among the replicas of one process.
+    # The first worker has the smaller half of an odd batch, like the first replica of one process.
     half = size // 2
     mine = slice(None, half) if INDEX == 0 else slice(half, None)
     share = whole.map(lambda *columns: tuple(column[mine] for column in columns))
@@ -85,7 +85,7 @@ def batches(strategy, size, weighted):
 
 
 def backbone():
-    """Two convolutions with batch normalisation: deeper ones make much of rounding."""
+    """Two convolutions with batch normalization. Deeper networks amplify rounding."""
     normalizer = Normalizer(momentum=0.9, frozen="none")
     features = images = keras.Input((SIDE, SIDE, 1))
     for index, channels in enumerate((8, 12)):
@@ -109,7 +109,7 @@ def make_kind(name):
         model = models.CCPModel(embedder, references, projection_weight=0.1, zero_shot=zero_shot)
     else:
         model = models.MetricModel(embedder, references, zero_shot=zero_shot)
-    # Gradients that are clipped: by their norm in all replicas together.
+    # Gradients are clipped by their norm over all replicas together.
     sgd = {"learning_rate": 0.01, "momentum": 0.9, "global_clipnorm": 0.5}
     second = keras.optimizers.SGD(0.5, clipnorm=0.1) if options.pop("two_optimizers", False) else None
     optimizer = options.pop("optimizer", lambda: keras.optimizers.SGD(**sgd))()
@@ -127,7 +127,7 @@ def run(model, size=16, weighted=False, problems=False):
     steps = StepLogs()
     calls = [steps]
     if problems:
-        # The loss falls, and larger is better here: every problem ends soon.
+        # The loss falls, and larger is better here, so every problem ends soon.
         calls.append(callbacks.AlternatingProjections(validation, pool_size=3, patience=1, monitor="val_loss"))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -136,7 +136,7 @@ def run(model, size=16, weighted=False, problems=False):
             steps_per_epoch=2 if problems else STEPS, validation_data=validation, callbacks=calls, verbose=0,
             shuffle=False,
         )  # fmt: skip
-    # Whether its second problem, and with it the pull, is among what is compared.
+    # Ensures that the comparison includes the second problem and thus the pull.
     assert not problems or number(model.projection) >= 1
     logs = {key: np.array(values) for key, values in history.history.items()}
     logs["warnings"] = sum("have no other sample of their class" in str(warning.message) for warning in caught)
@@ -149,7 +149,7 @@ def run(model, size=16, weighted=False, problems=False):
 
 
 class StepLogs(keras.callbacks.Callback):
-    """Keeps the training logs of every step."""
+    """Callback that keeps the training logs of every step."""
 
     def __init__(self):
         super().__init__()
@@ -167,7 +167,7 @@ def proxies():
 REFERENCES = {"proxies": proxies, "memory": lambda: layers.CrossBatchMemory(40, 8, warmup_steps=2)}
 KINDS = {
     "batch": {"loss": "c2"},
-    # Two samples per batch, most of which differ in class.
+    # Two samples per batch, which mostly differ in class.
     "pairs": {"loss": "c2", "size": 2},
     "groups": {
         "groups": [
@@ -179,7 +179,7 @@ KINDS = {
     "ccp": {"references": ["proxies"], "normalization": "clip", "loss": "c1", "problems": True},
     "ccp_memory": {"references": ["proxies", "memory"], "normalization": "clip", "problems": True},
     "zero_shot": {"zero_shot": True, "loss": "c2"},
-    # Keras 3 itself cannot begin with replicas that have parts of different sizes.
+    # Keras 3 cannot start with replicas whose parts differ in size.
     "learnt_boundary": {"loss": "margin", "size": 16 if keras.__version__ >= "3" else 15, "weighted": True},
     "two_optimizers": {"references": ["proxies"], "two_optimizers": True},
     "adam": {"loss": "triplet", "optimizer": lambda: keras.optimizers.Adam(1e-5, global_clipnorm=1.0)},

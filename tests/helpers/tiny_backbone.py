@@ -1,4 +1,4 @@
-"""A backbone of two layers, so that whole runs take seconds; also run by the process that a test kills."""
+"""Backbone with two layers, so that whole runs take seconds. Also a script, for the process that a test kills."""
 
 import contextlib
 
@@ -18,7 +18,7 @@ def build(input_shape):
 
 
 def build_plain(input_shape):
-    """The same without batch normalization, whose statistics would be those of a replica."""
+    """The backbone without batch normalization, whose statistics would be per replica."""
     convolution = keras.layers.Conv2D(8, 3, strides=2, activation="relu")
     return keras.Sequential([keras.Input(input_shape), convolution])
 
@@ -34,7 +34,7 @@ def registered():
             del registry._REGISTRY._factories[name]
 
 
-# Of digits-quick. Whatever the default recipe says, validations go up and down: there are projections.
+# Options of digits-quick with fluctuating validations, so that there are projections whatever the default recipe is.
 CHANGES = {
     "model.backbone": "tiny",
     "model.embedding_size": 8,

@@ -1,4 +1,4 @@
-"""PyTorch files without PyTorch: pickles put together by hand, in the two formats of torch.save."""
+"""Write PyTorch files without PyTorch: pickles assembled by hand, in the two formats of torch.save."""
 
 import pickle
 import struct
@@ -19,24 +19,24 @@ def numbers(values):
 
 
 def storage(key, count, kind="FloatStorage"):
-    """The persistent identifier of a storage."""
+    """Pickle of the persistent identifier of a storage."""
     parts = text("storage") + f"ctorch\n{kind}\n".encode() + text(key) + text("cpu") + f"I{count}\n".encode()
     return b"(" + parts + b"tQ"
 
 
 def tensor(key, count, shape, steps, offset=0, kind="FloatStorage"):
-    """The call that makes a tensor."""
+    """Pickle of the call that creates a tensor."""
     arguments = storage(key, count, kind) + f"I{offset}\n".encode() + numbers(shape) + numbers(steps)
     return b"ctorch._utils\n_rebuild_tensor_v2\n(" + arguments + b"I00\n)tR"
 
 
 def program(items):
-    """A pickle of a dict from names to pickled values."""
+    """Pickle of a dict from names to pickled values."""
     return b"(d" + b"".join(text(name) + value + b"s" for name, value in items.items()) + b"."
 
 
 def write_archive(path, data, contents, byteorder="little", folder="archive"):
-    """A file of PyTorch 1.6 and later; `contents` are the bytes of the storages by their keys."""
+    """Write a file of PyTorch 1.6 and later; `contents` are the bytes of the storages by key."""
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(f"{folder}/data.pkl", data)
         archive.writestr(f"{folder}/byteorder", byteorder)
@@ -46,7 +46,7 @@ def write_archive(path, data, contents, byteorder="little", folder="archive"):
 
 
 def write_stream(path, data, contents, counts=None, magic=STREAM_MAGIC, version=1001, system=SYSTEM):
-    """A file of PyTorch before 1.6; `counts` are the numbers of elements, of float32 by default."""
+    """Write a file of PyTorch before 1.6; `counts` are the numbers of elements, float32 by default."""
     with open(path, "wb") as file:
         for part in (magic, version, system):
             pickle.dump(part, file, protocol=2)
@@ -58,7 +58,7 @@ def write_stream(path, data, contents, counts=None, magic=STREAM_MAGIC, version=
 
 
 def write_state_dict(path, state, write=write_stream):
-    """A file of float32 arrays."""
+    """Write a file of float32 arrays."""
     items, contents = {}, {}
     for key, (name, array) in enumerate(state.items()):
         array = np.ascontiguousarray(array, np.float32)

@@ -1,4 +1,4 @@
-"""`train.py` with the backbone "tiny", on two virtual devices, in a process of its own: python train_on.py ARGUMENT."""
+"""Run `train.py` with the backbone "tiny" on two virtual devices: python train_on.py ARGUMENT."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Which recipes take the same training step."""
+"""Recipes with the same training step."""
 
 import json
 
@@ -6,10 +6,10 @@ from tfdml.experiments.recipe_files import decisive_values
 
 
 def what_a_step_does(recipe):
-    """A key that is equal for recipes whose training steps differ in numbers alone.
+    """Key that is equal for recipes whose training steps differ only in numbers.
 
     Args:
-        recipe: A `Recipe`, or a nested mapping of what differs from `Recipe()`.
+        recipe: A `Recipe`, or a nested mapping with the differences from `Recipe()`.
     """
     values = decisive_values(recipe)
     elsewhere = ("name", "description", "data", "augmentation", "evaluation", "protocol", "training")

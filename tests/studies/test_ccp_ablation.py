@@ -1,4 +1,4 @@
-"""The ablations of CCP: what is trained, how it is searched, and what is told of it."""
+"""The ablations of CCP: runs, search and reports."""
 
 import csv
 import sys
@@ -26,7 +26,7 @@ from tfdml.experiments import InputError, TrainingResult, load_recipe
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Trainings that give at once a MAP@R for their recipe, and three problems: from a folder's name to its recipe."""
+    """Stub the runs with a MAP@R per recipe and three problems; returns a dict from folder names to recipes."""
     recipes = {}
 
     def result_of(recipe, folder):
@@ -63,7 +63,7 @@ def test_pool(tmp_path, trained):
         assert recipe.ccp.projection_weight == 2e-4 and (recipe.ccp.patience, recipe.ccp.in_batch_weight) == (1, 0.0)
     header, *rows = rows_of(tmp_path / "pool.csv")
     assert header[:2] == ["proxies", "pool"] and header[-2:] == ["unseen, seed 0", "unseen, seed 2"]
-    # By hand: 0.3 + 0.008 + 0.04 and 12 or 36 thousandths, one hundredth for each seed.
+    # By hand: 0.3 + 0.008 + 0.04 and 12 or 36 thousandths, plus one hundredth per seed.
     values = np.array([0.348 + 0.012, 0.348 + 0.02 + 0.036])
     mean, deviation = values.mean(), values.std(ddof=1)
     assert rows[-1][:4] == ["4", "12", f"{mean:.3f} ± {deviation:.3f}", f"{mean - 0.1:.3f} ± {deviation:.3f}"]
@@ -76,7 +76,7 @@ def test_pool(tmp_path, trained):
 def test_alternating_and_batch_differ_in_what_they_tell(tmp_path, trained):
     parts = ["alternating", "batch"]
     measured = ccp_ablation(str(tmp_path), parts, batch_sizes=[16, 32], seeds=[1], overrides={"ccp.patience": 2})
-    # C2 and CCP with batches of 32 are those of both parts.
+    # Both parts share C2 and CCP with batches of 32.
     assert sorted(trained) == [
         "batch-16-1", "batch-32-1", "ccp-p8-b12-l0-n32-1", "ccp-p8-b12-l0.0002-n16-1", "ccp-p8-b12-l0.0002-n32-1",
         "fixed-p8-b12-l0.0002-n32-1",
@@ -162,7 +162,7 @@ def test_without_optuna(tmp_path, trained, monkeypatch):
     with pytest.raises(InputError, match=r"pip install 'tfdml\[search\]'"):
         ccp_ablation(str(tmp_path / "out"), ["pool", "lambda_proxies"])
     assert not trained and not (tmp_path / "out").exists()
-    # The other parts do without.
+    # The other parts do not need it.
     ccp_ablation(str(tmp_path / "out"), ["pool"], proxies=[1], pool_sizes=[1], seeds=[0])
     assert list(trained) == ["ccp-p1-b1-l0.0002-n32-0"]
 
@@ -179,7 +179,7 @@ def test_regression_finds_a_smooth_surface():
     rng = np.random.default_rng(1)
     predict, noise = regression(places(40), surface(places(40)) + rng.normal(scale=0.01, size=40))
     assert noise == pytest.approx(0.01, rel=0.4)
-    # Where it is held by trials around it.
+    # Where other trials constrain it.
     asked = places(200, seed=2)
     inner = asked[(abs(asked[:, 0] + 3.5) < 2.5) & (abs(asked[:, 1] - 2.0) < 1.5)]
     mean, deviation = predict(inner)
@@ -262,7 +262,7 @@ def test_trains_and_goes_on(tmp_path):
         steps = steps_of_problems(trainings.folder(setting, 0))
         assert steps and all(count >= 4 and count % 2 == 0 for count in steps) and scores.problems[0] >= len(steps)
 
-        # What is there is not trained again.
+        # Finished runs are not trained again.
         def fail(*arguments, **options):
             raise AssertionError("trained again")
 

@@ -1,4 +1,4 @@
-"""The comparison of references: what differs between its runs, and its table."""
+"""The comparison of references: differences between its runs, and its table."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def test_runs_of_a_loss_differ_in_what_it_is_compared_with_alone(loss, reference
     for part in ("data", "batches", "augmentation", "model", "loss", "optimizer", "evaluation"):
         assert getattr(recipe, part) == getattr(equal, part)
     assert recipe.training.max_validations == equal.training.max_validations
-    # The loss inside the batch is part of all.
+    # All include the loss inside the batch.
     weight = recipe.references.in_batch_weight if not recipe.ccp.enabled else recipe.ccp.in_batch_weight
     assert weight == 1 or (weight is None and not recipe.references.has_proxies)
     assert recipe.ccp.enabled == (reference in ("fixed", "ccp"))

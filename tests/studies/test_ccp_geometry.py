@@ -1,4 +1,4 @@
-"""The study of proxies in the plane: images in the proxies' place, and what it arranges."""
+"""The study of proxies in the plane: images in place of proxies, and its setup."""
 
 import csv
 
@@ -63,7 +63,7 @@ def test_images_are_found_by_their_embeddings(pool):
     references.assign(embeddings[chosen])
     np.testing.assert_array_equal(references.images, pool.images[chosen.reshape(-1)])
     np.testing.assert_array_equal(references.proxies, embeddings[chosen])
-    # A later pool does not change them, and new weights do when they are asked for.
+    # A later pool does not change them. New weights change them when they are embedded again.
     pool(1)
     embedder.set_weights([0.5 * embedder.get_weights()[0]])
     expected = np.asarray(embedder(references.images))
@@ -141,7 +141,7 @@ def test_methods_begin_alike_and_take_the_same_steps(study):
         assert name == "fixed" or len(problems) >= 2
         assert sum(problem.record["steps"] for problem in problems) == STEPS
         assert [problem.record["projection"] for problem in problems] == list(range(len(problems)))
-        # Validations of the warm-up end no problem.
+        # Validations of the warm-up do not end a problem.
         assert problems[0].record["steps"] > 4
         for measure in ("covering_radius", "proxy_diversity"):
             assert problems[0].record[measure] == pytest.approx(first.record[measure], rel=1e-5)
@@ -172,7 +172,7 @@ def test_what_is_seen_of_a_problem(study):
 
 
 def apart(proxies):
-    """Mean distance of the two proxies of a class."""
+    """Mean distance between the two proxies of a class."""
     return np.linalg.norm(proxies[:, 0] - proxies[:, 1], axis=1).mean()
 
 

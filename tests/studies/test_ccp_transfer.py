@@ -1,4 +1,4 @@
-"""The transfer study: the measured geometry, the weights of each problem, and what is made of them."""
+"""The transfer study: geometry, weights of each problem, and reports."""
 
 import csv
 import shutil
@@ -61,24 +61,24 @@ def test_best_validations(tmp_path):
     with open(tmp_path / "history.csv", "w", newline="") as file:
         csv.writer(file).writerows([("step", "projection", "val_map_at_r"), *rows])
     assert best_validations(tmp_path / "history.csv") == [(50, 0.9), (300, 0.4), (350, 0.1)]
-    # The first of two equal ones, as in the training, and nothing of a warm-up.
+    # The first of two equal ones, as in training, without the warm-up.
     assert best_validations(tmp_path / "history.csv", passed_over=1) == [(150, 0.3), (300, 0.4), (350, 0.1)]
 
 
 class Recorder(keras.callbacks.Callback):
-    """The embedder's weights as each validation saw them."""
+    """Callback that keeps the weights of the embedder at each validation."""
 
     def __init__(self):
         super().__init__()
         self.weights = {}
 
     def on_train_batch_end(self, batch, logs=None):
-        # The last of an epoch stays: a validation comes before callbacks may change anything.
+        # The last of an epoch is kept: a validation precedes changes by callbacks.
         self.weights[int(self.model.optimizer.iterations)] = self.model.embedder.get_weights()
 
 
 class Stop(keras.callbacks.Callback):
-    """Ends a training as Ctrl-C does: after the backup of the first epoch, before the callbacks that follow."""
+    """Ends a run like Ctrl-C: after the backup of the first epoch, before the following callbacks."""
 
     def on_epoch_end(self, epoch, logs=None):
         raise KeyboardInterrupt
@@ -86,7 +86,7 @@ class Stop(keras.callbacks.Callback):
 
 @pytest.fixture(scope="module", autouse=True)
 def small():
-    """The tiny backbone exists, and no run exports its network, which takes longer than the training."""
+    """Register the tiny backbone, and skip the export of networks, which takes longer than the training."""
     with tiny_backbone.registered(), pytest.MonkeyPatch.context() as patch:
         patch.setattr("tfdml.experiments.runner.export_saved_model", lambda *arguments, **options: None)
         yield
@@ -94,7 +94,7 @@ def small():
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, small):
-    """A whole study of tiny runs: its folder, what it gave, and the weights that each training went through."""
+    """A whole study of tiny runs: its folder, its result, and the weights at each validation."""
     folder = tmp_path_factory.mktemp("study")
     recorders = {}
 
@@ -134,7 +134,7 @@ def test_what_a_study_leaves(finished):
         assert (folder / name).stat().st_size > 0
     (of_seed,) = given
     assert {"problem 1", "problem 2", "CCP, best of all", "fixed proxies"} <= set(of_seed)
-    # The run's own result is that of its best problem, judged by another way.
+    # The result of the run is that of its best problem, computed in another way.
     for name, kind in (("CCP, best of all", "ccp"), ("fixed proxies", "fixed")):
         run = RunFolder.open(folder / "runs" / f"{kind}-0")
         result = result_of(run.load_recipe(), run.path)
@@ -159,7 +159,7 @@ def test_a_second_call_trains_nothing_and_gives_the_same(finished, monkeypatch):
 
 @pytest.mark.integration
 def test_a_stopped_run_ends_with_the_same_weights(finished, tmp_path):
-    """Stopped when the first epoch is saved and its weights, the best so far, are not yet written."""
+    """Stop when the first epoch is saved, but its weights, the best so far, are not yet written."""
     whole = finished[0] / "runs" / "ccp-0"
     path = tmp_path / "ccp-0"
     recipe = load_recipe("digits-quick", {**study.SETTING, **TINY, "seed": 0})
@@ -195,7 +195,7 @@ def test_the_best_of_all_is_the_best_by_validation(monkeypatch):
     found = study._solutions({"ccp": "ccp", "fixed": "fixed"}, None)
     assert list(found) == ["problem 1", "problem 2", "problem 3", "CCP, best of all", "fixed proxies"]
     assert found["CCP, best of all"] is found["problem 2"]
-    # Where no problem ended, there is the first one alone.
+    # If no problem ended, there is only the first one.
     problems["ccp"] = problems["ccp"][:1]
     found = study._solutions({"ccp": "ccp", "fixed": "fixed"}, None)
     assert list(found) == ["problem 1", "CCP, best of all", "fixed proxies"]

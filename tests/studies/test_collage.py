@@ -1,4 +1,4 @@
-"""The collage study: what it arranges, and the weight on targets."""
+"""The collage study: its setup, and the weight on targets."""
 
 import cifar_files
 import numpy as np
@@ -24,7 +24,7 @@ def test_weight_on_targets():
 
 
 def test_a_weight_on_the_target_finds_it():
-    """The convention of places is that of the images: targets are white here, and backgrounds black."""
+    """Places have the convention of the images: here targets are white and backgrounds black."""
     white = data.LabeledImages(np.full((8, 4, 4, 1), 255, np.uint8), np.repeat([0, 1], 4), ["a", "b"])
     black = data.LabeledImages(np.zeros((4, 4, 4, 1), np.uint8), np.zeros(4, int), ["z"])
     images = data.Collages(white, black, tile=4)
@@ -52,7 +52,7 @@ def test_runs_of_all_kinds_and_goes_on(tmp_path, small, capsys):
     rows = {line.split(",")[0]: line.split(",") for line in (tmp_path / "collage.csv").read_text().splitlines()}
     assert rows["GAP"][3] == "0.250" and rows["targets alone"][3] == "–"
     assert 0.0 < float(rows["GSP + zero-shot"][3]) < 1.0
-    # What is there is not trained again: a second call gives the same, and tells of no training.
+    # Finished runs are not trained again: a second call returns the same without training.
     def fail(*arguments, **options):
         raise AssertionError("trained again")
 
@@ -73,7 +73,7 @@ def test_cifar_collage_where_its_files_are(tmp_path, small):
     runs = tmp_path / "out" / "runs"
     sizes = [load_recipe(runs / f"{name}-0" / "recipe.yaml").data.image_size for name in ("distilled", "gap")]
     assert [tuple(size) for size in sizes] == [(32, 32), (64, 64)]
-    # The feature maps have 31×31 places, which are not four tiles.
+    # Feature maps of 31×31 places cannot be divided into four tiles.
     assert "| GAP           " in (text := (tmp_path / "out" / "collage.md").read_text())
     assert "0.250" not in text and (tmp_path / "out" / "pooling_maps.png").exists()
 

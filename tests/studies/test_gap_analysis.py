@@ -1,4 +1,4 @@
-"""The bound of Chapter 4 where it can be computed by hand, and a short run of the study."""
+"""The bound of chapter 4, computed by hand, and a short run of the study."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def test_bound_on_every_image(quick_run):
     assert result.features.shape == (80, 49, 2) and np.linalg.norm(result.features, axis=-1).max() <= 1.0 + 1e-9
     assert result.prototypes.shape == (48, 2) and len(result.all_errors) == 220
     np.testing.assert_allclose(result.weights.sum(axis=1), 1.0)
-    # Each image's own bound, the mean distance of its features to their prototypes, lies between.
+    # The bound of an image, the mean distance of its features to their prototypes, lies in between.
     apart = np.linalg.norm(result.features[:, :, None] - result.prototypes, axis=-1).min(axis=-1)
     assert (result.errors <= apart.mean(axis=1) + 1e-12).all()
     assert apart.max() == pytest.approx(result.radius)
@@ -67,14 +67,14 @@ def test_bad_options(tmp_path):
 
 @pytest.mark.integration
 def test_every_class_has_an_active_prototype(quick_run):
-    # A share that no prototype reaches leaves the one that most of a class' local features go to.
+    # If no prototype reaches the share, the most frequent prototype of the class remains.
     _, result = quick_run
     shares = np.stack([result.weights[result.labels == label].mean(axis=0) for label in range(10)])
     hulls = prototype_hulls(result, 0.999)
     assert list(hulls) == list(range(10))
     for label, hull in hulls.items():
         np.testing.assert_allclose(hull.points.mean(axis=0), result.prototypes[shares[label].argmax()], atol=1e-9)
-    # All that are in use, on the other hand, span the class' local features up to δ.
+    # The hull of all used prototypes covers the local features of the class up to δ.
     (corners,) = [hull.points for label, hull in prototype_hulls(result, 1e-6).items() if label == 3]
     used = result.prototypes[shares[3] > 0]
     np.testing.assert_allclose(corners.min(axis=0), used.min(axis=0), atol=1e-4)

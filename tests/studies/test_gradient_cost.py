@@ -46,7 +46,7 @@ def printed(costs, iterations):
 
 
 def newton_weights(costs, ratio, smoothing):
-    """Weights in float64 by bisection."""
+    """Pooling weights in float64 by bisection."""
     log_mass = logsumexp(-smoothing * costs, axis=-1)
     low, high = np.full((len(costs), 1), -100.0), np.full((len(costs), 1), 100.0)
     for _ in range(100):
@@ -106,7 +106,7 @@ def test_as_printed_is_the_layers_iteration(gradient):
     results = []
     for as_printed in (False, True):
         layer = make_layer(SMALL, {**gradient, "iterations": 4, "as_printed": as_printed}, prototypes, "float64")
-        # The attributes of a truncated iteration are of another iterate.
+        # The attributes of a truncated iteration belong to another iterate.
         layer.return_attributes = False
         results.append(make_step(layer, upstream)(tf.constant(features, tf.float64)))
     for ours, theirs in zip(*results):

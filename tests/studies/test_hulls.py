@@ -1,4 +1,4 @@
-"""Hulls of classes: by hand, by sampling, and where they degenerate."""
+"""Hulls of classes: by hand, by sampling, and degenerate cases."""
 
 import numpy as np
 import pytest

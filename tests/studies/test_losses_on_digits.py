@@ -1,4 +1,4 @@
-"""Every loss trains; the whole table is slow."""
+"""Every loss trains. The whole table is a slow test."""
 
 import numpy as np
 import pytest

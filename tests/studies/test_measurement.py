@@ -1,4 +1,4 @@
-"""Turns, modes, fresh processes, and a peak of memory whose least is known."""
+"""Timing rounds, modes, new processes, and a memory peak with a known minimum."""
 
 import os
 import pathlib

@@ -19,7 +19,7 @@ def test_all_poolings_take_part_once():
     names = set(TITLES) - {ZERO_SHOT}
     assert set(poolings.names()) - names == {"netvlad", "optimal_transport"}
     for name in ("netvlad", "optimal_transport"):
-        # Left out as one with its options is there.
+        # Excluded, because variants with fixed options are included.
         assert type(poolings.get(name)) is type(poolings.get(f"{name}_8x16"))
 
 
@@ -45,7 +45,7 @@ def test_recipes_take_the_contestants(recipe, name, loss):
 
 @pytest.fixture
 def made_up(monkeypatch):
-    """Runs that are not done: a MAP@R for each pooling, loss and seed, and times."""
+    """Stub the runs with a MAP@R per pooling, loss and seed, and times."""
     asked, scores = [], {"gap": 0.4, "gsp": 0.6, "weldon": 0.5}
 
     def result_of(changes, folder):

@@ -1,4 +1,4 @@
-"""The design and its effects against least squares and multiplied words, and the study with stubbed trainings."""
+"""The design and its effects compared with least squares and products of words, and the study with stubbed runs."""
 
 import itertools
 import types
@@ -25,7 +25,7 @@ NAMES = tuple(FACTORS)
 
 
 def words_of(columns):
-    """All products of the columns: from a set of them to the product."""
+    """All products of columns: dict from a set of columns to the product."""
     return {
         frozenset(chosen): columns[:, list(chosen)].prod(axis=1)
         for size in range(1, columns.shape[1] + 1)
@@ -59,7 +59,7 @@ def test_the_thesis_design_by_hand():
 
 
 def test_resolution_is_four():
-    """The shortest word that is constant over the runs has four letters: it is the only one."""
+    """The only word that is constant over the runs has four letters."""
     constant = [word for word, column in words_of(half_fraction(4)).items() if len(set(column)) == 1]
     assert constant == [frozenset(range(4))]
 
@@ -84,7 +84,7 @@ def scores():
 
 
 def test_effects_are_those_of_least_squares(scores):
-    """The model with all columns, and one term for each seed in place of the mean."""
+    """Least squares with all columns, and one term per seed in place of the mean."""
     design, seeds = half_fraction(4), scores.shape[1]
     columns = np.column_stack([design[:, [NAMES.index(n) for n in a]].prod(axis=1) for a, _ in alias_sets(NAMES)])
     model = np.column_stack([np.repeat(columns, seeds, axis=0), np.tile(np.eye(seeds), (8, 1))])
@@ -98,7 +98,7 @@ def test_effects_are_those_of_least_squares(scores):
     assert freedom == 14
     p_value = 2 * stats.t.sf(found.limit / found.standard_error, freedom)
     assert p_value == pytest.approx(0.05)
-    # What a column explains is what the fit loses without it.
+    # A column explains what the fit loses without it.
     within = np.square(scores - scores.mean(axis=0)).sum()
     for index, effect in enumerate(found.effects):
         without = np.delete(model, index, axis=1)
@@ -114,7 +114,7 @@ def test_planted_effects():
     found = analyse(design, planted[:, None], NAMES)
     values = {effect.names[0]: effect.value for effect in found.effects}
     assert values.pop(("ε",)) == pytest.approx(4.0)
-    # ε×λ cannot be told from m×μ.
+    # ε×λ is aliased with m×μ.
     assert values.pop(("m", "μ")) == pytest.approx(-1.0)
     np.testing.assert_allclose(list(values.values()), 0.0, atol=1e-12)
     assert (found.standard_error, found.limit, found.residual) == (None, None, 0.0)
@@ -122,7 +122,7 @@ def test_planted_effects():
 
 
 def test_effects_of_the_thesis():
-    """By hand from its table, the rows of which are told here as they stand there."""
+    """By hand from the table of the thesis, with the rows in its order."""
     printed = [
         ((16, 0.3, 0.5, 0.1), 40.63, 40.59),
         ((16, 0.7, 0.5, 0.5), 40.41, 40.34),
@@ -153,7 +153,7 @@ def test_scores_that_do_not_fit(shape):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Trainings that give at once 0.3, 0.05 less at ε = 20, and a little more for each seed; and their recipes."""
+    """Stub the runs with 0.3, 0.05 less at ε = 20, and slightly more per seed; returns their recipes."""
     recipes = {}
 
     def result_of(recipe, folder):
@@ -199,7 +199,7 @@ def test_quick_and_other_levels(tmp_path, trained):
     assert all(recipe.references.has_proxies and recipe.seed == 0 for recipe in trained.values())
     assert {recipe.model.gsp.ratio for recipe in trained.values() if recipe.zero_shot.enabled} == {0.2, 0.5}
     assert all((recipe.data.name, recipe.data.size) == ("digits", 20) for recipe in trained.values())
-    # Other levels than the thesis': nothing to set beside.
+    # With other levels than those of the thesis, there is nothing to compare with.
     assert "thesis" not in (tmp_path / "effects.md").read_text()
     assert [effect.names for effect in screened[losses[0]].analysis.effects][0] == (("μ",), ("ε", "λ"))
 

@@ -1,4 +1,4 @@
-"""Bags as they are described, and a short run of the study."""
+"""Sampled bags, and a short run of the study."""
 
 import keras
 import numpy as np

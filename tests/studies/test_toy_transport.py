@@ -1,4 +1,4 @@
-"""The linear program against its known solution, and smoothing against the linear program."""
+"""The linear program compared with its known solution, and smoothing with the linear program."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def test_the_map_is_half_informative():
 @pytest.mark.parametrize("ratio", [0.1, 0.25, 0.5])
 def test_linear_program_takes_the_cheapest(costs, ratio):
     plan = linear_program(costs, ratio)
-    # By hand: features in the order of their least cost, each whole, the last as far as it is needed.
+    # By hand: features in the order of their lowest cost, each completely, the last one partly.
     expected, left = np.zeros_like(plan), ratio
     for feature in np.argsort(costs.min(axis=0)):
         expected[costs[:, feature].argmin(), feature] = min(left, 1 / 30)
@@ -33,7 +33,7 @@ def test_linear_program_takes_the_cheapest(costs, ratio):
 
 
 def test_smoothing_costs_at_most_its_entropy(costs):
-    """The entropy of a plan lies within log(m + 1), so the optimum's cost rises by no more than log(m + 1) / ε."""
+    """The entropy of a plan is at most log(m + 1), so the cost rises by at most log(m + 1) / ε."""
     exact = linear_program(costs, 0.3)
     gaps = [np.sum(costs * (smoothed_plan(costs, 0.3, smoothing) - exact)) for smoothing in (1.0, 10.0, 100.0, 1e4)]
     assert all(-1e-12 <= gap <= np.log(4) / e for gap, e in zip(gaps, (1.0, 10.0, 100.0, 1e4)))

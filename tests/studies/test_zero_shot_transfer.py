@@ -1,4 +1,4 @@
-"""Zero-shot transfer: the regression over many splits, the images' split, the attributes, and the study's course."""
+"""Zero-shot transfer: regression over many splits, split of the images, attributes, and the whole study."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def sample(seed=0, classes=12, dim=5):
 
 
 def naive_transfer(attributes, embeddings, labels, splits, fit):
-    """Split by split and class by class; `fit` gives a function from attributes to predictions."""
+    """Transfer split by split and class by class; `fit` returns a function from attributes to predictions."""
     results = []
     for fitted, others in splits:
         centres = {label: embeddings[labels == label].mean(axis=0) for label in [*fitted, *others]}
@@ -56,7 +56,7 @@ def test_transfer_equals_a_loop_over_ridge_regressions(seed):
     )
     for values, expected in zip(found, naive):
         np.testing.assert_allclose(values, expected)
-    # Neither all right nor all wrong, or the comparison says little.
+    # Neither all right nor all wrong, so that the comparison is informative.
     assert 0.1 < found.l2.mean() < 0.9 and (found.l2 != found.cosine).any()
 
 
@@ -78,12 +78,12 @@ def test_linear_embeddings_are_predicted_and_equal_attributes_are_not():
     attributes, _, labels = sample()
     splits = random_splits(12, 30)
     embeddings = attributes @ np.random.default_rng(3).normal(size=(8, 6))
-    # The fit is to the classes' means, so what varies within a class must not be in the attributes.
+    # The fit targets class means, so the attributes must not vary within a class.
     means = np.array([attributes[labels == label].mean(axis=0) for label in range(12)])[labels]
     few = random_splits(12, 30, per_half=6)
     assert attribute_transfer(means[:, :4], means[:, :4] @ np.eye(4, 6), labels, few, 1e-9).l2.mean() == 1.0
     same = attribute_transfer(np.full_like(attributes, 1 / 8), embeddings, labels, splits)
-    # All are predicted at one place, the nearest of one class.
+    # All predictions are the same point, which is nearest to one class.
     np.testing.assert_allclose(same.l2, 0.2)
     np.testing.assert_allclose(same.cosine, 0.2)
 
@@ -106,7 +106,7 @@ def test_random_splits():
     assert splits.shape == (500, 2, 5)
     assert all(len(set(split.ravel())) == 10 for split in splits)
     np.testing.assert_array_equal(splits, random_splits(197, 500, seed=3))
-    # Of ten classes every one is in each half equally often, but for chance.
+    # Each of ten classes is in each half about equally often.
     shares = np.bincount(random_splits(10, 2000)[:, 0].ravel()) / 2000
     np.testing.assert_allclose(shares, 0.5, atol=0.05)
     assert random_splits(7, 2).shape == (2, 2, 3)
@@ -125,12 +125,12 @@ def test_summary():
     within = summarize(shuffled, attributes, labels, splits=5, ridge=0.05)
     expected = np.array([shuffled[labels == label].std(axis=0) for label in range(4)])
     np.testing.assert_allclose(within.deviations, expected)
-    # The law of total variance: what is not within the classes is between them.
+    # Law of total variance: the variance that is not within the classes is between them.
     assert within.between == pytest.approx(1.0 - np.sum(expected**2 * 6) / np.sum((shuffled - 0.25) ** 2))
 
 
 def test_images_are_split_class_by_class(tmp_path):
-    # About 30 images of each class.
+    # About 30 images per class.
     digits = data.load("digits")
     digits = data.LabeledImages(digits.images[:300], digits.labels[:300], digits.class_names)
     folder = tmp_path / "data" / "digits"
@@ -244,7 +244,7 @@ def test_unseen_classes_are_those_of_the_recipe(tmp_path, monkeypatch):
     asked, generator = [], np.random.default_rng(0)
 
     def transport(_):
-        """Takes no network: random numbers."""
+        """Random numbers instead of a network."""
         return lambda images: (
             generator.normal(size=(len(images), 4)),
             generator.dirichlet(np.ones(8), len(images)),

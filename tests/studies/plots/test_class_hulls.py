@@ -31,7 +31,7 @@ def test_a_class_has_one_colour():
     first, second = figure.axes
     assert first.patches[1].get_edgecolor() == second.patches[0].get_edgecolor()
     assert first.patches[0].get_edgecolor() != first.patches[1].get_edgecolor()
-    # Points of a class are in its hull's colour.
+    # Points of a class have the color of its hull.
     np.testing.assert_allclose(first.collections[0].get_facecolors()[-1], first.patches[1].get_edgecolor())
 
 
@@ -47,7 +47,7 @@ def test_texts_of_one_place_do_not_cover_each_other():
     apart = np.linalg.norm(places[:, None] - places, axis=-1) + np.eye(5)
     assert apart.min() > 0.04 * np.ptp(axes.get_xlim())
     assert np.abs(places[:4] - 0.5).max() < 0.15 * np.ptp(axes.get_xlim())
-    # Where there is room the text stands at the hull.
+    # With enough room, the text is at the hull.
     np.testing.assert_allclose(places[4], [3.5, 3.5])
 
 

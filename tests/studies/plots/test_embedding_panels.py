@@ -14,7 +14,7 @@ def blobs(classes=6, each=10, dimensions=8, seed=0):
 
 
 def places(axes, labels):
-    """The mean place of each class, in the order of their names."""
+    """Mean place of each class, in the order of their names."""
     return np.array(
         [
             np.mean([drawn.get_offsets() for drawn in axes.collections if drawn.get_label() == str(label)][0], axis=0)
@@ -38,7 +38,7 @@ def test_two_dimensions_are_drawn_as_they_are():
 
 
 def test_a_panel_keeps_the_places_of_the_panel_before():
-    """Turned and with less noise, the same blobs stay where they are; t-SNE on its own lays them out anew."""
+    """The same blobs, rotated and with less noise, keep their places; t-SNE alone would arrange them differently."""
     generator = np.random.default_rng(0)
     centres, labels = blobs(classes=10, each=12)
     first = centres + 2.0 * generator.normal(size=centres.shape)
@@ -69,7 +69,7 @@ def test_t_sne_starts_from_the_given_points(monkeypatch):
     assert starts[0] == "pca" and starts[1].dtype == np.float32
     np.testing.assert_allclose(starts[1], embeddings[:, :2], rtol=1e-6)
     np.testing.assert_allclose(starts[2], 2.0 * embeddings[:, :2], rtol=1e-6)
-    # There is no arrangement in points that are all in one place.
+    # Coincident points have no arrangement.
     assert plane.to_plane(embeddings, 30.0, 0, start=np.zeros((60, 2)))[1] == "t-SNE"
     assert starts[3] == "pca"
 

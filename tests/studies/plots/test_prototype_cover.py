@@ -32,7 +32,7 @@ def test_many_features_are_thinned_out():
     features = np.random.default_rng(0).uniform(size=(500, 2))
     (axes,) = prototype_cover(features, PROTOTYPES, max_points=100).axes
     assert sorted(len(points.get_offsets()) for points in axes.collections)[-2:] == [4, 100]
-    # The radius is that of all features.
+    # The radius covers all features, drawn or not.
     apart = np.linalg.norm(features[:, None] - PROTOTYPES, axis=-1).min(axis=1)
     assert axes.patches[0].radius == pytest.approx(apart.max())
 

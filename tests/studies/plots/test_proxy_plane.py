@@ -15,7 +15,7 @@ def panel(next_proxies=None):
 
 
 def marks(axes, count):
-    """Places of the collections with so many marks, in the order of the classes."""
+    """Places of the collections with `count` marks, in the order of the classes."""
     return [np.asarray(of.get_offsets()) for of in axes.collections if len(of.get_offsets()) == count]
 
 
@@ -74,7 +74,7 @@ def test_panels_in_rows(count, shape):
     figure = proxy_plane({f"panel {index}\nof some": panel(PROXIES) for index in range(count)})
     assert figure.axes[0].get_gridspec().get_geometry() == shape
     assert sum(axes.get_visible() for axes in figure.axes) == count
-    # What stands lowest in its column has a label below.
+    # The lowest panel of a column has a label.
     assert sum(axes.get_xlabel() == "dimension 1" for axes in figure.axes) == min(count, 3)
     figure.draw_without_rendering()
     width, height = figure.get_size_inches() * figure.dpi
