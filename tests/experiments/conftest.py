@@ -1,4 +1,4 @@
-"""Runs made once, and the small backbone that they need."""
+"""Runs that are trained once, and the small backbone that they use."""
 
 import types
 
@@ -13,14 +13,14 @@ from tfdml.export import export_saved_model
 
 @pytest.fixture(autouse=True)
 def tiny():
-    """The backbone "tiny" exists, in these tests alone."""
+    """Registers the backbone "tiny" for these tests."""
     with tiny_backbone.registered():
         yield
 
 
 @pytest.fixture(scope="session")
 def tiny_changes():
-    """Changes of the recipe digits-quick that make a run short."""
+    """Changes of the recipe digits-quick for a short run."""
     return dict(tiny_backbone.CHANGES)
 
 
@@ -33,7 +33,7 @@ def tiny_arguments(tiny_changes):
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory, tiny_changes):
-    """The result of an uninterrupted run on images with GSP, CCP and figures, for integration tests.
+    """Result of an uninterrupted run on images with GSP, CCP and figures, for integration tests.
 
     Tests copy its folder before they change it.
     """
@@ -44,9 +44,9 @@ def finished_run(tmp_path_factory, tiny_changes):
 
 @pytest.fixture(scope="session")
 def image_run(tmp_path_factory, tiny_changes):
-    """The folder of a run on images, with the files that an evaluation reads, and its embedder, which is untrained.
+    """Folder of a run on images, with the files that an evaluation reads, and its untrained embedder.
 
-    It takes a third of the time of a run that trains.
+    Three times faster than a run that trains.
     """
     with tiny_backbone.registered():
         changes = {**tiny_changes, "model.pooling": "gap", "references.name": "batch", "ccp.enabled": False}
@@ -65,7 +65,7 @@ def image_run(tmp_path_factory, tiny_changes):
 
 @pytest.fixture(scope="session")
 def stored_features(tmp_path_factory):
-    """Features of the digits from a random network, 24 numbers each, which are better than chance."""
+    """Features of size 24 of the digits from a random network, which are better than chance."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((8, 8, 1))
     maps = keras.layers.Conv2D(24, 5, activation="relu")(inputs)
@@ -76,7 +76,7 @@ def stored_features(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def head_changes(stored_features):
-    """Changes of the recipe features that make a run short: about a second."""
+    """Changes of the recipe features for a run of about a second."""
     return {
         "data.options.path": str(stored_features),
         "batches.classes": 4,
@@ -102,6 +102,6 @@ def head_arguments(head_changes):
 
 @pytest.fixture(scope="session")
 def head_run(head_changes, tmp_path_factory):
-    """The result of an uninterrupted run on features. Tests copy its folder before they change it."""
+    """Result of an uninterrupted run on features. Tests copy its folder before they change it."""
     recipe = load_recipe("features", head_changes)
     return train(recipe, tmp_path_factory.mktemp("runs") / "head", verbose=0)

@@ -1,4 +1,4 @@
-"""Every data set of the benchmarks, as a miniature in its original layout, from prepare to the evaluation."""
+"""Every benchmark dataset, as a miniature in its original layout, from prepare to evaluation."""
 
 import json
 
@@ -9,8 +9,8 @@ import tiny_backbone
 from tfdml.data.prepare import prepare
 from tfdml.experiments import evaluate_main, train_main
 
-# A recipe of the tables for each data set, with what a miniature of few classes asks for. Of eight classes half are for
-# training, so that the folds are two.
+# A recipe of the tables for each dataset, with changes for miniatures of few classes. Half of the eight classes are for
+# training, so there are two folds.
 _RECIPES = {
     "cub": "table-5.1/cub/c2-gsp",
     "cars196": "table-5.1/cars196/ms",
@@ -32,7 +32,7 @@ _SMALL = {
     "training.steps_per_validation": 2,
 }
 _FOLDED = ("fair", "cross_validation", "fixed_validation")
-# Every data set under one protocol, and every protocol with some data set; the others are slow.
+# Each dataset with one protocol, and each protocol with one dataset; the other combinations are slow.
 _CHOSEN = {
     ("cub", "fair"), ("cars196", "fixed_validation"), ("sop", "cross_validation"), ("in_shop", "conventional"),
     ("cifar10", "conventional"), ("cifar100", "conventional"), ("cifar_collage", "fixed_validation"),
@@ -52,7 +52,7 @@ def test_from_prepare_to_evaluate(name, protocol, tmp_path, monkeypatch, capsys)
     changes = {**_SMALL, "data.options.path": str(path), "protocol.name": protocol}
     changes["protocol.folds"] = 2 if protocol in _FOLDED else "null"
     if not name.startswith("cifar"):
-        # Crops and centre crops stay, in small.
+        # Keeps random and center crops, at a smaller size.
         changes.update({"data.size": 24, "data.short_side": 28, "data.options.counts": "any"})
     arguments = [_RECIPES[name], "--out", "row", "--verbose", "0"]
     for key, value in changes.items():
@@ -69,7 +69,7 @@ def test_from_prepare_to_evaluate(name, protocol, tmp_path, monkeypatch, capsys)
     kept = list((tmp_path).rglob("evaluations/*/metrics.json"))
     assert len(kept) == (1 if ensemble else len(runs[:2]))
     if name == "in_shop":
-        # Half of a test class' four images are queries; there are four such classes.
+        # Half of the four images of each of the four test classes are queries.
         assert json.loads(kept[0].read_text())["metrics"]["queries"] == 8
     if summary["evaluations"] == 1:
         kind = "ensemble" if ensemble else "separate"

@@ -1,4 +1,4 @@
-"""What recipes and presets become: references, loss and miner, optimizers."""
+"""Objects built from recipes and presets: references, loss and miner, optimizers."""
 
 import keras
 import numpy as np
@@ -46,12 +46,12 @@ def with_preset(name):
     return load_recipe("gap", {"model.embedding_size": 8, "references.memory_warmup": 0}, [name])
 
 
-# Several data sets share their values.
+# Several datasets share their values.
 DIFFERENT_PRESETS = sorted({str(load_preset(name)): name for name in preset_names()}.values())
 
 
 def of_every_way_to_train():
-    """A preset for each way to train: those that differ in numbers alone take the same step."""
+    """One preset per way to train: presets that differ only in numbers have the same training step."""
     gap = to_mapping(load_recipe("gap"))
     return sorted({what_a_step_does(merge(gap, load_preset(name))): name for name in DIFFERENT_PRESETS}.values())
 
@@ -139,7 +139,7 @@ def test_references():
     model = model_of("xbm", references__memory_size=33, references__memory_warmup=5)
     (memory,) = model.references
     assert (memory.size, memory.embedding_size, memory.warmup_steps, model.in_batch_weight) == (33, 8, 5, 1)
-    # Two passes over 40 classes of 4 images each.
+    # Two epochs of 40 classes with 4 images each.
     assert model_of("xbm").references[0].size == 320
     model = model_of("xbm", references__name="proxies_and_memory", references__in_batch_weight=0.5)
     assert [type(layer) for layer in model.references] == [layers.ClassProxies, layers.CrossBatchMemory]

@@ -42,12 +42,12 @@ def test_help_has_every_key_with_the_default_recipes_value(capsys):
         train_main(["--help"])
     assert exit_.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
-    # Modules to import are those of --import.
+    # The option for modules is --import.
     for path in set(_dotted(to_mapping(Recipe()))) - {"imports"}:
         text = re.search(rf"--{path} \S+ (.*?) \(default: ", shown)[1]
         assert len(text.split()) >= 2, f"{path} is not explained"
     assert "--data.name TEXT Dataset (--list datasets), or 'folder' with the option 'path'. (default: glyphs)" in shown
-    # No types of Python, and what is said is true: the default recipe overrides those of the class.
+    # No Python types; defaults are those of the default recipe, not of the class.
     assert "<class" not in shown and "type:" not in shown and "Optional" not in shown
     default = to_mapping(load_recipe("default"))
     assert default["ccp"]["patience"] == 2 and re.search(r"--ccp.patience N [^()]+ \(default: 2\)", shown)
@@ -275,7 +275,7 @@ def test_the_quick_recipe_ends_clearly_above_the_untrained_network(tmp_path):
     assert result.test["precision_at_1"] > result.untrained["precision_at_1"] + 0.1
 
 
-# All in one process: what is imported by one is there for the others.
+# All in one process, because imports of one affect the others.
 LIGHT = """
 import contextlib, io, sys
 sys.argv = ["tfdml-train"]
@@ -306,7 +306,7 @@ def test_help_and_lists_do_not_import_tensorflow(request):
         [sys.executable, "-c", LIGHT], cwd=request.config.rootpath, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    # As quiet as that: no line of TensorFlow's own, but those that no setting of TensorFlow 2.21 silences.
+    # No log lines of TensorFlow, except those that no setting of TensorFlow 2.21 silences.
     of_tensorflow = ("WARNING: All log messages", "I0000")
     assert not [line for line in done.stderr.splitlines() if not line.startswith(of_tensorflow)]
 

@@ -25,7 +25,7 @@ def in_tmp_path(tmp_path, monkeypatch):
 
 
 def _write_images(folder, classes=3):
-    """Two images of different sizes for each class; PNG, JPEG and WebP, which a SavedModel cannot decode."""
+    """Two images of different sizes per class: PNG, JPEG, and WebP, which a SavedModel cannot decode."""
     generator = np.random.default_rng(0)
     for number in range(2 * classes):
         image = generator.integers(0, 256, (20 + number, 24, 1), np.uint8)
@@ -40,7 +40,7 @@ def _write_images(folder, classes=3):
 
 
 def _metrics(image_run, dataset):
-    """The metrics of the network, computed from its embeddings."""
+    """Metrics computed from the embeddings of the network."""
     batches = data.evaluation_batches(dataset, 256, image_run.images.preprocessing)
     embeddings = np.concatenate([image_run.embedder(images) for images, _ in batches])
     return retrieval_metrics(embeddings, dataset.labels)
@@ -66,7 +66,7 @@ def test_run_and_saved_model_agree(image_run, in_tmp_path):
     folder = str(_write_images(in_tmp_path / "images"))
     ours = evaluate(image_run.folder, folder, out=in_tmp_path / "run", figures=False)
     theirs = evaluate(image_run.folder / "saved_model", folder, figures=False)
-    # Rounding differs, and with it the order of neighbors at nearly the same distance.
+    # Rounding differs, and so does the order of neighbors at nearly the same distance.
     assert theirs.metrics == pytest.approx(ours.metrics, abs=1e-4)
     assert theirs.folder.parent.resolve() == (in_tmp_path / "evaluations").resolve()
     assert ours.split == "all"
@@ -110,8 +110,8 @@ def test_a_split_of_other_data(image_run, in_tmp_path):
     assert done.classes == 5 and done.images == len(test)
     batches = data.evaluation_batches(test, 256, data.Preprocessing((12, 12), 1))
     expected = np.concatenate([image_run.embedder(images) for images, _ in batches])
-    # The network rounds batches of another size otherwise, and one query has two neighbours at one distance: embeddings
-    # are compared nearly, and metrics with those of the same embeddings.
+    # Rounding depends on the batch size, and one query has two neighbors at the same distance: embeddings are compared
+    # approximately, and metrics with those of the same embeddings.
     saved = load_saved_model(image_run.folder / "saved_model").embed(np.stack(test.images))
     np.testing.assert_allclose(saved, expected, rtol=0, atol=1e-6)
     assert done.metrics == pytest.approx(retrieval_metrics(saved, test.labels), abs=1e-6)
@@ -204,7 +204,7 @@ def copied_run(image_run, tmp_path):
 
 
 def test_nothing_in_the_folder_of_a_run_is_executed(image_run, copied_run):
-    """The recipe makes the network, also under the other line of Keras, which cannot read embedder.keras."""
+    """The recipe recreates the network, also under the other version of Keras, which cannot read embedder.keras."""
     for content in (b"garbage", _hdf5()):
         copied_run.embedder.write_bytes(content)
         done = evaluate(copied_run.path, figures=False)
@@ -246,7 +246,7 @@ class _Hostile(tf.Module):
     @tf.function(input_signature=[tf.TensorSpec((None, 12, 12, 1), tf.float32, name="images")])
     def serve(self, images):
         act = tf.function(self.act)
-        # Inside of a branch of a function, as a graph may hide it.
+        # Inside a branch of a function, where a graph could hide it.
         with tf.control_dependencies([tf.cond(tf.size(images) >= 0, lambda: act(), lambda: tf.constant(0.0))]):
             return {"embedding": tf.reshape(images, (-1, 144)) * self.weight}
 
@@ -287,7 +287,7 @@ def test_saved_models_that_reach_files_or_python_are_refused(in_tmp_path, image_
             with pytest.raises(SystemExit):
                 evaluate_main([str(path), "--data", "digits", "--no-figures"])
             assert not victim.exists()
-            # Whoever trusts it gets what it does.
+            # With trust the operation is executed.
             shutil.rmtree(extra)
             extract_features(path, image_run.images.test, in_tmp_path / "out", trust=True, verbose=False)
             shutil.rmtree(in_tmp_path / "out")

@@ -30,7 +30,7 @@ def as_floats(dataset):
 
 
 def network(channels=4, shape=(8, 8, 1), name="network"):
-    """Images to a feature map."""
+    """Network from images to a feature map."""
     inputs = keras.Input(shape)
     return keras.Model(inputs, keras.layers.Conv2D(channels, 3, activation="relu", name="map")(inputs), name=name)
 
@@ -42,7 +42,7 @@ def with_head(**options):
 
 
 def extract(model, dataset, out, **options):
-    """The features, and that what is on disk is what was returned."""
+    """Extracts features and checks that the files on disk contain them."""
     got = extract_features(model, dataset, out, verbose=False, **options)
     stored = features(out)
     assert isinstance(got, LabeledFeatures) and not list(out.glob("*.partial"))
@@ -154,7 +154,7 @@ def test_a_model_in_a_file(digits, tmp_path):
 
 
 class Foreign(tf.Module):
-    """A network that this package knows nothing of."""
+    """SavedModel that was not exported by this package."""
 
     def __init__(self, dtype=tf.float32, shape=(None, 8, 8, 1)):
         super().__init__()
@@ -183,7 +183,7 @@ def test_any_saved_model(digits, tmp_path, shape):
 def test_a_saved_model_of_bytes(digits, tmp_path):
     module = Foreign(tf.uint8)
     tf.saved_model.save(module, str(tmp_path / "model"), signatures={"serving_default": module.serve})
-    # TensorFlow takes these characters for a pattern.
+    # TensorFlow interprets these characters as a pattern.
     shutil.copytree(tmp_path / "model", tmp_path / "model [v2]*?{a}")
     values = extract(tmp_path / "model [v2]*?{a}", digits, tmp_path / "out [v2]*", output="flat", scale="0-255")
     np.testing.assert_array_equal(values, 3.0 * digits.images.reshape(50, 64))
@@ -294,7 +294,7 @@ def test_features_that_are_not_finite_are_named(digits, tmp_path):
 
 @pytest.mark.parametrize("reserves", [True, False])
 def test_a_full_disk(digits, tmp_path, monkeypatch, reserves):
-    """The limit on the size of files stands for the disk: writing fails in the same way."""
+    """A limit on the file size stands in for a full disk; writing fails in the same way."""
     if not reserves:
         monkeypatch.delattr(os, "posix_fallocate")
     inputs = keras.Input((8, 8, 1))
@@ -321,7 +321,7 @@ def test_interruptions_leave_nothing_that_could_be_taken_for_whole(digits, tmp_p
         with pytest.raises(KeyboardInterrupt):
             extract_features(model, digits, out, verbose=False)
     assert leaves(out) is None
-    # What a kill leaves is replaced, that of another set included.
+    # Files of a killed extraction are replaced, also those of another dataset.
     out.mkdir()
     for name in ("features.npy.partial", "labels.npy", "roles.npy"):
         (out / name).write_bytes(b"half")

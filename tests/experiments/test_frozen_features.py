@@ -57,7 +57,7 @@ def test_figures_and_a_folder_of_any_name(head_changes, tmp_path, monkeypatch):
 
 
 def test_the_result_of_a_recipe_is_taken_from_its_folder(head_run, head_changes):
-    """The recipe of the folder is complete: it has the size of the features, too."""
+    """The recipe in the folder is complete: it also has the size of the features."""
     path = pathlib.Path(head_changes["data.options.path"])
     recipe = load_recipe("features", {**head_changes, "data.options.path": path})
     assert result_of(recipe, head_run.folder).test == head_run.test
@@ -98,7 +98,7 @@ class _Stop(Exception):
 
 
 class _StopAfter(keras.callbacks.Callback):
-    """Ends the training in the middle of an epoch."""
+    """Stops training in the middle of an epoch."""
 
     def on_train_batch_end(self, batch, logs=None):
         if int(self.model.optimizer.iterations) == 10:
@@ -141,7 +141,7 @@ def test_a_resumed_run_with_ccp_ends_like_the_uninterrupted_one(head_changes, tm
 def test_evaluation_of_a_run(head_run, stored_features, tmp_path):
     again = evaluate(head_run.folder, out=tmp_path / "again", figures=False)
     assert again.metrics["map_at_r"] == pytest.approx(head_run.test["map_at_r"], abs=1e-6)
-    # A folder of features is known by its file; the weights are there before the run is finished.
+    # A folder of features is recognized by its file; weights exist before the run is finished.
     shutil.copytree(head_run.folder, tmp_path / "run")
     (tmp_path / "run" / "embedder.keras").unlink()
     whole = evaluate(tmp_path / "run", str(stored_features), out=tmp_path / "whole", figures=False)

@@ -1,4 +1,4 @@
-"""A user's own modules in recipes and commands, imported with consent alone."""
+"""A user's own modules in recipes and commands, imported only with consent."""
 
 import json
 import subprocess
@@ -33,7 +33,7 @@ def spread(y_true, y_pred):
 
 @pytest.fixture(autouse=True)
 def as_before(monkeypatch, registries):
-    """Imports end with the test."""
+    """Removes imported modules after the test."""
     modules, path = set(sys.modules), list(sys.path)
     monkeypatch.setattr(plugins, "_MODULES", UserModules())
     yield
@@ -45,7 +45,7 @@ def as_before(monkeypatch, registries):
 
 @pytest.fixture
 def module(tmp_path):
-    """A function that writes a module."""
+    """Function that writes a module."""
 
     def write(name, text=LOSS):
         path = tmp_path / f"{name}.py"
@@ -84,7 +84,7 @@ def test_a_module_by_its_name(module, monkeypatch, tmp_path, caplog):
     assert plugins.import_modules(["plugin_by_name"]) == ["plugin_by_name"] and "plugin_by_name" in losses.names()
     assert plugins.import_modules(["plugin_by_name"]) == ["plugin_by_name"]
     assert not caplog.records
-    # A script that imports the module itself has what a recipe names as a file.
+    # A module that a script has imported itself satisfies a recipe that names its file.
     plugins._MODULES.names.clear()
     plugins.require([str(tmp_path / "elsewhere" / "plugin_by_name.py")])
 
@@ -111,7 +111,7 @@ def test_a_recipe_runs_nothing_by_itself(module, tmp_path):
     assert has_run(path) and loaded.imports == (str(path),)
     # Now it is imported.
     assert isinstance(builders.make_loss(load_recipe(recipe)), losses.FunctionLoss)
-    # Where the file lies does not tell recipes apart; its name does.
+    # The hash depends on the name of the file, not on its folder.
     moved, other = (load_recipe("gap", {"imports": [name]}) for name in ("/elsewhere/plugin_recipe.py", str(path)))
     assert recipe_hash(moved) == recipe_hash(other) != recipe_hash(load_recipe("gap"))
 
@@ -128,7 +128,7 @@ def test_imports_of_base_and_recipe(module, tmp_path):
 
 
 def test_the_recipe_of_a_run(module, image_run, tmp_path, capsys):
-    """Someone else's run asks before it runs code: evaluation, resuming, tables."""
+    """A run of someone else executes no code without consent: evaluation, resuming, tables."""
     path = module("plugin_run")
     plugins.import_modules([str(path)])
     whole = RunFolder.open(image_run.folder).load_recipe()
@@ -146,7 +146,7 @@ def test_the_recipe_of_a_run(module, image_run, tmp_path, capsys):
     assert "--import plugin_run.py" in refused(capsys, train_main, "--resume", run.path)
     assert tables_main([str(tmp_path)]) == 1
     assert "--import plugin_run.py" in capsys.readouterr().out and not has_run(path)
-    # It need not lie where it lay.
+    # The file may have moved.
     (tmp_path / "moved").mkdir()
     path = path.rename(tmp_path / "moved" / path.name)
     plugins.import_modules([str(path)])
@@ -233,7 +233,7 @@ def test_csv_files_in_recipes(table):
 
 @pytest.mark.integration
 def test_commands(module, table, tiny_arguments, request, tmp_path):
-    """Training, resuming, evaluation and tables in processes of their own."""
+    """Training, resuming, evaluation and tables in separate processes."""
     path = module("own_loss")
     root = request.config.rootpath
 

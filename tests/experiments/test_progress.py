@@ -1,4 +1,4 @@
-"""The lines that a training prints."""
+"""The lines that a training run prints."""
 
 import io
 import types
@@ -45,7 +45,7 @@ def test_a_line_for_each_validation(clock):
 
 def test_the_time_left_of_a_resumed_run_is_that_of_its_own_pace(clock):
     lines = shown_by(ProgressLines, clock, first=10, seconds=600.0).splitlines()
-    # 11 of 60 are done after the first; it took ten minutes.
+    # 11 of 60 validations are done after the first, which took ten minutes.
     assert lines[1].split()[:2] == ["11/60", "1100"] and lines[1].split()[-2:] == ["10:00", "8:10:00"]
 
 
@@ -68,7 +68,7 @@ def test_the_bar_writes_over_itself(clock):
     parts = lines[1].split("\r")
     assert "[====================]" in parts[-2] and parts[-1].startswith("      1/60      100   1.5000     0.2500")
     assert all(len(part) < 100 for line in lines for part in line.split("\r"))
-    # The last one covers the bar.
+    # The last part covers the bar.
     assert len(parts[-1]) >= max(map(len, parts[:-1]))
-    # Quick steps do not flood the terminal: with 0.2 seconds between lines, 10 ms a step give 5 lines for 100 steps.
+    # With at least 0.2 seconds between updates, 100 steps of 10 ms each make 5 updates.
     assert shown_by(ProgressBar, clock, seconds=1.0).count("\r") < 20

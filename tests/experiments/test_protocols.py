@@ -1,4 +1,4 @@
-"""Protocols: which runs they plan, and how their results are summed up."""
+"""Protocols: their planned runs, and the summary of their results."""
 
 import dataclasses
 import itertools
@@ -50,7 +50,7 @@ def fair(tmp_path_factory, head_changes):
 
 @pytest.fixture
 def summed_up(tmp_path):
-    """The folder of a fair protocol with two repeats of two folds whose runs have results, and its recipe."""
+    """Folder of a fair protocol with two repeats of two folds whose runs have results, and its recipe."""
     recipe = load_recipe("gap", {"protocol.name": "fair", "protocol.folds": 2, "protocol.repeats": 2})
     folder, rng = protocols.ProtocolFolder.create(recipe, tmp_path / "fair"), np.random.default_rng(0)
     labels = np.repeat(np.arange(5), 6)
@@ -142,7 +142,7 @@ def test_a_finished_protocol_is_not_repeated(fair):
 def test_an_interrupted_protocol_goes_on_to_the_same_end(fair, tmp_path):
     shutil.copytree(fair[0].folder, tmp_path / "fair")
     (tmp_path / "fair" / "summary.json").unlink()
-    # Killed in the third run, right after its folder was made.
+    # Killed in the third run, right after its folder was created.
     for name in ("repeat1-fold0", "repeat1-fold1"):
         shutil.rmtree(tmp_path / "fair" / "runs" / name)
     (tmp_path / "fair" / "runs" / "repeat1-fold0").mkdir()
@@ -191,10 +191,10 @@ def test_the_commands_run_resume_and_judge_as_one(tiny_arguments, tmp_path, monk
     assert "Protocol fair" in capsys.readouterr().out
     summary = json.loads((tmp_path / "fair" / "summary.json").read_text())
     runs = [f"fair/runs/repeat0-fold{fold}" for fold in range(2)]
-    assert evaluate_main([*runs, "--ensemble", "--no-figures", "--out", "judged"]) == 0
+    assert evaluate_main([*runs, "--ensemble", "--no-figures", "--out", "evaluated"]) == 0
     shown = capsys.readouterr().out
     assert "2 networks as one" in shown and f"{summary['metrics']['ensemble']['map_at_r']['mean']:.4f}" in shown
-    assert json.loads((tmp_path / "judged" / "metrics.json").read_text())["ensemble"] == runs
+    assert json.loads((tmp_path / "evaluated" / "metrics.json").read_text())["ensemble"] == runs
     assert evaluate_main([*runs, "--no-figures"]) == 0
     assert capsys.readouterr().out.count("Files: ") == 2
     saved = evaluate([f"{run}/saved_model" for run in runs], "digits", split="all")

@@ -1,4 +1,4 @@
-"""A queue of recipes goes on where it was, and past what fails."""
+"""A queue of recipes continues after an interruption, and after failed recipes."""
 
 import pytest
 
@@ -65,13 +65,13 @@ def test_files_in_a_queue(tmp_path, monkeypatch):
         load_queue(["**/*.yaml"])
     with pytest.raises(RecipeError, match="There is no recipe file. Received: 'no\\*.yaml'"):
         load_queue(["gap", "no*.yaml"])
-    # A file with such a name is no pattern.
+    # The name of an existing file is not a pattern.
     (tmp_path / "a[1].yaml").write_text("base: gap")
     assert list(load_queue(["a[1].yaml"])) == ["a[1]"]
 
 
 def seeds(monkeypatch, *arguments):
-    """What `--seeds` trains: (seed, folder) of each run."""
+    """Returns seed and folder of each run of `--seeds`."""
     asked = []
 
     def carry_out(recipe, folder, verbose):
@@ -140,7 +140,7 @@ def test_what_has_finished_is_not_repeated(changes, tmp_path):
 @pytest.mark.integration
 def test_a_protocol_in_a_queue_and_one_that_fails(changes, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    # So many classes are there to train with the loss in the batch of the one, but not in the folds of the other.
+    # There are enough training classes for the first recipe, but not in the folds of the second.
     changes = {**changes, "batches.classes": 2, "data.test_classes": "published", "protocol.name": "fixed_validation"}
     changes["protocol.folds"] = 5
     texts = {key: "null" if value is None else str(value) for key, value in changes.items()}

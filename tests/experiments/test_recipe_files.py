@@ -82,13 +82,13 @@ def test_presets_go_over_a_recipe_and_below_overrides():
     assert recipe.name == "gap" and recipe.model.pooling == "gap"
     assert recipe.loss.options == {"positive_margin": 0.1, "negative_margin": 0.3841}
     assert load_recipe("gap", presets=["psomas/margin"]).loss.miner.name == "distance_weighted"
-    # The miner was that of the other loss.
+    # The miner belonged to the previous loss.
     assert load_recipe("gap", presets=["psomas/margin", "thesis/c1"]).loss.miner.name is None
     with pytest.raises(RecipeError, match="Unknown preset 'thesis/c2-cup'. Did you mean 'thesis/c2-cub'"):
         load_preset("thesis/c2-cup")
     with pytest.raises(RecipeError, match="Expected: RECIPE --preset thesis/c1"):
         load_recipe("thesis/c1")
-    # CCP needs proxies, which the overrides give.
+    # CCP needs proxies, which the overrides add.
     with pytest.raises(RecipeError, match="CCP needs class proxies"):
         load_recipe("default", {"references.name": "memory"})
     changes = {"references.name": "proxies_and_memory", "ccp.enabled": True}
@@ -179,7 +179,7 @@ GAP = to_mapping(load_recipe("gap"))
 
 
 def leaves(mapping, prefix=()):
-    """The paths of all values of a recipe."""
+    """Yields the paths of all values of a recipe."""
     for key, value in mapping.items():
         if isinstance(value, dict) and value:
             yield from leaves(value, (*prefix, key))
@@ -214,7 +214,7 @@ VALUES = st.one_of(
 def test_recipes_that_differ_have_other_hashes(path, one, other, random):
     first, second = changed(path, one), changed(path, other)
     assert recipe_hash(first) == recipe_hash(shuffled(first, random))
-    # Text that is a number is that number in YAML, and true equals 1 in Python.
+    # In YAML the text of a number is that number, and in Python true equals 1.
     is_number = any(isinstance(value, str) and value[:1] == "1" for value in (one, other))
     assumed_same = str(one) == str(other) or one == other or is_number
     if path in (("name",), ("description",), ("training", "strategy")):
@@ -259,7 +259,7 @@ def test_former_keys(tmp_path):
     assert load_recipe("gsp", {"evaluation.pictures": False, "zero_shot": {"dim": 8}}) == present
     (tmp_path / "mine.yaml").write_text("base: gsp\nevaluation: {pictures: false}\nzero_shot: {dim: 8}\n")
     assert load_recipe(tmp_path / "mine.yaml", {"name": "gsp", "description": present.description}) == present
-    # The digits that the version before the renaming gave.
+    # The hash of the version before the renaming.
     assert recipe_hash(present) == recipe_hash(to_mapping(present)) == "809245044bec"
 
 
@@ -267,7 +267,7 @@ def test_the_hash_outlasts_dumping_and_more_keys(tmp_path, monkeypatch):
     recipe = load_recipe("gap", {"loss.options.negative_margin": 0.4, "data.size": [28, 32]})
     (tmp_path / "dumped.yaml").write_text(dump_recipe(recipe))
     assert recipe_hash(load_recipe(tmp_path / "dumped.yaml")) == recipe_hash(recipe) == recipe_hash(to_mapping(recipe))
-    # A mapping may leave out what is as in Recipe(), and so may a recipe of an earlier version.
+    # A mapping, or a recipe of an earlier version, may lack keys with the value of Recipe().
     values = decisive_values(recipe)
     assert values["loss.options"] == {"negative_margin": 0.4} and "training.precision" not in values
     assert recipe_hash(nested(values)) == recipe_hash(recipe)

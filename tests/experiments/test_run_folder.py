@@ -106,11 +106,11 @@ def test_a_recipe_that_was_changed_is_refused(tmp_path):
     folder.recipe.write_text(text.replace("learning_rate: 0.0", "learning_rate: 0.1"))
     with pytest.raises(RunFolderError, match="changed after the run began. .*--training.max_validations N prolongs"):
         folder.load_recipe()
-    # How long it takes and where its data lies do not make it another run.
+    # The length and the location of the data may change.
     length = f"max_validations: {recipe.training.max_validations}"
     folder.recipe.write_text(text.replace(length, "max_validations: 7").replace("path: here", "path: there"))
     assert folder.load_recipe().training.max_validations == 7
-    # A run of an earlier version, and one whose file is damaged, has no digest.
+    # Runs of earlier versions, and runs with a damaged file, have no digest.
     folder.environment.write_text("{")
     assert folder.load_recipe().data.options == {"path": "there"}
 

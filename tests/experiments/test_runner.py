@@ -138,7 +138,7 @@ from tfdml.experiments import train
 
 class Kill(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
-        # There is something to remember: proxies that were drawn anew, and weights to be pulled to.
+        # By now there is state to restore: new proxies, and weights of a solved problem.
         if int(self.model.projection) >= 1 and batch == 2:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -156,7 +156,7 @@ def test_a_killed_run_ends_like_the_uninterrupted_one(tmp_path, finished_run, re
     assert killed.returncode < 0
     done = len(_history(path))
     assert 1 < done < 5 and not (path / "test_metrics.json").exists()
-    # As if the kill had come between writing the history and the backup.
+    # As if it was killed between writing the history and the backup.
     with open(path / "history.csv", "a") as file:
         file.write(f"{done + 1},0,0.5\n")
     assert train_main(["--resume", str(path), "--verbose", "0"]) == 0
@@ -166,7 +166,7 @@ def test_a_killed_run_ends_like_the_uninterrupted_one(tmp_path, finished_run, re
 
 @pytest.mark.integration
 def test_a_run_killed_before_its_first_validation_begins_anew(tmp_path, head_run):
-    """It is also a second run of the same recipe, which leaves no traces in the process."""
+    """Also a second run of the same recipe in this process, which must not differ."""
     path = tmp_path / "begun"
     RunFolder.create(RunFolder.open(head_run.folder).load_recipe(), path)
     handlers = list(logging.getLogger("tfdml").handlers)
@@ -219,7 +219,7 @@ def test_a_backup_of_another_recipe_is_refused(tmp_path, head_run):
     (path / "recipe.yaml").write_text(recipe.replace("embedding_size: 8", "embedding_size: 9"))
     with pytest.raises(RunFolderError, match="changed after the run began"):
         resume(path, verbose=0)
-    # As a run of an earlier version.
+    # Like a run of an earlier version.
     environment = read_json(path / "environment.json")
     del environment["recipe_digest"]
     write_json(path / "environment.json", environment)
@@ -561,7 +561,7 @@ def _projections(path):
 def test_killed_anywhere_it_ends_the_same(tmp_path, everything_run, request, seed):
     whole, changes = everything_run
     assert len(_projections(whole.folder)) >= 1
-    # Some ninety places; the first few are before there is anything to go on with.
+    # There are about ninety places. The first few are before a run can be resumed.
     place = int(np.random.default_rng(seed).integers(8, 80))
     code = _KILLED_ANYWHERE.format(here=str(pathlib.Path(__file__).parents[1] / "helpers"))
     environment = {**os.environ, "PYTHONPATH": str(request.config.rootpath)}
@@ -581,7 +581,7 @@ def test_outer_patience_ends_the_training_and_is_remembered(tmp_path, tiny_chang
     assert result.training["epochs"] < 40
     problems = _projections(tmp_path / "run")
     best = [float(problem["best"]) for problem in problems]
-    # The last is the first that is no better than all before it.
+    # The last problem is the first that did not improve on all before it.
     assert best[-1] <= max(best[:-1]) and all(b > max(best[:i], default=0) for i, b in enumerate(best[:-1]))
     assert sum(int(problem["steps"]) for problem in problems) == result.training["steps"]
     assert result.validation["map_at_r"] == pytest.approx(max(best), rel=1e-6)

@@ -39,7 +39,7 @@ def assert_about_same(folder, expected):
     assert len(rows) == len(expected_rows) and rows[0].keys() == expected_rows[0].keys()
     for row, expected_row in zip(rows, expected_rows):
         assert float(row["anchors_without_positive"]) == pytest.approx(float(expected_row["anchors_without_positive"]))
-        # The ten steps of tests/models/test_replicas.py are held to 1e-4.
+        # tests/models/test_replicas.py compares ten steps with a tolerance of 1e-4.
         np.testing.assert_allclose(float(row["loss"]), float(expected_row["loss"]), rtol=0.02)
         np.testing.assert_allclose(float(row["val_map_at_r"]), float(expected_row["val_map_at_r"]), atol=0.03)
     assert (folder / "saved_model" / "saved_model.pb").exists() and (folder / "test_metrics.json").exists()
@@ -96,10 +96,10 @@ def test_a_run_goes_on_after_the_death_of_a_worker(victim, tmp_path):
             process.kill()
     assert code == 1, output
     assert f"Training stopped: Worker {1 - victim} of 2 has lost the others" in output and "--resume" in output
-    # The log of a worker that stopped by itself stays.
+    # The log of a worker that was not killed is kept.
     assert victim == 1 or "has lost the others" in (folder / "workertemp_1" / "train.log").read_text()
     done = len(history(folder))
-    # On one device, and no longer than that.
+    # Resume on one device, for one more validation.
     recipe = (folder / "recipe.yaml").read_text().replace("max_validations: 400", f"max_validations: {done + 1}")
     (folder / "recipe.yaml").write_text(recipe)
     code, output = finish(start("train_on.py", "--resume", folder, "--strategy", "single"))
@@ -139,7 +139,7 @@ def test_workers_must_name_the_folder(monkeypatch):
 
 
 class StubWorkers:
-    """A worker of two whose other worker sees what it is told to."""
+    """One of two workers, with a flag for whether the other one sees the folder."""
 
     count = 2
 

@@ -1,4 +1,4 @@
-"""The recipes of the tables: what they are composed of, and that each trains."""
+"""The recipes of the tables: their parts, and that each trains."""
 
 import json
 import struct
@@ -24,7 +24,7 @@ from tfdml.experiments.recipe_files import recipe_hash, table_recipe_mapping
 from tfdml.experiments.table_files import load_table, quoted_rows, table_names, table_recipes
 
 NAMES = list(table_recipes())
-# Enough for a fold of ten parts of the training classes, and for four classes in a batch.
+# Enough for ten folds of the training classes, and for four classes per batch.
 CLASSES = 24
 SMALL = {
     "model.backbone": "tiny_pretrained",
@@ -33,12 +33,12 @@ SMALL = {
     "references.memory_warmup": 0,
     "optimizer.learning_rate": 0.01,
 }
-# One recipe for each way to train: those that differ in numbers alone take the same step.
+# One recipe per way to train: recipes that differ only in numbers have the same training step.
 WAYS = {what_a_step_does(table_recipe_mapping(name)): name for name in reversed(NAMES)}
 
 
 def tiny_pretrained(input_shape, weights=None, frozen_batch_norm="none"):
-    """Takes what the backbones with ImageNet weights take."""
+    """Accepts the options of the backbones with ImageNet weights."""
     return keras.Sequential([keras.Input(input_shape), keras.layers.Conv2D(5, 3, strides=2, activation="relu")])
 
 
@@ -49,7 +49,7 @@ def backbone(monkeypatch):
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory):
-    """Miniatures of the data sets by name."""
+    """Miniatures of the datasets by name."""
     made = {"fashion_mnist": write_fashion_mnist(tmp_path_factory.mktemp("fashion_mnist"))}
     for name in sorted({table_recipe_mapping(name)["data"]["name"] for name in NAMES} & set(miniatures.MAKERS)):
         options = {} if name.startswith("cifar") else {"classes": CLASSES}
@@ -68,7 +68,7 @@ def write_fashion_mnist(folder, per_class=5):
 
 
 def in_small(name, paths, **changes):
-    """A table's recipe with miniature data and a small network; all else is the recipe's."""
+    """A table's recipe, changed only in its data (a miniature) and its network (a small one)."""
     mapping = table_recipe_mapping(name)
     data, batches = mapping["data"], mapping["batches"]
     small = {**SMALL, "batches.classes": min(batches["classes"], 4)}
@@ -86,7 +86,7 @@ def in_small(name, paths, **changes):
 
 @pytest.fixture(scope="module")
 def images_of():
-    """From a recipe to the images of its first run and a batch; the same of recipes that read the same data."""
+    """Function from a recipe to the data of its first run and a batch, cached for recipes with the same data."""
     loaded = {}
 
     def load(recipe):
@@ -100,7 +100,7 @@ def images_of():
 
 
 def take_a_step(recipe, images, batch):
-    """Asserts that a training step changes the network, if its batch has something to learn from."""
+    """Asserts that a training step changes the network if the batch has a gradient."""
     keras.utils.set_random_seed(0)
     model = make_model(recipe, make_embedder(recipe, images.preprocessing), images.train)
     model.run_eagerly = True
@@ -168,7 +168,7 @@ def test_names_of_recipes():
     assert len(NAMES) == len(set(NAMES)) > 250
     assert {"table-3.1/cub/c2-ccp-l", "table-5.2b/sop/c1-xbm-gsp-128", "psomas-fixed-validation/cub/soft-triple",
             "fair/glyphs/c2-gsp-ccp", "fair/cifar-collage/c2", "conventional/cifar10/c2-gsp"} <= set(NAMES)  # fmt: skip
-    # Those for which nothing is published have no recipe, nor have rows from the literature.
+    # Datasets without published figures and rows from the literature have no recipe.
     assert "psomas-512/cub-resnet50/proxy-proxy" not in NAMES and "table-3.2a/cub/diva" not in NAMES
     assert "table-3.2a/cub/diva" in quoted_rows() and not set(quoted_rows()) & set(NAMES)
 
@@ -179,7 +179,7 @@ def test_the_commands_know_them(capsys):
     place = lines.index("Table 5.3, zero-shot prediction loss and GSP, separately")
     assert lines[place - 1] == ""
     assert lines[place + 1] == "  table-5.3/{sop,in-shop,cub,cars196}/{c2,c2-gsp-only,c2-zsp,c2-gsp}"
-    # Those of the package come first, with a line each.
+    # Recipes of the package come first, one per line.
     assert len(lines) < 100 and lines[0].startswith("default ")
     for arguments in (["table-5.3/cub/c2-zsp"], ["--recipe", "table-5.3/cub/c2-zsp"]):
         assert train_main([*arguments, "--training.patience", "7", "--print-recipe"]) == 0
@@ -214,7 +214,7 @@ def test_rows_with_the_same_recipe_are_those_that_are_printed_twice():
         assert first.replace("table-5.1", "table-5.3") == second and first.rsplit("/", 1)[1] in ("c2", "c2-gsp")
 
 
-# What sections 3.3.2.1 and 5.3.4.1 of the thesis and the slides of Psomas say, in the words of recipes.
+# Sections 3.3.2.1 and 5.3.4.1 of the thesis and the slides of Psomas as values of recipes.
 STATED = {
     "table-3.1/cub/c2-ccp-l": {
         "protocol.name": "fair", "protocol.repeats": 1, "data.name": "cub", "data.size": 227, "data.short_side": 256,
@@ -288,7 +288,7 @@ def test_folds_of_the_thesis_split_of_the_collage(paths):
     runs = plan(recipe)
     assert len(runs) == 3
     images = load_data(runs[-1].recipe)
-    # Two, one and two sub-classes of each of sixteen super-classes, and of the four of the backgrounds.
+    # Two, one and two subclasses of each of sixteen superclasses, and of the four of the backgrounds.
     assert [part.num_classes for part in images[:3]] == [32, 16, 32]
     assert [part.backgrounds.num_classes for part in images[:3]] == [8, 4, 8]
 

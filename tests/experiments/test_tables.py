@@ -1,4 +1,4 @@
-"""The tables: whether their figures are plausible, and what is made of finished protocols."""
+"""The tables: plausibility of their figures, and the output for finished protocols."""
 
 import copy
 import csv
@@ -19,12 +19,12 @@ FAIR = ("table-3.1", "table-5.1", "table-5.3")
 
 @functools.cache
 def load_recipe(name, /, **changes):
-    """A recipe with changes, `__` for the dots of keys; reading one takes a while."""
+    """Returns a recipe with changes, with `__` for the dots of keys. Cached, because reading is slow."""
     return load_anew(name, {key.replace("__", "."): value for key, value in changes.items()})
 
 
 def figures():
-    """Every list of figures with what it belongs to."""
+    """Every list of figures with its table, row and dataset."""
     for table in TABLES.values():
         for row in table.rows.values():
             for data, cells in row.figures.items():
@@ -65,7 +65,7 @@ def test_what_is_printed_twice():
             assert printed[1].value == of_512.value, (key, data)
             assert abs(printed[3].value - of_128.value) < (0.011 if doubted else 1e-9), (key, data)
             assert doubted == (data in second[key].doubts), (key, data)
-    # The literature is quoted in both chapters.
+    # Both chapters quote the literature.
     for one, other in (("table-3.2a", "table-5.2a"), ("table-3.2b", "table-5.2b")):
         for key in ("diva", "diva-512", "proxy-anchor", "proxy-anchor-512", "libc-512"):
             if key in TABLES[one].rows:
@@ -99,7 +99,7 @@ def test_every_table_says_what_it_is():
 
 
 def statistics(mean, deviation=0.002):
-    """Of every metric; means differ, so that columns can be told apart."""
+    """Statistics of every metric, with different means to distinguish the columns."""
     names = ["precision_at_1", "map_at_r", *(f"recall_at_{k}" for k in (2, 4, 8))]
     return {
         name: {"mean": mean - 0.01 * number, "deviation": deviation, "best": mean - 0.01 * number + 0.003}
@@ -108,7 +108,7 @@ def statistics(mean, deviation=0.002):
 
 
 def finish(folder, recipe, **changes):
-    """Makes the folder of a finished protocol."""
+    """Writes the folder of a finished protocol."""
     folder.mkdir(parents=True)
     (folder / "recipe.yaml").write_text(dump_recipe(recipe))
     fair = recipe.protocol.name == "fair"
@@ -165,7 +165,7 @@ def test_tables_of_a_folder(folders, capsys):
     # The row C2+GSP is in two tables.
     assert [title.split(",")[0][2:] for title in titles[:4]] == ["Table 3.1", "Table 5.1", "Table 5.2a", "Table 5.3"]
     assert lines_of(text, "## ") == ["## CUB", "## CUB", "## Cars196", "## CUB", "## Glyphs"]
-    # All rows of the table in the order of the page, and the result beside its figures.
+    # All rows of the table in the original order, and the result next to the published figures.
     row = load_recipe("table-5.1/cub/c2-gsp")
     (line,) = [line for line in lines_of(text, "| C2+GSP") if "68.85" in line]
     assert cells(line) == [
@@ -174,7 +174,7 @@ def test_tables_of_a_folder(folders, capsys):
     ]  # fmt: skip
     (line,) = [line for line in lines_of(text, "| PNCA+GSP") if "65.80" in line]
     assert cells(line)[2] == "–" and cells(line)[-2:] == ["–", "–"]
-    # Table 5.3 has MAP@R alone, and says what is odd.
+    # Table 5.3 has only MAP@R, and a note on an odd figure.
     (line,) = lines_of(text, "| C2, ZSP and GSP †")
     assert cells(line)[1:5] == ["27.12", "69.00 ± 0.20 (+41.88)", "21.52", "59.00 ± 0.20 (+37.48)"]
     assert "† C2, ZSP and GSP: 21.52 (128D) is 21.53 in table 5.1." in text
@@ -201,7 +201,7 @@ def test_a_changed_recipe_is_never_the_row(folders, capsys):
     assert cells(line)[0] == "C2+CCP-L *changed*" and cells(line)[2] == "70.00 ± 0.20"
     assert cells(line)[-1] != recipe_hash(load_recipe("table-3.1/cub/c2-ccp-l"))
     assert f"*changed* {folders / 'changed'}: training.patience 60 → 30" in text
-    # Another name is no change.
+    # Another name does not count as a change.
     assert cells(lines_of(text, "| C1 ")[0])[2] == "70.00 ± 0.20 (+6.33)"
 
 
@@ -248,7 +248,7 @@ def test_two_folders_of_one_row_are_both_shown(tmp_path, capsys):
     recipe = load_recipe("table-3.1/cub/c1")
     for name in ("first", "second"):
         finish(tmp_path / name, recipe)
-    # The same folder twice is once.
+    # The same folder given twice counts once.
     assert tables_main([str(tmp_path), str(tmp_path / "second")]) == 0
     lines = lines_of(capsys.readouterr().out, "| C1 ")
     assert [cells(line)[0] for line in lines] == [f"C1 ({tmp_path / name})" for name in ("first", "second")]
@@ -343,7 +343,7 @@ def test_a_folder_that_cannot_be_written(folders, capsys):
 
 
 def finish_run(folder, map_at_r, recipe="gap", keras=None, **changes):
-    """Makes the folder of a finished run."""
+    """Writes the folder of a finished run."""
     folder.mkdir(parents=True)
     (folder / "recipe.yaml").write_text(dump_recipe(load_recipe(recipe, **changes)))
     (folder / "environment.json").write_text(json.dumps({"packages": {"keras": keras}} if keras else {}))
@@ -365,7 +365,7 @@ def test_runs_of_ones_own_are_grouped_by_recipe(tmp_path, capsys):
     text = capsys.readouterr().out
     assert lines_of(text, "## ") == ["## digits", "## glyphs"]
     gap, larger = [cells(line) for line in lines_of(text, "| gap ")]
-    # The sample's deviation: that of 0.5, 0.6 and 0.7 is 0.1.
+    # The sample standard deviation of 0.5, 0.6 and 0.7 is 0.1.
     assert gap == ["gap", "model.embedding_size=128", "60.00 ± 10.00", "70.00 ± 10.00", "25.00 ± 0.00", "50.00 ± 0.00",
                    "3", "0, 1, 2"]  # fmt: skip
     assert larger == ["gap", "model.embedding_size=256", "80.00", "90.00", "25.00", "50.00", "1", "7"]
@@ -378,13 +378,13 @@ def test_runs_of_ones_own_are_grouped_by_recipe(tmp_path, capsys):
         ("map_at_r", "1", "80.0000", ""), ("precision_at_1", "1", "90.0000", ""),
     ]  # fmt: skip
     assert rows[0]["seeds"] == "0, 1, 2" and rows[0]["untrained"] == "25.0000"
-    # A published table has no place for them.
+    # Single runs are not part of a published table.
     assert tables_main([str(tmp_path), "--table", "table-3.1"]) == 0
     assert "# Runs" not in capsys.readouterr().out
 
 
 def test_runs_of_the_two_lines_of_keras_are_two_rows(tmp_path, capsys):
-    """The same seed gives other numbers under the other line: n would count it twice."""
+    """Keras 2 and 3 produce different numbers for the same seed, so they are not averaged."""
     for keras, value in (("2.15.0", 0.5), ("3.15.1", 0.6), ("3.16.0", 0.7)):
         finish_run(tmp_path / keras, value, keras=keras, seed=int(value * 10))
     assert tables_main([str(tmp_path)]) == 0

@@ -1,16 +1,17 @@
 """Experiments: recipes, training runs with their folders, evaluation, and the commands.
 
-Names are imported when they are first used, so that the commands' help does not wait for TensorFlow.
+Names are imported on first use, so that the help of commands does not wait for TensorFlow.
 """
 
 import importlib
 import importlib.util
+from typing import Any
 
-for _name in ("jsonargparse", "yaml", "tqdm"):
+for _name in ("yaml", "tqdm"):
     if importlib.util.find_spec(_name) is None:
         raise ModuleNotFoundError(
             f"Recipes and commands need more packages. Received: no module {_name!r}. Expected: the extra 'commands'. "
-            "Install it by pip install 'tfdml[commands]'.",
+            "Run pip install 'tfdml[commands]'.",
             name=_name,
         )
 
@@ -30,7 +31,7 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 __all__ = sorted(_MODULE_OF)  # noqa: PLE0605
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
@@ -38,5 +39,5 @@ def __getattr__(name):
     return value
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})

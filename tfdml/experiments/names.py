@@ -1,4 +1,4 @@
-"""The names in tfdml's registries, without the imports that fill them; a test compares the two."""
+"""The names in tfdml's registries, available without importing TensorFlow. A test compares them with the registries."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ KINDS = {
 _MODULES = {"poolings": "layers.pooling", "datasets": "data"}
 
 
-def registered(kind):
-    """The names in a registry now, those of a user's own included. Imports TensorFlow."""
+def registered(kind: str) -> list[str]:
+    """Returns the names in a registry, including those that a user has registered. Imports TensorFlow."""
     return importlib.import_module(f"tfdml.{_MODULES.get(kind, kind)}").names()
 
 
-def is_known(kind, name):
-    """Whether a name is in a registry; imports nothing for a name of the package."""
+def is_known(kind: str, name: str) -> bool:
+    """Returns whether a name is in a registry. Imports TensorFlow only for names that are not part of the package."""
     return name in KINDS[kind] or name in registered(kind)
