@@ -53,7 +53,7 @@ def main():
     if options.write and (options.train_options or set(options.recipes) != set(TITLES)):
         parser.error("--write needs all recipes, without --train-options.")
     folders = {
-        (recipe, seed): options.out / f"{recipe}-seed{seed}" for recipe in options.recipes for seed in options.seeds
+        (recipe, seed): options.out / f"{recipe}-{seed}" for recipe in options.recipes for seed in options.seeds
     }
     for (recipe, seed), folder in folders.items():
         train(recipe, seed, folder, shlex.split(options.train_options))

@@ -32,7 +32,7 @@ def finished(tmp_path, monkeypatch):
     monkeypatch.setattr(release_figures, "ROOT", tmp_path / "pages")
     monkeypatch.setattr(release_figures.subprocess, "run", lambda *_, **__: pytest.fail("Every run is finished."))
     for number, (recipe, seed) in enumerate(itertools.product(release_figures.TITLES, range(3))):
-        folder = tmp_path / "runs" / f"{recipe}-seed{seed}"
+        folder = tmp_path / "runs" / f"{recipe}-{seed}"
         folder.mkdir(parents=True)
         (folder / "recipe.yaml").write_text(dump_recipe(load_recipe(recipe, {"seed": seed})))
         (folder / "environment.json").write_text(json.dumps(ENVIRONMENT))
@@ -62,14 +62,14 @@ def test_the_pages_are_rewritten_and_nothing_else_in_them(finished, monkeypatch)
 
 
 def test_a_run_of_another_recipe_is_refused(finished, monkeypatch):
-    path = finished / "runs" / "gsp-seed1" / "recipe.yaml"
+    path = finished / "runs" / "gsp-1" / "recipe.yaml"
     path.write_text(dump_recipe(load_recipe("gsp", {"seed": 1, "training.max_validations": 1})))
     with pytest.raises(SystemExit, match="gsp with seed 1: training differ"):
         run(monkeypatch, finished / "runs")
 
 
 def test_runs_of_two_environments_are_refused(finished, monkeypatch):
-    path = finished / "runs" / "gap-seed0" / "environment.json"
+    path = finished / "runs" / "gap-0" / "environment.json"
     path.write_text(json.dumps({**ENVIRONMENT, "cpus": 4}))
     with pytest.raises(SystemExit, match="different environments"):
         run(monkeypatch, finished / "runs")
