@@ -99,3 +99,75 @@ def test_networks_that_do_not_tell_what_they_expect():
     assert backbones.token_layout(model) is None
     embedder = models.build_embedder(model, "gap", 4, input_range="torch")
     assert embedder(make_images(model)).shape == (3, 4)
+
+
+@pytest.fixture(scope="module")
+def presets(tmp_path_factory):
+    """Folders of presets, as `save_to_preset` writes them: (folder, network)."""
+    made = {}
+    for name in ("dinov2", "vit"):
+        made[name] = tmp_path_factory.mktemp(name), network(name)[0]
+        made[name][1].save_to_preset(str(made[name][0]))
+    converter = keras_hub.layers.ViTImageConverter(scale=[0.01, 0.02, 0.03], offset=[0.5, 0.25, 0.0])
+    converter.save_to_preset(str(made["vit"][0]))
+    return made
+
+
+def test_a_preset_by_its_folder(presets):
+    folder, model = presets["dinov2"]
+    images = make_images(model)
+    backbone = backbones.get(f"keras_hub:{folder}", (SIDE, SIDE, 3))
+    wanted = np.asarray(model({"images": to_input_range(images, "torch")}))
+    np.testing.assert_allclose(backbone(images), wanted, atol=1e-5)
+    assert backbones.token_layout(backbone) == (5, (4, 4))
+    random = backbones.get(f"keras_hub:{folder}", (None, None, 3), weights=None, name="mine")
+    assert random.name == "mine" and np.abs(np.asarray(random(images)) - wanted).max() > 1e-3
+    # Position embeddings are interpolated.
+    embedder = models.build_embedder(f"keras_hub:{folder}", "cls+gap", 8, input_shape=(24, 24, 3))
+    assert tuple(embedder.get_layer("patches").grid) == (6, 6)
+
+
+def test_the_preprocessing_of_a_preset(presets):
+    folder, model = presets["vit"]
+    images = make_images(model)
+    scaled = 255.0 * images * np.array([0.01, 0.02, 0.03], "float32") + np.array([0.5, 0.25, 0.0], "float32")
+    backbone = backbones.get(f"keras_hub:{folder}", (SIDE, 24, 3))
+    np.testing.assert_allclose(backbone(images), model(scaled), atol=1e-4)
+    stated = backbones.get(f"keras_hub:{folder}", (SIDE, 24, 3), input_range=(0, 255))
+    np.testing.assert_allclose(stated(images), model(255.0 * images), atol=1e-4)
+
+
+def test_weights_of_a_file(presets, tmp_path):
+    folder, model = presets["dinov2"]
+    model.save_weights(tmp_path / "dinov2.weights.h5")
+    images = make_images(model)
+    random, loaded = (
+        backbones.get(f"keras_hub:{folder}", (SIDE, SIDE, 3), weights=weights)
+        for weights in (None, tmp_path / "dinov2.weights.h5")
+    )
+    np.testing.assert_allclose(loaded(images), model({"images": to_input_range(images, "torch")}), atol=1e-5)
+    assert np.abs(np.asarray(loaded(images)) - np.asarray(random(images))).max() > 1e-3
+    with pytest.raises(ValueError, match="Not weights of"):
+        backbones.get(f"keras_hub:{presets['vit'][0]}", (SIDE, 24, 3), weights=tmp_path / "dinov2.weights.h5")
+
+
+def test_presets_that_cannot_be_used(presets, monkeypatch):
+    with pytest.raises(ValueError, match="Unknown preset of KerasHub. Received: 'dinov2_smal'.*'dinov2_small'"):
+        backbones.get("keras_hub:dinov2_smal", (SIDE, SIDE, 3))
+    with pytest.raises(ValueError, match=r"cannot be loaded.*input_shape=\(16, 18, 3\)"):
+        backbones.get(f"keras_hub:{presets['dinov2'][0]}", (16, 18, 3))
+    with pytest.raises(ValueError, match="'keras_hub:dinov2_small' does not take these options|does not take"):
+        backbones.get("keras_hub:dinov2_small", (SIDE, SIDE, 3), size=3)
+
+    def offline(*args, **kwargs):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(keras_hub.models.Backbone, "from_preset", offline)
+    with pytest.raises(FileNotFoundError, match="cannot be downloaded .no route to host.*save_to_preset"):
+        backbones.get("keras_hub:dinov2_small", (SIDE, SIDE, 3))
+
+
+def test_without_the_package(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "keras_hub", None)
+    with pytest.raises(ValueError, match=r"pip install 'tfdml\[keras-hub\]'"):
+        backbones.get("keras_hub:dinov2_small", (SIDE, SIDE, 3))

@@ -396,3 +396,13 @@ def test_command_says_what_is_wrong(tmp_path, capsys):
         convert.main([str(tmp_path / "none.pth"), str(tmp_path / "b.npz"), "--backbone", "resnet20"])
     assert raised.value.code == 1
     assert f"Received: weights='{tmp_path}/none.pth'" in capsys.readouterr().err
+
+
+def test_files_of_keras_do_not_need_the_seeds_of_dropout(tmp_path):
+    def model():
+        return keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Conv2D(2, 3), keras.layers.Dropout(0.5)])
+
+    saved, loaded = model(), model()
+    saved.save_weights(tmp_path / "model.weights.h5")
+    load_weights(loaded, tmp_path / "model.weights.h5")
+    np.testing.assert_array_equal(loaded.get_weights()[0], saved.get_weights()[0])

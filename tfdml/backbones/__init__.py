@@ -6,7 +6,7 @@ from tfdml.backbones.efficientnet_lite import efficientnet_lite0, efficientnet_l
 from tfdml.backbones.expected_range import expected_range
 from tfdml.backbones.googlenet import googlenet
 from tfdml.backbones.input_convention import InputConvention
-from tfdml.backbones.registry import deserialize, get, names, register, serialize
+from tfdml.backbones.registry import deserialize, get, is_known, names, names_like, register, serialize
 from tfdml.backbones.resnet20 import resnet20, resnet20v2
 from tfdml.backbones.resnet50 import resnet50
 from tfdml.backbones.token_layout import TokenLayout, token_layout
@@ -23,9 +23,11 @@ __all__ = [
     "expected_range",
     "deserialize",
     "get",
+    "is_known",
     "googlenet",
     "load_weights",
     "names",
+    "names_like",
     "register",
     "resnet20",
     "resnet20v2",

@@ -26,12 +26,16 @@ def with_input_range(model, input_range):
     Raises:
         ValueError: If the range is of color images and the model takes others.
     """
-    scale, mean, reverse_channels = input_convention(input_range)
+    return with_convention(model, *input_convention(input_range), f"input range {input_range!r}")
+
+
+def with_convention(model, scale, mean, reverse_channels, what):
+    """As `with_input_range`, for the arguments of `InputConvention`; `what` names them in messages."""
     images = model.inputs[0]
     if len(mean) not in (1, images.shape[-1]):
         raise ValueError(
-            f"The input range {input_range!r} is for color images. Received: a backbone that takes "
-            f"{images.shape[-1]} channels. Expected: {len(mean)}."
+            f"The {what} is for color images. Received: a backbone that takes {images.shape[-1]} channels. Expected: "
+            f"{len(mean)}."
         )
     inputs = keras.Input(tuple(images.shape[1:]), name="images")
     convention = InputConvention(scale, mean, reverse_channels, name="input_range")

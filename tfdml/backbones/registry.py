@@ -10,7 +10,36 @@ from tfdml._utils.registry import Registry
 
 
 class _Backbones(Registry):
-    """Also takes functions of `(input_shape, **options)`."""
+    """Also takes functions of `(input_shape, **options)` and the names of other libraries' networks."""
+
+    def is_known(self, name: str) -> bool:
+        """Whether `get` accepts a name; of a preset of KerasHub only the prefix is checked.
+
+        Example:
+            >>> import tfdml.backbones
+            >>> tfdml.backbones.is_known("keras.applications.VGG16"), tfdml.backbones.is_known("resnet21")
+            (True, False)
+        """
+        try:
+            self._factory_of(name)
+        except ValueError:
+            return False
+        return True
+
+    def names_like(self, name: str) -> list[str]:
+        """Returns the names among which a wrong one should be: those of `keras.applications` for one of its names."""
+        from tfdml.backbones import applications
+
+        return applications.application_names() if name.lower().startswith(applications.PREFIX) else self.names()
+
+    def _factory_of_foreign_name(self, name):
+        from tfdml.backbones import applications, hub_models
+
+        if name.lower().startswith(applications.PREFIX):
+            return applications.application(name)
+        if name.lower().startswith(hub_models.PREFIX):
+            return hub_models.preset(name)
+        return None
 
     def _factory_of_callable(self, function):
         return function
@@ -19,8 +48,9 @@ class _Backbones(Registry):
 _NOT_GIVEN = object()
 _REGISTRY = _Backbones("backbone", keras.Model)
 
-names, register, serialize, deserialize = (
-    _REGISTRY.names, _REGISTRY.register, _REGISTRY.serialize, _REGISTRY.deserialize,
+names, register, serialize, deserialize, is_known, names_like = (
+    _REGISTRY.names, _REGISTRY.register, _REGISTRY.serialize, _REGISTRY.deserialize, _REGISTRY.is_known,
+    _REGISTRY.names_like,
 )  # fmt: skip
 
 

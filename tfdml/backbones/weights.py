@@ -33,7 +33,7 @@ _OF_BATCH_NORM = {
 _CLASSIFIERS = ("last_linear", "fc", "aux1", "aux2", "predictions")
 _NAMES_IN_A_MESSAGE = 10
 # Groups of Keras' newer layout.
-_NOT_OF_LAYERS = {"optimizer", "metrics", "compile_metrics", "_compile_metrics", "_loss_tracker", "loss_tracker"}
+_NOT_OF_LAYERS = {"optimizer", "metrics", "compile_metrics", "_compile_metrics", "_loss_tracker", "loss_tracker", "seed_generator"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,6 +177,51 @@ def load_weights(backbone: keras.Model, path: PathLike) -> None:
     _assign(backbone, arrays, path)
 
 
+def load_in_order(model, path):
+    """Loads a file of a network whose layers may have numbers in their names that count up in a process.
+
+    Args:
+        model: A Keras model.
+        path: The file. `.npz` and Keras' newer `.weights.h5` are read by `load_weights`; of Keras' older `.h5` the
+            layers are paired by their order, as Keras does, and all shapes are compared first.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, of another kind, or of another network. The model stays as it was.
+    """
+    if path.suffix not in (".h5", ".npz"):
+        raise ValueError(
+            f"The kind of the weights is unknown. Received: weights={str(path)!r}. Expected: None, 'imagenet' or a "
+            "file that ends in .h5, .weights.h5 or .npz."
+        )
+    arrays = _read_h5(path) if path.suffix == ".h5" and path.is_file() else None
+    if arrays is None:
+        load_weights(model, path)
+        return
+    of_file = collections.defaultdict(list)
+    for name, array in arrays.items():
+        of_file[name.rpartition("/")[0]].append(array)
+    of_file = {name: values for name, values in of_file.items() if name not in _CLASSIFIERS}
+    # Variables that train come first in files, also where Keras lists them otherwise.
+    of_model = {layer.name: layer.trainable_weights + layer.non_trainable_weights for layer in model.layers}
+    of_model = {name: variables for name, variables in of_model.items() if variables}
+    for (layer, variables), (name, values) in zip(of_model.items(), of_file.items()):
+        if [tuple(variable.shape) for variable in variables] != [value.shape for value in values]:
+            raise ValueError(
+                f"Not weights of {model.name!r}. Received: weights={str(path)!r} with layer {name!r} of shapes "
+                f"{[value.shape for value in values]}. Expected: those of {layer!r}, "
+                f"{[tuple(variable.shape) for variable in variables]}."
+            )
+    if len(of_file) != len(of_model):
+        raise ValueError(
+            f"Not weights of {model.name!r}. Received: weights={str(path)!r} with {len(of_file)} layers. Expected: "
+            f"{len(of_model)}, in a file without the classifier."
+        )
+    for variables, values in zip(of_model.values(), of_file.values()):
+        for variable, value in zip(variables, values):
+            variable.assign(value)
+
+
 def convert_weights(source: PathLike, target: PathLike, backbone: str = "bn_inception") -> pathlib.Path:
     """Writes the weights of a file as an `.npz`, which every version of Keras and NumPy reads.
 
@@ -262,7 +307,7 @@ def _read_h5(path):
 def _load_by_keras(backbone, path):
     # Keras pairs layers by their class and number: of another network it would load what fits.
     held = collections.Counter(_shapes_in_newer_layout(path))
-    own = collections.Counter(tuple(variable.shape) for variable in backbone.variables)
+    own = collections.Counter(tuple(weight.shape) for weight in backbone.weights)
     if held != own:
         said = [
             f"{what}: {_listed([f'{count} of shape {shape}' for shape, count in shapes.items()])}"
