@@ -33,7 +33,9 @@ _OF_BATCH_NORM = {
 _CLASSIFIERS = ("last_linear", "fc", "aux1", "aux2", "predictions")
 _NAMES_IN_A_MESSAGE = 10
 # Groups of Keras' newer layout.
-_NOT_OF_LAYERS = {"optimizer", "metrics", "compile_metrics", "_compile_metrics", "_loss_tracker", "loss_tracker", "seed_generator"}
+_NOT_OF_LAYERS = {
+    "optimizer", "metrics", "compile_metrics", "_compile_metrics", "_loss_tracker", "loss_tracker", "seed_generator",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
