@@ -60,7 +60,8 @@ def get(identifier: Any, /, input_shape: Any = _NOT_GIVEN, **options: Any) -> ke
     Args:
         identifier: A name of `names()` in any case; `"keras.applications.NAME"`, a network of Keras without its
             classifier; `"keras_hub:PRESET"`, a preset of KerasHub or its folder (Keras 3, extra `keras-hub`); a
-            function of `(input_shape, **options)` that builds a model; a configuration, as `serialize` gives it; or a `keras.Model`, which is returned as it is.
+            function of `(input_shape, **options)` that builds a model; a configuration, as `serialize` gives it; or a
+            `keras.Model`, which is returned as it is.
         input_shape: `(height, width, channels)` of the images; height and width can be `None`. Needed with a name or a
             function.
         **options: Options of the builder, for a name or a function.
