@@ -1,6 +1,6 @@
 """Train the recipes that README compares, and rewrite their tables.
 
-Runs `train.py RECIPE --seed SEED` for each recipe and seed in a process of its own. Finished runs are skipped and
+Runs `train.py RECIPE --seed SEED` for each recipe and seed in a separate process. Finished runs are skipped and
 interrupted ones resumed, so the same command continues after an interruption. Then prints the tables, or, with
 `--write`, puts them between their markers in README.md and docs/thesis.md.
 
@@ -106,7 +106,7 @@ def check_recipe(recipe, seed, folder):
 
 
 def cpu_model():
-    """The name of this machine's processor."""
+    """Name of the processor."""
     try:
         found = re.search(r"^model name\s*:\s*(.*)$", pathlib.Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
@@ -130,17 +130,17 @@ def read_environment(out, folders):
 
 
 def values(runs, recipe, metric, part="test"):
-    """A metric of a recipe's runs, in the order of the seeds."""
+    """Metric of the runs of a recipe, in the order of the seeds."""
     return np.array([run[part][metric] for (name, _), run in runs.items() if name == recipe])
 
 
 def mean_and_deviation(numbers):
-    """The mean and the sample standard deviation, such as `0.650 ± 0.007`."""
+    """Format the mean and the sample standard deviation, such as `0.650 ± 0.007`."""
     return f"{numbers.mean():.3f} ± {numbers.std(ddof=1):.3f}"
 
 
 def paired_interval(differences, confidence=0.95):
-    """The mean of paired differences and its t interval, such as `+0.010 [−0.020, +0.040]`."""
+    """Format the mean of paired differences and its t interval, such as `+0.010 [−0.020, +0.040]`."""
     mean = differences.mean()
     freedom = len(differences) - 1
     error = differences.std(ddof=1) / np.sqrt(len(differences))
@@ -195,7 +195,7 @@ def full_table(runs, environment):
 
 
 def between_markers(text, name, content):
-    """Replace what stands between `<!-- NAME: begin -->` and `<!-- NAME: end -->`."""
+    """Replace the text between `<!-- NAME: begin -->` and `<!-- NAME: end -->`."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
         sys.exit(f"The markers {begin} and {end} are needed once each.")
