@@ -18,7 +18,8 @@ class ZeroShotPrediction(FormerNames, keras.layers.Layer):
     r"""Loss that trains GSP attributes to transfer to classes they were not fitted on.
 
     Use it together with `GeneralizedSumPooling(return_attributes=True)` as an auxiliary loss:
-    `MetricModel(zero_shot=…)`. It regularizes the prototypes so that the attributes of unseen classes are meaningful.
+    `MetricModel(zero_shot=…)`. It trains prototypes to react to parts that classes have in common. Start with a small
+    weight, such as the default of `MetricModel`, 0.1.
 
     The attributes $z_j$ of an image are the shares of its mass that the prototypes received. Each class $c$ has a
     trainable label embedding $\upsilon_c$. The batch is split into two halves $b_1, b_2$ without a common class. On

@@ -18,8 +18,8 @@ from tfdml.ops.pairs import Pairs
 class ContrastiveLoss(MetricLoss):
     r"""Pulls positive pairs closer than one margin and pushes negative pairs beyond another.
 
-    The simplest loss on class labels and a good first choice; all pairs of the batch are used. Also suited to memories
-    and to CCP. With the positive pairs $P$ and negative pairs $N$ between the batch and its references,
+    The simplest loss on class labels: it uses all pairs of the batch. Also suited to memories and to CCP. With the
+    positive pairs $P$ and negative pairs $N$ between the batch and its references,
 
     $$\frac{1}{|P^*|} \sum_{(i,j) \in P} [d_{ij} - m^+]_+^q \; + \;
       \frac{1}{|N^*|} \sum_{(i,j) \in N} [m^- - d_{ij}]_+^q$$

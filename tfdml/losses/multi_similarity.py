@@ -18,8 +18,8 @@ from tfdml.ops.pairs import Pairs
 class MultiSimilarityLoss(MetricLoss):
     r"""Weights each pair by its own similarity and by its similarity relative to the other pairs of the sample.
 
-    Includes a miner that drops easy pairs. A strong default for class labels, inside the batch or with a memory. It
-    normalizes the embeddings itself. With the positives $P_i$ and negatives $N_i$ that the miner keeps,
+    A good first choice for class labels, inside the batch or with a memory. It includes a miner that drops easy pairs,
+    and normalizes the embeddings itself. With the positives $P_i$ and negatives $N_i$ that the miner keeps,
 
     $$\frac{1}{b} \sum_i \Big\{ \frac{1}{\alpha} \log \Big[ 1 + \sum_{k \in P_i} e^{-\alpha (s_{ik} - \lambda)} \Big]
       + \frac{1}{\beta} \log \Big[ 1 + \sum_{k \in N_i} e^{\beta (s_{ik} - \lambda)} \Big] \Big\}.$$

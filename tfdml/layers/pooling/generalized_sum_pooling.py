@@ -36,10 +36,12 @@ class GeneralizedSumPooling(PrototypePooling):
 
     **What to choose.**
 
-    - `ratio`: about the share of the image that shows the object. Smaller values ignore more.
+    - `ratio`: about the share of the image that shows the object: 0.2 to 0.3 for objects on a background, towards 1 for
+      objects that fill the image.
     - `smoothing`: the option that matters most in the thesis' screening (table 5.4), where smaller was better. The
       thesis uses 5 with pair losses and 0.5 with proxy losses, and 10 with `ratio=0.2` on its collages.
-    - `prototypes`: matters little in the same screening (16 against 128).
+    - `prototypes`: matters little in the same screening (16 against 128). Use fewer if images have few local features.
+      Avoid few prototypes together with a small ratio, a large smoothing and a large weight of `ZeroShotPrediction`.
 
     Costs, weights and attributes are computed in float32 under mixed precision. The pooled features have the layer's
     compute dtype.
