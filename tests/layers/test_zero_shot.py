@@ -247,7 +247,7 @@ def test_label_out_of_range():
 
 @pytest.mark.parametrize(
     ("attributes", "labels", "message"),
-    [((3, 5), (4,), "one label per embedding"), ((3, 5), (3, 2), "integer class labels"), ((3, 2, 5), (3,), r"\(batch, pro")],
+    [((3, 5), (4,), "one label per"), ((3, 5), (3, 2), "integer class labels"), ((3, 2, 5), (3,), r"\(batch, pro")],
 )
 def test_bad_shapes(attributes, labels, message):
     with pytest.raises(ValueError, match=message):
