@@ -30,7 +30,7 @@ class PatchTokens(keras.layers.Layer):
         tokens: float tensor, `(b, n, c)`; n may be unknown without a grid.
 
     Returns:
-        Tensor `(b, height, width, c)`: a feature map; without a grid `(b, n - skip, c)`: a bag of features.
+        Tensor `(b, height, width, c)`. A feature map; without a grid a bag of features `(b, n - skip, c)`.
 
     Raises:
         ValueError: If the number of tokens does not match.
@@ -86,7 +86,7 @@ class ClassToken(keras.layers.Layer):
         tokens: float tensor, `(b, n, c)`.
 
     Returns:
-        Tensor `(b, c)`: class tokens.
+        Tensor `(b, c)`. Class tokens.
 
     Raises:
         ValueError: If the input has another rank.

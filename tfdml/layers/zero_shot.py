@@ -53,12 +53,12 @@ class ZeroShotPrediction(FormerNames, keras.layers.Layer):
         **kwargs: `name` and other arguments of a Keras layer.
 
     Call arguments:
-        attributes: float tensor, `(batch, prototypes)`.
-        labels: int tensor, `(batch,)` or `(batch, 1)`. Class labels. A label out of range is an error; under XLA, which
-            drops assertions, its loss is NaN.
+        - `attributes`: float tensor, `(batch, prototypes)`.
+        - `labels`: int tensor, `(batch,)` or `(batch, 1)`. Class labels. A label out of range is an error; under XLA,
+          which drops assertions, its loss is NaN.
 
     Returns:
-        Tensor `(batch,)`: $\ell_j$.
+        Tensor `(batch,)` of the values $\ell_j$.
 
     Raises:
         ValueError: If an argument is out of range or the shapes do not match.

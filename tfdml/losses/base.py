@@ -116,7 +116,7 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
                 negative pairs that count.
 
         Returns:
-            Tensor `(batch,)`: one value per sample. Their mean is the loss.
+            Tensor `(batch,)`, one value per sample. Their mean is the loss.
         """
 
     def call(self, y_true: Labels, y_pred: TensorLike) -> tf.Tensor:
@@ -127,7 +127,7 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
             y_pred: float tensor, `(batch, dim)`. Embeddings.
 
         Returns:
-            Tensor `(batch,)`: float64 if the embeddings are, otherwise float32.
+            Tensor `(batch,)`, float64 if the embeddings are, otherwise float32.
 
         Raises:
             ValueError: If the shapes do not match.
@@ -156,7 +156,7 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
                 `ClassProxies` and `CrossBatchMemory` when called.
 
         Returns:
-            Tensor `(batch,)`: float64 if the embeddings are, otherwise float32.
+            Tensor `(batch,)`, float64 if the embeddings are, otherwise float32.
 
         Raises:
             ValueError: If the shapes do not match, or a label has no proxy.

@@ -66,7 +66,7 @@ class InBatchNegativesLoss(InfoNCELoss):
             y_pred: float tensor, `(batch, 2, dim)`. Queries and their positives, stacked.
 
         Returns:
-            Tensor `(batch,)`: float64 if the embeddings are, otherwise float32.
+            Tensor `(batch,)`, float64 if the embeddings are, otherwise float32.
 
         Raises:
             ValueError: If the shapes do not match.

@@ -56,7 +56,7 @@ class PairContrastiveLoss(keras.losses.Loss):
             y_pred: float tensor of the same shape. Distances.
 
         Returns:
-            Tensor `(batch,)`: float64 if the distances are, otherwise float32.
+            Tensor `(batch,)`, float64 if the distances are, otherwise float32.
 
         Raises:
             ValueError: If the numbers of labels and distances differ.

@@ -74,7 +74,7 @@ def pull_by_references(cosines, pairs, margin, scale):
         scale: float. $\alpha$.
 
     Returns:
-        Scalar tensor: 0, with a zero gradient, without a positive pair.
+        Scalar tensor. It is 0, with a zero gradient, without a positive pair.
     """
     pulls = tf.nn.softplus(ops.masked_logsumexp(scale * (margin - cosines), pairs.positives, axis=0))
     return ops.masked_mean(pulls, tf.reduce_any(pairs.positives, axis=0))

@@ -15,7 +15,7 @@ def cross_entropy_over_all(logits, pairs):
         pairs: `tfdml.ops.Pairs`. The masks of the pairs that count.
 
     Returns:
-        Tensor `(batch,)`: 0, with a zero gradient, for an anchor without a positive.
+        Tensor `(batch,)`, 0 with a zero gradient for an anchor without a positive.
     """
     normalizer = ops.masked_logsumexp(logits, pairs.positives | pairs.negatives)
     return ops.masked_mean(normalizer[:, None] - logits, pairs.positives)
@@ -33,7 +33,7 @@ def cross_entropy_with_negatives(positive_logits, negative_logits, pairs):
         pairs: `tfdml.ops.Pairs`. The masks of the pairs that count.
 
     Returns:
-        Tensor `(batch,)`: 0, with a zero gradient, for an anchor without a positive or without a negative.
+        Tensor `(batch,)`, 0 with a zero gradient for an anchor without a positive or without a negative.
     """
     against = ops.masked_logsumexp(negative_logits, pairs.negatives)[:, None]
     return ops.masked_mean(tf.nn.softplus(against - positive_logits), pairs.positives)

@@ -155,8 +155,8 @@ def distance_range(points: ArrayLike, labels: Labels, distance: DistanceName = "
         distance: `"l2"` (unsquared), `"squared_l2"` or `"cosine"` ($1 - \cos$). Default: `"l2"`.
 
     Returns:
-        Two floats: the largest distance between two points of different classes, and the smallest between two points of
-            one class. NaN if there is no such pair.
+        Two floats. The first is the largest distance between two points of different classes, the second the smallest
+        between two points of one class. NaN if there is no such pair.
 
     Raises:
         ValueError: If shapes do not match, values are not finite, or the distance is unknown.

@@ -27,8 +27,8 @@ def nearest_neighbors(
             2**26.
 
     Returns:
-        (indices, distances): int64 array `(n, k)`, nearest first, and an array `(n, k)` of the unsquared distances in
-        the type of the embeddings (float32 for half precision).
+        The pair (indices, distances). Indices are an int64 array `(n, k)`, nearest first. Distances are unsquared,
+        `(n, k)`, in the type of the embeddings (float32 for half precision).
 
     Raises:
         ValueError: If shapes do not match, values are not finite, there are fewer than `k` neighbors, or `k` or

@@ -47,7 +47,7 @@ class NeighborSearch:
                 `None` if the queries are not among the references. Default: `None`.
 
         Yields:
-            (rows, neighbors): indices of queries, `(b,)`, and indices of references, `(b, k)`, nearest first. k is the
+            (rows, neighbors). Indices of queries, `(b,)`, and indices of references, `(b, k)`, nearest first. k is the
             largest count in the block.
         """
         # Queries with similar counts share a block, so that one huge class does not slow down all others.

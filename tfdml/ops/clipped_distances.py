@@ -30,7 +30,7 @@ def clipped_distances(x: TensorLike, y: TensorLike) -> tf.Tensor:
         y: float tensor, `(m, d)`.
 
     Returns:
-        Tensor `(..., n, m)`: float64 if `x` is, otherwise float32. If two vectors cannot be distinguished in that
+        Tensor `(..., n, m)`, float64 if `x` is, otherwise float32. If two vectors cannot be distinguished in that
         precision, the distance and its gradient are 0.
 
     Example:

@@ -53,7 +53,7 @@ def pairwise_distances(x: TensorLike, y: TensorLike | None = None, distance: Dis
         distance: `"l2"` (unsquared), `"squared_l2"` or `"cosine"`. Default: `"l2"`.
 
     Returns:
-        Tensor `(..., n, m)`: float64 if `x` is, otherwise float32.
+        Tensor `(..., n, m)`, float64 if `x` is, otherwise float32.
 
     Raises:
         ValueError: If the distance is unknown.

@@ -119,7 +119,7 @@ def encoded_size(contents: TensorLike) -> tf.Tensor:
         contents: Scalar string tensor. The bytes of a PNG, JPEG, GIF or BMP file.
 
     Returns:
-        int64 tensor `(2,)`: height and width; zeros for a file in another format.
+        int64 tensor `(2,)`, height and width; zeros for a file in another format.
 
     Raises:
         tf.errors.InvalidArgumentError: If the header of a JPEG file is damaged.
@@ -141,7 +141,7 @@ def orient(image: TensorLike, orientation: TensorLike) -> tf.Tensor:
         orientation: int32 scalar tensor. EXIF orientation, 1 to 8.
 
     Returns:
-        The upright image: `(h, w, c)`, or `(w, h, c)` for orientations 5 to 8.
+        The upright image, `(h, w, c)`, or `(w, h, c)` for orientations 5 to 8.
 
     Example:
         >>> import tensorflow as tf

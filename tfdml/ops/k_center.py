@@ -30,7 +30,7 @@ def greedy_k_center(
             them, the rest of its indices are -1. Default: `None`, all points are valid.
 
     Returns:
-        int32 tensor `(k,)` or `(classes, k)`: indices of points, in the order of selection.
+        int32 tensor `(k,)` or `(classes, k)`. Indices of points, in the order of selection.
 
     Raises:
         ValueError: If `k` is not in 1..n or the ranks do not match.

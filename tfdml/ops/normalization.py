@@ -21,7 +21,7 @@ def l2_normalize(vectors: TensorLike) -> tf.Tensor:
         vectors: float tensor, `(..., d)`. Half precision is computed in float32.
 
     Returns:
-        Tensor of the same shape: float64 if the vectors are, otherwise float32.
+        Tensor of the same shape, float64 if the vectors are, otherwise float32.
 
     Example:
         >>> from tfdml import ops
@@ -43,7 +43,7 @@ def l2_clip(vectors: TensorLike, max_norm: float = 1.0) -> tf.Tensor:
         max_norm: float, > 0. Radius $r$ of the ball. Default: 1.
 
     Returns:
-        Tensor of the same shape: float64 if the vectors are, otherwise float32.
+        Tensor of the same shape, float64 if the vectors are, otherwise float32.
 
     Example:
         >>> from tfdml import ops
@@ -67,7 +67,7 @@ def into_range(vectors, largest=LARGEST):
             Default: 1e12.
 
     Returns:
-        `(scaled, scale)`: the vectors divided by the scale, and the scale, at least 1, `(..., 1)`.
+        `(scaled, scale)`, the vectors divided by the scale, and the scale, at least 1, `(..., 1)`.
     """
     greatest = tf.reduce_max(tf.abs(tf.stop_gradient(vectors)), axis=-1, keepdims=True)
     scale = tf.maximum(greatest / largest, 1.0)

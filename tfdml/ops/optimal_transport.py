@@ -176,7 +176,7 @@ def soft_assignment(costs, smoothing, axis):
         axis: int. The axis of the prototypes.
 
     Returns:
-        `(log_mass, assignment)`: $a$ without that axis, and $s$ in the shape of the costs.
+        `(log_mass, assignment)`, $a$ without that axis, and $s$ in the shape of the costs.
     """
     # Subtracting the least cost first keeps all digits of the kernel; only log_mass may be large.
     nearest = tf.stop_gradient(tf.reduce_min(costs, axis=axis, keepdims=True))

@@ -32,7 +32,7 @@ def ridge_regression(
             regressions on different samples. Default: `None`, 1 for all samples.
 
     Returns:
-        Tensor `(..., d, m)`: $A$; 0 if all weights are 0. Predictions are `tf.matmul(inputs, A, transpose_b=True)`.
+        Tensor `(..., d, m)`. $A$; 0 if all weights are 0. Predictions are `tf.matmul(inputs, A, transpose_b=True)`.
 
     Raises:
         ValueError: If the penalty is not positive or shapes do not match.

@@ -23,7 +23,7 @@ class AverageMaxPooling(Pooling):
         features: float tensor, feature map `(b, h, w, d)` or bag `(b, n, d)`; h, w and n may be unknown.
 
     Returns:
-        Tensor `(b, d)`: pooled features.
+        Tensor `(b, d)`. Pooled features.
 
     Reference:
         Kim et al., "Proxy anchor loss for deep metric learning", CVPR 2020 (the head of the network).

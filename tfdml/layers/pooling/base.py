@@ -46,7 +46,7 @@ class Pooling(keras.layers.Layer):
         features: float tensor, feature map `(b, h, w, d)` or bag of features `(b, n, d)`; h, w and n may be unknown.
 
     Returns:
-        Tensor `(b, output_size)`: pooled features.
+        Tensor `(b, output_size)`. Pooled features.
 
     Raises:
         ValueError: If the input has the wrong rank, or its number of channels is unknown or has changed.
@@ -89,7 +89,7 @@ class Pooling(keras.layers.Layer):
             features: Tensor in `precision`, `(b, n, d)`; `(b, h, w, d)` if the layer is `maps_only`.
 
         Returns:
-            Tensor `(b, output_size)`: pooled features.
+            Tensor `(b, output_size)`. Pooled features.
         """
         raise NotImplementedError
 

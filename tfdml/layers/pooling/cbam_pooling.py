@@ -37,7 +37,7 @@ class CBAMPooling(WeightedPooling):
         features: float tensor, feature map `(b, h, w, d)`; h and w may be unknown.
 
     Returns:
-        Tensor `(b, d)`: pooled features. `pooling_weights` are the shares of the places in $a$.
+        Tensor `(b, d)`. Pooled features. `pooling_weights` are the shares of the places in $a$.
 
     Raises:
         ValueError: If an option is not a positive integer, or the input is not a feature map.

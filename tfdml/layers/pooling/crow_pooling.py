@@ -30,7 +30,7 @@ class CroWPooling(WeightedPooling):
         features: float tensor, feature map `(b, h, w, d)` or bag `(b, n, d)`; h, w and n may be unknown.
 
     Returns:
-        Tensor `(b, d)`: pooled features. `pooling_weights` are the shares of the places in $a$.
+        Tensor `(b, d)`. Pooled features. `pooling_weights` are the shares of the places in $a$.
 
     Reference:
         Kalantidis, Mellina and Osindero, "Cross-dimensional weighting for aggregated deep convolutional features", ECCV

@@ -32,7 +32,7 @@ class DeLFPooling(WeightedPooling):
         features: float tensor, feature map `(b, h, w, d)` or bag `(b, n, d)`; h, w and n may be unknown.
 
     Returns:
-        Tensor `(b, d)`: pooled features. `pooling_weights` are the shares of the places in $a$.
+        Tensor `(b, d)`. Pooled features. `pooling_weights` are the shares of the places in $a$.
 
     Raises:
         ValueError: If `units` is not a positive integer.

@@ -37,7 +37,7 @@ class GeneralizedMaxPooling(Pooling):
         features: float tensor, feature map `(b, h, w, d)` or bag `(b, n, d)`; h, w and n may be unknown.
 
     Returns:
-        Tensor `(b, d)`: pooled features. There are no `pooling_weights`, because the $\alpha_j$ may be negative.
+        Tensor `(b, d)`. Pooled features. There are no `pooling_weights`, because the $\alpha_j$ may be negative.
 
     Raises:
         ValueError: If `ridge` is not positive.

@@ -36,7 +36,7 @@ class GeneralizedMeanPooling(Pooling):
         features: float tensor, feature map `(b, h, w, d)` or bag `(b, n, d)`; h, w and n may be unknown.
 
     Returns:
-        Tensor `(b, d)`: pooled features.
+        Tensor `(b, d)`. Pooled features.
 
     Raises:
         ValueError: If an option is out of range.

@@ -62,12 +62,13 @@ class GeneralizedSumPooling(PrototypePooling):
         **kwargs: `name`, `dtype` and other arguments of a Keras layer.
 
     Call arguments:
-        features: float tensor, feature map `(b, h, w, d)` or bag of features `(b, n, d)`; h, w and n may be unknown.
-        mask: bool tensor, `(b, n)` or `(b, h, w)`. `True` for valid features. A bag without any is pooled to 0. Keras
-            masks (`Masking`, `Embedding`) are used automatically. Default: `None`, all features are valid.
+        - `features`: float tensor, feature map `(b, h, w, d)` or bag of features `(b, n, d)`; h, w and n may be
+          unknown.
+        - `mask`: bool tensor, `(b, n)` or `(b, h, w)`. `True` for valid features. A bag without any is pooled to 0.
+          Keras masks (`Masking`, `Embedding`) are used automatically. Default: `None`, all features are valid.
 
     Returns:
-        Tensor `(b, d)`: pooled features. With `return_attributes`, a pair of these and the attributes `(b, m)`, which
+        Tensor `(b, d)`. Pooled features. With `return_attributes`, a pair of these and the attributes `(b, m)`, which
         sum to 1.
 
     Raises:

@@ -24,7 +24,7 @@ class GlobalAveragePooling(WeightedPooling):
         features: float tensor, feature map `(b, h, w, d)` or bag `(b, n, d)`; h, w and n may be unknown.
 
     Returns:
-        Tensor `(b, d)`: pooled features.
+        Tensor `(b, d)`. Pooled features.
 
     Reference:
         Lin, Chen and Yan, "Network in network", ICLR 2014.

@@ -25,7 +25,7 @@ class GlobalMaxPooling(Pooling):
         features: float tensor, feature map `(b, h, w, d)` or bag `(b, n, d)`; h, w and n may be unknown.
 
     Returns:
-        Tensor `(b, d)`: pooled features.
+        Tensor `(b, d)`. Pooled features.
 
     Reference:
         Razavian et al., "Visual instance retrieval with deep convolutional networks", 2014.

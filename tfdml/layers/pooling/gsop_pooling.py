@@ -34,12 +34,12 @@ class GSoPPooling(Pooling):
         **kwargs: `name`, `dtype` and other arguments of a Keras layer.
 
     Call arguments:
-        features: float tensor, feature map `(b, h, w, d)` or bag `(b, n, d)`; h, w and n may be unknown.
-        training: bool. Whether batch normalization uses and updates the statistics of the batch. Default: `None`, set
-            by Keras.
+        - `features`: float tensor, feature map `(b, h, w, d)` or bag `(b, n, d)`; h, w and n may be unknown.
+        - `training`: bool. Whether batch normalization uses and updates the statistics of the batch. Default: `None`,
+          set by Keras.
 
     Returns:
-        Tensor `(b, d)`: pooled features.
+        Tensor `(b, d)`. Pooled features.
 
     Raises:
         ValueError: If `units` is not a positive integer.

@@ -45,7 +45,7 @@ class NetVLAD(EnsemblePooling):
         features: float tensor, feature map `(b, h, w, d)` or bag `(b, n, d)`; h, w and n may be unknown.
 
     Returns:
-        Tensor `(b, m * channels)`: pooled features of unit length.
+        Tensor `(b, m * channels)`. Pooled features of unit length.
 
     Raises:
         ValueError: If an option is not a positive integer.

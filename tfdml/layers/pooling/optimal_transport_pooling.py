@@ -41,7 +41,7 @@ class OptimalTransportPooling(EnsemblePooling):
         features: float tensor, feature map `(b, h, w, d)` or bag `(b, n, d)`; h, w and n may be unknown.
 
     Returns:
-        Tensor `(b, m * channels)`: pooled features.
+        Tensor `(b, m * channels)`. Pooled features.
 
     Raises:
         ValueError: If an option is out of range.

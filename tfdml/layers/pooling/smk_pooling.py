@@ -35,7 +35,7 @@ class SMKPooling(WeightedPooling):
         features: float tensor, feature map `(b, h, w, d)`; h and w may be unknown.
 
     Returns:
-        Tensor `(b, channels)`: pooled features. `pooling_weights` are the shares of the places in the norms.
+        Tensor `(b, channels)`. Pooled features. `pooling_weights` are the shares of the places in the norms.
 
     Raises:
         ValueError: If an option is out of range, or the input is not a feature map.

@@ -33,7 +33,7 @@ class WELDONPooling(Pooling):
         features: float tensor, feature map `(b, h, w, d)` or bag `(b, n, d)`; h, w and n may be unknown.
 
     Returns:
-        Tensor `(b, d)`: pooled features.
+        Tensor `(b, d)`. Pooled features.
 
     Raises:
         ValueError: If an option is not an integer in its range.
