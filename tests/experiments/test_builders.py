@@ -18,7 +18,7 @@ from tfdml.experiments import (
     recipe_names,
     train,
 )
-from tfdml.experiments.builders import dry_build, make_loss, make_model, make_optimizer, make_pooling
+from tfdml.experiments.builders import dry_build, make_embedder, make_loss, make_model, make_optimizer, make_pooling
 from tfdml.experiments.recipe_files import merge
 
 
@@ -208,6 +208,47 @@ def test_poolings():
     assert (mean.power, mean.name) == (4.0, "pooling")
     with pytest.raises(InputError, match="powr"):
         make_pooling(load_recipe("gap", {**changes, "model.pooling_options": {"powr": 4.0}}))
+
+
+def tokens(input_shape):
+    """Backbone that outputs a class token and nine patch tokens."""
+    images = keras.Input(input_shape)
+    features = keras.layers.Conv2D(4, 4, strides=4)(images)
+    patches = keras.layers.Reshape((9, 4))(features)
+    mean = keras.layers.Reshape((1, 4))(keras.layers.GlobalAveragePooling2D()(features))
+    return keras.Model(images, keras.layers.Concatenate(axis=1)([mean, patches]))
+
+
+@pytest.mark.parametrize("pooling", ["cls", "gap", "cls+gsp", "cls+gap"])
+def test_a_backbone_that_gives_tokens(pooling, registries):
+    registries["backbones"].register("tokens", tokens)
+    recipe = load_recipe(
+        "gap",
+        {"model.backbone": "tokens", "model.pooling": pooling, "model.skip_tokens": 1, "model.embedding_size": 6,
+         "data.size": 12, "data.channels": 1, "zero_shot.enabled": pooling == "cls+gap"},
+    )  # fmt: skip
+    dry_build(recipe)
+    embedder = make_embedder(recipe, data.Preprocessing((12, 12), 1))
+    assert embedder.output_shape == (None, 6)
+    assert recipe.model.has_gsp == (pooling == "cls+gsp")
+    kind = {"cls": "ClassToken", "gap": "GlobalAveragePooling"}.get(pooling, "GeneralizedSumPooling")
+    assert type(embedder.get_layer("pooling")).__name__ == kind
+
+
+def test_backbones_of_other_libraries():
+    name = "keras.applications.MobileNetV3Small"
+    recipe = load_recipe("gap", {"model.backbone": name, "data.size": 32, "data.channels": 3})
+    embedder = make_embedder(recipe, data.Preprocessing((32, 32), 3))
+    assert embedder.input_shape == (None, 32, 32, 3) and not recipe.model.is_pretrained
+    preset = load_recipe("gap", {"model.backbone": "keras_hub:dinov2_small", "model.pooling": "cls"})
+    assert preset.model.is_pretrained
+    with pytest.raises(RecipeError, match="Did you mean 'keras.applications.MobileNetV3Small'"):
+        load_recipe("gap", {"model.backbone": "keras.applications.MobileNetV3Smal"})
+    for pooling in ("cls+", "cls+median", "clsgap"):
+        with pytest.raises(RecipeError, match="Unknown pooling"):
+            load_recipe("gap", {"model.pooling": pooling})
+    with pytest.raises(RecipeError, match="This pooling has no attributes"):
+        load_recipe("gap", {"model.pooling": "cls", "zero_shot.enabled": True})
 
 
 @pytest.mark.parametrize(("pooling", "ratio"), [("gsp", 0.3), ("gsp_gmp", 0.3), ("gap", 1.0)])

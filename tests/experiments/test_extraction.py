@@ -10,7 +10,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tfdml import backbones, models
-from tfdml.backbones import registry
+from tfdml.backbones import registry, weights
 from tfdml.data import LabeledFeatures, LabeledImages, Preprocessing, evaluation_batches, features, load
 from tfdml.experiments import InputError, RunFolderError
 from tfdml.experiments.extraction import extract_features, extract_main
@@ -380,12 +380,12 @@ def test_bad_arguments(digits, tmp_path, model, options, message):
 
 def test_models_and_data_that_do_not_fit(digits, tmp_path):
     inputs = keras.Input((8, 8, 1))
-    rows = keras.Model(inputs, keras.layers.Reshape((8, 8))(inputs))
+    cubes = keras.Model(inputs, keras.layers.Reshape((4, 4, 2, 2))(inputs))
     two = [keras.Input((8, 8, 1)), keras.Input((8, 8, 1))]
     vectors = keras.Sequential([keras.Input((64,)), keras.layers.Dense(3)])
     few = LabeledFeatures(np.zeros((2, 3), "float32"), [0, 1], ("a", "b"))
     for model, dataset, message in [
-        (rows, digits, r"gives \(50, 8, 8\); expected \(b, d\) or a map"),
+        (cubes, digits, r"Received: \(50, 4, 4, 2, 2\). Expected: vectors \(b, d\), a feature map"),
         (keras.Model(two, keras.layers.Add()(two)), digits, "a model with 2 inputs"),
         (vectors, digits, r"an input of shape \(None, 64\); expected images"),
         (with_head(), few, "extracted from images. Received: LabeledFeatures"),
@@ -420,3 +420,52 @@ def test_the_command(tmp_path, capsys):
         with pytest.raises(SystemExit) as ended:
             extract_main(wrong)
         assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
+def tokens_of(model, extra):
+    """The network's map as tokens, behind some that are means of it."""
+    height, width, channels = model.output.shape[1:]
+    mean = keras.layers.Reshape((1, channels))(keras.layers.GlobalAveragePooling2D()(model.output))
+    tokens = keras.layers.Reshape((height * width, channels))(model.output)
+    return keras.Model(model.input, keras.layers.Concatenate(axis=1)([mean] * extra + [tokens]))
+
+
+def test_tokens(digits, tmp_path):
+    maps = network()
+    tokens = tokens_of(maps, 1)
+    wanted = np.asarray(maps(as_floats(digits)))
+    mean, largest = wanted.mean(axis=(1, 2)), wanted.max(axis=(1, 2))
+    for name, pooling, options, expected in (
+        ("a", None, {"skip_tokens": 1}, mean),
+        ("b", "gmp", {"token_grid": (6, 6)}, largest),
+        ("c", "cls", {"skip_tokens": 1}, mean),
+        ("d", "cls+gmp", {"skip_tokens": 1}, np.concatenate([mean, largest], axis=1)),
+    ):
+        values = extract(tokens, digits, tmp_path / name, pooling=pooling, **options)
+        np.testing.assert_allclose(values, expected, atol=1e-5)
+    for model, options, message in (
+        (tokens, {}, "37 tokens with skip_tokens=None"),
+        (tokens, {"skip_tokens": 0, "pooling": "cls"}, "no class token. Received: pooling='cls' with skip_tokens=0"),
+        (maps, {"pooling": "cls"}, "a network without tokens. Received: pooling='cls'|Received: pooling=cls"),
+        (maps, {"skip_tokens": 1}, "a network without tokens"),
+        (with_head(), {"token_grid": (2, 2)}, "a network without tokens"),
+    ):
+        with pytest.raises(InputError, match=message):
+            extract_features(model, digits, tmp_path / "none", verbose=False, **options)
+
+
+def test_a_network_of_keras_applications(digits, tmp_path):
+    options = {"alpha": 0.35, "weights": str(tmp_path / "weights.npz")}
+    network = backbones.get("keras.applications.MobileNetV2", (32, 32, 3), alpha=0.35)
+    inner = network.layers[-1]
+    np.savez(options["weights"], **weights._named_arrays(inner))
+    values = extract(
+        "keras.applications.MobileNetV2", digits, tmp_path / "out", backbone_options=options, size=32, channels=3
+    )
+    batches = evaluation_batches(digits, 50, Preprocessing((32, 32), 3))
+    images = next(iter(batches))[0]
+    np.testing.assert_allclose(values, np.asarray(network(images)).mean(axis=(1, 2)), atol=1e-4)
+    with pytest.raises(InputError, match="without backbone_options.weights"):
+        extract_features("keras.applications.MobileNetV2", digits, tmp_path / "none", verbose=False)
+    with pytest.raises(InputError, match="no such model.*Did you mean 'keras.applications.MobileNetV2'"):
+        extract_features("keras.applications.MobilNetV2", digits, tmp_path / "none", verbose=False)

@@ -42,10 +42,10 @@ def with_convention(model, scale, mean, reverse_channels, what):
     return inputs, call_with_images(model, convention(inputs))
 
 
-def call_with_images(model, images):
+def call_with_images(model, images, **options):
     """The only output of a model whose only input may have a name, as those of KerasHub have."""
-    structure = model.input if not isinstance(model, keras.Sequential) else None
-    outputs = model({key: images for key in structure} if isinstance(structure, dict) else images)
+    structure = getattr(model, "input", None) if not isinstance(model, keras.Sequential) else None
+    outputs = model({key: images for key in structure} if isinstance(structure, dict) else images, **options)
     if isinstance(outputs, dict):
         outputs = list(outputs.values())
     return outputs[0] if isinstance(outputs, (list, tuple)) else outputs

@@ -176,10 +176,12 @@ def make_embedder(recipe: Recipe, preprocessing: data.Preprocessing | None) -> k
         backbone = backbones.get(config.backbone, preprocessing.image_shape, **config.backbone_options)
     return build_embedder(
         backbone,
-        pooling=make_pooling(recipe),
+        pooling=_with_class_token(config, make_pooling(recipe)),
         embedding_size=config.embedding_size,
         normalization=None if config.normalization == "none" else config.normalization,
         embed_before_pooling=config.embed_before_pooling,
+        skip_tokens=config.skip_tokens,
+        token_grid=config.token_grid,
     )
 
 
@@ -194,14 +196,23 @@ def make_head(recipe: Recipe) -> keras.Model:
         )
 
 
-def make_pooling(recipe: Recipe) -> keras.layers.Layer:
-    """Creates the pooling layer. With a zero-shot loss it also returns attributes."""
+def _with_class_token(config, pooling):
+    """The argument of `build_embedder` for a pooling layer of the patch tokens."""
+    if not config.has_class_token:
+        return pooling
+    return "cls" if pooling is None else ["cls", pooling]
+
+
+def make_pooling(recipe: Recipe) -> keras.layers.Layer | None:
+    """Creates the pooling layer, or returns None for the class token. With a zero-shot loss it returns attributes."""
     config, gsp, attributes = recipe.model, recipe.model.gsp, recipe.zero_shot.enabled
+    if not config.patch_pooling:
+        return None
     if not config.has_gsp and not attributes:
         with input_errors():
-            return poolings.get(config.pooling, name="pooling", **config.pooling_options)
+            return poolings.get(config.patch_pooling, name="pooling", **config.pooling_options)
     return poolings.get(
-        config.pooling if config.has_gsp else "gsp",
+        config.patch_pooling if config.has_gsp else "gsp",
         prototypes=gsp.prototypes,
         # With ratio 1 it is average pooling.
         ratio=gsp.ratio if config.has_gsp else 1.0,
@@ -261,6 +272,8 @@ def restore_embedder(recipe: Recipe, weights: pathlib.Path | list[np.ndarray]) -
     """Creates the embedder of a complete recipe with the weights in a file or list of arrays."""
     # The pretrained weights would only be replaced, and their file may be gone.
     options = {name: value for name, value in recipe.model.backbone_options.items() if name != "weights"}
+    if recipe.model.backbone.lower().startswith("keras_hub:"):
+        options["weights"] = None
     recipe = replace(recipe, {"model.backbone_options": options})
     with precision_policy(recipe.training.precision):
         embedder = make_embedder(recipe, make_preprocessing(recipe.data))

@@ -64,7 +64,9 @@ def _parser():
         "--out DIR": "Folder of the features, which must not exist.",
         "--backbone_options": (dict, "Options of the backbone, as in --backbone_options.weights imagenet."),
         "--output OUTPUT": "Output to use if the model has several, or a layer of a Keras model.",
-        "--pooling POOLING": "Pooling of feature maps (default: gap, average).",
+        "--pooling POOLING": "Pooling of feature maps or tokens (default: gap, average); of tokens also cls, cls+gap.",
+        "--skip_tokens": (int, "Leading class and register tokens of a vision transformer (default: inferred)."),
+        "--token_grid": (tuple[int, int], "Height and width of its patch tokens, as in '[14,14]' (default: inferred)."),
         "--size": (
             Union[int, tuple[int, int]], "Height and width in pixels (default: the model's, or the dataset's)."
         ),

@@ -45,6 +45,8 @@ def extract_features(
     backbone_options: Mapping[str, Any] | None = None,
     output: str | None = None,
     pooling: str | None = None,
+    skip_tokens: int | None = None,
+    token_grid: tuple[int, int] | None = None,
     size: int | tuple[int, int] | None = None,
     channels: int | None = None,
     short_side: int | None = None,
@@ -60,15 +62,18 @@ def extract_features(
     `source.json` (where the features come from). `features.npy` is written last, so a folder that has it is complete.
 
     Args:
-        model: Network. A Keras model from images to vectors (b, d) or feature maps (b, h, w, c); the path of a `.keras`
-            file, of a SavedModel with the signature `serving_default`, or of a run's folder; or the name of a backbone,
-            with its weights in `backbone_options`.
+        model: Network. A Keras model from images to vectors (b, d), feature maps (b, h, w, c) or tokens (b, n, c); the
+            path of a `.keras` file, of a SavedModel with the signature `serving_default`, or of a run's folder; or the
+            name of a backbone, with its weights in `backbone_options`.
         dataset: `LabeledImages`, name of a dataset, or folder of images.
         out: path. Folder to create. It may contain an interrupted extraction, which is replaced, but nothing else.
         data_options: mapping. Options of the dataset.
         backbone_options: mapping. Options of the backbone, for example `{"weights": "imagenet"}`.
         output: str. Output of a model with several outputs, or a layer of a Keras model.
-        pooling: str. Pooling of feature maps, without trainable weights. Default: `"gap"`.
+        pooling: str. Pooling of feature maps or patch tokens, without trainable weights; of tokens also `"cls"`, the
+            class token, or `"cls+gap"`. Default: `"gap"`.
+        skip_tokens: int. Leading class and register tokens of a vision transformer. Default: inferred, if possible.
+        token_grid: (height, width). Grid of the patch tokens. Default: inferred, if possible.
         size: int or (height, width). Size of the images. Default: that of the model or, if it accepts any size, of the
             dataset.
         channels: 1 or 3. Default: as for `size`.
@@ -103,7 +108,7 @@ def extract_features(
             raise InputError(f"Features are extracted from images. Received: {dataset!r}.")
         image_options = {"size": size, "channels": channels, "short_side": short_side, "scale": scale}
         network = _open(model, dataset, image_options, backbone_options or {}, output, trust)
-        pool = feature_pooling(pooling)
+        pool = feature_pooling(pooling, network.tokens, skip_tokens, token_grid)
     source = {
         "model": model.name if isinstance(model, keras.Model) else os.fspath(model),
         "output": output,
@@ -144,8 +149,8 @@ def _open(model, dataset, image_options, backbone_options, output, trust):
         refuse(backbone_options, "backbone_options", "a Keras model")
         return keras_extractor(model, dataset, given, output)
     path = pathlib.Path(model).expanduser()
-    name = str(model).lower()
-    if name in backbones.names():
+    name = str(model)
+    if backbones.is_known(name):
         return backbone_extractor(name, dataset, given, backbone_options, output)
     refuse(backbone_options, "backbone_options", f"model={str(model)!r}")
     if path.suffix == ".keras" and path.is_file():
@@ -159,7 +164,7 @@ def _open(model, dataset, image_options, backbone_options, output, trust):
         return _own_network(path, dataset, given, output, trust)
     raise InputError(
         f"There is no such model. Received: {str(model)!r}. Expected: a .keras file, the folder of a SavedModel or of "
-        f"a run, or a backbone. Did you mean {nearest_key(name, backbones.names())!r}?"
+        f"a run, or a backbone. Did you mean {nearest_key(name, backbones.names_like(name))!r}?"
     )
 
 

@@ -67,8 +67,10 @@ def draw_evaluation(
         )
         plots.save(figure, folder / "nearest_neighbors.png")
     if embedder is not None and hasattr(embedder.get_layer("pooling"), "pooling_weights"):
-        figure = plots.pooling_maps(shown, models.pooling_maps(embedder, shown), names=query_names)
-        plots.save(figure, folder / "pooling_maps.png")
+        maps = models.pooling_maps(embedder, shown)
+        # Tokens without a grid have no map.
+        if maps.ndim == 3:
+            plots.save(plots.pooling_maps(shown, maps, names=query_names), folder / "pooling_maps.png")
 
 
 def _choose_queries(labels, count, seed):

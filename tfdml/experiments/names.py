@@ -41,4 +41,15 @@ def registered(kind: str) -> list[str]:
 
 def is_known(kind: str, name: str) -> bool:
     """Returns whether a name is in a registry. Imports TensorFlow only for names that are not part of the package."""
-    return name in KINDS[kind] or name in registered(kind)
+    if name in KINDS[kind] or name in registered(kind):
+        return True
+    if kind == "poolings":
+        # The class token of a vision transformer, alone or with a pooling.
+        first, _, rest = name.partition("+")
+        return first == "cls" and (name == "cls" or is_known(kind, rest))
+    return kind == "backbones" and importlib.import_module("tfdml.backbones").is_known(name)
+
+
+def candidates(kind: str, name: str) -> list[str]:
+    """Returns the names among which an unknown one should be."""
+    return importlib.import_module("tfdml.backbones").names_like(name) if kind == "backbones" else registered(kind)

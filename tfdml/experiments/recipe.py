@@ -144,11 +144,12 @@ class ModelConfig:
     """Embedder: backbone, pooling, embedding layer, normalization."""
 
     backbone: str = "resnet20v2"
-    """Network from images to local features (--list backbones)."""
+    """Network from images to local features (--list backbones); 'keras.applications.NAME' or 'keras_hub:PRESET'."""
     backbone_options: dict[str, Any] = field(default_factory=dict)
     """Options of the backbone, as in --model.backbone_options.weights imagenet."""
     pooling: str = "gsp"
-    """'gap' (average), 'gsp' (generalized sum pooling), or another one (--list poolings)."""
+    """'gap' (average), 'gsp' (generalized sum pooling), or another one (--list poolings); of a vision transformer also
+    'cls' (its class token) or 'cls+gsp'."""
     pooling_options: dict[str, Any] = field(default_factory=dict)
     """Options of a pooling that has no section, as in --model.pooling_options.power 4."""
     gsp: GSPConfig = field(default_factory=GSPConfig)
@@ -159,6 +160,10 @@ class ModelConfig:
     """Size of the embedding and of the pooled local features, unless the pooling has another output size."""
     embed_before_pooling: bool = True
     """Project local features to embedding_size before pooling instead of after it; the same for average pooling."""
+    skip_tokens: Optional[int] = None
+    """Leading class and register tokens of a vision transformer; null infers them."""
+    token_grid: Optional[tuple[int, int]] = None
+    """Height and width of the patch tokens of a vision transformer; null infers them."""
     normalization: Literal["l2", "clip", "none"] = "clip"
     """'l2' for embeddings of unit length, 'clip' for at most unit length, 'none' to leave them unchanged."""
     first_weights: Optional[str] = None
@@ -167,12 +172,23 @@ class ModelConfig:
     @property
     def is_pretrained(self):
         """Whether the backbone starts from pretrained weights."""
-        return self.backbone_options.get("weights") is not None
+        default = "pretrained" if self.backbone.lower().startswith("keras_hub:") else None
+        return self.backbone_options.get("weights", default) is not None
+
+    @property
+    def has_class_token(self):
+        """Whether the class token of a vision transformer is part of the embedding."""
+        return self.pooling.partition("+")[0] == "cls"
+
+    @property
+    def patch_pooling(self):
+        """The pooling of local features, without the class token; '' if the class token is all."""
+        return self.pooling.partition("+")[2] if self.has_class_token else self.pooling
 
     @property
     def has_gsp(self):
         """Whether the pooling is generalized sum pooling, alone or combined with another one."""
-        return self.pooling in ("gsp", "gsp_gmp")
+        return self.patch_pooling in ("gsp", "gsp_gmp")
 
 
 @dataclass(frozen=True)
@@ -403,7 +419,7 @@ class Recipe:
         for key, kind in (("backbone", "backbones"), ("pooling", "poolings")):
             name = getattr(self.model, key)
             if not names.is_known(kind, name):
-                known = names.registered(kind)
+                known = names.candidates(kind, name)
                 raise RecipeError(
                     f"Unknown {key}. Received: model.{key}={name!r}. Expected: one of {', '.join(known)}. "
                     f"Did you mean {nearest_key(name, known)!r}?"
@@ -442,7 +458,8 @@ class Recipe:
              "one of the two", "CCP returns to the weights that solved a problem, which are not an average."),
             (zero_shot.enabled and model.pooling_options, "model.pooling_options", "none",
              "With a zero-shot loss, 'gap' is generalized sum pooling with ratio 1."),
-            (zero_shot.enabled and not (model.has_gsp or model.pooling == "gap"), "zero_shot.enabled model.pooling",
+            (zero_shot.enabled and not (model.has_gsp or model.patch_pooling == "gap"),
+             "zero_shot.enabled model.pooling",
              "model.pooling='gsp', 'gsp_gmp' or 'gap'", "This pooling has no attributes."),
             (None not in (optimizer.plateau_patience, optimizer.decay_epochs),
              "optimizer.decay_epochs optimizer.plateau_patience", "one of the two",

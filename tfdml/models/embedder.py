@@ -94,7 +94,7 @@ def build_embedder(
         backbone = backbones.get(backbone, input_shape)
     backbone = image_tower(backbone)
     _check_output(backbone)
-    has_class_token, pooling = _resolve_pooling(pooling, pooling_options or {})
+    has_class_token, pooling = resolve_pooling(pooling, pooling_options or {})
     inputs, features = _with_input_range(backbone, input_range)
     class_token = None
     if len(features.shape) == 3:
@@ -227,7 +227,7 @@ def _check_channels_last(backbone):
         )
 
 
-def _resolve_pooling(choice, options):
+def resolve_pooling(choice, options):
     """Whether the class token is part of the embedding, and the pooling layer or `None`."""
     if isinstance(choice, (list, tuple)):
         if len(choice) != 2 or choice[0] != "cls":

@@ -9,7 +9,10 @@ import tensorflow as tf
 
 from tfdml import backbones, data
 from tfdml._utils.naming import unknown_name
-from tfdml.layers import pooling as poolings
+from tfdml.backbones.hub_models import PREFIX, PRETRAINED, image_tower
+from tfdml.backbones.input_range import call_with_images
+from tfdml.backbones.token_layout import TokenLayout, resolve_token_layout, token_layout
+from tfdml.models.embedder import resolve_pooling
 
 _SIGNATURE = "serving_default"
 
@@ -21,11 +24,13 @@ class FeatureExtractor(NamedTuple):
         forward: From a batch of images to features.
         batches: From a batch size to batches of the images that it was made for.
         images: dict. The preprocessing and the scale of the images, for the record.
+        tokens: The layout of its tokens, if the network tells.
     """
 
     forward: Callable
     batches: Callable
     images: dict
+    tokens: TokenLayout | None = None
 
 
 def refuse(options, name, kind):
@@ -36,7 +41,7 @@ def refuse(options, name, kind):
 
 def backbone_extractor(name, dataset, given, options, output):
     """A backbone by name, with the weights that its options name; arguments as for `keras_extractor`."""
-    if not options.get("weights"):
+    if not options.get("weights", PRETRAINED if name.lower().startswith(PREFIX) else None):
         raise ValueError(
             f"The first weights of a backbone are random. Received: {name!r} without backbone_options.weights; "
             "expected weights, or the folder of a run."
@@ -60,13 +65,16 @@ def keras_extractor(model, dataset, given, output):
         output: Name of an output or of a layer. `None` is the only output.
     """
     # What trains an embedder is no embedder.
-    model = getattr(model, "embedder", model)
+    model = image_tower(getattr(model, "embedder", model))
     inputs = _tensors(model, "inputs")
     if len(inputs) > 1:
         raise ValueError(f"Received: a model with {len(inputs)} inputs, {model.name!r}; expected one, of images.")
     shape, input_dtype = (tuple(inputs[0].shape), tf.as_dtype(inputs[0].dtype)) if inputs else (None, tf.float32)
     model = with_output(model, output)
-    return _extractor(lambda images: model(images, training=False), shape, input_dtype, dataset, given)
+    network = _extractor(
+        lambda images: call_with_images(model, images, training=False), shape, input_dtype, dataset, given
+    )
+    return network._replace(tokens=token_layout(model) if _tensors(model, "outputs") else None)
 
 
 def with_output(model, output):
@@ -173,20 +181,48 @@ def _preprocessing(shape, dataset, given):
     return data.Preprocessing((height, width), channels, given.get("short_side"))
 
 
-def feature_pooling(name):
-    """A function from the network's output to vectors, float32."""
-    layer = poolings.get("gap" if name is None else name)
+def feature_pooling(name, layout=None, skip_tokens=None, token_grid=None):
+    """Returns a function from the output of a network to vectors, float32.
+
+    Args:
+        name: Name of a pooling without trainable weights, for feature maps and tokens; of tokens also `"cls"` or
+            `"cls+NAME"`, the concatenation of the class token and the pooled patch tokens. `None` is `"gap"`.
+        layout: `TokenLayout` that the network tells, or `None`.
+        skip_tokens: int. As for `build_embedder`.
+        token_grid: `(height, width)`. As for `build_embedder`.
+    """
+    has_class_token, layer = resolve_pooling("gap" if name is None else name, {})
+    of_tokens = [("pooling", name)] * has_class_token + [("skip_tokens", skip_tokens), ("token_grid", token_grid)]
 
     def pool(values):
         values = tf.cast(values, tf.float32)
-        if values.shape.rank == 2:
+        rank = values.shape.rank
+        if rank == 2:
             refuse(name, "pooling", "a network that gives vectors")
+        if rank in (2, 4):
+            for option, value in of_tokens:
+                refuse(value, option, "a network without tokens")
+        if rank == 2:
             return values
-        if values.shape.rank != 4:
-            raise ValueError(f"Received: a network that gives {values.shape}; expected (b, d) or a map (b, h, w, c).")
-        vectors = layer(values)
-        if any(len(weight.shape) for weight in layer.weights):
-            raise ValueError(f"This pooling has weights that must be trained. Received: pooling={name!r}.")
-        return vectors
+        if rank not in (3, 4):
+            raise ValueError(
+                f"The output of the network is of no use. Received: {values.shape}. Expected: vectors (b, d), a "
+                "feature map (b, h, w, c) or tokens (b, n, c)."
+            )
+        parts = []
+        if rank == 3:
+            skip, grid = resolve_token_layout(values.shape[1], skip_tokens, token_grid, layout)
+            if has_class_token:
+                if not skip:
+                    raise ValueError(f"There is no class token. Received: pooling={name!r} with skip_tokens=0.")
+                parts.append(values[:, 0])
+            values = values[:, skip:]
+            if grid is not None:
+                values = tf.reshape(values, (-1, *grid, values.shape[-1]))
+        if layer is not None:
+            parts.append(layer(values))
+            if any(len(weight.shape) for weight in layer.weights):
+                raise ValueError(f"This pooling has weights that must be trained. Received: pooling={name!r}.")
+        return tf.concat(parts, axis=-1)
 
     return pool
