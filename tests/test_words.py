@@ -44,7 +44,9 @@ WORDS = {
 }
 BRITISH = {
     r"colou?r(?<=our)\w*": "color",
+    r"flavour\w*": "flavor",
     r"grey\w*": "gray",
+    r"honour\w*": "honor",
     r"centre[sd]?": "center",
     r"(?:un)?favour\w*": "favor",
     r"neighbour\w*": "neighbor",
@@ -52,6 +54,7 @@ BRITISH = {
     r"licence[sd]?": "license",
     r"artefacts?": "artifact",
     r"learnt": "learned",
+    r"whilst": "while",
     r"(?:re|un)?labell(?:ed|ing)": "labeled",
     r"modell(?:ed|ing)": "modeling",
     r"cancell(?:ed|ing)": "canceled",
@@ -60,9 +63,9 @@ BRITISH = {
     r"|serial|visual|discret|vector|synchron|quant|parametr|memor|emphas|categor|standard|util|local|real"
     r")is(?:e[sd]?|ing|ations?)": "-ize",
 }
-_FORBIDDEN = re.compile(
-    "|".join(rf"(?P<_{index}>\b{word}(?!\w))" for index, word in enumerate([*WORDS, *BRITISH])), re.IGNORECASE
-)
+# For text in lower case: `re.IGNORECASE`, or a `\b` in each alternative, takes ten times as long.
+_ALTERNATIVES = "|".join(f"(?P<_{index}>{word})" for index, word in enumerate([*WORDS, *BRITISH]))
+_FORBIDDEN = re.compile(rf"\b(?=[a-z])(?:{_ALTERNATIVES})(?!\w)")
 _INSTEAD = [*WORDS.values(), *BRITISH.values()]
 _CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 _COMMENT = re.compile(r"(?:^|\s)#\s.*")
@@ -71,9 +74,9 @@ ALLOWED = {}
 
 
 def texts_of(path):
-    """The line number and the text of each passage of a file that a person reads, without code."""
+    """Yield the line number and the text of each passage of a file that a person reads."""
     source = path.read_text(encoding="utf-8")
-    if not _FORBIDDEN.search(source):
+    if not _FORBIDDEN.search(source.lower()):
         return
     if path.suffix != ".py":
         yield 1, source
@@ -88,13 +91,13 @@ def texts_of(path):
 
 
 def hits_in(path):
-    """Messages about the forbidden words of a file."""
+    """Yield a message about each forbidden word of a file."""
     name = path.relative_to(ROOT).as_posix()
     for first, text in texts_of(path):
         # Code is blanked out rather than removed, so that lines can be counted.
-        prose = _CODE.sub(lambda code: "\n" * code.group().count("\n"), text)
+        prose = _CODE.sub(lambda code: "\n" * code.group().count("\n"), text.lower())
         for match in _FORBIDDEN.finditer(prose):
-            if match.group().lower() not in ALLOWED.get(name, ()):
+            if match.group() not in ALLOWED.get(name, ()):
                 line = first + prose.count("\n", 0, match.start())
                 yield f"{name}:{line}: {match.group()!r}; write: {_INSTEAD[int(match.lastgroup[1:])]}"
 
@@ -103,7 +106,7 @@ def files_of(covered):
     path = ROOT / covered
     if path.is_file():
         return [path]
-    return sorted(file for suffix in ("md", "py") for file in path.rglob(f"*.{suffix}"))
+    return sorted(file for suffix in ("md", "py", "yaml") for file in path.rglob(f"*.{suffix}"))
 
 
 @pytest.mark.parametrize("covered", COVERED)
