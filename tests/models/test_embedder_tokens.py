@@ -127,6 +127,14 @@ def test_a_layer_with_the_class_token(images):
     assert models.build_embedder(backbone, bags, 6, token_grid=(3, 5))(images).shape == (5, 6)
 
 
+def test_a_backbone_with_a_layer_of_a_name_that_embedders_use(images):
+    inputs = keras.Input(SHAPE)
+    features = keras.layers.Conv2D(4, 4, name="embedding")(inputs)
+    embedder = models.build_embedder(keras.Model(inputs, features, name="inner"), "gap", 6)
+    assert [layer.name for layer in embedder.layers][1:3] == ["inner", "embedding"]
+    assert embedder(images).shape == (5, 6)
+
+
 def test_unknown_number_of_tokens(images):
     inputs = keras.Input((None, None, 3))
     tokens = keras.layers.Reshape((-1, 4))(keras.layers.Conv2D(4, 4, strides=4)(inputs))

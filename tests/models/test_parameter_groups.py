@@ -112,6 +112,14 @@ def test_paths_of_layers_inside_layers():
     assert len(outer.trainable_variables) == 2
 
 
+def test_layers_of_class_and_patch_tokens_are_not_of_the_backbone():
+    images = keras.Input((4, 4, 3))
+    tokens = keras.layers.Dense(5, name="block")(keras.layers.Reshape((16, 3))(images))
+    model = models.build_embedder(keras.Model(images, tokens), "cls+gap", 4, skip_tokens=1)
+    assert freeze_layers(model) == ["block"]
+    assert {weight.shape[-1] for weight in model.trainable_variables} == {2}
+
+
 def test_freezing_until_a_layer():
     model = embedder()
     assert freeze_layers(model, "block_2", until=True) == ["block_1", "block_2"]

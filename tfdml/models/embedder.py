@@ -14,7 +14,7 @@ from tfdml import backbones
 from tfdml._utils.arguments import check_whole_number
 from tfdml._utils.types import Batches, Config, InputRange, Shape, TensorLike
 from tfdml.backbones.hub_models import image_tower
-from tfdml.backbones.input_range import check_fits_first_layer, with_input_range
+from tfdml.backbones.input_range import call_with_images, check_fits_first_layer, with_input_range
 from tfdml.backbones.token_layout import resolve_token_layout
 from tfdml.layers import ClassToken, L2Clip, L2Normalization, PatchTokens
 from tfdml.layers import pooling as poolings
@@ -22,6 +22,9 @@ from tfdml.models.batches import check_finite_embeddings, check_images, data_err
 from tfdml.models.distribution import Workers
 from tfdml.ops import UNIT_RANGE, check_input_range
 
+_OWN_LAYERS = {
+    "class_embedding", "class_token", "concatenation", "embedding", "normalization", "patches", "pooling",
+}  # fmt: skip
 _NORMALIZATIONS = {"l2": L2Normalization, "clip": L2Clip}
 
 
@@ -205,7 +208,11 @@ def _with_input_range(backbone, input_range):
     else:
         check_fits_first_layer(backbone, input_range)
     if check_input_range(input_range) == UNIT_RANGE:
-        return images, backbone.outputs[0]
+        if not _OWN_LAYERS & {layer.name for layer in getattr(backbone, "layers", [])}:
+            return images, backbone.outputs[0]
+        # As one layer the backbone may have a layer "embedding", as CLIP does.
+        inputs = keras.Input(tuple(images.shape[1:]), name="images")
+        return inputs, call_with_images(backbone, inputs)
     return with_input_range(backbone, input_range)
 
 

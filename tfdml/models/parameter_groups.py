@@ -15,7 +15,9 @@ from tfdml._utils.keras_compat import direct_sublayers, tensorflow_variable
 from tfdml._utils.types import Weight
 
 # Layers of `build_embedder` that do not belong to the backbone.
-_HEAD = ("embedding", "pooling", "normalization")
+_HEAD = (
+    "class_embedding", "class_token", "concatenation", "embedding", "normalization", "patches", "pooling",
+)  # fmt: skip
 _NAMES_IN_A_MESSAGE = 10
 
 
@@ -30,7 +32,8 @@ class ParameterGroup:
     Args:
         layers: Patterns of layer names, such as `"blocks_1?_*"`, or one pattern. A layer inside another is named by its
             path, such as `"dinov2/block_3/attention"`; a pattern that matches a layer matches all layers inside it.
-            `"backbone"` stands for all layers but `embedding`, `pooling` and `normalization`.
+            `"backbone"` stands for all layers but those that `build_embedder` adds: `embedding`, `class_embedding`,
+            `pooling`, `normalization`.
         learning_rate_multiplier: Factor of the learning rate, at least 0.
         frozen_steps: Training steps of the model during which the layers are frozen. Groups with increasing numbers
             unfreeze a network gradually.
