@@ -79,9 +79,6 @@ class ClassToken(keras.layers.Layer):
 
     Use it as the pooling of a vision transformer that was trained with a class token.
 
-    Args:
-        **kwargs: `name`, `dtype` and other arguments of a Keras layer.
-
     Call arguments:
         tokens: float tensor, `(b, n, c)`.
 

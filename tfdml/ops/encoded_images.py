@@ -56,7 +56,7 @@ def decode_image(
 
     Raises:
         tf.errors.InvalidArgumentError: If the file is damaged or has another format, no pixels, or more than
-        `max_pixels`.
+            `max_pixels`.
 
     Example:
         >>> import tensorflow as tf
