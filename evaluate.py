@@ -1,4 +1,4 @@
-"""Evaluates a trained embedder on any data: `python evaluate.py --help`."""
+"""Evaluate a trained embedder on any data: `python evaluate.py --help`."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Trains an embedder by a recipe: `python train.py --help`."""
+"""Train an embedder by a recipe: `python train.py --help`."""
 
 import os
 import sys

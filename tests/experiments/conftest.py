@@ -13,7 +13,7 @@ from tfdml.export import export_saved_model
 
 @pytest.fixture(autouse=True)
 def tiny():
-    """Registers the backbone "tiny" for these tests."""
+    """Register the backbone "tiny" for these tests."""
     with tiny_backbone.registered():
         yield
 

@@ -42,7 +42,7 @@ def with_head(**options):
 
 
 def extract(model, dataset, out, **options):
-    """Extracts features and checks that the files on disk contain them."""
+    """Extract features and check that the files on disk contain them."""
     got = extract_features(model, dataset, out, verbose=False, **options)
     stored = features(out)
     assert isinstance(got, LabeledFeatures) and not list(out.glob("*.partial"))

@@ -33,7 +33,7 @@ def spread(y_true, y_pred):
 
 @pytest.fixture(autouse=True)
 def as_before(monkeypatch, registries):
-    """Removes imported modules after the test."""
+    """Remove imported modules after the test."""
     modules, path = set(sys.modules), list(sys.path)
     monkeypatch.setattr(plugins, "_MODULES", UserModules())
     yield

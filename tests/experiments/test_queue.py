@@ -71,7 +71,7 @@ def test_files_in_a_queue(tmp_path, monkeypatch):
 
 
 def seeds(monkeypatch, *arguments):
-    """Returns seed and folder of each run of `--seeds`."""
+    """Return seed and folder of each run of `--seeds`."""
     asked = []
 
     def carry_out(recipe, folder, verbose):

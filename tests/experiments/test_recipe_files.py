@@ -179,7 +179,7 @@ GAP = to_mapping(load_recipe("gap"))
 
 
 def leaves(mapping, prefix=()):
-    """Yields the paths of all values of a recipe."""
+    """Yield the paths of all values of a recipe."""
     for key, value in mapping.items():
         if isinstance(value, dict) and value:
             yield from leaves(value, (*prefix, key))

@@ -38,7 +38,7 @@ WAYS = {what_a_step_does(table_recipe_mapping(name)): name for name in reversed(
 
 
 def tiny_pretrained(input_shape, weights=None, frozen_batch_norm="none"):
-    """Accepts the options of the backbones with ImageNet weights."""
+    """Accept the options of the backbones with ImageNet weights."""
     return keras.Sequential([keras.Input(input_shape), keras.layers.Conv2D(5, 3, strides=2, activation="relu")])
 
 
@@ -100,7 +100,7 @@ def images_of():
 
 
 def take_a_step(recipe, images, batch):
-    """Asserts that a training step changes the network if the batch has a gradient."""
+    """Assert that a training step changes the network if the batch has a gradient."""
     keras.utils.set_random_seed(0)
     model = make_model(recipe, make_embedder(recipe, images.preprocessing), images.train)
     model.run_eagerly = True

@@ -19,7 +19,7 @@ FAIR = ("table-3.1", "table-5.1", "table-5.3")
 
 @functools.cache
 def load_recipe(name, /, **changes):
-    """Returns a recipe with changes, with `__` for the dots of keys. Cached, because reading is slow."""
+    """Return a recipe with changes, with `__` for the dots of keys. Cached, because reading is slow."""
     return load_anew(name, {key.replace("__", "."): value for key, value in changes.items()})
 
 
@@ -108,7 +108,7 @@ def statistics(mean, deviation=0.002):
 
 
 def finish(folder, recipe, **changes):
-    """Writes the folder of a finished protocol."""
+    """Write the folder of a finished protocol."""
     folder.mkdir(parents=True)
     (folder / "recipe.yaml").write_text(dump_recipe(recipe))
     fair = recipe.protocol.name == "fair"
@@ -343,7 +343,7 @@ def test_a_folder_that_cannot_be_written(folders, capsys):
 
 
 def finish_run(folder, map_at_r, recipe="gap", keras=None, **changes):
-    """Writes the folder of a finished run."""
+    """Write the folder of a finished run."""
     folder.mkdir(parents=True)
     (folder / "recipe.yaml").write_text(dump_recipe(load_recipe(recipe, **changes)))
     (folder / "environment.json").write_text(json.dumps({"packages": {"keras": keras}} if keras else {}))

@@ -23,7 +23,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 class _MergeAction(argparse.Action):
-    """Merges a mapping into the earlier values of the same option."""
+    """Merge a mapping into the earlier values of the same option."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         setattr(namespace, self.dest, merge_mappings(getattr(namespace, self.dest, {}), values))
@@ -50,7 +50,7 @@ class CommandParser(argparse.ArgumentParser):
         self.add_argument("--version", action="version", version=f"tfdml {__version__}", help="Print the version.")
 
     def add_argument(self, *names, type=None, group=None, **kwargs):
-        """Adds an argument as in argparse. `type` is an annotation, and `group` an argument group."""
+        """Add an argument as in argparse. `type` is an annotation, and `group` an argument group."""
         if type is not None:
             kwargs = {"metavar": metavar(type), "type": functools.partial(_read_argument, type, names[0]), **kwargs}
         if type is dict or typing.get_origin(type) is dict:
@@ -59,7 +59,7 @@ class CommandParser(argparse.ArgumentParser):
         return (super() if group is None else group).add_argument(*names, **kwargs)
 
     def add_options(self, options: Mapping[str, Any]) -> None:
-        """Adds several options.
+        """Add several options.
 
         Args:
             options: mapping. From `--NAME METAVAR` (text), or `--NAME` (a flag), to the help text, or from `--NAME` to
@@ -75,7 +75,7 @@ class CommandParser(argparse.ArgumentParser):
                 self.add_argument(name, help=text, **as_text)
 
     def parse_given(self, argv: Sequence[str]) -> dict[str, Any]:
-        """Returns the given arguments as nested dicts, without defaults."""
+        """Return the given arguments as nested dicts, without defaults."""
         given: list[str] = []
         for argument in argv:
             name = argument.partition("=")[0]
@@ -92,7 +92,7 @@ class CommandParser(argparse.ArgumentParser):
         return nested(vars(self.parse_args(given)))
 
     def error(self, message: str) -> typing.NoReturn:
-        """Exits with one line; for an unknown option it suggests the nearest known one."""
+        """Exit with one line; for an unknown option suggest the nearest known one."""
         name = re.match(r"unrecognized arguments: --([^\s=]+)", message)
         if name is not None:
             known = [known[2:] for known in self._option_string_actions if known.startswith("--")]
@@ -101,12 +101,12 @@ class CommandParser(argparse.ArgumentParser):
         self.refuse(re.sub(r"^argument \S+: (?=--)", "", message))
 
     def refuse(self, message: str) -> typing.NoReturn:
-        """Exits with code 2 because of wrong input."""
+        """Exit with code 2 because of wrong input."""
         self.exit(2, f"{self.prog}: error: {limited_yaml.one_line(message)}\n")
 
     @contextlib.contextmanager
     def refusing_input_errors(self) -> Iterator[None]:
-        """Exits without a traceback if the block raises an InputError."""
+        """Exit without a traceback if the block raises an InputError."""
         try:
             yield
         except InputError as error:
@@ -121,7 +121,7 @@ def _read_argument(kind, name, text):
 
 
 def _read_option(mapping, key, text):
-    """Reads one option of a mapping. A path stays text, whatever it looks like."""
+    """Read one option of a mapping. A path stays text, whatever it looks like."""
     try:
         value = text if key.split(".")[-1] in ("path", "root") else parse_yaml(text, f"{mapping}.{key}")
         return read_value(dict, {key: value}, mapping)[key]

@@ -13,7 +13,7 @@ class InputError(ValueError):
 
 @contextlib.contextmanager
 def input_errors() -> Iterator[None]:
-    """Re-raises ValueError, TypeError and OSError as InputError."""
+    """Re-raise ValueError, TypeError and OSError as InputError."""
     try:
         yield
     except InputError:
@@ -23,7 +23,7 @@ def input_errors() -> Iterator[None]:
 
 
 def nearest_key(name: str, known_names: Iterable[str]) -> str:
-    """Returns the known name most similar to `name` as a whole or in the part after the last dot.
+    """Return the known name most similar to `name` as a whole or in the part after the last dot.
 
     Example:
         >>> nearest_key("learning_rat", ["optimizer.learning_rate", "seed"])
@@ -39,5 +39,5 @@ def nearest_key(name: str, known_names: Iterable[str]) -> str:
 
 
 def unknown(kind: str, name: str, known_names: Iterable[str]) -> str:
-    """Returns the message for an unknown name, with the nearest known one."""
+    """Return the message for an unknown name, with the nearest known one."""
     return f"Unknown {kind} {name!r}. Did you mean {nearest_key(str(name), known_names)!r}?"

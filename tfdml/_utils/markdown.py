@@ -7,7 +7,7 @@ from typing import Any
 
 
 def markdown_table(header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
-    """Returns a Markdown table whose columns are also aligned in plain text.
+    """Return a Markdown table whose columns are also aligned in plain text.
 
     Example:
         >>> print(markdown_table(["loss", "MAP@R"], [["c2", "0.71"]]))

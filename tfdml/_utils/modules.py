@@ -30,7 +30,7 @@ class UserModules:
         self.names: set[str] = set()
 
     def is_imported(self, module: str) -> bool:
-        """Returns whether the module, or one of the same name in another place, is imported."""
+        """Return whether the module, or one of the same name in another place, is imported."""
         if not is_file(module) and module in sys.modules:
             return True
         name = last_part(module).removesuffix(".py")
@@ -40,7 +40,7 @@ class UserModules:
         return any(last_part(one).removesuffix(".py") == name for one in [*self.files, *self.names])
 
     def find(self, module: str, received: str) -> pathlib.Path | None:
-        """Returns the file of a module given by its path, or None for a name; InputError if there is no such file."""
+        """Return the file of a module given by its path, or None for a name; InputError if there is no such file."""
         if not is_file(module):
             return None
         path = pathlib.Path(module).expanduser()
@@ -49,7 +49,7 @@ class UserModules:
         return path.resolve()
 
     def import_module(self, module: str, received: str) -> bool:
-        """Imports a module unless it is imported already.
+        """Import a module unless it is imported already.
 
         Args:
             module: str. Dotted name, also looked up in the current folder, or path of a `.py` file.
@@ -77,12 +77,12 @@ class UserModules:
 
 
 def is_file(module: str) -> bool:
-    """Returns whether a module is given by the path of its file."""
+    """Return whether a module is given by the path of its file."""
     return module.endswith(".py") or "/" in module or os.sep in module
 
 
 def last_part(module: str) -> str:
-    """Returns the name of a module without packages, or of its file without folders."""
+    """Return the name of a module without packages, or of its file without folders."""
     return pathlib.Path(module).name if is_file(module) else module.rpartition(".")[2]
 
 
@@ -94,7 +94,7 @@ def _import_name(module):
 
 
 def _import_file(path):
-    """Imports a file and returns the module's name."""
+    """Import a file and return the module's name."""
     # Keras files refer to a class by its module, so the name must always be the same and hide no other module.
     name = re.sub(r"\W", "_", path.stem)
     file = getattr(sys.modules.get(name), "__file__", None)
@@ -116,7 +116,7 @@ def _import_file(path):
 
 @contextlib.contextmanager
 def _reported(received: str, module: str) -> Iterator[None]:
-    """Re-raises what a module raises as an InputError of one line that names file and line."""
+    """Re-raise what a module raises as an InputError of one line that names file and line."""
     try:
         yield
     except InputError:

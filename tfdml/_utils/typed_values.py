@@ -30,7 +30,7 @@ _ITEMS = {int: "integers", float: "numbers", str: "names"}
 
 
 def read_value(kind: Any, value: Any, key: str, root: Any = None) -> Any:
-    """Converts a value from YAML to an annotated type.
+    """Convert a value from YAML to an annotated type.
 
     Args:
         kind: type. A dataclass, int, float, bool, str, dict, or a Union, Literal or tuple of these.
@@ -62,7 +62,7 @@ def read_value(kind: Any, value: Any, key: str, root: Any = None) -> Any:
 
 
 def read_text(kind: Any, text: str, key: str) -> Any:
-    """Converts the text of a command-line argument: YAML, or the text itself where text is expected.
+    """Convert the text of a command-line argument: YAML, or the text itself where text is expected.
 
     Example:
         >>> read_text(typing.Optional[float], "1e-3", "x"), read_text(str, "007", "x")
@@ -77,7 +77,7 @@ def read_text(kind: Any, text: str, key: str) -> Any:
 
 
 def parse_yaml(text: str, source: Any) -> Any:
-    """Reads YAML within the limits of `limited_yaml`. The InputError names the `source`."""
+    """Read YAML within the limits of `limited_yaml`. The InputError names the `source`."""
     try:
         return limited_yaml.load(text)
     except ValueError as error:
@@ -137,12 +137,12 @@ def _read_section(kind, mapping, key, root):
 
 @functools.cache
 def kinds_of(kind: Any) -> dict[str, Any]:
-    """Returns the types of a dataclass' fields by name."""
+    """Return the types of a dataclass' fields by name."""
     return typing.get_type_hints(kind)
 
 
 def keys_of(kind: Any, prefix: str = "", with_sections: bool = False) -> Iterator[str]:
-    """Yields the dotted keys of all values of a dataclass and those nested in it, optionally also of the sections."""
+    """Yield the dotted keys of all values of a dataclass and those nested in it, optionally also of the sections."""
     for name, field_kind in kinds_of(kind).items():
         if dataclasses.is_dataclass(field_kind):
             yield from [prefix + name] * with_sections
@@ -152,7 +152,7 @@ def keys_of(kind: Any, prefix: str = "", with_sections: bool = False) -> Iterato
 
 
 def value_of(mapping: Any, key: str, default: Any = None) -> Any:
-    """Returns the value of a dotted key in nested mappings.
+    """Return the value of a dotted key in nested mappings.
 
     Example:
         >>> value_of({"model": {"pooling": "gsp"}}, "model.pooling")
@@ -166,7 +166,7 @@ def value_of(mapping: Any, key: str, default: Any = None) -> Any:
 
 
 def _expectation(kind):
-    """Describes what a type accepts."""
+    """Describe what a type accepts."""
     origin, arguments = typing.get_origin(kind) or kind, typing.get_args(kind)
     if origin is typing.Union:
         return " or ".join(map(_expectation, arguments))
@@ -179,7 +179,7 @@ def _expectation(kind):
 
 
 def metavar(kind: Any) -> str:
-    """Returns the placeholder of a type's values in help texts."""
+    """Return the placeholder of a type's values in help texts."""
     origin, arguments = typing.get_origin(kind) or kind, typing.get_args(kind)
     if origin is typing.Union:
         return "|".join(filter(None, map(metavar, arguments)))
@@ -189,7 +189,7 @@ def metavar(kind: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """Returns the `repr` of a value, shortened for a message."""
+    """Return the `repr` of a value, shortened for a message."""
     if isinstance(value, int) and abs(value) >= 10**40:
         return f"an integer of {value.bit_length()} bits"
     if isinstance(value, (Mapping, list, tuple)) and len(value) > 20:
@@ -199,7 +199,7 @@ def shown(value: Any) -> str:
 
 
 def to_mapping(value: Any) -> Any:
-    """Converts dataclasses, mappings, sequences, paths and NumPy values to the plain values that YAML can write."""
+    """Convert dataclasses, mappings, sequences, paths and NumPy values to the plain values that YAML can write."""
     if dataclasses.is_dataclass(value):
         return {field.name: to_mapping(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -212,7 +212,7 @@ def to_mapping(value: Any) -> Any:
 
 
 def replace(instance: Any, changes: Mapping[str, Any]) -> Any:
-    """Returns a copy of nested dataclasses with other values at dotted keys; `dataclasses.replace` for nested ones."""
+    """Return a copy of nested dataclasses with other values at dotted keys; `dataclasses.replace` for nested ones."""
     fields: dict[str, Any] = {}
     sections: dict[str, dict[str, Any]] = {}
     for key, value in changes.items():
@@ -230,7 +230,7 @@ def merge_mappings(
     changes: Mapping[str, Any],
     merge: Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Returns `base` updated by `changes`. `merge` (default: this function) combines two mappings at the same key."""
+    """Return `base` updated by `changes`. `merge` (default: this function) combines two mappings at the same key."""
     merged = dict(base)
     for key, value in changes.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
@@ -239,7 +239,7 @@ def merge_mappings(
 
 
 def nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Converts dotted keys to nested mappings.
+    """Convert dotted keys to nested mappings.
 
     Example:
         >>> nested({"model.gsp.ratio": 0.5, "model": {"pooling": "gsp"}})
@@ -259,7 +259,7 @@ _ANY_INTEGER, _ANY = "[-inf, 4294967296]", "[-inf, inf]"
 
 
 def interval_problem(section: Any, prefix: str = "") -> str | None:
-    """Describes the first number outside the interval of its annotation, as in `Annotated[float, "(0, 1]"]`.
+    """Describe the first number outside the interval of its annotation, as in `Annotated[float, "(0, 1]"]`.
 
     Args:
         section: dataclass instance. Nested dataclasses and tuples of numbers are checked too.
@@ -282,7 +282,7 @@ def interval_problem(section: Any, prefix: str = "") -> str | None:
 
 
 def _expected(number, interval, name):
-    """Describes an interval if the number is outside it."""
+    """Describe an interval if the number is outside it."""
     low, high = map(float, interval[1:-1].split(", "))
     is_open, is_open_above = interval[0] == "(", interval[-1] == ")"
     if number > high or (number == high and is_open_above):

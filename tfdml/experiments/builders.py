@@ -57,7 +57,7 @@ class ExperimentData(NamedTuple):
 
 
 def load_data(recipe: Recipe) -> ExperimentData:
-    """Loads the dataset, splits its classes and creates the preprocessing."""
+    """Load the dataset, split its classes and create the preprocessing."""
     dataset = data.load(recipe.data.name, **recipe.data.options)
     train, validation, test = split(recipe.data, dataset)
     assert validation is not None and test is not None
@@ -65,7 +65,7 @@ def load_data(recipe: Recipe) -> ExperimentData:
 
 
 def split(config: DataConfig, dataset: data.LabeledSamples) -> data.Splits:
-    """Splits the classes of a dataset as a recipe's section `data` says."""
+    """Split the classes of a dataset as a recipe's section `data` says."""
     return data.split_classes(
         dataset,
         validation=config.validation_classes,
@@ -77,7 +77,7 @@ def split(config: DataConfig, dataset: data.LabeledSamples) -> data.Splits:
 
 
 def make_preprocessing(config: DataConfig, dataset: data.LabeledSamples | None = None) -> data.Preprocessing | None:
-    """Creates the preprocessing of a recipe's section `data`. Returns None for features.
+    """Create the preprocessing of a recipe's section `data`; None for features.
 
     Args:
         config: The section.
@@ -96,7 +96,7 @@ def make_preprocessing(config: DataConfig, dataset: data.LabeledSamples | None =
 
 
 def complete_recipe(recipe: Recipe, datasets: ExperimentData) -> Recipe:
-    """Fills in the shape of the images or the size of the features, if the recipe leaves them to the dataset.
+    """Fill in the shape of the images or the size of the features, if the recipe leaves them to the dataset.
 
     Raises:
         RecipeError: If the features have another size than the recipe says.
@@ -113,7 +113,7 @@ def complete_recipe(recipe: Recipe, datasets: ExperimentData) -> Recipe:
 
 
 def fill_from(recipe: Recipe, complete: Recipe) -> Recipe:
-    """Fills in what the recipe leaves to the dataset from a complete recipe.
+    """Fill in what the recipe leaves to the dataset from a complete recipe.
 
     The result equals `complete` exactly if that is what `complete_recipe` makes of the recipe.
     """
@@ -130,7 +130,7 @@ def _filled(recipe, size, channels, input_size):
 
 
 def dry_build(recipe: Recipe) -> None:
-    """Creates the cheap objects, so that their constructors check the recipe before data is loaded.
+    """Create the cheap objects, so that their constructors check the recipe before data is loaded.
 
     Raises:
         RecipeError: With the recipe's key and the message of the constructor.
@@ -156,19 +156,19 @@ def dry_build(recipe: Recipe) -> None:
 
 
 def check_training_classes(recipe: Recipe, datasets: ExperimentData) -> None:
-    """Raises a ValueError if batches of the recipe cannot be drawn from the training classes."""
+    """Raise a ValueError if batches of the recipe cannot be drawn from the training classes."""
     batches, train = recipe.batches, datasets.train
     data.BalancedSampler(train.labels, batches.classes, batches.samples_per_class, recipe.seed, train.class_names)
 
 
 def make_augmentation(recipe: Recipe) -> data.Augmentation | None:
-    """Creates the augmentation, or returns None if it changes nothing."""
+    """Create the augmentation, or return None if it changes nothing."""
     config = recipe.augmentation
     return data.Augmentation(**dataclasses.asdict(config)) if config.changes else None
 
 
 def make_embedder(recipe: Recipe, preprocessing: data.Preprocessing | None) -> keras.Model:
-    """Creates the embedder of a complete recipe, with random or pretrained weights."""
+    """Create the embedder of a complete recipe, with random or pretrained weights."""
     config = recipe.model
     if recipe.has_head or preprocessing is None:
         return make_head(recipe)
@@ -186,7 +186,7 @@ def make_embedder(recipe: Recipe, preprocessing: data.Preprocessing | None) -> k
 
 
 def make_head(recipe: Recipe) -> keras.Model:
-    """Creates the network that embeds features, with random weights."""
+    """Create the network that embeds features, with random weights."""
     config = recipe.model
     with input_errors():
         return build_head(
@@ -197,14 +197,14 @@ def make_head(recipe: Recipe) -> keras.Model:
 
 
 def _with_class_token(config, pooling):
-    """The argument of `build_embedder` for a pooling layer of the patch tokens."""
+    """Return the argument of `build_embedder` for a pooling layer of the patch tokens."""
     if not config.has_class_token:
         return pooling
     return "cls" if pooling is None else ["cls", pooling]
 
 
 def make_pooling(recipe: Recipe) -> keras.layers.Layer | None:
-    """Creates the pooling layer, or returns None for the class token. With a zero-shot loss it returns attributes."""
+    """Create the pooling layer, or return None for the class token. With a zero-shot loss it returns attributes."""
     config, gsp, attributes = recipe.model, recipe.model.gsp, recipe.zero_shot.enabled
     if not config.patch_pooling:
         return None
@@ -224,7 +224,7 @@ def make_pooling(recipe: Recipe) -> keras.layers.Layer | None:
 
 
 def start_embedder(recipe: Recipe, embedder: keras.Model, datasets: ExperimentData) -> None:
-    """Loads the weights of another run, or else fits batch statistics and prototypes to the training data."""
+    """Load the weights of another run, or else fit batch statistics and prototypes to the training data."""
     if recipe.model.first_weights is not None:
         load_first_weights(embedder, recipe.model.first_weights)
         return
@@ -241,7 +241,7 @@ def start_embedder(recipe: Recipe, embedder: keras.Model, datasets: ExperimentDa
 
 
 def load_first_weights(embedder: keras.Model, path: str) -> None:
-    """Loads the weights of another run.
+    """Load the weights of another run.
 
     Raises:
         RecipeError: If there is no such file, or it is from another network.
@@ -258,18 +258,18 @@ def load_first_weights(embedder: keras.Model, path: str) -> None:
 
 
 def prototype_images(recipe: Recipe, datasets: ExperimentData) -> Any:
-    """Returns the training images from which prototypes are chosen: always the same, equally many per class."""
+    """Return the training images from which prototypes are chosen: always the same, equally many per class."""
     per_class = -(-_IMAGES_FOR_PROTOTYPES // datasets.train.num_classes)
     return data.class_pool(datasets.train, per_class, recipe.seed, datasets.preprocessing)(0)
 
 
 def prototype_warmup(recipe: Recipe, datasets: ExperimentData) -> PrototypeWarmup:
-    """Creates the callback that chooses the prototypes after a warm-up."""
+    """Create the callback that chooses the prototypes after a warm-up."""
     return PrototypeWarmup(prototype_images(recipe, datasets), recipe.warmup_validations, seed=recipe.seed)
 
 
 def restore_embedder(recipe: Recipe, weights: pathlib.Path | list[np.ndarray]) -> keras.Model:
-    """Creates the embedder of a complete recipe with the weights in a file or list of arrays."""
+    """Create the embedder of a complete recipe with the weights in a file or list of arrays."""
     # The pretrained weights would only be replaced, and their file may be gone.
     options = {name: value for name, value in recipe.model.backbone_options.items() if name != "weights"}
     if recipe.model.backbone.lower().startswith("keras_hub:"):
@@ -286,7 +286,7 @@ def restore_embedder(recipe: Recipe, weights: pathlib.Path | list[np.ndarray]) -
 
 @contextlib.contextmanager
 def precision_policy(name: str) -> Iterator[None]:
-    """Sets the Keras dtype policy for the block."""
+    """Set the Keras dtype policy for the block."""
     before = keras.mixed_precision.global_policy()
     keras.mixed_precision.set_global_policy(name)
     try:
@@ -296,7 +296,7 @@ def precision_policy(name: str) -> Iterator[None]:
 
 
 def make_loss(recipe: Recipe) -> Any:
-    """Creates the loss with its miner. TensorFlow Addons is imported only for its own losses.
+    """Create the loss with its miner. TensorFlow Addons is imported only for its own losses.
 
     Raises:
         RecipeError: If the loss does not accept the miner or the references of the recipe.
@@ -333,7 +333,7 @@ def make_loss(recipe: Recipe) -> Any:
 
 
 def make_model(recipe: Recipe, embedder: keras.Model, train: data.LabeledSamples) -> MetricModel:
-    """Creates and compiles the model that trains the embedder on the samples `train`."""
+    """Create and compile the model that trains the embedder on the samples `train`."""
     dim = embedder.output_shape[-1]
     kind, ccp, config = MetricModel, recipe.ccp, recipe.optimizer
     options: dict[str, Any] = {
@@ -368,7 +368,7 @@ def make_model(recipe: Recipe, embedder: keras.Model, train: data.LabeledSamples
 
 
 def make_zero_shot(recipe: Recipe, num_classes: int, dim: int) -> ZeroShotPrediction | None:
-    """Creates the zero-shot prediction loss if it is enabled."""
+    """Create the zero-shot prediction loss if it is enabled."""
     config = recipe.zero_shot
     if not config.enabled:
         return None
@@ -378,7 +378,7 @@ def make_zero_shot(recipe: Recipe, num_classes: int, dim: int) -> ZeroShotPredic
 
 
 def make_references(recipe: Recipe, num_classes: int, dim: int) -> list[keras.layers.Layer]:
-    """Creates the layers with the references for embeddings of size `dim`; none for the batch itself."""
+    """Create the layers with the references for embeddings of size `dim`; none for the batch itself."""
     config, layers = recipe.references, []
     if config.has_proxies:
         layers.append(ClassProxies(num_classes, config.per_class, embedding_size=dim))
@@ -390,7 +390,7 @@ def make_references(recipe: Recipe, num_classes: int, dim: int) -> list[keras.la
 
 
 def make_optimizer(recipe: Recipe, steps_per_epoch: float, multiplier: float = 1.0) -> keras.optimizers.Optimizer:
-    """Creates the optimizer.
+    """Create the optimizer.
 
     Args:
         recipe: The recipe.
@@ -414,7 +414,7 @@ def make_optimizer(recipe: Recipe, steps_per_epoch: float, multiplier: float = 1
 def training_batches(
     recipe: Recipe, datasets: ExperimentData, start_batch: int = 0, part: Part | None = None
 ) -> tf.data.Dataset:
-    """Creates endless training batches, each determined by its number alone.
+    """Create endless training batches, each determined by its number alone.
 
     Args:
         recipe: The recipe.
@@ -435,7 +435,7 @@ def training_batches(
 
 
 def validation_batches(recipe: Recipe, datasets: ExperimentData, part: Part | None = None) -> tf.data.Dataset:
-    """Creates the batches of the validation data, or the share of one worker.
+    """Create the batches of the validation data, or the share of one worker.
 
     If the dataset has queries and a gallery, the labels are dicts with `"label"` and `"is_query"`.
     """
@@ -451,7 +451,7 @@ def validation_batches(recipe: Recipe, datasets: ExperimentData, part: Part | No
 
 
 def alternating_projections(recipe: Recipe, datasets: ExperimentData, monitor: str) -> AlternatingProjections:
-    """Creates the callback of CCP."""
+    """Create the callback of CCP."""
     config = recipe.ccp
     # A pool needs a sample for each proxy.
     size = max(config.pool_size, recipe.references.per_class)

@@ -61,7 +61,7 @@ Values are YAML: 20, false, null, [1,2,4]."""
 
 
 def train_main(argv: Sequence[str] | None = None) -> int:
-    """Trains from the command line.
+    """Train from the command line.
 
     Args:
         argv: sequence of str. Arguments. Default: those of the process.
@@ -117,7 +117,7 @@ def train_main(argv: Sequence[str] | None = None) -> int:
 
 
 def evaluate_main(argv: Sequence[str] | None = None) -> int:
-    """Evaluates from the command line. Wrong arguments and input exit with 2.
+    """Evaluate from the command line. Wrong arguments and input exit with 2.
 
     Args:
         argv: sequence of str. Arguments. Default: those of the process.
@@ -161,7 +161,7 @@ def _train(recipe, out, verbose):
 
 
 def _run(run):
-    """Calls a function that trains, prints its result, and returns the exit code."""
+    """Call a function that trains, print its result, and return the exit code."""
     from tfdml.experiments.runner import NonFiniteLossError
     from tfdml.experiments.strategies import WorkerLostError
 
@@ -181,7 +181,7 @@ def _run(run):
 
 
 def _run_queue(load, out, verbose, as_one=False):
-    """Trains the recipes that `load` gets from the module `queue`, and returns the exit code."""
+    """Train the recipes that `load` gets from the module `queue`, and return the exit code."""
     from tfdml.experiments import queue
 
     try:
@@ -199,7 +199,7 @@ def _run_queue(load, out, verbose, as_one=False):
 
 
 def _read_seeds(text):
-    """Reads `0,1,2`."""
+    """Read `0,1,2`."""
     seeds = text.replace(" ", "").split(",")
     if not all(seed.isdecimal() and len(seed) < 11 and int(seed) < 2**32 for seed in seeds):
         raise InputError(f"Seeds are not whole numbers. Received: --seeds {text}. Expected: as in --seeds 0,1,2.")
@@ -347,7 +347,7 @@ _SPLITTING = {
     "validation_classes": (float, "Share of the classes for validation (default: the run's, or 0.2)."),
     "test_classes": (Union[float, Literal["published"]], "Share of the classes for test (default: the run's, or 0.3)."),
     "fold": (int, "Part of the training classes (0-based) for validation (default: the run's, or null)."),
-    "folds": (int, "Number of parts that --fold counts (default: the run's, or 4)."),
+    "folds": (int, "Number of parts into which --fold divides the classes (default: the run's, or 4)."),
     "split_seed": (int, "Seed for shuffling the classes before the split (default: the run's, or null)."),
 }
 
@@ -385,7 +385,7 @@ def _evaluate_parser():
 
 @contextlib.contextmanager
 def _console_log() -> Iterator[None]:
-    """Shows the log messages of runs. Those of callbacks are already in the progress line and the log file."""
+    """Show the log messages of runs. Those of callbacks are already in the progress line and the log file."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     handler.addFilter(

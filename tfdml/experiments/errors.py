@@ -19,7 +19,7 @@ class RunFolderError(InputError):
 
 @contextlib.contextmanager
 def recipe_errors(section: str, **keys: str) -> Iterator[None]:
-    """Re-raises errors of a constructor as RecipeError that starts with the recipe's key.
+    """Re-raise errors of a constructor as RecipeError that starts with the recipe's key.
 
     Args:
         section: str. Section of the recipe that has the arguments.
@@ -36,7 +36,7 @@ def recipe_errors(section: str, **keys: str) -> Iterator[None]:
 
 
 def line_of(error: Exception) -> str:
-    """Returns the message of a TensorFlow error in one line: that of tfdml's own error inside it, if there is one."""
+    """Return the message of a TensorFlow error in one line: that of tfdml's own error inside it, if there is one."""
     message = str(getattr(error, "message", error))
     own = re.search(r"Unreadable image\..*", message)
     return own.group() if own else " ".join(message.split())[:300]

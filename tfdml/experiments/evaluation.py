@@ -63,7 +63,7 @@ def evaluate_embedder(
     is_query: np.ndarray | None = None,
     search: Literal["exact", "faiss"] = "exact",
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """Embeds images and computes retrieval metrics.
+    """Embed images and compute retrieval metrics.
 
     Args:
         embedder: Keras model or function from images to embeddings.
@@ -93,7 +93,7 @@ def ensemble_metrics(
     ks: Sequence[int] = (1, 2, 4, 8),
     search: Literal["exact", "faiss"] = "exact",
 ) -> dict[str, Any]:
-    """Returns retrieval metrics of the concatenated embeddings of several networks, whose squared distances add up."""
+    """Return retrieval metrics of the concatenated embeddings of several networks, whose squared distances add up."""
     return query_gallery_metrics(np.concatenate(embeddings, axis=1), labels, is_query, ks, search)
 
 
@@ -109,7 +109,7 @@ def evaluate(
     search: Literal["exact", "faiss"] | None = None,
     trust: bool = False,
 ) -> Evaluation:
-    """Evaluates a run, a SavedModel, or an ensemble, and writes `metrics.json` and figures.
+    """Evaluate a run, a SavedModel, or an ensemble, and write `metrics.json` and figures.
 
     The embeddings of an ensemble are concatenated, as in the fair protocol, so that squared distances add up.
 
@@ -135,6 +135,10 @@ def evaluate(
     Raises:
         ValueError: If a path is neither a run nor a SavedModel, a run has no weights yet, the data cannot be loaded,
             runs of an ensemble have different test classes, the folder exists, or Faiss is not installed.
+
+    Example:
+        >>> result = evaluate("runs/mine", "digits", split="all")  # doctest: +SKIP
+        >>> result.metrics["map_at_r"]  # doctest: +SKIP
     """
     check_is_free(out)
     split = split or ("test" if data_name is None else "all")
@@ -175,7 +179,7 @@ def evaluate(
 
 
 def check_search(search: Any) -> Any:
-    """Returns the search, or raises an InputError if it is unknown or not installed."""
+    """Return the search, or raise an InputError if it is unknown or not installed."""
     try:
         if check_choice("search", search, SEARCHES) == "faiss":
             import_faiss()
@@ -205,7 +209,7 @@ class OpenedNetwork(NamedTuple):
         return isinstance(self.embedder, SavedEmbedder)
 
     def batches(self, images: data.LabeledSamples, batch_size: int) -> tf.data.Dataset:
-        """Returns batches of a dataset as the network accepts them."""
+        """Return batches of a dataset as the network accepts them."""
         if getattr(images, "feature_size", None) != self.feature_size:
             expected = "images" if self.feature_size is None else f"features of {self.feature_size} numbers"
             raise InputError(f"The network does not accept these data. Received: {images!r}. Expected: {expected}.")
@@ -215,7 +219,7 @@ class OpenedNetwork(NamedTuple):
 
 
 def open_network(path: pathlib.Path, trust: bool = False) -> OpenedNetwork:
-    """Reads the folder of a run or of a SavedModel of this package. `trust` is as in `evaluate`."""
+    """Read the folder of a run or of a SavedModel of this package. `trust` is as in `evaluate`."""
     if not (path / "saved_model.pb").is_file():
         folder = RunFolder.open(path)
         with plugins.trusting(trust):
@@ -231,7 +235,7 @@ def open_network(path: pathlib.Path, trust: bool = False) -> OpenedNetwork:
 
 
 def _check_same_classes(networks, paths, split):
-    """Raises an InputError if runs of an ensemble do not have the same classes in the split."""
+    """Raise an InputError if runs of an ensemble do not have the same classes in the split."""
     if split == "all":
         return
     kept = ("name", "options", "test_classes", "split_seed") + (("fold", "folds") if split != "test" else ())
@@ -270,7 +274,7 @@ def _load(recipe, name, options, split, splitting):
 
 
 def load_dataset(name: str, options: Mapping[str, Any]) -> data.LabeledSamples:
-    """Loads a dataset by its name, or from the path of a CSV file or of a folder of images or features.
+    """Load a dataset by its name, or from the path of a CSV file or of a folder of images or features.
 
     Args:
         name: str. Name or path.

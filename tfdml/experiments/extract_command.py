@@ -24,7 +24,7 @@ Then: tfdml-train features --data.options.path features/pets"""
 
 
 def extract_main(argv: Sequence[str] | None = None) -> int:
-    """Extracts features from the command line. The exit code is 130 after Ctrl-C, 2 for wrong input.
+    """Extract features from the command line. The exit code is 130 after Ctrl-C, 2 for wrong input.
 
     Args:
         argv: sequence of str. Arguments. Default: those of the process.

@@ -56,7 +56,7 @@ def extract_features(
     trust: bool = False,
     verbose: bool = True,
 ) -> data.LabeledFeatures:
-    """Computes features of images with a frozen network and stores them for `tfdml.data.features`.
+    """Compute features of images with a frozen network and store them for `tfdml.data.features`.
 
     The folder gets `labels.npy`, `classes.txt`, `roles.npy` (if the dataset has queries and a gallery) and
     `source.json` (where the features come from). `features.npy` is written last, so a folder that has it is complete.
@@ -91,6 +91,9 @@ def extract_features(
     Raises:
         ValueError: If the model or the data cannot be used, an option is not accepted for them, features are not
             finite (the message names the images), the folder has other content, or the disk is full.
+
+    Example:
+        >>> extract_features("MODEL.keras", "digits", "features/digits", scale="0-255")  # doctest: +SKIP
     """
     folder = pathlib.Path(out).expanduser()
     if not holds_unfinished_features(folder):

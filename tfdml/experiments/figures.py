@@ -17,7 +17,7 @@ _logger = logging.getLogger(__name__)
 
 
 def draw_training(folder: pathlib.Path, history: Mapping[str, Sequence[float]]) -> None:
-    """Writes `training_curve.png` from the columns of a history by name."""
+    """Write `training_curve.png` from the columns of a history by name."""
     plots.save(plots.training_curve(history, x="step"), folder / "training_curve.png")
 
 
@@ -31,7 +31,7 @@ def draw_evaluation(
     seed: int,
     embedder: Any = None,
 ) -> None:
-    """Writes `embedding_map.png`, for images also `nearest_neighbors.png` and, if possible, `pooling_maps.png`.
+    """Write `embedding_map.png`, for images also `nearest_neighbors.png` and, if possible, `pooling_maps.png`.
 
     Args:
         folder: path. Folder of the figures.

@@ -35,12 +35,12 @@ _MODULES = {"poolings": "layers.pooling", "datasets": "data"}
 
 
 def registered(kind: str) -> list[str]:
-    """Returns the names in a registry, including those that a user has registered. Imports TensorFlow."""
+    """Return the names in a registry, including those that a user has registered. Imports TensorFlow."""
     return importlib.import_module(f"tfdml.{_MODULES.get(kind, kind)}").names()
 
 
 def is_known(kind: str, name: str) -> bool:
-    """Returns whether a name is in a registry. Imports TensorFlow only for names that are not part of the package."""
+    """Return whether a name is in a registry. Imports TensorFlow only for names that are not part of the package."""
     if name in KINDS[kind] or name in registered(kind):
         return True
     if kind == "poolings":
@@ -51,5 +51,5 @@ def is_known(kind: str, name: str) -> bool:
 
 
 def candidates(kind: str, name: str) -> list[str]:
-    """Returns the names among which an unknown one should be."""
+    """Return the names among which an unknown one should be."""
     return importlib.import_module("tfdml.backbones").names_like(name) if kind == "backbones" else registered(kind)

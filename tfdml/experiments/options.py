@@ -26,7 +26,7 @@ TRUST = (
 def add_import_options(
     parser: CommandParser, trust: str = f"Import the modules that a recipe names; {_IF_KNOWN}"
 ) -> None:
-    """Adds `--import`, whose values are for `plugins.import_modules`, and `--trust` with the given help."""
+    """Add `--import`, whose values are for `plugins.import_modules`, and `--trust` with the given help."""
     parser.add_argument(
         "--import", metavar="MODULE", action="append",
         help="Import a module or .py file that registers your own losses, miners, poolings, backbones or datasets. "
@@ -36,7 +36,7 @@ def add_import_options(
 
 
 def add_recipe_options(parser: CommandParser, defaults: Recipe) -> None:
-    """Adds an option for each key of a recipe. The help shows the values of the recipe `defaults`."""
+    """Add an option for each key of a recipe. The help shows the values of the recipe `defaults`."""
     _add_section(parser, Recipe, to_mapping(defaults), "", _field_texts())
 
 

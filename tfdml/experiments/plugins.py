@@ -23,7 +23,7 @@ _TRUSTED = contextvars.ContextVar("trusted", default=False)
 
 
 def import_modules(modules: Iterable[str]) -> list[str]:
-    """Imports modules, which register their parts.
+    """Import modules, which register their parts.
 
     Args:
         modules: iterable of str. Dotted names, which are also looked up in the current folder, or paths of `.py` files.
@@ -39,7 +39,7 @@ def import_modules(modules: Iterable[str]) -> list[str]:
 
 @contextlib.contextmanager
 def trusting(trust: bool) -> Iterator[None]:
-    """Lets recipes that are loaded in the block import their modules if `trust` is true."""
+    """Let recipes that are loaded in the block import their modules if `trust` is true."""
     token = _TRUSTED.set(trust or _TRUSTED.get())
     try:
         yield
@@ -48,7 +48,7 @@ def trusting(trust: bool) -> Iterator[None]:
 
 
 def require(modules: Iterable[str]) -> None:
-    """Imports the modules that a recipe names in `imports`, if that is allowed.
+    """Import the modules that a recipe names in `imports`, if that is allowed.
 
     Raises:
         InputError: If a module is not imported yet and the recipe is not trusted, and as in `import_modules`.
@@ -66,7 +66,7 @@ def require(modules: Iterable[str]) -> None:
 
 
 def absolute(module: str, folder: pathlib.Path) -> str:
-    """Returns a module as a recipe file in `folder` names it; relative paths start there."""
+    """Return a module as a recipe file in `folder` names it; relative paths start there."""
     is_path = isinstance(module, str) and is_file(module)
     return str((folder / pathlib.Path(module).expanduser()).resolve()) if is_path else module
 

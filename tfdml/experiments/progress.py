@@ -15,7 +15,7 @@ _BAR_SECONDS = 0.2
 
 
 class ProgressLines(keras.callbacks.Callback):
-    """Prints one line of less than 100 characters per validation.
+    """Callback that prints one line of less than 100 characters per validation.
 
     Keras prints all columns of the logs, and the time left only of the current epoch.
 

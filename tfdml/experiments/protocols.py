@@ -73,7 +73,7 @@ class ProtocolFolder(WorkFolder):
 
     @classmethod
     def open(cls, path: PathLike) -> tuple[ProtocolFolder, Recipe]:
-        """Opens the folder of a protocol that has begun, and reads its recipe.
+        """Open the folder of a protocol that has begun, and read its recipe.
 
         Raises:
             RunFolderError: If there is no such folder, or it does not contain a protocol.
@@ -102,7 +102,7 @@ class ProtocolResult:
 
 
 def is_protocol_folder(path: PathLike) -> bool:
-    """Returns whether a folder is that of a protocol, rather than of a run or something else."""
+    """Return whether a folder is that of a protocol, rather than of a run or something else."""
     folder = ProtocolFolder(path)
     if not folder.recipe.is_file() or folder.is_of_run:
         return False
@@ -114,7 +114,7 @@ def is_protocol_folder(path: PathLike) -> bool:
 
 
 def plan(recipe: Recipe) -> list[PlannedRun]:
-    """Returns the runs of a recipe's protocol in order.
+    """Return the runs of a recipe's protocol in order.
 
     Run `fold` of repetition `repeat` has the seed `seed + repeat * folds + fold`. The test classes are always those of
     the recipe:
@@ -170,7 +170,7 @@ def _single(recipe, fold, count, repeat):
 def run_protocol(
     recipe: Recipe, out: PathLike | None = None, *, verbose: Literal[0, 1, 2] | None = None
 ) -> ProtocolResult:
-    """Does all runs of a recipe's protocol and summarizes them. `resume_protocol` continues after an interruption.
+    """Do all runs of a recipe's protocol and summarize them. `resume_protocol` continues after an interruption.
 
     Args:
         recipe: `Recipe` whose protocol is not `"single"`.
@@ -183,6 +183,10 @@ def run_protocol(
     Raises:
         ValueError: If the recipe or its data cannot be used (nothing is written then), or the folder exists.
         NonFiniteLossError: If the loss of a run becomes NaN or infinite.
+
+    Example:
+        >>> result = run_protocol(load_recipe("fair/glyphs/c2"), "runs/glyphs")  # doctest: +SKIP
+        >>> result.summary["metrics"]["ensemble"]["map_at_r"]["mean"]  # doctest: +SKIP
     """
     check_is_free(out)
     plan(recipe)
@@ -197,7 +201,7 @@ def run_protocol(
 
 
 def resume_protocol(path: PathLike, *, verbose: Literal[0, 1, 2] | None = None) -> ProtocolResult:
-    """Continues an interrupted protocol, or reads the result of a finished one.
+    """Continue an interrupted protocol, or read the result of a finished one.
 
     Args:
         path: path. The protocol's folder.
@@ -218,7 +222,7 @@ def resume_protocol(path: PathLike, *, verbose: Literal[0, 1, 2] | None = None) 
 def protocol_result_of(
     recipe: Recipe, folder: PathLike, verbose: Literal[0, 1, 2] | None = None
 ) -> ProtocolResult:
-    """Runs, resumes, or reads the result of a protocol, depending on what is in the folder.
+    """Run, resume, or read the result of a protocol, depending on what is in the folder.
 
     Raises:
         RunFolderError: If the folder contains something else, or runs of another recipe.
@@ -248,7 +252,7 @@ def _carry_out(folder, recipe, verbose):
 
 
 def summarize(recipe: Recipe, folder: ProtocolFolder) -> dict[str, Any]:
-    """Summarizes the finished runs of a protocol.
+    """Summarize the finished runs of a protocol.
 
     In the fair protocol with r repeats of f folds there are $r^f$ ways to choose one network of each fold. Each way is
     an evaluation: of the mean of its networks, and of their concatenated embeddings. In the other protocols each

@@ -23,7 +23,7 @@ _logger = logging.getLogger(__name__)
 
 
 def match_recipes(patterns: Sequence[str]) -> list[str]:
-    """Returns the names of recipes that match patterns such as `"table-5.1/cub/*"`; `*` also matches `/`.
+    """Return the names of recipes that match patterns such as `"table-5.1/cub/*"`; `*` also matches `/`.
 
     Example:
         >>> match_recipes(["gap*"])
@@ -42,7 +42,7 @@ def match_recipes(patterns: Sequence[str]) -> list[str]:
 def load_queue(
     patterns: str | Sequence[str], overrides: Mapping[str, Any] | None = None, presets: Sequence[str] = ()
 ) -> dict[str, Recipe]:
-    """Reads the recipes of a queue.
+    """Read the recipes of a queue.
 
     Args:
         patterns: str or sequence of str. As for `match_recipes`, or paths of YAML files, in which `*`, `?` and `**` are
@@ -86,7 +86,7 @@ def _matching_files(pattern):
 
 
 def with_seeds(recipe: Recipe, seeds: Sequence[int]) -> dict[str, Recipe]:
-    """Returns a recipe with each of several seeds, by the names of their folders: `seed0`, `seed1`, …
+    """Return a recipe with each of several seeds, by the names of their folders: `seed0`, `seed1`, …
 
     Example:
         >>> list(with_seeds(Recipe(), [0, 3]))
@@ -98,7 +98,7 @@ def with_seeds(recipe: Recipe, seeds: Sequence[int]) -> dict[str, Recipe]:
 def run_all(
     recipes: Mapping[str, Recipe], out: PathLike, *, verbose: Literal[0, 1, 2] | None = None
 ) -> tuple[dict[str, Any], dict[str, Exception]]:
-    """Trains recipes one after the other, each in the folder of its name.
+    """Train recipes one after the other, each in the folder of its name.
 
     Finished recipes are not repeated and interrupted ones are resumed, so the same call with the same folder continues
     the queue. A recipe that fails, because of its input or a non-finite loss, does not stop the others.

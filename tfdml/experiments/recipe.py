@@ -51,7 +51,7 @@ class DataConfig:
     fold: Optional[int] = None
     """Part of the training classes (0-based) that validates instead of validation_classes; or null."""
     folds: Annotated[int, "[2, 4294967296]"] = 4
-    """Number of parts of the training classes that fold counts."""
+    """Number of parts into which fold divides the training classes."""
 
     @property
     def validates_on_test(self):
@@ -254,7 +254,7 @@ class CCPConfig:
     projection_weight: _NotNegative = 2e-4
     """Strength of the pull toward the weights that solved the previous problem."""
     projection_decay: _UpToOne = 1.0
-    """Factor by which the pull changes from one problem to the next, 0 to 1."""
+    """Factor by which the pull is multiplied after each problem, 0 to 1."""
     outer_patience: Optional[_Count] = None
     """Problems without improvement after which training ends; null for no limit."""
     in_batch_weight: Optional[_NotNegative] = None

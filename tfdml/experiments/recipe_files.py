@@ -32,7 +32,7 @@ _LOCATIONS = ("data.options.path", "data.options.root")
 
 
 def recipe_names(tables: bool = True) -> list[str]:
-    """Returns the names of the package's recipes, `default` first, then (if `tables`) those of rows of tables.
+    """Return the names of the package's recipes, `default` first, then (if `tables`) those of rows of tables.
 
     Example:
         >>> recipe_names(tables=False)[0], "table-3.1/cub/c2-ccp-l" in recipe_names()
@@ -43,7 +43,7 @@ def recipe_names(tables: bool = True) -> list[str]:
 
 
 def preset_names() -> list[str]:
-    """Returns the names of the package's presets.
+    """Return the names of the package's presets.
 
     Example:
         >>> "thesis/c1" in preset_names()
@@ -53,7 +53,7 @@ def preset_names() -> list[str]:
 
 
 def load_preset(name: str) -> dict[str, Any]:
-    """Returns a preset, a part of a recipe, as a nested mapping.
+    """Return a preset, a part of a recipe, as a nested mapping.
 
     Args:
         name: str. One of `preset_names()`.
@@ -79,7 +79,7 @@ def _all_presets():
 def load_recipe(
     name_or_path: PathLike = "default", overrides: Mapping[str, Any] | None = None, presets: Sequence[str] = ()
 ) -> Recipe:
-    """Reads a recipe.
+    """Read a recipe.
 
     The key `base` of a recipe file can name one or several recipes or presets, which are merged in that order; the file
     then has only what differs from them. Keys that are missing everywhere have the defaults of `Recipe`. Mappings are
@@ -110,7 +110,7 @@ def load_recipe(
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """Returns the whole recipe as YAML.
+    """Return the whole recipe as YAML.
 
     Example:
         >>> dump_recipe(load_recipe("gap")).split()[:2]
@@ -120,7 +120,7 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def recipe_from_mapping(mapping: Any) -> Recipe:
-    """Creates a `Recipe` from nested mappings, with the defaults of `Recipe` for missing keys.
+    """Create a `Recipe` from nested mappings, with the defaults of `Recipe` for missing keys.
 
     Raises:
         RecipeError: If a key is unknown, a value has the wrong type, or a value is not accepted.
@@ -137,7 +137,7 @@ def recipe_from_mapping(mapping: Any) -> Recipe:
 
 
 def with_present_keys(mapping: Any) -> Any:
-    """Renames the keys of `FORMER_KEYS` in the nested mappings of a recipe."""
+    """Rename the keys of `FORMER_KEYS` in the nested mappings of a recipe."""
     for former, present in FORMER_KEYS.items():
         section, key = former.split(".")
         if isinstance(mapping, Mapping) and isinstance(mapping.get(section), Mapping) and key in mapping[section]:
@@ -147,7 +147,7 @@ def with_present_keys(mapping: Any) -> Any:
 
 
 def read_yaml(path: pathlib.Path) -> Any:
-    """Reads a YAML file. Raises a RecipeError if that is not possible."""
+    """Read a YAML file. Raise a RecipeError if that is not possible."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -159,7 +159,7 @@ def read_yaml(path: pathlib.Path) -> Any:
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Merges changes into a recipe's mapping; a section's new `name` drops the `options` and `miner` of the old one.
+    """Merge changes into a recipe's mapping; a section's new `name` drops the `options` and `miner` of the old one.
 
     `imports` of both are kept.
     """
@@ -178,7 +178,7 @@ def _merge_section(base, changes):
 
 
 def _merged(parts, folder=None, seen=()):
-    """Merges mappings, and presets and recipes by name, one after the other."""
+    """Merge mappings, and presets and recipes by name, one after the other."""
     merged: dict[str, Any] = {}
     for part in parts:
         if not isinstance(part, Mapping):
@@ -189,7 +189,7 @@ def _merged(parts, folder=None, seen=()):
 
 @functools.cache
 def table_recipe_mapping(name: str) -> dict[str, Any]:
-    """Returns one of `table_recipes()` as a nested mapping without defaults."""
+    """Return one of `table_recipes()` as a nested mapping without defaults."""
     table, row, data = table_recipes()[name]
     mapping = _merged(table.parts_of(row, data))
     return {**mapping, "name": name, "description": f"{table.title}: {row.label}, {data.label}"}
@@ -262,7 +262,7 @@ def _rows_like(text):
 
 
 def recipe_hash(recipe: Recipe | Mapping[str, Any]) -> str:
-    """Returns twelve hexadecimal digits that identify a recipe by what determines its results.
+    """Return twelve hexadecimal digits that identify a recipe by what determines its results.
 
     The hash ignores name and description, the devices (`training.strategy`), and where files are on this machine:
     `data.options.path` and `.root`, and the folders of weights and of `imports`. It also ignores the order of keys and
@@ -284,7 +284,7 @@ def recipe_hash(recipe: Recipe | Mapping[str, Any]) -> str:
 
 
 def decisive_values(recipe: Recipe | Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the values that `recipe_hash` uses, those that differ from `Recipe()`, by dotted keys."""
+    """Return the values that `recipe_hash` uses, those that differ from `Recipe()`, by dotted keys."""
     values = {}
 
     def collect(mapping, prefix):
@@ -302,7 +302,7 @@ def decisive_values(recipe: Recipe | Mapping[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def default_mapping() -> dict[str, Any]:
-    """Returns `Recipe()` as nested mappings, which must not be changed."""
+    """Return `Recipe()` as nested mappings, which must not be changed."""
     return to_mapping(Recipe())
 
 

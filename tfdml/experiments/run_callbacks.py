@@ -19,7 +19,7 @@ from tfdml.experiments.run_folder import RunFolder
 
 
 class BestWeights(keras.callbacks.Callback):
-    """Writes the embedder's weights whenever early stopping finds them the best so far.
+    """Callback that writes the embedder's weights whenever early stopping finds them the best so far.
 
     `keras.callbacks.ModelCheckpoint` overwrites the file in place and forgets the best value when a run is resumed.
 
@@ -48,13 +48,13 @@ class BestWeights(keras.callbacks.Callback):
             self.write(self.model.embedder)
 
     def write(self, embedder: keras.Model) -> None:
-        """Writes the current weights of the embedder."""
+        """Write the current weights of the embedder."""
         with whole_path(self.path) as partial:
             embedder.save_weights(partial)
 
 
 class TimeLimit(keras.callbacks.Callback):
-    """Ends training at the end of the first epoch after a time limit. The clock of the first worker decides for all.
+    """Callback that ends training at the end of the first epoch after a time limit, by the clock of the first worker.
 
     Args:
         minutes: float. The limit, or None.
@@ -163,7 +163,7 @@ class RunCallbacks(dict):
                 self[entry.name] = entry.make(self)
 
     def with_state(self) -> list[keras.callbacks.Callback]:
-        """Returns the callbacks whose state is saved, in the order of the file."""
+        """Return the callbacks whose state is saved, in the order of the file."""
         states = {entry.state: self[entry.name] for entry in _ENTRIES if entry.state is not None and entry.name in self}
         return [states[state] for state in sorted(states)]
 
@@ -173,7 +173,7 @@ class RunCallbacks(dict):
         return self["backup"].initial_epoch
 
     def restore(self, model: keras.Model) -> None:
-        """Restores the state of the last complete epoch, which determines whether training is over."""
+        """Restore the state of the last complete epoch, which determines whether training is over."""
         try:
             self["backup"].set_model(model)
         except (TypeError, LookupError, AttributeError) as error:
@@ -197,7 +197,7 @@ class RunCallbacks(dict):
 def open_backup(
     folder: RunFolder, with_state: Sequence[keras.callbacks.Callback] = ()
 ) -> callbacks.TrainingBackup:
-    """Returns the backup in a run's folder. Raises a RunFolderError if its file is damaged."""
+    """Return the backup in a run's folder. Raise a RunFolderError if its file is damaged."""
     try:
         backup = callbacks.TrainingBackup(folder.state, callbacks=with_state)
         if folder.state.exists() and not (isinstance(backup.initial_epoch, int) and backup.initial_epoch >= 1):

@@ -49,7 +49,7 @@ class WorkFolder:
 
     @classmethod
     def create(cls, recipe: Recipe, path: PathLike | None = None) -> Any:
-        """Creates a new folder.
+        """Create a new folder.
 
         Args:
             recipe: `Recipe`.
@@ -65,16 +65,16 @@ class WorkFolder:
         return folder
 
     def prepare(self, recipe: Recipe) -> None:
-        """Writes what a new folder contains in addition to its recipe."""
+        """Write what a new folder contains in addition to its recipe."""
 
     def entries(self) -> list[pathlib.Path]:
-        """Returns the paths that must not be links to other places."""
+        """Return the paths that must not be links to other places."""
         names = {name for kind in type(self).__mro__ for name, value in vars(kind).items() if isinstance(value, Entry)}
         return [getattr(self, name) for name in sorted(names)]
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Locks the folder for this process during the block, and removes partial files of killed processes.
+        """Lock the folder for this process during the block, and remove partial files of killed processes.
 
         Raises:
             RunFolderError: If another process has locked it, it cannot be written, or a file in it is a symbolic link.
@@ -104,6 +104,10 @@ class RunFolder(WorkFolder):
 
     Args:
         path: path. The folder.
+
+    Example:
+        >>> RunFolder("runs/mine").history.name
+        'history.csv'
     """
 
     environment = Entry("environment.json")  # versions of Python and packages, seed, git commit
@@ -143,7 +147,7 @@ class RunFolder(WorkFolder):
 
     @classmethod
     def open(cls, path: PathLike) -> RunFolder:
-        """Opens the folder of a run that has begun.
+        """Open the folder of a run that has begun.
 
         Raises:
             RunFolderError: If there is no such folder, or it does not contain a run.
@@ -158,7 +162,7 @@ class RunFolder(WorkFolder):
         return folder
 
     def load_recipe(self) -> Recipe:
-        """Reads the run's recipe.
+        """Read the run's recipe.
 
         Raises:
             RunFolderError: If it cannot be read, lacks a key, or was changed after the run began.
@@ -174,11 +178,11 @@ class RunFolder(WorkFolder):
         return recipe
 
     def prepare(self, recipe: Recipe) -> None:
-        """Writes the versions of all packages and a digest of the recipe."""
+        """Write the versions of all packages and a digest of the recipe."""
         write_json(self.environment, {**environment(recipe.seed), "recipe_digest": _digest(recipe)})
 
     def read_environment(self) -> dict[str, Any]:
-        """Returns the content of environment.json, or an empty dict if it is damaged."""
+        """Return the content of environment.json, or an empty dict if it is damaged."""
         try:
             return read_json(self.environment)
         except RunFolderError:
@@ -189,7 +193,7 @@ class RunFolder(WorkFolder):
         return [*super().entries(), *(entry for folder in folders for entry in folder.iterdir())]
 
     def damaged_results(self) -> list[pathlib.Path]:
-        """Returns the paths of results that exist but cannot be read."""
+        """Return the paths of results that exist but cannot be read."""
         checks = {
             self.test_metrics: read_json,
             self.untrained_metrics: read_json,
@@ -203,7 +207,7 @@ class RunFolder(WorkFolder):
 
 
 def read_whole_recipe(path: pathlib.Path) -> Recipe:
-    """Reads a recipe that a run or protocol wrote. It must have all keys, because defaults may differ from the run's.
+    """Read a recipe that a run or protocol wrote. It must have all keys, because defaults may differ from the run's.
 
     Raises:
         RunFolderError: If it cannot be read or lacks a key.
@@ -240,7 +244,7 @@ def _digest(recipe):
 
 
 def check_is_free(path: PathLike | None) -> None:
-    """Raises a RunFolderError if the path exists."""
+    """Raise a RunFolderError if the path exists."""
     if path is not None and os.path.lexists(os.path.expanduser(path)):
         raise RunFolderError(
             f"{path} exists already, and nothing is overwritten. Choose another folder or remove it."
@@ -248,7 +252,7 @@ def check_is_free(path: PathLike | None) -> None:
 
 
 def new_folder(path: PathLike) -> pathlib.Path:
-    """Creates a folder that did not exist, with its parents.
+    """Create a folder that did not exist, with its parents.
 
     Raises:
         RunFolderError: If it exists or cannot be created.
@@ -265,7 +269,7 @@ def new_folder(path: PathLike) -> pathlib.Path:
 
 
 def new_dated_folder(parent: PathLike, name: str) -> pathlib.Path:
-    """Creates the folder `parent/name-DATE-TIME`, with a number appended if it exists."""
+    """Create the folder `parent/name-DATE-TIME`, with a number appended if it exists."""
     stem = f"{name.replace('/', '-')}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     for number in range(1, 1000):
         path = pathlib.Path(parent).expanduser() / (stem if number == 1 else f"{stem}-{number}")
@@ -278,7 +282,7 @@ def new_dated_folder(parent: PathLike, name: str) -> pathlib.Path:
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """Reads a file of `write_json`. Raises a RunFolderError if it does not exist or is damaged."""
+    """Read a file of `write_json`. Raise a RunFolderError if it does not exist or is damaged."""
     try:
         return plain_files.read_json(path)
     except ValueError as error:
@@ -288,7 +292,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 def write_embeddings(
     path: pathlib.Path, embeddings: np.ndarray, labels: np.ndarray, is_query: np.ndarray | None = None
 ) -> None:
-    """Writes embeddings (n, d), labels (n,) and, if given, which are queries, completely or not at all."""
+    """Write embeddings (n, d), labels (n,) and, if given, which are queries, completely or not at all."""
     arrays = {"embeddings": embeddings, "labels": labels}
     if is_query is not None:
         arrays["is_query"] = is_query
@@ -297,7 +301,7 @@ def write_embeddings(
 
 
 def read_embeddings(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Reads a file of `write_embeddings`: embeddings, labels, and which are queries or None.
+    """Read a file of `write_embeddings`: embeddings, labels, and which are queries or None.
 
     Raises:
         RunFolderError: If the file does not exist or is damaged.

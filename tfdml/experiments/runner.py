@@ -90,7 +90,7 @@ def train(
     extra_callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: Literal[0, 1, 2] | None = None,
 ) -> TrainingResult:
-    """Trains an embedder by a recipe and writes a run folder.
+    """Train an embedder by a recipe and write a run folder.
 
     Args:
         recipe: `Recipe`, name of a recipe, or path of its file. Default: `"default"`.
@@ -109,6 +109,10 @@ def train(
         ValueError: If the recipe or its data cannot be used (nothing is written then), or the folder exists.
         NonFiniteLossError: If the loss becomes NaN or infinite.
         WorkerLostError: If another worker dies.
+
+    Example:
+        >>> result = train("digits-quick", "runs/digits", overrides={"seed": 1})  # doctest: +SKIP
+        >>> result.test["map_at_r"]  # doctest: +SKIP
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides, presets)
@@ -149,7 +153,7 @@ def resume(
     extra_callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: Literal[0, 1, 2] | None = None,
 ) -> TrainingResult:
-    """Continues an interrupted run after its last complete epoch; it ends as it would have without the interruption.
+    """Continue an interrupted run after its last complete epoch; it ends as it would have without the interruption.
 
     If the training is complete, only missing or damaged results are computed. A finished run is not changed.
 
@@ -169,6 +173,9 @@ def resume(
             with a non-finite loss, or it has done more than `max_validations` validations.
         NonFiniteLossError: If the loss becomes NaN or infinite.
         WorkerLostError: If another worker dies.
+
+    Example:
+        >>> resume("runs/digits", max_validations=12)  # doctest: +SKIP
     """
     run = RunFolder(path)
     if strategy == "multi_worker":
@@ -220,7 +227,7 @@ def _resume(folder, workers, strategy, max_validations, extra_callbacks, verbose
 
 
 def _check_keras(folder):
-    """Raises a RunFolderError if the training began with another major version of Keras."""
+    """Raise a RunFolderError if the training began with another major version of Keras."""
     then, now = folder.read_environment().get("packages", {}).get("keras"), keras.__version__
     if folder.state.exists() and then and then.split(".")[0] != now.split(".")[0]:
         raise RunFolderError(
@@ -231,7 +238,7 @@ def _check_keras(folder):
 
 
 def _prolong(folder, recipe, max_validations):
-    """Changes the number of validations and removes the results that depend on it."""
+    """Change the number of validations and remove the results that depend on it."""
     with input_errors():
         wanted = check_whole_number("max_validations", max_validations, minimum=1)
     done = open_backup(folder).initial_epoch
@@ -246,14 +253,15 @@ def _prolong(folder, recipe, max_validations):
     # The file that marks the run as finished comes first, so that a kill leaves a run that can be resumed.
     for path in (folder.test_metrics, folder.embedder, folder.test_embeddings):
         path.unlink(missing_ok=True)
-    shutil.rmtree(folder.saved_model, ignore_errors=True)
+    if folder.saved_model.exists():
+        shutil.rmtree(folder.saved_model)
     write_text(folder.recipe, dump_recipe(prolonged))
     return prolonged
 
 
 @contextlib.contextmanager
 def _stopped_in(path: pathlib.Path) -> Iterator[None]:
-    """Re-raises errors of the machine, such as a full disk, in one line that names the folder."""
+    """Re-raise errors of the machine, such as a full disk, in one line that names the folder."""
     try:
         yield
     except KeyboardInterrupt as error:
@@ -277,7 +285,7 @@ def result_of(
     verbose: Literal[0, 1, 2] | None = 0,
     extra_callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> TrainingResult:
-    """Trains, resumes, or reads the result of a run, depending on what is in the folder. Arguments are as for `train`.
+    """Train, resume, or read the result of a run, depending on what is in the folder. Arguments are as for `train`.
 
     Raises:
         RunFolderError: If the folder has a run of another recipe.
@@ -291,7 +299,7 @@ def result_of(
 
 
 def check_same_recipe(folder: pathlib.Path, found: Recipe, wanted: Recipe) -> None:
-    """Raises a RunFolderError if the recipe found in a folder is not the wanted one."""
+    """Raise a RunFolderError if the recipe found in a folder is not the wanted one."""
     # Compared as written: a tuple in an option, for example, is a list in a file. Descriptions can be edited.
     if len({dump_recipe(replace(recipe, {"description": ""})) for recipe in (found, wanted)}) > 1:
         raise RunFolderError(
@@ -322,7 +330,7 @@ class _Run:
         self.verbose = verbose if workers.is_chief else 0
 
     def carry_out(self, open_folder):
-        """Trains and evaluates in the folder that `open_folder` opens for the complete recipe."""
+        """Train and evaluate in the folder that `open_folder` opens for the complete recipe."""
         with builders.precision_policy(self.recipe.training.precision):
             # Errors of recipe or data appear here, before there is a folder.
             with input_errors():
@@ -339,7 +347,7 @@ class _Run:
                     return self.finish(untrained)
 
     def prepare(self):
-        """Loads the data and creates embedder and model."""
+        """Load the data and create embedder and model."""
         builders.dry_build(self.recipe)
         keras.utils.set_random_seed(self.recipe.seed)
         self.datasets = builders.load_data(self.recipe)
@@ -387,7 +395,7 @@ class _Run:
             )  # fmt: skip
 
     def evaluate_untrained(self):
-        """Returns the test metrics of the initial weights. A resumed run has their file or the same initial weights."""
+        """Return the test metrics of the initial weights. A resumed run has their file or the same initial weights."""
         folder, monitor = self.folder, self.recipe.training.monitor
         self.first_weights = [(weight, array_of(weight)) for weight in self.embedder.weights]
         if not folder.untrained_metrics.exists():
@@ -408,7 +416,7 @@ class _Run:
         return evaluate_embedder(embed, batches, ks=config.recall_at, is_query=dataset.is_query, search=search)
 
     def restore(self):
-        """Creates the callbacks and restores the state of the last complete epoch, if there is one."""
+        """Create the callbacks and restore the state of the last complete epoch, if there is one."""
         self.callbacks = RunCallbacks(self.recipe, self.folder, self.datasets, self.untrained_value)
         self.early_stopping, self.best_weights = self.callbacks["early_stopping"], self.callbacks["best_weights"]
         if self.callbacks.validations_done:
@@ -458,7 +466,7 @@ class _Run:
         raise NonFiniteLossError(message)
 
     def finish(self, untrained):
-        """Evaluates, plots and exports the best weights. Each part can be repeated; the metrics are written last."""
+        """Evaluate, plot and export the best weights. Each part can be repeated; the metrics are written last."""
         if self.early_stopping.best_epoch is None:
             monitor = self.recipe.training.monitor
             raise NonFiniteLossError(f"No validation had a finite {monitor}, so there are no best weights.")
@@ -481,7 +489,7 @@ class _Run:
         return result
 
     def keep_untrained(self):
-        """Returns to the initial weights."""
+        """Return to the initial weights."""
         monitor, stopping = self.recipe.training.monitor, self.early_stopping
         _logger.warning(
             "TRAINING DID NOT HELP: no validation was better than the untrained network (%s %.4f, the best %.4f after "

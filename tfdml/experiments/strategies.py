@@ -34,7 +34,7 @@ class WorkerLostError(RuntimeError):
 
 
 def worker_of_environment() -> int:
-    """Returns the index of this worker in the variable TF_CONFIG.
+    """Return the index of this worker in the variable TF_CONFIG.
 
     Raises:
         InputError: If the variable is not set or not valid.
@@ -59,7 +59,7 @@ def worker_of_environment() -> int:
 
 @functools.cache
 def make_workers(name: str) -> Workers:
-    """Creates the strategy for `training.strategy` of a recipe, and the role of this process in it.
+    """Create the strategy for `training.strategy` of a recipe, and the role of this process in it.
 
     A strategy of several workers can be created once per process, before TensorFlow has done anything.
 
@@ -80,7 +80,7 @@ def make_workers(name: str) -> Workers:
 
 
 def check_recipe(recipe: Recipe, workers: Workers) -> None:
-    """Raises a RecipeError if these workers cannot train the recipe."""
+    """Raise a RecipeError if these workers cannot train the recipe."""
     replicas = workers.count * workers.replicas
     if recipe.training.jit_compile and replicas > 1:
         raise RecipeError(
@@ -95,7 +95,7 @@ def check_recipe(recipe: Recipe, workers: Workers) -> None:
 
 
 def distribute(batches: tf.data.Dataset, batch_size: int, workers: Workers) -> Any:
-    """Distributes a worker's share of the training batches to its replicas."""
+    """Distribute a worker's share of the training batches to its replicas."""
     if workers.count == 1:
         return batches
     # One batch for each of this worker's replicas, in turn.
@@ -104,7 +104,7 @@ def distribute(batches: tf.data.Dataset, batch_size: int, workers: Workers) -> A
 
 
 def worker_folder(folder: PathLike, workers: Workers) -> pathlib.Path:
-    """Returns the folder that a worker writes to: the run's for the first worker, one inside it for each other.
+    """Return the folder that a worker writes to: the run's for the first worker, one inside it for each other.
 
     The name is the one that Keras and `tf.distribute` use for workers that are not the chief.
     """
@@ -113,7 +113,7 @@ def worker_folder(folder: PathLike, workers: Workers) -> pathlib.Path:
 
 
 def share_folder(folder: PathLike, files: Sequence[str], workers: Workers) -> None:
-    """Prepares each worker's folder inside the shared run folder. All workers must call it.
+    """Prepare each worker's folder inside the shared run folder. All workers must call it.
 
     Args:
         folder: path. The run's folder as this worker names it, which the first worker has created.
@@ -145,7 +145,7 @@ def share_folder(folder: PathLike, files: Sequence[str], workers: Workers) -> No
 
 
 def leave_folder(folder: PathLike | None, workers: Workers) -> None:
-    """Removes this worker's own folder. After an error it stays, with the worker's log, until the run is resumed."""
+    """Remove this worker's own folder. After an error it stays, with the worker's log, until the run is resumed."""
     if folder is not None and not workers.is_chief:
         shutil.rmtree(worker_folder(folder, workers), ignore_errors=True)
 
@@ -171,13 +171,13 @@ def _check_shared(folder, workers):
 
 
 def wait_for_all(workers: Workers) -> None:
-    """Returns when all workers have called it."""
+    """Return when all workers have called it."""
     workers.broadcast(np.int32(0))
 
 
 @contextlib.contextmanager
 def lost_workers(workers: Workers, path: PathLike) -> Iterator[None]:
-    """Re-raises failures of collective operations as WorkerLostError that names the run's folder `path`."""
+    """Re-raise failures of collective operations as WorkerLostError that names the run's folder `path`."""
     try:
         yield
     except _LOST as error:

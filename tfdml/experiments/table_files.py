@@ -71,13 +71,13 @@ class Table:
         return any(row.figures for row in self.rows.values())
 
     def recipe_name(self, row: Row, data: TableData) -> str | None:
-        """Returns the name of a row's recipe for a dataset, or None if there is none."""
+        """Return the name of a row's recipe for a dataset, or None if there is none."""
         if row.parts is None or (self.has_figures and data.key not in row.figures):
             return None
         return f"{self.recipes}/{data.key}/{row.key}"
 
     def recipes_in_braces(self) -> list[str]:
-        """Returns the names of all recipes in a few strings, with alternatives in braces as in a shell."""
+        """Return the names of all recipes in a few strings, with alternatives in braces as in a shell."""
 
         def braced(keys):
             return f"{{{','.join(keys)}}}" if len(keys) > 1 else keys[0]
@@ -90,20 +90,20 @@ class Table:
         return [f"{self.recipes}/{braced(keys)}/{braced(rows)}" for keys, rows in rows_of.items()]
 
     def parts_of(self, row: Row, data: TableData) -> list[Any]:
-        """Returns the parts of a row's recipe in the order of merging: names of recipes and presets, mappings."""
+        """Return the parts of a row's recipe in the order of merging: names of recipes and presets, mappings."""
         parts = [*self.parts, *data.parts, *(row.parts or ()), *row.parts_of.get(data.key, [])]
         parts = [part if isinstance(part, Mapping) else part.format(**data.values) for part in parts]
         return parts if row.base is None else [row.base, *parts]
 
 
 def table_names() -> list[str]:
-    """Returns the names of the tables, those of the thesis first."""
+    """Return the names of the tables, those of the thesis first."""
     return sorted((path.stem for path in _FOLDER.glob("*.yaml")), key=lambda name: (name[:6] != "table-", name))
 
 
 @functools.cache
 def load_table(name: str) -> Table:
-    """Reads one of the tables in `table_names()`.
+    """Read one of the tables in `table_names()`.
 
     Example:
         >>> load_table("table-3.1").rows["c2"].figures["cub"][0]
@@ -120,13 +120,13 @@ def load_table(name: str) -> Table:
 
 
 def all_tables() -> list[Table]:
-    """Returns the tables in `table_names()`."""
+    """Return the tables in `table_names()`."""
     return [load_table(name) for name in table_names()]
 
 
 @functools.cache
 def table_recipes() -> dict[str, tuple[Table, Row, TableData]]:
-    """Returns the table, row and dataset of all recipes of tables, by name."""
+    """Return the table, row and dataset of all recipes of tables, by name."""
     places = [
         (table, row, data) for table in all_tables() for data in table.data.values() for row in table.rows.values()
     ]
@@ -134,7 +134,7 @@ def table_recipes() -> dict[str, tuple[Table, Row, TableData]]:
 
 
 def quoted_rows() -> set[str]:
-    """Returns the names that recipes of rows quoted from the literature would have."""
+    """Return the names that recipes of rows quoted from the literature would have."""
     return {
         f"{table.recipes}/{data}/{row.key}"
         for table in all_tables()
@@ -155,7 +155,7 @@ def _row(key, label, base=None, parts=None, parts_of=None, figures=None, doubts=
 
 
 def _figure(cell):
-    """Reads `67.49`, `"67.35 ±0.50"` or None."""
+    """Read `67.49`, `"67.35 ±0.50"` or None."""
     if cell is None:
         return None
     value, _, deviation = str(cell).partition(" ±")

@@ -88,7 +88,7 @@ class Findings(NamedTuple):
 
 
 def find_results(folders: Iterable[PathLike]) -> Findings:
-    """Finds the runs and protocols in folders and all folders below. Raises an InputError if there are none."""
+    """Find the runs and protocols in folders and all folders below. Raise an InputError if there are none."""
     found = Findings([], [], [], [])
     for folder in sorted({path.resolve(): path for top in folders for path in _folders_with_recipes(top)}.values()):
         try:
@@ -125,7 +125,7 @@ def _folders_with_recipes(top):
 
 @contextlib.contextmanager
 def _reading(path: pathlib.Path, remedy: str = "") -> Iterator[None]:
-    """Re-raises errors of a file with unexpected content as InputError."""
+    """Re-raise errors of a file with unexpected content as InputError."""
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -173,7 +173,7 @@ def _read_protocol(folder: pathlib.Path, recipe: Recipe) -> Result | str:
 def place_results(
     results: Iterable[Result], tables: Collection[str]
 ) -> tuple[dict[str, list[Result]], list[Result]]:
-    """Finds the rows of results: those with the same recipe or else, marked as changed, the one of the same name.
+    """Find the rows of results: those with the same recipe or else, marked as changed, the one of the same name.
 
     Args:
         results: iterable of `Result`.
@@ -232,7 +232,7 @@ _LEGENDS = {
 
 
 def table_text(table: Table, placed: Mapping[str, list[Result]]) -> str:
-    """Returns a table in Markdown: for each dataset with results all rows, with published figures and results."""
+    """Return a table in Markdown: for each dataset with results all rows, with published figures and results."""
     parts = [f"# {table.title}", f"{table.source}."]
     if any(result.stops_on_test for name in _names_of(table) for result in placed.get(name, ())):
         parts.append("**Early stopping on the test classes.**")
@@ -269,7 +269,7 @@ def _data_text(table, data, placed):
 
 
 def _entries(table, data, placed):
-    """Yields rows, their results or None, and for each column the figure, the result's values, and their difference."""
+    """Yield rows, their results or None, and for each column the figure, the result's values, and their difference."""
     for row in table.rows.values():
         if table.has_figures and data.key not in row.figures:
             continue
@@ -312,7 +312,7 @@ def _names_of(table):
 
 
 def table_csv(table: Table, placed: Mapping[str, list[Result]]) -> str:
-    """Returns a table's results as CSV, in percent, one line per result and column."""
+    """Return a table's results as CSV, in percent, one line per result and column."""
     rows = []
     for data in table.data.values():
         for row, result, cells in _entries(table, data, placed):
@@ -339,7 +339,7 @@ def _csv(rows):
 
 
 def group_runs(runs: Iterable[Run]) -> list[list[Run]]:
-    """Groups runs that differ only in seed and name, sorted by their recipes' names.
+    """Group runs that differ only in seed and name, sorted by their recipes' names.
 
     Keras 2 and 3 produce different numbers for the same seed, so their runs are in different groups.
     """
@@ -351,7 +351,7 @@ def group_runs(runs: Iterable[Run]) -> list[list[Run]]:
 
 
 def runs_text(groups: Sequence[Sequence[Run]]) -> str:
-    """Returns groups of runs in Markdown: a table per dataset, a row per group."""
+    """Return groups of runs in Markdown: a table per dataset, a row per group."""
     header = ["recipe", "differs in", *_METRICS, *(f"{label} untrained" for label in _METRICS), "n", "seeds"]
     tables: dict[str, list[list[Any]]] = {}
     for group, difference in zip(groups, _differences(groups)):
@@ -366,7 +366,7 @@ def runs_text(groups: Sequence[Sequence[Run]]) -> str:
 
 
 def runs_csv(groups: Sequence[Sequence[Run]]) -> str:
-    """Returns groups of runs as CSV, in percent, one line per group and metric."""
+    """Return groups of runs as CSV, in percent, one line per group and metric."""
     rows = []
     for group, difference in zip(groups, _differences(groups)):
         for metric in group[0].test:
@@ -408,7 +408,7 @@ def _differences(groups):
 
 
 def tables_main(argv: Sequence[str] | None = None) -> int:
-    """Prints tables from the command line, and writes them. The exit code is 1 if nothing is finished.
+    """Print tables from the command line, and write them. The exit code is 1 if nothing is finished.
 
     Args:
         argv: sequence of str. Arguments. Default: those of the process.
