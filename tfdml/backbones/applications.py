@@ -128,7 +128,7 @@ def _build(builder, name, weights, options):
         ) from error
 
 
-def _input_range_of(builder) -> InputRange:
+def _input_range_of(builder: Callable[..., keras.Model]) -> InputRange:
     """What a network expects of images: the range whose numbers are those of its `preprocess_input`."""
     preprocess = sys.modules[builder.__module__].preprocess_input
     images = np.random.default_rng(0).random((1, 2, 2, 3)).astype("float32")

@@ -33,7 +33,7 @@ _WITHOUT_PREPROCESSING = (
     ("_stem", "stage_0_block_0_depthwise_conv"),
 )
 # Patch embeddings of KerasHub, by class: what the published weights of their networks were trained with.
-_PATCH_EMBEDDINGS = {
+_PATCH_EMBEDDINGS: dict[str, tuple[InputRange, str]] = {
     "CLIPVisionEmbedding": ("clip", "CLIP"),
     "DINOV2Embedding": ("torch", "DINOv2"),
     "DINOV3Embedding": ("torch", "DINOv3"),

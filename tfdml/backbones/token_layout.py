@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
 
 from tfdml._utils.arguments import check_whole_number
-from tfdml._utils.types import Shape
 from tfdml.backbones.expected_range import is_of_keras_hub
 
 
@@ -70,7 +70,7 @@ def _patch_embedding(model):
 def resolve_token_layout(
     count: int | None,
     skip_tokens: int | None = None,
-    token_grid: Shape | None = None,
+    token_grid: Sequence[int] | None = None,
     known: TokenLayout | None = None,
 ) -> TokenLayout:
     """Completes what is given of a token layout.
@@ -97,30 +97,32 @@ def resolve_token_layout(
     """
     if skip_tokens is not None:
         skip_tokens = check_whole_number("skip_tokens", skip_tokens, minimum=0)
+    grid: tuple[int, int] | None = None
     if token_grid is not None:
         if not isinstance(token_grid, (tuple, list)) or len(token_grid) != 2:
             raise ValueError(f"A grid has two sides. Received: token_grid={token_grid!r}. Expected: (height, width).")
-        token_grid = tuple(check_whole_number("token_grid", side, minimum=1) for side in token_grid)
+        height, width = (check_whole_number("token_grid", side, minimum=1) for side in token_grid)
+        grid = (height, width)
     if count is None:
         skip = skip_tokens if skip_tokens is not None else known.skip if known else 0
-        return TokenLayout(skip, token_grid)
+        return TokenLayout(skip, grid)
     if skip_tokens is None:
-        skip_tokens = _inferred_skip(count, token_grid, known)
+        skip_tokens = _inferred_skip(count, grid, known)
     patches = count - skip_tokens
-    if patches < 1 or token_grid is not None and math.prod(token_grid) != patches:
+    if patches < 1 or grid is not None and math.prod(grid) != patches:
         expected = f"skip_tokens < {count}"
-        if token_grid is not None:
+        if grid is not None:
             expected = f"skip_tokens + height × width = {count}"
         raise ValueError(
             f"The tokens do not fit their grid. Received: {count} tokens with skip_tokens={skip_tokens} and "
-            f"token_grid={token_grid}. Expected: {expected}."
+            f"token_grid={grid}. Expected: {expected}."
         )
-    if token_grid is None:
+    if grid is None:
         if known is not None and known.grid is not None and math.prod(known.grid) == patches:
-            token_grid = known.grid
+            grid = known.grid
         elif _is_square(patches):
-            token_grid = (math.isqrt(patches),) * 2
-    return TokenLayout(skip_tokens, token_grid)
+            grid = (math.isqrt(patches),) * 2
+    return TokenLayout(skip_tokens, grid)
 
 
 def _inferred_skip(count, grid, known):
