@@ -14,28 +14,11 @@ LINK = re.compile(r"(!?)\[([^]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 FENCE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 
 
-def on_config(config):
-    config.nav = _existing(config.nav)
-    return config
-
-
-def _existing(nav):
-    """Leave out the pages that are not written yet."""
-    kept = []
-    for entry in nav:
-        ((title, target),) = entry.items() if isinstance(entry, dict) else [(None, entry)]
-        if isinstance(target, list):
-            kept.append({title: _existing(target)})
-        elif target in PAGES.values() or (DOCS / target).exists() or (DOCS / target).with_suffix(".py").exists():
-            kept.append(entry)
-    return [entry for entry in kept if not isinstance(entry, dict) or list(entry.values())[0]]
-
-
 def on_files(files: Files, *, config) -> Files:
     for path in sorted((ROOT / "assets").rglob("*.png")):
         files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
     for source, page in PAGES.items():
-        if page not in files.src_uris:
+        if page != "index.md":
             files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
     return files
 
@@ -43,8 +26,7 @@ def on_files(files: Files, *, config) -> Files:
 def on_page_markdown(markdown: str, *, page: Page, config, files: Files) -> str:
     """Turn links between files of the repository into links between pages of the site."""
     source = page.file.src_uri
-    is_outside = source in PAGES.values() and not (DOCS / source).exists()
-    folder = ROOT if is_outside else (DOCS / source).parent
+    folder = (DOCS / source).parent if (DOCS / source).exists() or "/" in source else ROOT
 
     def rewrite(match: re.Match) -> str:
         image, text, target, anchor = match.groups()

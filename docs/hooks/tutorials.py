@@ -59,8 +59,7 @@ def pages(notebook: nbformat.NotebookNode, name: str) -> dict[str, str | bytes]:
             parts.append(f"```python\n{cell.source}\n```")
             for output in cell.get("outputs", []):
                 parts.append(rendered(output, name, files))
-    title, *rest = parts
-    parts = [title, f"[:material-download: Download as a notebook]({name}.ipynb)", *rest]
+    parts.append(f"[Download this page as a notebook]({name}.ipynb)")
     files[f"{name}.md"] = "\n\n".join(filter(None, parts)) + "\n"
     return files
 
@@ -82,4 +81,4 @@ def rendered(output: nbformat.NotebookNode, name: str, files: dict[str, str | by
 
 def _text(text: str) -> str:
     text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text).rstrip()
-    return f"```text\n{text}\n```" if text.strip() else ""
+    return f"``` {{.text .output}}\n{text}\n```" if text.strip() else ""
