@@ -105,7 +105,8 @@ class FormerNames:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
-        return super().from_config({cls.former_names.get(name, name): value for name, value in config.items()})
+        renamed = {cls.former_names.get(name, name): value for name, value in config.items()}
+        return super().from_config(renamed)  # type: ignore[misc]
 
 
 def _is_finite(value: Any) -> bool:

@@ -56,7 +56,7 @@ class CommandParser(argparse.ArgumentParser):
         if type is dict or typing.get_origin(type) is dict:
             kwargs["action"] = _MergeAction
             self._mappings.append(names[0])
-        return (super() if group is None else group).add_argument(*names, **kwargs)
+        return (super() if group is None else group).add_argument(*names, **kwargs)  # type: ignore[union-attr]
 
     def add_options(self, options: Mapping[str, Any]) -> None:
         """Add several options.

@@ -12,7 +12,7 @@ import socket
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 PARTIAL_PREFIX = ".partial-"
 LOCK = ".lock"

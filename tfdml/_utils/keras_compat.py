@@ -72,7 +72,7 @@ def optimizer_variables(optimizer):
     variables = list(variables() if callable(variables) else variables)
     # Keras 2 does not count the dynamic loss scale among them.
     scale = getattr(optimizer, "_loss_scale", None)
-    if hasattr(scale, "current_loss_scale"):
+    if scale is not None and hasattr(scale, "current_loss_scale"):
         variables += [scale.current_loss_scale, scale.counter]
     return variables
 

@@ -51,7 +51,7 @@ def accepted_options(factory):
             break
         if "__init__" not in vars(kind):
             continue
-        names, is_open = _keywords(kind.__init__)
+        names, is_open = _keywords(vars(kind)["__init__"])
         if kind is not factory and kind.__module__.partition(".")[0] == "keras":
             # Those of the base classes of Keras that are of use here.
             names, is_open = [name for name in names if name in _OF_KERAS], False

@@ -28,7 +28,7 @@ class Registry:
         self.base = base
         self._factories = dict(factories or {})
         # How `get` made what Keras cannot serialize.
-        self._made = weakref.WeakKeyDictionary()
+        self._made: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
     def names(self) -> list[str]:
         """Return the names that `get` accepts, sorted.

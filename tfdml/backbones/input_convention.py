@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfdml._utils.types import Config, Shape
@@ -36,8 +37,7 @@ class InputConvention(keras.layers.Layer):
     ) -> None:
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
-        self.scale = [float(value) for value in scale] if isinstance(scale, (list, tuple)) else float(scale)
-        self.mean = [float(value) for value in mean]
+        self.scale, self.mean = _floats(scale), _floats(mean)
         self.reverse_channels = bool(reverse_channels)
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
@@ -55,3 +55,7 @@ class InputConvention(keras.layers.Layer):
             "mean": self.mean,
             "reverse_channels": self.reverse_channels,
         }
+
+
+def _floats(values: Any) -> float | list[float]:
+    return [float(value) for value in values] if np.ndim(values) else float(values)

@@ -54,7 +54,7 @@ class _Storage(NamedTuple):
 
     element: _Element
     key: str
-    count: int
+    count: int  # type: ignore[assignment]
 
     @property
     def size(self):
@@ -382,7 +382,8 @@ class _PickleReader:
         elif function.name == "parameter":
             self.stack.append(arguments[0])
         else:
-            self.stack.append(_Tensor(*arguments[:4], negative=_is_negative(arguments[6:])))
+            is_negative = _is_negative(arguments[6:])
+            self.stack.append(_Tensor(*arguments[:4], negative=is_negative))  # type: ignore[misc]
 
     def _build(self, argument):
         # The state of a dict is the versions of its modules, of a parameter its attributes.

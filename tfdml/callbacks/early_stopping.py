@@ -60,7 +60,7 @@ class RetrievalEarlyStopping(keras.callbacks.Callback):
 
     def _reset(self):
         self.best = -math.inf
-        self.best_epoch = None
+        self.best_epoch: int | None = None
         self.best_weights = self._best_variables = None
         self.wait = 0
         self.stopped_epoch = None
@@ -88,7 +88,7 @@ class RetrievalEarlyStopping(keras.callbacks.Callback):
             self.model.stop_training = True
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        if self.best_weights is None:
+        if self.best_weights is None or self.best_epoch is None:
             return
         # Those of a backup are in the same order.
         variables = self._best_variables or ordered_weights(self.model)

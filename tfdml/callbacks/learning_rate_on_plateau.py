@@ -44,7 +44,7 @@ class LearningRateOnPlateau(keras.callbacks.Callback):
         self.factor = float(factor)
         self.monitor = monitor
         self.best, self.wait = -math.inf, 0
-        self._restored_rates = None
+        self._restored_rates: list[float] | None = None
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         if self._restored_rates is None:

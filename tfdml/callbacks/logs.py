@@ -32,7 +32,7 @@ class HistoryLog(keras.callbacks.Callback):
         self.steps = steps
         self.rows = []
         self.seconds = 0.0
-        self._epoch_began = None
+        self._epoch_began = 0.0
 
     @property
     def columns(self):
@@ -101,7 +101,6 @@ class TensorBoardLog(keras.callbacks.Callback):
         super().__init__()
         self.folder = folder
         self.steps = steps
-        self._writer = None
 
     def on_train_begin(self, logs=None):
         self._writer = tf.summary.create_file_writer(os.fspath(self.folder))

@@ -58,7 +58,7 @@ class RetrievalMetrics(keras.callbacks.Callback):
         self.prefix = prefix
         self.batch_size = batch_size
         self.ks = tuple(ks)
-        self._embedder = None
+        self._embedder: Any = None
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         self._embedder = inference_function(self.model)

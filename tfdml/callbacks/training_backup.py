@@ -56,30 +56,29 @@ class TrainingBackup(keras.callbacks.Callback):
         # Before any callback's on_train_begin, whatever their order.
         super().set_model(model)
         if self._saved is not None:
-            self._restore()
+            self._restore(self._saved)
+            self._saved = None
 
-    def _restore(self):
-        variables = self._variables()
-        saved = self._saved["variables"]
+    def _restore(self, state):
+        variables, saved = self._variables(), state["variables"]
         shapes, saved_shapes = [tuple(v.shape) for v in variables], [v.shape for v in saved]
         if shapes != saved_shapes:
             raise ValueError(
                 f"{self.path} is the backup of another model. Received: {len(saved)} variables, expected "
                 f"{len(variables)}, or their shapes differ."
             )
-        if len(self._callbacks) != len(self._saved["callbacks"]):
+        if len(self._callbacks) != len(state["callbacks"]):
             raise ValueError(
                 f"{self.path} holds the state of other callbacks. Received: {len(self._callbacks)} callbacks, and "
-                f"{len(self._saved['callbacks'])} in the file. Expected: those that the training began with."
+                f"{len(state['callbacks'])} in the file. Expected: those that the training began with."
             )
         for variable, value in zip(variables, saved):
             variable.assign(value)
-        for callback, state in zip(self._callbacks, self._saved["callbacks"]):
-            callback.set_state(state)
-        self._saved = None
+        for callback, of_callback in zip(self._callbacks, state["callbacks"]):
+            callback.set_state(of_callback)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        arrays = {}
+        arrays: dict[str, np.ndarray] = {}
         content = {
             "layout": _LAYOUT,
             "epoch": epoch + 1,

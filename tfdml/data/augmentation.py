@@ -195,7 +195,7 @@ class Augmentation:
         Area and the logarithm of the aspect are uniform; a box that would stick out is cut to the image's
         side.
         """
-        area = tf.random.stateless_uniform((count,), _fold(seed, 7), *self.crop_area)
+        area = tf.random.stateless_uniform((count,), _fold(seed, 7), *(self.crop_area or (1.0, 1.0)))
         aspect = tf.exp(
             tf.random.stateless_uniform(
                 (count,), _fold(seed, 8), *(math.log(edge) for edge in self.crop_aspect)
@@ -290,7 +290,8 @@ class Augmentation:
             images = tf.clip_by_value(images, 0.0, 1.0)
         if not self.erasing:
             return images
-        area = uniform(14, *self.erasing_area, ())
+        smallest, largest = self.erasing_area
+        area = uniform(14, smallest, largest, ())
         aspect = tf.exp(uniform(15, -_LOG_ASPECT, _LOG_ASPECT, ()))
         width, height = tf.minimum(tf.sqrt(area * aspect), 1.0), tf.minimum(tf.sqrt(area / aspect), 1.0)
         place = uniform(16, 0.0, 1.0, (2,))

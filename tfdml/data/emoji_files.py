@@ -140,7 +140,8 @@ def common_emoji(icons):
         A dict from an emoji's name to a dict from each house to its icon, in the order of the published split: by the
         SHA-256 of the name.
     """
-    drawings, members = collections.defaultdict(dict), {}
+    drawings: dict[str, dict[str, str]] = collections.defaultdict(dict)
+    members = {}
     for house, of_house in icons.items():
         # Some houses have one drawing for several emoji, such as families.
         bodies = collections.Counter(icon["body"] for name, icon in of_house["icons"].items() if _counts(name))
@@ -216,7 +217,10 @@ def _source(house, path, counts):
 def _read_icons(file):
     try:
         if file.suffix == ".tgz":
-            with tarfile.open(file) as members, members.extractfile("package/icons.json") as contents:
+            with tarfile.open(file) as members:
+                contents = members.extractfile("package/icons.json")
+                if contents is None:
+                    raise TypeError("package/icons.json is not a file")
                 text = contents.read(_LARGEST_ICONS)
         else:
             text = file.read_bytes()

@@ -192,7 +192,7 @@ def read_encoded(path, max_pixels=MAX_PIXELS):
     if not contents.startswith((_JPEG, _PNG)):
         return tf.io.encode_png(read_image(path, max_pixels)).numpy()
     try:
-        _check_size(*encoded_size(contents).numpy().tolist(), max_pixels)
+        _check_size(encoded_size(contents).numpy().tolist(), max_pixels)
     except Exception as error:  # TensorFlow raises many kinds of error.
         raise _unreadable(path, error) from error
     return contents
@@ -279,7 +279,7 @@ def _pixels(contents, max_pixels, ratio=1):
         raise ValueError("the file is empty")
     if not contents.startswith((_JPEG, _PNG)):
         return _pixels_by_pillow(contents, max_pixels)
-    _check_size(*encoded_size(contents).numpy().tolist(), max_pixels)
+    _check_size(encoded_size(contents).numpy().tolist(), max_pixels)
     if ratio > 1:
         if contents.startswith(_JPEG):
             return tf.io.decode_jpeg(contents, ratio=ratio).numpy()
@@ -299,7 +299,7 @@ def _pixels_by_pillow(contents, max_pixels):
     except UnidentifiedImageError as error:
         raise ValueError("in none of these formats, or with a damaged header") from error
     with opened as image:
-        _check_size(image.height, image.width, max_pixels)
+        _check_size((image.height, image.width), max_pixels)
         image.load()
         image = _in_channels(image)
         try:
@@ -328,7 +328,8 @@ def _has_alpha(image):
     return image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
 
 
-def _check_size(height, width, max_pixels):
+def _check_size(size, max_pixels):
+    height, width = size
     if not height * width:
         raise ValueError(f"an image of {height} x {width} pixels")
     if height * width > max_pixels:

@@ -47,8 +47,8 @@ class LabeledFeatures(LabeledSamples):
                [0., 0., 0., 1.]], dtype=float32)
     """
 
-    features: np.ndarray
-    rows: np.ndarray | None
+    features: np.ndarray  # type: ignore[misc]
+    rows: np.ndarray | None  # type: ignore[misc]
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class LabeledFeatures(LabeledSamples):
     ) -> None:
         object.__setattr__(self, "features", _checked_features(features))
         object.__setattr__(self, "rows", _checked_rows(rows, len(self.features)))
-        super().__init__(labels, class_names, name, num_train_classes, roles)
+        super().__init__(labels, tuple(class_names), name, num_train_classes, roles)
         self._check_length("features", self.features if self.rows is None else self.rows)
 
     def __repr__(self):

@@ -49,7 +49,7 @@ class LabeledImages(LabeledSamples):
         (3, 2, [1, 2])
     """
 
-    images: np.ndarray
+    images: np.ndarray  # type: ignore[misc]
     max_pixels: int = MAX_PIXELS
 
     def __init__(
@@ -64,7 +64,7 @@ class LabeledImages(LabeledSamples):
     ) -> None:
         object.__setattr__(self, "images", _checked_images(images))
         object.__setattr__(self, "max_pixels", check_whole_number("max_pixels", max_pixels, minimum=1))
-        super().__init__(labels, class_names, name, num_train_classes, roles)
+        super().__init__(labels, tuple(class_names), name, num_train_classes, roles)
         self._check_length("images", self.images)
 
     @classmethod
@@ -200,7 +200,8 @@ class LabeledImages(LabeledSamples):
         return cls.from_arrays(np.concatenate(images), np.concatenate(labels), name=name)
 
     def __repr__(self):
-        kind = "paths" if self.holds_paths else "x".join(map(str, self.image_shape))
+        shape = self.image_shape
+        kind = "paths" if shape is None else "x".join(map(str, shape))
         return f"LabeledImages(name={self.name!r}, images={len(self)} ({kind}), classes={self.num_classes})"
 
     @property
@@ -211,7 +212,10 @@ class LabeledImages(LabeledSamples):
     @property
     def image_shape(self) -> tuple[int, int, int] | None:
         """`(height, width, channels)`, or `None` for paths, whose images may differ."""
-        return None if self.holds_paths else self.images.shape[1:]
+        if self.holds_paths:
+            return None
+        height, width, channels = self.images.shape[1:]
+        return (height, width, channels)
 
     @property
     def encoded_paths(self) -> list[bytes] | None:

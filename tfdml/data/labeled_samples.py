@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import numbers
 from collections.abc import Sequence
-from typing import Callable
+from typing import Any, Callable, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from tfdml._utils.types import ArrayLike
 from tfdml.ops.labels import label_column
 
 BOTH, QUERY, GALLERY = range(3)
+
+_Samples = TypeVar("_Samples", bound="LabeledSamples")
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -85,7 +87,7 @@ class LabeledSamples:
             return None
         return self.roles == QUERY
 
-    def subset(self, class_indices: ArrayLike) -> LabeledSamples:
+    def subset(self: _Samples, class_indices: ArrayLike) -> _Samples:
         """The samples of some classes, relabelled 0, 1, … in the given order of classes.
 
         Args:
@@ -119,7 +121,9 @@ class LabeledSamples:
             roles=None if self.roles is None else self.roles[chosen],
         )
 
-    def split(self, partition: Callable[[LabeledSamples], Sequence[np.ndarray | None]]) -> list[LabeledSamples | None]:
+    def split(
+        self: _Samples, partition: Callable[[LabeledSamples], Sequence[np.ndarray | None]]
+    ) -> list[_Samples | None]:
         """The samples in parts without a common class.
 
         Args:
@@ -131,7 +135,7 @@ class LabeledSamples:
         """
         return [None if classes is None else self.subset(classes) for classes in partition(self)]
 
-    def _take(self, indices, **fields):
+    def _take(self, indices: np.ndarray, **fields: Any) -> Any:
         """A new set of the samples at these indices; `fields` are the arguments of `LabeledSamples` for it."""
         raise NotImplementedError
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import pathlib
 import sys
+from typing import Any
 
 from tfdml._utils.arguments import check_choice
 from tfdml.data import archives, emoji_files
@@ -97,7 +98,7 @@ def found_in(name, path, counts="published"):
         }
         published.check_counts(found, published.root(path), counts)
         return found
-    images = load(name, path=path, counts=counts)
+    images: Any = load(name, path=path, counts=counts)
     verify_images(images.images.tolist(), progress=True)
     found = counts_of(images)
     return {kind: found[kind] for kind in published.counts}

@@ -65,7 +65,9 @@ def split_classes(
         [('a', 'b', 'c', 'd', 'e'), ('f', 'g'), ('h', 'i', 'j')]
     """
     _check_shares(validation, test, fold, folds)
-    splits = Splits(*dataset.split(lambda part: _partition(part, validation, test, seed, fold, folds)))
+    train, *others = dataset.split(lambda part: _partition(part, validation, test, seed, fold, folds))
+    assert train is not None  # Only the other two can be left out.
+    splits = Splits(train, *others)
     return splits._replace(validation=splits.test) if validation == "test" else splits
 
 
@@ -73,7 +75,7 @@ def _check_shares(validation, test, fold, folds):
     for name, share, word in (("validation", validation, "test"), ("test", test, "published")):
         if share is None or share == word:
             continue
-        if not isinstance(share, numbers.Real) or not 0 <= share < 1:
+        if not isinstance(share, numbers.Real) or not 0 <= share < 1:  # type: ignore[operator]
             raise ValueError(
                 f"{name} must be a share of the classes. Received: {name}={share!r}; "
                 f"expected 0 < {name} < 1, {word!r} or None."

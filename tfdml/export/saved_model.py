@@ -24,7 +24,7 @@ from tfdml._utils.foreign_graphs import check_saved_model
 from tfdml._utils.types import Batches, InputRange, PathLike, TensorLike
 from tfdml.data import Preprocessing
 from tfdml.data.image_files import read_encoded
-from tfdml.data.labeled_samples import LabeledSamples
+from tfdml.data.labeled_images import LabeledImages
 from tfdml.models import MetricModel, embed
 from tfdml.ops import MAX_PIXELS, UNIT_RANGE, check_input_range, decode_image, to_input_range
 from tfdml.version import __version__
@@ -272,7 +272,7 @@ class SavedEmbedder:
             config = {"size": (height, width), "channels": channels}
         return Preprocessing.from_config(config)
 
-    def batches(self, dataset: LabeledSamples, batch_size: int = 256) -> Any:
+    def batches(self, dataset: LabeledImages, batch_size: int = 256) -> Any:
         """Batches of a `LabeledImages` as a call takes them: (uint8 images or encoded files, labels)."""
         if dataset.holds_paths:
             max_pixels = min(self.metadata.get("max_pixels") or MAX_PIXELS, dataset.max_pixels)

@@ -93,8 +93,8 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
         2.0
     """
 
-    parameters = None
-    label_classes = None
+    parameters: keras.layers.Layer | None = None
+    label_classes: int | None = None
 
     @property
     def margin_requirements(self) -> MarginRequirements | None:

@@ -35,7 +35,7 @@ from tfdml.losses.soft_triple import SoftTripleLoss
 from tfdml.losses.supervised_contrastive import SupervisedContrastiveLoss
 from tfdml.losses.triplet import TripletLoss
 
-_FACTORIES = {
+_FACTORIES: dict[str, Callable[..., Any]] = {
     "angular": AngularLoss,
     "arc_face": ArcFaceLoss,
     "c1": functools.partial(ContrastiveLoss, distance="cosine", average="anchor", name="c1"),

@@ -205,9 +205,9 @@ def geometry_metrics(embeddings: ArrayLike, labels: Labels, max_samples: int = 4
     """
     embeddings, labels = some_classes(embeddings, labels, max_samples)
     return {
-        "mean_covering_radius": mean_covering_radius(embeddings, labels),
+        "mean_covering_radius": float(mean_covering_radius(embeddings, labels)),
         "interclass_distance": interclass_distance(embeddings, labels),
-        "class_spread": class_spread(embeddings, labels),
+        "class_spread": float(class_spread(embeddings, labels)),
     }
 
 

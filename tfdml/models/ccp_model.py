@@ -91,6 +91,13 @@ class CCPModel(MetricModel):
         )
 
     @property
+    def proxies(self) -> ClassProxies:
+        """The `ClassProxies` among the references."""
+        proxies = super().proxies
+        assert proxies is not None  # The constructor refuses a model without them.
+        return proxies
+
+    @property
     def solution(self) -> list[Weight]:
         """What a problem is solved for: the weights of the embedder, the proxies and the zero-shot loss."""
         zero_shot = [] if self.zero_shot is None else self.zero_shot.weights

@@ -422,7 +422,7 @@ def inference_function(
     def embed_on_replicas(images):
         return on_replicas(workers.split(images))
 
-    embed_on_replicas.get_concrete_function = on_replicas.get_concrete_function
+    embed_on_replicas.get_concrete_function = on_replicas.get_concrete_function  # type: ignore[attr-defined]
     return embed_on_replicas
 
 

@@ -173,7 +173,7 @@ def _preprocessing(shape, dataset, given):
             raise ValueError(f"Received: {name} {ours}; expected {of_model}, which is what the model takes.")
     own = dataset.image_shape or (None, None, None)
     height, width, channels = (next((n for n in side if n is not None), None) for side in zip(wanted, shape, own))
-    if None in (height, width, channels):
+    if height is None or width is None or channels is None:
         raise ValueError(
             "The model takes images of any shape, and images in files can have any. "
             f"Received: size={size}, channels={given.get('channels')}; expected both to be given."

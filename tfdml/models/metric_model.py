@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -106,7 +107,7 @@ class MetricModel(keras_compat.WorkerModel):
         self.embedder = embedder
         self.zero_shot = zero_shot
         self.zero_shot_weight = check_between("zero_shot_weight", zero_shot_weight, 0.0, 1.0)
-        self._attributed_embedder = None if zero_shot is None else with_attributes(embedder)
+        self._attributed_embedder: Any = None if zero_shot is None else with_attributes(embedder)
         # A tuple: tf.train.Checkpoint does not look into a list that Keras 3 tracks.
         self.references = layers = _as_tuple(references)
         for layer in layers:
@@ -196,7 +197,7 @@ class MetricModel(keras_compat.WorkerModel):
         super().compile(optimizer=optimizer, **kwargs)
         # Keras saves them by itself only with its own arguments of compile.
         self._fit_options = {name: kwargs[name] for name in _FIT_OPTIONS if kwargs.get(name) is not None}
-        self._warned_callbacks = frozenset()
+        self._warned_callbacks: frozenset[type] = frozenset()
         self.metric_loss = loss
         # As any Keras model tells what it was compiled with.
         self.loss = given_loss
@@ -209,7 +210,8 @@ class MetricModel(keras_compat.WorkerModel):
         self._check_optimizers()
         self.geometry = bool(geometry)
         self._check_margins()
-        self._evaluation_functions = self._inference_function = None
+        self._evaluation_functions: Any = None
+        self._inference_function: Any = None
 
     def _check_workers(self, jit_compile):
         if self.workers.is_single:
@@ -241,7 +243,9 @@ class MetricModel(keras_compat.WorkerModel):
     def _check_margins(self):
         self._evaluations_without_room = 0
         required = getattr(self.metric_loss, "margin_requirements", None)
-        room = None if required is None else largest_distance(self.embedder, required.distance)
+        if required is None:
+            return
+        room = largest_distance(self.embedder, required.distance)
         if room is not None and max(required.gap, required.reach) > room:
             warnings.warn(
                 f"No embeddings can meet the margins of this loss: they ask for a {required.distance} distance of "
@@ -493,7 +497,7 @@ class MetricModel(keras_compat.WorkerModel):
         if classes is not None:
             limits.append(LabelCheck(classes, f"{type(self.metric_loss).__name__}(num_classes={classes}, …)"))
         if limits:
-            return min(limits, key=lambda limit: limit.classes)
+            return min(limits, key=operator.attrgetter("classes"))
         is_ours = isinstance(self.metric_loss, losses.MetricLoss) or self.references
         return LabelCheck() if is_ours else None
 

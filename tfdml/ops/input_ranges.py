@@ -48,7 +48,7 @@ def check_input_range(input_range: InputRange) -> InputRange:
     elif isinstance(input_range, (tuple, list)) and len(input_range) == 2:
         is_number = [isinstance(value, numbers.Real) and math.isfinite(value) for value in input_range]
         if all(is_number) and input_range[0] < input_range[1]:
-            return tuple(float(value) for value in input_range)
+            return float(input_range[0]), float(input_range[1])
     raise ValueError(
         f"Invalid input range. Received: input_range={input_range!r}. Expected: (low, high) with low < high, or one of "
         f"{sorted(_MODES)}."

@@ -44,7 +44,7 @@ def as_pixels(image, name="image"):
 
 def as_gray(pixels):
     """The luminance of an image of `as_pixels`, `(h, w)`."""
-    return pixels if pixels.ndim == 2 else pixels @ np.float32([0.299, 0.587, 0.114])
+    return pixels if pixels.ndim == 2 else pixels @ np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def show(axes, pixels, **options):

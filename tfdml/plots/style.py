@@ -150,7 +150,7 @@ def drawable(text):
     return "".join(character if ord(character) in glyphs else "?" for character in text)
 
 
-_warned = []
+_warned: list[str] = []
 
 
 def _warn_of_missing_glyphs(character):

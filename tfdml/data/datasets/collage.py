@@ -75,9 +75,14 @@ class Collages(LabeledImages):
         per_target: int = 1,
         seed: int = 0,
         distilled: bool = False,
-        name: str = "collage",
+        name: str | None = "collage",
     ) -> None:
         for kind, dataset in (("targets", targets), ("backgrounds", backgrounds)):
+            if not isinstance(dataset, LabeledImages):
+                raise TypeError(
+                    f"Collages are made of images. Received: {kind} of type {type(dataset).__name__}. Expected: "
+                    "LabeledImages."
+                )
             if not len(dataset):
                 raise ValueError(f"Collages need {kind}. Received: {kind}={dataset!r}.")
         self.targets, self.backgrounds = targets, backgrounds
@@ -108,7 +113,7 @@ class Collages(LabeledImages):
         return images
 
     @property
-    def image_shape(self) -> tuple[int, int, int] | None:
+    def image_shape(self) -> tuple[int, int, int]:
         shapes = [self.targets.image_shape, self.backgrounds.image_shape]
         is_grey = all(shape is not None and shape[-1] <= 2 for shape in shapes)
         side = self.tile if self.distilled else 2 * self.tile
@@ -142,7 +147,7 @@ class Collages(LabeledImages):
             raise ValueError(f"The backgrounds cannot be split as the targets are. {error}") from error
         options = (self.tile, self.per_target, self.seed, self.distilled, self.name)
         return [
-            None if of_targets is None else Collages(of_targets, of_backgrounds, *options)
+            None if of_targets is None or of_backgrounds is None else Collages(of_targets, of_backgrounds, *options)
             for of_targets, of_backgrounds in zip(targets, backgrounds)
         ]
 
@@ -180,7 +185,7 @@ def collage(
         ValueError: If a name or an option is unknown, a number is out of range, or no class is left.
         FileNotFoundError: If the data are not there; the message says how to get them.
     """
-    parts = [load(targets, **(target_options or {})), load(backgrounds, **(background_options or {}))]
+    parts: list[Any] = [load(targets, **(target_options or {})), load(backgrounds, **(background_options or {}))]
     larger = 0 if parts[0].num_classes > parts[1].num_classes else 1
     taken = set(parts[1 - larger].class_names)
     left = [index for index, name in enumerate(parts[larger].class_names) if name not in taken]
@@ -190,7 +195,7 @@ def collage(
             f"Received: targets={targets!r}, backgrounds={backgrounds!r}; expected sets of different classes."
         )
     parts[larger] = parts[larger].subset(left)
-    return Collages(*parts, tile, per_target, seed, distilled)
+    return Collages(parts[0], parts[1], tile, per_target, seed, distilled)
 
 
 def cifar_collage(
@@ -241,7 +246,7 @@ def cifar_collage(
     parts = [dataset.subset(order[~is_shared]), dataset.subset(order[is_shared])]
     # Three classes of five: two to train, one to validate.
     parts = [dataclasses.replace(of_part, num_train_classes=of_part.num_classes * 3 // 5) for of_part in parts]
-    return Collages(*parts, tile, per_target, seed, distilled, name="cifar_collage")
+    return Collages(parts[0], parts[1], tile, per_target, seed, distilled, name="cifar_collage")
 
 
 def _tiles(dataset, side, channels):

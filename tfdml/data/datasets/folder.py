@@ -88,7 +88,8 @@ def folder(
 
 def _find(root, nested):
     """The paths of the images of each class, sorted, and those of the other files that are not hidden."""
-    found, skipped = {}, {}
+    found: dict[str, list[str]] = {}
+    skipped: dict[str, None] = {}
     for place, names, files in os.walk(root, followlinks=True):
         names[:] = sorted(name for name in names if not name.startswith(".") and not _leads_back(place, name))
         parts = pathlib.Path(place).relative_to(root).parts

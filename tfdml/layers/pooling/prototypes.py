@@ -36,7 +36,7 @@ class PrototypePooling(Pooling):
          [0.5 0.5]]
     """
 
-    prototype_embeddings = None
+    prototype_embeddings: Any = None
 
     def prototype_space(self, features: tf.Tensor) -> tf.Tensor:
         """Map local features `(n, d)` to the space of the prototypes, `(n, size)`."""

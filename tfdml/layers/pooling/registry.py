@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -25,7 +26,7 @@ from tfdml.layers.pooling.smk_pooling import SMKPooling
 from tfdml.layers.pooling.solar_pooling import SOLARPooling
 from tfdml.layers.pooling.weldon_pooling import WELDONPooling
 
-_FACTORIES = {
+_FACTORIES: dict[str, Callable[..., Any]] = {
     "cbam": CBAMPooling,
     "crow": CroWPooling,
     "delf": DeLFPooling,
