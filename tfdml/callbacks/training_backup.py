@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -78,7 +79,7 @@ class TrainingBackup(keras.callbacks.Callback):
             callback.set_state(of_callback)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        arrays: dict[str, np.ndarray] = {}
+        arrays: dict[str, Any] = {}
         content = {
             "layout": _LAYOUT,
             "epoch": epoch + 1,

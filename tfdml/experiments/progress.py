@@ -46,7 +46,7 @@ class ProgressLines(keras.callbacks.Callback):
             self._began, self._done = time.monotonic(), epoch
 
     def on_epoch_end(self, epoch, logs=None):
-        elapsed = time.monotonic() - self._began
+        elapsed = 0.0 if self._began is None else time.monotonic() - self._began
         left = elapsed / (epoch + 1 - self._done) * (self.validations - epoch - 1)
         mark = " * " if self.early_stopping.best_epoch == epoch else "   "
         loss, map_at_r, precision = (

@@ -293,7 +293,7 @@ def write_embeddings(
     path: pathlib.Path, embeddings: np.ndarray, labels: np.ndarray, is_query: np.ndarray | None = None
 ) -> None:
     """Write embeddings (n, d), labels (n,) and, if given, which are queries, completely or not at all."""
-    arrays = {"embeddings": embeddings, "labels": labels}
+    arrays: dict[str, Any] = {"embeddings": embeddings, "labels": labels}
     if is_query is not None:
         arrays["is_query"] = is_query
     with whole_file(path) as file:

@@ -80,7 +80,6 @@ class MarginLoss(FormerNames, MetricLoss):
                 f"{learn_beta!r}. Expected: learn_beta=True to learn one beta per class."
             )
         self.num_classes = None if num_classes is None else check_whole_number("num_classes", num_classes, 1)
-        self.label_classes = self.num_classes
         self.beta_weight = check_not_negative("beta_weight", beta_weight)
         self.distance = check_choice("distance", distance, ops.DISTANCES)
         if self.learn_beta:
@@ -91,6 +90,10 @@ class MarginLoss(FormerNames, MetricLoss):
         gap = 2 * self.margin
         reach = gap if self.parameters is not None else self.beta + self.margin
         return MarginRequirements(gap, reach, self.distance)
+
+    @property
+    def label_classes(self) -> int | None:  # type: ignore[override]
+        return self.num_classes
 
     def compare(self, pairs: Pairs) -> tf.Tensor:
         distances = pairs.distances(self.distance)

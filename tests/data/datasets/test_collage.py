@@ -180,6 +180,12 @@ def test_refuses_an_empty_set(targets, backgrounds):
         Collages(toys(targets, 0), toys(backgrounds, 100))
 
 
+def test_refuses_datasets_without_images():
+    features = data.LabeledFeatures(np.zeros((2, 3), "float32"), [0, 1], ("a", "b"))
+    with pytest.raises(TypeError, match="Received: backgrounds of type LabeledFeatures. Expected: LabeledImages"):
+        Collages(toys(2, 0), features, tile=SIDE)
+
+
 def test_by_name(tmp_path):
     options = {"characters": "ABCDEFGHIJ0123", "size": 16, "cache_dir": str(tmp_path)}
     collages = load("collage", target_options=options, tile=16)

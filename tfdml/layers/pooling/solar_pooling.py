@@ -61,8 +61,11 @@ class SOLARPooling(Pooling):
         super().__init__(**kwargs)
         self.reduction = check_whole_number("reduction", reduction, 1)
         self.aggregation = check_choice("aggregation", aggregation, ("gem", "gap"))
-        self.rectifies = self.aggregation == "gem"
         self.power = check_between("power", power, 1.0, 1e3)
+
+    @property
+    def rectifies(self) -> bool:  # type: ignore[override]
+        return self.aggregation == "gem"
 
     def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
