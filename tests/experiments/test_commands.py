@@ -165,7 +165,7 @@ def test_images_in_files_need_a_shape(capsys, tmp_path):
         (folder / f"{number}.png").write_bytes(png.numpy())
     arguments = ["digits-quick", "--data.name", "folder", "--data.options.path", str(tmp_path / "images")]
     error = _error_of(capsys, train_main, *arguments, "--data.size", "null", "--data.channels", "null")
-    assert "Expected: both of them" in error
+    assert "Expected: both" in error
     (tmp_path / "images" / "class3" / "broken.png").write_bytes(b"\x89PNG but not really")
     assert "broken.png" in _error_of(capsys, train_main, *arguments)
 

@@ -87,7 +87,7 @@ def test_images_in_files_and_another_size(tmp_path):
     ((images, _),) = evaluation_batches(load("folder", path=tmp_path / "pets"), 10, preprocessing)
     np.testing.assert_allclose(values, np.asarray(model(images)).mean(axis=(1, 2)), atol=1e-5)
     assert features(tmp_path / "out").class_names == ("cats", "dogs")
-    with pytest.raises(InputError, match="size=None, channels=None"):
+    with pytest.raises(InputError, match="size=None, channels=None. Expected: both"):
         extract_features(network(shape=(None, None, 3)), tmp_path / "pets", tmp_path / "other")
 
 
@@ -106,7 +106,7 @@ def test_outputs_and_layers_by_name(digits, tmp_path):
     values = extract(model, digits, tmp_path / "layer", output="max")
     np.testing.assert_allclose(values, pooled.predict(images, verbose=0), atol=1e-5)
     both = keras.Model(model.input, [model.get_layer("max").output, model.output])
-    with pytest.raises(InputError, match="several outputs. Received: output=None; expected one of"):
+    with pytest.raises(InputError, match="several outputs. Received: output=None. Expected: one of"):
         extract_features(both, digits, tmp_path / "both")
     name = both.output_names[1]
     np.testing.assert_allclose(extract(both, digits, tmp_path / "two", output=name), model(images), atol=1e-5)
@@ -126,7 +126,7 @@ def test_a_pooling(digits, tmp_path):
     model = network()
     values = extract(model, digits, tmp_path / "out", pooling="gmp")
     np.testing.assert_allclose(values, np.asarray(model(as_floats(digits))).max(axis=(1, 2)), atol=1e-5)
-    with pytest.raises(InputError, match="weights that must be trained"):
+    with pytest.raises(InputError, match="trainable weights"):
         extract_features(model, digits, tmp_path / "trained", pooling="netvlad", verbose=False)
     assert not (tmp_path / "trained").exists()
 
@@ -139,7 +139,7 @@ def test_which_poolings_need_no_training():
         try:
             vectors = pool(maps)
         except ValueError as error:
-            assert "weights that must be trained" in str(error)
+            assert "trainable weights" in str(error)
         else:
             ready.append(name)
             np.testing.assert_array_equal(pool(maps), vectors)
@@ -176,7 +176,7 @@ def test_any_saved_model(digits, tmp_path, shape):
     np.testing.assert_allclose(values, expected, rtol=1e-5)
     with pytest.raises(InputError, match=r"several outputs.*one of \['flat', 'sum'\]"):
         extract_features(tmp_path / "model", digits, tmp_path / "other")
-    with pytest.raises(InputError, match=r"output='flatt'; expected one of \['flat', 'sum'\]"):
+    with pytest.raises(InputError, match=r"output='flatt'. Expected: one of \['flat', 'sum'\]"):
         extract_features(tmp_path / "model", digits, tmp_path / "other", output="flatt")
 
 
@@ -187,7 +187,7 @@ def test_a_saved_model_of_bytes(digits, tmp_path):
     shutil.copytree(tmp_path / "model", tmp_path / "model [v2]*?{a}")
     values = extract(tmp_path / "model [v2]*?{a}", digits, tmp_path / "out [v2]*", output="flat", scale="0-255")
     np.testing.assert_array_equal(values, 3.0 * digits.images.reshape(50, 64))
-    with pytest.raises(InputError, match="scale='0-1' with a model that takes uint8; expected '0-255'"):
+    with pytest.raises(InputError, match="scale='0-1' and an input of type uint8. Expected: scale='0-255'"):
         extract_features(tmp_path / "model", digits, tmp_path / "other", output="flat")
 
 
@@ -241,9 +241,9 @@ def test_a_backbone_by_name(digits, tmp_path, monkeypatch):
     monkeypatch.setitem(registry._REGISTRY._factories, "weighty", build)
     options = {"backbone_options": {"weights": "imagenet"}, "size": 12, "channels": 3}
     assert extract("Weighty", digits, tmp_path / "out", **options).shape == (50, 4)
-    with pytest.raises(InputError, match="first weights of a backbone are random. Received: 'weighty'"):
+    with pytest.raises(InputError, match="initial weights of a backbone are random. Received: 'weighty'"):
         extract_features("weighty", digits, tmp_path / "other")
-    with pytest.raises(InputError, match="brings images to what its weights expect. Received: scale='0-255'"):
+    with pytest.raises(InputError, match="scales images itself. Received: scale='0-255'"):
         extract_features("weighty", digits, tmp_path / "other", scale="0-255", **options)
 
 
@@ -361,14 +361,14 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path):
     [
         ("resnt20", {}, "There is no such model. Received: 'resnt20'.*Did you mean 'resnet20'?"),
         ("nowhere.keras", {}, "There is no such model. Received: 'nowhere.keras'"),
-        (None, {"size": 9}, "height 9; expected 8, which is what the model takes"),
-        (None, {"channels": 3}, "channels 3; expected 1"),
+        (None, {"size": 9}, "height=9. Expected: 8"),
+        (None, {"channels": 3}, "channels=3. Expected: 1"),
         (None, {"scale": "0-2"}, "scale='0-2'"),
         (None, {"dtype": "float64"}, "dtype='float64'"),
         (None, {"batch_size": 0}, "batch_size=0"),
-        (None, {"pooling": "gap"}, "a network that gives vectors. Received: pooling=gap"),
+        (None, {"pooling": "gap"}, "a network that returns vectors. Received: pooling=gap"),
         (None, {"pooling": "gip"}, "Unknown pooling. Received: 'gip'"),
-        (None, {"backbone_options": {"weights": "imagenet"}}, "does not go with a Keras model"),
+        (None, {"backbone_options": {"weights": "imagenet"}}, "does not apply to a Keras model"),
         (None, {"data_options": {"x": 1}}, "Options need the name of a dataset"),
     ],
 )
@@ -387,7 +387,7 @@ def test_models_and_data_that_do_not_fit(digits, tmp_path):
     for model, dataset, message in [
         (cubes, digits, r"Received: \(50, 4, 4, 2, 2\). Expected: vectors \(b, d\), a feature map"),
         (keras.Model(two, keras.layers.Add()(two)), digits, "a model with 2 inputs"),
-        (vectors, digits, r"an input of shape \(None, 64\); expected images"),
+        (vectors, digits, r"an input of shape \(None, 64\). Expected: "),
         (with_head(), few, "extracted from images. Received: LabeledFeatures"),
         (with_head(), "digitz", "Did you mean 'digits'"),
     ]:

@@ -166,7 +166,7 @@ def test_training_without_labels(kind, blobs, linear_embedder):
     data = blobs[0] if kind == "arrays" else tf.data.Dataset.from_tensor_slices(blobs[0]).batch(8)
     model = models.MetricModel(linear_embedder())
     model.compile("sgd", "c2", **EAGER)
-    with pytest.raises(ValueError, match="^Labels are missing. Received: batches of images alone.* Expected: "):
+    with pytest.raises(ValueError, match="^Labels are missing. Received: batches of images only.* Expected: "):
         model.fit(data, verbose=0)
 
 
@@ -329,9 +329,9 @@ def test_no_warning_where_positives_come_from_elsewhere(blobs, linear_embedder, 
 def test_one_label_for_each_image(blobs, linear_embedder):
     points, labels = blobs
     for data in ((points, labels[:5]), (points[:20], labels[:30]), iter([(points, labels[:5])])):
-        with pytest.raises(ValueError, match="Images and labels differ in number. Received: .* images and .* labels"):
+        with pytest.raises(ValueError, match="numbers of images and labels differ. Received: .* images and .* labels"):
             models.embed(linear_embedder(), data, batch_size=10)
-    with pytest.raises(ValueError, match="The dataset is not batched. Received: .*one image. Expected: batches"):
+    with pytest.raises(ValueError, match="The dataset is not batched. Received: single images. Expected: batches"):
         models.embed(linear_embedder(), tf.data.Dataset.from_tensor_slices(blobs))
 
 

@@ -154,8 +154,8 @@ def test_layers_in_place_of_names():
         (dict(pooling="median"), "Unknown pooling. Received: 'median'"),
         (dict(normalization="l1"), "Unknown normalization"),
         (dict(embedding_size=0), "embedding_size=0"),
-        (dict(pooling=keras.layers.GlobalMaxPooling2D(), pooling_options={"a": 1}), "Options go with"),
-        (dict(backbone=keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])), "must give a feature map"),
+        (dict(pooling=keras.layers.GlobalMaxPooling2D(), pooling_options={"a": 1}), "apply only to a pooling given by"),
+        (dict(backbone=keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])), "must return a feature map"),
     ],
 )
 def test_bad_input(options, message):

@@ -52,7 +52,7 @@ def test_what_cannot_be_scaled():
         build_embedder(gray, input_range="caffe")
     images = keras.Input(SHAPE, dtype="uint8")
     integers = keras.Model(images, keras.layers.Conv2D(3, 3)(keras.layers.Rescaling(1 / 255)(images)))
-    with pytest.raises(ValueError, match="a backbone that takes uint8. Expected: a backbone with a float input"):
+    with pytest.raises(ValueError, match="an input of type uint8. Expected: a backbone with a float input"):
         build_embedder(integers)
     with pytest.raises(ValueError, match="Invalid input range"):
         build_embedder(gray, input_range="0-255")

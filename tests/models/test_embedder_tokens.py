@@ -82,7 +82,7 @@ def test_class_token_alone(images):
     kernel, bias = embedder.get_layer("embedding").get_weights()
     np.testing.assert_allclose(embedder(images), np.asarray(backbone(images))[:, 0] @ kernel + bias, atol=1e-5)
     assert models.local_features(embedder).output_shape == (None, 16, 8)
-    with pytest.raises(ValueError, match="does not weight the places.*pooling='cls'"):
+    with pytest.raises(ValueError, match="does not weight the locations.*pooling='cls'"):
         models.pooling_maps(embedder, images)
     with pytest.raises(ValueError, match="no prototypes to adapt"):
         models.adapt_pooling(embedder, images)
@@ -177,7 +177,7 @@ def test_backbones_of_no_use():
     with pytest.raises(ValueError, match=r"one output. Received: 1 inputs and 2 outputs.*backbone.outputs\[0\]"):
         models.build_embedder(several)
     vectors = keras.Model(maps.input, keras.layers.GlobalAveragePooling2D()(maps.output))
-    with pytest.raises(ValueError, match=r"must give a feature map.*\(None, 8\). Leave out its global pooling"):
+    with pytest.raises(ValueError, match=r"must return a feature map.*\(None, 8\). Remove its global pooling"):
         models.build_embedder(vectors)
     channels = keras.Input((4, 4, None))
     with pytest.raises(ValueError, match="number of channels must be known"):

@@ -324,7 +324,7 @@ def test_embeddings_that_are_not_finite_have_metrics_nan(blobs, linear_embedder)
 
 def test_errors(blobs, linear_embedder):
     model = models.MetricModel(linear_embedder(), layers.ClassProxies(4, embedding_size=2))
-    with pytest.raises(ValueError, match="compares a batch with itself alone"):
+    with pytest.raises(ValueError, match="compares samples within a batch only"):
         model.compile(loss=keras.losses.MeanSquaredError())
     with pytest.raises(ValueError, match="computes retrieval metrics of the whole dataset"):
         model.compile(loss="c2", metrics=["accuracy"])
@@ -335,7 +335,7 @@ def test_errors(blobs, linear_embedder):
         model.evaluate(tf.data.Dataset.from_tensor_slices(blobs).take(0).batch(8), verbose=0)
     with pytest.raises(TypeError, match="'surprise'"):
         model.evaluate(*blobs, surprise=1)
-    with pytest.raises(ValueError, match="with itself alone.*ClassProxies, CrossBatchMemory"):
+    with pytest.raises(ValueError, match="within a batch only.*ClassProxies, CrossBatchMemory"):
         references = [layers.ClassProxies(4, embedding_size=2), layers.CrossBatchMemory(8, 2)]
         models.MetricModel(linear_embedder(), references).compile(loss=keras.losses.MeanSquaredError())
     with pytest.raises(TypeError, match="a layer or a list of layers. Received: 'proxies'"):
@@ -385,9 +385,9 @@ def test_geometry_of_a_validation(blobs, linear_embedder):
 def test_margins_without_room_are_warned_about(blobs, linear_embedder):
     backbone = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(2, 3)])
     clipped = models.build_embedder(backbone, "gap", 4, "clip")
-    with pytest.warns(UserWarning, match="l2 distance of 3 between classes.*leaves room for 2. Received: TripletLoss"):
+    with pytest.warns(UserWarning, match="l2 distance of 3 between classes.*allows at most 2. Received: TripletLoss"):
         models.MetricModel(clipped).compile(loss=losses.get("triplet", margin=3.0))
-    with pytest.warns(UserWarning, match="squared_l2 distance of 4.5 .*room for 4"):
+    with pytest.warns(UserWarning, match="squared_l2 distance of 4.5 .*at most 4"):
         loss = losses.get("contrastive", negative_margin=4.5, distance="squared_l2")
         models.MetricModel(clipped).compile(loss=loss)
     with warnings.catch_warnings():
@@ -398,7 +398,7 @@ def test_margins_without_room_are_warned_about(blobs, linear_embedder):
         model.compile(loss=losses.get("triplet", margin=300.0), geometry=True, **EAGER)
         for _ in range(2):
             model.evaluate(*blobs, verbose=0)
-    with pytest.warns(UserWarning, match="No triplet of these samples .* ask for a difference of 300") as caught:
+    with pytest.warns(UserWarning, match="No triplet of these samples .* require a difference of 300") as caught:
         logs = [model.evaluate(*blobs, verbose=0, return_dict=True) for _ in range(5)]
     assert len(caught) == 1 and logs[0]["margin_slack"] < 0
 

@@ -113,7 +113,7 @@ def test_what_is_refused():
     with pytest.raises(ValueError, match="no copy of some variables. Received: .*stranger"):
         model.best.copy_from([tf.Variable(1.0, name="stranger")])
     unbuilt = keras.Sequential([keras.layers.Dense(2)])
-    with pytest.raises(ValueError, match="which is not built. Expected: a model that is built"):
+    with pytest.raises(ValueError, match="which is not built. Expected: a built model"):
         models.CCPModel(unbuilt, layers.ClassProxies(3, embedding_size=2))
 
 

@@ -1,4 +1,4 @@
-"""Batches of images and labels, from whatever holds them, and the checks that they pass before they reach a graph."""
+"""Iterate over batches of images and labels, and check them before they reach a graph."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _BYTES = (0.0, 255.0)
 
 
 def finite_batches(data, steps=None):
-    """Refuses endless datasets, and gives the batches of a Keras dataset one after the other.
+    """Return an iterable over the batches of a finite dataset.
 
     Args:
-        data: A `tf.data.Dataset`, a `keras.utils.PyDataset` (`keras.utils.Sequence`), or another iterable of batches.
-        steps: The number of batches that are taken, which may be of an endless dataset; `None` takes all.
+        data: `tf.data.Dataset`, `keras.utils.PyDataset` (`keras.utils.Sequence`) or another iterable of batches.
+        steps: int. Number of batches to use; required for an endless dataset. `None` uses all batches. Default `None`.
 
     Returns:
-        An iterable of batches: a `tf.data.Dataset` as it is.
+        An iterable of batches. A `tf.data.Dataset` is returned unchanged.
 
     Raises:
-        ValueError: If there is no end of the batches. Of a generator that cannot be told.
+        ValueError: If the dataset is endless and `steps` is `None`. Endless generators cannot be detected.
     """
     if steps is None and _is_endless(data):
         raise ValueError(
@@ -47,7 +47,7 @@ def finite_batches(data, steps=None):
 
 
 def number_of_batches(data):
-    """The number of batches of an iterable, or `None` if it is unknown or infinite."""
+    """Return the number of batches of an iterable, or `None` if it is unknown or infinite."""
     try:
         return number_of_batches_of(data)
     except (TypeError, NotImplementedError):
@@ -61,19 +61,27 @@ def _is_endless(data):
 
 
 def image_batches(data: Batches, batch_size: int = 256) -> Iterator[tuple[Any, Any]]:
-    """Gives (images, labels or None), batch by batch, and refuses images that are not finite.
+    """Iterate over arrays, datasets or generators as batches of (images, labels).
+
+    Use it in your own evaluation loops to accept every kind of data that `embed` accepts.
 
     Args:
-        data: An array of images, or a pair of arrays (images, labels); or a finite `tf.data.Dataset`, a
-            `keras.utils.PyDataset`, a generator or another iterable of batches of images or of (images, labels).
-        batch_size: For arrays.
+        data: Array of images `(n, height, width, channels)`, or a tuple (images, labels) of arrays; or a finite
+            `tf.data.Dataset`, `keras.utils.PyDataset`, generator or other iterable whose batches are images or
+            (images, labels).
+        batch_size: int. Images per batch; used for arrays only. Default 256.
 
     Yields:
-        Pairs of a batch of images and its labels `(batch,)`, or `None`.
+        Pairs (images, labels) of one batch. Labels have shape `(batch,)`, or are `None` if the data has none.
 
     Raises:
-        ValueError: If the dataset is endless or not batched, images and labels differ in number, or an image has a
-            value that is not finite.
+        ValueError: If the dataset is endless or not batched, the numbers of images and labels differ, or an image
+            contains NaN or infinity.
+
+    Example:
+        >>> images, labels = np.zeros((5, 8, 8, 1), "float32"), np.arange(5)
+        >>> [batch_labels.tolist() for _, batch_labels in image_batches((images, labels), batch_size=2)]
+        [[0, 1], [2, 3], [4]]
     """
     if not _is_array(data):
         for _, batch in checked_batches(enumerate(finite_batches(data))):
@@ -95,7 +103,7 @@ def image_batches(data: Batches, batch_size: int = 256) -> Iterator[tuple[Any, A
 
 
 class LabeledBatch(NamedTuple):
-    """The parts of a batch; `labels`, `is_query` and `weights` are `None` where it has none."""
+    """Parts of a batch; `labels`, `is_query` and `weights` are `None` if the batch has none."""
 
     images: Any
     labels: Any = None
@@ -104,11 +112,14 @@ class LabeledBatch(NamedTuple):
 
 
 def checked_batches(numbered):
-    """Gives pairs of a number and a `LabeledBatch`; refuses images that are not finite and labels of another number.
+    """Yield pairs (number, `LabeledBatch`) after checking the images and the number of labels.
 
     Args:
-        numbered: Pairs of a number and a batch: images, (images, labels) or (images, labels, weights). Labels can be a
-            dict of `"label"` and `"is_query"`.
+        numbered: Iterable of pairs (number, batch). A batch is images, (images, labels) or (images, labels, weights).
+            Labels may be a dict with the keys `"label"` and `"is_query"`.
+
+    Raises:
+        ValueError: If an image contains NaN or infinity, or the numbers of images and labels differ.
     """
     first = 0
     for number, batch in numbered:
@@ -125,7 +136,7 @@ def checked_batches(numbered):
 
 
 def _not_images(data):
-    """A ValueError that tells what was given in the place of images."""
+    """Return a ValueError that describes what was passed instead of images."""
     if isinstance(data, (list, tuple)):
         parts = [str(np.shape(part)) if hasattr(part, "shape") else type(part).__name__ for part in data[:4]]
         received = f"a {type(data).__name__} of {len(data)} ({', '.join(parts)}{', …' if len(data) > 4 else ''})"
@@ -140,13 +151,13 @@ def _not_images(data):
 
 
 def check_images(model, images):
-    """Raises a ValueError unless a batch fits the input of a model: in kind, in shape, and as integers or floats.
+    """Raise a ValueError unless the type and shape of a batch match the input of a model.
 
-    Integers are not cast to the floats in 0–1 that an embedder takes: all images would look alike.
+    Integers are rejected rather than cast: 0–255 read as floats in 0–1 would saturate the network.
 
     Args:
-        model: A Keras model from images. Models that do not tell their inputs take anything.
-        images: A batch, or what has its `shape` and `dtype`; of several inputs a nest of them.
+        model: Keras model of images. A model without symbolic inputs accepts anything.
+        images: Batch of images, or an object with its `shape` and `dtype`; a nest of them for several inputs.
     """
     model = getattr(model, "embedder", model)
     inputs, parts = getattr(model, "inputs", None) or [], tf.nest.flatten(images)
@@ -175,54 +186,54 @@ def check_images(model, images):
         )
     if dtype.is_integer and expected_dtype.is_floating and expected.rank == 4 and _expected_range(model) != _BYTES:
         raise ValueError(
-            f"Images are integers, and the embedder takes floats. Received: images of type {dtype.name}. Expected: "
-            "floats in 0–1, such as `images / 255`; for an embedder that takes 0–255, `images.astype('float32')`."
+            f"Images are integers, but the embedder expects floats. Received: images of type {dtype.name}. Expected: "
+            "floats in 0–1, such as `images / 255`, or `images.astype('float32')` for an embedder that expects 0–255."
         )
 
 
 def _expected_range(model):
     try:
         return backbones.expected_range(model)[0]
-    except ValueError:  # Nothing tells.
+    except ValueError:  # The range is unknown.
         return None
 
 
 def _check_lengths(images, labels):
-    """Raises a ValueError if there is not one label for each image."""
+    """Raise a ValueError unless there is one label per image."""
     if labels is None:
         return
     count, given = (tuple(np.shape(value))[:1] for value in (tf.nest.flatten(images)[0], labels))
     if not given or not count:
         raise ValueError(
-            "The dataset is not batched. Received: elements of one image. Expected: batches of (images, labels), such "
-            "as `dataset.batch(32)`."
+            "The dataset is not batched. Received: single images. Expected: batches of (images, labels), such as "
+            "`dataset.batch(32)`."
         )
     if count != given:
         raise ValueError(
-            f"Images and labels differ in number. Received: {count[0]} images and {given[0]} labels. Expected: one "
-            "label for each image."
+            f"The numbers of images and labels differ. Received: {count[0]} images and {given[0]} labels. Expected: "
+            "one label per image."
         )
 
 
 def _is_array(data):
-    # Lists are arrays of lists; a tuple is (images, labels), a dict has the inputs of a model with several.
+    # A list is converted to an array; a tuple is (images, labels); a dict has the inputs of a multi-input model.
     kinds = (np.ndarray, list, tuple, str, collections.abc.Mapping)
     is_of_arrays = isinstance(data, kinds) or tf.is_tensor(data) or hasattr(data, "__array__")
     return is_of_arrays or not isinstance(data, collections.abc.Iterable)
 
 
 def check_finite_images(images, first=0):
-    """Raises a ValueError that names the first image with NaN or infinity.
+    """Raise a ValueError that names the first image with NaN or infinity.
 
     Args:
-        images: A batch; of several inputs a nest of them.
-        first: The number of the first image of the batch, for the message.
+        images: Batch of images; a nest of batches for several inputs.
+        first: int. Index in the dataset of the batch's first image, for the message. Default 0.
     """
     for part in tf.nest.flatten(images):
         part = tf.convert_to_tensor(part)
         if not part.dtype.is_floating or bool(tf.math.is_finite(tf.reduce_sum(part))):
             continue
-        # Large values that are finite can have an infinite sum.
+        # The sum of large finite values can overflow, so look at each value.
         wrong = ~np.isfinite(np.asarray(tf.cast(part, tf.float32))).reshape(len(part), -1).all(axis=1)
         if wrong.any():
             raise ValueError(
@@ -233,55 +244,56 @@ def check_finite_images(images, first=0):
 
 
 def check_finite_embeddings(embeddings):
-    """Raises a ValueError that names the first row with NaN or infinity."""
+    """Raise a ValueError that names the first row with NaN or infinity."""
     wrong = ~np.isfinite(embeddings).all(axis=1)
     if wrong.any():
         raise ValueError(
             f"Embeddings must be finite. Received: NaN or infinity in row {int(np.argmax(wrong))} (counted from 0), "
-            f"and in {int(wrong.sum())} of {len(wrong)} rows, of images that are finite. Expected: an embedder whose "
-            "weights are finite; training may have diverged."
+            f"and in {int(wrong.sum())} of {len(wrong)} rows; the images are finite. Expected: an embedder with finite "
+            "weights. Training may have diverged."
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class LabelCheck:
-    """What the labels of training batches must be: integers, and in the range of what is trained for each class.
+    """Checks that training labels are integers and in the range of the class proxies.
 
     Attributes:
-        classes: The number of classes, or `None` for any.
-        of: What has one entry per class, for messages.
+        classes: int. Number of classes, or `None` for no limit.
+        of: str. Name of the object that has one entry per class, for messages.
     """
 
     classes: int | None = None
     of: str = "class proxies"
 
     def array(self, labels):
-        """The labels as integers, checked one by one, in the shape they have.
+        """Return the labels as integers of the same shape.
 
         Args:
-            labels: An array or a tensor.
+            labels: Array or tensor of labels.
 
         Raises:
-            ValueError: If one is not a whole number or out of range.
+            ValueError: If a label is not a whole number or out of range.
         """
         checked = ops.integer_labels(labels)
         if self.classes is not None:
             ops.check_label_range(checked, self.classes, self.of)
-        # What is sound is handed on as it is.
+        # Valid labels are not copied.
         return labels if getattr(labels, "dtype", None) == checked.dtype else checked.numpy()
 
     def data(self, data):
-        """Training data whose labels are checked when a batch is made, which XLA does not compile.
+        """Return data that checks the labels of each batch in the input pipeline.
+
+        The check is not part of the training step, so it also works with `jit_compile=True`.
 
         Args:
-            data: A `tf.data.Dataset`, a `keras.utils.PyDataset`, or an iterator, such as a generator, of (images,
-                labels, …).
+            data: `tf.data.Dataset`, `keras.utils.PyDataset` or iterator (such as a generator) of (images, labels, …).
 
         Returns:
-            Data of the same kind and the same batches; what is of another kind as it is.
+            Data of the same kind with the same batches. Data of any other kind is returned unchanged.
 
         Raises:
-            ValueError: If the labels have a type that is not a number.
+            ValueError: If the labels are not numeric.
         """
         if isinstance(data, tf.data.Dataset):
             return self._dataset(data)
@@ -303,7 +315,7 @@ class LabelCheck:
             if self.classes is None:
                 return images, whole, *weights
             known = ops.known_labels(whole, self.classes)
-            # Flat, as the number of axes may be unknown.
+            # Flattened because the rank may be unknown.
             wrong = tf.boolean_mask(tf.reshape(whole, (-1,)), tf.reshape(~known, (-1,)))
             wrong = tf.strings.as_string(tf.unique(wrong)[0][:5])
             message = tf.strings.join([
@@ -320,14 +332,14 @@ class LabelCheck:
             yield self.batch(batch)
 
     def batch(self, batch):
-        """A batch (images, labels, …) as it is, its labels checked."""
+        """Check the labels of a batch (images, labels, …) and return the batch unchanged."""
         if isinstance(batch, (tuple, list)) and len(batch) > 1:
             self.array(batch[1])
         return batch
 
 
 class _CheckedSequence(keras.utils.Sequence):
-    """Batches of another one, checked."""
+    """Wraps a Sequence and checks its batches."""
 
     def __init__(self, sequence, check):
         super().__init__(**sequence_options(sequence))
@@ -353,7 +365,7 @@ class _CheckedSequence(keras.utils.Sequence):
 
 @contextlib.contextmanager
 def data_errors():
-    """Raises what a graph says of wrong labels and images as a ValueError of one line."""
+    """Re-raise a graph's error about labels or images as a one-line ValueError."""
     try:
         yield
     except (tf.errors.InvalidArgumentError, ValueError) as error:
@@ -366,7 +378,7 @@ def data_errors():
     raise ValueError(message)
 
 
-# What an assertion says, and what Keras 2 puts below the lines of the code that raised it.
+# Matches the message of an assertion, and the message that Keras 2 appends to a traceback.
 _DATA_ERROR = re.compile(
     r"assertion failed: \[(Labels .*?)\](?: \[|\n|$)"
     r"|ValueError: ((?:Labels|Images) [^\n]*)|^((?:Labels|Images) [^\n]*)$",

@@ -1,4 +1,4 @@
-"""Chance constrained programming: metric learning as a chain of proxy problems."""
+"""Chance-constrained programming (CCP): metric learning as a sequence of proxy problems."""
 
 from __future__ import annotations
 
@@ -19,37 +19,53 @@ from tfdml.models.snapshot import WeightSnapshot, ordered_weights
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class CCPModel(MetricModel):
-    r"""Solves a chain of proxy problems, each pulled towards the solution of the one before.
+    r"""Trains an embedder as a sequence of proxy problems (chance-constrained programming, CCP).
 
-    Problem $k$ of the chain is
+    Use it instead of `MetricModel` to improve generalization to unseen classes with any loss that compares pairs. Each
+    problem starts with new proxies and is regularized towards the solution of the previous problem. Train it with the
+    callback `AlternatingProjections`, which detects when a problem is solved, makes its best weights the new anchor
+    $\theta^*$, and selects the proxies of the next problem. Without the callback, only the first problem is trained.
+
+    Problem $k$ of the sequence is
 
     $$\theta^{(k)} = \arg\min_{\theta, \rho} \; \frac{\lambda_k}{2} \lVert \theta - \theta^* \rVert_2^2
       + \mathbb{E}_z \big[ \ell(\rho, z; \theta) \big] \; \big( + w \, \ell_{\text{batch}} \big),$$
 
-    so a step's gradient gets the pull $\lambda_k (\theta - \theta^*)$ on the embedder's trainable weights $\theta$;
-    the proxies $\rho$ are not pulled. There is no pull in the first problem ($k = 0$), which has no $\theta^*$ yet;
-    after that $\lambda_k = \lambda \gamma^{k - 1}$. The callback `AlternatingProjections` tells when a problem is
-    solved, makes its best weights $\theta^*$ and draws the next proxies. Any loss of this package that compares pairs
-    can be $\ell$.
+    so the term $\lambda_k (\theta - \theta^*)$ is added to the gradient of the embedder's trainable weights $\theta$.
+    The proxies $\rho$ are not regularized. The first problem ($k = 0$) has no anchor and no penalty; after that
+    $\lambda_k = \lambda \gamma^{k - 1}$.
 
-    All that is needed to go on after an interruption is among the model's weights, so that every Keras
-    checkpoint holds it: $\theta^*$ (`anchor`), the best weights of the present problem (`best`), its number
-    (`projection`), best validation (`best_value`), validations since then (`wait`) and first step
-    (`projection_start`); the best weights of all problems (`incumbent`), their validation (`incumbent_value`) and
-    problem (`incumbent_projection`). The steps are those of `steps`, which compiling again does not set back.
+    All state needed to resume an interrupted training run is stored in the model's weights, and therefore in every
+    Keras checkpoint: the anchor $\theta^*$ (`anchor`); for the current problem its best weights (`best`), number
+    (`projection`), best validation value (`best_value`), number of validations since then (`wait`) and first step
+    (`projection_start`); over all problems the best weights (`incumbent`), their validation value
+    (`incumbent_value`) and problem (`incumbent_projection`). Steps are counted by `steps`, which compiling again does
+    not reset.
 
     Args:
-        embedder: A model from images to embeddings.
-        references: `ClassProxies`, or a list with such a layer and others, for instance a `CrossBatchMemory`.
-        projection_weight: $\lambda \ge 0$.
-        in_batch_weight: $w \ge 0$, the weight of the same loss inside the batch. `None` is 0 with proxies alone and 1
-            with other references beside them.
-        projection_decay: $\gamma$ from 0 to 1: the pull of a problem relative to that of the one before.
-        **kwargs: `zero_shot` and `zero_shot_weight`, as for `MetricModel`.
+        embedder: `keras.Model` from images to embeddings. It must be built.
+        references: `ClassProxies`, or a list that contains exactly one `ClassProxies` and other reference layers, such
+            as `CrossBatchMemory`.
+        projection_weight: float, $\lambda \ge 0$. Weight of the penalty. Default 2e-4.
+        in_batch_weight: float, $w \ge 0$. Weight of the same loss within the batch. `None` means 0 if the proxies are
+            the only references, else 1. Default `None`.
+        projection_decay: float, $\gamma$ in 0–1. Factor by which the penalty weight is multiplied from one problem to
+            the next. Default 1.0.
+        **kwargs: `zero_shot`, `zero_shot_weight` and `name`, as for `MetricModel`.
 
     Raises:
-        ValueError: If a weight is negative, the decay is out of range, there is not one layer of proxies, or the
-            embedder is not built.
+        ValueError: If a weight is negative, the decay is out of range, `references` does not contain exactly one
+            `ClassProxies`, or the embedder is not built.
+
+    Example:
+        >>> from tfdml.callbacks import AlternatingProjections
+        >>> embedder = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> model = CCPModel(embedder, ClassProxies(num_classes=3, embedding_size=2))
+        >>> model.compile(optimizer="adam", loss="c2")
+        >>> float(model.projection_penalty())  # The first problem has no anchor.
+        0.0
+
+        Then train with `model.fit(data, callbacks=[AlternatingProjections(data, validation_data)])`.
 
     Reference:
         Gürbüz, "Novel Optimization Models to Generalize Deep Metric Learning", METU 2022, Algorithm 1 (with the sign of
@@ -67,12 +83,15 @@ class CCPModel(MetricModel):
     ) -> None:
         if not embedder.built:
             raise ValueError(
-                f"CCPModel copies the embedder's weights, and the embedder has none yet. Received: {embedder!r}, which "
-                "is not built. Expected: a model that is built. Begin it with keras.Input, or call it on a batch first."
+                f"CCPModel copies the embedder's weights, but the embedder has none yet. Received: {embedder!r}, which "
+                "is not built. Expected: a built model. Start it with keras.Input, or call it on a batch first."
             )
         super().__init__(embedder, references, in_batch_weight, **kwargs)
         if sum(isinstance(layer, ClassProxies) for layer in self.references) != 1:
-            raise ValueError(f"CCP re-initialises one layer of class proxies. Received: references={references!r}.")
+            raise ValueError(
+                f"CCPModel needs exactly one ClassProxies layer. Received: references={references!r}. Expected: "
+                "ClassProxies, or a list with one of them."
+            )
         self.projection_weight = check_not_negative("projection_weight", projection_weight)
         self.projection_decay = check_between("projection_decay", projection_decay, 0.0, 1.0)
         self.anchor = WeightSnapshot(ordered_weights(embedder), name="anchor")
@@ -99,20 +118,20 @@ class CCPModel(MetricModel):
 
     @property
     def solution(self) -> list[Weight]:
-        """What a problem is solved for: the weights of the embedder, the proxies and the zero-shot loss."""
+        """Variables of a problem: the weights of the embedder, the proxies and the zero-shot loss."""
         zero_shot = [] if self.zero_shot is None else self.zero_shot.weights
         return [*ordered_weights(self.embedder), *self.proxies.weights, *zero_shot]
 
     def take_validation(self, value: float) -> bool:
-        """Notes the validation of the present weights, and keeps them if they are the best.
+        """Record the validation value of the current weights, and save the weights if they are the best.
 
         Args:
-            value: Larger is better.
+            value: float. Validation value; larger is better.
 
         Returns:
-            Whether it is the best of the present problem.
+            bool. Whether it is the best value of the current problem.
         """
-        # As it is kept: an equal one must not be better by the digits that are lost.
+        # Compare in the stored precision; otherwise an equal value could count as an improvement.
         value = np.float32(value)
         if not value > number(self.best_value):
             self.wait.assign(self.wait + 1)
@@ -127,10 +146,10 @@ class CCPModel(MetricModel):
         return True
 
     def begin_projection(self, proxies: TensorLike) -> None:
-        """Begins the next problem from the best weights of the present one.
+        """Start the next problem and make the current weights its anchor.
 
         Args:
-            proxies: The proxies to begin with, `(num_classes, per_class, dim)`.
+            proxies: float array or tensor, `(num_classes, per_class, dim)`. Initial proxies of the next problem.
         """
         self.anchor.copy_from()
         self.proxies.assign(proxies)
@@ -143,7 +162,7 @@ class CCPModel(MetricModel):
         return super().penalty() + self.projection_penalty()
 
     def projection_penalty(self) -> tf.Tensor | float:
-        r"""$\frac{\lambda_k}{2} \lVert \theta - \theta^* \rVert_2^2$ of the trainable $\theta$; at first 0."""
+        r"""Return $\frac{\lambda_k}{2} \lVert \theta - \theta^* \rVert_2^2$, which is 0 in the first problem."""
         if not self.projection_weight:
             return 0.0
         problem = tf.cast(tf.convert_to_tensor(self.projection), tf.float32)
@@ -151,7 +170,7 @@ class CCPModel(MetricModel):
         return self.projection_weight * tf.where(problem > 0.0, decay, 0.0) * self._half_square_from_anchor()
 
     def weight_change(self) -> float:
-        r"""$\lVert \theta - \theta^* \rVert_2$ of the trainable $\theta$: how far they are from the anchor."""
+        r"""Return $\lVert \theta - \theta^* \rVert_2$, the distance of the trainable weights from the anchor."""
         return float(tf.sqrt(2.0 * self._half_square_from_anchor()))
 
     def _half_square_from_anchor(self):

@@ -1,4 +1,4 @@
-"""The workers and replicas of a `tf.distribute` strategy, and how they share an evaluation."""
+"""Workers and replicas of a `tf.distribute` strategy, and how they share an evaluation."""
 
 from __future__ import annotations
 
@@ -15,13 +15,23 @@ from tfdml._utils.types import ArrayLike, TensorLike
 
 @dataclasses.dataclass(frozen=True)
 class Workers:
-    """The worker processes of a training and their devices.
+    """Worker processes and devices of a distributed training run.
+
+    Use it to split an evaluation over several processes and devices and to collect the results. Create it with
+    `workers_of`.
 
     Attributes:
-        strategy: The `tf.distribute.Strategy`.
-        index: Which worker this process is, from 0.
-        count: How many worker processes there are.
-        replicas: How many replicas (devices) each of them has.
+        strategy: `tf.distribute.Strategy`.
+        index: int. Index of this process among the workers, from 0.
+        count: int. Number of worker processes.
+        replicas: int. Number of replicas (devices) per worker.
+
+    Example:
+        >>> workers = workers_of(tf.distribute.get_strategy())
+        >>> workers.is_single, workers.is_chief
+        (True, True)
+        >>> list(workers.share(["first batch", "second batch"]))
+        [(0, 'first batch'), (1, 'second batch')]
     """
 
     strategy: tf.distribute.Strategy
@@ -31,23 +41,23 @@ class Workers:
 
     @property
     def is_single(self) -> bool:
-        """Whether there is one device only."""
+        """Whether there is only one device."""
         return self.count * self.replicas == 1
 
     @property
     def is_chief(self) -> bool:
-        """Whether this process writes the files and speaks for all."""
+        """Whether this process writes files and logs on behalf of all workers."""
         return self.index == 0
 
     def share(self, batches: Iterable[Any]) -> Iterator[tuple[int, Any]]:
-        """This worker's batches with their numbers: every `count`-th one.
+        """Yield every `count`-th batch, this worker's share, with its number.
 
         Args:
-            batches: An iterable of all batches; or a `tf.data.Dataset` with the auto-shard policy OFF, which is already
-                the worker's share.
+            batches: Iterable of all batches. A `tf.data.Dataset` with the auto-shard policy OFF is already this
+                worker's share and is used whole.
 
         Yields:
-            (number, batch).
+            Pairs (number, batch), where number counts the batches of all workers.
         """
         if self.count == 1:
             yield from enumerate(batches)
@@ -60,7 +70,11 @@ class Workers:
             yield place * self.count + self.index, batch
 
     def split(self, values: TensorLike) -> Any:
-        """Consecutive parts of a batch for the replicas of this worker, as `strategy.run` takes them."""
+        """Split a batch into consecutive parts, one per replica of this worker, for `strategy.run`.
+
+        Args:
+            values: Array or tensor, `(batch, …)`.
+        """
         values = tf.convert_to_tensor(values)
         rows = len(values)
         edges = [replica * rows // self.replicas for replica in range(self.replicas + 1)]
@@ -72,10 +86,15 @@ class Workers:
         return self.strategy.experimental_distribute_values_from_function(part)
 
     def gather(self, array: np.ndarray) -> np.ndarray:
-        """The rows of all workers' arrays, worker by worker. All workers must call it.
+        """Concatenate the arrays of all workers along the first axis, in worker order.
+
+        Every worker must call it.
 
         Args:
-            array: NumPy, `(n, …)`; the other axes and the type are the same on all workers.
+            array: NumPy array, `(n, …)`. `n` may differ between workers; the other axes and the dtype must not.
+
+        Returns:
+            NumPy array, `(total, …)`, the same on all workers.
         """
         if self.count == 1:
             return array
@@ -86,15 +105,28 @@ class Workers:
         return self.strategy.gather(self.strategy.experimental_distribute_values_from_function(part), axis=0).numpy()
 
     def broadcast(self, array: ArrayLike) -> np.ndarray:
-        """The first worker's array, for all. All workers must call it, with arrays of one shape and type."""
+        """Return the first worker's array on every worker.
+
+        Every worker must call it with an array of the same shape and dtype.
+
+        Args:
+            array: Array of any shape.
+        """
         return array if self.count == 1 else self.gather(np.asarray(array)[np.newaxis])[0]
 
 
 def workers_of(strategy: tf.distribute.Strategy) -> Workers:
-    """The `Workers` of a strategy.
+    """Return the `Workers` of a strategy.
 
     Args:
-        strategy: A `tf.distribute.Strategy`; the default one is one worker with one replica.
+        strategy: `tf.distribute.Strategy`. The default strategy has one worker with one replica.
+
+    Returns:
+        `Workers`.
+
+    Example:
+        >>> workers_of(tf.distribute.get_strategy()).count
+        1
     """
     total = strategy.num_replicas_in_sync
     if total == 1:
@@ -107,7 +139,7 @@ def workers_of(strategy: tf.distribute.Strategy) -> Workers:
 
 
 def is_share(dataset):
-    """Whether a data set says of itself that it is a worker's share already: its auto-shard policy is OFF."""
+    """Return whether a dataset is already one worker's share: its auto-shard policy is OFF."""
     policy = dataset.options().experimental_distribute.auto_shard_policy
     return policy == tf.data.experimental.AutoShardPolicy.OFF
 

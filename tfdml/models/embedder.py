@@ -1,4 +1,4 @@
-"""Embedders: from an image to a point in the embedding space."""
+"""Build embedders and use them: embeddings, local features and pooling maps."""
 
 from __future__ import annotations
 
@@ -41,54 +41,66 @@ def build_embedder(
     skip_tokens: int | None = None,
     token_grid: Shape | None = None,
 ) -> keras.Model:
-    r"""Builds an embedder: backbone → 1×1 convolution → pooling → normalization.
+    r"""Build an embedder: backbone → 1×1 convolution → pooling → normalization.
 
-    The convolution brings every local feature to the size of the embedding before pooling. With average pooling
-    that is the usual fully connected layer after it, since both are linear; with poolings that are not linear it is
-    another network, which `embed_before_pooling=False` builds.
+    This is where most projects start: choose a backbone and a pooling, then train the result with `MetricModel` or
+    `CCPModel`.
 
-    A backbone that gives tokens `(b, n, c)`, such as a vision transformer, has its patch tokens put back on their grid,
-    so they are pooled as a feature map; without a known grid they are pooled as a bag, and the convolution is a dense
-    layer. With `pooling="cls"` the embedding is the class token behind a dense layer. With `"cls+gap"`, `"cls+gsp"` and
-    so on, class token and patch tokens are brought to half the size of the embedding each, by layers of their own; the
-    patch tokens are pooled, and both halves are concatenated, then normalized together. With
-    `embed_before_pooling=False` the class token and the pooled patch tokens are concatenated as they are, and one dense
-    layer embeds both.
+    The convolution projects every local feature to the embedding size before pooling. For average pooling this equals
+    the usual fully connected layer after pooling, because both are linear. For nonlinear poolings it is a different
+    network; `embed_before_pooling=False` builds the variant with the fully connected layer.
+
+    For a backbone that returns tokens `(batch, tokens, channels)`, such as a vision transformer, patch tokens are
+    arranged on their grid and pooled as a feature map. Without a known grid they are pooled as a bag, and the
+    convolution is a dense layer. `pooling="cls"` embeds the class token with a dense layer. `"cls+gap"`, `"cls+gsp"`
+    and so on project class token and patch tokens to half the embedding size each, with separate layers, pool the patch
+    tokens, and concatenate and normalize both halves together. With `embed_before_pooling=False`, class token and
+    pooled patch tokens are concatenated first, and one dense layer embeds both.
 
     Args:
-        backbone: A name that `tfdml.backbones.get` takes, or a model from images to a feature map
-            `(b, h, w, channels)` or tokens `(b, n, channels)`. Channels come last, whatever Keras' global image data
-            format is.
-        pooling: A name of `tfdml.layers.pooling.names()`, or a layer from `(b, h, w, c)` to `(b, d)`. Of tokens also
-            `"cls"`, `"cls+NAME"` or `["cls", layer]`.
-        embedding_size: Size of the local features that are pooled, and of the embedding unless the pooling gives
-            another: NetVLAD and optimal-transport pooling give one vector for each of their prototypes.
-        normalization: `"l2"` (unit length), `"clip"` (at most unit length), a layer, or `None`.
-        input_shape: `(height, width, channels)` of the images, for a backbone given by name.
-        pooling_options: Arguments of a pooling layer given by name.
-        name: The model's name.
-        embed_before_pooling: Whether local features are brought to the size of the embedding, or what is pooled of
-            them: backbone → pooling → fully connected layer → normalization.
-        input_range: What the backbone expects of images, `(low, high)` or a mode (`"caffe"`, `"tf"`, `"torch"` of
-            `keras.applications`; `"clip"`). `None` recognizes a network of `keras.applications`, a vision transformer
-            of KerasHub, a `Rescaling` or a `Normalization` at the start of the backbone, and is (0, 1) for other
-            networks. The embedder scales images to this range.
+        backbone: str or `keras.Model`. A name that `tfdml.backbones.get` accepts, or a model from images to a feature
+            map `(batch, height, width, channels)` or tokens `(batch, tokens, channels)`. Channels come last, regardless
+            of Keras' global image data format.
+        pooling: str or `keras.layers.Layer`. A name of `tfdml.layers.pooling.names()`, or a layer from
+            `(batch, height, width, channels)` to `(batch, dim)`. For tokens also `"cls"`, `"cls+NAME"` or
+            `["cls", layer]`. Default `"gap"`, global average pooling.
+        embedding_size: int. Size of the local features that are pooled. It is also the size of the embedding, except
+            for NetVLAD and optimal-transport pooling, which return one vector per prototype. Default 128.
+        normalization: `"l2"` (unit length), `"clip"` (at most unit length), a layer, or `None`. Default `"l2"`, which
+            suits almost all losses; their default margins assume it.
+        input_shape: tuple (height, width, channels) of the images. Required for a backbone given by name.
+        pooling_options: dict. Arguments of a pooling layer given by name. Default `None`.
+        name: str. Name of the model. Default `"embedder"`.
+        embed_before_pooling: bool. `True` projects the local features before pooling; `False` projects the pooled
+            feature: backbone → pooling → fully connected layer → normalization. Default `True`.
+        input_range: tuple (low, high) or a mode (`"caffe"`, `"tf"`, `"torch"` of `keras.applications`; `"clip"`). Range
+            of pixel values that the backbone expects; the embedder scales images from 0–1 to this range. `None`
+            recognizes networks of `keras.applications`, vision transformers of KerasHub and a `Rescaling` or
+            `Normalization` layer at the start of the backbone, and means (0, 1) for other networks. Default `None`.
         skip_tokens: int. Number of leading tokens that are not patches: the class token and register tokens. `None`
-            infers it for models of KerasHub or from `token_grid`; otherwise it is 0 if the number of tokens is square
-            or unknown.
-        token_grid: `(height, width)`. Grid of the patch tokens. `None` infers it for models of KerasHub, and is a
-            square for others if the number of patch tokens is one.
+            infers it for models of KerasHub or from `token_grid`; otherwise it is 0 if the number of tokens is a square
+            or unknown. Default `None`.
+        token_grid: tuple (height, width). Grid of the patch tokens. `None` infers it for models of KerasHub; for others
+            it is square if the number of patch tokens is a square. Default `None`.
 
     Returns:
-        A functional `keras.Model` from images, float32 in 0–1 whatever the backbone expects, to embeddings `(b, d)`,
-        with layers named `"embedding"`, `"pooling"` and, if there is one, `"normalization"`; of a class token with a
-        pooling also `"class_embedding"`. A backbone that expects another range is one layer of it, behind the layer
-        `"input_range"`.
+        Functional `keras.Model` from images, float32 in 0–1 regardless of what the backbone expects, to embeddings
+        `(batch, dim)`. Its layers include `"embedding"`, `"pooling"`, `"normalization"` unless `normalization` is
+        `None`, and `"class_embedding"` for a class token with a pooling. If the backbone expects another range, the
+        model contains the layer `"input_range"`, and the backbone is a single nested layer.
 
     Raises:
-        ValueError: If a name is unknown, the embedding size is not positive, the backbone takes integers, has several
-            outputs or gives neither a feature map nor tokens with a known number of channels, the tokens do not fit
-            what is given of them, or `input_range` is needed and not given, or contradicts the first layer.
+        ValueError: If a name is unknown, `embedding_size` is not a positive integer, the backbone has an integer input
+            or several outputs or returns neither a channels-last feature map nor tokens with a known number of
+            channels, the tokens do not match `skip_tokens` and `token_grid`, or `input_range` is required and missing
+            or contradicts the first layer.
+
+    Example:
+        >>> images = keras.Input((32, 32, 3))
+        >>> backbone = keras.Model(images, keras.layers.Conv2D(8, 3, strides=4, activation="relu")(images))
+        >>> embedder = build_embedder(backbone, pooling="gap", embedding_size=16)
+        >>> tuple(embedder.output.shape)
+        (None, 16)
     """
     embedding_size = check_whole_number("embedding_size", embedding_size, minimum=1)
     if isinstance(backbone, str):
@@ -111,7 +123,7 @@ def build_embedder(
         raise ValueError(
             "A feature map has no tokens. Received: "
             f"{'pooling=cls' if has_class_token else f'skip_tokens={skip_tokens!r}, token_grid={token_grid!r}'} with a "
-            f"backbone that gives {tuple(features.shape)}. Expected: a backbone that gives tokens (b, n, c)."
+            f"backbone that returns {tuple(features.shape)}. Expected: a backbone that returns tokens (b, n, c)."
         )
     embeddings = _pooled(features, class_token, pooling, int(embedding_size), embed_before_pooling)
     if normalization is not None:
@@ -120,14 +132,14 @@ def build_embedder(
 
 
 def _pooled(features, class_token, pooling, embedding_size, embed_before_pooling):
-    """Embeddings before they are normalized; without local features those of the class token alone."""
+    """Return embeddings before normalization; without local features, those of the class token."""
     if features is None:
         return keras.layers.Dense(embedding_size, name="embedding")(class_token)
     if embed_before_pooling:
         if class_token is not None:
             if embedding_size % 2:
                 raise ValueError(
-                    f"Class token and pooled tokens take half of the embedding each. Received: embedding_size="
+                    f"Class token and pooled tokens each use half of the embedding. Received: embedding_size="
                     f"{embedding_size}. Expected: an even number, or embed_before_pooling=False."
                 )
             embedding_size //= 2
@@ -139,7 +151,7 @@ def _pooled(features, class_token, pooling, embedding_size, embed_before_pooling
         features = embed(features)
     embeddings = pooling(features)
     if isinstance(embeddings, (list, tuple)):
-        # The attributes are there for `with_attributes`; the embedder itself gives embeddings alone.
+        # The second output, the attributes, is used by `with_attributes` only.
         embeddings = embeddings[0]
     if class_token is not None:
         embeddings = keras.layers.Concatenate(name="concatenation")([class_token, embeddings])
@@ -149,7 +161,7 @@ def _pooled(features, class_token, pooling, embedding_size, embed_before_pooling
 
 
 def _layout(backbone, skip_tokens, token_grid, has_class_token, pooling):
-    """The layout of a backbone's tokens for a pooling, without a grid for a layer that takes bags only."""
+    """Return the layout of a backbone's tokens for a pooling; without a grid for a layer that pools only bags."""
     shape = tuple(backbone.outputs[0].shape)
     layout = resolve_token_layout(shape[1], skip_tokens, token_grid, backbones.token_layout(backbone))
     if has_class_token and not layout.skip:
@@ -167,7 +179,7 @@ def _layout(backbone, skip_tokens, token_grid, has_class_token, pooling):
 
 
 def _check_output(backbone):
-    """Raises a ValueError unless a backbone gives one feature map, or tokens, with a known number of channels."""
+    """Raise a ValueError unless a backbone returns one feature map, or tokens, with a known number of channels."""
     if not getattr(backbone, "outputs", None):
         raise ValueError(
             "The backbone must be a functional or sequential model. Received: "
@@ -176,14 +188,14 @@ def _check_output(backbone):
     if len(backbone.outputs) != 1 or len(backbone.inputs) != 1:
         raise ValueError(
             f"The backbone must have one input and one output. Received: {len(backbone.inputs)} inputs and "
-            f"{len(backbone.outputs)} outputs. Expected: one of each; choose the output by "
+            f"{len(backbone.outputs)} outputs. Expected: one of each; select the output with "
             "keras.Model(backbone.inputs[0], backbone.outputs[0])."
         )
     shape = tuple(backbone.outputs[0].shape)
     if len(shape) not in (3, 4):
-        hint = " Leave out its global pooling, or train a head on its vectors (`build_head`)." * (len(shape) == 2)
+        hint = " Remove its global pooling, or train a head on its vectors (`build_head`)." * (len(shape) == 2)
         raise ValueError(
-            "The backbone must give a feature map (b, h, w, channels) or tokens (b, n, channels). "
+            "The backbone must return a feature map (b, h, w, channels) or tokens (b, n, channels). "
             f"Received: an output of shape {shape}.{hint}"
         )
     if shape[-1] is None:
@@ -196,12 +208,12 @@ def _check_output(backbone):
 
 
 def _with_input_range(backbone, input_range):
-    """The input, in 0–1, and the output of a backbone that expects this range."""
+    """Return the input, in 0–1, and the output of a backbone that expects `input_range`."""
     images = backbone.inputs[0]
     if not tf.as_dtype(images.dtype).is_floating:
         raise ValueError(
-            f"Embedders take float images in 0–1. Received: a backbone that takes {tf.as_dtype(images.dtype).name}. "
-            "Expected: a backbone with a float input, keras.Input(shape)."
+            "Embedders expect float images in 0–1. Received: a backbone with an input of type "
+            f"{tf.as_dtype(images.dtype).name}. Expected: a backbone with a float input, keras.Input(shape)."
         )
     if input_range is None:
         input_range = backbones.expected_range(backbone)[0] or UNIT_RANGE
@@ -217,7 +229,7 @@ def _with_input_range(backbone, input_range):
 
 
 def _check_channels_last(backbone):
-    """Raises a ValueError if the last layer with a data format puts the channels first, and no layer permutes them."""
+    """Raise a ValueError if the last layer with a data format is channels-first and no later layer permutes axes."""
     for layer in reversed(getattr(backbone, "layers", [])):
         if isinstance(layer, keras.layers.Permute):
             return
@@ -235,10 +247,10 @@ def _check_channels_last(backbone):
 
 
 def resolve_pooling(choice, options):
-    """Whether the class token is part of the embedding, and the pooling layer or `None`."""
+    """Return whether the class token is part of the embedding, and the pooling layer or `None`."""
     if isinstance(choice, (list, tuple)):
         if len(choice) != 2 or choice[0] != "cls":
-            raise ValueError(f"The pooling is wrong. Received: pooling={choice!r}. Expected: ['cls', layer].")
+            raise ValueError(f"Invalid pooling. Received: pooling={choice!r}. Expected: ['cls', layer].")
         return True, _pooling(choice[1], options)
     if isinstance(choice, str):
         first, _, rest = choice.partition("+")
@@ -254,28 +266,31 @@ def resolve_pooling(choice, options):
 def _pooling(choice, options):
     if isinstance(choice, keras.layers.Layer):
         if options:
-            raise ValueError(f"Options go with a pooling's name. Received: options {options} with a layer.")
+            raise ValueError(
+                f"pooling_options apply only to a pooling given by name. Received: {options} with the layer "
+                f"{choice.name!r}. Expected: no options. Pass them to the layer itself."
+            )
         return choice
     return poolings.get(choice, name="pooling", **options)
 
 
 def resolve_normalization(choice):
-    """The layer that normalises embeddings, from its name (`"l2"`, `"clip"`) or itself."""
+    """Return the normalization layer for a name (`"l2"`, `"clip"`); layers are returned unchanged."""
     if isinstance(choice, keras.layers.Layer):
         return choice
     if choice not in _NORMALIZATIONS:
         raise ValueError(
-            f"Unknown normalization. Received: {choice!r}; expected one of {sorted(_NORMALIZATIONS)} or a layer."
+            f"Unknown normalization. Received: {choice!r}. Expected: one of {sorted(_NORMALIZATIONS)}, or a layer."
         )
     return _NORMALIZATIONS[choice](name="normalization")
 
 
 def largest_distance(embedder, distance="l2"):
-    """The largest distance that two embeddings can have, or None if there is no bound that the last layer tells.
+    """Return the largest possible distance of two embeddings, or `None` if the last layer does not bound it.
 
     Args:
-        embedder: The model.
-        distance: `"l2"` (unsquared), `"squared_l2"` or `"cosine"`.
+        embedder: `keras.Model`.
+        distance: `"l2"` (unsquared), `"squared_l2"` or `"cosine"`. Default `"l2"`.
     """
     if distance == "cosine":
         return 2.0
@@ -287,39 +302,58 @@ def largest_distance(embedder, distance="l2"):
 
 
 def local_features(embedder: keras.Model) -> keras.Model:
-    """The part of an embedder up to its pooling: a model from images to what the pooling layer receives.
+    """Return the part of an embedder before its pooling layer, as a model.
+
+    Use it to inspect or reuse the local features that the pooling layer receives.
 
     Args:
-        embedder: A model with a layer named `"pooling"`, as `build_embedder` gives.
+        embedder: `keras.Model` with a layer named `"pooling"`, such as one made by `build_embedder`.
 
     Returns:
-        A functional `keras.Model` that shares the embedder's weights.
+        Functional `keras.Model` from images to local features `(batch, height, width, channels)`. It shares the
+        embedder's weights.
 
     Raises:
         ValueError: If the embedder has no layer named `"pooling"`.
+
+    Example:
+        >>> backbone = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 2, 2)])
+        >>> embedder = build_embedder(backbone, pooling="gap", embedding_size=16)
+        >>> tuple(local_features(embedder).output.shape)
+        (None, 4, 4, 16)
     """
     return keras.Model(embedder.input, _pooling_layer(embedder).input)
 
 
 def with_attributes(embedder: keras.Model) -> keras.Model:
-    """An embedder that gives the attributes of its pooling, too.
+    """Return an embedder that outputs the attributes of its pooling in addition to the embeddings.
+
+    Use it to inspect attributes. `MetricModel` calls it itself if it is given a `ZeroShotPrediction`.
 
     Args:
-        embedder: A model whose layer named `"pooling"` gives attributes, as `GeneralizedSumPooling(...,
-            return_attributes=True)` does.
+        embedder: `keras.Model` whose layer named `"pooling"` returns attributes, such as
+            `GeneralizedSumPooling(…, return_attributes=True)`.
 
     Returns:
-        A functional `keras.Model` from images to embeddings and attributes, `(b, dim)` and `(b, prototypes)`, that
+        Functional `keras.Model` from images to embeddings `(batch, dim)` and attributes `(batch, prototypes)`. It
         shares the embedder's weights.
 
     Raises:
-        ValueError: If there is no such layer, or it gives no attributes.
+        ValueError: If there is no layer named `"pooling"`, or it does not return attributes.
+
+    Example:
+        >>> backbone = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 2, 2)])
+        >>> options = {"prototypes": 5, "return_attributes": True}
+        >>> embedder = build_embedder(backbone, "gsp", embedding_size=16, pooling_options=options)
+        >>> [tuple(output.shape) for output in with_attributes(embedder).outputs]
+        [(None, 16), (None, 5)]
     """
     output = _pooling_layer(embedder).output
     if not isinstance(output, (list, tuple)):
         raise ValueError(
-            "The pooling layer gives no attributes; GeneralizedSumPooling does with return_attributes=True, of average "
-            f"pooling with ratio=1.0. Received: {type(_pooling_layer(embedder)).__name__}."
+            "The pooling layer does not return attributes. Received: "
+            f"{type(_pooling_layer(embedder)).__name__}. Expected: GeneralizedSumPooling with return_attributes=True; "
+            "with ratio=1.0 its embedding is that of average pooling."
         )
     return keras.Model(embedder.input, [embedder.output, output[1]], name=f"{embedder.name}_with_attributes")
 
@@ -332,15 +366,24 @@ def _pooling_layer(embedder):
 
 
 def adapt_pooling(embedder: keras.Model, images: Batches, **options: Any) -> None:
-    """Starts the prototypes of an embedder's pooling from its own local features.
+    """Initialize the prototypes of an embedder's pooling from its own local features.
+
+    Call it once before training: random prototypes rarely match any local feature, and adapted ones train better. If
+    the backbone starts from random weights and uses batch normalization, call `calibrate_batch_norm` first.
 
     Args:
-        embedder: A model whose layer `"pooling"` is a `PrototypePooling`, such as `GeneralizedSumPooling`.
-        images: An array of images, or finite batches of images or of (images, labels), as for `embed`.
+        embedder: `keras.Model` whose layer `"pooling"` is a `PrototypePooling`, such as `GeneralizedSumPooling`.
+        images: Array of images, or finite batches of images or (images, labels), as for `embed`. Training images, drawn
+            at random.
         **options: Arguments of `PrototypePooling.adapt`.
 
     Raises:
-        ValueError: If the pooling layer has nothing to adapt, or the dataset is endless.
+        ValueError: If the pooling layer has no prototypes, or the dataset is endless.
+
+    Example:
+        >>> backbone = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 2, 2)])
+        >>> embedder = build_embedder(backbone, "gsp", embedding_size=16, pooling_options={"prototypes": 5})
+        >>> adapt_pooling(embedder, np.random.default_rng(0).uniform(size=(4, 8, 8, 3)).astype("float32"))
     """
     pooling = _pooling_layer(embedder)
     if not hasattr(pooling, "adapt"):
@@ -350,17 +393,24 @@ def adapt_pooling(embedder: keras.Model, images: Batches, **options: Any) -> Non
 
 
 def calibrate_batch_norm(embedder: keras.Model, images: Batches) -> None:
-    """Brings the moving statistics of batch normalisation to those of the data, and changes nothing else.
+    """Update the moving statistics of batch normalization to those of the data, without any other change.
 
-    A network that is trained from scratch starts with statistics that belong to no data: at inference its features, and
-    what is chosen from them (prototypes, the first proxies), would be far from those that training sees.
+    Use it before training from scratch, when prototypes or first proxies are selected from inference features: the
+    initial moving statistics belong to no data, so inference features would differ from those seen in training.
 
     Args:
-        embedder: A model from images to embeddings.
-        images: An array of images, or finite batches of images, as for `embed`; some tens of batches are enough.
+        embedder: `keras.Model` from images to embeddings.
+        images: Array of images, or finite batches of images, as for `embed`. A few dozen batches suffice.
 
     Raises:
         ValueError: If the dataset is endless.
+
+    Example:
+        >>> layer = keras.layers.BatchNormalization(momentum=0.0)
+        >>> embedder = keras.Sequential([keras.Input((2,)), layer])
+        >>> calibrate_batch_norm(embedder, np.array([[1.0, 4.0], [3.0, 4.0]], "float32"))
+        >>> np.asarray(layer.moving_mean).tolist()
+        [2.0, 4.0]
     """
     forward = tf.function(lambda batch: embedder(batch, training=True), reduce_retracing=True)
     for batch, _ in image_batches(images):
@@ -369,24 +419,32 @@ def calibrate_batch_norm(embedder: keras.Model, images: Batches) -> None:
 
 
 def pooling_maps(embedder: keras.Model, images: TensorLike) -> np.ndarray:
-    """How much each place of an image counts in its embedding.
+    """Return the weight of each spatial location of an image in its embedding.
+
+    Use it to see which parts of an image the embedding depends on; `tfdml.plots.pooling_maps` draws them.
 
     Args:
-        embedder: A model as `build_embedder` gives.
-        images: `(b, h, w, channels)`.
+        embedder: `keras.Model` made by `build_embedder`.
+        images: float array or tensor, `(batch, height, width, channels)`.
 
     Returns:
-        NumPy array of weights `(b, h', w')` over the feature map, or `(b, n)` over tokens without a grid; those of an
-        image sum to 1. A pooling layer without `pooling_weights` is taken for average pooling. The class token of
-        `pooling="cls+…"` is left out.
+        NumPy float32 array `(batch, h, w)` over the feature map, or `(batch, tokens)` over tokens without a grid. The
+        weights of an image sum to 1; the class token of `pooling="cls+…"` is excluded. They are uniform for a pooling
+        layer without the method `pooling_weights`.
 
     Raises:
-        ValueError: If the embedding is that of the class token alone.
+        ValueError: If the embedding depends only on the class token (`pooling="cls"`).
+
+    Example:
+        >>> backbone = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 2, 4)])
+        >>> embedder = build_embedder(backbone, pooling="gap", embedding_size=16)
+        >>> pooling_maps(embedder, np.zeros((1, 8, 8, 3), "float32")).tolist()
+        [[[0.25, 0.25], [0.25, 0.25]]]
     """
     pooling = _pooling_layer(embedder)
     if isinstance(pooling, ClassToken):
         raise ValueError(
-            "A class token does not weight the places of an image. Received: an embedder with pooling='cls'. Expected: "
+            "A class token does not weight the locations of an image. Received: an embedder with pooling='cls'. Expected: "
             "one that pools local features, such as pooling='cls+gap'."
         )
     check_images(embedder, tf.convert_to_tensor(images))
@@ -400,12 +458,24 @@ def pooling_maps(embedder: keras.Model, images: TensorLike) -> np.ndarray:
 def inference_function(
     embedder: keras.Model, workers: Workers | None = None, run_eagerly: bool = False
 ) -> Callable[..., Any]:
-    """The embedder as one graph from images to float32 embeddings, for those who embed again and again.
+    """Return a compiled function from images to float32 embeddings.
+
+    Use it to embed many times without tracing a new graph each time, for example in a callback or a server; `embed`
+    accepts it in place of the embedder.
 
     Args:
-        embedder: A model from images to embeddings.
-        workers: The `Workers` whose replicas share each batch; `None` embeds on one device.
-        run_eagerly: bool. Leave out the graph, on one device.
+        embedder: `keras.Model` from images to embeddings.
+        workers: `Workers` whose replicas share each batch. `None` uses one device. Default `None`.
+        run_eagerly: bool. Run without a graph; on one device only. Default `False`.
+
+    Returns:
+        Function from images `(batch, height, width, channels)` to a float32 tensor `(batch, dim)`.
+
+    Example:
+        >>> embedder = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> forward = inference_function(embedder)
+        >>> embed(forward, np.zeros((3, 4), "float32")).shape
+        (3, 2)
     """
 
     def forward(images):
@@ -429,20 +499,29 @@ def inference_function(
 def embed(
     embedder: keras.Model | Callable[[tf.Tensor], tf.Tensor], data: Batches, batch_size: int = 256
 ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-    """Embeds a whole dataset.
+    """Embed a whole dataset.
+
+    Use it after training, to compute metrics, to plot embeddings or to fill an index.
 
     Args:
-        embedder: A model from images to embeddings, or what `inference_function` made of one.
-        data: An array of images or a pair of arrays (images, labels); or a finite `tf.data.Dataset`, a
-            `keras.utils.PyDataset`, a generator or another iterable of batches of images or of (images, labels).
-        batch_size: For arrays.
+        embedder: `keras.Model` from images to embeddings, or a function made by `inference_function`.
+        data: Array of images `(n, height, width, channels)`, or a tuple (images, labels) of arrays; or a finite
+            `tf.data.Dataset`, `keras.utils.PyDataset`, generator or other iterable whose batches are images or
+            (images, labels).
+        batch_size: int. Images per batch; used for arrays only. Default 256.
 
     Returns:
-        Embeddings, float32 `(n, d)`; with labels the pair (embeddings, labels `(n,)`).
+        NumPy float32 array of embeddings `(n, dim)`; if the data has labels, the pair (embeddings, labels `(n,)`).
 
     Raises:
-        ValueError: If the dataset is empty or endless; an image or an embedding is not finite; the images do not fit
-            the embedder, or are integers, which are not cast to the floats in 0–1 that an embedder takes.
+        ValueError: If the dataset is empty or endless, an image or an embedding contains NaN or infinity, or the images
+            do not match the embedder's input. Integer images are rejected, because embedders expect floats in 0–1.
+
+    Example:
+        >>> embedder = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> embeddings, labels = embed(embedder, (np.zeros((3, 4), "float32"), np.array([0, 0, 1])))
+        >>> embeddings.shape, labels.tolist()
+        ((3, 2), [0, 0, 1])
     """
     forward = embedder if hasattr(embedder, "get_concrete_function") else inference_function(embedder)
     embeddings, labels = [], []

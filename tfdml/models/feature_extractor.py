@@ -1,4 +1,4 @@
-"""Networks of any kind, frozen, as functions from images to features."""
+"""Turn frozen networks of any kind into functions from images to features."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _SIGNATURE = "serving_default"
 
 
 class FeatureExtractor(NamedTuple):
-    """A network that is ready.
+    """Frozen network and the batches of preprocessed images that it expects.
 
     Attributes:
-        forward: From a batch of images to features.
-        batches: From a batch size to batches of the images that it was made for.
-        images: dict. The preprocessing and the scale of the images, for the record.
-        tokens: The layout of its tokens, if the network tells.
+        forward: Function from a batch of images to features.
+        batches: Function from a batch size to batches of the dataset's images, preprocessed for the network.
+        images: dict. Preprocessing and scale of the images, for the record.
+        tokens: `TokenLayout` of the network's tokens, or `None` if it is unknown.
     """
 
     forward: Callable
@@ -34,21 +34,25 @@ class FeatureExtractor(NamedTuple):
 
 
 def refuse(options, name, kind):
-    """Raises a ValueError if there are options, which do not go with this kind of network."""
+    """Raise a ValueError if options are given that do not apply to this kind of network."""
     if options:
-        raise ValueError(f"This does not go with {kind}. Received: {name}={options}.")
+        raise ValueError(f"{name} does not apply to {kind}. Received: {name}={options}. Expected: no {name}.")
 
 
 def backbone_extractor(name, dataset, given, options, output):
-    """A backbone by name, with the weights that its options name; arguments as for `keras_extractor`."""
+    """Make an extractor of a backbone given by name; `options` must name its weights.
+
+    Other arguments as for `keras_extractor`.
+    """
     if not options.get("weights", PRETRAINED if name.lower().startswith(PREFIX) else None):
         raise ValueError(
-            f"The first weights of a backbone are random. Received: {name!r} without backbone_options.weights; "
-            "expected weights, or the folder of a run."
+            f"The initial weights of a backbone are random. Received: {name!r} without backbone_options.weights. "
+            "Expected: weights, or the folder of a training run."
         )
     if given.get("scale", "0-1") != "0-1":
         raise ValueError(
-            f"The backbone brings images to what its weights expect. Received: scale={given['scale']!r} with {name!r}."
+            "A backbone given by name scales images itself. Received: "
+            f"scale={given['scale']!r} with {name!r}. Expected: no scale, or '0-1'."
         )
     preprocessing = _preprocessing((None, None, None), dataset, given)
     backbone = backbones.get(name, preprocessing.image_shape, **options)
@@ -56,19 +60,21 @@ def backbone_extractor(name, dataset, given, options, output):
 
 
 def keras_extractor(model, dataset, given, output):
-    """A Keras model of images.
+    """Make an extractor of a Keras model of images.
 
     Args:
-        model: The model; of one that trains an embedder, the embedder.
-        dataset: The `LabeledImages` that go through it.
-        given: dict. What is given of `size`, `channels`, `short_side` and `scale`.
-        output: Name of an output or of a layer. `None` is the only output.
+        model: `keras.Model`. For a model with an attribute `embedder`, the embedder is used.
+        dataset: `LabeledImages` to extract features of.
+        given: dict. Those of `size`, `channels`, `short_side` and `scale` that the user gave.
+        output: str. Name of an output or a layer. `None` uses the only output.
     """
-    # What trains an embedder is no embedder.
+    # A MetricModel trains an embedder; the features are the embedder's.
     model = image_tower(getattr(model, "embedder", model))
     inputs = _tensors(model, "inputs")
     if len(inputs) > 1:
-        raise ValueError(f"Received: a model with {len(inputs)} inputs, {model.name!r}; expected one, of images.")
+        raise ValueError(
+            f"The model has several inputs. Received: {model.name!r} with {len(inputs)} inputs. Expected: one."
+        )
     shape, input_dtype = (tuple(inputs[0].shape), tf.as_dtype(inputs[0].dtype)) if inputs else (None, tf.float32)
     model = with_output(model, output)
     network = _extractor(
@@ -78,13 +84,13 @@ def keras_extractor(model, dataset, given, output):
 
 
 def with_output(model, output):
-    """The model with one output: its only one, or the one of this name, which can be that of a layer."""
+    """Return the model with a single output: its only one, or the output or layer of this name."""
     outputs = _tensors(model, "outputs")
     if not outputs:
-        # Its code alone tells what it gives.
+        # A subclassed model has no symbolic outputs to select from.
         refuse(output, "output", "a model without a graph of layers")
         return model
-    # A Sequential of Keras 3 has one output without a name.
+    # In Keras 3 the output of a Sequential has no name.
     output_names = list(getattr(model, "output_names", None) or [model.layers[-1].name])
     if output is None:
         _check_single(output_names)
@@ -99,7 +105,7 @@ def with_output(model, output):
 
 
 def _tensors(model, attribute):
-    """The symbolic inputs or outputs of a model, none for one that has only code."""
+    """Return the symbolic inputs or outputs of a model; a subclassed model has none."""
     try:
         return list(getattr(model, attribute) or [])
     except (AttributeError, ValueError):
@@ -108,31 +114,37 @@ def _tensors(model, attribute):
 
 def _check_single(names):
     if len(names) != 1:
-        raise ValueError(f"The model has several outputs. Received: output=None; expected one of {sorted(names)}.")
+        raise ValueError(f"The model has several outputs. Received: output=None. Expected: one of {sorted(names)}.")
 
 
 def saved_model_extractor(loaded, path, dataset, given, output):
-    """The signature `serving_default` of a loaded SavedModel; other arguments as for `keras_extractor`."""
+    """Make an extractor of the signature `serving_default` of a loaded SavedModel.
+
+    Other arguments as for `keras_extractor`.
+    """
     if _SIGNATURE not in loaded.signatures:
         raise ValueError(
-            f"The SavedModel has no signature {_SIGNATURE!r}. Received: {path} with {sorted(loaded.signatures)}."
+            f"The SavedModel has no signature {_SIGNATURE!r}. Received: {path} with the signatures "
+            f"{sorted(loaded.signatures)}."
         )
     signature = loaded.signatures[_SIGNATURE]
     inputs = signature.structured_input_signature[1]
     if len(inputs) != 1:
-        raise ValueError(f"Received: {path} with the inputs {sorted(inputs)}; expected one, of images.")
+        raise ValueError(
+            f"The SavedModel has several inputs. Received: {path} with the inputs {sorted(inputs)}. Expected: one."
+        )
     ((name, spec),) = inputs.items()
     if output is None:
         _check_single(list(signature.structured_outputs))
         (output,) = signature.structured_outputs
     elif output not in signature.structured_outputs:
         raise ValueError(
-            f"There is no such output. Received: output={output!r}; expected one of "
+            f"The SavedModel has no such output. Received: output={output!r}. Expected: one of "
             f"{sorted(signature.structured_outputs)}."
         )
 
     def forward(images, loaded=loaded):
-        # The signature holds its variables only as long as the model lives.
+        # A signature keeps its variables alive only while the loaded model is alive.
         return loaded.signatures[_SIGNATURE](**{name: images})[output]
 
     shape = None if spec.shape.rank is None else tuple(spec.shape)
@@ -140,14 +152,22 @@ def saved_model_extractor(loaded, path, dataset, given, output):
 
 
 def _extractor(forward, shape, input_dtype, dataset, given):
-    """A network that takes images of a shape (None: any) and a type, on the scale that is given."""
+    """Make an extractor from a function of images of a shape (`None` for any), dtype and the given scale."""
     if shape is not None and (len(shape) != 4 or shape[0] is not None):
-        raise ValueError(f"Received: a model with an input of shape {shape}; expected images (None, h, w, channels).")
+        raise ValueError(
+            f"The input of the model is not a batch of images. Received: an input of shape {shape}. Expected: "
+            "(None, height, width, channels)."
+        )
     if not (input_dtype.is_floating or input_dtype.is_integer):
-        raise ValueError(f"Received: a model that takes {input_dtype.name}; expected images as numbers.")
+        raise ValueError(
+            f"The input of the model is not numeric. Received: {input_dtype.name}. Expected: floats or integers."
+        )
     scale = given.get("scale", "0-1")
     if input_dtype.is_integer and scale != "0-255":
-        raise ValueError(f"Received: scale={scale!r} with a model that takes {input_dtype.name}; expected '0-255'.")
+        raise ValueError(
+            f"A model with integer input needs the scale 0-255. Received: scale={scale!r} and an input of type "
+            f"{input_dtype.name}. Expected: scale='0-255'."
+        )
     preprocessing = _preprocessing((None, None, None) if shape is None else shape[1:], dataset, given)
 
     def scaled(images):
@@ -165,29 +185,31 @@ def _extractor(forward, shape, input_dtype, dataset, given):
 
 
 def _preprocessing(shape, dataset, given):
-    """From what is given, what the model takes and what the images are, in this order."""
+    """Choose the preprocessing: what the user gave, else the model's input shape, else the images' own shape."""
     size = given.get("size")
     wanted = (*((size, size) if isinstance(size, int) else size or (None, None)), given.get("channels"))
     for name, ours, of_model in zip(("height", "width", "channels"), wanted, shape):
         if None not in (ours, of_model) and ours != of_model:
-            raise ValueError(f"Received: {name} {ours}; expected {of_model}, which is what the model takes.")
+            raise ValueError(
+                f"{name} does not match the model's input. Received: {name}={ours}. Expected: {of_model}."
+            )
     own = dataset.image_shape or (None, None, None)
     height, width, channels = (next((n for n in side if n is not None), None) for side in zip(wanted, shape, own))
     if height is None or width is None or channels is None:
         raise ValueError(
-            "The model takes images of any shape, and images in files can have any. "
-            f"Received: size={size}, channels={given.get('channels')}; expected both to be given."
+            "Neither the model nor the dataset fixes the image shape. "
+            f"Received: size={size}, channels={given.get('channels')}. Expected: both."
         )
     return data.Preprocessing((height, width), channels, given.get("short_side"))
 
 
 def feature_pooling(name, layout=None, skip_tokens=None, token_grid=None):
-    """Returns a function from the output of a network to vectors, float32.
+    """Return a function from a network's output to float32 vectors.
 
     Args:
-        name: Name of a pooling without trainable weights, for feature maps and tokens; of tokens also `"cls"` or
-            `"cls+NAME"`, the concatenation of the class token and the pooled patch tokens. `None` is `"gap"`.
-        layout: `TokenLayout` that the network tells, or `None`.
+        name: str. Pooling without trainable weights, for feature maps and tokens; for tokens also `"cls"` or
+            `"cls+NAME"`, the concatenation of the class token and the pooled patch tokens. `None` means `"gap"`.
+        layout: Known `TokenLayout` of the network, or `None`.
         skip_tokens: int. As for `build_embedder`.
         token_grid: `(height, width)`. As for `build_embedder`.
     """
@@ -198,7 +220,7 @@ def feature_pooling(name, layout=None, skip_tokens=None, token_grid=None):
         values = tf.cast(values, tf.float32)
         rank = values.shape.rank
         if rank == 2:
-            refuse(name, "pooling", "a network that gives vectors")
+            refuse(name, "pooling", "a network that returns vectors")
         if rank in (2, 4):
             for option, value in of_tokens:
                 refuse(value, option, "a network without tokens")
@@ -206,7 +228,7 @@ def feature_pooling(name, layout=None, skip_tokens=None, token_grid=None):
             return values
         if rank not in (3, 4):
             raise ValueError(
-                f"The output of the network is of no use. Received: {values.shape}. Expected: vectors (b, d), a "
+                f"The output of the network is not a feature. Received: {values.shape}. Expected: vectors (b, d), a "
                 "feature map (b, h, w, c) or tokens (b, n, c)."
             )
         parts = []
@@ -222,7 +244,7 @@ def feature_pooling(name, layout=None, skip_tokens=None, token_grid=None):
         if layer is not None:
             parts.append(layer(values))
             if any(len(weight.shape) for weight in layer.weights):
-                raise ValueError(f"This pooling has weights that must be trained. Received: pooling={name!r}.")
+                raise ValueError(f"This pooling has trainable weights. Received: pooling={name!r}.")
         return tf.concat(parts, axis=-1)
 
     return pool

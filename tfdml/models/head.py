@@ -1,4 +1,4 @@
-"""Heads: from the features of a frozen network to points in the embedding space."""
+"""Build heads: small networks from precomputed features to embeddings."""
 
 from __future__ import annotations
 
@@ -23,29 +23,30 @@ def build_head(
     normalization: str | keras.layers.Layer | None = "l2",
     name: str = "head",
 ) -> keras.Model:
-    r"""Builds a head: features → (dense layer → activation) for each hidden layer → dense layer → normalisation.
+    r"""Build a head: features → (dense layer → activation) per hidden layer → dense layer → normalization.
 
-    Without hidden layers it is linear: a Mahalanobis metric $(x - y)^\top W W^\top (x - y)$ on the features, for
-    `normalization=None`. It stands wherever an embedder of images stands: in `MetricModel`, `CCPModel`, `embed` and
-    `export_saved_model`.
+    Use it to train on precomputed features of a frozen network, which takes seconds instead of hours. It can be used
+    wherever an embedder can: in `MetricModel`, `CCPModel`, `embed` and `export_saved_model`. Without hidden layers and
+    with `normalization=None`, it is the Mahalanobis metric $(x - y)^\top W W^\top (x - y)$ on the features.
 
     Args:
-        input_size: Size of a feature.
-        embedding_size: Size of the embedding.
-        hidden: Sizes of the hidden layers, from the features on.
-        activation: Of the hidden layers: a name that Keras knows, or a function.
-        dropout: Share of what each dense layer receives, the features among it, that training sets to 0; 0 to 1.
-        batch_normalization: Whether the features (which standardises them) and each hidden layer, before its
-            activation, are batch-normalised.
-        normalization: `"l2"` (unit length), `"clip"` (at most unit length), a layer, or `None`.
-        name: The model's name.
+        input_size: int. Size of a feature vector.
+        embedding_size: int. Size of the embedding. Default 128.
+        hidden: Sequence of int. Sizes of the hidden layers, from input to output. Default `()`.
+        activation: str or function. Activation of the hidden layers. Default `"relu"`.
+        dropout: float in 0–1. Dropout rate of the input of each dense layer, including the features. Default 0.
+        batch_normalization: bool. Batch-normalize the features, which standardizes them, and each hidden layer before
+            its activation. Default `False`.
+        normalization: `"l2"` (unit length), `"clip"` (at most unit length), a layer, or `None`. Default `"l2"`.
+        name: str. Name of the model. Default `"head"`.
 
     Returns:
-        A functional `keras.Model` from features, float32 `(b, input_size)`, to embeddings `(b, embedding_size)`, with
-        layers named `"embedding"` (the last dense one) and, if there is one, `"normalization"`.
+        Functional `keras.Model` from features, float32 `(batch, input_size)`, to embeddings
+        `(batch, embedding_size)`. Its last dense layer is named `"embedding"`; the layer `"normalization"` follows
+        unless `normalization` is `None`.
 
     Raises:
-        ValueError: If a size is no positive integer, the dropout is out of range or a name is unknown.
+        ValueError: If a size is not a positive integer, the dropout is out of range, or a name is unknown.
 
     Example:
         >>> build_head(384, 64, hidden=(256,)).count_params() == 384 * 256 + 256 + 256 * 64 + 64
@@ -59,7 +60,7 @@ def build_head(
         values = _batch_normalization("input_batch_normalization")(values)
     for number, size in enumerate(sizes, start=1):
         values = _dropped_out(values, dropout, number)
-        # Batch normalisation has an offset of its own.
+        # Batch normalization adds its own offset.
         values = keras.layers.Dense(size, use_bias=not batch_normalization, name=f"hidden_{number}")(values)
         if batch_normalization:
             values = _batch_normalization(f"batch_normalization_{number}")(values)

@@ -1,4 +1,4 @@
-"""Training an embedder by a metric-learning loss, judged by exact retrieval metrics."""
+"""Train an embedder with a metric-learning loss and evaluate it with exact retrieval metrics."""
 
 from __future__ import annotations
 
@@ -44,45 +44,54 @@ from tfdml.models.validation import (
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class MetricModel(keras_compat.WorkerModel):
-    r"""Trains an embedder with `fit` and judges it by exact retrieval metrics.
+    r"""Trains an embedder with `fit` and evaluates it with exact retrieval metrics.
 
-    A training step embeds the batch and scores it by the loss $\ell$ against the batch itself and against each of the
-    references $r$, such as trainable proxies or a memory of past batches:
+    This is the model for all losses, with or without proxies and memories. Use `CCPModel` for chance-constrained
+    programming.
 
-    $$w \, \ell_{\text{batch}} + \sum_r \ell_{\text{against } r}.$$
+    A training step embeds the batch and applies the loss $\ell$ within the batch and against each of the references
+    $r$, such as class proxies or a memory of past batches:
 
-    With a zero-shot prediction loss $\ell_{ZS}$ of the pooling's attributes the step minimises $(1 - \lambda) \, \ell +
-    \lambda \, \ell_{ZS}$ of that.
+    $$\ell = w \, \ell_{\text{batch}} + \sum_r \ell_{\text{against } r}.$$
 
-    A memory takes the batch up after it was scored, so no sample is its own positive. Labels stay the integers they
-    are. Labels that are not integers, or have no proxy, are an error before the first step that would train on them;
-    `tfdml.data.encode_labels` numbers them.
+    With a zero-shot prediction loss $\ell_{ZS}$ on the pooling's attributes, the step minimizes
+    $(1 - \lambda) \, \ell + \lambda \, \ell_{ZS}$.
 
-    Where a loss compares the batch with itself, `anchors_without_positive` in the logs of training is the share of
-    samples that are alone with their class in their batch. Such samples have nothing to be pulled to, and if most are
-    like that, and there are no references, `fit` warns: `tfdml.data.balanced_batches` makes batches with positives.
+    A batch enters the memory after it is scored, so no sample is its own positive. Labels stay integers. Labels that
+    are not integers or have no proxy raise an error before a step trains on them; `tfdml.data.encode_labels` maps
+    arbitrary labels to integers.
 
-    `evaluate`, and with it `fit(validation_data=…)`, embeds the whole set and compares every sample with every
-    other: `val_map_at_r` and its like are in the logs of every Keras callback. Give Keras' own callbacks that monitor
-    them `mode="max"`, as `keras.callbacks.EarlyStopping("val_map_at_r", mode="max")`.
+    If the loss compares samples within the batch, the training logs contain `anchors_without_positive`: the share of
+    samples whose class occurs only once in their batch, so that no positive attracts them. If this holds for most
+    samples and there are no references, `fit` warns; `tfdml.data.balanced_batches` makes batches with positives.
+
+    `evaluate`, and therefore `fit(validation_data=…)`, embeds the whole dataset and compares every sample with every
+    other sample. Its metrics, such as `val_map_at_r`, are in the logs of all Keras callbacks. Pass `mode="max"` to
+    Keras' own callbacks that monitor them, for example
+    `keras.callbacks.EarlyStopping("val_map_at_r", mode="max")`.
 
     Args:
-        embedder: A model from images to embeddings `(batch, dim)`, as `build_embedder` gives.
-        references: A layer that gives `References` when called, such as `ClassProxies` or `CrossBatchMemory`, or a list
-            of such layers; `None` compares each batch with itself alone. The attribute is always a tuple.
-        in_batch_weight: $w \ge 0$. `None` is 0 if all references are proxies, else 1.
-        zero_shot: A `ZeroShotPrediction`, or `None`. The embedder's pooling must give attributes (`with_attributes`).
-        zero_shot_weight: $\lambda$ from 0 to 1.
+        embedder: `keras.Model` from images to embeddings `(batch, dim)`, such as one made by `build_embedder`.
+        references: A layer that returns `References` when called, such as `ClassProxies` or `CrossBatchMemory`, or a
+            list of such layers. `None` compares samples within the batch only. Default `None`. The attribute is always
+            a tuple.
+        in_batch_weight: float, $w \ge 0$. Weight of the loss within the batch. `None` means 0 if all references are
+            proxies, else 1. Default `None`.
+        zero_shot: `ZeroShotPrediction` or `None`. The embedder's pooling must return attributes (`with_attributes`).
+            Default `None`.
+        zero_shot_weight: float, $\lambda$ in 0–1. Default 0.1.
+        **kwargs: `name`, as for `keras.Model`.
 
     Attributes:
         proxies: The `ClassProxies` among the references, or `None`.
-        loss_parameters: The layer of what the loss itself learns, or `None`.
-        steps: The number of training steps so far, an int64 variable among the model's weights. Compiling again does
-            not set it back, and files of weights hold it.
+        loss_parameters: Layer with the trainable parameters of the loss, or `None`.
+        steps: int64 variable, scalar. Number of training steps so far. It is one of the model's weights: compiling
+            again does not reset it, and weight files contain it.
 
     Raises:
-        ValueError: If a weight is out of range, there is nothing to compare with, or the pooling has no attributes.
-        TypeError: If a reference is no layer.
+        ValueError: If a weight is out of range, `in_batch_weight` is 0 without references, or the pooling does not
+            return attributes.
+        TypeError: If a reference is not a layer.
 
     Example:
         >>> embedder = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
@@ -108,7 +117,7 @@ class MetricModel(keras_compat.WorkerModel):
         self.zero_shot = zero_shot
         self.zero_shot_weight = check_between("zero_shot_weight", zero_shot_weight, 0.0, 1.0)
         self._attributed_embedder: Any = None if zero_shot is None else with_attributes(embedder)
-        # A tuple: tf.train.Checkpoint does not look into a list that Keras 3 tracks.
+        # A tuple: tf.train.Checkpoint does not track the lists of Keras 3.
         self.references = layers = _as_tuple(references)
         for layer in layers:
             if not isinstance(layer, keras.layers.Layer):
@@ -117,7 +126,10 @@ class MetricModel(keras_compat.WorkerModel):
             in_batch_weight = 0 if layers and all(isinstance(layer, ClassProxies) for layer in layers) else 1
         self.in_batch_weight = check_not_negative("in_batch_weight", in_batch_weight)
         if not (layers or self.in_batch_weight):
-            raise ValueError("There is nothing to compare with. Received: in_batch_weight=0 without references.")
+            raise ValueError(
+                "There is nothing to compare with. Received: in_batch_weight=0 without references. Expected: "
+                "references, or a positive in_batch_weight."
+            )
         self.loss_tracker = keras.metrics.Mean(name="loss")
         self._alone_tracker = _Untracked(keras.metrics.Mean(name=_ALONE))
         self._has_warned_of_positives = False
@@ -140,42 +152,45 @@ class MetricModel(keras_compat.WorkerModel):
         parameter_groups: Sequence[ParameterGroup] | None = None,
         **kwargs: Any,
     ) -> None:
-        r"""Prepares training.
+        r"""Configure the model for training.
 
         Args:
-            optimizer: A Keras optimizer or its name.
-            loss: What `tfdml.losses.get` accepts: a name, a `MetricLoss`, any Keras loss of (labels, embeddings), such
-                as those of TensorFlow Addons, a function of them, or a configuration. `references` need a loss with a
-                method `against`, as each `MetricLoss` has. What a `MetricLoss` itself learns (its `parameters`) is
-                trained along.
-            reference_optimizer: An optimizer or its name for proxies and what the loss learns: all that is trained
-                outside the embedder but the zero-shot loss' label embeddings; usually with a much larger learning rate.
-                `None`: `optimizer` trains everything. Each optimizer clips the gradients of its own variables only, by
-                its own `global_clipnorm`, so large gradients of the proxies do not shrink the embedder's.
-            weight_decay: $\lambda \ge 0$: the L2 term $\lambda w$ is added to the gradient of every trainable weight
-                $w$ of the embedder but those of batch normalisation, before gradients are clipped. The loss that is
-                reported is without it. AdamW's decoupled decay is an argument of that optimizer.
-            warmup_steps: For so many `steps` of the model, from its first training on, the embedder is held as it
-                is, its layer named `"embedding"` excepted.
-            geometry: Whether `evaluate` also tells how the embeddings lie: `tfdml.metrics.geometry_metrics`, and, for a
-                loss with margins, `margin_slack`: $d_{\max} - d_{\min} - m$, of the largest distance between classes,
-                the smallest within one, and what the margins ask for (`loss.margin_requirements`). Where it is negative
-                no triplet of these samples can meet them; the third time in a row brings a warning.
-            metrics: Names of the retrieval metrics that `evaluate` gives, such as `["map_at_r", "recall_at_16"]`;
-                `None` gives `map_at_r`, `precision_at_1`, `r_precision` and recall at 1, 2, 4 and 8. Metrics of Keras,
-                which are means over batches, are refused.
-            parameter_groups: List of `ParameterGroup`: layers of the embedder that have another learning rate, or are
-                frozen at first. `None` trains all layers alike.
-            **kwargs: As for `keras.Model.compile`: `jit_compile`, `run_eagerly`, `steps_per_execution`, …
+            optimizer: str or `keras.optimizers.Optimizer`. Default `"adam"`.
+            loss: Anything that `tfdml.losses.get` accepts: a name, a `MetricLoss`, any Keras loss of (labels,
+                embeddings), such as those of TensorFlow Addons, a function of (labels, embeddings), or a configuration.
+                With `references`, the loss needs a method `against`, which every `MetricLoss` has. Trainable parameters
+                of a `MetricLoss` are trained with the model. Default `"c2"`.
+            reference_optimizer: str or `keras.optimizers.Optimizer`. Optimizer of the proxies and the parameters of the
+                loss, that is, of all variables outside the embedder except the label embeddings of the zero-shot loss.
+                It usually has a much larger learning rate. Each optimizer clips the gradients of its own variables
+                only, with its own `global_clipnorm`, so large gradients of proxies do not shrink those of the embedder.
+                `None` trains everything with `optimizer`. Default `None`.
+            weight_decay: float, $\lambda \ge 0$. Adds the L2 term $\lambda w$ to the gradient of every trainable weight
+                $w$ of the embedder except those of batch normalization, before gradients are clipped. The reported loss
+                excludes it. For AdamW's decoupled decay, use the argument of that optimizer. Default 0.
+            warmup_steps: int. Number of first training steps, counted by `steps`, in which the embedder is frozen
+                except for its layer named `"embedding"`. Default 0.
+            geometry: bool. Add `tfdml.metrics.geometry_metrics` to the result of `evaluate`, and, for a loss with
+                margins, `margin_slack` = $d_{\max} - d_{\min} - m$: the largest distance between classes, minus the
+                smallest distance within a class, minus the difference that the margins require
+                (`loss.margin_requirements`). If it is negative, no triplet of the evaluated samples can satisfy the
+                margins; the third such evaluation in a row causes a warning. Default `False`.
+            metrics: Sequence of str. Retrieval metrics that `evaluate` returns, such as `["map_at_r", "recall_at_16"]`.
+                `None` means `map_at_r`, `precision_at_1`, `r_precision` and recall at 1, 2, 4 and 8. Keras metrics,
+                which are averages over batches, are rejected. Default `None`.
+            parameter_groups: List of `ParameterGroup`. Layers of the embedder with another learning rate, or that are
+                frozen at first. `None` trains all layers alike. Default `None`.
+            **kwargs: Other arguments of `keras.Model.compile`, such as `jit_compile`, `run_eagerly` or
+                `steps_per_execution`.
 
         Raises:
-            ValueError: If the loss cannot be scored against references; a number is negative; an optimizer has nothing
-                to train; two optimizers are one object or keep averages (`use_ema`); the embedder cannot be held;
-                or a metric is not a retrieval metric.
+            ValueError: If the loss has no method `against` but there are references; a number is negative; an optimizer
+                has nothing to train; both optimizers are the same object, or one keeps averages (`use_ema`); the
+                embedder cannot be frozen for the warm-up; or a metric is not a retrieval metric.
 
         Warns:
-            UserWarning: If the margins of the loss ask for larger distances than the normalisation of the embedder
-                leaves room for, such as 2 for vectors of unit length.
+            UserWarning: If the margins of the loss require larger distances than the normalization of the embedder
+                allows, such as 2 for vectors of unit length.
         """
         if kwargs.get("weighted_metrics"):
             raise ValueError(
@@ -187,7 +202,7 @@ class MetricModel(keras_compat.WorkerModel):
         if self.references and not callable(getattr(loss, "against", None)):
             names = ", ".join(type(layer).__name__ for layer in self.references)
             raise ValueError(
-                f"The loss compares a batch with itself alone, not with references. Received: {type(loss).__name__} "
+                f"The loss compares samples within a batch only, not with references. Received: {type(loss).__name__} "
                 f"{loss.name!r} with references {names}. Expected: no references, or a loss with the method "
                 "`against(labels, embeddings, references)`. Leave out the references, or subclass "
                 "`tfdml.losses.MetricLoss`."
@@ -195,11 +210,11 @@ class MetricModel(keras_compat.WorkerModel):
         self.workers = workers_of(self.distribute_strategy)
         self._check_workers(kwargs.get("jit_compile"))
         super().compile(optimizer=optimizer, **kwargs)
-        # Keras saves them by itself only with its own arguments of compile.
+        # Keras does not save these because `get_compile_config` is overridden.
         self._fit_options = {name: kwargs[name] for name in _FIT_OPTIONS if kwargs.get(name) is not None}
         self._warned_callbacks: frozenset[type] = frozenset()
         self.metric_loss = loss
-        # As any Keras model tells what it was compiled with.
+        # As in any Keras model, `loss` is the argument of `compile`.
         self.loss = given_loss
         self._retrieval_names = metrics
         self._replace_loss_parameters(getattr(loss, "parameters", None))
@@ -219,18 +234,25 @@ class MetricModel(keras_compat.WorkerModel):
         replicas = self.workers.count * self.workers.replicas
         if jit_compile is True:
             raise ValueError(
-                "XLA does not compile what gathers the batch of several replicas. Received: jit_compile=True with "
-                f"{replicas} replicas; expected jit_compile=False."
+                "`jit_compile=True` is not supported with more than one replica. Received: jit_compile=True with "
+                f"{replicas} replicas. Expected: jit_compile=False."
             )
 
     def retrace(self) -> None:
-        """Forgets the graphs of training, evaluation and embedding, after an option of a layer has changed."""
+        """Discard the graphs of training, evaluation and embedding. Call it after changing an option of a layer."""
         self._evaluation_functions = self._inference_function = None
         if getattr(self, "train_function", None) is not None:
             self.make_train_function(force=True)
 
     def embed_batch(self, images: TensorLike) -> tf.Tensor:
-        """Float32 embeddings `(b, d)` of a batch, as at inference, by a graph that is kept for the next batch."""
+        """Embed one batch in inference mode, with a graph that later calls reuse.
+
+        Args:
+            images: float array or tensor, `(batch, height, width, channels)`.
+
+        Returns:
+            float32 tensor `(batch, dim)`.
+        """
         if self._inference_function is None:
             self._inference_function = inference_function(self.embedder, self.workers, self.run_eagerly)
         with data_errors():
@@ -248,9 +270,10 @@ class MetricModel(keras_compat.WorkerModel):
         room = largest_distance(self.embedder, required.distance)
         if room is not None and max(required.gap, required.reach) > room:
             warnings.warn(
-                f"No embeddings can meet the margins of this loss: they ask for a {required.distance} distance of "
-                f"{max(required.gap, required.reach):g} between classes, and the embedder's normalization leaves "
-                f"room for {room:g}. Received: {type(self.metric_loss).__name__}.",
+                f"No embeddings can satisfy the margins of this loss: they require a {required.distance} distance of "
+                f"{max(required.gap, required.reach):g} between classes, and the embedder's normalization allows at "
+                f"most {room:g}. Received: {type(self.metric_loss).__name__}. Use smaller margins, or an embedder with "
+                "`normalization=None`.",
                 stacklevel=3,
             )
 
@@ -266,46 +289,47 @@ class MetricModel(keras_compat.WorkerModel):
             optimizer = keras_compat.base_optimizer(self.optimizer)
             if getattr(optimizer, "weight_decay", None):
                 raise ValueError(
-                    f"Decoupled weight decay moves weights that the warm-up holds. Received: warmup_steps="
-                    f"{self.warmup_steps} and {type(optimizer).__name__} with weight_decay={optimizer.weight_decay}; "
-                    "expected the weight_decay of compile in its place."
+                    f"Decoupled weight decay would change weights that the warm-up freezes. Received: warmup_steps="
+                    f"{self.warmup_steps} and {type(optimizer).__name__} with weight_decay={optimizer.weight_decay}. "
+                    "Expected: the argument weight_decay of compile instead."
                 )
         if self.reference_optimizer is None:
             return
         first = keras_compat.base_optimizer(self.optimizer)
         if self.reference_optimizer in (first, self.optimizer):
             raise ValueError(
-                "One optimizer object cannot have both roles: each keeps the state of its own variables. Received: the "
-                f"same {type(first).__name__} as optimizer and reference_optimizer. Expected: two objects. Leave out "
-                "reference_optimizer to train everything by one."
+                "The two optimizers must be different objects, because each stores the state of its own variables. "
+                f"Received: the same {type(first).__name__} as optimizer and reference_optimizer. Expected: two "
+                "objects. Omit reference_optimizer to train everything with one optimizer."
             )
         if getattr(first, "use_ema", False) or getattr(self.reference_optimizer, "use_ema", False):
             raise ValueError(
-                "Keras writes the moving averages of one optimizer into the weights of both. Received: use_ema=True "
-                "with a reference_optimizer. Expected: use_ema=False. Use tfdml.callbacks.AveragedWeights, or one "
-                "optimizer."
+                "Keras would write the moving averages of one optimizer into the weights of both. Received: "
+                "use_ema=True with a reference_optimizer. Expected: use_ema=False. Use "
+                "tfdml.callbacks.AveragedWeights, or one optimizer."
             )
         if isinstance(self.reference_optimizer, keras.mixed_precision.LossScaleOptimizer):
             raise ValueError(
-                "The loss is scaled by `optimizer` alone. Received: reference_optimizer=LossScaleOptimizer(…); "
-                "expected the optimizer inside."
+                "Only `optimizer` scales the loss. Received: reference_optimizer=LossScaleOptimizer(…). Expected: the "
+                "inner optimizer."
             )
         if isinstance(self.optimizer, keras.mixed_precision.LossScaleOptimizer) and not self.workers.is_single:
             raise ValueError(
-                "Replicas cannot skip a step in two optimizers for the sake of the scale of the loss. Received: "
-                "LossScaleOptimizer with a reference_optimizer; expected one of the two, or mixed_bfloat16."
+                "Loss scaling with two optimizers is not supported on several replicas. Received: LossScaleOptimizer "
+                "with a reference_optimizer. Expected: one of the two, or the policy mixed_bfloat16."
             )
         for (_, variables), place in zip(self.optimizer_groups(), ("in", "outside")):
             if not variables:
                 raise ValueError(
-                    f"Two optimizers need something to train each. Received: a reference_optimizer and nothing that is "
-                    f"trainable {place} the embedder (which must be built)."
+                    "Each of the two optimizers needs variables to train. Received: a reference_optimizer, and nothing "
+                    f"trainable {place} the embedder. Expected: a built embedder with trainable weights, and proxies "
+                    "or a loss with parameters."
                 )
-        # Keras would build the first of them for the variables of both.
+        # Keras would build the first optimizer for the variables of both.
         self.build_optimizers()
 
     def optimizer_groups(self) -> list[tuple[keras.optimizers.Optimizer, list[Weight]]]:
-        """Each optimizer with the variables that it trains: a list of pairs."""
+        """Return a list of pairs (optimizer, variables that it trains)."""
         if self.reference_optimizer is None:
             return [(self.optimizer, self.trainable_variables)]
         inside = list(self.embedder.trainable_variables)
@@ -316,7 +340,7 @@ class MetricModel(keras_compat.WorkerModel):
         return [(self.optimizer, inside), (self.reference_optimizer, outside)]
 
     def build_optimizers(self) -> None:
-        """Makes the optimizers' variables, which they would make at the first step."""
+        """Create the optimizers' variables now, not at the first step, so that checkpoints can restore them."""
         with self.distribute_strategy.scope():
             for optimizer, variables in self.optimizer_groups():
                 training_step.build_optimizer(optimizer, variables)
@@ -328,7 +352,7 @@ class MetricModel(keras_compat.WorkerModel):
 
     @property
     def metrics_names(self) -> list[str]:
-        """The names of what `evaluate` gives, in its order; without any before `compile`."""
+        """Names of the values that `evaluate` returns, in order; empty before `compile`."""
         if not hasattr(self, "metric_loss"):
             return []
         names = ["loss", *self._retrieval_names]
@@ -346,14 +370,14 @@ class MetricModel(keras_compat.WorkerModel):
         return self.embedder(inputs, training=training)
 
     def sample_losses(self, labels: Labels, embeddings: TensorLike) -> tf.Tensor:
-        """The metric loss of each sample of a training batch.
+        """Return the metric loss of each sample of a training batch. Override it to change the loss.
 
         Args:
-            labels: Integer class labels, `(batch,)`.
-            embeddings: `(batch, dim)`.
+            labels: integer tensor `(batch,)`. Class labels.
+            embeddings: float tensor `(batch, dim)`.
 
         Returns:
-            `(batch,)`; a scalar for a Keras loss that is not a `MetricLoss`.
+            float tensor `(batch,)`; a scalar for a Keras loss that is not a `MetricLoss`.
         """
         terms = [self.metric_loss.against(labels, embeddings, layer()) for layer in self.references]
         if self.in_batch_weight:
@@ -362,7 +386,7 @@ class MetricModel(keras_compat.WorkerModel):
 
     def _in_batch_losses(self, labels, embeddings, unseen=False):
         loss = self.metric_loss
-        # Other losses of Keras reduce for themselves when they are called; ours would lose digits of the labels.
+        # `__call__` of a Keras loss casts labels to floats, which rounds large integers: ours are called without it.
         if isinstance(loss, losses.FunctionLoss):
             return loss.call(labels, embeddings)
         if not isinstance(loss, losses.MetricLoss):
@@ -370,14 +394,14 @@ class MetricModel(keras_compat.WorkerModel):
         return loss.call_unseen(labels, embeddings) if unseen else loss.call(labels, embeddings)
 
     def penalty(self) -> tf.Tensor | float:
-        """What is added to the metric loss: the regularisation losses of the layers."""
+        """Return the sum of the layers' regularization losses, which is added to the metric loss."""
         return tf.add_n(self.losses) if self.losses else 0.0
 
     def train_step(self, data: Any) -> dict[str, Any]:
         images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if labels is None:
             raise ValueError(
-                "Labels are missing. Received: batches of images alone. Expected: batches of (images, labels), or "
+                "Labels are missing. Received: batches of images only. Expected: batches of (images, labels), or "
                 "arrays as in `fit(images, labels)`."
             )
         with tf.GradientTape() as tape:
@@ -388,7 +412,7 @@ class MetricModel(keras_compat.WorkerModel):
             if self.weight_decay:
                 decayed = training_step.decayed_variables(self.embedder)
                 objective += tf.cast(training_step.weight_penalty(decayed, self.weight_decay), loss.dtype)
-            # All replicas see the same loss, and the optimizers sum their gradients.
+            # Every replica computes the loss of the whole batch, and the optimizers sum over replicas.
             scaled_objective = keras_compat.scale_loss(self.optimizer, objective / ops.replica_count())
         variables = self.trainable_variables
         gradients = tape.gradient(scaled_objective, variables)
@@ -398,7 +422,7 @@ class MetricModel(keras_compat.WorkerModel):
             gradients = training_step.mask_gradients(gradients, variables, held, factor=is_over)
         grouped = grouped_variables(self.embedder, self.parameter_groups)
         updates = ScaledUpdates(grouped, self.steps)
-        # As the optimizer counts: a step that is skipped or accumulated is not one.
+        # Follow the optimizer's count: steps that it skips or accumulates do not count.
         before = tf.convert_to_tensor(self.optimizer.iterations)
         training_step.apply_gradients(self.optimizer_groups(), gradients, variables)
         updates.apply()
@@ -427,17 +451,35 @@ class MetricModel(keras_compat.WorkerModel):
         *args: Any,
         **kwargs: Any,
     ) -> keras.callbacks.History:
-        """Trains, as `keras.Model.fit` does.
+        """Train the embedder, as `keras.Model.fit` does.
 
-        Labels are checked first: those of an array at once, those of a `tf.data.Dataset`, a `keras.utils.PyDataset` or
-        a generator when their batch is made.
+        Labels are checked: those of an array immediately, those of a `tf.data.Dataset`, a `keras.utils.PyDataset` or a
+        generator when the batch is made.
+
+        Args:
+            x: Array of images `(n, height, width, channels)`; or a `tf.data.Dataset`, `keras.utils.PyDataset` or
+                generator of batches (images, labels) or (images, labels, weights).
+            y: Integer class labels `(n,)`, if `x` is an array. Default `None`.
+            batch_size: int. Images per batch, if `x` is an array. `None` means 32. Default `None`.
+            epochs: int. Number of the last epoch. Default 1.
+            verbose: As for `keras.Model.fit`. Default `"auto"`.
+            callbacks: List of `keras.callbacks.Callback`. Default `None`.
+            validation_split: float. Share of the arrays to validate on. Prefer `validation_data` with classes that are
+                not in the training data. Default 0.
+            validation_data: Tuple (images, labels) of arrays, or finite batches. Passed to `evaluate` after each epoch.
+                Default `None`.
+            *args: Other arguments of `keras.Model.fit`.
+            **kwargs: Other arguments of `keras.Model.fit`.
+
+        Returns:
+            `keras.callbacks.History`.
 
         Raises:
             ValueError: If the model is not compiled, labels are not integers or have no proxy, or the validation
-                dataset is endless and there are no `validation_steps`.
+                dataset is endless and `validation_steps` is missing.
 
         Warns:
-            UserWarning: If most samples have no positive in their batch, and nothing else to be compared with.
+            UserWarning: If most samples have no positive in their batch and there are no references.
         """
         self._check_compiled("fit")
         check = self._label_check()
@@ -452,7 +494,7 @@ class MetricModel(keras_compat.WorkerModel):
             )
 
     def train_on_batch(self, x: Any, y: Any = None, *args: Any, return_dict: bool = False, **kwargs: Any) -> Any:
-        """A step on one batch, as `keras.Model.train_on_batch` makes it; gives the loss, or a dict of all logs."""
+        """Train on one batch, as `keras.Model.train_on_batch` does; return the loss, or a dict of all logs."""
         self._check_compiled("train_on_batch")
         check = self._label_check()
         if check is not None and y is not None:
@@ -462,14 +504,14 @@ class MetricModel(keras_compat.WorkerModel):
         return logs if return_dict else logs["loss"]
 
     def test_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Scores one batch, as `keras.Model.test_on_batch` does; retrieval metrics need `evaluate`."""
+        """Return the loss of one batch, as `keras.Model.test_on_batch` does; use `evaluate` for retrieval metrics."""
         self._check_compiled("test_on_batch")
         if y is not None:
             y = self._checked_labels(y)
         return super().test_on_batch(x, y, *args, **kwargs)
 
     def _checked_validation(self, data, steps):
-        """Validation data with checked labels: errors after the first epoch would be late."""
+        """Return validation data with checked labels, so that errors do not wait until the end of an epoch."""
         if data is None:
             return None
         if isinstance(data, tuple):
@@ -482,12 +524,12 @@ class MetricModel(keras_compat.WorkerModel):
         if not hasattr(self, "metric_loss"):
             raise ValueError(
                 f"The model is not compiled. Received: {method} before compile. Expected: `model.compile(optimizer, "
-                "loss)` first; metrics without a loss come from `tfdml.metrics.retrieval_metrics` of what "
-                "`tfdml.models.embed` gives."
+                "loss)` first. To evaluate without a loss, pass the result of `tfdml.models.embed` to "
+                "`tfdml.metrics.retrieval_metrics`."
             )
 
     def _label_check(self):
-        """What labels must be, or `None` where another loss of Keras may take anything."""
+        """Return the check of training labels, or `None` for other Keras losses, which may accept any labels."""
         limits = [
             LabelCheck(layer.num_classes, f"{type(layer).__name__}({layer.num_classes}, …)")
             for layer in [*self.references, self.zero_shot]
@@ -502,7 +544,7 @@ class MetricModel(keras_compat.WorkerModel):
         return LabelCheck() if is_ours else None
 
     def _embed_and_compare(self, images, labels):
-        """Embeddings, labels and losses of the samples of a training batch, of all replicas."""
+        """Return the embeddings, labels and losses of a training batch, gathered over all replicas."""
         check_images(self.embedder, images)
         if self.zero_shot is None:
             embeddings = self.embedder(images, training=True)
@@ -525,7 +567,7 @@ class MetricModel(keras_compat.WorkerModel):
         return self.step_logs({"loss": self.loss_tracker.result()})
 
     def _score(self, embeddings, labels, sample_weight=None):
-        # Other classes than those of the training have no references: what is judged is the batch by itself.
+        # Classes unseen in training have no references, so only the loss within the batch is computed.
         return _weighted_mean(self._in_batch_losses(labels, embeddings, unseen=True), sample_weight)
 
     def evaluate(
@@ -540,36 +582,38 @@ class MetricModel(keras_compat.WorkerModel):
         return_dict: bool = False,
         **kwargs: Any,
     ) -> dict[str, float] | list[float]:
-        """Embeds a set and gives its loss and its exact retrieval metrics.
+        """Embed a dataset and compute its loss and exact retrieval metrics.
 
         Args:
-            x: Images, or a finite `tf.data.Dataset`, a `keras.utils.PyDataset` or another iterable of batches (images,
-                labels). Where queries are to be found in a gallery rather than among themselves, the labels are a dict
-                of `"label"` and `"is_query"`, a bool for each image.
-            y: Integer class labels, for images in an array.
-            batch_size: For an array; 32 by default.
-            verbose: 0 for no progress bar.
-            sample_weight: Weights of the samples in the loss, for an array; retrieval is not weighted.
-            steps: How many batches to take; all by default. An endless dataset needs it.
-            callbacks: Keras callbacks.
-            return_dict: Whether to return a dict rather than a list.
-            **kwargs: Only what Keras' `fit` passes.
+            x: Array of images `(n, height, width, channels)`; or a finite `tf.data.Dataset`, `keras.utils.PyDataset`
+                or other iterable of batches (images, labels). To search queries in a separate gallery rather than among
+                all other images, use labels that are a dict of `"label"` and `"is_query"`, a bool per image.
+            y: Integer class labels `(n,)`, if `x` is an array. Default `None`.
+            batch_size: int. Images per batch, if `x` is an array. `None` means 32. Default `None`.
+            verbose: 0 for no progress bar. Default `"auto"`.
+            sample_weight: float array `(n,)`. Weights of the samples in the loss, if `x` is an array; retrieval is not
+                weighted. Default `None`.
+            steps: int. Number of batches to evaluate; required for an endless dataset. `None` means all. Default
+                `None`.
+            callbacks: List of `keras.callbacks.Callback`. Default `None`.
+            return_dict: bool. Return a dict instead of a list. Default `False`.
+            **kwargs: Internal arguments of Keras' `fit`; all others are rejected.
 
         Returns:
-            `loss` (each batch scored by itself), `map_at_r`, `precision_at_1`, `r_precision`, `recall_at_1`,
-            `recall_at_2`, `recall_at_4`, `recall_at_8` (or the `metrics` of `compile`), and what `geometry` of
-            `compile` asks for: as a dict, or as a list in the order of `metrics_names`. Embeddings that are not finite,
-            as of a training that has diverged, have metrics NaN.
+            `loss` (the mean of the loss within each batch), the retrieval metrics `map_at_r`, `precision_at_1`,
+            `r_precision`, `recall_at_1`, `recall_at_2`, `recall_at_4` and `recall_at_8` (or the `metrics` of
+            `compile`), and geometry metrics if `compile(geometry=True)`: a dict, or a list in the order of
+            `metrics_names`. Metrics are NaN if an embedding is not finite, for example after training diverged.
 
         Raises:
-            ValueError: If the model is not compiled; there is nothing to evaluate, or no end of it; labels are missing
-                or not integers; or an image is not finite.
+            ValueError: If the model is not compiled, the dataset is empty or endless, labels are missing or not
+                integers, or an image contains NaN or infinity.
         """
         self._check_compiled("evaluate")
         from_fit = keras_compat.pop_call_from_fit(kwargs)
         unknown = sorted(set(kwargs) - {"max_queue_size", "use_multiprocessing", "workers"})
         if unknown:
-            raise TypeError(f"evaluate does not take these arguments. Received: {unknown}.")
+            raise TypeError(f"Unknown arguments of evaluate. Received: {unknown}.")
         data = self._as_batches(x, y, sample_weight, batch_size or 32)
         batches = finite_batches(data, steps)
         if isinstance(callbacks, keras.callbacks.CallbackList):
@@ -586,10 +630,10 @@ class MetricModel(keras_compat.WorkerModel):
         return logs if return_dict else list(logs.values())
 
     def _embed_set(self, batches, steps, callbacks):
-        """Embeds and scores this worker's share of the batches; gives the whole set, in its order."""
+        """Embed and score this worker's share of the batches; return the whole dataset in its original order."""
         if self._evaluation_functions is None:
-            # Not the graph of `embed_batch`: batches of other shapes would relax it, and a resumed training, which
-            # has not seen them, would round otherwise.
+            # Separate from the graph of `embed_batch`: batches of other shapes would retrace it with relaxed shapes,
+            # and a resumed training run, which has not seen them, would then round differently.
             score = self._score if self.run_eagerly else tf.function(self._score, reduce_retracing=True)
             self._evaluation_functions = inference_function(self.embedder, self.workers, self.run_eagerly), score
         embed_batch, score = self._evaluation_functions
@@ -597,7 +641,10 @@ class MetricModel(keras_compat.WorkerModel):
         parts = []
         for number, batch in checked_batches(mine):
             if batch.labels is None:
-                raise ValueError("Retrieval is judged by labels. Received: a data set of images without labels.")
+                raise ValueError(
+                    "Evaluation needs labels. Received: a dataset of images without labels. Expected: batches of "
+                    "(images, labels)."
+                )
             callbacks.on_test_batch_begin(number)
             labels = self._checked_labels(batch.labels)
             embeddings = embed_batch(batch.images)
@@ -608,14 +655,14 @@ class MetricModel(keras_compat.WorkerModel):
         return collect(parts, self.workers)
 
     def _evaluation_logs(self, embedded):
-        """The logs of an embedded set, the same on all workers."""
+        """Return the logs of an embedded dataset, identical on all workers."""
         embeddings, labels = embedded.embeddings, embedded.labels
         logs = {"loss": embedded.loss}
         logs.update(retrieval_logs(embeddings, labels, embedded.is_query, self.workers, self._retrieval_names))
         if self.geometry:
             logs.update(self._geometry_logs(embeddings, labels))
         if self.workers.count > 1:
-            # What is decided by them must be decided alike, whatever processors the workers have.
+            # Workers must make the same decisions, so rounding differences between processors must not matter.
             logs = dict(zip(logs, map(float, self.workers.broadcast(list(logs.values())))))
         return logs
 
@@ -630,12 +677,12 @@ class MetricModel(keras_compat.WorkerModel):
         return tf.data.Dataset.from_tensor_slices(arrays).batch(batch_size)
 
     def _checked_labels(self, labels):
-        # Other losses of Keras may take others.
+        # Other Keras losses may accept other labels.
         return LabelCheck().array(labels) if isinstance(self.metric_loss, losses.MetricLoss) else labels
 
     def _geometry_logs(self, embeddings, labels):
         logs, complaint = geometry_logs(embeddings, labels, getattr(self.metric_loss, "margin_requirements", None))
-        # Embeddings that have hardly begun to spread are no reason to worry.
+        # At the start of training, embeddings have not spread yet: a single violation is not a problem.
         self._evaluations_without_room = 0 if complaint is None else self._evaluations_without_room + 1
         if self._evaluations_without_room == _PATIENCE_WITH_MARGINS:
             warnings.warn(f"{complaint} Received: {type(self.metric_loss).__name__}.", stacklevel=3)
@@ -657,7 +704,7 @@ class MetricModel(keras_compat.WorkerModel):
         for part in ("embedder", "zero_shot"):
             if config.get(part) is not None:
                 config[part] = keras.saving.deserialize_keras_object(config[part])
-        # Earlier versions wrote a single layer by itself.
+        # Earlier versions stored a single layer instead of a list.
         references = _as_tuple(config.get("references"))
         config["references"] = [keras.saving.deserialize_keras_object(layer) for layer in references]
         return cls(**config)
@@ -688,13 +735,13 @@ class MetricModel(keras_compat.WorkerModel):
 
 
 _PATIENCE_WITH_MARGINS = 3
-# The name in the logs of the share of samples that are alone with their class in their batch.
+# Log name of the share of samples that are the only one of their class in their batch.
 _ALONE = "anchors_without_positive"
 _FIT_OPTIONS = ("run_eagerly", "jit_compile", "steps_per_execution", "auto_scale_loss")
 
 
 def _as_tuple(references):
-    """What stands for references, a layer, several or `None`, as a tuple."""
+    """Return references, given as a layer, several layers or `None`, as a tuple."""
     if references is None:
         return ()
     return tuple(references) if isinstance(references, (list, tuple)) else (references,)
@@ -708,14 +755,14 @@ def _weighted_mean(values, sample_weight):
 
 
 def _names_classes(labels):
-    """Whether labels are those of classes, one for each sample: other losses of Keras may take others."""
+    """Return whether labels are one class index per sample; other Keras losses may accept other labels."""
     labels = tf.convert_to_tensor(labels)
     is_column = labels.shape.rank == 1 or (labels.shape.rank == 2 and labels.shape[1] == 1)
     return is_column and labels.dtype.is_integer
 
 
 def _share_alone(labels):
-    """The share of samples that are alone with their class in the batch."""
+    """Return the share of samples that are the only one of their class in the batch."""
     of_class = tf.reduce_sum(tf.cast(labels[:, None] == labels[None, :], tf.int32), axis=1)
     return tf.math.divide_no_nan(
         tf.cast(tf.math.count_nonzero(of_class == 1), tf.float32), tf.cast(tf.size(labels), tf.float32)
@@ -723,14 +770,14 @@ def _share_alone(labels):
 
 
 class _Untracked:
-    """Holds a metric that is not part of the model's saved state, which files of earlier versions do not have."""
+    """Hides a metric from the model's saved state, because files of earlier versions do not contain it."""
 
     def __init__(self, value):
         self.value = value
 
 
 class _PositivesWarning(keras.callbacks.Callback):
-    """Warns once of batches in which most samples have nothing to be pulled to."""
+    """Warns once if most samples of the training batches have no positive."""
 
     def on_epoch_end(self, epoch, logs=None):
         share = (logs or {}).get(_ALONE, 0.0)
@@ -738,9 +785,9 @@ class _PositivesWarning(keras.callbacks.Callback):
             return
         self.model._has_warned_of_positives = True
         warnings.warn(
-            f"{share:.0%} of the samples have no other sample of their class in their batch, and nothing else to be "
-            "compared with as a positive, so the loss hardly trains on them. Received: batches drawn without regard to "
-            "classes. Expected: at least two samples of each class in a batch. Make batches by "
-            "`tfdml.data.balanced_batches`, or add references such as `ClassProxies` or `CrossBatchMemory`.",
+            f"{share:.0%} of the samples have no other sample of their class in their batch and no references to "
+            "compare with, so the loss hardly trains on them. Received: batches drawn without regard to classes. "
+            "Expected: at least two samples per class in a batch. Make batches with `tfdml.data.balanced_batches`, or "
+            "add references such as `ClassProxies` or `CrossBatchMemory`.",
             stacklevel=2,
         )

@@ -1,4 +1,4 @@
-"""Callbacks of Keras that take the larger of two retrieval metrics for the worse."""
+"""Detect Keras callbacks that minimize a retrieval metric."""
 
 import warnings
 
@@ -10,12 +10,12 @@ _MONITORING = (keras.callbacks.EarlyStopping, keras.callbacks.ModelCheckpoint, k
 
 
 def minimizes_retrieval(callback):
-    """Whether a callback of Keras monitors a retrieval metric and keeps the smallest.
+    """Return whether a Keras callback monitors a retrieval metric and prefers smaller values.
 
-    Keras 2 minimizes what it does not know unless `mode="max"` is given. Keras 3 asks for the mode itself.
+    Without `mode="max"`, Keras 2 minimizes metrics that it does not know. Keras 3 requires the mode.
 
     Args:
-        callback: A Keras callback.
+        callback: `keras.callbacks.Callback`.
     """
     if not isinstance(callback, _MONITORING) or not getattr(callback, "save_best_only", True):
         return False
@@ -25,22 +25,22 @@ def minimizes_retrieval(callback):
 
 
 def warn_of_minimized(callbacks, known):
-    """Warns of the callbacks that minimize a retrieval metric.
+    """Warn once about each callback that minimizes a retrieval metric.
 
     Args:
-        callbacks: Keras callbacks.
-        known: The ids of those that were warned of before.
+        callbacks: List of `keras.callbacks.Callback`.
+        known: frozenset. Ids of the callbacks that were reported before.
 
     Returns:
-        The ids of all that were warned of, a frozenset.
+        frozenset. Ids of all callbacks reported so far.
 
     Warns:
-        UserWarning: For each such callback, the first time.
+        UserWarning: For each new callback that minimizes a retrieval metric.
     """
     found = [callback for callback in callbacks if id(callback) not in known and minimizes_retrieval(callback)]
     for callback in found:
         warnings.warn(
-            f"{type(callback).__name__} minimizes {callback.monitor!r}, of which larger is better. "
+            f"{type(callback).__name__} minimizes {callback.monitor!r}, but larger values are better. "
             f"Received: mode={getattr(callback, 'mode', 'auto')!r}. Expected: mode='max'. Pass mode='max'.",
             stacklevel=3,
         )

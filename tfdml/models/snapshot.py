@@ -1,4 +1,4 @@
-"""Copies of a model's weights, kept as weights, and an order of weights that lasts."""
+"""Copies of weights stored in a model's own state, and a stable order of weights."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from tfdml._utils.types import Weight
 
 
 def ordered_weights(layer):
-    """All weights of a layer or model, in an order that freezing and unfreezing does not change.
+    """Return all weights of a layer or model in an order that freezing and unfreezing layers does not change.
 
-    `layer.weights` of Keras 2 puts the weights that are trainable now before the others, inside of every layer that
-    has layers of its own. This is its order while everything is trainable.
+    In Keras 2, `layer.weights` lists trainable weights first, within every nested layer. This function returns its
+    order as it would be if all layers were trainable.
 
     Args:
-        layer: A Keras layer or model.
+        layer: `keras.layers.Layer` or `keras.Model`.
     """
     return _unfrozen_order(layer) if IS_KERAS_2 else list(layer.weights)
 
 
 def ordered_variables(model):
-    """All variables of a model, those of its metrics included, in an order that freezing does not change."""
+    """Return all variables of a model, including its metrics, in an order that freezing does not change."""
     return _unfrozen_order(model) if IS_KERAS_2 else list(model.variables)
 
 
@@ -40,12 +40,12 @@ def _unfrozen_order(layer):
     if isinstance(layer, keras.Model):
         return nested + own
     weights = own + nested
-    # `trainable` of a variable of Keras 2 stays as the variable was made.
+    # In Keras 2, `variable.trainable` does not change when its layer is frozen.
     return [w for w in weights if w.trainable] + [w for w in weights if not w.trainable]
 
 
 class _Originals:
-    """Holds variables where Keras does not look for weights."""
+    """Hides variables from Keras' weight tracking."""
 
     def __init__(self, variables):
         self.variables = list(variables)
@@ -53,13 +53,24 @@ class _Originals:
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class WeightSnapshot(keras.layers.Layer):
-    """A copy of some weights that is part of the model's own state, so that every checkpoint of Keras holds it.
+    """Copy of weights that is part of the model's state, and therefore of every Keras checkpoint.
 
-    Each copy belongs to its variable for good, in whatever order variables are given later.
+    Use it to keep the best or the averaged weights of a model so that an interrupted training run can resume with
+    them. Each copy is matched to its variable by identity, regardless of the order in which variables are passed later.
 
     Args:
-        variables: The variables to hold a copy of; the copy starts with their present values. A checkpoint holds the
-            copies in this order, which must be the same when it is loaded: give `ordered_weights`.
+        variables: Iterable of variables to copy. The copies start with the current values. Checkpoints store the copies
+            in this order, which must be the same when they are loaded.
+
+    Example:
+        >>> import numpy as np
+        >>> layer = keras.layers.Dense(1, kernel_initializer="ones")
+        >>> layer.build((None, 2))
+        >>> snapshot = WeightSnapshot(layer.weights)
+        >>> layer.set_weights([np.zeros((2, 1)), np.zeros((1,))])
+        >>> snapshot.restore()
+        >>> layer.get_weights()[0].tolist()
+        [[1.0], [1.0]]
     """
 
     def __init__(self, variables: Iterable[Weight], **kwargs: Any) -> None:
@@ -73,21 +84,21 @@ class WeightSnapshot(keras.layers.Layer):
                 initializer="zeros",
                 trainable=False,
             )
-            # An attribute each: tf.train.Checkpoint does not look into a list of Keras 3 variables.
+            # One attribute per copy: tf.train.Checkpoint does not track lists of Keras 3 variables.
             setattr(self, f"copy_{index}", copy)
         self.copy_from()
         self.built = True
 
     @property
     def copies(self) -> list[Weight]:
-        """The copies, in the order of the variables that the snapshot was made of."""
+        """The copies, in the order of the variables passed at construction."""
         return [getattr(self, f"copy_{index}") for index in range(len(self._originals.variables))]
 
     def pairs(self, variables: Iterable[Weight] | None = None) -> list[tuple[Weight, Weight]]:
-        """Variables with their copies: a list of pairs.
+        """Return pairs (variable, copy).
 
         Args:
-            variables: Some of the variables that the snapshot was made of, in any order; `None` for all.
+            variables: Variables of the snapshot, in any order. `None` means all. Default `None`.
 
         Raises:
             ValueError: If the snapshot has no copy of a variable.
@@ -101,12 +112,12 @@ class WeightSnapshot(keras.layers.Layer):
         if unknown:
             raise ValueError(
                 f"The snapshot has no copy of some variables. Received: {unknown[:3]} and "
-                f"{len(unknown[3:])} others. Expected: variables that the snapshot was made of."
+                f"{len(unknown[3:])} others. Expected: variables passed when the snapshot was made."
             )
         return [(variable, copy_of[id(variable)]) for variable in variables]
 
     def copy_from(self, variables: Iterable[Weight] | None = None) -> None:
-        """Copies the present values of the variables, or of some of them."""
+        """Copy the current values of the variables, or of some of them, into the snapshot."""
         for variable, copy in self.pairs(variables):
             copy.assign(variable)
 
@@ -116,7 +127,7 @@ class WeightSnapshot(keras.layers.Layer):
         self.copy_from(variables)
 
     def restore(self, variables: Iterable[Weight] | None = None) -> None:
-        """Gives the copied values back to the variables, or to some of them."""
+        """Assign the copied values to the variables, or to some of them."""
         for variable, copy in self.pairs(variables):
             variable.assign(copy)
 

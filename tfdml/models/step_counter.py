@@ -1,4 +1,4 @@
-"""How many training steps a model has behind it."""
+"""Count a model's training steps."""
 
 import keras
 import tensorflow as tf
@@ -6,12 +6,12 @@ import tensorflow as tf
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class StepCounter(keras.layers.Layer):
-    """Counts training steps among the model's weights, so that compiling again does not set the count back.
+    """Counts training steps in a weight of the model, so that compiling again does not reset the count.
 
-    A layer of its own: the model's other weights keep their places in `model.weights`.
+    It is a separate layer so that the model's other weights keep their positions in `model.weights`.
 
     Attributes:
-        steps: The number of steps, an int64 variable.
+        steps: int64 variable, scalar. Number of training steps.
     """
 
     def __init__(self, **kwargs):
@@ -20,10 +20,10 @@ class StepCounter(keras.layers.Layer):
         self.built = True
 
     def advance(self, steps):
-        """Adds a number of steps."""
+        """Add a number of steps to the count."""
         self.steps.assign(tf.convert_to_tensor(self.steps) + tf.cast(steps, tf.int64))
 
     def load_own_variables(self, store):
-        """Reads the count; a file of an earlier version of tfdml has none, and leaves it as it is."""
+        """Load the count; files of earlier versions of tfdml have none and leave it unchanged."""
         if len(store):
             super().load_own_variables(store)

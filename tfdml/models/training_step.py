@@ -1,4 +1,4 @@
-"""From a loss to updated weights: the parts of a training step that know nothing of metric learning."""
+"""Parts of a training step that are independent of metric learning: penalties, gradients, optimizers."""
 
 import keras
 import tensorflow as tf
@@ -15,7 +15,7 @@ from tfdml._utils.keras_compat import (
 
 
 def decayed_variables(embedder):
-    """The trainable weights of an embedder without those of batch normalisation."""
+    """Return the trainable weights of an embedder except those of batch normalization."""
     normalizations = [
         layer for layer in all_layers(embedder) if isinstance(layer, keras.layers.BatchNormalization)
     ]
@@ -24,21 +24,21 @@ def decayed_variables(embedder):
 
 
 def weight_penalty(variables, weight_decay):
-    r"""$\frac{\lambda}{2} \sum \lVert w \rVert_2^2$, whose gradient is the L2 term $\lambda w$."""
+    r"""Return $\frac{\lambda}{2} \sum \lVert w \rVert_2^2$, whose gradient is the L2 term $\lambda w$."""
     halves = [tf.nn.l2_loss(tf.convert_to_tensor(variable)) for variable in variables]
     return weight_decay * tf.add_n(halves) if halves else 0.0
 
 
 def frozen_variables(embedder):
-    """What a warm-up holds: the trainable weights of an embedder without those of its layer "embedding".
+    """Return the weights that a warm-up freezes: the embedder's trainable weights except its layer "embedding".
 
     Raises:
-        ValueError: If there is no such layer.
+        ValueError: If the embedder has no layer named "embedding".
     """
     names = [layer.name for layer in embedder.layers]
     if "embedding" not in names:
         raise ValueError(
-            "A warm-up trains the embedder's layer named 'embedding', and there is none. "
+            "A warm-up trains only the embedder's layer named 'embedding', which does not exist. "
             f"Received: a model with layers {names}."
         )
     free = {id(variable) for variable in embedder.get_layer("embedding").weights}
@@ -46,35 +46,35 @@ def frozen_variables(embedder):
 
 
 def mask_gradients(gradients, variables, held, factor):
-    """The gradients, those of the held variables times the factor.
+    """Multiply the gradients of frozen variables by a factor.
 
     Args:
-        gradients: Tensors, `tf.IndexedSlices` or `None`, one for each variable.
-        variables: The variables.
-        held: Those among them that are held.
-        factor: 0 as long as they are held, then 1.
+        gradients: List of tensors, `tf.IndexedSlices` or `None`, one per variable.
+        variables: List of variables.
+        held: The variables among them that are frozen.
+        factor: 0 while they are frozen, then 1.
     """
     held = {id(variable) for variable in held}
     return [_times(gradient, factor) if id(v) in held else gradient for gradient, v in zip(gradients, variables)]
 
 
 def apply_gradients(groups, gradients, variables):
-    """Updates each group of variables by its optimizer.
+    """Update each group of variables with its optimizer.
+
+    With several replicas, gradients are summed over the replicas before they are clipped.
 
     Args:
-        groups: Pairs (optimizer, its variables). The first optimizer is the one that scaled the loss; the others then
-            skip a step in which a gradient is not finite, as it does.
-        gradients: Of the scaled loss, one for each variable.
-        variables: The variables of all groups together.
-
-    Among several replicas the gradients are summed over them before an optimizer clips them.
+        groups: List of pairs (optimizer, its variables). The first optimizer is the one that scaled the loss. If it
+            scales the loss, the others also skip steps in which a gradient is not finite.
+        gradients: List of gradients of the scaled loss, one per variable.
+        variables: List of the variables of all groups.
     """
     gradient_of = {id(variable): gradient for variable, gradient in zip(variables, gradients)}
     parts = [(optimizer, [gradient_of[id(variable)] for variable in group], group) for optimizer, group in groups]
     scaling_optimizer = groups[0][0]
     one = tf.ones(())
     scale = scale_loss(scaling_optimizer, one)
-    # The first comes last, as it may change the scale.
+    # The first optimizer comes last because it may change the scale.
     for optimizer, part, group in parts[1:]:
         if scale is one:
             if not sums_before_clipping(optimizer):
@@ -89,12 +89,12 @@ def apply_gradients(groups, gradients, variables):
 
 
 def _clipped_sum(optimizer, gradients, scale):
-    """Gradients whose sum over the replicas, which the optimizers of Keras 3 take after they clip, is clipped already.
+    """Sum gradients over replicas, then clip them: Keras 3 clips before it sums.
 
     Args:
-        optimizer: The optimizer, which clips by what it says of itself.
-        gradients: Those of this replica, or `None`, times the scale.
-        scale: Of the loss.
+        optimizer: Optimizer whose attributes say how to clip.
+        gradients: List of this replica's gradients (or `None`), multiplied by the scale.
+        scale: Scale of the loss.
     """
     count = ops.replica_count()
     inner = base_optimizer(optimizer)
@@ -109,24 +109,24 @@ def _clipped_sum(optimizer, gradients, scale):
         summed, _ = tf.clip_by_global_norm(summed, by_all * scale)
     elif by_value:
         summed = [tf.clip_by_value(gradient, -by_value * scale, by_value * scale) for gradient in summed]
-    # What the optimizer sums: it has nothing left to clip.
+    # The optimizer sums these shares; none of them exceeds the clipping threshold.
     shares = iter([gradient / count for gradient in summed])
     return [None if gradient is None else next(shares) for gradient in gradients]
 
 
 def build_optimizer(optimizer, variables):
-    """Makes an optimizer's own variables, if it has none yet."""
-    # A LossScaleOptimizer of Keras 3 would begin anew.
+    """Create an optimizer's variables if it has none yet."""
+    # Building it again would reset a LossScaleOptimizer of Keras 3.
     if not getattr(optimizer, "built", False):
         optimizer.build(variables)
 
 
 def optimizer_state(optimizer, variables):
-    """All variables that an optimizer needs to go on.
+    """Return all variables that an optimizer needs to resume.
 
     Args:
-        optimizer: The optimizer.
-        variables: What it trains.
+        optimizer: `keras.optimizers.Optimizer`.
+        variables: List of the variables that it trains.
     """
     build_optimizer(optimizer, variables)
     return optimizer_variables(optimizer)

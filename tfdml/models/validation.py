@@ -1,4 +1,4 @@
-"""What the embeddings of a whole validation set say, as numbers for the logs."""
+"""Metrics of a whole validation dataset, as numbers for the logs."""
 
 import re
 from typing import NamedTuple, Optional
@@ -12,19 +12,19 @@ RECALLS = (1, 2, 4, 8)
 RETRIEVAL_LOGS = ("map_at_r", "precision_at_1", "r_precision", *(f"recall_at_{k}" for k in RECALLS))
 GEOMETRY_LOGS = ("mean_covering_radius", "interclass_distance", "class_spread")
 _RECALL = re.compile(r"recall_at_([1-9][0-9]*)")
-# The cost of geometry grows with the square of the samples.
+# Geometry metrics cost time quadratic in the number of samples.
 _MAX_SAMPLES = 4096
 
 
 class EmbeddedBatch(NamedTuple):
-    """A batch, or a whole set, as an evaluation has it.
+    """Embeddings, labels and loss of a batch or a whole dataset.
 
     Attributes:
-        number: Of the batch, from 0; `None` for a set.
-        embeddings: `(n, d)`.
-        labels: `(n,)`.
-        is_query: `(n,)` bools, or `None`.
-        loss: The mean over the samples.
+        number: int. Number of the batch, from 0; `None` for a whole dataset.
+        embeddings: float array `(n, dim)`.
+        labels: array `(n,)`.
+        is_query: bool array `(n,)`, or `None`.
+        loss: float. Mean over the samples.
     """
 
     number: Optional[int]
@@ -35,15 +35,15 @@ class EmbeddedBatch(NamedTuple):
 
 
 def collect(parts, workers):
-    """The whole set from the batches of all workers, in its order.
+    """Concatenate the batches of all workers into the whole dataset, in its original order.
 
     Raises:
-        ValueError: If there is no batch, or not for every worker.
+        ValueError: If there is no batch, or a worker has none.
     """
     smallest = min(workers.gather(np.array([len(parts)]))) if workers.count > 1 else len(parts)
     if not smallest:
         fewer = f" for each of {workers.count} workers" if workers.count > 1 else ""
-        raise ValueError(f"There is nothing to evaluate. Received: a data set without a batch{fewer}.")
+        raise ValueError(f"There is nothing to evaluate. Received: a dataset without a batch{fewer}.")
     embeddings, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("embeddings", "labels"))
     is_query = None if parts[0].is_query is None else np.concatenate([part.is_query for part in parts])
     if workers.count == 1:
@@ -59,23 +59,24 @@ def collect(parts, workers):
 
 
 def mean_loss(parts):
-    """The mean loss of the samples of some batches."""
+    """Return the mean loss over the samples of several batches."""
     return float(np.average([part.loss for part in parts], weights=[len(part.labels) for part in parts]))
 
 
 def is_retrieval_name(name):
-    """Whether this is a name of `RETRIEVAL_LOGS`, or `"recall_at_<k>"` of any k."""
+    """Return whether a name is in `RETRIEVAL_LOGS` or has the form `"recall_at_<k>"`."""
     return isinstance(name, str) and (name in RETRIEVAL_LOGS or _RECALL.fullmatch(name) is not None)
 
 
 def check_retrieval_names(names):
-    """The names of retrieval metrics as a tuple, or an error that names those that exist.
+    """Return the names of retrieval metrics as a tuple.
 
     Args:
-        names: Names of `RETRIEVAL_LOGS`, or `"recall_at_<k>"` of any k; `None` for all of `RETRIEVAL_LOGS`.
+        names: str or sequence of str. Names of `RETRIEVAL_LOGS`, or `"recall_at_<k>"` for any k. `None` means all of
+            `RETRIEVAL_LOGS`.
 
     Raises:
-        ValueError: If a metric is not one of them.
+        ValueError: If a name is unknown. The message lists the known names.
     """
     if names is None:
         return RETRIEVAL_LOGS
@@ -83,22 +84,24 @@ def check_retrieval_names(names):
     for name in names:
         if not is_retrieval_name(name):
             raise ValueError(
-                f"MetricModel computes retrieval metrics of the whole dataset, and no metrics of batches. Received: "
-                f"metrics={list(names)!r}. Expected: names of {', '.join(RETRIEVAL_LOGS[:3])}, recall_at_<k>. Compute "
-                "other metrics in a callback, from `tfdml.models.embed`."
+                "MetricModel computes retrieval metrics of the whole dataset, not metrics averaged over batches. "
+                f"Received: metrics={list(names)!r}. Expected: names of {', '.join(RETRIEVAL_LOGS[:3])}, "
+                "recall_at_<k>. Compute other metrics in a callback, with `tfdml.models.embed`."
             )
     return tuple(dict.fromkeys(names))
 
 
 def retrieval_logs(embeddings, labels, is_query=None, workers=None, names=RETRIEVAL_LOGS):
-    """Exact retrieval metrics; NaN if an embedding is not finite.
+    """Compute exact retrieval metrics; NaN if an embedding is not finite.
 
     Args:
-        embeddings: `(n, d)`.
-        labels: `(n,)`.
-        is_query: `(n,)` bools, to find queries in a gallery of the others; `None` to find each among all others.
-        workers: The `Workers` whose workers share the queries, all of which have the whole set; `None` judges all here.
-        names: Of the metrics, in their order.
+        embeddings: float array `(n, dim)`.
+        labels: array `(n,)`.
+        is_query: bool array `(n,)`. Queries are searched in a gallery of the other samples. `None` searches each sample
+            among all others. Default `None`.
+        workers: `Workers` that share the queries; each has the whole dataset. `None` evaluates all queries in this
+            process. Default `None`.
+        names: Names of the metrics, in the order of the result.
     """
     if not np.isfinite(embeddings).all():
         return dict.fromkeys(names, float("nan"))
@@ -111,22 +114,22 @@ def retrieval_logs(embeddings, labels, is_query=None, workers=None, names=RETRIE
     of_parts = workers.gather(np.array([[values[name] for name in names]], np.float64))
     if not counts.sum():
         return dict.fromkeys(names, float("nan"))
-    # A part without a query that counts has no averages.
+    # The averages of a part without valid queries are NaN; their weight is 0.
     means = np.average(np.nan_to_num(of_parts), axis=0, weights=counts)
     return dict(zip(names, map(float, means)))
 
 
 def geometry_logs(embeddings, labels, required=None):
-    """Geometry metrics, of at most 4,096 samples; NaN if an embedding is not finite.
+    """Compute geometry metrics of at most 4,096 samples; NaN if an embedding is not finite.
 
     Args:
-        embeddings: `(n, d)`.
-        labels: `(n,)`.
-        required: What the loss asks of distances, a `tfdml.losses.MarginRequirements`, or `None`.
+        embeddings: float array `(n, dim)`.
+        labels: array `(n,)`.
+        required: `tfdml.losses.MarginRequirements` of the loss, or `None`.
 
     Returns:
-        A dict, with `margin_slack` if `required` is given, and a sentence that says so if no triplet of these samples
-        can meet its margins, else `None`.
+        Pair of a dict of metrics, with `margin_slack` if `required` is given, and a warning text if no triplet of these
+        samples can satisfy the margins, else `None`.
     """
     if not np.isfinite(embeddings).all():
         names = GEOMETRY_LOGS if required is None else (*GEOMETRY_LOGS, "margin_slack")
@@ -140,7 +143,7 @@ def geometry_logs(embeddings, labels, required=None):
     if not logs["margin_slack"] < 0:
         return logs, None
     return logs, (
-        f"No triplet of these samples can meet the margins of the loss: their distances between classes are at most "
-        f"{largest:.4g}, within classes at least {smallest:.4g}, and the margins ask for a difference of "
+        f"No triplet of these samples can satisfy the margins of the loss: distances between classes are at most "
+        f"{largest:.4g}, distances within classes at least {smallest:.4g}, and the margins require a difference of "
         f"{required.gap:g}."
     )
