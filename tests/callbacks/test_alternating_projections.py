@@ -234,12 +234,12 @@ def test_bad_pools(blobs, linear_embedder):
 
     with pytest.raises(ValueError, match="lacks 1 classes. Received: no image of \\[2\\]"):
         fit(dataset(points[labels != 2], labels[labels != 2]))
-    with pytest.raises(ValueError, match="labels 0..3; expected 0..2"):
+    with pytest.raises(ValueError, match="labels 0..3. Expected: 0..2"):
         fit(dataset(points, labels), num_classes=3)
     spoilt = np.where((labels == 1)[:, None], np.nan, points)
     with pytest.raises(ValueError, match="Images must be finite. Received: NaN or infinity in image 1 "):
         fit(dataset(spoilt, labels))
-    with pytest.raises(ValueError, match="endless data set"):
+    with pytest.raises(ValueError, match="pool is endless"):
         fit(dataset(points, labels).repeat())
     with pytest.raises(ValueError, match="without labels"):
         fit(tf.data.Dataset.from_tensor_slices(points).batch(8))

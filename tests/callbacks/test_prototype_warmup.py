@@ -106,9 +106,9 @@ def test_bad_input(images):
     with pytest.raises(ValueError, match="epochs=0"):
         callbacks.PrototypeWarmup(images[0], epochs=0)
     warmup = callbacks.PrototypeWarmup(images[0])
-    with pytest.raises(TypeError, match="no prototypes to warm up to. Received: GlobalAveragePooling"):
+    with pytest.raises(TypeError, match="has no prototypes. Received: GlobalAveragePooling"):
         fit(make_model("gap"), images, 1, warmup)
     plain = keras.Sequential([keras.Input((6, 6, 1)), keras.layers.Flatten(), keras.layers.Dense(4)])
     plain.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    with pytest.raises(TypeError, match="drives a MetricModel. Received: Sequential"):
+    with pytest.raises(TypeError, match="needs a MetricModel. Received: Sequential"):
         fit(plain, images, 1, warmup)

@@ -1,4 +1,4 @@
-"""Keras callbacks: early stopping, alternating projections, averaged weights, prototypes after a warm-up, backup."""
+"""Keras callbacks: early stopping, alternating projections, averaged weights, prototype warm-up and backup."""
 
 from tfdml.callbacks.alternating_projections import AlternatingProjections
 from tfdml.callbacks.averaged_weights import AveragedWeights

@@ -1,4 +1,4 @@
-"""The outer loop of chance constrained programming."""
+"""Outer loop of chance-constrained programming."""
 
 from __future__ import annotations
 
@@ -22,46 +22,62 @@ _logger = logging.getLogger(__name__)
 
 
 class AlternatingProjections(keras.callbacks.Callback):
-    r"""Moves a `CCPModel` from one proxy problem to the next.
+    r"""Ends each proxy problem of a `CCPModel` when it is solved, and starts the next one.
 
-    When `patience` validations in a row have brought no better value, the problem counts as solved: its best
-    weights $\theta^*, \rho^*$ are restored, a pool of samples of each class is embedded, and the next proxies are
-    chosen from the pool by greedy k-center, given $\rho^*$ (Algorithm 2). At the start of training the first proxies
-    are chosen from a pool alone. A class with fewer images than proxies gets them all; its remaining proxies stay
-    those of $\rho^*$, and at the start repeat its first image's.
+    Every `CCPModel` is trained with this callback.
 
-    When `outer_patience` problems in a row have brought no better value than the best of all before them, training
-    stops with the best weights of all problems.
+    A problem counts as solved after `patience` validations in a row without improvement. Then its best weights
+    $\theta^*, \rho^*$ are restored, a pool of images of each class is embedded, and the next proxies are selected from
+    the pool by greedy k-center, given $\rho^*$ (Algorithm 2). The first proxies, at the start of training, are selected
+    from a pool only. If a class has fewer images than proxies, all of them are selected; its remaining proxies keep the
+    values of $\rho^*$ or, at the start of training, repeat the class' first image.
 
-    Every epoch's logs get `projection` (number of the problem, from 0), `projection_steps` (training steps in it so
-    far), `covering_radius` (of the pool by the proxies as they were chosen: the largest distance of a sample to the
-    nearest proxy of its class, averaged over the classes) and `proxy_diversity` (the mean distance of two proxies of a
-    class as they are now, averaged over the classes; 0 when they have collapsed).
+    Training stops after `outer_patience` problems in a row without improvement over the best of all earlier problems;
+    the best weights of all problems are restored.
+
+    Adds to the logs of every epoch: `projection` (number of the problem, from 0), `projection_steps` (training steps in
+    this problem so far), `covering_radius` (the largest distance of a pool sample to the nearest initial proxy of its
+    class, averaged over classes) and `proxy_diversity` (the mean distance between the current proxies of a class,
+    averaged over classes; 0 if they have collapsed).
 
     Args:
-        pool_dataset: A finite `tf.data.Dataset` of batches (images, labels) of the training classes, or a callable that
-            gives one for the number of a draw (0 for the first proxies, then 1, 2, …). The pool is the first
-            `pool_size` images of each class in it, so a data set given as such should be shuffled anew at each pass.
-            It is embedded batch by batch, and read until every class has its share; only embeddings are held.
-        pool_size: How many images of each class are embedded, and at least as many as a class has proxies. With 1 the
-            proxies are random samples: the pool is as large as their number and no choice is left. A class with fewer
-            images gives all it has.
-        patience: Validations in a row without a better value after which a problem is solved; `None` never ends the
-            first problem, so the proxies that were drawn for it are kept.
-        monitor: Metric in the logs; larger is better.
-        start_from_epoch: Validations of the epochs before, counted from 0, are passed over, as those of a warm-up.
-        outer_patience: Problems in a row without a better value after which training stops; `None` for no limit.
+        pool_dataset: Finite `tf.data.Dataset` of batches (images, labels) of the training classes, or a function that
+            returns one for the number of a draw (0 for the first proxies, then 1, 2, …). The pool consists of the first
+            `pool_size` images of each class, so a dataset should reshuffle each time it is iterated. It is read until
+            every class is complete and embedded batch by batch; only embeddings are kept in memory.
+        pool_size: int. Number of images per class in the pool; raised to the number of proxies per class if that is
+            larger. 1 therefore makes the proxies random samples, because there is nothing to choose from. A class with
+            fewer images contributes all of them. Default 12.
+        patience: int. Number of validations in a row without improvement after which a problem is solved. `None` never
+            ends the first problem, so its initial proxies are trained throughout. Default 3.
+        monitor: str. Metric in the logs; larger is better. Default `"val_map_at_r"`.
+        start_from_epoch: int. First epoch (0-based) whose validation counts. Default 0.
+        outer_patience: int. Number of problems in a row without improvement after which training stops. `None` means no
+            limit. Default `None`.
 
     Attributes:
-        projections: What each problem that has ended did, a list of dicts: `projection`, `first_step`, `steps`, `best`
-            (its best value), `covering_radius` (as in the logs), `converged_covering_radius` (of the pool that the next
-            proxies are chosen from, by the converged proxies), `proxy_diversity` and `converged_proxy_diversity` (at
-            its begin and of its best weights), `weight_change` (how far the embedder's trainable weights went, in l2)
-            and `selection_seconds` (for embedding that pool and choosing from it).
+        projections: List of dicts, one per finished problem: `projection`, `first_step`, `steps`, `best` (best
+            validation value), `covering_radius` (as in the logs), `converged_covering_radius` (of the next pool, with
+            the converged proxies), `proxy_diversity` and `converged_proxy_diversity` (at the start of the problem and
+            with its best weights), `weight_change` (l2 distance between the embedder's trainable weights and the
+            anchor) and `selection_seconds` (time for embedding the pool and selecting proxies).
 
     Raises:
-        ValueError: If a count is below 1, the pool is endless, lacks a class, or its embeddings are not finite.
-        TypeError: If the model is no `CCPModel`.
+        ValueError: If a count is below 1, or when training starts or a problem ends, if the pool is endless, lacks a
+            class, or has embeddings with NaN or infinity.
+        TypeError: If the model is not a `CCPModel`.
+
+    Example:
+        >>> from tfdml.layers import ClassProxies
+        >>> data = np.eye(4, dtype="float32"), np.array([0, 0, 1, 1])
+        >>> pool = tf.data.Dataset.from_tensor_slices(data).shuffle(4).batch(4)
+        >>> embedder = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> model = CCPModel(embedder, ClassProxies(num_classes=2, embedding_size=2))
+        >>> model.compile("adam", loss="c2")
+        >>> projections = AlternatingProjections(pool, pool_size=2)
+        >>> history = model.fit(*data, validation_data=data, callbacks=[projections], verbose=0)
+        >>> history.history["projection"]
+        [0]
 
     Reference:
         Gürbüz, "Novel Optimization Models to Generalize Deep Metric Learning", METU 2022, Algorithms 1 and 2.
@@ -95,24 +111,26 @@ class AlternatingProjections(keras.callbacks.Callback):
 
     @property
     def is_over(self) -> bool:
-        """Whether the last problem has ended and the outer patience is at its end."""
+        """Whether the last problem has ended and the outer patience is exhausted."""
         model = self.model
         without_better = number(model.projection) - number(model.incumbent_projection)
         return self.outer_patience is not None and self._is_solved and without_better >= self.outer_patience
 
     @property
     def _is_solved(self):
-        """Whether the present problem has gone `patience` validations without a better value."""
+        """Whether the current problem has had `patience` validations without improvement."""
         return self.patience is not None and number(self.model.wait) >= self.patience
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         model = self.model
         if not isinstance(model, CCPModel):
-            raise TypeError(f"AlternatingProjections drives a CCPModel. Received: {type(model).__name__}.")
+            raise TypeError(
+                f"AlternatingProjections needs a CCPModel. Received: {type(model).__name__}. Expected: tfdml.CCPModel."
+            )
         if number(model.steps) < number(model.projection_start):
             _logger.warning(
-                "The weights are of an earlier version of tfdml, which did not count steps. Received: %d steps in a "
-                "problem that began at step %d. The count goes on from there.",
+                "The weights come from an earlier version of tfdml that did not count steps. Received: %d steps in a "
+                "problem that started at step %d. Counting continues from that step.",
                 number(model.steps), number(model.projection_start),
             )  # fmt: skip
             model.steps.assign(model.projection_start)
@@ -123,7 +141,7 @@ class AlternatingProjections(keras.callbacks.Callback):
             model.proxies.assign(proxies)
 
     def _has_begun(self):
-        """Whether the model has proxies of a problem; files of earlier versions have the problem but not the steps."""
+        """Return whether a problem has started. Files of earlier versions have its number but no step count."""
         model = self.model
         counts = (model.steps, model.projection, model.wait)
         return any(number(count) > 0 for count in counts) or np.isfinite(number(model.best_value))
@@ -162,9 +180,8 @@ class AlternatingProjections(keras.callbacks.Callback):
         ended["selection_seconds"] = round(time.perf_counter() - began, 3)
         self.projections.append(ended)
         _logger.info(
-            "Projection %d ends after %d steps at %s = %.4f. Its proxies covered the pool within %.4f at its begin, "
-            "the converged ones within %.4f, the next ones within %.4f. The weights went %.4f far. Embedding %d "
-            "images and choosing from them took %.1f s.",
+            "Problem %d solved after %d steps: %s = %.4f. Covering radius: %.4f at the start, %.4f converged, %.4f "
+            "with the next proxies. Weight change: %.4f. Embedding %d images and selecting proxies took %.1f s.",
             ended["projection"], steps, self.monitor, ended["best"], ended["covering_radius"],
             ended["converged_covering_radius"], self._covering_radius, ended["weight_change"], pool[1].sum(),
             ended["selection_seconds"],
@@ -175,41 +192,47 @@ class AlternatingProjections(keras.callbacks.Callback):
         model.incumbent.restore()
         model.stop_training = True
         _logger.info(
-            "%d problems have brought nothing better: training ends with the weights of projection %d, %s = %.4f.",
+            "No improvement in %d problems: training stops with the weights of problem %d, %s = %.4f.",
             self.outer_patience, number(model.incumbent_projection), self.monitor,
             number(model.incumbent_value),
         )  # fmt: skip
 
     def _choose(self, pool, given=None):
-        """Proxies from a pool, given those that are there; notes how they cover it."""
+        """Select proxies from a pool, given existing ones; store their covering radius and diversity."""
         layer = self.model.proxies
         points, exists = pool
         indices = np.asarray(ops.greedy_k_center(points, layer.per_class, initial=given, mask=exists))
         chosen = np.take_along_axis(points, np.maximum(indices, 0)[:, :, None], axis=1)
         proxies = np.where(indices[:, :, None] >= 0, chosen, chosen[:, :1] if given is None else given)
-        # Every worker has embedded the pool, and the first one's choice counts.
+        # Every worker embeds the pool; use the first worker's selection so that rounding cannot make them differ.
         proxies = self.model.workers.broadcast(proxies)
         self._covering_radius = _radius(pool, proxies)
         self._proxy_diversity = _diversity(proxies)
         return proxies
 
     def _embed_pool(self, draw):
-        """Embeddings `(classes, size, dim)` and which of them exist, `(classes, size)`."""
+        """Return embeddings `(classes, size, dim)` and a mask `(classes, size)` of those that exist."""
         layer = self.model.proxies
         size = max(self.pool_size, layer.per_class)
         points = np.zeros((layer.num_classes, size, layer.embedding_size), np.float32)
         counts = np.zeros(layer.num_classes, int)
         dataset = self.pool_dataset(draw) if callable(self.pool_dataset) else self.pool_dataset
         if isinstance(dataset, tf.data.Dataset) and dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
-            raise ValueError("The pool must come to an end. Received: an endless data set.")
+            raise ValueError(
+                "The pool is endless. Received: a dataset of infinite cardinality. Expected: a finite dataset, such as "
+                "one without `repeat()`."
+            )
         for images, labels in image_batches(dataset):
             if labels is None:
-                raise ValueError("Proxies are drawn class by class. Received: a pool data set without labels.")
+                raise ValueError(
+                    "Selecting proxies needs labels. Received: a pool dataset without labels. Expected: batches of "
+                    "(images, labels)."
+                )
             embeddings, labels = np.asarray(self.model.embed_batch(images)), np.asarray(labels).reshape(-1)
             if labels.min() < 0 or labels.max() >= layer.num_classes:
                 raise ValueError(
-                    f"The pool has labels without proxies. Received: labels {labels.min()}..{labels.max()}; "
-                    f"expected 0..{layer.num_classes - 1}."
+                    f"The pool has labels without proxies. Received: labels {labels.min()}..{labels.max()}. "
+                    f"Expected: 0..{layer.num_classes - 1}."
                 )
             places = counts[labels] + _ranks(labels)
             kept = places < size
@@ -219,14 +242,20 @@ class AlternatingProjections(keras.callbacks.Callback):
                 break
         missing = np.flatnonzero(counts == 0)
         if len(missing):
-            raise ValueError(f"The pool lacks {len(missing)} classes. Received: no image of {missing[:10].tolist()}.")
+            raise ValueError(
+                f"The pool lacks {len(missing)} classes. Received: no image of {missing[:10].tolist()}. Expected: at "
+                "least one image of each class."
+            )
         if not np.isfinite(points).all():
             bad = np.flatnonzero(~np.isfinite(points).all(axis=(1, 2)))
-            raise ValueError(f"The pool's embeddings are not finite in {len(bad)} classes: {bad[:10].tolist()}.")
+            raise ValueError(
+                f"The pool's embeddings are not finite. Received: NaN or infinity in {len(bad)} classes: "
+                f"{bad[:10].tolist()}. Expected: an embedder with finite weights. Training may have diverged."
+            )
         return points, np.arange(size)[None, :] < counts[:, None]
 
     def get_state(self) -> Config:
-        """What the model's own state does not hold: what was measured of the problems."""
+        """Return the state that is not stored in the model: the measurements of all problems."""
         return {
             "covering_radius": self._covering_radius,
             "proxy_diversity": self._proxy_diversity,
@@ -234,13 +263,13 @@ class AlternatingProjections(keras.callbacks.Callback):
         }
 
     def set_state(self, state: Config) -> None:
-        """Takes over what `get_state` gave."""
+        """Restore the state returned by `get_state`."""
         self._covering_radius, self._proxy_diversity = state["covering_radius"], state["proxy_diversity"]
         self.projections = list(state["projections"])
 
 
 def _ranks(labels):
-    """For each label how many equal ones stand before it."""
+    """Return for each label the number of equal labels before it."""
     order = np.argsort(labels, kind="stable")
     ranks = np.empty(len(labels), int)
     ranks[order] = np.arange(len(labels)) - np.searchsorted(labels[order], labels[order])
@@ -248,7 +277,7 @@ def _ranks(labels):
 
 
 def _radius(pool, proxies):
-    """The covering radius of a pool by the proxies, averaged over the classes."""
+    """Return the covering radius of a pool by the proxies, averaged over classes."""
     points, exists = pool
     classes = np.arange(len(points))
     return covering_radius(
@@ -262,5 +291,5 @@ def _radius(pool, proxies):
 
 def _diversity(proxies):
     proxies = array_of(proxies)
-    # A training that has diverged is for other callbacks to tell of.
+    # Other callbacks report diverged training.
     return float(proxy_spread(proxies).mean()) if np.isfinite(proxies).all() else float("nan")

@@ -1,4 +1,4 @@
-"""A moving average of the weights, which is what is judged and kept."""
+"""Evaluate and keep a moving average of the weights."""
 
 from __future__ import annotations
 
@@ -13,26 +13,36 @@ from tfdml.models.snapshot import ordered_weights
 
 
 class AveragedWeights(keras.callbacks.Callback):
-    r"""Judges and keeps an exponential moving average of the embedder's weights.
+    r"""Evaluates and keeps an exponential moving average of the embedder's weights.
 
-    After training step $t$ (from 1, `model.steps`), for every weight of the embedder, batch statistics included,
+    Use it to smooth validation metrics and often to gain a little accuracy, at the cost of one more copy of the
+    weights. After training step $t$ (`model.steps`, from 1), every weight of the embedder, including the moving
+    statistics of batch normalization, is averaged:
 
     $$\bar\theta \leftarrow \mu_t \bar\theta + (1 - \mu_t) \theta, \qquad
       \mu_t = \min\Big(\mu, \frac{1 + t}{10 + t}\Big),$$
 
-    so that the first weights are soon forgotten. Training goes on with $\theta$; from each validation to the end of the
-    epoch, and when the training ends, the embedder has the weights $\bar\theta$. Put it before the callbacks that keep
-    weights, such as `RetrievalEarlyStopping`.
+    The smaller $\mu_t$ of the first steps makes the average forget the initial weights. Training continues with
+    $\theta$; from each validation to the end of the epoch, and at the end of training, the embedder has the weights
+    $\bar\theta$. Place this callback before those that save weights, such as `RetrievalEarlyStopping`.
 
-    The average is the other end of what chance constrained programming does: with one step for each problem, the pull
-    towards the last solution is an average over the steps.
+    It is the limiting case of chance-constrained programming with one step per problem, in which the penalty towards
+    the previous solution amounts to an average over steps.
 
     Args:
-        momentum: $\mu$, from 0 (the weights themselves) to 1.
+        momentum: float, $\mu$ in 0–1. 0 keeps the current weights. Default 0.99.
 
     Raises:
-        ValueError: If the momentum is out of range, or when the training begins with `steps_per_execution` above 1.
-        TypeError: If the model is no `MetricModel`, or is a `CCPModel`, which goes back to weights of its own.
+        ValueError: If the momentum is out of range, or, when training starts, `steps_per_execution` is not 1.
+        TypeError: If the model is not a `MetricModel`, or is a `CCPModel`, which restores its own weights.
+
+    Example:
+        >>> embedder = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> model = MetricModel(embedder)
+        >>> model.compile("adam", loss="c2")
+        >>> history = model.fit(
+        ...     np.eye(4, dtype="float32"), np.array([0, 0, 1, 1]), verbose=0, callbacks=[AveragedWeights(0.9)]
+        ... )
 
     Reference:
         Tarvainen and Valpola, "Mean teachers are better role models", NeurIPS 2017; Gürbüz, METU 2022, section 3.2.3.
@@ -49,16 +59,18 @@ class AveragedWeights(keras.callbacks.Callback):
     def on_train_begin(self, logs: Logs | None = None) -> None:
         model = self.model
         if not isinstance(model, MetricModel) or isinstance(model, CCPModel):
-            raise TypeError(f"AveragedWeights averages the weights of a MetricModel. Received: {type(model).__name__}.")
-        # Keras 2 has "auto" in the configuration alone; in Keras 3 the attribute can be set after compile.
+            raise TypeError(
+                f"AveragedWeights needs a MetricModel that is not a CCPModel. Received: {type(model).__name__}."
+            )
+        # Keras 2 stores "auto" only in the configuration; in Keras 3 the attribute can be set after compile.
         steps = (model.get_compile_config() or {}).get("steps_per_execution", 1)
         steps = steps if isinstance(steps, str) else int(model.steps_per_execution)
         if steps != 1:
             raise ValueError(
-                "AveragedWeights averages after every step, and Keras calls it once in several. Received: "
+                "AveragedWeights must be called after every step. Received: "
                 f"steps_per_execution={steps!r}. Expected: steps_per_execution=1."
             )
-        # The variables themselves: Keras 2 reorders them when a layer is frozen.
+        # Keep the variables, because Keras 2 reorders `weights` when a layer is frozen.
         self._weights = weights = ordered_weights(model.embedder)
         self._averages = [tf.Variable(tf.convert_to_tensor(weight), trainable=False) for weight in weights]
         self._online, self._restored = self._restored, None
@@ -82,7 +94,7 @@ class AveragedWeights(keras.callbacks.Callback):
         self._put_averages_in()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        # Where there is no validation.
+        # For epochs without validation.
         self._put_averages_in()
 
     def _put_averages_in(self):
@@ -94,11 +106,11 @@ class AveragedWeights(keras.callbacks.Callback):
         self._weights, self._averages, self._online = [], [], None
 
     def get_state(self) -> Config:
-        """The weights that training goes on with; the averages are in the model at an epoch's end."""
+        """Return the weights that training continues with; at the end of an epoch the model has the averages."""
         return {"online": self._online or []}
 
     def set_state(self, state: Config) -> None:
-        """Takes over what `get_state` gave."""
+        """Restore the state returned by `get_state`."""
         self._restored = state["online"] or None
 
 

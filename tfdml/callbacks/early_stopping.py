@@ -1,4 +1,4 @@
-"""Early stopping on retrieval quality."""
+"""Early stopping on a retrieval metric."""
 
 from __future__ import annotations
 
@@ -17,25 +17,36 @@ _logger = logging.getLogger(__name__)
 
 
 class RetrievalEarlyStopping(keras.callbacks.Callback):
-    """Stops when retrieval on the validation set no longer improves, and goes back to the best weights.
+    """Stops training when a validation metric no longer improves, and restores the best weights.
 
-    Unlike `keras.callbacks.EarlyStopping` it restores the best weights however the training ends, and its state can be
-    saved by `TrainingBackup`.
+    Use it instead of `keras.callbacks.EarlyStopping`: larger values are better by default, the best weights are
+    restored at the end of training even if it was not stopped early, and `TrainingBackup` can save its state.
 
     Args:
-        patience: How many validations in a row may pass without a better value.
-        monitor: Metric in the logs; larger is better.
-        min_delta: By how much a value must exceed the best to be better.
-        restore_best_weights: Whether the model ends with the best weights rather than the last.
-        start_from_epoch: Validations of the epochs before, counted from 0, are passed over, as those of a warm-up.
+        patience: int. Number of validations in a row without improvement after which training stops.
+        monitor: str. Metric in the logs; larger is better. Default `"val_map_at_r"`.
+        min_delta: float. Smallest increase over the best value that counts as an improvement. Default 0.
+        restore_best_weights: bool. End training with the best weights instead of the last. Default `True`.
+        start_from_epoch: int. First epoch (0-based) whose validation counts. Default 0.
 
     Attributes:
-        best: The best value, `-inf` before the first validation.
-        best_epoch: Its epoch, counted from 0.
-        stopped_epoch: The epoch that ended the training early, or None.
+        best: float. Best value; `-inf` before the first validation.
+        best_epoch: int. Epoch of the best value, from 0; `None` before the first validation.
+        stopped_epoch: int. Epoch at which training was stopped, from 0; `None` if it was not stopped.
 
     Raises:
-        ValueError: If the patience is below 1 or `min_delta` is negative.
+        ValueError: If `patience` is below 1, or `min_delta` or `start_from_epoch` is negative.
+
+    Example:
+        >>> from tfdml.models import MetricModel
+        >>> embedder = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> model = MetricModel(embedder)
+        >>> model.compile("adam", loss="c2")
+        >>> images, labels = np.eye(4, dtype="float32"), np.array([0, 0, 1, 1])
+        >>> stopping = RetrievalEarlyStopping(patience=3)
+        >>> history = model.fit(images, labels, validation_data=(images, labels), callbacks=[stopping], verbose=0)
+        >>> stopping.best_epoch
+        0
     """
 
     def __init__(
@@ -48,9 +59,9 @@ class RetrievalEarlyStopping(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         if patience < 1:
-            raise ValueError(f"patience must be at least 1. Received: patience={patience}.")
+            raise ValueError(f"Invalid patience. Received: patience={patience}. Expected: an integer >= 1.")
         if min_delta < 0:
-            raise ValueError(f"min_delta must not be negative. Received: min_delta={min_delta}.")
+            raise ValueError(f"Invalid min_delta. Received: min_delta={min_delta}. Expected: min_delta >= 0.")
         self.patience = patience
         self.monitor = monitor
         self.min_delta = min_delta
@@ -67,7 +78,7 @@ class RetrievalEarlyStopping(keras.callbacks.Callback):
         self._restored = False
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        # A fit starts afresh, unless a backup has just given the state of the one it continues.
+        # Start over, unless TrainingBackup has just restored the state of an interrupted fit.
         if not self._restored:
             self._reset()
         self._restored = False
@@ -90,14 +101,14 @@ class RetrievalEarlyStopping(keras.callbacks.Callback):
     def on_train_end(self, logs: Logs | None = None) -> None:
         if self.best_weights is None or self.best_epoch is None:
             return
-        # Those of a backup are in the same order.
+        # Weights restored by a backup are in the same order.
         variables = self._best_variables or ordered_weights(self.model)
         for variable, value in zip(variables, self.best_weights):
             variable.assign(value)
         _logger.info("Restored the weights of epoch %d: %s = %.4f", self.best_epoch + 1, self.monitor, self.best)
 
     def get_state(self) -> Config:
-        """What a resumed training needs: scalars and lists of arrays."""
+        """Return the state needed to resume: scalars and lists of arrays."""
         return {
             "best": self.best,
             "best_epoch": self.best_epoch,
@@ -106,7 +117,7 @@ class RetrievalEarlyStopping(keras.callbacks.Callback):
         }
 
     def set_state(self, state: Config) -> None:
-        """Takes over what `get_state` gave."""
+        """Restore the state returned by `get_state`."""
         self._reset()
         self.best, self.best_epoch, self.wait = state["best"], state["best_epoch"], state["wait"]
         self.best_weights = state["best_weights"] or None

@@ -1,4 +1,4 @@
-"""A learning rate that falls when retrieval no longer improves."""
+"""Reduce the learning rate when a retrieval metric no longer improves."""
 
 from __future__ import annotations
 
@@ -17,30 +17,34 @@ _logger = logging.getLogger(__name__)
 
 
 class LearningRateOnPlateau(keras.callbacks.Callback):
-    """Multiplies the learning rate by a factor when so many validations in a row were not better.
+    """Multiplies the learning rate by a factor when a validation metric no longer improves.
 
-    Unlike `keras.callbacks.ReduceLROnPlateau` it changes every optimizer of a `MetricModel`, that of the proxies, too,
-    and its state can be saved by `TrainingBackup`.
+    Use it instead of `keras.callbacks.ReduceLROnPlateau`: it changes all optimizers of a `MetricModel`, including that
+    of the proxies, larger values are better by default, and `TrainingBackup` can save its state.
 
     Args:
-        patience: How many validations in a row may pass without a better value before the rate falls.
-        factor: Of the learning rate, above 0 and below 1.
-        monitor: Metric in the logs; larger is better.
+        patience: int. Number of validations in a row without improvement after which the learning rate is reduced.
+        factor: float, 0 < factor < 1. Factor by which the learning rate is multiplied at each reduction. Default 0.5.
+        monitor: str. Metric in the logs; larger is better. Default `"val_map_at_r"`.
 
     Attributes:
-        best: The best value, `-inf` before the first validation.
-        wait: Validations since then, or since the rate fell.
+        best: float. Best value; `-inf` before the first validation.
+        wait: int. Number of validations since the best value or the last reduction.
 
     Raises:
-        ValueError: If the patience is below 1 or the factor is out of range.
-        TypeError: By Keras, when the rate is to fall, if an optimizer has a schedule of its own.
+        ValueError: If `patience` is below 1 or `factor` is out of range.
+        TypeError: Raised by Keras at a reduction if an optimizer uses a learning rate schedule.
+
+    Example:
+        >>> from tfdml.callbacks import RetrievalEarlyStopping
+        >>> callbacks = [LearningRateOnPlateau(patience=3, factor=0.5), RetrievalEarlyStopping(patience=10)]
     """
 
     def __init__(self, patience: int, factor: float = 0.5, monitor: str = "val_map_at_r") -> None:
         super().__init__()
         self.patience = check_whole_number("patience", patience, minimum=1)
         if not 0.0 < factor < 1.0:
-            raise ValueError(f"Received: factor={factor!r}; expected 0 < factor < 1.")
+            raise ValueError(f"Invalid factor. Received: factor={factor!r}. Expected: 0 < factor < 1.")
         self.factor = float(factor)
         self.monitor = monitor
         self.best, self.wait = -math.inf, 0
@@ -66,7 +70,7 @@ class LearningRateOnPlateau(keras.callbacks.Callback):
             self.wait = 0
             for optimizer in self._optimizers():
                 optimizer.learning_rate = self.factor * number(optimizer.learning_rate)
-            _logger.info("The learning rate falls to %g.", number(self.model.optimizer.learning_rate))
+            _logger.info("Learning rate reduced to %g.", number(self.model.optimizer.learning_rate))
 
     def _optimizers(self):
         if isinstance(self.model, MetricModel):
@@ -74,10 +78,10 @@ class LearningRateOnPlateau(keras.callbacks.Callback):
         return [self.model.optimizer]
 
     def get_state(self) -> Config:
-        """What a resumed training needs."""
+        """Return the state needed to resume."""
         rates = [number(optimizer.learning_rate) for optimizer in self._optimizers()]
         return {"best": self.best, "wait": self.wait, "rates": rates}
 
     def set_state(self, state: Config) -> None:
-        """Takes over what `get_state` gave."""
+        """Restore the state returned by `get_state`."""
         self.best, self.wait, self._restored_rates = state["best"], state["wait"], list(state["rates"])

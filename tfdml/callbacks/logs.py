@@ -1,4 +1,4 @@
-"""Logs of epochs and of proxy problems in files, which a resumed training continues."""
+"""Write the logs of epochs and proxy problems to files that a resumed training run continues."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from tfdml._utils.plain_files import write_csv
 
 
 class HistoryLog(keras.callbacks.Callback):
-    """Writes the logs of every epoch as CSV, the whole file each time.
+    """Writes the logs of all epochs to a CSV file after every epoch.
 
-    Its rows are part of the state that a backup saves, so that the file holds each epoch once: what a kill between row
-    and backup leaves would be there twice with `keras.callbacks.CSVLogger`, which appends.
+    `TrainingBackup` saves its rows, so each epoch appears once in the file even if a run is killed and resumed.
+    `keras.callbacks.CSVLogger` appends, and would repeat the epochs after the last backup.
 
     Args:
-        path: The file.
-        steps: Training steps in an epoch.
+        path: str or `os.PathLike`. File to write.
+        steps: int. Training steps per epoch.
 
     Attributes:
-        rows: A dict for each epoch: `epoch` (from 1), `step`, and the logs.
-        seconds: Time spent in training, interruptions left out.
+        rows: List of dicts, one per epoch: `epoch` (from 1), `step`, and the logs.
+        seconds: float. Time spent in training, in seconds, without interruptions.
     """
 
     def __init__(self, path, steps):
@@ -36,7 +36,7 @@ class HistoryLog(keras.callbacks.Callback):
 
     @property
     def columns(self):
-        """The rows as lists by name."""
+        """The rows as a dict of lists by name."""
         names = list(dict.fromkeys(name for row in self.rows for name in row))
         return {name: [row.get(name) for row in self.rows] for name in names}
 
@@ -50,25 +50,25 @@ class HistoryLog(keras.callbacks.Callback):
         self.write()
 
     def write(self):
-        """Writes the file."""
+        """Write the file."""
         columns = self.columns
         write_csv(self.path, columns, zip(*columns.values()))
 
     def get_state(self):
-        """What a resumed training needs."""
+        """Return the state needed to resume."""
         return {"rows": self.rows, "seconds": self.seconds}
 
     def set_state(self, state):
-        """Takes over what `get_state` gave."""
+        """Restore the state returned by `get_state`."""
         self.rows, self.seconds = list(state["rows"]), state["seconds"]
 
 
 class ProjectionsLog(keras.callbacks.Callback):
-    """Writes what each proxy problem of CCP did as CSV, the whole file when one has ended.
+    """Writes one row per finished proxy problem of CCP to a CSV file.
 
     Args:
-        path: The file.
-        projections: The `AlternatingProjections` of the training, before this one among the callbacks.
+        path: str or `os.PathLike`. File to write.
+        projections: `AlternatingProjections` of the training run; it must precede this callback.
     """
 
     def __init__(self, path, projections):
@@ -85,14 +85,16 @@ class ProjectionsLog(keras.callbacks.Callback):
 
 
 class TensorBoardLog(keras.callbacks.Callback):
-    """Writes the logs of every epoch for TensorBoard, which need not be installed, unlike for that of Keras.
+    """Writes the logs of every epoch as TensorBoard event files.
+
+    Unlike `keras.callbacks.TensorBoard`, it works without TensorBoard being installed.
 
     Args:
-        folder: The folder of the event files.
-        steps: int. Training steps in an epoch; the horizontal axis counts steps.
+        folder: str or `os.PathLike`. Folder of the event files.
+        steps: int. Training steps per epoch; the horizontal axis counts steps.
     """
 
-    # What Keras' callback writes through TensorBoard's own functions, which current TensorFlow comes without.
+    # Marks values as scalars. Keras' callback uses TensorBoard for this, which current TensorFlow does not install.
     _SCALAR = tf.compat.v1.SummaryMetadata(
         plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars"), data_class=1
     )

@@ -1,14 +1,14 @@
-"""Reading a monitored metric from the logs."""
+"""Read a monitored metric from the logs."""
 
 import warnings
 
 
 def monitored_value(logs, monitor):
-    """The monitored metric, or None with a warning that names the metrics that exist."""
+    """Return the monitored metric, or warn with the available names and return `None`."""
     value = (logs or {}).get(monitor)
     if value is None:
         warnings.warn(
-            f"Metric {monitor!r} is not in the logs, so this epoch is passed over. "
+            f"Metric {monitor!r} is not in the logs, so this epoch is ignored. "
             f"Available metrics: {', '.join(sorted(logs or {}))}.",
             stacklevel=3,
         )

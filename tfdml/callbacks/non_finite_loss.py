@@ -1,4 +1,4 @@
-"""Ending a training whose loss is no longer a number."""
+"""Stop training when the loss is NaN or infinite."""
 
 from __future__ import annotations
 
@@ -14,12 +14,17 @@ _logger = logging.getLogger(__name__)
 
 
 class StopOnNonFiniteLoss(keras.callbacks.Callback):
-    """Stops as soon as the loss is NaN or infinite and remembers the step.
+    """Stops training as soon as the loss is NaN or infinite, and records the step.
 
-    The weights are spoilt by then; `RetrievalEarlyStopping` puts the best ones back when the training ends.
+    Unlike `keras.callbacks.TerminateOnNaN`, it records at which step training diverged. The current weights are useless
+    by then; combine it with `RetrievalEarlyStopping`, which restores the best weights when training ends.
 
     Attributes:
-        stopped_step: Number of the optimizer step, counted from 1, that gave the loss; None if there was none.
+        stopped_step: int. Training step, from 1, with the first non-finite loss; `None` if there was none.
+
+    Example:
+        >>> from tfdml.callbacks import RetrievalEarlyStopping
+        >>> callbacks = [StopOnNonFiniteLoss(), RetrievalEarlyStopping(patience=10)]
     """
 
     def __init__(self) -> None:
@@ -34,4 +39,4 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
         if self.stopped_step is None and loss is not None and not math.isfinite(loss):
             self.stopped_step = number(getattr(self.model, "steps", self.model.optimizer.iterations))
             self.model.stop_training = True
-            _logger.error("The loss is %s at step %d: training stops.", loss, self.stopped_step)
+            _logger.error("Training stopped at step %d: the loss is %s.", self.stopped_step, loss)

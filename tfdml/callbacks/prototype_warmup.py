@@ -1,4 +1,4 @@
-"""Prototypes from a network that has learnt something already."""
+"""Initialize prototypes after a warm-up with average pooling."""
 
 from __future__ import annotations
 
@@ -16,27 +16,36 @@ _logger = logging.getLogger(__name__)
 
 
 class PrototypeWarmup(keras.callbacks.Callback):
-    """Trains with average pooling at first, then gives generalized sum pooling its prototypes.
+    """Trains with average pooling first, then initializes the prototypes of generalized sum pooling.
 
-    For the first epochs the pooling layer keeps all of the mass (`ratio=1.0`), which is global average pooling. Then
-    its prototypes are chosen from the local features by greedy k-center, and it pools by its own ratio from there on.
+    Use it if the backbone starts from random weights, so that prototypes are selected from features that have learned
+    something. With a pretrained backbone, `adapt_pooling` before training suffices.
 
-    Callbacks that look for the best weights should pass these epochs over: their `start_from_epoch`.
+    During the first epochs the pooling layer uses `ratio=1.0`, which is global average pooling. Then its prototypes are
+    selected from the local features by greedy k-center, and it pools with its own ratio.
+
+    Callbacks that save the best weights should ignore the warm-up: set their `start_from_epoch`.
 
     Args:
-        images: What the prototypes are chosen from: an array of images, or a `tf.data.Dataset` of batches of images or
-            of (images, labels).
-        epochs: Length of the warm-up.
+        images: Array of images, or finite batches of images or (images, labels), as for `tfdml.models.embed`.
+            Prototypes are selected from their local features.
+        epochs: int. Number of epochs of the warm-up. Default 1.
         **options: Arguments of `GeneralizedSumPooling.adapt`.
 
     Raises:
         ValueError: If `epochs` is below 1.
-        TypeError: If the model is no `MetricModel`, or the layer `"pooling"` of its embedder no
+        TypeError: If the model is not a `MetricModel`, or the layer `"pooling"` of its embedder is not a
             `GeneralizedSumPooling`.
+
+    Example:
+        >>> import numpy as np
+        >>> from tfdml.callbacks import RetrievalEarlyStopping
+        >>> images = np.zeros((8, 32, 32, 3), "float32")  # Training images, drawn at random.
+        >>> callbacks = [PrototypeWarmup(images, epochs=2), RetrievalEarlyStopping(patience=10, start_from_epoch=2)]
 
     Reference:
         Gürbüz, "Novel Optimization Models to Generalize Deep Metric Learning", METU 2022, does not say how prototypes
-        start; its code pools by the average until a memory of pooled features is full, and chooses from that.
+        are initialized; its code uses average pooling until a memory of pooled features is full, and selects from it.
     """
 
     def __init__(self, images: Batches, epochs: int = 1, **options: Any) -> None:
@@ -49,10 +58,13 @@ class PrototypeWarmup(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         if not isinstance(self.model, MetricModel):
-            raise TypeError(f"PrototypeWarmup drives a MetricModel. Received: {type(self.model).__name__}.")
+            raise TypeError(f"PrototypeWarmup needs a MetricModel. Received: {type(self.model).__name__}.")
         pooling = self._pooling
         if not isinstance(pooling, GeneralizedSumPooling):
-            raise TypeError(f"There are no prototypes to warm up to. Received: {type(pooling).__name__} as pooling.")
+            raise TypeError(
+                f"The pooling layer has no prototypes. Received: {type(pooling).__name__}. Expected: "
+                "GeneralizedSumPooling."
+            )
         if not self._is_over:
             self._ratio = pooling.ratio
             self._set_ratio(1.0)
@@ -63,10 +75,10 @@ class PrototypeWarmup(keras.callbacks.Callback):
         self._is_over = True
         self._set_ratio(self._ratio)
         adapt_pooling(self.model.embedder, self.images, **self.options)
-        _logger.info("The pooling has its prototypes after %d epochs of average pooling.", epoch + 1)
+        _logger.info("Prototypes initialized after %d epochs of average pooling.", epoch + 1)
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        # A training that ends earlier leaves the layer as it was made.
+        # If training ends during the warm-up, restore the layer's own ratio.
         if self._pooling.ratio != self._ratio and self._ratio is not None:
             self._set_ratio(self._ratio)
 
@@ -79,9 +91,9 @@ class PrototypeWarmup(keras.callbacks.Callback):
         self.model.retrace()
 
     def get_state(self) -> Config:
-        """Whether the warm-up is over; the prototypes are among the model's weights."""
+        """Return whether the warm-up is over; the prototypes are weights of the model."""
         return {"is_over": self._is_over}
 
     def set_state(self, state: Config) -> None:
-        """Takes over what `get_state` gave."""
+        """Restore the state returned by `get_state`."""
         self._is_over = state["is_over"]

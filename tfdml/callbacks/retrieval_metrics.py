@@ -1,4 +1,4 @@
-"""Retrieval metrics for models that know nothing of them."""
+"""Retrieval metrics for plain Keras models."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from tfdml.models.batches import finite_batches
 
 
 class RetrievalMetrics(keras.callbacks.Callback):
-    """Puts the exact retrieval metrics of a validation set into the logs of a plain `keras.Model`.
+    """Adds exact retrieval metrics of a validation dataset to the logs of a plain `keras.Model`.
 
-    The model must give embeddings. Put this callback before those that read its metrics (early stopping, CSV logs), and
-    tell Keras' own callbacks that more is better: without `mode="max"`, Keras 2 minimizes.
+    Use it to evaluate an embedder that is trained by your own `keras.Model`; a `MetricModel` computes these metrics
+    itself. The output of the model must be embeddings. Place this callback before those that read its metrics, such as
+    early stopping or CSV logs. Pass `mode="max"` to Keras' own callbacks: without it, Keras 2 minimizes.
 
     Args:
-        validation_data: A pair of arrays (images, labels), or a finite `tf.data.Dataset` or `keras.utils.PyDataset` of
+        validation_data: Tuple of arrays (images, labels), or finite `tf.data.Dataset` or `keras.utils.PyDataset` of
             such batches. Labels are integers or strings, `(n,)` or `(n, 1)`.
-        prefix: Of the metrics' names in the logs.
-        batch_size: For arrays.
-        ks: The k of recall@k.
+        prefix: str. Prefix of the metrics' names in the logs. Default `"val_"`.
+        batch_size: int. Images per batch; used for arrays only. Default 256.
+        ks: Sequence of int. Values of k for recall@k. Default (1, 2, 4, 8).
 
     Raises:
-        ValueError: If the validation data are endless or have no labels.
-        TypeError: If they are a generator, which ends after one epoch.
+        ValueError: If the validation data is endless or has no labels.
+        TypeError: If the validation data is a generator, which could be read only once.
 
     Example:
         >>> import numpy as np
@@ -50,7 +51,7 @@ class RetrievalMetrics(keras.callbacks.Callback):
         super().__init__()
         if isinstance(validation_data, collections.abc.Iterator):
             raise TypeError(
-                f"Validation data must be readable once per epoch. Received: {type(validation_data).__name__}. "
+                f"Validation data must be readable in every epoch. Received: {type(validation_data).__name__}. "
                 "Expected: arrays, a `tf.data.Dataset` or a `keras.utils.PyDataset`."
             )
         finite_batches(validation_data)
@@ -68,6 +69,9 @@ class RetrievalMetrics(keras.callbacks.Callback):
             return
         result = embed(self._embedder, self.validation_data, self.batch_size)
         if not isinstance(result, tuple):
-            raise ValueError("Retrieval is judged by labels. Received: validation data of images without labels.")
+            raise ValueError(
+                "Evaluation needs labels. Received: validation data of images without labels. Expected: pairs of "
+                "(images, labels)."
+            )
         values = retrieval_metrics(*result, ks=self.ks)
         logs.update({f"{self.prefix}{name}": value for name, value in values.items() if isinstance(value, float)})

@@ -1,4 +1,4 @@
-"""Going on after an interruption."""
+"""Resume training after an interruption."""
 
 from __future__ import annotations
 
@@ -18,32 +18,45 @@ from tfdml.models import MetricModel
 from tfdml.models.snapshot import ordered_variables
 from tfdml.models.training_step import optimizer_state
 
-# Raised whenever what the file holds, or the order of it, changes.
+# Increase it whenever the content of the file, or its order, changes.
 _LAYOUT = 2
 _CONTENT = {"epoch", "variables", "callbacks"}
 
 
 class TrainingBackup(keras.callbacks.Callback):
-    """Saves at each epoch's end all that a training needs to go on, and takes it up when it begins.
+    """Saves the full training state after every epoch and restores it when training starts again.
 
-    Saved are the model's variables (with the state of a `CCPModel` and of a memory), those of its optimizer or, in a
-    `MetricModel`, optimizers, the number of epochs done and the state of the callbacks that have `get_state` and
-    `set_state`. The one file is replaced as a whole: a kill at any time leaves the state of the last whole epoch.
-    It is an `.npz` of plain arrays: nothing in it is executed.
+    Use it for training runs that may be interrupted. Unlike `keras.callbacks.BackupAndRestore`, it also saves the state
+    of other callbacks and of all optimizers of a `MetricModel`. It saves the model's variables (including the state of
+    a `CCPModel` and of memories), the variables of its optimizers, the number of finished epochs, and the state of
+    callbacks with the methods `get_state` and `set_state`. The file is replaced atomically: a process killed at any
+    time leaves the state after the last complete epoch. It is an `.npz` of plain arrays; loading it executes nothing.
 
-    Put it after the callbacks whose state it saves, and begin the fit where it left off:
+    Place it after the callbacks whose state it saves, and start `fit` at its `initial_epoch`:
     `model.fit(…, initial_epoch=backup.initial_epoch, callbacks=[…, backup])`.
 
     Args:
-        path: The file; missing folders are made. `~` is the home folder.
-        callbacks: The callbacks whose state is saved, always in the same order.
+        path: str or `os.PathLike`. File to write; missing folders are created, and `~` is the home folder.
+        callbacks: Sequence of callbacks whose state is saved, in the same order in every run. Default `()`.
 
     Attributes:
-        initial_epoch: The number of epochs done when this object was made; 0 if there is no file.
+        initial_epoch: int. Number of epochs finished when this object was made; 0 if the file does not exist.
 
     Raises:
-        ValueError: If the file is no backup of this kind, is of an older version of tfdml, or (when the fit begins) of
-            another model.
+        ValueError: If the file is not a training backup, was written by an incompatible version of tfdml, or, when
+            training starts, belongs to another model.
+
+    Example:
+        >>> import tempfile
+        >>> images, labels = np.eye(4, dtype="float32"), np.array([0, 0, 1, 1])
+        >>> embedder = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> model = MetricModel(embedder)
+        >>> model.compile("adam", loss="c2")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     backup = TrainingBackup(os.path.join(folder, "backup.npz"))
+        ...     history = model.fit(images, labels, verbose=0, callbacks=[backup])
+        ...     TrainingBackup(backup.path).initial_epoch
+        1
     """
 
     def __init__(self, path: PathLike, callbacks: Sequence[keras.callbacks.Callback] = ()) -> None:
@@ -54,7 +67,7 @@ class TrainingBackup(keras.callbacks.Callback):
         self.initial_epoch = self._saved["epoch"] if self._saved else 0
 
     def set_model(self, model: keras.Model) -> None:
-        # Before any callback's on_train_begin, whatever their order.
+        # Keras calls set_model of all callbacks before any on_train_begin, so the order of callbacks does not matter.
         super().set_model(model)
         if self._saved is not None:
             self._restore(self._saved)
@@ -65,13 +78,13 @@ class TrainingBackup(keras.callbacks.Callback):
         shapes, saved_shapes = [tuple(v.shape) for v in variables], [v.shape for v in saved]
         if shapes != saved_shapes:
             raise ValueError(
-                f"{self.path} is the backup of another model. Received: {len(saved)} variables, expected "
-                f"{len(variables)}, or their shapes differ."
+                f"{self.path} is the backup of another model. Received: {len(saved)} variables. Expected: "
+                f"{len(variables)} variables of the same shapes."
             )
         if len(self._callbacks) != len(state["callbacks"]):
             raise ValueError(
-                f"{self.path} holds the state of other callbacks. Received: {len(self._callbacks)} callbacks, and "
-                f"{len(state['callbacks'])} in the file. Expected: those that the training began with."
+                f"{self.path} contains the state of other callbacks. Received: {len(self._callbacks)} callbacks, and "
+                f"{len(state['callbacks'])} in the file. Expected: the callbacks of the interrupted run."
             )
         for variable, value in zip(variables, saved):
             variable.assign(value)
@@ -97,7 +110,7 @@ class TrainingBackup(keras.callbacks.Callback):
             groups = model.optimizer_groups()
         else:
             groups = [(model.optimizer, model.trainable_variables)]
-        # Optimizers of Keras 3 make their variables only in the scope in which they were made themselves.
+        # Keras 3 optimizers must create their variables in the scope in which the optimizers were created.
         with model.distribute_strategy.scope():
             return [*ordered_variables(model), *(state for group in groups for state in optimizer_state(*group))]
 
@@ -110,23 +123,23 @@ class TrainingBackup(keras.callbacks.Callback):
         except Exception as error:  # A damaged file can fail in any way.
             raise ValueError(
                 f"The file is not a training backup. Received: {self.path} ({short_reason(error)}). Expected: a file "
-                "that TrainingBackup has written. Remove it to begin the training again."
+                "written by TrainingBackup. Remove it to start training from scratch."
             ) from error
         if not whole:
             raise ValueError(
                 f"The file is not a training backup. Received: {self.path} without {sorted(_CONTENT - set(content))}. "
-                "Expected: a file that TrainingBackup has written. Remove it to begin the training again."
+                "Expected: a file written by TrainingBackup. Remove it to start training from scratch."
             )
         if layout != _LAYOUT:
             raise ValueError(
                 f"{self.path} was written by another version of tfdml. Received: a backup of layout {layout}. "
-                f"Expected: layout {_LAYOUT}. Finish this training with the version that began it, or begin it again."
+                f"Expected: layout {_LAYOUT}. Finish training with that version, or start from scratch."
             )
         return content
 
 
 def _pack(value, arrays):
-    """The value with every array moved to `arrays` and replaced by its name there."""
+    """Return the value with every array moved to `arrays` and replaced by its name."""
     if isinstance(value, dict):
         return {key: _pack(item, arrays) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
