@@ -351,7 +351,7 @@ def test_arrays_are_taken_as_they_are_without_preprocessing(in_memory):
     images, labels = next(iter(balanced_batches(in_memory, 3, 2, 0)))
     assert images.shape == (6, 6, 6, 1)
     np.testing.assert_array_equal(in_memory.labels[numbers(images)], labels)
-    with pytest.raises(ValueError, match="preprocessing=None with .*paths.*expected a Preprocessing"):
+    with pytest.raises(ValueError, match="preprocessing=None with .*paths.*Expected: a Preprocessing"):
         balanced_batches(LabeledImages(["x.png"] * 4, [0, 0, 1, 1], "ab"), 2, 2, 0)
 
 

@@ -1,4 +1,4 @@
-"""Preparing published data sets: archives, checksums, counts, images, and all that can go wrong."""
+"""Preparing published datasets: archives, checksums, counts, images, and all that can go wrong."""
 
 import errno
 import io
@@ -39,7 +39,7 @@ def everything_in(folder):
 
 def test_names():
     assert preparable_names() == ["cars196", "cifar10", "cifar100", "cifar_collage", "cub", "emoji", "in_shop", "sop"]
-    with pytest.raises(ValueError, match="Unknown published data set. Received: 'cup'.*Did you mean 'cub'"):
+    with pytest.raises(ValueError, match="Unknown published dataset. Received: 'cup'.*Did you mean 'cub'"):
         prepare("cup", "nowhere")
     with pytest.raises(ValueError, match="counts='some'"):
         prepare("cub", "nowhere", counts="some")
@@ -126,7 +126,7 @@ def test_the_numbers_of_cifar(tmp_path, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_says_what_to_put_where(tmp_path, name):
-    with pytest.raises(FileNotFoundError, match=r"is not there. Received: path=.*Put \S+, from .*Then run") as error:
+    with pytest.raises(FileNotFoundError, match=r"was not found. Received: path=.*Put \S+, from .*Then run") as error:
         prepare(name, tmp_path / "nowhere")
     assert str(tmp_path / "nowhere") in str(error.value)
     assert not (tmp_path / "nowhere").exists()
@@ -224,7 +224,7 @@ def test_what_a_killed_attempt_left_is_not_taken_for_whole(packed):
     left = path / ".CUB_200_2011.partial" / "CUB_200_2011" / "images"
     left.mkdir(parents=True)
     (left / "half.jpg").write_bytes(b"half")
-    with pytest.raises(FileNotFoundError, match="is there, but not extracted. Run: .* cub "):
+    with pytest.raises(FileNotFoundError, match="exists, but is not extracted. Run: .* cub "):
         load("cub", path=path, counts="any")
     prepare("cub", path, counts="any")
     assert sorted(entry.name for entry in path.iterdir()) == ["CUB_200_2011", "CUB_200_2011.tgz"]
@@ -314,7 +314,7 @@ def test_an_archive_with_a_password(packed):
     # The flags of each file in the directory at the end: the lowest bit says that it is encrypted.
     entry = b"PK\x01\x02\x14\x03\x14\x00"
     archive.write_bytes(archive.read_bytes().replace(entry + b"\x00", entry + b"\x01"))
-    with pytest.raises(ValueError, match=f"{archive}, which needs a password; extract it yourself"):
+    with pytest.raises(ValueError, match=f"needs a password. Received: {archive}. Extract it yourself"):
         prepare("in_shop", path, counts="any")
 
 
@@ -346,7 +346,7 @@ def host(tmp_path, packed):
 
 def test_what_is_missing_is_fetched_if_asked_for(tmp_path, host):
     path = tmp_path / "new" / "folder"
-    with pytest.raises(FileNotFoundError, match=r"\(with --download it fetches what is missing\)"):
+    with pytest.raises(FileNotFoundError, match=r"\(with --download it downloads missing files\)"):
         prepare("cub", path)
     assert prepare("cub", path, download=True)["images"] == 32
     assert sorted(entry.name for entry in path.iterdir()) == ["CUB_200_2011", "CUB_200_2011.tgz"]
@@ -395,7 +395,7 @@ def test_command(tmp_path, capsys):
     path = miniatures.make_sop(tmp_path)
     assert main(["sop", str(path), "--counts", "any"]) == 0
     assert capsys.readouterr().out == (
-        "sop: 8 classes, 32 images, 4 training classes, 16 training images; all can be read.\n"
+        "sop: 8 classes, 32 images, 4 training classes, 16 training images; all are readable.\n"
     )
     assert main(["sop", str(path)]) == 1
     assert main(["sop", str(tmp_path / "nowhere")]) == 1

@@ -1,4 +1,4 @@
-"""Fetching, checking and extracting archives, so that nothing half-written is ever taken for whole."""
+"""Download, check and extract archives atomically: a partial file never has its final name."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ _DAMAGE = (
     zipfile.BadZipFile,
     gzip.BadGzipFile,
 )
-# What happens where members clash: a file and a folder of one name.
+# Errors raised if an archive contains a file and a folder of the same name.
 _CLASHES = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 
 
 def check_md5(path, expected, url=None):
-    """Raises a ValueError unless a file has this MD5 checksum.
+    """Raise a ValueError unless a file has this MD5 checksum.
 
     Args:
-        path: The file.
-        expected: The checksum in hexadecimal digits.
-        url: Where to get the file anew, for the message.
+        path: `pathlib.Path` of the file.
+        expected: str. Expected checksum in hexadecimal digits.
+        url: str. Where to download the file again, for the message. Default `None`.
     """
     digest = hashlib.md5(usedforsecurity=False)
     with open(path, "rb") as file, _bar(os.path.getsize(path), f"checking {path.name}") as bar:
@@ -53,17 +53,17 @@ def check_md5(path, expected, url=None):
 
 
 def download(url, target, md5=None):
-    """Fetches a file; it has its name only when it is whole.
+    """Download a file; it gets its final name only when it is complete.
 
     Args:
-        url: Its address.
-        target: Where to put it.
-        md5: Its checksum, or `None` if none is known.
+        url: str. Address of the file.
+        target: `pathlib.Path` to write to.
+        md5: str. Expected checksum, or `None` if none is known. Default `None`.
 
     Raises:
-        ConnectionError: If the address does not answer, or stops before the end.
+        ConnectionError: If the server does not answer or the download is incomplete.
         ValueError: If the checksum is wrong.
-        OSError: If the disk is full; what was written is removed.
+        OSError: If the disk is full; the partial file is removed.
     """
     partial = target.with_name(f"{target.name}.partial")
     digest, received = hashlib.md5(usedforsecurity=False), 0
@@ -81,33 +81,33 @@ def download(url, target, md5=None):
                         received += len(chunk)
                         bar.update(len(chunk))
         if size is not None and received != size:
-            raise ConnectionError(f"it ended after {received:,} of {size:,} bytes")
+            raise ConnectionError(f"the download ended after {received:,} of {size:,} bytes")
         if md5 is not None:
             _compare(digest, md5, partial, url)
         os.replace(partial, target)
     except (urllib.error.URLError, ConnectionError, TimeoutError, http.client.HTTPException) as error:
         raise ConnectionError(
-            f"{target.name} cannot be fetched. Received: {url} ({error}). Get it in another way, and put it into the "
-            f"folder {target.parent}."
+            f"{target.name} cannot be downloaded. Received: {url} ({error}). Download it in another way, and put it "
+            f"into the folder {target.parent}."
         ) from error
     finally:
         partial.unlink(missing_ok=True)
 
 
 def extract(archive, target):
-    """Extracts the folder of an archive that is called as `target`; it is there only when it is whole.
+    """Extract from an archive the top-level folder with the name of `target`.
 
-    Other things in the archive are passed over. They are written into a folder beside the target, which is renamed in
-    the end. What a killed attempt left there is removed by the next one.
+    Other members are ignored. Files are extracted to a temporary folder next to the target, which is renamed at the
+    end; a temporary folder left by a killed attempt is removed.
 
     Args:
-        archive: A ZIP file, or a TAR file compressed with gzip.
-        target: The folder to be made.
+        archive: ZIP file, or TAR file compressed with gzip.
+        target: Folder to create.
 
     Raises:
-        ValueError: If the archive is truncated or damaged, needs a password, holds no such folder, or would write
-            outside of it, or its compression is unsupported; the message names the archive.
-        OSError: If the disk is full; what was written is removed.
+        ValueError: If the archive is truncated, damaged or password-protected, lacks the folder, has members outside
+            of it, or uses an unsupported compression; the message names the archive.
+        OSError: If the disk is full; partial files are removed.
     """
     archive, target = pathlib.Path(archive), pathlib.Path(target)
     partial = target.with_name(f".{target.name}.partial")
@@ -122,23 +122,26 @@ def extract(archive, target):
                         _write(partial.joinpath(*parts), contents)
                     bar.update(min(file.tell(), size) - bar.n)
         if not (partial / target.name).is_dir():
-            raise ValueError(f"Received: {archive}, which holds no folder {target.name!r}; expected it in the archive.")
+            raise ValueError(
+                f"The archive lacks a folder. Received: {archive}, which holds no folder {target.name!r}. Expected: an "
+                "archive with this folder."
+            )
         os.replace(partial / target.name, target)
     except _DAMAGE as error:
         raise _damage(archive, error) from error
     except NotImplementedError as error:
         raise ValueError(
-            f"Unsupported compression. Received: {archive} ({error}). Extract it with another program, so that the "
-            f"folder {target} is there."
+            f"Unsupported compression. Received: {archive} ({error}). Extract it with another program to the folder "
+            f"{target}."
         ) from error
     except OSError as error:
-        # Python's decompressors raise bare ones.
+        # Python's decompressors raise OSError without errno.
         if error.errno is None:
             raise _damage(archive, error) from error
         if error.errno in _CLASHES and str(partial) in str(error.filename):
             raise ValueError(
                 f"Damaged archive. Received: {archive}, in which "
-                f"{os.path.relpath(error.filename, partial)!r} is a file and a folder. Remove it and get it again."
+                f"{os.path.relpath(error.filename, partial)!r} is a file and a folder. Remove it and download it again."
             ) from error
         raise
     finally:
@@ -148,19 +151,19 @@ def extract(archive, target):
 def _damage(archive, error):
     return ValueError(
         f"Truncated or damaged archive. Received: {archive} of {archive.stat().st_size:,} bytes ({error}). "
-        "Remove it and get it again."
+        "Remove it and download it again."
     )
 
 
 def _members(archive, file):
-    """Names in an archive, each with the open file of its contents, or `None` for a folder."""
+    """Yield each member's name with an open file of its contents, or `None` for a folder."""
     if archive.suffix == ".zip":
         with zipfile.ZipFile(file) as members:
             for member in members.infolist():
                 if member.flag_bits & 1:
                     raise ValueError(
-                        f"Received: {archive}, which needs a password; extract it yourself, with the one that its "
-                        "owners give out."
+                        f"The archive needs a password. Received: {archive}. Extract it yourself with the password "
+                        "from the owners of the dataset."
                     )
                 if member.is_dir():
                     yield member.filename, None
@@ -174,16 +177,19 @@ def _members(archive, file):
                 if not (member.isfile() or member.isdir()):
                     raise ValueError(f"Received: {archive} with the link {member.name!r}; expected files and folders.")
                 yield member.name, None if member.isdir() else members.extractfile(member)
-        # A tar ends before its gzip stream, whose own end holds the checksum.
+        # Read the gzip stream to its end, which contains the checksum: the tar file ends before it.
         while stream.read(_CHUNK):
             pass
 
 
 def _parts(name, archive):
-    """The folders and the file in the name of a member."""
+    """Return the folders and the file in the name of a member."""
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
     if name.startswith(("/", "\\")) or ".." in parts or any(":" in part for part in parts):
-        raise ValueError(f"Received: {archive} with the member {name!r}, which lies outside of it; expected none.")
+        raise ValueError(
+            f"Unsafe archive. Received: {archive} with the member {name!r}, which lies outside of it. Expected: "
+            "relative names."
+        )
     return parts
 
 
@@ -201,7 +207,7 @@ def _compare(digest, expected, path, url):
         source = "" if url is None else f" from {url}"
         raise ValueError(
             f"Wrong checksum. Received: {path} of {os.path.getsize(path):,} bytes with md5 {digest.hexdigest()}; "
-            f"expected {expected}. It is truncated, damaged or another file: remove it and get it again{source}."
+            f"expected {expected}. It is truncated, damaged or another file: remove it and download it again{source}."
         )
 
 
@@ -216,5 +222,5 @@ def _told_when_full(path):
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        message = "The disk is full; what was written has been removed. Make room, and prepare it again"
+        message = "The disk is full; partial files have been removed. Free some space, and prepare the dataset again"
         raise OSError(error.errno, message, str(path)) from error

@@ -1,4 +1,4 @@
-"""Random changes of training images that leave their class what it is."""
+"""Random augmentation of training images."""
 
 from __future__ import annotations
 
@@ -12,33 +12,40 @@ from tfdml._utils.types import Config, TensorLike
 
 
 class Augmentation:
-    """Random rotation, scale, shear, translation, crop and flip, drawn from a seed alone.
+    """Random rotation, scale, shear, translation, crop and flip, determined by a seed.
 
-    All changes of a batch are one projective transform with bilinear interpolation. A random resized crop
-    comes first, then a flip, then the affine change about the centre. Where the change uncovers something, it
-    is black.
+    Pass it to `balanced_batches`. For natural images, `Augmentation(horizontal_flip=True, crop_area=(0.08, 1.0))` is
+    a common choice; for characters and other images with a fixed orientation, use small rotations and no flip.
+
+    A random resized crop is applied first, then a flip, then the affine transformation about the center, all in one
+    projective transformation with bilinear interpolation. Uncovered pixels are black.
 
     Args:
-        rotation: Largest rotation in degrees, either way.
-        scale: Largest relative change of size, either way.
-        shear: Largest horizontal shear (horizontal shift for each unit of height), either way.
-        translation: Largest shift along each axis on the image's side as unit, either way.
-        horizontal_flip: Whether every other image, at random, is mirrored.
-        crop_area: `None`, or `(smallest, largest)` share of the image's area that a random crop keeps.
-        crop_aspect: `(smallest, largest)` ratio of a crop's width to its height.
-        brightness: Largest relative change of all values, 0 to 1.
-        contrast: Largest relative change of the distance from the image's mean gray, 0 to 1.
-        saturation: Largest relative change of the distance from gray, 0 to 1; for color images.
-        hue: Largest rotation of the colors as a share of the circle, 0 to 0.5; for color images.
-        erasing: Probability that a rectangle of the image is filled with one random color.
-        erasing_area: `(smallest, largest)` share of the image's area that is erased.
+        rotation: float, degrees in 0–180. Largest rotation in either direction. Default 0.
+        scale: float in 0–0.9. Largest relative change of size in either direction. Default 0.
+        shear: float in 0–2. Largest horizontal shear, as horizontal shift per unit of height, in either direction.
+            Default 0.
+        translation: float in 0–1. Largest shift along each axis, as a fraction of the image's side, in either
+            direction. Default 0.
+        horizontal_flip: bool. Flip each image horizontally with probability 0.5. Default `False`.
+        crop_area: tuple (smallest, largest), fractions in 0–1. Range of the share of the image's area that a random
+            crop keeps. `None` does not crop. Default `None`.
+        crop_aspect: tuple (smallest, largest). Range of a crop's ratio of width to height. Default (3/4, 4/3).
+        brightness: float in 0–1. Largest relative change of all values. Default 0.
+        contrast: float in 0–1. Largest relative change of the distance from the image's mean gray. Default 0.
+        saturation: float in 0–1. Largest relative change of the distance from gray; for color images. Default 0.
+        hue: float in 0–0.5. Largest rotation of the colors, as a fraction of the color circle; for color images.
+            Default 0.
+        erasing: float in 0–1. Probability that a rectangle of the image is filled with one random color. Default 0.
+        erasing_area: tuple (smallest, largest), fractions in 0–1. Range of the share of the image's area that is
+            erased.
 
     Raises:
         ValueError: If an argument is out of range.
 
     Example:
-        >>> shaken = Augmentation(rotation=10.0, translation=0.1)(tf.ones((2, 8, 8, 1)), seed=(0, 1))
-        >>> shaken.shape
+        >>> augmentation = Augmentation(rotation=10.0, translation=0.1)
+        >>> augmentation(tf.ones((2, 8, 8, 1)), seed=(0, 1)).shape
         TensorShape([2, 8, 8, 1])
     """
 
@@ -66,18 +73,18 @@ class Augmentation:
         )
         if not (len(erasing_area) == 2 and 0 < erasing_area[0] <= erasing_area[1] <= 1):
             raise ValueError(
-                f"Received: erasing_area={erasing_area!r}; "
-                "expected (smallest, largest) with 0 < smallest <= largest <= 1."
+                f"Invalid erasing_area. Received: erasing_area={erasing_area!r}. "
+                "Expected: (smallest, largest) with 0 < smallest <= largest <= 1."
             )
         if crop_area is not None and not (len(crop_area) == 2 and 0 < crop_area[0] <= crop_area[1] <= 1):
             raise ValueError(
-                f"Received: crop_area={crop_area!r}; "
-                "expected (smallest, largest) with 0 < smallest <= largest <= 1."
+                f"Invalid crop_area. Received: crop_area={crop_area!r}. "
+                "Expected: (smallest, largest) with 0 < smallest <= largest <= 1."
             )
         if not (len(crop_aspect) == 2 and 0 < crop_aspect[0] <= crop_aspect[1]):
             raise ValueError(
-                f"Received: crop_aspect={crop_aspect!r}; "
-                "expected (smallest, largest) with 0 < smallest <= largest."
+                f"Invalid crop_aspect. Received: crop_aspect={crop_aspect!r}. "
+                "Expected: (smallest, largest) with 0 < smallest <= largest."
             )
         self.rotation, self.scale = float(rotation), float(scale)
         self.shear, self.translation = float(shear), float(translation)
@@ -89,22 +96,28 @@ class Augmentation:
         self.erasing, self.erasing_area = float(erasing), tuple(map(float, erasing_area))
 
     def __call__(self, images: tf.Tensor, seed: TensorLike) -> tf.Tensor:
-        """Changes each image of a batch in its own way.
+        """Augment each image of a batch independently.
 
         Args:
-            images: float `(b, height, width, channels)`.
-            seed: Two integers; the same seed changes the same batch in the same way.
+            images: float tensor `(batch, height, width, channels)`.
+            seed: Two integers. The same seed gives the same result for the same batch.
 
         Returns:
-            Images of the same shape and type.
+            Tensor of the same shape and dtype.
         """
         return self._recolor(self._transform(images, seed, with_crop=self.crop_area is not None), seed)
 
     def crop(self, image: tf.Tensor, seed: TensorLike) -> tf.Tensor:
-        """Cuts a random part out of one decoded image `(h, w, c)` of any size, to be resized afterwards.
+        """Crop a random part of one decoded image, to be resized afterwards.
 
-        Without `crop_area` the image is returned whole. Cropping before resizing keeps the detail of large
-        images; `after_crop` then makes the other changes.
+        Cropping before resizing preserves the detail of large images. Apply `after_crop` to the resized batch.
+
+        Args:
+            image: Tensor `(height, width, channels)` of any size.
+            seed: Two integers.
+
+        Returns:
+            The crop; without `crop_area`, the whole image.
         """
         if self.crop_area is None:
             return image
@@ -113,14 +126,14 @@ class Augmentation:
         return image[row : row + rows, column : column + columns]
 
     def crop_window(self, size: TensorLike, seed: TensorLike) -> tf.Tensor:
-        """What `crop` cuts out of an image, for a decoder that decodes no more than that.
+        """Return the window that `crop` cuts out, for decoders that can decode only a part of an image.
 
         Args:
-            size: int32 `(2,)`, height and width of the image in pixels.
+            size: int32 tensor `(2,)`. Height and width of the image in pixels.
             seed: Two integers.
 
         Returns:
-            int32 `(4,)`: first row, first column, number of rows and of columns.
+            int32 tensor `(4,)`: first row, first column, number of rows and number of columns.
         """
         height, width = tf.unstack(tf.cast(size, tf.float32))
         top, left, box_height, box_width = (edge[0] for edge in self._boxes(1, width / height, seed))
@@ -129,12 +142,17 @@ class Augmentation:
         return tf.concat([start, sides], axis=0)
 
     def after_crop(self, images: tf.Tensor, seed: TensorLike) -> tf.Tensor:
-        """All changes but the crop, for a batch whose images went through `crop`."""
+        """Apply all transformations except the crop, for a batch of images that were cropped with `crop`.
+
+        Args:
+            images: float tensor `(batch, height, width, channels)`.
+            seed: Two integers.
+        """
         return self._recolor(self._transform(images, seed, with_crop=False), seed)
 
     @property
     def is_flip_at_most(self) -> bool:
-        """Whether `after_crop` does nothing but mirror images, if anything."""
+        """Whether `after_crop` at most flips images."""
         return not (self._is_affine or self._changes_colors or self.erasing)
 
     @property
@@ -146,19 +164,19 @@ class Augmentation:
         return any((self.brightness, self.contrast, self.saturation, self.hue))
 
     def is_mirrored(self, count: int | tf.Tensor, seed: TensorLike) -> tf.Tensor:
-        """Which images of a batch `horizontal_flip` mirrors.
+        """Return which images of a batch `horizontal_flip` flips.
 
         Args:
-            count: Images in the batch.
-            seed: Two integers, the seed of the batch.
+            count: int. Number of images in the batch.
+            seed: Two integers. Seed of the batch.
 
         Returns:
-            bool `(count,)`.
+            bool tensor `(count,)`.
         """
         return tf.random.stateless_uniform((count,), _fold(seed, 6)) < 0.5
 
     def config(self) -> Config:
-        """The arguments from which `from_config` makes the same augmentation."""
+        """Return the arguments as a dict, for `from_config`."""
         return {
             "rotation": self.rotation,
             "scale": self.scale,
@@ -177,7 +195,7 @@ class Augmentation:
 
     @classmethod
     def from_config(cls, config: Config) -> Augmentation:
-        """Makes an augmentation from what `config` gave."""
+        """Create an augmentation from the dict returned by `config`."""
         return cls(**config)
 
     def __eq__(self, other):
@@ -190,10 +208,9 @@ class Augmentation:
         return f"Augmentation({', '.join(f'{name}={value!r}' for name, value in self.config().items())})"
 
     def _boxes(self, count, image_aspect, seed):
-        """Crops as shares of the image's sides: top, left, height and width, each `(count,)`.
+        """Draw crops: top, left, height and width, each `(count,)`, as fractions of the image's sides.
 
-        Area and the logarithm of the aspect are uniform; a box that would stick out is cut to the image's
-        side.
+        Area and the logarithm of the aspect ratio are uniform; boxes are clipped to the image.
         """
         area = tf.random.stateless_uniform((count,), _fold(seed, 7), *(self.crop_area or (1.0, 1.0)))
         aspect = tf.exp(
@@ -215,14 +232,14 @@ class Augmentation:
         count = tf.shape(images)[0]
         height, width = images.shape[1], images.shape[2]
         if not (is_affine or with_crop):
-            # Without interpolation, which costs several times as much.
+            # Interpolation would cost several times as much.
             is_mirrored = self.is_mirrored(count, seed)[:, tf.newaxis, tf.newaxis, tf.newaxis]
             return tf.where(is_mirrored, tf.reverse(images, [2]), images)
 
         def uniform(number, largest):
             return tf.random.stateless_uniform((count,), _fold(seed, number), -largest, largest)
 
-        # Backwards from the result's pixels, measured from the centre, to those of the image.
+        # The transformation maps pixels of the result to those of the image, relative to the center.
         one, zero = tf.ones((count,)), tf.zeros((count,))
         backward = [[one, zero, zero], [zero, one, zero]]
         if is_affine:
@@ -239,7 +256,7 @@ class Augmentation:
             backward = [[sign * entry for entry in backward[0]], backward[1]]
         if with_crop:
             top, left, box_height, box_width = self._boxes(count, width / height, seed)
-            # From the centre of the image to the centre of the box.
+            # From the center of the image to the center of the box.
             across, along = (left + box_width / 2.0 - 0.5) * width, (top + box_height / 2.0 - 0.5) * height
             backward = [
                 [box_width * backward[0][0], box_width * backward[0][1], box_width * backward[0][2] + across],
@@ -249,7 +266,7 @@ class Augmentation:
                     box_height * backward[1][2] + along,
                 ],
             ]
-        # Pixel centres are at whole numbers, so the image's centre is at (side - 1) / 2.
+        # Pixel centers are at whole numbers, so the image's center is at (side - 1) / 2.
         x, y = (width - 1) / 2.0, (height - 1) / 2.0
         columns = []
         for (across_x, across_y, shift), center in zip(backward, (x, y)):
@@ -330,6 +347,6 @@ def _is_inside(count, place, share):
 
 
 def _fold(seed, number):
-    """A seed of its own for each thing that is drawn."""
+    """Derive an independent seed for each random quantity."""
     seed = tf.cast(tf.convert_to_tensor(seed), tf.int64)
     return tf.stack([seed[0] + 1_000_003 * number, seed[1]])

@@ -1,7 +1,6 @@
-"""Batches of images or features as tf.data: for training, for evaluation, and as a pool of samples of each class.
+"""Batches of images or features as `tf.data`: for training, for evaluation, and as a pool of samples of each class.
 
-Of `LabeledFeatures` the batches are (float32 features `(b, d)`, labels); there is no preprocessing (`None`) and no
-augmentation of them.
+Batches of `LabeledFeatures` are (float32 features `(batch, dim)`, labels), without preprocessing and augmentation.
 """
 
 from __future__ import annotations
@@ -30,10 +29,9 @@ from tfdml.data.preprocessing import Preprocessing
 from tfdml.data.sampler import BalancedSampler
 from tfdml.ops import MAX_PIXELS, UNIT_RANGE, orient, stored_window, upright_size
 
-# Epochs are asked for together until they make so many batches: a call into Python costs more than a short
-# epoch.
+# A call into Python costs more than a short epoch, so several epochs are computed per call, up to this many batches.
 _BATCHES_PER_CALL = 64
-# By how much libjpeg can make an image smaller while it decodes it, leaving out what is too fine.
+# Factors by which libjpeg can downscale an image while decoding it.
 _DECODING_RATIOS = (1, 2, 4, 8)
 
 
@@ -46,29 +44,35 @@ def balanced_batches(
     augmentation: Augmentation | None = None,
     input_range: InputRange | None = None,
 ) -> tf.data.Dataset:
-    """Endless training batches with the same number of images of each of their classes.
+    """Return endless training batches with the same number of images of each class.
 
-    An epoch of `steps_per_epoch(dataset, classes_per_batch)` batches visits every class; see
-    `BalancedSampler`. Batch t follows from (seed, t) alone, augmentation included.
+    Use it to train with losses that compare samples within the batch: every sample has a positive. Pass
+    `steps_per_epoch=steps_per_epoch(dataset, classes_per_batch)` to `fit`; such an epoch contains every class (see
+    `BalancedSampler`). Batch t, including its augmentation, is determined by (seed, t).
 
-    Of images in files a random crop (`crop_area`) is cut out before they are resized, and is stretched to the size:
-    `short_side`, with its crop of the centre, is for evaluation only. Of a JPEG no more than the crop is decoded, and
-    of a crop at least twice as large as the size no more than every other pixel of a side, averaged; what that changes
-    is below three of 256 grey levels on average.
+    For images in files, a random crop (`crop_area`) is cut before resizing and stretched to the final size; the center
+    crop of `short_side` applies to evaluation only. Only the crop of a JPEG is decoded, and a crop at least twice as
+    large as the final size is decoded at a reduced resolution, which changes pixels by less than three of 256 gray
+    levels on average.
 
     Args:
-        dataset: A `LabeledImages` or `LabeledFeatures`.
-        classes_per_batch: Distinct classes in a batch.
-        samples_per_class: Images of each of them, distinct where the class has enough.
-        seed: Integer of at least 0.
-        preprocessing: A `Preprocessing`; `None` for features, and for gray or color images in memory, whose size and
-            channels are kept.
-        augmentation: An `Augmentation`, or `None`.
-        input_range: As for `Preprocessing`; `None` for that of `preprocessing`.
+        dataset: `LabeledImages` or `LabeledFeatures`.
+        classes_per_batch: int. Number of distinct classes in a batch.
+        samples_per_class: int. Number of images per class; they are distinct if the class has enough.
+        seed: int, at least 0.
+        preprocessing: `Preprocessing`. `None` is allowed for features, and for gray or color images in memory, which
+            keep their size and channels. Default `None`.
+        augmentation: `Augmentation` or `None`. Default `None`.
+        input_range: tuple (low, high) or str, as for `Preprocessing`. `None` uses that of `preprocessing`. Default
+            `None`.
 
     Returns:
-        An infinite `tf.data.Dataset` of (float32 images `(b, h, w, c)` in the input range, int64 labels `(b,)`), where
-        b = classes_per_batch · samples_per_class; the images of a class are next to each other.
+        Infinite `tf.data.Dataset` of (float32 images `(batch, height, width, channels)` in the input range, int64
+        labels `(batch,)`), where batch = classes_per_batch · samples_per_class. The images of a class are adjacent.
+
+    Raises:
+        ValueError: If a class has fewer than two images (the message names it), there are fewer classes than
+            `classes_per_batch`, or a number is out of range.
 
     Example:
         >>> import numpy as np
@@ -78,10 +82,6 @@ def balanced_batches(
         >>> batch, batch_labels = next(iter(balanced_batches(train, classes_per_batch=2, samples_per_class=2, seed=0)))
         >>> batch.shape, len(set(batch_labels.numpy()))
         (TensorShape([4, 8, 8, 3]), 2)
-
-    Raises:
-        ValueError: If a class has fewer than two images (named), there are too few classes, or a number is
-            out of range.
     """
     return balanced_share(
         dataset, classes_per_batch, samples_per_class, seed, preprocessing, augmentation, input_range
@@ -100,16 +100,16 @@ def balanced_share(
     start_batch=0,
     part=None,
 ):
-    """`balanced_batches` from a later batch on, or one worker's part of each batch, bit for bit.
+    """Return `balanced_batches` from a later batch on, or one worker's part of each batch, bit for bit.
 
-    Skipped batches and the images of other workers are not read.
+    Skipped batches and images of other workers are not read.
 
     Args:
         dataset, classes_per_batch, samples_per_class, seed, preprocessing, augmentation, input_range: As for
             `balanced_batches`.
-        start_batch: int. The number of the first batch.
-        part: Pair `(index, count)`. Of each batch of b rows only those from ⌊index · b / count⌋ to
-            ⌊(index + 1) · b / count⌋. `None` gives whole batches.
+        start_batch: int. Number of the first batch. Default 0.
+        part: Pair (index, count). Return only rows ⌊index · b / count⌋ to ⌊(index + 1) · b / count⌋ of each batch of
+            b rows. `None` returns whole batches. Default `None`.
 
     Returns:
         As for `balanced_batches`.
@@ -152,20 +152,30 @@ def evaluation_batches(
     preprocessing: Preprocessing | None = None,
     input_range: InputRange | None = None,
 ) -> tf.data.Dataset:
-    """All images of a set once, in their order.
+    """Return batches of all images of a dataset, each once and in order.
+
+    Use it for `validation_data`, `evaluate` and `embed`.
 
     Args:
-        dataset: A `LabeledImages` or `LabeledFeatures` with at least one sample.
-        batch_size: Images in a batch; the last one may have fewer.
-        preprocessing: A `Preprocessing`; `None` for features, and for gray or color images in memory, whose size and
-            channels are kept.
-        input_range: As for `Preprocessing`; `None` for that of `preprocessing`.
+        dataset: `LabeledImages` or `LabeledFeatures` with at least one sample.
+        batch_size: int. Images per batch; the last batch may have fewer.
+        preprocessing: `Preprocessing`. `None` is allowed for features, and for gray or color images in memory, which
+            keep their size and channels. Default `None`.
+        input_range: tuple (low, high) or str, as for `Preprocessing`. `None` uses that of `preprocessing`. Default
+            `None`.
 
     Returns:
-        A finite `tf.data.Dataset` of (float32 images `(b, h, w, c)` in the input range, int64 labels `(b,)`).
+        Finite `tf.data.Dataset` of (float32 images `(batch, height, width, channels)` in the input range, int64 labels
+        `(batch,)`).
 
     Raises:
-        ValueError: If the set is empty, or the batch size is no positive integer.
+        ValueError: If the dataset is empty, or the batch size is not a positive integer.
+
+    Example:
+        >>> from tfdml.data import LabeledImages
+        >>> test = LabeledImages.from_arrays(np.zeros((3, 8, 8, 3), "uint8"), ["cat", "dog", "cat"])
+        >>> [labels.numpy().tolist() for _, labels in evaluation_batches(test, batch_size=2)]
+        [[0, 1], [0]]
     """
     check_is_labeled(dataset)
     preprocessing = _in_range(dataset, preprocessing, input_range)
@@ -173,14 +183,14 @@ def evaluation_batches(
 
 
 def evaluation_share(dataset, batch_size, preprocessing=None, *, part):
-    """One worker's share of `evaluation_batches`; the images of other workers are not read.
+    """Return one worker's share of `evaluation_batches`; images of other workers are not read.
 
     Args:
         dataset, batch_size, preprocessing: As for `evaluation_batches`.
-        part: Pair `(index, count)`: every count-th batch from the index-th on.
+        part: Pair (index, count). Return every count-th batch, starting with the index-th.
 
     Returns:
-        A finite `tf.data.Dataset`, whose auto-shard policy OFF says that it is a worker's share already.
+        Finite `tf.data.Dataset` with the auto-shard policy OFF, which marks it as one worker's share.
     """
     check_is_labeled(dataset)
     batches = _finite_batches(dataset, np.arange(len(dataset)), batch_size, preprocessing, check_part(part))
@@ -197,24 +207,34 @@ def class_pool(
     batch_size: int = 256,
     input_range: InputRange | None = None,
 ) -> Callable[[int], tf.data.Dataset]:
-    """Random samples of each class, drawn anew for each projection of chance constrained programming.
+    """Return a function that draws random samples of each class, for `AlternatingProjections`.
+
+    Each problem of chance-constrained programming selects its proxies from a new draw.
 
     Args:
-        dataset: A `LabeledImages` or `LabeledFeatures`.
-        pool_size: Images of each class; a class with fewer gives all it has.
-        seed: Integer of at least 0.
-        preprocessing: A `Preprocessing`; `None` for features, and for gray or color images in memory, whose size and
-            channels are kept.
-        batch_size: Images in a batch.
-        input_range: As for `Preprocessing`; `None` for that of `preprocessing`.
+        dataset: `LabeledImages` or `LabeledFeatures`.
+        pool_size: int. Number of images per class; a class with fewer contributes all of them.
+        seed: int, at least 0.
+        preprocessing: `Preprocessing`. `None` is allowed for features, and for gray or color images in memory, which
+            keep their size and channels. Default `None`.
+        batch_size: int. Images per batch. Default 256.
+        input_range: tuple (low, high) or str, as for `Preprocessing`. `None` uses that of `preprocessing`. Default
+            `None`.
 
     Returns:
-        A function from the number of the projection (from 0) to a finite `tf.data.Dataset` of (float32 images
-        `(b, h, w, c)` in the input range, int64 labels `(b,)`), ordered by class. The samples follow from (seed,
-        number) alone.
+        Function from the number of the draw (from 0) to a finite `tf.data.Dataset` of (float32 images
+        `(batch, height, width, channels)` in the input range, int64 labels `(batch,)`), ordered by class. The samples
+        are determined by (seed, number).
 
     Raises:
-        ValueError: If the set is empty or a number is out of range.
+        ValueError: If the dataset is empty or a number is out of range.
+
+    Example:
+        >>> from tfdml.data import LabeledImages
+        >>> train = LabeledImages.from_arrays(np.zeros((5, 8, 8, 3), "uint8"), [0, 0, 0, 1, 1])
+        >>> pool = class_pool(train, pool_size=2, seed=0)
+        >>> [labels.numpy().tolist() for _, labels in pool(0)]
+        [[0, 0, 1, 1]]
     """
     check_is_labeled(dataset)
     preprocessing = _in_range(dataset, preprocessing, input_range)
@@ -228,7 +248,7 @@ def class_pool(
     def pool(projection):
         projection = check_whole_number("projection", projection, minimum=0)
         order = np.random.default_rng([seed, projection]).permutation(len(dataset))
-        # Stable: the images of a class stay in random order, and the first of them are drawn.
+        # A stable sort keeps the images of a class in random order; the first of them are drawn.
         order = order[np.argsort(dataset.labels[order], kind="stable")]
         rank = np.arange(len(order)) - starts[dataset.labels[order]]
         return _finite_batches(dataset, order[rank < pool_size], batch_size, preprocessing)
@@ -255,23 +275,26 @@ def _in_range(dataset, preprocessing, input_range):
 
 
 def _preprocessing_of(dataset):
-    """The preprocessing that keeps size and channels of images in memory."""
+    """Return the preprocessing that keeps the size and channels of images in memory."""
     if dataset.holds_paths or dataset.image_shape[-1] not in (1, 3):
-        raise ValueError(f"Received: preprocessing=None with {dataset!r}; expected a Preprocessing.")
+        raise ValueError(
+            f"These images need a preprocessing. Received: preprocessing=None with {dataset!r}. Expected: a "
+            "Preprocessing, which sets their size and channels."
+        )
     return Preprocessing(dataset.image_shape[:2], dataset.image_shape[-1])
 
 
 def _check_not_empty(dataset):
     if not len(check_is_labeled(dataset)):
-        raise ValueError(f"There is nothing to make batches of. Received: {dataset!r}.")
+        raise ValueError(f"The dataset is empty. Received: {dataset!r}. Expected: at least one sample.")
 
 
 def _with_images(
     batches, dataset, batch_size, preprocessing, augmentation=None, seed=0, start_batch=0, is_endless=False, part=None
 ):
-    """From batches of indices to batches of images and labels, in the same order."""
+    """Map batches of indices to batches of images and labels, in the same order."""
     index, count = (0, 1) if part is None else check_part(part)
-    # The rows of each batch that are given; only the last of finite batches has fewer, and these have no part.
+    # Rows of each batch to return. The last of finite batches can be smaller, but those are not split into parts.
     rows = slice(index * batch_size // count, (index + 1) * batch_size // count)
     if isinstance(dataset, LabeledFeatures):
         if part is not None:
@@ -279,11 +302,10 @@ def _with_images(
         return _with_features(batches, dataset, preprocessing, augmentation)
     if preprocessing is None:
         preprocessing = _preprocessing_of(dataset)
-    # Augmentation is of images in 0–1: what it uncovers is black.
+    # Augment images in 0–1, where 0 (uncovered pixels) is black.
     to_input_range, is_unit = preprocessing.to_input_range, preprocessing.input_range == UNIT_RANGE
     preprocessing = preprocessing.with_input_range(UNIT_RANGE)
-    # One copy on the host, which the pipeline's functions take as an input rather than as a constant of their
-    # graph.
+    # One copy on the host, captured by the pipeline's functions as an input rather than as a constant of their graph.
     with tf.device("cpu:0"):
         images = tf.constant(dataset.encoded_paths if dataset.holds_paths else dataset.images)
         labels = tf.constant(dataset.labels)
@@ -294,12 +316,12 @@ def _with_images(
             indices = indices[rows]
         batch = preprocessing(tf.gather(images, indices))
         if augmentation is not None:
-            # Changes are drawn for the whole batch.
+            # Random numbers are drawn for the whole batch, so that parts equal rows of the whole.
             batch, indices = augmentation(batch, (seed, number))[rows], indices[rows]
         return batch, tf.gather(labels, indices)
 
     crops = augmentation is not None and augmentation.crop_area is not None
-    # Images are mirrored one by one, where that is all: a batch would be copied twice for it.
+    # If flips are the only transformation, flip single images: flipping batches would copy them twice.
     flips = augmentation is not None and augmentation.horizontal_flip and augmentation.is_flip_at_most
 
     def read(number, index):
@@ -317,14 +339,14 @@ def _with_images(
     def rows_of_batch(number, indices):
         mine = indices[rows]
         numbers = (number * batch_size + tf.range(tf.size(indices, tf.int64), dtype=tf.int64))[rows]
-        # No file at the end, and before the first.
+        # -1 stands for no file: after the last one, and before the first.
         end = tf.constant([-1], tf.int64)
         return tf.concat([numbers, end], 0), tf.concat([mine, end], 0), tf.concat([end, mine], 0)
 
     @tf.autograph.experimental.do_not_convert
     def change(number, batch_and_labels):
         batch, batch_labels = batch_and_labels
-        # Changes are drawn for the whole batch.
+        # Random numbers are drawn for the whole batch, so that parts equal rows of the whole.
         batch = tf.pad(batch, [[rows.start, batch_size - rows.stop], [0, 0], [0, 0], [0, 0]])
         return augmentation.after_crop(batch, (seed, number))[rows], batch_labels
 
@@ -349,7 +371,9 @@ def _with_images(
 def _with_features(batches, dataset, preprocessing, augmentation):
     for name, value in (("preprocessing", preprocessing), ("augmentation", augmentation)):
         if value is not None:
-            raise ValueError(f"Features are taken as they are. Received: {name}={value!r} with {dataset!r}.")
+            raise ValueError(
+                f"{name} does not apply to features. Received: {name}={value!r} with {dataset!r}. Expected: None."
+            )
     with tf.device("cpu:0"):
         labels = tf.constant(dataset.labels)
 
@@ -362,23 +386,23 @@ def _with_features(batches, dataset, preprocessing, augmentation):
 
 @tf.autograph.experimental.do_not_convert
 def _cropped(path, preprocessing, augmentation, seed, max_pixels=MAX_PIXELS):
-    """The random crop of an image, stretched to the size; of a JPEG no other part is decoded, nor pixels of no use.
+    """Return a random crop of an image, stretched to the final size; decode only what is needed of a JPEG.
 
-    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that leaves at least as many pixels of the crop as the result
-    has, whose edges then are at multiples of 2, 4 or 8 pixels. The resized photographs then differ from those decoded
-    in full by one or two of 256 gray levels on average, as they do between anti-aliasing filters (bilinear, box).
-    The crop is drawn in the upright image, and found again in the stored one.
+    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if the crop still has at least as many pixels as the result; its
+    edges are then at multiples of 2, 4 or 8 pixels. Resized photographs differ from those decoded at full size by one
+    or two of 256 gray levels on average, about as much as between anti-aliasing filters (bilinear, box). The crop is
+    drawn in the upright image and mapped to the stored one.
     """
-    # A random crop takes the place of the central one.
+    # A random crop replaces the center crop.
     to_size = Preprocessing(preprocessing.size, preprocessing.channels)
-    # The decoder repeats gray where color is asked for; how color becomes gray is for the preprocessing to say.
+    # The decoder may repeat gray channels, but only the preprocessing converts color to gray.
     channels = 3 if to_size.channels == 3 else 0
 
     def decode(contents):
         return tf.cond(is_jpeg(contents), lambda: jpeg(contents), lambda: crop(decode_whole(contents, max_pixels)))
 
     def jpeg(contents):
-        # Most files have no orientation, and need none of what follows from one.
+        # Most files have no EXIF orientation; skip its cost for them.
         return tf.cond(has_exif(contents), lambda: turned(contents), lambda: upright(contents))
 
     def upright(contents):
@@ -392,7 +416,7 @@ def _cropped(path, preprocessing, augmentation, seed, max_pixels=MAX_PIXELS):
 
     def decoded(contents, window, stored):
         is_enough = [tf.reduce_all(window[2:] // ratio >= to_size.size) for ratio in _DECODING_RATIOS[1:]]
-        # The number of ratios that leave enough is the place of the largest.
+        # The number of ratios that leave enough pixels is the index of the largest such ratio.
         place = tf.reduce_sum(tf.cast(is_enough, tf.int32))
 
         def decoder(ratio):
@@ -403,5 +427,5 @@ def _cropped(path, preprocessing, augmentation, seed, max_pixels=MAX_PIXELS):
     def crop(image):
         return augmentation.crop(image, seed)
 
-    # Resized after the branches: in each of them, the resizing would be traced again.
+    # Resize after the branches; otherwise resizing would be traced in each of them.
     return to_size(read_in_graph(path, decode, crop, max_pixels))

@@ -1,4 +1,4 @@
-"""What is published about a data set: where it comes from, how it lies on disk, and its counts."""
+"""Published facts about datasets: sources, layouts on disk and counts."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from tfdml.data.list_files import counts_of, missing_files
 
 
 class Part(NamedTuple):
-    """A piece of a data set as it is handed out.
+    """Archive or file of a published dataset.
 
     Attributes:
-        target: The folder or file that must be there, relative to the data set's folder; "" is that folder itself.
-        archive: Name of the archive, beside the target, that gives it; `None` if the target is handed out as it is.
-        url: The official address, or `None` where one has to ask.
-        md5: Of the archive or file, or `None` where none is published.
+        target: str. Folder or file that must exist, relative to the dataset's folder; "" is that folder itself.
+        archive: str. Name of the archive, next to the target, that contains it; `None` if the target itself is
+            published.
+        url: str. Official address, or `None` if it must be requested.
+        md5: str. Checksum of the archive or file, or `None` if none is published.
     """
 
     target: str
@@ -25,21 +26,21 @@ class Part(NamedTuple):
     md5: str | None = None
 
     def place(self, root):
-        """Where the target is, or should be."""
+        """Return the path of the target, which may not exist."""
         return root / self.target if self.target else root
 
     def source(self, root):
-        """Where the archive or file that is handed out is, or should be put."""
+        """Return the path of the published archive or file, which may not exist."""
         place = self.place(root)
         return place if self.archive is None else place.with_name(self.archive)
 
 
 class Layout(NamedTuple):
-    """One of the ways in which a data set lies on disk.
+    """Arrangement of a dataset's files on disk.
 
     Attributes:
-        parts: Its `Part`s.
-        lists: The files, relative to the data set's folder, that say which image is of which class.
+        parts: Tuple of `Part`.
+        lists: Tuple of str. Files that list the images and their classes, relative to the dataset's folder.
     """
 
     parts: tuple[Part, ...]
@@ -47,16 +48,16 @@ class Layout(NamedTuple):
 
 
 class PublishedSet(NamedTuple):
-    """A data set as published.
+    """Published dataset.
 
     Attributes:
-        name: Its name in `tfdml.data.names()`.
-        title: Its name in the literature.
-        page: Where it is described.
-        layouts: Its `Layout`s, the usual one first.
-        counts: What there is of each kind, such as `{"classes": 200, "images": 11788}`.
-        folder: Name of its folder, which `path` may be or hold; `None` if its parts are put into any folder.
-        note: What else one has to know to get it.
+        name: str. Name in `tfdml.data.names()`.
+        title: str. Name in the literature.
+        page: str. Address of its description.
+        layouts: Tuple of `Layout`, the usual one first.
+        counts: dict. Published counts, such as `{"classes": 200, "images": 11788}`.
+        folder: str. Name of its folder; a `path` is this folder or contains it. `None` if its parts are in any folder.
+        note: str. Additional advice for obtaining it.
     """
 
     name: str
@@ -68,7 +69,7 @@ class PublishedSet(NamedTuple):
     note: str = ""
 
     def root(self, path):
-        """The data set's folder, which need not be there: `path` itself, or the folder of the right name in it."""
+        """Return the dataset's folder, which may not exist: `path`, or the folder of the right name in it."""
         path = pathlib.Path(path).expanduser()
         if self.folder is None:
             return path
@@ -82,7 +83,7 @@ class PublishedSet(NamedTuple):
         return path if is_it and not whole[0].source(inner).is_file() else inner
 
     def layout(self, root):
-        """The layout of which most is there."""
+        """Return the layout of which most files exist."""
 
         def pieces(layout):
             sources = sum(part.source(root).exists() for part in layout.parts)
@@ -91,7 +92,7 @@ class PublishedSet(NamedTuple):
         return max(self.layouts, key=pieces)
 
     def require(self, path):
-        """The data set's folder, with all list files of its layout in it.
+        """Return the dataset's folder after checking that all list files of its layout exist.
 
         Raises:
             FileNotFoundError: If one is missing; the message says what to put where.
@@ -100,37 +101,37 @@ class PublishedSet(NamedTuple):
         for name in self.layout(root).lists:
             if not (root / name).is_file():
                 raise FileNotFoundError(
-                    f"{self.title} is not there. Received: path={str(path)!r}, where there is no {root / name}. "
+                    f"{self.title} was not found. Received: path={str(path)!r}, where there is no {root / name}. "
                     f"{self.advice(path)}"
                 )
         return root
 
     def advice(self, path):
-        """What to put where, and what to run then."""
+        """Return instructions: what to put where, and which command to run."""
         root = self.root(path)
         missing = [part for part in self.layout(root).parts if not part.place(root).exists()]
         if not missing:
-            return f"What is in {root} is not whole: remove it, and extract or copy it anew. {self.note}".rstrip()
+            return f"The content of {root} is incomplete: remove it, and extract or copy it again. {self.note}".rstrip()
         steps, absent = [], []
         for part in missing:
             source = part.source(root)
             if source.is_file():
-                steps.append(f"{source} is there, but not extracted.")
+                steps.append(f"{source} exists, but is not extracted.")
             else:
                 absent.append(part)
                 steps.append(f"Put {source.name}, from {part.url or self.page}, into the folder {source.parent}.")
         command = f"python -m tfdml.data.prepare {self.name} {str(path)!r}"
         can_download = absent and all(part.url is not None for part in absent)
-        fetches = " (with --download it fetches what is missing)" if can_download else ""
+        fetches = " (with --download it downloads missing files)" if can_download else ""
         steps.append(f"{'Then run' if absent else 'Run'}: {command}{fetches}.")
         return " ".join([*steps, self.note]).rstrip()
 
     def checked(self, images, path, verify, counts):
-        """Returns the `LabeledImages` that a loader has read from the lists, if they are as published.
+        """Return the `LabeledImages` that a loader has read from the lists after checking them.
 
         Raises:
-            ValueError: If counts are wrong.
-            FileNotFoundError: If images are missing, where `verify` asks for them.
+            ValueError: If counts differ from the published ones.
+            FileNotFoundError: If `verify` is true and images are missing.
         """
         self.check_counts(counts_of(images), self.root(path), counts)
         if verify:
@@ -138,17 +139,17 @@ class PublishedSet(NamedTuple):
             if missing:
                 more = f", and {len(missing) - 5} more" if len(missing) > 5 else ""
                 raise FileNotFoundError(
-                    f"{len(missing)} of {len(images)} images that the lists of {self.title} name are not there. "
+                    f"{len(missing)} of {len(images)} images listed by {self.title} were not found. "
                     f"Received: no {', '.join(missing[:5])}{more}. {self.advice(path)}"
                 )
         return images
 
     def check_counts(self, found, path, counts):
-        """Raises a ValueError if `counts` is "published" and what was found is not what is published.
+        """Raise a ValueError if `counts` is "published" and the counts found differ from the published ones.
 
         Args:
-            found: Dict of what `self.counts` is of.
-            path: Where it was found, for the message.
+            found: dict with the keys of `self.counts`.
+            path: Path of the dataset, for the message.
             counts: `"published"` or `"any"`.
         """
         check_choice("counts", counts, ("published", "any"))
@@ -157,7 +158,7 @@ class PublishedSet(NamedTuple):
             received, expected = (", ".join(f"{of[kind]:,} {kind}" for kind in wrong) for of in (found, self.counts))
             raise ValueError(
                 f"These are not the published images of {self.title}. Received: {path} with {received}; "
-                f"expected {expected}. With counts='any' other counts are taken, too."
+                f"expected {expected}. Pass counts='any' to accept other counts."
             )
 
 
@@ -223,7 +224,7 @@ _IN_SHOP = PublishedSet(
         "gallery classes": 3_985,
         "gallery images": 12_612,
     },
-    note="Its licence lets nobody hand the images on: its page says how to ask for them.",
+    note="Its license does not allow redistribution of the images: its page says how to request them.",
 )
 
 _CARS_HOST = "https://ai.stanford.edu/~jkrause"
@@ -241,7 +242,7 @@ _CARS_IN_ONE = Layout(
     ),
     lists=("cars_annos.mat",),
 )
-# The labels of the test images came later, and are kept beside the devkit or in it.
+# The labels of the test images were published later; they are next to the devkit or in it.
 _CARS_IN_TWO = tuple(
     Layout(
         parts=(
@@ -262,8 +263,8 @@ _CARS196 = PublishedSet(
     layouts=(_CARS_IN_ONE, *_CARS_IN_TWO),
     counts={"classes": 196, "images": 16_185, "training classes": 98, "training images": 8_054},
     note=(
-        "Where the official address no longer answers, copies elsewhere are taken as well: checksums and counts tell "
-        "whether they are whole."
+        "If the official address no longer answers, use a copy from elsewhere: checksums and counts show whether it is "
+        "complete."
     ),
 )
 
@@ -278,7 +279,7 @@ def _cifar(name, title, part, folder, lists, classes):
         layouts=(Layout((part,), lists),),
         counts={"classes": classes, "images in the training files": 50_000, "images in the test files": 10_000},
         folder=folder,
-        note="The python version, which holds pickles, is not read.",
+        note="The Python version, which contains pickles, is not read.",
     )
 
 
@@ -300,5 +301,5 @@ _CIFAR100 = _cifar(
     classes=100,
 )
 
-# By name. What is read from the same files is prepared under the name of those.
+# By name. Datasets that are made of another dataset's files are prepared under its name.
 PUBLISHED = {published.name: published for published in (_CUB, _CARS196, _SOP, _IN_SHOP, _CIFAR10, _CIFAR100)}

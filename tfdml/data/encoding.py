@@ -1,4 +1,4 @@
-"""Class labels of any kind as integers from 0."""
+"""Encode class labels as integers from 0."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from tfdml.ops.labels import label_column
 
 
 def encode_labels(labels: Labels, names: Sequence[str] | None = None) -> tuple[np.ndarray, tuple[Any, ...]]:
-    """Numbers class labels from 0.
+    """Encode class labels as integers from 0.
+
+    Use it for labels that are strings or integers with gaps; losses and samplers need integers without gaps.
 
     Args:
-        labels: Strings, integers with gaps, or other values that can be sorted, `(n,)` or `(n, 1)`.
-        names: The names that an earlier call gave, to encode other samples of the same classes alike; `None` takes the
-            distinct labels in sorted order.
+        labels: Array or sequence `(n,)` or `(n, 1)` of strings, integers or other values that can be sorted.
+        names: Sequence of names returned by an earlier call, to encode other samples of the same classes consistently.
+            `None` uses the distinct labels in sorted order. Default `None`.
 
     Returns:
-        `(integers, names)`: int64 labels `(n,)` with `names[integers[i]]` the i-th label, and the tuple of names.
+        Pair (integers, names): int64 array `(n,)` such that `names[integers[i]]` is the i-th label, and a tuple of
+        names.
 
     Raises:
-        ValueError: If a label is missing (`None`, NaN) or is not among the given names, or labels are not a column.
-        TypeError: If labels are of kinds that cannot be sorted together.
+        ValueError: If a label is missing (`None` or NaN) or not in `names`, or labels are not a column.
+        TypeError: If labels have different types that cannot be sorted together.
 
     Example:
         >>> integers, names = encode_labels(["oak", "ash", "oak", "elm"])
@@ -54,7 +57,7 @@ def _values(labels):
     if values.dtype.kind == "T":
         values = values.astype(object)
     if values.dtype.kind == "S" or (values.dtype.kind == "O" and any(isinstance(value, bytes) for value in values)):
-        # As TensorFlow gives strings.
+        # TensorFlow returns strings as bytes.
         values = np.array([value.decode() if isinstance(value, bytes) else value for value in values], object)
     is_missing = values != values if values.dtype.kind in "fcO" else np.zeros(len(values), bool)
     if values.dtype.kind == "O":
@@ -67,5 +70,5 @@ def _values(labels):
     if values.dtype.kind == "O":
         kinds = sorted({type(value).__name__ for value in values})
         if len(kinds) > 1:
-            raise TypeError(f"Labels must be of one kind. Received: {', '.join(kinds)}. Expected: strings alone.")
+            raise TypeError(f"Labels must have one type. Received: {', '.join(kinds)}. Expected: only strings.")
     return values

@@ -1,4 +1,4 @@
-"""Writing features to the files that `tfdml.data.features` reads."""
+"""Write features to the files that `tfdml.data.features` reads."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _UNFINISHED = {_PARTIAL, LABELS, CLASSES, ROLES, SOURCE}
 
 
 def write_features(folder, images, values, source, dtype):
-    """Writes the features of images, batch by batch, with their labels; `features.npy` comes last and at once.
+    """Write the features of images and their labels batch by batch; `features.npy` appears last and complete.
 
-    What an interruption left in the folder is replaced. If anything fails, nothing is left.
+    Files left by an interrupted call are replaced. If writing fails, no file is left.
 
     Args:
-        folder: Where to; it is made.
-        images: The `LabeledImages` that they are of.
-        values: Batches of features `(b, d)`, in the order of the images.
-        source: dict. What `source.json` tells of them.
-        dtype: Name of their type on disk.
+        folder: `pathlib.Path` of the folder, which is created.
+        images: `LabeledImages` to which the features belong.
+        values: Iterable of batches of features `(batch, dim)`, in the order of the images.
+        source: dict. Content of `source.json`.
+        dtype: str. Data type on disk.
 
     Raises:
-        FolderInUseError: If another process writes there.
-        OSError: If it cannot be written.
-        ValueError: If a feature is not finite; the images are named.
+        FolderInUseError: If another process is writing to the folder.
+        OSError: If the files cannot be written.
+        ValueError: If a feature is not finite; the message names the images.
     """
     with _whole_or_nothing(folder):
         np.save(folder / LABELS, images.labels)
@@ -44,7 +44,7 @@ def write_features(folder, images, values, source, dtype):
 
 
 def holds_unfinished_features(folder):
-    """Whether a folder holds nothing but what an interrupted `write_features` left."""
+    """Return whether a folder contains only files left by an interrupted `write_features`."""
     return folder.is_dir() and all(_is_unfinished(name) for name in os.listdir(folder))
 
 
@@ -54,7 +54,7 @@ def _is_unfinished(name):
 
 @contextlib.contextmanager
 def _whole_or_nothing(folder):
-    """Makes the folder, and removes what is in it if the block fails."""
+    """Create the folder, and remove its content if the block fails."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with lock_folder(folder):
@@ -77,9 +77,9 @@ def _clear(folder):
 
 
 def _write(path, batches, images, dtype):
-    """Writes the features in the format of NumPy, one batch after the other; returns their size.
+    """Write the features in NumPy's format batch by batch; return the feature size.
 
-    Not through a memory map: writing to one on a full disk is no error but a signal that ends the program.
+    This avoids a memory map: writing to one on a full disk kills the process with a signal instead of an error.
     """
     done = 0
     with open(path, "wb") as file:
@@ -102,10 +102,10 @@ def _begin(file, shape, dtype):
     file.flush()
     if hasattr(os, "posix_fallocate"):
         try:
-            # A full disk shows now rather than after hours.
+            # Detect a full disk now rather than after hours.
             os.posix_fallocate(file.fileno(), 0, file.tell() + shape[0] * shape[1] * dtype.itemsize)
         except OSError as error:
-            # Not every file system can do it.
+            # Other errors mean that the file system does not support it.
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
 
@@ -115,6 +115,6 @@ def _check_finite(values, images, start):
     if len(bad):
         shown = [f"{index} ({images.images[index]})" if images.holds_paths else str(index) for index in bad[:10]]
         raise ValueError(
-            f"The network's features are not finite, or too large for {values.dtype}. Received: image "
-            f"{', '.join(shown)} (from 0); is the scale what the network expects?"
+            f"The network's features are not finite, or too large for {values.dtype}. Received: NaN or infinity for "
+            f"image {', '.join(shown)} (from 0). Check that images have the scale that the network expects."
         )

@@ -1,4 +1,4 @@
-"""Reader of IDX files, the format of MNIST."""
+"""Read IDX files, the format of MNIST."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E:
 
 
 def read_idx(path):
-    """Reads one IDX file, gzipped (`.gz`) or not.
+    """Read one IDX file, gzipped (`.gz`) or not.
 
-    The file starts with two zero bytes, a byte for the type and one for the rank; then come the sizes as
-    big-endian 32-bit integers, then the values.
+    The file starts with two zero bytes, a byte for the type and a byte for the rank, followed by the sizes as
+    big-endian 32-bit integers and the values.
 
     Args:
-        path: The file.
+        path: str or `os.PathLike`. File to read.
 
     Returns:
-        A NumPy array with the file's shape and type.
+        NumPy array with the file's shape and type.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is no IDX file, is cut short or is too long; the message names it.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is not an IDX file, is truncated or is too long; the message names it.
     """
     path = pathlib.Path(path)
     try:
@@ -48,7 +48,7 @@ def read_idx(path):
     expected = header + math.prod(shape) * dtype.itemsize
     if len(contents) != expected:
         problem = (
-            "Truncated IDX file" if len(contents) < expected else "IDX file with something behind its end"
+            "Truncated IDX file" if len(contents) < expected else "IDX file with extra bytes after its end"
         )
         raise ValueError(
             f"{problem}. Received: {path} of {len(contents)} bytes; expected {expected} for shape {shape}."

@@ -1,7 +1,7 @@
-"""Reads image files: one path for training, evaluation, extraction, and the check of a folder.
+"""Read image files for training, evaluation, extraction and the check of a folder.
 
-TensorFlow decodes JPEG and PNG, in parallel and inside the pipeline. Pillow decodes the other formats. Where an image
-cannot be decoded, the error names its file and the reason.
+TensorFlow decodes JPEG and PNG in parallel, inside the pipeline. Pillow decodes the other formats. If an image cannot
+be decoded, the error names its file and the reason.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from tfdml.ops import MAX_PIXELS, decode_image, encoded_size, exif_orientation
 
 _LOGGER = logging.getLogger(__name__)
 
-# The endings of the files that are listed, and what Pillow calls the formats that TensorFlow does not read.
+# Extensions of image files, and Pillow's names of the formats that TensorFlow does not read.
 ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".gif", ".bmp", ".webp", ".tif", ".tiff")
 _FORMATS = ("GIF", "BMP", "WEBP", "TIFF")
-EXPECTED = "Expected: whole files in one of the formats JPEG, PNG, GIF, BMP, WebP and TIFF"
+EXPECTED = "Expected: complete files in one of the formats JPEG, PNG, GIF, BMP, WebP and TIFF"
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 
 _STRING, _NUMBER = tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.int64)
 
 
-# Traced once: each pipeline then calls it.
+# Traced once and called by every pipeline.
 @tf.function(input_signature=[_STRING, _NUMBER], autograph=False)
 def _decode(contents, max_pixels):
     return decode_image(contents, max_pixels)
@@ -48,48 +48,49 @@ def _within(size, max_pixels):
 
 
 def size_and_orientation(contents, max_pixels=MAX_PIXELS):
-    """Height and width in the header of a JPEG or PNG, int32 `(2,)`, and its EXIF orientation, as tensors."""
+    """Return height and width in the header of a JPEG or PNG, int32 `(2,)`, and its EXIF orientation, as tensors."""
     return _size_and_orientation(contents, tf.constant(max_pixels, tf.int64))
 
 
 def jpeg_size(contents, max_pixels=MAX_PIXELS):
-    """Height and width in the header of a JPEG, int32 `(2,)`, a tensor."""
+    """Return height and width in the header of a JPEG, an int32 tensor `(2,)`."""
     return _within(tf.cast(tf.io.extract_jpeg_shape(contents)[:2], tf.int64), tf.constant(max_pixels, tf.int64))
 
 
 def decode_whole(contents, max_pixels=MAX_PIXELS):
-    """Decodes the bytes of an image, a scalar string tensor, as `tfdml.ops.decode_image` does."""
+    """Decode the bytes of an image, a scalar string tensor, as `tfdml.ops.decode_image` does."""
     return _decode(contents, tf.constant(max_pixels, tf.int64))
 
 
 def has_exif(contents):
-    """Whether a scalar string tensor, the bytes of a JPEG, may hold EXIF data; if not, it is upright."""
-    # The search for one literal is quick.
+    """Return whether the bytes of a JPEG, a scalar string tensor, may contain EXIF data; if not, it is upright."""
+    # Searching for a literal is fast.
     without = tf.strings.regex_replace(contents, r"Exif\x00\x00", "", replace_global=False)
     return tf.strings.length(without) != tf.strings.length(contents)
 
 
 def is_jpeg(contents):
-    """Whether a scalar string tensor holds the bytes of a JPEG."""
+    """Return whether a scalar string tensor contains a JPEG."""
     return tf.strings.substr(contents, 0, len(_JPEG)) == _JPEG
 
 
 @tf.autograph.experimental.do_not_convert
 def read_in_graph(path, decode=None, finish=None, max_pixels=MAX_PIXELS):
-    """Reads and decodes an image file as part of a tf.data pipeline.
+    """Read and decode an image file as part of a tf.data pipeline.
 
     Args:
         path: Scalar string tensor.
-        decode: A function from the bytes of a JPEG or PNG to what is wanted of the image, uint8 `(h, w, c)`; made of
-            TensorFlow ops. `None` gives the whole image, upright.
-        finish: A function that makes the same of a whole, upright image, for the other formats. `None` returns it.
-        max_pixels: Largest height · width.
+        decode: Function of TensorFlow ops from the bytes of a JPEG or PNG to uint8 `(h, w, c)`. `None` decodes the
+            whole, upright image. Default `None`.
+        finish: Function that derives the same result from a whole, upright image, for the other formats. `None` returns
+            the image. Default `None`.
+        max_pixels: int. Largest height · width.
 
     Returns:
-        uint8 `(h, w, c)` with the channels of the file.
+        uint8 tensor `(h, w, c)` with the channels of the file.
 
     Raises:
-        InvalidArgumentError: When run, if it cannot be decoded; see `with_named_errors`.
+        InvalidArgumentError: When run, if the image cannot be decoded; see `with_named_errors`.
     """
     contents = tf.io.read_file(path)
     decode = decode or (lambda contents: decode_whole(contents, max_pixels))
@@ -103,21 +104,22 @@ def read_in_graph(path, decode=None, finish=None, max_pixels=MAX_PIXELS):
 
 
 def with_named_errors(images, paths, read, spec, max_pixels=MAX_PIXELS):
-    """Maps indices of files to what is read of them, with errors that name the file.
+    """Map indices of files to what `read` returns, with errors that name the file.
 
-    TensorFlow's decoders do not say which file they failed on. Elements that fail are dropped, and the next one, which
-    tells what came before it, notices.
+    TensorFlow's decoders do not say which file they failed on. Elements that fail are dropped; the next element, which
+    contains the index of its predecessor, detects the gap and raises the error.
 
     Args:
-        images: A `tf.data.Dataset` of `(number, index, previous)`: a number for `read`, the index of a file, and that
-            of the element before. An index of -1 stands for no file; one must come at the end, and now and then.
-        paths: String tensor of the files.
-        read: A function from `(number, index)` to tensors of fixed shapes.
-        spec: `tf.TensorSpec`s of what `read` gives.
-        max_pixels: Largest height · width.
+        images: `tf.data.Dataset` of (number, index, previous): a number for `read`, the index of a file, and the index
+            of the preceding element. An index of -1 stands for no file; it must appear at the end, and occasionally
+            before.
+        paths: String tensor of the files' paths.
+        read: Function from (number, index) to tensors of fixed shapes.
+        spec: `tf.TensorSpec`s of the result of `read`.
+        max_pixels: int. Largest height · width.
 
     Returns:
-        A `tf.data.Dataset` of what `read` gives, in order.
+        `tf.data.Dataset` of the results of `read`, in order.
     """
 
     @tf.autograph.experimental.do_not_convert
@@ -147,23 +149,23 @@ def _fail(path, max_pixels):
         read_image(path, max_pixels)
         raise ValueError(f"Unreadable image. Received: {_shown(path)}, which changed while it was read. {EXPECTED}.")
 
-    # If there is no such file, TensorFlow says so.
+    # If the file does not exist, TensorFlow's own error names it.
     return tf.numpy_function(explain, [path, tf.io.read_file(path)], tf.bool)
 
 
 def read_image(path, max_pixels=MAX_PIXELS):
-    """Reads one image file.
+    """Read one image file.
 
     Args:
-        path: The file, as text or bytes.
-        max_pixels: Largest height · width.
+        path: str or bytes. Path of the file.
+        max_pixels: int. Largest height · width.
 
     Returns:
         uint8 array `(h, w, c)`, upright, with 1 (gray), 2 (gray and alpha), 3 (color) or 4 (color and alpha) channels.
 
     Raises:
-        ValueError: If it cannot be decoded; the message names the file and says why.
-        OSError: If it cannot be read.
+        ValueError: If the image cannot be decoded; the message names the file and the reason.
+        OSError: If the file cannot be read.
     """
     with open(path, "rb") as file:
         contents = file.read()
@@ -174,18 +176,18 @@ def read_image(path, max_pixels=MAX_PIXELS):
 
 
 def read_encoded(path, max_pixels=MAX_PIXELS):
-    """Reads one image file for a SavedModel, whose decoder knows fewer formats.
+    """Read one image file for a SavedModel, whose decoder supports fewer formats.
 
     Args:
-        path: The file, as text or bytes.
-        max_pixels: Largest height · width.
+        path: str or bytes. Path of the file.
+        max_pixels: int. Largest height · width.
 
     Returns:
-        The bytes of a JPEG or PNG file as they are; of another format, those of a PNG with the same pixels, upright.
+        bytes. The content of a JPEG or PNG file; for other formats, a PNG with the same pixels, upright.
 
     Raises:
-        ValueError: If it cannot be read as an image; the message names the file and says why.
-        OSError: If it cannot be read.
+        ValueError: If the file cannot be read as an image; the message names the file and the reason.
+        OSError: If the file cannot be read.
     """
     with open(path, "rb") as file:
         contents = file.read()
@@ -199,12 +201,12 @@ def read_encoded(path, max_pixels=MAX_PIXELS):
 
 
 def verify_images(paths, progress=False, max_pixels=MAX_PIXELS):
-    """Reads files and raises a ValueError that names those which cannot be decoded.
+    """Read files and raise a ValueError that names those that cannot be decoded.
 
     Args:
-        paths: The files.
-        progress: Whether a terminal shows how far it is.
-        max_pixels: Largest height · width.
+        paths: List of paths.
+        progress: bool. Show a progress bar in a terminal. Default `False`.
+        max_pixels: int. Largest height · width.
     """
     problems = find_unreadable(paths, progress, max_pixels)
     if problems:
@@ -212,10 +214,10 @@ def verify_images(paths, progress=False, max_pixels=MAX_PIXELS):
 
 
 def find_unreadable(paths, progress=False, max_pixels=MAX_PIXELS):
-    """Decodes files, JPEGs at an eighth of their size.
+    """Decode files, JPEGs at an eighth of their size, and return those that fail.
 
     Returns:
-        A dict from the path of each file that cannot be decoded to the reason.
+        dict from the path of each file that cannot be decoded to the reason.
     """
     with concurrent.futures.ThreadPoolExecutor() as pool:
         results = pool.map(lambda path: _problem(path, max_pixels), paths)
@@ -226,7 +228,7 @@ def find_unreadable(paths, progress=False, max_pixels=MAX_PIXELS):
 
 
 def check_reading_options(verify, on_unreadable):
-    """Raises a ValueError unless the options of a loader of image files are right and go together."""
+    """Raise a ValueError unless the options of a loader of image files are valid and consistent."""
     check_choice("on_unreadable", on_unreadable, ("error", "skip"))
     if on_unreadable == "skip" and not verify:
         raise ValueError(
@@ -236,20 +238,20 @@ def check_reading_options(verify, on_unreadable):
 
 
 def unreadable(paths, on_unreadable, max_pixels=MAX_PIXELS):
-    """The files that cannot be read, with the reasons, after a warning that names them.
+    """Return the files that cannot be read, with the reasons, and warn about them.
 
     Args:
-        paths: The files.
+        paths: List of paths.
         on_unreadable: `"skip"` warns, `"error"` raises.
-        max_pixels: Largest height · width of an image.
+        max_pixels: int. Largest height · width.
 
     Raises:
-        ValueError: If there are any and they are not to be skipped; the message names them.
+        ValueError: If files cannot be read and `on_unreadable` is `"error"`; the message names them.
     """
     problems = find_unreadable(paths, max_pixels=max_pixels)
     if problems and on_unreadable == "error":
         raise ValueError(
-            f"Unreadable images. Received: {listed(problems)}. {EXPECTED}; on_unreadable='skip' leaves these out."
+            f"Unreadable images. Received: {listed(problems)}. {EXPECTED}. Pass on_unreadable='skip' to omit them."
         )
     if problems:
         _LOGGER.warning("Skipped %d unreadable images: %s.", len(problems), listed(problems))
@@ -257,7 +259,7 @@ def unreadable(paths, on_unreadable, max_pixels=MAX_PIXELS):
 
 
 def listed(problems, limit=10):
-    """The first of some paths, with their reasons, and how many more there are."""
+    """Format the first paths with their reasons, and the number of further ones."""
     shown = [f"{_shown(path)} ({problem})" if problem else _shown(path) for path, problem in problems.items()]
     more = f", and {len(shown) - limit} more" if len(shown) > limit else ""
     return f"{', '.join(shown[:limit])}{more}"
@@ -274,7 +276,7 @@ def _problem(path, max_pixels):
 
 
 def _pixels(contents, max_pixels, ratio=1):
-    """The pixels in the bytes of a file, of a JPEG at a part of its size."""
+    """Return the pixels of an encoded image; a JPEG is decoded at 1/ratio of its size."""
     if not contents:
         raise ValueError("the file is empty")
     if not contents.startswith((_JPEG, _PNG)):
@@ -308,13 +310,13 @@ def _pixels_by_pillow(contents, max_pixels):
             pass
         pixels = np.asarray(image)
     if pixels.dtype != np.uint8:
-        # 16 bits: the higher byte, as TensorFlow gives it of a PNG.
+        # 16 bits: keep the high byte, as TensorFlow does for PNG.
         pixels = (pixels.astype(np.uint16) >> 8).astype(np.uint8)
     return pixels if pixels.ndim == 3 else pixels[..., np.newaxis]
 
 
 def _in_channels(image):
-    """The image with gray or color, and alpha if it has any."""
+    """Convert the image to gray or color, with alpha if it has any."""
     if image.mode.startswith("I;16") or image.mode in ("L", "LA", "RGB", "RGBA") and "transparency" not in image.info:
         return image
     if image.mode in ("I", "F"):
@@ -334,13 +336,13 @@ def _check_size(size, max_pixels):
         raise ValueError(f"an image of {height} x {width} pixels")
     if height * width > max_pixels:
         raise ValueError(
-            f"an image of {height:,} x {width:,} pixels; expected at most {max_pixels:,} in all: make it smaller, or "
-            "pass a larger max_pixels"
+            f"an image of {height:,} x {width:,} pixels; expected at most {max_pixels:,} in all: resize it, or pass a "
+            "larger max_pixels"
         )
 
 
 def _check_png(contents):
-    """Raises a ValueError unless a PNG goes on to its end: TensorFlow's decoder makes missing rows black."""
+    """Raise a ValueError if a PNG is truncated: TensorFlow's decoder would fill missing rows with black."""
     position = len(_PNG)
     while position + 12 <= len(contents):
         if contents[position + 4 : position + 8] == b"IEND":
@@ -365,5 +367,5 @@ def _shown(path):
 
 
 def _unknown(image):
-    """The image with unknown sizes: the branches of a condition must agree."""
+    """Return the image with unknown static shape, because the branches of a condition must agree."""
     return tf.raw_ops.PlaceholderWithDefault(input=image, shape=[None, None, None])

@@ -1,4 +1,4 @@
-"""Reads CSV files of image paths and labels."""
+"""Read CSV files of image paths and labels."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ _FEWEST_CLASSES = 2
 
 
 def read_image_table(path, image_column, label_column, root, delimiter, verify, on_unreadable, max_pixels):
-    """Paths and labels of a CSV file, whose images are there and readable.
+    """Read paths and labels from a CSV file, and check that the images exist and are readable.
 
     Args:
         path, image_column, label_column, root, delimiter, verify, on_unreadable, max_pixels: As for
             `LabeledImages.from_csv`.
 
     Returns:
-        `(paths, labels)`: two lists. Labels are integers if all of them are written as such, else text.
+        Pair (paths, labels) of lists. Labels are integers if all of them are integer literals, else str.
     """
     check_reading_options(verify, on_unreadable)
     max_pixels = check_whole_number("max_pixels", max_pixels, minimum=1)
     file = pathlib.Path(os.fsdecode(path)).expanduser()
     if not file.is_file():
-        raise FileNotFoundError(f"There is no such file. Received: path={str(file)!r}. Expected: a CSV file.")
+        raise FileNotFoundError(f"The file does not exist. Received: path={str(file)!r}. Expected: a CSV file.")
     images, labels = _columns(file, image_column, label_column, delimiter)
     folder = file.parent if root is None else pathlib.Path(os.fsdecode(root)).expanduser()
     paths = [os.path.join(folder, os.path.expanduser(image)) for image in images]
@@ -36,7 +36,7 @@ def read_image_table(path, image_column, label_column, root, delimiter, verify, 
     if missing:
         raise FileNotFoundError(
             f"{len(missing)} of {len(set(paths))} image files are missing. Received: {listed(missing)}. Expected: the "
-            f"files that {file} names. Pass `root`, the folder that its paths are relative to; now it is {folder}."
+            f"files listed in {file}. Pass `root`, the folder that its paths are relative to; now it is {folder}."
         )
     if verify:
         problems = unreadable(list(dict.fromkeys(paths)), on_unreadable, max_pixels)
@@ -45,19 +45,21 @@ def read_image_table(path, image_column, label_column, root, delimiter, verify, 
     if len(set(labels)) < _FEWEST_CLASSES:
         raise ValueError(
             f"Images need at least {_FEWEST_CLASSES} classes. Received: {len(labels)} rows of {file}, with the labels "
-            f"{sorted(set(labels))} in the column {label_column!r}. Is it the right column?"
+            f"{sorted(set(labels))} in the column {label_column!r}. Check that label_column is the right column."
         )
     return paths, _numbers(labels)
 
 
 def _columns(file, *columns_and_delimiter):
-    """The values of two columns; each row must have both."""
+    """Return the values of two columns; each row must have both."""
     *columns, delimiter = columns_and_delimiter
     if not isinstance(delimiter, str) or len(delimiter) != 1:
-        raise ValueError(f"Received: delimiter={delimiter!r}. Expected: one character, such as ',' or ';'.")
+        raise ValueError(
+            f"Invalid delimiter. Received: delimiter={delimiter!r}. Expected: one character, such as ',' or ';'."
+        )
     rows, wrong = [], {}
     try:
-        # With or without the mark that Excel puts first; bytes that are not UTF-8 stay what they are in paths.
+        # Accept the byte order mark that Excel writes; preserve bytes in paths that are not UTF-8.
         with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
             reader = csv.reader(lines, delimiter=delimiter, strict=True)
             header = [name.strip() for name in next(reader, [])]
@@ -81,7 +83,7 @@ def _columns(file, *columns_and_delimiter):
         )
     if not rows:
         raise ValueError(
-            f"The CSV file is empty. Received: {file} with a header alone. Expected: a row for each image."
+            f"The CSV file is empty. Received: {file} with a header only. Expected: one row per image."
         )
     return [list(column) for column in zip(*rows)]
 
@@ -89,12 +91,12 @@ def _columns(file, *columns_and_delimiter):
 def _check_header(file, header, columns, delimiter):
     if not any(header):
         raise ValueError(
-            f"The CSV file is empty. Received: {file}. Expected: a header such as '{delimiter.join(columns)}', and a "
-            "row for each image."
+            f"The CSV file is empty. Received: {file}. Expected: a header such as '{delimiter.join(columns)}', and one "
+            "row per image."
         )
     for column in columns:
         if header.count(column) > 1:
-            raise ValueError(f"A column is there twice. Received: {column!r} in {file}. Expected: one of this name.")
+            raise ValueError(f"Duplicate column. Received: {column!r} twice in {file}. Expected: distinct names.")
         if column not in header:
             nearest = difflib.get_close_matches(column, header, n=1)
             hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
@@ -105,7 +107,7 @@ def _check_header(file, header, columns, delimiter):
 
 
 def _numbers(labels):
-    """The labels as integers if all are written as such, so that 10 comes after 9; else as they are."""
+    """Convert labels to integers if all are integer literals, so that 10 sorts after 9."""
     try:
         numbers = [int(label) for label in labels]
     except ValueError:

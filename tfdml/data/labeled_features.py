@@ -1,4 +1,4 @@
-"""A set of feature vectors with class labels."""
+"""Dataset of feature vectors with class labels."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ _DTYPES = ("float16", "float32", "float64")
 _NUMBERS_PER_BLOCK = 2**24
 
 
-# With an __init__ of its own: the features come first, before what has defaults.
+# It defines __init__ because `features` is the first argument and has no default.
 @dataclasses.dataclass(frozen=True, eq=False, repr=False, init=False)
 class LabeledFeatures(LabeledSamples):
-    """Vectors, such as a frozen network's features of images, and their classes.
+    """Dataset of feature vectors and their class labels.
 
-    Of an array in a file (`np.load(…, mmap_mode="r")`) only what is asked for is read; the subsets of a set share the
-    array.
+    Use it for precomputed features of a frozen network; train a `build_head` on them. Memory-mapped arrays
+    (`np.load(…, mmap_mode="r")`) are read only as needed, and subsets share the array.
 
     Args:
-        features: float16, float32 or float64 `(n, d)`.
-        labels: Integers `(n,)` from 0 to `len(class_names) - 1`.
-        class_names: The classes' names; label `i` belongs to `class_names[i]`.
-        name: What the set is called in messages and tables.
-        num_train_classes: Classes 0 to `num_train_classes - 1` are published as training classes, the others as test
-            classes. `None` if there is no published split.
-        roles: Integers `(n,)`: what a sample is for in the published evaluation, 1 a query, 2 one of the gallery, 0
-            both. `None` if there are no such roles.
-        rows: Integers `(n,)`: which rows of `features` belong to the set, in which order; `None` for all.
+        features: float16, float32 or float64 array `(n, dim)`.
+        labels: Integers `(n,)` or `(n, 1)` from 0 to `len(class_names) - 1`.
+        class_names: Sequence of str. `class_names[i]` is the name of label i.
+        name: str. Name of the dataset in messages and tables. Default `None`.
+        num_train_classes: int. In the published split, classes 0 to `num_train_classes - 1` are for training and the
+            others for testing. `None` if there is no published split. Default `None`.
+        roles: Integers `(n,)`. Roles of the samples in the published evaluation: 1 query, 2 gallery, 0 both. `None` if
+            there are no roles. Default `None`.
+        rows: Integers `(n,)`. Rows of `features` that belong to the dataset, in this order. `None` means all. Default
+            `None`.
 
     Raises:
-        TypeError: If features are no floats of these types, or labels are no integers.
+        TypeError: If features do not have one of these types, or labels are not integers.
         ValueError: If ranks or lengths do not match, a label has no class name, or the published split, a role or a row
             is out of range.
 
@@ -73,24 +74,24 @@ class LabeledFeatures(LabeledSamples):
 
     @property
     def feature_size(self) -> int:
-        """How many numbers a feature has."""
+        """Size of a feature vector."""
         return self.features.shape[1]
 
     def read(self, indices: ArrayLike) -> np.ndarray:
-        """Some features as an array.
+        """Return some features as an array.
 
         Args:
-            indices: Integers, or a slice, of this set.
+            indices: Integers or a slice. Indices of samples of this dataset.
 
         Returns:
-            float32 `(len(indices), feature_size)`.
+            float32 array `(len(indices), feature_size)`.
         """
         chosen = indices if self.rows is None else self.rows[indices]
         with np.errstate(over="ignore"):
             return np.asarray(self.features[chosen], np.float32)
 
     def not_finite(self) -> np.ndarray:
-        """The indices of features that hold NaN or infinity, as float32; they are read block by block."""
+        """Return the indices of features with NaN or infinity in float32. Features are read block by block."""
         step = max(1, _NUMBERS_PER_BLOCK // self.feature_size)
         found = [np.zeros(0, np.int64)]
         for start in range(0, len(self), step):
@@ -106,10 +107,11 @@ def _checked_features(features):
     features = np.asarray(features)
     if features.dtype.name not in _DTYPES:
         raise TypeError(
-            f"Received: features of type {features.dtype} and shape {features.shape}; expected {' or '.join(_DTYPES)}."
+            f"Features must be floats. Received: features of type {features.dtype} and shape {features.shape}. "
+            f"Expected: {' or '.join(_DTYPES)}."
         )
     if features.ndim != 2 or not features.shape[1]:
-        raise ValueError(f"Received: features of shape {features.shape}; expected (n, d).")
+        raise ValueError(f"Features must be vectors. Received: features of shape {features.shape}. Expected: (n, dim).")
     return features
 
 
@@ -118,7 +120,11 @@ def _checked_rows(rows, count):
         return None
     rows = np.asarray(rows)
     if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
-        raise ValueError(f"Received: rows of shape {rows.shape} and type {rows.dtype}; expected integers (n,).")
+        raise ValueError(
+            f"Invalid rows. Received: rows of shape {rows.shape} and type {rows.dtype}. Expected: integers (n,)."
+        )
     if rows.size and not 0 <= rows.min() <= rows.max() < count:
-        raise ValueError(f"Received: rows from {rows.min()} to {rows.max()} of {count} features.")
+        raise ValueError(
+            f"Rows are out of range. Received: rows from {rows.min()} to {rows.max()}. Expected: 0 <= row < {count}."
+        )
     return rows.astype(np.int64)

@@ -1,4 +1,4 @@
-"""A set of images with class labels."""
+"""Dataset of images with class labels."""
 
 from __future__ import annotations
 
@@ -19,26 +19,29 @@ from tfdml.data.labeled_samples import LabeledSamples
 from tfdml.ops import MAX_PIXELS
 
 
-# With an __init__ of its own: the images come first, before what has defaults.
+# It defines __init__ because `images` is the first argument and has no default.
 @dataclasses.dataclass(frozen=True, eq=False, repr=False, init=False)
 class LabeledImages(LabeledSamples):
-    """Images and their classes, in memory or as paths of files.
+    """Dataset of images, in memory or in files, and their class labels.
+
+    Samplers, splits and batches start from it. Usually it is created with `from_arrays`, `from_csv`,
+    `from_tf_dataset` or `tfdml.data.folder`, which accept labels of any kind.
 
     Args:
-        images: uint8 `(n, height, width, channels)`, or `n` paths of image files (JPEG, PNG, GIF, BMP, WebP or TIFF),
-            as text, bytes or `pathlib.Path`; a leading `~` is the home folder.
-        labels: Integers `(n,)` from 0 to `len(class_names) - 1`.
-        class_names: The classes' names; label `i` belongs to `class_names[i]`.
-        name: What the set is called in messages and tables.
-        num_train_classes: Classes 0 to `num_train_classes - 1` are published as training classes, the others as test
-            classes. `None` if there is no published split.
-        roles: Integers `(n,)`: what an image is for in the published evaluation, 1 a query, 2 one of the gallery,
-            0 both. `None` if there are no such roles.
-        max_pixels: Largest height × width of an image file. Whatever decodes the files refuses larger ones before it
-            allocates memory for them.
+        images: uint8 array `(n, height, width, channels)`; or `n` paths of image files (JPEG, PNG, GIF, BMP, WebP or
+            TIFF) as str, bytes or `pathlib.Path`, where a leading `~` is the home folder.
+        labels: Integers `(n,)` or `(n, 1)` from 0 to `len(class_names) - 1`.
+        class_names: Sequence of str. `class_names[i]` is the name of label i.
+        name: str. Name of the dataset in messages and tables. Default `None`.
+        num_train_classes: int. In the published split, classes 0 to `num_train_classes - 1` are for training and the
+            others for testing. `None` if there is no published split. Default `None`.
+        roles: Integers `(n,)`. Roles of the images in the published evaluation: 1 query, 2 gallery, 0 both. `None` if
+            there are no roles. Default `None`.
+        max_pixels: int. Largest height · width of an image file; larger ones are rejected before memory is allocated
+            for them.
 
     Raises:
-        TypeError: If images are neither uint8 nor paths, or labels are no integers.
+        TypeError: If images are neither uint8 nor paths, or labels are not integers.
         ValueError: If ranks or lengths do not match, a label has no class name, or the published split or a role is
             out of range.
 
@@ -81,27 +84,41 @@ class LabeledImages(LabeledSamples):
         on_unreadable: str = "error",
         max_pixels: int = MAX_PIXELS,
     ) -> LabeledImages:
-        """Makes a set of the image files that a CSV file names; they are decoded when batches are made.
+        """Create a dataset from a CSV file of image paths and labels.
+
+        Images are decoded when batches are made.
 
         Args:
-            path: The CSV file, in UTF-8, with a header.
-            image_column: Name of the column of paths.
-            label_column: Name of the column of labels: names or integers.
-            root: Folder that relative paths start from. `None` is the folder of the CSV file.
-            name: What the set is called in messages and tables. `None` takes the name of the file.
-            delimiter: What separates columns.
-            verify: Whether to decode each file once, as for `tfdml.data.folder`.
-            on_unreadable: `"error"` or `"skip"`, as for `tfdml.data.folder`.
-            max_pixels: Largest height · width of an image; a file that claims more is unreadable.
+            path: str or `os.PathLike`. CSV file in UTF-8 with a header.
+            image_column: str. Name of the column of paths. Default `"path"`.
+            label_column: str. Name of the column of labels, which are names or integers. Default `"label"`.
+            root: str or `os.PathLike`. Folder to which relative paths refer. `None` means the folder of the CSV file.
+                Default `None`.
+            name: str. Name of the dataset in messages and tables. `None` uses the name of the file. Default `None`.
+            delimiter: str. Column separator. Default `","`.
+            verify: bool. Decode each file once to check it, as for `tfdml.data.folder`. Default `True`.
+            on_unreadable: `"error"` or `"skip"`, as for `tfdml.data.folder`. Default `"error"`.
+            max_pixels: int. Largest height · width of an image; larger files count as unreadable.
 
         Returns:
-            `LabeledImages` of paths, in the order of the rows. `class_names` are the labels as text, sorted; integers
+            `LabeledImages` of paths, in the order of the rows. `class_names` are the labels as str, sorted; integers
             are sorted as numbers.
 
         Raises:
-            FileNotFoundError: If there is no such file, or images are missing (they are counted and named).
+            FileNotFoundError: If the CSV file or images are missing; the message counts and names them.
             ValueError: If a column is missing, the file is empty, a row is incomplete, an image is unreadable, all
-                rows have one label, or an argument is invalid.
+                rows have the same label, or an argument is invalid.
+
+        Example:
+            >>> import tempfile
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     for name in ("a.png", "b.png"):
+            ...         tf.io.write_file(os.path.join(folder, name), tf.io.encode_png(np.zeros((8, 8, 3), "uint8")))
+            ...     table = pathlib.Path(folder, "photos.csv")
+            ...     _ = table.write_text("path,label\\na.png,tabby\\nb.png,siamese\\n")
+            ...     cats = LabeledImages.from_csv(table)
+            >>> cats.name, cats.class_names, cats.labels.tolist()
+            ('photos', ('siamese', 'tabby'), [1, 0])
         """
         images, labels = read_image_table(
             path, image_column, label_column, root, delimiter, verify, on_unreadable, max_pixels
@@ -114,23 +131,23 @@ class LabeledImages(LabeledSamples):
     def from_arrays(
         cls, images: Any, labels: Any, class_names: Sequence[str] | None = None, name: str | None = None
     ) -> LabeledImages:
-        """Makes a set of a user's own arrays.
+        """Create a dataset from arrays of images and labels.
 
         Args:
-            images: Integers in 0–255 or floats in 0–1, `(n, height, width, channels)` or, of gray images, `(n, height,
-                width)`; or `n` paths. Floats are rounded to 256 levels.
-            labels: Integers with or without gaps, or names, `(n,)` or `(n, 1)`, as for `encode_labels`.
-            class_names: Names of the classes: integer labels are places in it, other labels are among it. `None` takes
-                the distinct labels, in sorted order.
-            name: What the set is called in messages and tables.
+            images: Array `(n, height, width, channels)` or, for gray images, `(n, height, width)`, of integers in 0–255
+                or floats in 0–1; or `n` paths. Floats are rounded to 256 levels.
+            labels: Integers, with or without gaps, or names, `(n,)` or `(n, 1)`, as for `encode_labels`.
+            class_names: Sequence of str. Names of the classes. Integer labels are indices into it; other labels must be
+                elements of it. `None` uses the distinct labels in sorted order. Default `None`.
+            name: str. Name of the dataset in messages and tables. Default `None`.
 
         Returns:
             `LabeledImages`.
 
         Raises:
-            TypeError: If images are of another type.
-            ValueError: If shapes do not match, values are out of range (NaN is), or a label is missing or is not among
-                the class names.
+            TypeError: If images have another type.
+            ValueError: If shapes do not match, values are NaN or out of range, or a label is missing or not in
+                `class_names`.
 
         Example:
             >>> import numpy as np
@@ -153,19 +170,19 @@ class LabeledImages(LabeledSamples):
 
     @classmethod
     def from_tf_dataset(cls, dataset: tf.data.Dataset, name: str | None = None) -> LabeledImages:
-        """Makes a set of a finite tf.data dataset, which is read once and kept in memory.
+        """Create a dataset from a finite `tf.data.Dataset`, which is read once and kept in memory.
 
         Args:
-            dataset: A `tf.data.Dataset` of (image, label), or of batches of them; images of one size as `from_arrays`
-                takes them, labels of integers or strings.
-            name: What the set is called in messages and tables.
+            dataset: `tf.data.Dataset` of (image, label), single or in batches. Images have the same size and a type
+                that `from_arrays` accepts; labels are integers or strings.
+            name: str. Name of the dataset in messages and tables. Default `None`.
 
         Returns:
-            `LabeledImages`, as of `from_arrays`.
+            `LabeledImages`, as for `from_arrays`.
 
         Raises:
-            TypeError: If it is not a `tf.data.Dataset` of pairs.
-            ValueError: If it is endless or empty, or images differ in size.
+            TypeError: If `dataset` is not a `tf.data.Dataset` of pairs.
+            ValueError: If `dataset` is endless or empty, or images differ in size.
 
         Example:
             >>> import numpy as np
@@ -178,14 +195,14 @@ class LabeledImages(LabeledSamples):
         is_of_pairs = isinstance(spec, tuple) and len(spec) == 2 and all(isinstance(one, tf.TensorSpec) for one in spec)
         if not isinstance(dataset, tf.data.Dataset) or not is_of_pairs:
             raise TypeError(
-                f"Received: {spec}. Expected: a tf.data.Dataset of (image, label). `dataset.map` makes pairs of other "
-                "elements."
+                f"The dataset does not consist of pairs. Received: {spec}. Expected: a tf.data.Dataset of (image, "
+                "label). Use `dataset.map` to convert other elements to pairs."
             )
         if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
             raise ValueError("The dataset is endless. Received: a repeated dataset. Pass it without repeat().")
         images, labels = [], []
         for image, label in dataset.as_numpy_iterator():
-            # Gray images without an axis of channels are told from a single image by their labels.
+            # The labels distinguish a batch of gray images without channels from a single image.
             is_batched = np.ndim(image) == 4 or (np.ndim(image) == 3 and np.shape(label)[:1] == (len(image),))
             images.append(image if is_batched else image[np.newaxis])
             labels.append(np.reshape(label, [len(images[-1]), -1]))
@@ -194,7 +211,7 @@ class LabeledImages(LabeledSamples):
         sizes = sorted({batch.shape[1:] for batch in images})
         if len(sizes) > 1:
             raise ValueError(
-                f"Images must have one size. Received: shapes {', '.join(map(str, sizes[:5]))}. Resize them with "
+                f"Images must have the same size. Received: shapes {', '.join(map(str, sizes[:5]))}. Resize them with "
                 "dataset.map, or keep them in files and use `tfdml.data.folder` or `LabeledImages.from_csv`."
             )
         return cls.from_arrays(np.concatenate(images), np.concatenate(labels), name=name)
@@ -206,12 +223,12 @@ class LabeledImages(LabeledSamples):
 
     @property
     def holds_paths(self) -> bool:
-        """Whether the images are paths of files rather than arrays."""
+        """Whether the images are paths of files instead of arrays."""
         return self.images.ndim == 1
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:
-        """`(height, width, channels)`, or `None` for paths, whose images may differ."""
+        """Shape (height, width, channels) of the images; `None` for paths, whose images may differ."""
         if self.holds_paths:
             return None
         height, width, channels = self.images.shape[1:]
@@ -219,9 +236,9 @@ class LabeledImages(LabeledSamples):
 
     @property
     def encoded_paths(self) -> list[bytes] | None:
-        """The paths as the file system has them, `n` bytes objects, or `None` for images in memory.
+        """The paths as bytes, in the file system's encoding; `None` for images in memory.
 
-        `images` holds them as text, where bytes that are not UTF-8 are surrogates.
+        `images` contains them as str, in which bytes that are not UTF-8 are surrogates.
         """
         return [os.fsencode(path) for path in self.images.tolist()] if self.holds_paths else None
 
@@ -242,11 +259,11 @@ def _checked_images(images):
     if images.ndim != 4:
         raise ValueError(
             "images must have rank 4. "
-            f"Received: images of shape {images.shape}; expected (n, height, width, channels)."
+            f"Received: images of shape {images.shape}. Expected: (n, height, width, channels)."
         )
     if not images.size and len(images) or images.shape[-1] not in (1, 2, 3, 4):
         raise ValueError(
-            f"images must have pixels, of 1 to 4 channels. Received: images of shape {images.shape}. "
+            f"images must have pixels, and 1 to 4 channels. Received: images of shape {images.shape}. "
             "Expected: (n, height, width, channels)."
         )
     return images

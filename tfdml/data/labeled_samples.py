@@ -1,4 +1,4 @@
-"""What every labelled set has in common, whether its samples are images or something else."""
+"""Base class of labeled datasets, whether their samples are images or features."""
 
 from __future__ import annotations
 
@@ -20,25 +20,30 @@ _Samples = TypeVar("_Samples", bound="LabeledSamples")
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class LabeledSamples:
-    """The classes of samples, and how they are published to be split; a base class.
+    """Base class of labeled datasets: labels, class names, published split and roles.
 
-    A subclass holds the samples themselves, one for each label, and implements `_take`.
+    Subclass it to add another kind of sample: store one sample per label, and implement `_take`. For images and
+    features, use `LabeledImages` and `LabeledFeatures`.
 
     Args:
         labels: Integers `(n,)` or `(n, 1)` from 0 to `len(class_names) - 1`; booleans are 0 and 1. `encode_labels`
-            makes them of names or of integers with gaps.
-        class_names: The classes' names; label `i` belongs to `class_names[i]`. Classes are told apart by their labels:
-            two of one name stay two.
-        name: What the set is called in messages and tables.
-        num_train_classes: Classes 0 to `num_train_classes - 1` are published as training classes, the others as test
-            classes. `None` if there is no published split.
-        roles: Integers `(n,)`: what a sample is for in the published evaluation, 1 a query, 2 one of the gallery that
-            queries are compared with, 0 both. `None` if there are no such roles.
+            converts names and integers with gaps.
+        class_names: Sequence of str. `class_names[i]` is the name of label i. Two classes may have the same name.
+        name: str. Name of the dataset in messages and tables. Default `None`.
+        num_train_classes: int. In the published split, classes 0 to `num_train_classes - 1` are for training and the
+            others for testing. `None` if there is no published split. Default `None`.
+        roles: Integers `(n,)`. Roles of the samples in the published evaluation: 1 query, 2 gallery, 0 both. `None` if
+            there are no roles. Default `None`.
 
     Raises:
         TypeError: If labels are not integers.
         ValueError: If ranks or lengths do not match, a label has no class name, or the published split or a role is
             out of range.
+
+    Example:
+        >>> samples = LabeledSamples([0, 1, 0, 2], ("ash", "elm", "oak"))
+        >>> len(samples), samples.num_classes, samples.class_counts.tolist()
+        (4, 3, [2, 1, 1])
     """
 
     labels: np.ndarray
@@ -72,32 +77,32 @@ class LabeledSamples:
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
+        """Number of classes."""
         return len(self.class_names)
 
     @property
     def class_counts(self) -> np.ndarray:
-        """Samples of each class, `(num_classes,)`."""
+        """Number of samples of each class, integers `(num_classes,)`."""
         return np.bincount(self.labels, minlength=self.num_classes)
 
     @property
     def is_query(self) -> np.ndarray | None:
-        """Which samples are queries, bool `(n,)`; the others are the gallery. `None` if any is of no one role."""
+        """Which samples are queries, bool `(n,)`; the others are the gallery. `None` if a sample has no single role."""
         if self.roles is None or (self.roles == BOTH).any():
             return None
         return self.roles == QUERY
 
     def subset(self: _Samples, class_indices: ArrayLike) -> _Samples:
-        """The samples of some classes, relabelled 0, 1, … in the given order of classes.
+        """Return the samples of some classes, relabeled 0, 1, … in the given order of classes.
 
         Args:
-            class_indices: Distinct labels of this set.
+            class_indices: Integers. Distinct labels of this dataset.
 
         Returns:
-            A set of the same kind, whose samples keep this set's order and their roles. It has no published split.
+            Dataset of the same kind. Samples keep their order and their roles; there is no published split.
 
         Raises:
-            ValueError: If a class is out of range or is named twice.
+            ValueError: If a class is out of range or given twice.
         """
         classes = np.asarray(class_indices)
         if classes.ndim != 1 or (classes.size and classes.dtype.kind not in "iu"):
@@ -124,23 +129,23 @@ class LabeledSamples:
     def split(
         self: _Samples, partition: Callable[[LabeledSamples], Sequence[np.ndarray | None]]
     ) -> list[_Samples | None]:
-        """The samples in parts without a common class.
+        """Split the samples into parts with disjoint classes. Called by `split_classes`.
 
         Args:
-            partition: A function from a labelled set to one array of its labels for each part, or `None` for a part
-                that is not wanted. `split_classes` makes it.
+            partition: Function from a labeled dataset to a list with one array of labels per part, or `None` for a part
+                that is not needed.
 
         Returns:
-            A list with a set of the same kind, or `None`, for each part.
+            List with one dataset of the same kind, or `None`, per part.
         """
         return [None if classes is None else self.subset(classes) for classes in partition(self)]
 
     def _take(self, indices: np.ndarray, **fields: Any) -> Any:
-        """A new set of the samples at these indices; `fields` are the arguments of `LabeledSamples` for it."""
+        """Return a new dataset of the samples at these indices; `fields` are its arguments of `LabeledSamples`."""
         raise NotImplementedError
 
     def _check_length(self, kind, samples):
-        """Raises a ValueError unless there are as many samples, called `kind`, as labels."""
+        """Raise a ValueError unless the number of samples, called `kind`, equals the number of labels."""
         if len(samples) != len(self.labels):
             raise ValueError(
                 f"{kind} and labels must have the same length. "
@@ -149,17 +154,17 @@ class LabeledSamples:
 
 
 def integer_column(labels):
-    """Class labels as an int64 vector.
+    """Return class labels as an int64 vector.
 
     Args:
-        labels: Integers or booleans `(n,)` or `(n, 1)`, of any width.
+        labels: Integers or booleans of any width, `(n,)` or `(n, 1)`.
 
     Returns:
-        int64 `(n,)`.
+        int64 array `(n,)`.
 
     Raises:
-        TypeError: If they are not integers.
-        ValueError: If they are not a column, or do not fit into int64.
+        TypeError: If labels are not integers.
+        ValueError: If labels are not a column, or exceed int64.
     """
     labels = label_column(labels)
     if not len(labels):
@@ -171,22 +176,22 @@ def integer_column(labels):
     else:
         raise TypeError(
             f"labels must be integers. Received: labels of type {labels.dtype}, such as {labels[0]!r}. "
-            "`tfdml.data.encode_labels` numbers names and other values from 0."
+            "Use `tfdml.data.encode_labels` for names and other values."
         )
     if largest > np.iinfo(np.int64).max:
         raise ValueError(
-            f"labels must fit into int64. Received: {largest}. `tfdml.data.encode_labels` numbers them from 0."
+            f"labels must fit into int64. Received: {largest}. Use `tfdml.data.encode_labels` to renumber them."
         )
     return labels.astype(np.int64)
 
 
 def check_is_labeled(dataset):
-    """Raises a TypeError, which says how to make one, unless this is a labeled set."""
+    """Raise a TypeError with advice unless this is a labeled dataset."""
     if not isinstance(dataset, LabeledSamples):
         raise TypeError(
-            f"Received: a dataset of type {type(dataset).__name__}. Expected: LabeledImages or LabeledFeatures. Make "
-            "one with `tfdml.data.LabeledImages.from_arrays(images, labels)`, `.from_csv(path)`, or "
-            "`.from_tf_dataset(dataset)` of a tf.data dataset of (image, label)."
+            f"This is not a labeled dataset. Received: {type(dataset).__name__}. Expected: LabeledImages or "
+            "LabeledFeatures. Create one with `tfdml.data.LabeledImages.from_arrays(images, labels)`, "
+            "`.from_csv(path)` or `.from_tf_dataset(dataset)`."
         )
     return dataset
 
@@ -196,7 +201,7 @@ def _checked_split(num_train_classes, num_classes):
         return None
     if not is_integer(num_train_classes) or not 0 < num_train_classes < num_classes:
         raise ValueError(
-            f"Received: num_train_classes={num_train_classes!r}; expected an integer with "
+            f"Invalid num_train_classes. Received: num_train_classes={num_train_classes!r}. Expected: an integer with "
             f"0 < num_train_classes < {num_classes}, the number of classes, or None."
         )
     return int(num_train_classes)
@@ -207,10 +212,12 @@ def _checked_roles(roles, count):
         return None
     roles = np.asarray(roles)
     if roles.shape != (count,):
-        raise ValueError(f"Received: roles of shape {roles.shape}; expected ({count},), one for each label.")
+        raise ValueError(
+            f"Invalid roles. Received: roles of shape {roles.shape}. Expected: ({count},), one role per label."
+        )
     if not np.isin(roles, (BOTH, QUERY, GALLERY)).all():
         raise ValueError(
-            f"Received: roles with {sorted(set(roles.tolist()) - {BOTH, QUERY, GALLERY})}; "
-            f"expected {BOTH} (both), {QUERY} (query) or {GALLERY} (gallery)."
+            f"Invalid roles. Received: roles with {sorted(set(roles.tolist()) - {BOTH, QUERY, GALLERY})}. "
+            f"Expected: {BOTH} (both), {QUERY} (query) or {GALLERY} (gallery)."
         )
     return roles.astype(np.int8)

@@ -1,4 +1,4 @@
-"""List files of published data sets: which image is of which class."""
+"""Read the list files of published datasets, which name images and their classes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def counts_of(dataset):
-    """What there is of each kind in a `LabeledImages` with a published split."""
+    """Return the counts of classes and images in a `LabeledImages` with a published split."""
     is_train = dataset.labels < dataset.num_train_classes
     roles = np.zeros(len(dataset), np.int8) if dataset.roles is None else dataset.roles
     return {
@@ -25,23 +25,23 @@ def counts_of(dataset):
 
 
 def first_half(num_classes):
-    """How many classes the field trains on where it takes "the first half": the larger one of an odd number."""
+    """Return the number of training classes in "the first half"; an odd number is rounded up."""
     return num_classes - num_classes // 2
 
 
 def read_columns(path, /, header=0, **columns):
-    """Reads a list file whose lines are words.
+    """Read a list file whose lines are words separated by spaces.
 
     Args:
-        path: The file.
-        header: How many lines to skip.
-        **columns: The columns' names and types; lines must have as many words.
+        path: str or `os.PathLike`. File to read.
+        header: int. Number of lines to skip. Default 0.
+        **columns: Names and types of the columns. Each line must have one word per column.
 
     Returns:
-        A list of values for each column.
+        List with one list of values per column.
 
     Raises:
-        ValueError: If a line is not of this form, or there is none; the message names file and line.
+        ValueError: If a line has another form, or there are no lines; the message names file and line.
     """
     expected = " ".join(columns)
     lines = pathlib.Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
@@ -64,24 +64,24 @@ def read_columns(path, /, header=0, **columns):
 
 
 def train_classes_first(train, test, path):
-    """Numbers the classes of two lists: those to train in sorted order, then those to test.
+    """Number the classes of two lists: sorted training classes first, then sorted test classes.
 
     Args:
-        train, test: The class of each image.
-        path: Of the list file, for the message.
+        train, test: Lists with the class of each image.
+        path: Path of the list file, for the message.
 
     Returns:
-        The classes in order, the labels of `train + test`, and how many classes are to train.
+        Triple (classes in order, labels of `train + test`, number of training classes).
 
     Raises:
-        ValueError: If a class is in both, or a list is empty.
+        ValueError: If a class is in both lists, or a list is empty.
     """
     seen, unseen = sorted(set(train)), sorted(set(test))
     shared = sorted(set(train) & set(test))
     if shared or not seen or not unseen:
         received = f"with {len(shared)} classes in both, such as {shared[0]!r}" if shared else "without one of them"
         raise ValueError(
-            f"Training and test classes must be apart. Received: {path} {received}; expected both kinds of classes."
+            f"Training and test classes must be disjoint. Received: {path} {received}; expected both kinds of classes."
         )
     classes = seen + unseen
     label_of = {of_class: label for label, of_class in enumerate(classes)}
@@ -89,7 +89,7 @@ def train_classes_first(train, test, path):
 
 
 def missing_files(paths):
-    """Which of the files are not there; it lists folders rather than asking for each file."""
+    """Return the files that do not exist. It lists folders, which is faster than checking each file."""
     names_in, missing = {}, []
     for path in paths:
         folder, name = os.path.split(path)

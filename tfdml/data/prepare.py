@@ -1,4 +1,4 @@
-"""Getting a published data set ready: fetch, check and extract its archives, and read every image once."""
+"""Prepare a published dataset: download, check and extract its archives, and read every image once."""
 
 from __future__ import annotations
 
@@ -12,45 +12,46 @@ from tfdml.data import archives, emoji_files
 from tfdml.data.download_specs import PUBLISHED
 from tfdml.data.list_files import counts_of
 
-# What imports TensorFlow is imported where it is used: help and wrong arguments do not wait for it.
+# Modules that import TensorFlow are imported where they are used, so that `--help` and wrong arguments are fast.
 
-# Data sets that are made of the files of another one.
+# Datasets that are made of another dataset's files.
 _MADE_OF = {"cifar_collage": "cifar100"}
 
 
 def preparable_names():
-    """The names that `prepare` knows, sorted."""
+    """Return the names that `prepare` accepts, sorted."""
     return sorted([*PUBLISHED, *_MADE_OF, "emoji"])
 
 
 def prepare(name, path, download=False, counts="published", size=None):
-    """Brings a published data set into the form that its loader reads, and checks all of it.
+    """Prepare a published dataset for its loader, and check it completely.
 
-    Archives are compared with their published checksums, and extracted where the extracted folder is not there yet;
-    counts are compared with the published ones; every image is read. What is missing is fetched only if that is
-    asked for: else the message says what to put where.
+    Archives are compared with their published checksums and extracted unless the extracted folder exists; counts are
+    compared with the published ones; every image is read. Missing files are downloaded only if `download` is true;
+    otherwise the error says what to put where.
 
     Args:
-        name: One of `preparable_names()`.
-        path: The folder to be given to the loader, which holds the archives or the extracted folder.
-        download: Whether to fetch what is missing from the official address.
-        counts: `"any"` takes other counts and checksums than the published ones.
-        size: For `emoji`, which is rendered: height and width of its images in pixels; `None` for 128.
+        name: str. One of `preparable_names()`.
+        path: str or `os.PathLike`. Folder that contains the archives or the extracted folder; pass it to the loader.
+        download: bool. Download missing files from the official address. Default `False`.
+        counts: `"published"`, or `"any"` to accept other counts and checksums. Default `"published"`.
+        size: int, pixels. Height and width of the images of `emoji`, which are rendered. `None` means 128. Default
+            `None`.
 
     Returns:
-        A dict of what there is of each kind, such as `{"classes": 200, "images": 11788}`.
+        dict of counts, such as `{"classes": 200, "images": 11788}`.
 
     Raises:
-        FileNotFoundError: If something is missing that is not to be fetched; the message says what to put where.
-        ConnectionError: If it cannot be fetched.
-        ValueError: If the name is unknown, an archive has a wrong checksum or is truncated, the counts are wrong, or a
+        FileNotFoundError: If files are missing and not downloaded; the message says what to put where.
+        ConnectionError: If a download fails.
+        ValueError: If the name is unknown, an archive is truncated or has a wrong checksum, counts are wrong, or an
             image is unreadable; the message names the path.
-        OSError: If the disk is full; nothing half-written is left.
+        OSError: If the disk is full; partial files are removed.
     """
     if name not in preparable_names():
         from tfdml._utils.naming import unknown_name
 
-        raise unknown_name("published data set", name, preparable_names())
+        raise unknown_name("published dataset", name, preparable_names())
     check_choice("counts", counts, ("published", "any"))
     if name == "emoji":
         return emoji_files.prepare_emoji(path, download, counts, **({} if size is None else {"size": size}))
@@ -63,7 +64,7 @@ def prepare(name, path, download=False, counts="published", size=None):
     absent = [part for part in parts if not part.place(root).exists() and not part.source(root).is_file()]
     if absent and not (download and all(part.url for part in absent)):
         raise FileNotFoundError(
-            f"{published.title} is not there. Received: path={str(path)!r}. {published.advice(path)}"
+            f"{published.title} was not found. Received: path={str(path)!r}. {published.advice(path)}"
         )
     for part in parts:
         _prepare_part(part, root, with_checksum=counts == "published")
@@ -84,7 +85,7 @@ def _prepare_part(part, root, with_checksum):
 
 
 def found_in(name, path, counts="published"):
-    """Reads an extracted data set, and returns what there is of each kind; errors are those of `prepare`."""
+    """Read an extracted dataset and return its counts; errors are those of `prepare`."""
     from tfdml.data.datasets import load
     from tfdml.data.image_files import verify_images
 
@@ -105,28 +106,28 @@ def found_in(name, path, counts="published"):
 
 
 def main(argv=None):
-    """The command `tfdml-prepare`; returns its exit status."""
+    """Run the command `tfdml-prepare` and return its exit status."""
     parser = argparse.ArgumentParser(
         prog="tfdml-prepare",
-        description="Checks the archives or folders of a published data set, extracts them, and reads every image.",
+        description="Check the archives or folders of a published dataset, extract them, and read every image.",
     )
     parser.add_argument("NAME", help=f"One of {', '.join(preparable_names())}.")
-    parser.add_argument("PATH", help="The folder that holds the archives or the extracted data set.")
-    parser.add_argument("--download", action="store_true", help="Fetch what is missing from the official address.")
+    parser.add_argument("PATH", help="Folder that contains the archives or the extracted dataset.")
+    parser.add_argument("--download", action="store_true", help="Download missing files from the official address.")
     parser.add_argument(
         "--counts",
         choices=("published", "any"),
         default="published",
-        help="With 'any', other counts and checksums than the published ones are taken.",
+        help="Accept only the published counts and checksums, or any. Default: published.",
     )
-    parser.add_argument("--size", type=int, help="Height and width in pixels, for emoji, which is rendered (128).")
+    parser.add_argument("--size", type=int, help="Height and width of rendered emoji images in pixels. Default: 128.")
     given = parser.parse_args(argv)
     try:
         found = prepare(given.NAME, given.PATH, given.download, given.counts, given.size)
     except (OSError, ValueError, ModuleNotFoundError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
-    print(f"{given.NAME}: {', '.join(f'{number:,} {kind}' for kind, number in found.items())}; all can be read.")
+    print(f"{given.NAME}: {', '.join(f'{number:,} {kind}' for kind, number in found.items())}; all are readable.")
     return 0
 
 

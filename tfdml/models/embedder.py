@@ -444,8 +444,8 @@ def pooling_maps(embedder: keras.Model, images: TensorLike) -> np.ndarray:
     pooling = _pooling_layer(embedder)
     if isinstance(pooling, ClassToken):
         raise ValueError(
-            "A class token does not weight the locations of an image. Received: an embedder with pooling='cls'. Expected: "
-            "one that pools local features, such as pooling='cls+gap'."
+            "A class token does not weight the locations of an image. Received: an embedder with pooling='cls'. "
+            "Expected: one that pools local features, such as pooling='cls+gap'."
         )
     check_images(embedder, tf.convert_to_tensor(images))
     features = local_features(embedder)(tf.convert_to_tensor(images), training=False)

@@ -67,7 +67,7 @@ def test_missing_files(table, tmp_path):
     path = table("path,label\na.png,owl\nx.png,owl\ny.png,finch\nx.png,owl\n")
     with pytest.raises(FileNotFoundError, match=r"2 of 3 image files are missing\. Received: .*x\.png, .*y\.png\. Exp"):
         LabeledImages.from_csv(path)
-    with pytest.raises(FileNotFoundError, match=r"no such file\. Received: path=.*none\.csv"):
+    with pytest.raises(FileNotFoundError, match=r"does not exist\. Received: path=.*none\.csv"):
         LabeledImages.from_csv(tmp_path / "none.csv")
     os.remove(tmp_path / "a.png")
     with pytest.raises(FileNotFoundError, match="3 of 3"):

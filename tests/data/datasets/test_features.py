@@ -133,7 +133,7 @@ def test_batches(stored):
 
 def test_batches_refuse_what_is_for_images(stored):
     dataset, preprocessing = features(stored), Preprocessing((4, 4), 1)
-    with pytest.raises(ValueError, match="taken as they are. Received: augmentation=Augmentation"):
+    with pytest.raises(ValueError, match="not apply to features. Received: augmentation=Augmentation"):
         balanced_batches(dataset, 2, 2, 0, None, Augmentation(rotation=5.0))
     with pytest.raises(ValueError, match="Received: preprocessing=Preprocessing"):
         evaluation_batches(dataset, 2, preprocessing)

@@ -121,7 +121,7 @@ def test_a_wrong_count_is_named(tmp_path):
         for name in ("images.txt", "image_class_labels.txt"):
             lines = (lists / name).read_text().splitlines()
             (lists / name).write_text("\n".join(lines[:-1]) + "\n")
-        with pytest.raises(ValueError, match="with 31 images; expected 32 images. With counts='any'"):
+        with pytest.raises(ValueError, match="with 31 images; expected 32 images. Pass counts='any'"):
             load("cub", path=path)
 
 
@@ -141,7 +141,7 @@ def test_missing_images_are_named(name, path):
     lost = dataset.images[[3, 11]].tolist()
     for image in lost:
         miniatures.pathlib.Path(image).unlink()
-    with pytest.raises(FileNotFoundError, match="2 of 24 images.*are not there. Received: no") as error:
+    with pytest.raises(FileNotFoundError, match="2 of 24 images.*were not found. Received: no") as error:
         load(name, path=path, counts="any")
     assert all(image in str(error.value) for image in lost)
     assert len(load(name, path=path, counts="any", verify=False)) == 24
