@@ -83,7 +83,7 @@ def test_a_rescaling_tells(mobile_net):
 def test_what_comes_before_a_network_makes_it_unclear(mobile_net):
     images = keras.Input(SHAPE)
     preprocessed = keras.applications.mobilenet_v2.preprocess_input(images)
-    with pytest.raises(ValueError, match=r"MobileNetV2 of keras.applications expects is unknown.*\(low, high\)"):
+    with pytest.raises(ValueError, match=r"range of MobileNetV2 of keras.applications is unknown.*\(low, high\)"):
         expected_range(keras.Model(images, mobile_net(preprocessed)))
 
 

@@ -94,7 +94,7 @@ def test_networks_that_do_not_tell_what_they_expect():
     model = keras_hub.models.ResNetBackbone(
         [64], [7], [64], [1], [1], block_type="basic_block", use_pre_activation=False, image_shape=(32, 32, 3)
     )
-    with pytest.raises(ValueError, match="does not tell what it expects. Received: ResNetBackbone"):
+    with pytest.raises(ValueError, match="input range of this KerasHub network is unknown. Received: ResNetBackbone"):
         models.build_embedder(model)
     assert backbones.token_layout(model) is None
     embedder = models.build_embedder(model, "gap", 4, input_range="torch")

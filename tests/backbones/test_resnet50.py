@@ -78,7 +78,7 @@ def test_imagenet_without_a_network(backbone, monkeypatch, tmp_path):
     with pytest.raises(FileNotFoundError, match="cannot be downloaded .URL fetch failure") as raised:
         start_from(backbone, "imagenet", PUBLISHED)
     file = tmp_path / "models" / "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
-    assert f"Expected: {file}, which a machine with a network makes by" in str(raised.value)
+    assert f"Expected: {file}. Create it on a machine with network access" in str(raised.value)
 
 
 @pytest.mark.parametrize("shape", [(31, 64, 3), (64, 64, 1)])

@@ -245,10 +245,10 @@ def test_names_that_are_not_unique(tmp_path):
     images = keras.Input((4, 4, 6))
     network = keras.Model(images, SOLARPooling(name="pooling")(images), name="tiny")
     np.savez(tmp_path / "tiny.npz", a=np.zeros(1))
-    with pytest.raises(ValueError, match="two variables are called 'pooling/"):
+    with pytest.raises(ValueError, match="two variables named 'pooling/"):
         load_weights(network, tmp_path / "tiny.npz")
     write_state_dict(tmp_path / "tiny.pth", tiny_state(**{"block_0.conv.weight": np.ones((5, 4, 1, 1))}))
-    with pytest.raises(ValueError, match="Two arrays of the file are called 'block_0_conv/kernel' here"):
+    with pytest.raises(ValueError, match="Two arrays of the file map to 'block_0_conv/kernel'"):
         load_weights(tiny(), tmp_path / "tiny.pth")
 
 
@@ -272,7 +272,7 @@ def test_damaged_files(ending, content, tmp_path):
 
 @pytest.mark.parametrize("path", ["imagnet", "weights.onnx"])
 def test_unknown_words_and_endings(path):
-    with pytest.raises(ValueError, match=rf"Received: weights='{path}'; expected None, 'imagenet' or .*\.pth"):
+    with pytest.raises(ValueError, match=rf"Received: weights='{path}'. Expected: None, 'imagenet' or .*\.pth"):
         load_weights(tiny(), path)
 
 
@@ -292,7 +292,7 @@ def test_hash_in_the_name(tmp_path):
     path = with_hash(tmp_path, tiny_state())
     load_weights(tiny(), path)
     renamed = path.rename(tmp_path / "tiny-52deb4733.pth")
-    with pytest.raises(ValueError, match=f"Received: {renamed} with sha256 .*expected one that begins with 52deb4733"):
+    with pytest.raises(ValueError, match=f"Received: {renamed} with sha256 .*expected one that starts with 52deb4733"):
         load_weights(tiny(), renamed)
 
 
@@ -325,7 +325,7 @@ def test_imagenet_that_is_not_there_tells_what_to_do(published, name, address, c
     with pytest.raises(FileNotFoundError) as raised:
         weights.start_from(tiny(), "imagenet", published)
     message = str(raised.value)
-    assert f"Expected: {cache}/{file} or {cache}/{file[:-4]}.npz. Fetch {address} (its sha256 begins with " in message
+    assert f"Expected: {cache}/{file} or {cache}/{file[:-4]}.npz. Download {address} (its sha256 starts with" in message
     command = f"python -m tfdml.backbones.convert {file} {file[:-4]}.npz --backbone {name}"
     assert command in message
 
@@ -376,7 +376,7 @@ def test_convert_to_a_full_disk_leaves_nothing_behind(tiny_is_a_backbone, tmp_pa
 
 
 def test_convert_refuses_another_target(tmp_path):
-    with pytest.raises(ValueError, match=r"Received: target='.*tiny\.h5'; expected .*\.npz"):
+    with pytest.raises(ValueError, match=r"Received: target='.*tiny\.h5'. Expected: .*\.npz"):
         convert_weights(tmp_path / "tiny.pth", tmp_path / "tiny.h5")
     with pytest.raises(ValueError, match="Unknown backbone"):
         convert_weights(tmp_path / "tiny.pth", tmp_path / "tiny.npz", "inception")

@@ -1,4 +1,4 @@
-"""Backbones: from images to maps of local features."""
+"""Backbones: networks from images to maps of local features."""
 
 from tfdml._utils.naming import former_names
 from tfdml.backbones.bn_inception import bn_inception

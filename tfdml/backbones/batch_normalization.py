@@ -1,4 +1,4 @@
-"""Batch normalisation of backbones, and what of it is frozen."""
+"""Batch normalization of backbones, optionally frozen."""
 
 import dataclasses
 
@@ -13,20 +13,21 @@ FROZEN = ("none", "statistics", "all")
 _FUSED_TYPES = (tf.float16, tf.bfloat16, tf.float32)
 
 
-# Files of weights name a layer after its class: with Keras' own class name they fit, frozen or not.
+# Weight files contain names derived from the class, so it must have the name of Keras' own class.
 @keras.saving.register_keras_serializable(package="tfdml")
 class BatchNormalization(keras.layers.BatchNormalization):
-    r"""Batch normalisation by one operation, or by moving statistics that training uses and never changes.
+    r"""Batch normalization as one fused operation, optionally with frozen moving statistics.
 
     $$y = \gamma \, \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta$$
 
-    with the mean $\mu$ and variance $\sigma^2$ of the batch at training, and the moving ones at inference. Keras 3
-    computes that in several operations, each of which reads the features from memory, and keeps what they give for the
-    backward pass; here it is one, as in Keras 2.
+    with the mean $\mu$ and variance $\sigma^2$ of the batch in training, and the moving ones at inference. Keras 3 uses
+    several operations, each of which reads the features from memory and stores its result for the backward pass; here,
+    as in Keras 2, it is a single operation.
 
     Args:
-        frozen_statistics: Whether the moving statistics are used at training, too, and stay as they are; γ and β train.
-        **kwargs: As for `keras.layers.BatchNormalization`.
+        frozen_statistics: bool. Use the moving statistics in training, too, and do not update them; γ and β remain
+            trainable. Default `False`.
+        **kwargs: Arguments of `keras.layers.BatchNormalization`.
     """
 
     def __init__(self, frozen_statistics=False, **kwargs):
@@ -45,14 +46,14 @@ class BatchNormalization(keras.layers.BatchNormalization):
             x=inputs,
             scale=gamma,
             offset=beta,
-            # Which it wants empty where it takes those of the batch.
+            # The op requires empty tensors if it uses the statistics of the batch.
             mean=moving_mean[:0] if uses_batch else moving_mean,
             variance=moving_variance[:0] if uses_batch else moving_variance,
             epsilon=self.epsilon,
             is_training=uses_batch,
         )
         if uses_batch:
-            # It gives the variance with n - 1 in the denominator; Keras 3 keeps the one with n.
+            # The op returns the variance with denominator n - 1; Keras 3 uses n.
             count = tf.cast(tf.size(inputs) // inputs.shape[-1], tf.float32)
             variance = result.batch_variance * ((count - 1.0) / count)
             self.moving_mean.assign(self._moved(moving_mean, result.batch_mean))
@@ -73,18 +74,18 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
 @dataclasses.dataclass(frozen=True)
 class Normalizer:
-    """Makes the batch normalisations of one backbone.
+    """Creates the batch normalization layers of one backbone.
 
-    In the scope of a `tf.distribute` strategy of several replicas their statistics are those of the whole batch.
+    In the scope of a `tf.distribute` strategy with several replicas, statistics are those of the whole batch.
 
     Attributes:
-        momentum: How much of the moving statistics stays at each step.
-        frozen: `"none"`; `"statistics"`: the moving statistics are used in training, too, and stay as they are; or
-            `"all"`: γ and β stay, too.
-        epsilon: What is added to the variance.
+        momentum: float in [0, 1). Momentum of the moving statistics.
+        frozen: `"none"`; `"statistics"`, which uses the moving statistics in training, too, and does not update them;
+            or `"all"`, which also freezes γ and β.
+        epsilon: float. Added to the variance. Default 1e-5.
 
     Raises:
-        ValueError: If the momentum is not in [0, 1), or `frozen` is another word.
+        ValueError: If the momentum is not in [0, 1), or `frozen` has another value.
     """
 
     momentum: float
@@ -99,8 +100,8 @@ class Normalizer:
         check_choice("frozen_batch_norm", self.frozen, FROZEN)
 
     def __call__(self, features, name):
-        """Normalises features by a new layer of this name."""
-        # Keras runs a batch normalisation that is not trainable as at inference.
+        """Normalize features with a new layer of this name."""
+        # Keras runs a non-trainable batch normalization in inference mode.
         layer = BatchNormalization(
             frozen_statistics=self.frozen == "statistics",
             axis=-1,

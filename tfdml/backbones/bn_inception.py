@@ -1,4 +1,4 @@
-"""BN-Inception: GoogLeNet with batch normalisation."""
+"""BN-Inception: GoogLeNet with batch normalization."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ PUBLISHED = PublishedFile(
 
 @dataclasses.dataclass(frozen=True)
 class _Block:
-    """Widths of an Inception block: each branch ends in its last number.
+    """Widths of the convolutions in the branches of an Inception block.
 
-    Without `single` the block has stride 2 and its pooling has no convolution.
+    If `single` is `None`, the block has stride 2 and its pooling branch has no convolution.
     """
 
     single: int | None
@@ -62,35 +62,41 @@ def bn_inception(
     batch_norm_momentum: float = 0.9,
     name: str = "bn_inception",
 ) -> keras.Model:
-    """BN-Inception, the batch-normalised GoogLeNet that metric learning is mostly judged with.
+    """Build BN-Inception, the batch-normalized GoogLeNet used by many papers on metric learning.
 
-    A 7×7 and a 3×3 convolution, each with max pooling, then ten Inception blocks (3a to 5b) that put side by side what
-    a 1×1 convolution, a 3×3, two 3×3 and a pooling see; 3c and 4e halve height and width. It is the network of the
-    published Caffe and PyTorch weights, layer by layer under their names (`inception_3a_double_3x3_1`, its batch
-    normalisation `…_bn`): convolutions have a bias, pooling windows reach over the end, averages count the border, and
-    4c, 4d and 4e have 608, 608 and 1,056 channels. 10,270,240 parameters train; 20,032 moving statistics come to
-    them.
+    Use it to compare with published results; pass `weights="imagenet"` and, as is common, `frozen_batch_norm="all"`.
 
-    Where a side is odd at 3c or 4e (at 240 pixels, say) the published network cannot put its branches together. Here
-    the pooling windows are then centred like those of the convolutions; at all sides that the published network takes,
-    such as 64, 224, 227 and 256, the two agree.
+    It consists of a 7×7 and a 3×3 convolution, each with max pooling, and ten Inception blocks (3a to 5b). A block
+    concatenates a 1×1 convolution, a 3×3 convolution, two 3×3 convolutions and a pooling; 3c and 4e halve height and
+    width. Layers and names are those of the published Caffe and PyTorch weights (`inception_3a_double_3x3_1`, its batch
+    normalization `…_bn`): convolutions have a bias, pooling windows may extend beyond the end, averages include the
+    border, and 4c, 4d and 4e have 608, 608 and 1,056 channels. It has 10,270,240 trainable parameters and 20,032 moving
+    statistics.
+
+    If a side is odd at 3c or 4e (for example, at 240 pixels), the published network cannot concatenate its branches;
+    this one then centers the pooling windows like those of the convolutions. At all sizes that the published network
+    accepts, such as 64, 224, 227 and 256, both agree.
 
     Args:
-        input_shape: `(height, width, 3)` of the images: at least 64 pixels a side or `None` (unknown).
-        weights: `None` (random), `"imagenet"`, or a file: `.pth` of PyTorch, `.npz`, `.h5` or `.weights.h5`
-            (`tfdml.backbones.load_weights`).
-        frozen_batch_norm: `"none"`; `"statistics"`: training normalises by the moving statistics and leaves them as
-            they are, γ and β train; `"all"`: γ and β are frozen, too.
-        batch_norm_momentum: How much of the moving statistics stays at each step, if they are not frozen.
-        name: The model's name.
+        input_shape: tuple (height, width, 3) of the images: at least 64 pixels per side, or `None` for any size.
+        weights: `None` for random weights, `"imagenet"`, or a file that `tfdml.backbones.load_weights` reads: `.pth` of
+            PyTorch, `.npz`, `.h5` or `.weights.h5`. Default `None`.
+        frozen_batch_norm: `"none"`; `"statistics"` normalizes with the moving statistics in training, too, and trains γ
+            and β; `"all"` also freezes γ and β. Default `"none"`.
+        batch_norm_momentum: float in [0, 1). Momentum of the moving statistics, if not frozen. Default 0.9.
+        name: str. Name of the model. Default `"bn_inception"`.
 
     Returns:
-        A functional `keras.Model` from images, RGB float32 in 0–1 (BGR in 0–255 less the mean (104, 117, 128) inside),
-        to a feature map `(b, h', w', 1024)`, 7×7 at 224 and 227 pixels, 8×8 at 256; not negative.
+        Functional `keras.Model` from RGB images, float32 in 0–1, to a nonnegative feature map `(batch, h, w, 1024)`:
+        7×7 at 224 and 227 pixels, 8×8 at 256. The model itself converts images to BGR in 0–255 minus the mean (104,
+        117, 128).
 
     Raises:
-        ValueError: If an argument is out of range, or the file is not of these weights.
-        FileNotFoundError: If there are no such weights.
+        ValueError: If an argument is out of range, or the file has weights of another network.
+        FileNotFoundError: If the weights are missing.
+
+    Example:
+        `backbone = bn_inception((224, 224, 3), weights="imagenet", frozen_batch_norm="all")`
 
     Reference:
         Ioffe and Szegedy, Batch normalization: accelerating deep network training by reducing internal covariate
@@ -121,7 +127,7 @@ def _inception(features, block, name, unit):
     branch = unit(branch, block.double[1], f"{name}_double_3x3_1", size=3)
     branches.append(unit(branch, block.double[2], f"{name}_double_3x3_2", size=3, stride=stride))
     if stride == 2:
-        # Of an even side "same" makes windows that reach over the end; of an odd one, those of the convolutions.
+        # With "same", windows extend beyond the end for even sides, and match those of the convolutions for odd ones.
         branches.append(max_pool(features, 3, 2, f"{name}_pool"))
     else:
         branches.append(unit(_pool(features, block.pool, f"{name}_pool"), block.projection, f"{name}_pool_proj"))

@@ -1,4 +1,4 @@
-"""Converts weights of a backbone: `python -m tfdml.backbones.convert SOURCE.pth TARGET.npz --backbone bn_inception`."""
+"""Convert weights of a backbone: `python -m tfdml.backbones.convert SOURCE.pth TARGET.npz --backbone bn_inception`."""
 
 import argparse
 
@@ -7,19 +7,21 @@ from tfdml.backbones import convert_weights
 
 
 def main(arguments=None):
-    """Runs the command.
+    """Run the command.
 
     Args:
-        arguments: A list of strings; `None` takes those of the command line.
+        arguments: List of str. `None` uses the command line. Default `None`.
     """
     parser = argparse.ArgumentParser(
         prog="python -m tfdml.backbones.convert",
-        description="Writes weights of a backbone as an .npz, which can be given as weights=…. Nothing that is "
-        "pickled in a PyTorch file is run.",
+        description="Convert weights of a backbone to an .npz, which can be passed as weights=…. Code that is pickled "
+        "in a PyTorch file is not run.",
     )
-    parser.add_argument("source", help="a .pth of PyTorch, .h5, .weights.h5 or .npz")
-    parser.add_argument("target", help="the .npz to write")
-    parser.add_argument("--backbone", choices=backbones.names(), default="bn_inception", help="%(default)s by default")
+    parser.add_argument("source", help="File to read: .pth of PyTorch, .h5, .weights.h5 or .npz.")
+    parser.add_argument("target", help="File to write: .npz.")
+    parser.add_argument(
+        "--backbone", choices=backbones.names(), default="bn_inception", help="Name. Default: %(default)s."
+    )
     options = parser.parse_args(arguments)
     try:
         print(convert_weights(options.source, options.target, options.backbone))

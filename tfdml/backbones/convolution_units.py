@@ -1,4 +1,4 @@
-"""Parts of networks whose weights were trained with other libraries: borders lie exactly as they do there."""
+"""Parts of networks with weights trained in other libraries: padding matches theirs exactly."""
 
 import dataclasses
 
@@ -9,12 +9,12 @@ from tfdml.backbones.batch_normalization import Normalizer
 
 @dataclasses.dataclass(frozen=True)
 class ConvolutionUnit:
-    """Convolution, batch normalisation, ReLU.
+    """Convolution, batch normalization and ReLU.
 
     Attributes:
-        normalizer: Makes the batch normalisation.
-        use_bias: Whether the convolutions have a bias, which batch normalisation makes idle.
-        suffix: What follows a unit's name in that of its convolution.
+        normalizer: `Normalizer` that creates the batch normalization.
+        use_bias: bool. Whether convolutions have a bias, which batch normalization makes redundant.
+        suffix: str. Appended to a unit's name in the name of its convolution. Default `"_conv"`.
     """
 
     normalizer: Normalizer
@@ -22,22 +22,22 @@ class ConvolutionUnit:
     suffix: str = "_conv"
 
     def __call__(self, features, width, name, size=1, stride=1, activate=True):
-        """Adds one unit.
+        """Add one unit.
 
         Args:
-            features: `(b, h, w, channels)`.
-            width: Number of channels of the output.
-            name: Its layers are `name + suffix`, `name_bn` and `name_relu`.
-            size: Side of the kernel, odd; `size // 2` zeros stand around the features.
-            stride: Of the convolution.
-            activate: Whether a ReLU follows.
+            features: Tensor `(batch, h, w, channels)`.
+            width: int. Number of output channels.
+            name: str. The layers are `name + suffix`, `name_bn` and `name_relu`.
+            size: int. Side of the kernel, odd; features are padded with `size // 2` zeros. Default 1.
+            stride: int. Stride of the convolution. Default 1.
+            activate: bool. Add a ReLU. Default `True`.
 
         Returns:
-            Features `(b, ⌈h / stride⌉, ⌈w / stride⌉, width)`.
+            Tensor `(batch, ⌈h / stride⌉, ⌈w / stride⌉, width)`.
         """
         padding = "same"
         if stride > 1 and size > 1:
-            # With a stride, "same" of TensorFlow would put less before than after.
+            # With a stride, TensorFlow's "same" would pad less before than after the features.
             border = keras.layers.ZeroPadding2D(size // 2, data_format="channels_last", name=f"{name}_pad")
             features = border(features)
             padding = "valid"
@@ -56,33 +56,33 @@ class ConvolutionUnit:
 
 
 def max_pool_to_the_end(features, name):
-    """Max pooling 3×3 with stride 2 and no border, the last window reaching over the end: ⌊n / 2⌋ windows.
+    """Apply 3×3 max pooling with stride 2 and no border; the last window may extend beyond the end (⌊n / 2⌋ windows).
 
-    That is "ceil mode" of PyTorch and what Caffe does.
+    This is PyTorch's "ceil mode" and Caffe's behavior.
 
     Args:
-        features: `(b, h, w, channels)`, not negative.
-        name: The pooling layer's name.
+        features: Nonnegative tensor `(batch, h, w, channels)`.
+        name: str. Name of the pooling layer.
     """
-    # An even side is one short of the last window; zeros are no larger than any feature.
+    # An even side is one short of the last window; zeros do not exceed nonnegative features.
     border = keras.layers.ZeroPadding2D(((0, 1), (0, 1)), data_format="channels_last", name=f"{name}_pad")
     return keras.layers.MaxPooling2D(3, strides=2, data_format="channels_last", name=name)(border(features))
 
 
 def average_pool_with_border(features, name):
-    """Average pooling 3×3 with stride 1 that counts a border of zeros: every sum is divided by 9."""
+    """Apply 3×3 average pooling with stride 1 that includes a border of zeros: every sum is divided by 9."""
     border = keras.layers.ZeroPadding2D(1, data_format="channels_last", name=f"{name}_pad")
     return keras.layers.AveragePooling2D(3, strides=1, data_format="channels_last", name=name)(border(features))
 
 
 def max_pool(features, size, stride, name):
-    """Max pooling with the borders of `padding="same"`.
+    """Apply max pooling with `padding="same"`.
 
     Args:
-        features: `(b, h, w, channels)`.
-        size: Side of the window.
-        stride: Distance of the windows.
-        name: The pooling layer's name.
+        features: Tensor `(batch, h, w, channels)`.
+        size: int. Side of the window.
+        stride: int. Stride of the windows.
+        name: str. Name of the pooling layer.
     """
     pool = keras.layers.MaxPooling2D(size, strides=stride, padding="same", data_format="channels_last", name=name)
     return pool(features)

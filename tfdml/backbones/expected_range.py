@@ -1,4 +1,4 @@
-"""Which numbers a network expects of its images, as far as its first layers tell."""
+"""Infer the range of images that a network expects from its first layers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tfdml.backbones.input_convention import InputConvention
 from tfdml.ops import UNIT_RANGE
 
 _BYTES = (0.0, 255.0)
-# What the networks of keras.applications expect: names of layers at their entry, names of layers further on.
+# Input ranges of keras.applications: names of entry layers, names of later layers, range.
 _FAMILIES = {
     "VGG": ({"block1_conv1"}, {"block1_conv2", "block2_conv2"}, "caffe"),
     "Xception": ({"block1_conv1"}, {"block1_conv1_bn", "block1_conv2_bn"}, (-1.0, 1.0)),
@@ -23,16 +23,16 @@ _FAMILIES = {
     "MobileNetV3 of Keras 2": ({"Conv"}, {"expanded_conv/depthwise"}, (-1.0, 1.0)),
     "NASNet": ({"stem_conv1"}, {"stem_bn1"}, (-1.0, 1.0)),
 }
-# Layers of these two have names with numbers that count up in a process; their blocks do not.
+# Layer names of these two contain process-wide counters; the names of their blocks do not.
 _FAMILIES_BY_BLOCK = {"InceptionV3": ({"mixed0"}, (-1.0, 1.0)), "InceptionResNetV2": ({"mixed_5b"}, (-1.0, 1.0))}
-# Networks with their preprocessing inside, unless include_preprocessing=False: ends of the names of two layers.
+# Networks that contain their preprocessing unless include_preprocessing=False: suffixes of two layer names.
 _WITHOUT_PREPROCESSING = (
     ("stem_conv", "block1a_project_conv"),
     ("_stem_conv", "Block_0_conv_1x1_1"),
     ("_stem_conv_1", "_stem_batch_norm_1"),
     ("_stem", "stage_0_block_0_depthwise_conv"),
 )
-# Patch embeddings of KerasHub, by class: what the published weights of their networks were trained with.
+# Patch embeddings of KerasHub by class: input range of the published weights, name of the network.
 _PATCH_EMBEDDINGS: dict[str, tuple[InputRange, str]] = {
     "CLIPVisionEmbedding": ("clip", "CLIP"),
     "DINOV2Embedding": ("torch", "DINOv2"),
@@ -41,7 +41,7 @@ _PATCH_EMBEDDINGS: dict[str, tuple[InputRange, str]] = {
     "SigLIPVisionEmbedding": ((-1.0, 1.0), "SigLIP"),
     "ViTPatchingAndEmbedding": ((-1.0, 1.0), "ViT"),
 }
-# Layers that leave the range of numbers as it is. Names rather than classes: not every version of Keras has all.
+# Layers that do not change the range. Names instead of classes, because not all versions of Keras have all of them.
 _TRANSPARENT = {
     "InputLayer", "CenterCrop", "Dropout", "GaussianNoise", "Identity", "RandomBrightness", "RandomContrast",
     "RandomCrop", "RandomFlip", "RandomHeight", "RandomRotation", "RandomTranslation", "RandomWidth", "RandomZoom",
@@ -50,22 +50,29 @@ _TRANSPARENT = {
 
 
 def expected_range(model: keras.Model) -> tuple[InputRange | None, str | None]:
-    """What a network expects of images, if its first layers tell.
+    """Infer the range of images that a network expects from its first layers.
 
-    They tell by a rescaling, a normalization or the input convention of this package; by the names of a network of
-    `keras.applications`, or by the patch embedding of a vision transformer of KerasHub. The network can be cut off,
-    part of another network or called as a layer.
+    Use it to check how to scale images for a network; `build_embedder` and `export_saved_model` call it.
+
+    The range is recognized by a `Rescaling`, `Normalization` or `InputConvention` layer, the layer names of a network
+    of `keras.applications`, or the patch embedding of a vision transformer of KerasHub. The network may be truncated,
+    part of another network, or called as a layer.
 
     Args:
-        model: A Keras model from images.
+        model: `keras.Model` of images.
 
     Returns:
-        `(input_range, name)`: an input range as `tfdml.ops.check_input_range` gives it and what it was recognized by;
-        or `(None, None)` if nothing tells.
+        Pair (input_range, name): the range in the form of `tfdml.ops.check_input_range`, and what it was recognized by;
+        (`None`, `None`) if it is not recognized.
 
     Raises:
-        ValueError: If there is a network of `keras.applications` behind layers that may change the range, or one of
-            KerasHub that is not a known vision transformer.
+        ValueError: If a network of `keras.applications` follows layers that may change the range, or a network of
+            KerasHub is not a known vision transformer.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Rescaling(1 / 255, name="to_unit_range")])
+        >>> expected_range(model)
+        ((0.0, 255.0), 'to_unit_range')
     """
     steps = _steps(model)
     for number, step in enumerate(steps):
@@ -88,9 +95,9 @@ def expected_range(model: keras.Model) -> tuple[InputRange | None, str | None]:
         if family is None and kind in _TRANSPARENT:
             continue
         if is_of_keras_hub(model):
-            # Its layers can be called as those of keras.applications, whose weights expect other numbers.
+            # Its layers may have the names of keras.applications, whose weights expect another range.
             raise ValueError(
-                f"A network of KerasHub does not tell what it expects. Received: {type(model).__name__} with "
+                f"The input range of this KerasHub network is unknown. Received: {type(model).__name__} with "
                 "input_range=None. Expected: input_range=(low, high), 'caffe', 'tf', 'torch' or 'clip'; or the preset "
                 "by name, 'keras_hub:PRESET'."
             )
@@ -102,12 +109,12 @@ def expected_range(model: keras.Model) -> tuple[InputRange | None, str | None]:
 
 
 def is_of_keras_hub(layer):
-    """Whether a layer or model is of a class of KerasHub, which is not imported for the answer."""
+    """Return whether a layer or model has a class of KerasHub, without importing KerasHub."""
     return any(kind.__module__.partition(".")[0] == "keras_hub" for kind in type(layer).__mro__)
 
 
 def _steps(model):
-    """Layers and operations from the input on. Keras 3 has operations that are not layers, Keras 2 has layers only."""
+    """Return layers and operations from the input on. Only Keras 3 has operations that are not layers."""
     steps = getattr(model, "operations", None) if not isinstance(model, keras.Sequential) else None
     return list(steps or model.layers)
 
@@ -117,7 +124,7 @@ def _only_transparent(model):
 
 
 def _family(entry, names):
-    """The convention of a network whose first layer that computes has this name, and what it is called."""
+    """Return the input range and name of a network whose first computing layer has this name, or `None`."""
     known = set(names)
     for family, (entries, others, convention) in _FAMILIES.items():
         if entry in entries and others <= known:
@@ -128,8 +135,8 @@ def _family(entry, names):
     for first, other in _WITHOUT_PREPROCESSING:
         if entry.endswith(first) and any(name.endswith(other) for name in names):
             raise ValueError(
-                "A network of keras.applications without its preprocessing does not tell what it expects. Received: "
-                f"one that begins with {entry!r}. Expected: input_range=(low, high), 'caffe', 'tf' or 'torch'."
+                "The input range of a network of keras.applications without its preprocessing is unknown. Received: "
+                f"one that starts with {entry!r}. Expected: input_range=(low, high), 'caffe', 'tf' or 'torch'."
             )
     return None
 
@@ -148,7 +155,7 @@ def _check_no_family_behind(steps, entry):
             name = found[1] if found else None
         if name is not None and name.endswith("keras.applications"):
             raise ValueError(
-                f"What {name} expects is unknown here, because {entry.name!r} comes before it. Received: "
+                f"The input range of {name} is unknown here, because {entry.name!r} precedes it. Received: "
                 "input_range=None. Expected: input_range=(low, high), the values of black and white that the whole "
-                "network takes; (0, 255) if preprocess_input of keras.applications is part of it."
+                "network expects; (0, 255) if it contains preprocess_input of keras.applications."
             )

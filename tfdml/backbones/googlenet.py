@@ -15,7 +15,7 @@ from tfdml.backbones.weights import PublishedFile, start_from
 SMALLEST_SIDE = 32
 PUBLISHED = PublishedFile("googlenet", "https://download.pytorch.org/models/googlenet-1378be20.pth")
 
-# Widths of the branches: 1×1; 3×3 and before it 1×1; the same again; 1×1 after pooling.
+# Widths of the branches: 1×1; 1×1 then 3×3; the same again; 1×1 after pooling.
 BLOCKS = {
     "3a": (64, (96, 128), (16, 32), 32),
     "3b": (128, (128, 192), (32, 96), 64),
@@ -37,30 +37,35 @@ def googlenet(
     batch_norm_momentum: float = 0.9,
     name: str = "googlenet",
 ) -> keras.Model:
-    """GoogLeNet as torchvision has it: Inception blocks of 2014 with batch normalisation.
+    """Build GoogLeNet as in torchvision: Inception blocks of 2014 with batch normalization.
 
-    Three convolutions and nine Inception blocks (3a to 5b), four max poolings between them. As in the weights that
-    torchvision publishes, convolutions have no bias but batch normalisation (ε = 0.001), and the third branch has a
-    3×3 kernel where the paper has 5×5. Layers are named after torchvision's, `inception3a_branch2_1_conv` for
-    `inception3a.branch2.1.conv`. 5,599,904 parameters train; 14,560 moving statistics come to them.
+    Use it to compare with papers that use GoogLeNet, or as a backbone of half the size of BN-Inception.
+
+    It consists of three convolutions and nine Inception blocks (3a to 5b) with four max poolings between them. As in
+    torchvision's weights, convolutions have batch normalization (ε = 0.001) and no bias, and the third branch has a 3×3
+    kernel instead of the paper's 5×5. Layers are named after torchvision's: `inception3a_branch2_1_conv` for
+    `inception3a.branch2.1.conv`. It has 5,599,904 trainable parameters and 14,560 moving statistics.
 
     Args:
-        input_shape: `(height, width, 3)` of the images: at least 32 pixels a side or `None` (unknown).
-        weights: `None` (random), `"imagenet"`, or a file: `.pth` of PyTorch, `.npz`, `.h5` or `.weights.h5`
-            (`tfdml.backbones.load_weights`).
-        frozen_batch_norm: `"none"`; `"statistics"`: training normalises by the moving statistics and leaves them as
-            they are, γ and β train; `"all"`: γ and β are frozen, too.
-        batch_norm_momentum: How much of the moving statistics stays at each step, if they are not frozen.
-        name: The model's name.
+        input_shape: tuple (height, width, 3) of the images: at least 32 pixels per side, or `None` for any size.
+        weights: `None` for random weights, `"imagenet"`, or a file that `tfdml.backbones.load_weights` reads: `.pth` of
+            PyTorch, `.npz`, `.h5` or `.weights.h5`. Default `None`.
+        frozen_batch_norm: `"none"`; `"statistics"` normalizes with the moving statistics in training, too, and trains γ
+            and β; `"all"` also freezes γ and β. Default `"none"`.
+        batch_norm_momentum: float in [0, 1). Momentum of the moving statistics, if not frozen. Default 0.9.
+        name: str. Name of the model. Default `"googlenet"`.
 
     Returns:
-        A functional `keras.Model` from images, RGB float32 in 0–1 (brought to [-1, 1] inside, which is what
-        torchvision's normalisation and its `transform_input` amount to), to a feature map `(b, h', w', 1024)`, 7×7 at
-        224 pixels; not negative.
+        Functional `keras.Model` from RGB images, float32 in 0–1, to a nonnegative feature map `(batch, h, w, 1024)`,
+        7×7 at 224 pixels. The model itself scales images to [-1, 1], which equals torchvision's normalization followed
+        by its `transform_input`.
 
     Raises:
-        ValueError: If an argument is out of range, or the file is not of these weights.
-        FileNotFoundError: If there are no such weights.
+        ValueError: If an argument is out of range, or the file has weights of another network.
+        FileNotFoundError: If the weights are missing.
+
+    Example:
+        `backbone = googlenet((224, 224, 3), weights="imagenet")`
 
     Reference:
         Szegedy, Liu, Jia, Sermanet, Reed, Anguelov, Erhan, Vanhoucke and Rabinovich, Going deeper with convolutions,
@@ -79,7 +84,7 @@ def googlenet(
         if block_name == "4a":
             features = max_pool_to_the_end(features, "maxpool3")
         elif block_name == "5a":
-            # Of 2×2 windows with stride 2, "same" lets the last reach over the end.
+            # With "same", the last 2×2 window of stride 2 may extend beyond the end.
             features = max_pool(features, 2, 2, "maxpool4")
         features = _inception(features, widths, f"inception{block_name}", unit)
     model = keras.Model(images, features, name=name)

@@ -1,4 +1,4 @@
-"""What published weights expect of images, as a layer."""
+"""Layer that converts images to the range, order and mean that published weights expect."""
 
 from __future__ import annotations
 
@@ -14,18 +14,27 @@ from tfdml._utils.types import Config, Shape
 
 @keras.saving.register_keras_serializable(package="tfdml")
 class InputConvention(keras.layers.Layer):
-    r"""Brings images, RGB in 0–1, to the range, order and mean that a network was trained with.
+    r"""Converts RGB images in 0–1 to the range, channel order and mean that a network was trained with.
+
+    Use it as the first layer of your own backbone with published weights; `build_embedder(input_range=…)` adds it
+    itself.
 
     $$y_c = s \, x_{\pi(c)} - m_c$$
 
-    It computes in float32 under every dtype policy: half precision would take the last bits of a grey value before the
-    mean is subtracted.
+    It computes in float32 under every dtype policy, because half precision would lose the last bits of gray values
+    before the mean is subtracted.
 
     Args:
-        scale: $s$, the value of white: a number, or one for each channel in the order of the output.
-        mean: $m$, a number for each channel, in the order of the output, or one for all of them.
-        reverse_channels: Whether $\pi$ reverses the channels, RGB to BGR.
-        **kwargs: As for `keras.layers.Layer`.
+        scale: float, or a sequence of one float per channel in output order. $s$, the value of white before the mean is
+            subtracted.
+        mean: Sequence of float. $m$, one value per channel in output order, or one value for all.
+        reverse_channels: bool. Whether $\pi$ reverses the channels, RGB to BGR. Default `False`.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Example:
+        >>> layer = InputConvention(scale=2.0, mean=[1.0])  # From 0–1 to [-1, 1].
+        >>> layer(tf.constant([[[[0.0, 0.5, 1.0]]]])).numpy().tolist()
+        [[[[-1.0, 0.0, 1.0]]]]
     """
 
     def __init__(

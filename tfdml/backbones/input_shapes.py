@@ -1,22 +1,22 @@
-"""Which images a backbone takes."""
+"""Check the input shape of a backbone."""
 
 from tfdml._utils.arguments import is_integer
 
 
 def check_input_shape(input_shape, smallest, largest=None, channels=(1, 3)):
-    """Checks a backbone's input shape and gives it as a tuple of integers (or `None`).
+    """Return a backbone's input shape as a tuple of integers (or `None`) after checking it.
 
     Args:
-        input_shape: `(height, width, channels)`; height and width can be `None` (unknown).
-        smallest: Least height and width.
-        largest: Greatest height and width, or `None`.
-        channels: The numbers of channels that are taken.
+        input_shape: Sequence (height, width, channels); height and width may be `None` (unknown).
+        smallest: int. Smallest height and width.
+        largest: int. Largest height and width, or `None`. Default `None`.
+        channels: Tuple of int. Accepted numbers of channels. Default (1, 3).
 
     Returns:
-        `(height, width, channels)` as a tuple.
+        Tuple (height, width, channels).
 
     Raises:
-        ValueError: If the shape is another one.
+        ValueError: If the shape is not accepted.
 
     Example:
         >>> check_input_shape([28, None, 1], smallest=28, largest=64)

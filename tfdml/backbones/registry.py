@@ -10,10 +10,13 @@ from tfdml._utils.registry import Registry
 
 
 class _Backbones(Registry):
-    """Also takes functions of `(input_shape, **options)` and the names of other libraries' networks."""
+    """Registry that also accepts functions of `(input_shape, **options)` and names of other libraries' networks."""
 
     def is_known(self, name: str) -> bool:
-        """Whether `get` accepts a name; of a preset of KerasHub only the prefix is checked.
+        """Return whether `get` accepts a name. For a KerasHub preset, only the prefix is checked.
+
+        Args:
+            name: str. Name to check.
 
         Example:
             >>> import tfdml.backbones
@@ -27,7 +30,7 @@ class _Backbones(Registry):
         return True
 
     def names_like(self, name: str) -> list[str]:
-        """Returns the names among which a wrong one should be: those of `keras.applications` for one of its names."""
+        """Return the valid names to suggest for a wrong one: those of `keras.applications` if it has that prefix."""
         from tfdml.backbones import applications
 
         return applications.application_names() if name.lower().startswith(applications.PREFIX) else self.names()
@@ -55,25 +58,27 @@ names, register, serialize, deserialize, is_known, names_like = (
 
 
 def get(identifier: Any, /, input_shape: Any = _NOT_GIVEN, **options: Any) -> keras.Model:
-    """Makes a backbone, a model from images to their local features, from an identifier.
+    """Build a backbone, a model from images to local features, from an identifier.
+
+    Use it if the name comes from a configuration; `build_embedder` accepts the same identifiers.
 
     Args:
-        identifier: A name of `names()` in any case; `"keras.applications.NAME"`, a network of Keras without its
+        identifier: A name of `names()`, case-insensitive; `"keras.applications.NAME"`, a network of Keras without its
             classifier; `"keras_hub:PRESET"`, a preset of KerasHub or its folder (Keras 3, extra `keras-hub`); a
-            function of `(input_shape, **options)` that builds a model; a configuration, as `serialize` gives it; or a
-            `keras.Model`, which is returned as it is.
-        input_shape: `(height, width, channels)` of the images; height and width can be `None`. Needed with a name or a
-            function.
+            function of `(input_shape, **options)` that builds a model; a configuration returned by `serialize`; or a
+            `keras.Model`, which is returned unchanged.
+        input_shape: tuple (height, width, channels) of the images; height and width may be `None`. Required for a name
+            or a function.
         **options: Options of the builder, for a name or a function.
 
     Returns:
-        A functional `keras.Model` from images, float32 in 0–1, `(b, height, width, channels)` to a feature map `(b, h',
-        w', features)`.
+        Functional `keras.Model` from images, float32 in 0–1, `(batch, height, width, channels)` to a feature map
+        `(batch, h, w, features)`.
 
     Raises:
-        ValueError: If the name is unknown (the nearest one is suggested), takes no such option, or the backbone takes
-            no such images.
-        TypeError: If the identifier is none of these.
+        ValueError: If the name is unknown (the message suggests the closest one), the builder has no such option, or
+            the backbone does not accept images of this shape.
+        TypeError: If the identifier has another type.
 
     Example:
         >>> import tfdml.backbones

@@ -1,4 +1,4 @@
-"""Residual networks of twenty layers for small images."""
+"""Residual networks with 20 layers for small images."""
 
 from __future__ import annotations
 
@@ -21,30 +21,37 @@ def resnet20(
     frozen_batch_norm: FrozenBatchNorm = "none",
     name: str = "resnet20",
 ) -> keras.Model:
-    r"""ResNet-20, first version: each block adds, then activates.
+    r"""Build ResNet-20, version 1: each block adds, then activates.
+
+    Use it for small images, such as digits, characters and CIFAR, which it trains on from scratch.
 
     $$y = \mathrm{relu}\big(\mathrm{bn}(w_2 * \mathrm{relu}(\mathrm{bn}(w_1 * x))) + s(x)\big)$$
 
-    A convolution, then three stages of three such blocks with 3×3 convolutions of 16, 32 and 64 channels; the
-    first block of the second and of the third stage halves height and width. The shortcut $s$ is the
-    identity, or, where the shape changes, a strided 1×1 convolution with batch normalisation (option B of the
-    paper). No convolution has a bias; all start He-normal. With three channels there are 273,392 parameters,
-    1,568 of them the moving statistics of batch normalisation; with one channel 288 fewer.
+    A convolution is followed by three stages of three such blocks with 3×3 convolutions of 16, 32 and 64 channels; the
+    first block of stages 2 and 3 halves height and width. The shortcut $s$ is the identity or, if the shape changes, a
+    strided 1×1 convolution with batch normalization (option B of the paper). Convolutions have no bias and are
+    initialized He-normal. With three channels it has 273,392 parameters, including 1,568 moving statistics of batch
+    normalization; with one channel, 288 fewer.
 
     Args:
-        input_shape: `(height, width, channels)` of the images: 16 to 64 pixels a side or `None` (unknown), 1
+        input_shape: tuple (height, width, channels) of the images: 16 to 64 pixels per side, or `None` for any size; 1
             or 3 channels.
-        batch_norm_momentum: How much of the moving statistics stays at each step, if they are not frozen.
-        frozen_batch_norm: `"none"`; `"statistics"`: training normalises by the moving statistics and leaves them as
-            they are, γ and β train; `"all"`: γ and β are frozen, too.
-        name: The model's name.
+        batch_norm_momentum: float in [0, 1). Momentum of the moving statistics, if not frozen. Default 0.9.
+        frozen_batch_norm: `"none"`; `"statistics"` normalizes with the moving statistics in training, too, and trains γ
+            and β; `"all"` also freezes γ and β. Default `"none"`.
+        name: str. Name of the model. Default `"resnet20"`.
 
     Returns:
-        A functional `keras.Model` from images, float32 in 0–1 (brought to [-1, 1] inside), to a feature map
-        `(b, ⌈height/4⌉, ⌈width/4⌉, 64)`, not negative.
+        Functional `keras.Model` from images, float32 in 0–1, to a nonnegative feature map
+        `(batch, ⌈height/4⌉, ⌈width/4⌉, 64)`. The model itself scales images to [-1, 1].
 
     Raises:
-        ValueError: If it takes no such images, the momentum is not in [0, 1), or `frozen_batch_norm` is another word.
+        ValueError: If the shape is not accepted, the momentum is not in [0, 1), or `frozen_batch_norm` has another
+            value.
+
+    Example:
+        >>> resnet20((32, 32, 3)).output_shape
+        (None, 8, 8, 64)
 
     Reference:
         He, Zhang, Ren and Sun, Deep residual learning for image recognition, CVPR 2016, sections 3.3 and 4.2.
@@ -59,30 +66,37 @@ def resnet20v2(
     frozen_batch_norm: FrozenBatchNorm = "none",
     name: str = "resnet20v2",
 ) -> keras.Model:
-    r"""ResNet-20, second version: each block activates first, and the sum stays as it is.
+    r"""Build ResNet-20, version 2: each block activates first, and its sum is not activated.
+
+    Use it like `resnet20`; pre-activation makes deep residual networks easier to train.
 
     $$y = w_2 * \mathrm{relu}(\mathrm{bn}(w_1 * a)) + s, \qquad a = \mathrm{relu}(\mathrm{bn}(x))$$
 
-    The same stages and *basic* blocks (two 3×3 convolutions, depth 6·3 + 2) as `resnet20`, not the
-    bottlenecks of depth 9·n + 2. The shortcut is $s = x$; in the first block of a stage it starts after the
-    activation, as the paper has it: $s = a$, or a strided 1×1 convolution of $a$ where the shape changes.
-    Batch normalisation and ReLU follow the last block. With three channels there are 273,008 parameters,
-    1,376 of them the moving statistics of batch normalisation; with one channel 288 fewer.
+    It has the stages and *basic* blocks of `resnet20` (two 3×3 convolutions, depth 6·3 + 2), not bottlenecks of depth
+    9·n + 2. The shortcut is $s = x$. In the first block of a stage it starts after the activation, as in the paper:
+    $s = a$, or a strided 1×1 convolution of $a$ if the shape changes. Batch normalization and ReLU follow the last
+    block. With three channels it has 273,008 parameters, including 1,376 moving statistics of batch normalization; with
+    one channel, 288 fewer.
 
     Args:
-        input_shape: `(height, width, channels)` of the images: 16 to 64 pixels a side or `None` (unknown), 1
+        input_shape: tuple (height, width, channels) of the images: 16 to 64 pixels per side, or `None` for any size; 1
             or 3 channels.
-        batch_norm_momentum: How much of the moving statistics stays at each step, if they are not frozen.
-        frozen_batch_norm: `"none"`; `"statistics"`: training normalises by the moving statistics and leaves them as
-            they are, γ and β train; `"all"`: γ and β are frozen, too.
-        name: The model's name.
+        batch_norm_momentum: float in [0, 1). Momentum of the moving statistics, if not frozen. Default 0.9.
+        frozen_batch_norm: `"none"`; `"statistics"` normalizes with the moving statistics in training, too, and trains γ
+            and β; `"all"` also freezes γ and β. Default `"none"`.
+        name: str. Name of the model. Default `"resnet20v2"`.
 
     Returns:
-        A functional `keras.Model` from images, float32 in 0–1 (brought to [-1, 1] inside), to a feature map
-        `(b, ⌈height/4⌉, ⌈width/4⌉, 64)`, not negative.
+        Functional `keras.Model` from images, float32 in 0–1, to a nonnegative feature map
+        `(batch, ⌈height/4⌉, ⌈width/4⌉, 64)`. The model itself scales images to [-1, 1].
 
     Raises:
-        ValueError: If it takes no such images, the momentum is not in [0, 1), or `frozen_batch_norm` is another word.
+        ValueError: If the shape is not accepted, the momentum is not in [0, 1), or `frozen_batch_norm` has another
+            value.
+
+    Example:
+        >>> resnet20v2((32, 32, 1)).output_shape
+        (None, 8, 8, 64)
 
     Reference:
         He, Zhang, Ren and Sun, Identity mappings in deep residual networks, ECCV 2016, figure 4(e) and
@@ -104,7 +118,7 @@ def _build(input_shape, version, name):
 
 
 class _Version:
-    """What the two versions share; they differ in where the activations stand."""
+    """Base class of both versions, which differ in the position of the activations."""
 
     def __init__(self, normalizer):
         self.normalizer = normalizer

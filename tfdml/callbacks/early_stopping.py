@@ -38,6 +38,7 @@ class RetrievalEarlyStopping(keras.callbacks.Callback):
         ValueError: If `patience` is below 1, or `min_delta` or `start_from_epoch` is negative.
 
     Example:
+        >>> import numpy as np
         >>> from tfdml.models import MetricModel
         >>> embedder = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
         >>> model = MetricModel(embedder)

@@ -1,4 +1,4 @@
-"""From a decoded or encoded image to what an embedder takes."""
+"""Preprocess decoded or encoded images for an embedder."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ _LUMA = (0.2989, 0.5870, 0.1140)
 
 
 class Preprocessing:
-    """Brings any image to float32 in 0–1 of one size and number of channels.
+    """Converts any image to float32 of a fixed size, number of channels and range.
 
-    uint8 is divided by 255, floats are taken as they are; transparency is laid over black; colour becomes
-    luma or grey is repeated where the number of channels asks for it; the size is changed with bilinear,
-    anti-aliased interpolation. Everything is a TensorFlow op, so it can be part of an exported model.
+    Pass it to `balanced_batches` and `evaluation_batches`, and to `export_saved_model`: it consists of TensorFlow ops,
+    so an exported model preprocesses exactly as in training. uint8 is divided by 255; floats are used unchanged;
+    transparent pixels are blended with black; color is converted to luma, or gray repeated, to match `channels`;
+    resizing is bilinear with anti-aliasing.
 
     Args:
-        size: `(height, width)` of the result in pixels.
-        channels: 1 (grey) or 3 (colour).
-        short_side: `None` stretches the image to `size`. A number of pixels scales the image's shorter
-            side to it, keeping the aspect, and cuts out the centre of `size` (the protocol of CUB, Cars and
-            SOP: 256, then 227).
-        input_range: `(low, high)`, the values of black and white in the result, for a network that does not take 0–1;
-            or a mode of `keras.applications`, `"caffe"`, `"tf"` or `"torch"`. Embedders of `build_embedder` take 0–1,
-            the default, whatever their backbone expects.
+        size: tuple (height, width) of the result, pixels.
+        channels: 1 (gray) or 3 (color).
+        short_side: int, pixels. Scale the image so that its shorter side has this length, keep the aspect ratio, and
+            crop the center of `size` (256, then 227 in the protocol of CUB, Cars and SOP). `None` stretches the image
+            to `size`. Default `None`.
+        input_range: tuple (low, high), the values of black and white in the result, or a mode of `keras.applications`
+            (`"caffe"`, `"tf"`, `"torch"`). Use it for networks that do not expect 0–1; embedders made by
+            `build_embedder` expect 0–1 regardless of their backbone. Default (0, 1).
 
     Raises:
-        ValueError: If the size, the number of channels or the range is impossible.
+        ValueError: If the size, the number of channels or the range is invalid.
 
     Example:
         >>> image = tf.fill((20, 10, 3), tf.constant(255, tf.uint8))
@@ -43,18 +44,19 @@ class Preprocessing:
         self, size: tuple[int, int], channels: int, short_side: int | None = None, input_range: InputRange = (0, 1)
     ) -> None:
         if isinstance(size, int) or len(size) != 2:
-            raise ValueError(f"size must be (height, width). Received: size={size!r}.")
+            raise ValueError(f"Invalid size. Received: size={size!r}. Expected: (height, width).")
         height, width = (check_whole_number("size", side, minimum=1) for side in size)
         self.size = (height, width)
         if channels not in (1, 3):
-            raise ValueError(f"Received: channels={channels!r}; expected 1 (grey) or 3 (colour).")
+            raise ValueError(f"Invalid channels. Received: channels={channels!r}. Expected: 1 (gray) or 3 (color).")
         self.channels = int(channels)
         self.short_side = (
             None if short_side is None else check_whole_number("short_side", short_side, minimum=1)
         )
         if self.short_side is not None and self.short_side < max(self.size):
             raise ValueError(
-                f"Received: short_side={short_side}; expected at least the larger side of size={self.size}."
+                f"short_side is too small. Received: short_side={short_side}. Expected: at least the larger side of "
+                f"size={self.size}."
             )
         self.input_range = check_input_range(input_range)
         if isinstance(self.input_range, str) and self.channels != 3:
@@ -64,56 +66,78 @@ class Preprocessing:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """`(height, width, channels)` of the result."""
+        """Shape (height, width, channels) of the result."""
         return (*self.size, self.channels)
 
     @tf.autograph.experimental.do_not_convert
     def __call__(self, images: TensorLike) -> tf.Tensor:
-        """Preprocesses decoded images.
+        """Preprocess decoded images.
 
         Args:
-            images: `(h, w, c)` or a batch `(b, h, w, c)` of equal size; uint8 in 0–255, uint16 in 0–65535 or floats in
-                0–1; c is 1 (grey), 2 (grey and alpha), 3 (colour) or 4 (colour and alpha), and may be unknown until
-                run time.
+            images: Image `(h, w, c)` or batch `(batch, h, w, c)`; uint8 in 0–255, uint16 in 0–65535 or floats in 0–1. c
+                is 1 (gray), 2 (gray and alpha), 3 (color) or 4 (color and alpha), and may be unknown until run time.
 
         Returns:
-            float32 `(height, width, channels)`, or `(b, height, width, channels)`, in `input_range`.
+            float32 tensor `(height, width, channels)` or `(batch, height, width, channels)` in `input_range`.
 
         Raises:
-            ValueError: If the images have other channels, no pixels, or integers of another type, whose range is
-                unknown; `tf.errors.InvalidArgumentError` where the shape is known only when a graph runs.
+            ValueError: If images have no pixels, another number of channels, or another integer type, whose range is
+                unknown. `tf.errors.InvalidArgumentError` if the shape is known only at run time.
         """
         images = tf.convert_to_tensor(images)
         rank = images.shape.rank
         if rank not in (3, 4):
-            raise ValueError(f"Images must be (h, w, c) or (b, h, w, c). Received: shape {images.shape}.")
+            raise ValueError(
+                f"Images have the wrong rank. Received: shape {images.shape}. Expected: (h, w, c) or (batch, h, w, c)."
+            )
         images = self._from_channels(_checked(images))
         images.set_shape([*images.shape[: rank - 3], *self.image_shape])
         return self.to_input_range(images)
 
     def to_input_range(self, images: TensorLike) -> tf.Tensor:
-        """Brings images from 0–1 to `input_range`."""
+        """Scale images from 0–1 to `input_range`.
+
+        Args:
+            images: float tensor in 0–1, `(…, channels)`.
+        """
         return images if self.input_range == UNIT_RANGE else to_input_range(images, self.input_range)
 
     def with_input_range(self, input_range: InputRange | None) -> Preprocessing:
-        """The same preprocessing with another input range; `None` keeps it."""
+        """Return the same preprocessing with another input range.
+
+        Args:
+            input_range: As for `Preprocessing`. `None` returns this object.
+        """
         if input_range is None:
             return self
         return type(self)(self.size, self.channels, self.short_side, input_range)
 
     def from_encoded(self, contents: TensorLike, max_pixels: int = MAX_PIXELS) -> tf.Tensor:
-        """Decodes and preprocesses one image file, given as a scalar string of its bytes."""
+        """Decode and preprocess one image file.
+
+        Args:
+            contents: Scalar string tensor with the bytes of the file.
+            max_pixels: int. Largest height · width.
+
+        Returns:
+            float32 tensor `(height, width, channels)` in `input_range`.
+        """
         return self(self.decode(contents, max_pixels))
 
     def decode(self, contents: TensorLike, max_pixels: int = MAX_PIXELS) -> tf.Tensor:
-        """Decodes one PNG, JPEG, GIF or BMP file to uint8 `(h, w, c)` with the channels of the file, and upright.
+        """Decode one PNG, JPEG, GIF or BMP file, turned upright, as `tfdml.ops.decode_image` does.
 
-        See `tfdml.ops.decode_image`, which says what is refused.
+        Args:
+            contents: Scalar string tensor with the bytes of the file.
+            max_pixels: int. Largest height · width.
+
+        Returns:
+            uint8 tensor `(h, w, c)` with the channels of the file.
         """
         return decode_whole(contents, max_pixels)
 
     def config(self) -> Config:
-        """The arguments from which `from_config` makes the same preprocessing."""
+        """Return the arguments as a dict, for `from_config`."""
         input_range = self.input_range if isinstance(self.input_range, str) else list(self.input_range)
         return {
             "size": list(self.size),
@@ -124,7 +148,7 @@ class Preprocessing:
 
     @classmethod
     def from_config(cls, config: Config) -> Preprocessing:
-        """Makes a preprocessing from what `config` gave."""
+        """Create a preprocessing from the dict returned by `config`."""
         return cls(**config)
 
     def __eq__(self, other):
@@ -144,13 +168,13 @@ class Preprocessing:
         def known(count):
             return lambda: self._from_known_channels(images[..., :count], count)
 
-        # Files of one set may differ in their channels, which only decoding tells.
+        # Files of one dataset may have different channels, known only after decoding.
         return tf.switch_case(tf.shape(images)[-1] - 1, [known(1), known(2), known(3), known(4)])
 
     def _from_known_channels(self, images, count):
         if count not in (1, 2, 3, 4):
-            raise ValueError(f"Images must have 1 to 4 channels. Received: shape {images.shape}.")
-        # Bytes stay bytes until they are fewer, and are divided once.
+            raise ValueError(f"Wrong number of channels. Received: shape {images.shape}. Expected: 1 to 4 channels.")
+        # Keep bytes until the image is resized, so that fewer values are divided.
         largest = float(images.dtype.max) if images.dtype.is_integer else 1.0
         images = images if images.dtype == tf.uint8 else tf.cast(images, tf.float32)
         if count in (2, 4):
@@ -168,7 +192,7 @@ class Preprocessing:
         if self.short_side is None:
             scaled = self.size
         else:
-            # Rational arithmetic in integers: the short side comes out exactly.
+            # Integer arithmetic gives the short side exactly.
             shortest = tf.reduce_min(scaled)
             scaled = (scaled * self.short_side + shortest // 2) // shortest
         resized = _resize(images, scaled, self.size) / largest
@@ -177,7 +201,7 @@ class Preprocessing:
 
 
 def _checked(images):
-    """The images, if they have a known range of numbers, pixels, and 1 to 4 channels."""
+    """Return the images after checking that they have a known range, pixels, and 1 to 4 channels."""
     if images.dtype.is_integer and images.dtype not in (tf.uint8, tf.uint16):
         raise ValueError(
             f"The range of these integers is unknown. Received: images of type {images.dtype.name}. Expected: uint8, "
@@ -198,11 +222,11 @@ def _checked(images):
 
 
 def _resize(images, scaled, size):
-    """The centre, `size`, of images `(…, h, w, c)` resized to `scaled`: bilinear and anti-aliased.
+    """Resize images `(…, h, w, c)` to `scaled`, bilinear and anti-aliased, and return the center of `size`.
 
-    The pixels are those of `tf.image.resize(images, scaled, antialias=True)`, whose kernel goes through the channels of
-    each pixel by themselves when it works along a row. Here a row, and then a column, is one pixel of many channels,
-    which it weighs as a vector: with the two transpositions that takes a third of the time.
+    The result equals that of `tf.image.resize(images, scaled, antialias=True)`, but takes a third of the time: its
+    kernel is slow along rows of few channels, so here rows, and after a transposition columns, are treated as single
+    pixels of many channels, which the kernel processes as vectors.
     """
     shape = tf.shape(images)
     leading, (height, width, channels) = shape[:-3], tf.unstack(shape[-3:])
@@ -215,7 +239,7 @@ def _resize(images, scaled, size):
 
 
 def _along_first(images, scaled, size):
-    """From `(b, n, 1, c)` to the central `size` of `scaled` along its first axis."""
+    """Resize `(b, n, 1, c)` along n to `scaled`, and return the central `size`."""
     scale = tf.cast(scaled, tf.float32) / tf.cast(tf.shape(images)[1], tf.float32)
     start = tf.cast((scaled - size) // 2, tf.float32)
     return tf.raw_ops.ScaleAndTranslate(

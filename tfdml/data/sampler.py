@@ -1,4 +1,4 @@
-"""Which images go into which batch: the m-per-class sampler, in numbers."""
+"""Balanced sampling: which images are in which batch."""
 
 from __future__ import annotations
 
@@ -16,32 +16,35 @@ _CLASSES, _IMAGES = 0, 1
 
 
 class BalancedSampler:
-    """Batches of `classes_per_batch` classes × `samples_per_class` images; batch t follows from (seed, t).
+    """Selects batches of `classes_per_batch` classes × `samples_per_class` images.
 
-    **Classes.** Each epoch goes through a fresh permutation of all classes, so that it visits every class.
-    Where the last batch of an epoch is not full, classes of a fixed rotation fill it up, so that extra visits
-    are even, too.
+    Use it to build your own input pipeline with balanced batches; `balanced_batches` uses it for labeled datasets.
+    Batch t is determined by (seed, t), so training can resume at any batch at no extra cost.
 
-    **Images.** The visits of a class walk through shuffled passes over its images: each is used once
-    before any is used again, and where a visit lies across two passes, its images still differ. After S /
-    gcd(n, S) passes (n images, S in a visit) visits and passes end together, and a new seeded period
-    begins. A class with fewer than S images repeats each as evenly as possible.
+    **Classes.** Each epoch visits all classes in a new random order. If the last batch of an epoch is not full, classes
+    of a fixed rotation fill it, so that all classes get the same number of extra visits.
 
-    How often a class was visited before batch t, and thus which period and visit come next, are formulas:
-    going on from any batch costs as much as starting.
+    **Images.** The visits of a class go through its images in random order: each image is used once before any is used
+    again, and the images of a visit are distinct even if the visit includes the end of one order and the start of the
+    next. After S / gcd(n, S) orders (n images, S per visit), a visit ends exactly at the end of an order, and a new
+    seeded period begins. A class with fewer than S images repeats them as evenly as possible.
 
     Args:
-        labels: Integers `(n,)` or `(n, 1)`, of any type, which number the classes from 0 without gaps; see
-            `encode_labels`.
-        classes_per_batch: Distinct classes in a batch.
-        samples_per_class: Images of each of them.
-        seed: Integer of at least 0.
-        class_names: Names for messages, or `None`.
+        labels: Integers `(n,)` or `(n, 1)` of any type. Class labels from 0 without gaps; see `encode_labels`.
+        classes_per_batch: int. Number of distinct classes in a batch.
+        samples_per_class: int. Number of images per class.
+        seed: int, at least 0.
+        class_names: Sequence of str. Names for messages, or `None`. Default `None`.
 
     Raises:
         TypeError: If labels are not integers.
-        ValueError: If a class has fewer than two images (they are named), labels are negative or leave classes out,
+        ValueError: If a class has fewer than two images (the message names it), labels are negative or have gaps,
             there are fewer classes than `classes_per_batch`, or a number is out of range.
+
+    Example:
+        >>> sampler = BalancedSampler([0, 1, 0, 2, 1, 2], classes_per_batch=2, samples_per_class=2, seed=0)
+        >>> sampler.batch(0).shape, sampler.steps_per_epoch
+        ((4,), 2)
     """
 
     def __init__(
@@ -65,9 +68,9 @@ class BalancedSampler:
         self._counts, self._first_member = counts, np.cumsum(counts) - counts
         self._members = np.argsort(labels, kind="stable")
         self._visits_per_period = counts // np.gcd(counts, self.samples_per_class)
-        # The visits of each class' current period, one below the other.
+        # One row per visit: the visits of each class' current period.
         self._first_row = np.cumsum(self._visits_per_period) - self._visits_per_period
-        # What a class repeats in each visit stands there for good; the rest is drawn for each period.
+        # Images that a class repeats in every visit are fixed; the others are drawn for each period.
         row_class = np.repeat(np.arange(self.num_classes), self._visits_per_period)
         places = np.arange(self.samples_per_class) % counts[row_class][:, np.newaxis]
         self._rows = self._members[self._first_member[row_class][:, np.newaxis] + places]
@@ -81,15 +84,22 @@ class BalancedSampler:
 
     @property
     def batch_size(self) -> int:
-        """Images in a batch."""
+        """Number of images in a batch."""
         return self.classes_per_batch * self.samples_per_class
 
     def epoch(self, number: int) -> np.ndarray:
-        """Indices of one epoch's images, `(steps_per_epoch, batch_size)`; a batch is grouped by class."""
+        """Return the indices of one epoch's images; the images of a class are adjacent.
+
+        Args:
+            number: int. Number of the epoch, from 0.
+
+        Returns:
+            Integer array `(steps_per_epoch, batch_size)`.
+        """
         classes = self._classes_of_epoch(number)
         visits = number + self._extra_visits(number)
         with self._lock:
-            # A class that fills the last batch up is met a second time, one visit later.
+            # A class that fills the last batch is visited a second time.
             rows = self._visit(classes[: self.num_classes], visits)
             fillers = classes[self.num_classes :]
             visits[fillers] += 1
@@ -97,7 +107,14 @@ class BalancedSampler:
         return rows.reshape(self.steps_per_epoch, self.batch_size)
 
     def batch(self, number: int) -> np.ndarray:
-        """Indices of the images of batch `number` from 0, `(batch_size,)`."""
+        """Return the indices of one batch's images.
+
+        Args:
+            number: int. Number of the batch, from 0.
+
+        Returns:
+            Integer array `(batch_size,)`.
+        """
         epoch, step = divmod(number, self.steps_per_epoch)
         return self.epoch(epoch)[step]
 
@@ -109,7 +126,7 @@ class BalancedSampler:
         return self._rotation[places]
 
     def _extra_visits(self, epoch):
-        """How often each class was a filler in the epochs before this one."""
+        """Return how often each class was a filler in earlier epochs."""
         return (epoch * self._fill + self.num_classes - 1 - self._place_in_rotation) // self.num_classes
 
     def _classes_of_epoch(self, epoch):
@@ -117,8 +134,7 @@ class BalancedSampler:
         if not self._fill:
             return classes
         fillers = self._fillers(epoch)
-        # The last batch must not hold a filler twice: those in it change places with classes of earlier
-        # batches.
+        # Fillers must not occur twice in the last batch: swap those already in it with classes of earlier batches.
         last = np.arange(self.num_classes - (self.classes_per_batch - self._fill), self.num_classes)
         is_filler = np.zeros(self.num_classes, bool)
         is_filler[fillers] = True
@@ -138,7 +154,7 @@ class BalancedSampler:
     def _begin_periods(self, classes, periods):
         self._period[classes] = periods
         generators = np.array(self._generators(_IMAGES, classes, periods), object)
-        # Classes with as many images are taken together: of 11,318 classes the calls are what costs.
+        # Process classes with the same number of images together: with 11,318 classes, calls dominate the cost.
         counts = self._counts[classes]
         order = np.argsort(counts, kind="stable")
         for group in np.split(order, np.flatnonzero(np.diff(counts[order])) + 1):
@@ -149,7 +165,7 @@ class BalancedSampler:
             self._rows[rows, self.samples_per_class - visits.shape[2] :] = self._members[members]
 
     def _generators(self, kind, labels, periods):
-        """`_generator(kind, label, period)` for each class; a seed of 32-bit words needs no conversion."""
+        """Return `_generator(kind, label, period)` for each class; seeds of 32-bit words avoid a slow conversion."""
         words = _words(self.seed) + _words(kind)
         keys = np.empty((len(labels), len(words) + 2), np.uint32)
         keys[:, :-2], keys[:, -2], keys[:, -1] = words, labels, periods
@@ -157,7 +173,7 @@ class BalancedSampler:
 
 
 def _words(number):
-    """The 32-bit words of an integer from the lowest, as NumPy makes them of a seed."""
+    """Return the 32-bit words of an integer, lowest first, as NumPy derives them from a seed."""
     words = [number & 0xFFFFFFFF]
     while number := number >> 32:
         words.append(number & 0xFFFFFFFF)
@@ -165,15 +181,15 @@ def _words(number):
 
 
 def _passes(count, visit, generators):
-    """For each class shuffled passes over its things, cut into visits of distinct ones; both end together.
+    """Shuffle the images of each class several times, and cut the sequence into visits of distinct images.
 
     Args:
-        count: Things of a class.
-        visit: How many of them make a visit; fewer than `count`.
-        generators: One for each class.
+        count: int. Number of images per class.
+        visit: int. Number of images per visit, fewer than `count`.
+        generators: One generator per class.
 
     Returns:
-        `(classes, visits, visit)` integers below `count`.
+        Integer array `(classes, visits, visit)`, below `count`.
     """
     number = visit // math.gcd(count, visit)
     things = np.broadcast_to(np.arange(count), (number, count))
@@ -181,8 +197,7 @@ def _passes(count, visit, generators):
     rows = np.arange(len(order))[:, np.newaxis]
     for index in range(1, number):
         behind = index * count % visit
-        # The visit across the border has its first images from the pass before: others must come first in
-        # this one.
+        # A visit across the border starts with images of the previous order, so this order must start with others.
         is_taken = np.zeros((len(order), count), bool)
         is_taken[rows, order[:, index - 1, count - behind :]] = True
         current = order[:, index]
@@ -194,13 +209,13 @@ def _passes(count, visit, generators):
 
 def _number_of_classes(labels, class_names):
     low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, -1)
-    # Above the number of samples, some class has none. Arrays as long as that may not fit into memory.
+    # Larger labels imply classes without samples, and arrays that may not fit into memory.
     limit = len(labels) if class_names is None else len(class_names)
     if low < 0 or high >= limit:
         raise ValueError(
             f"Labels must number the classes from 0 without gaps. Received: labels from {low} to {high} of "
             f"{len(labels)} samples{'' if class_names is None else f' with {limit} class names'}. "
-            "Pass the integers of `tfdml.data.encode_labels(labels)`."
+            "Expected: 0, 1, … Pass the integers returned by `tfdml.data.encode_labels(labels)`."
         )
     return high + 1 if class_names is None else limit
 
@@ -209,7 +224,7 @@ def _check_classes_per_batch(classes_per_batch, num_classes):
     classes_per_batch = check_whole_number("classes_per_batch", classes_per_batch, minimum=1)
     if classes_per_batch > num_classes:
         raise ValueError(
-            "A batch cannot hold more classes than there are. "
+            "A batch cannot contain more classes than the dataset. "
             f"Received: classes_per_batch={classes_per_batch}; expected at most {num_classes}."
         )
     return classes_per_batch
@@ -230,14 +245,25 @@ def _check_counts(counts, class_names):
 
 
 def steps_per_epoch(dataset: LabeledSamples, classes_per_batch: int) -> int:
-    """Batches of `balanced_batches` until every class was visited.
+    """Return the number of batches of `balanced_batches` that visit every class once.
+
+    Pass it to `fit(steps_per_epoch=…)`: batches are endless, and Keras needs the length of an epoch.
 
     Args:
-        dataset: A `LabeledImages`.
-        classes_per_batch: Distinct classes in a batch.
+        dataset: `LabeledImages` or `LabeledFeatures`.
+        classes_per_batch: int. Number of distinct classes in a batch.
 
     Returns:
-        ⌈number of classes / classes_per_batch⌉.
+        int, ⌈number of classes / classes_per_batch⌉.
+
+    Raises:
+        ValueError: If there are fewer classes than `classes_per_batch`.
+
+    Example:
+        >>> from tfdml.data import LabeledImages
+        >>> dataset = LabeledImages.from_arrays(np.zeros((10, 8, 8, 1), "uint8"), [0, 0, 1, 1, 2, 2, 3, 3, 4, 4])
+        >>> steps_per_epoch(dataset, classes_per_batch=2)
+        3
     """
     check_is_labeled(dataset)
     return math.ceil(dataset.num_classes / _check_classes_per_batch(classes_per_batch, dataset.num_classes))

@@ -1,4 +1,4 @@
-"""Class-disjoint splits: a metric is judged on classes that it has never seen."""
+"""Class-disjoint splits: evaluate on classes that are not in the training data."""
 
 from __future__ import annotations
 
@@ -12,8 +12,23 @@ from tfdml.data.labeled_samples import LabeledSamples
 
 
 class Splits(NamedTuple):
-    """Three sets; a part that was not asked for is `None`. No two have a class in common, unless
-    `validation="test"` asked for one set as both."""
+    """Train, validation and test datasets, as returned by `split_classes`.
+
+    No two of them share a class, except that `validation="test"` uses one dataset as both. A split that was not
+    requested is `None`.
+
+    Attributes:
+        train: `LabeledSamples` to train on.
+        validation: `LabeledSamples` to select weights and hyperparameters on, or `None`.
+        test: `LabeledSamples` to report results on, or `None`.
+
+    Example:
+        >>> from tfdml.data.labeled_images import LabeledImages
+        >>> images = LabeledImages.from_arrays(np.zeros((4, 8, 8, 1), "uint8"), [0, 1, 2, 3])
+        >>> train, validation, test = split_classes(images, validation=None, test=0.5)
+        >>> train.num_classes, validation, test.num_classes
+        (2, None, 2)
+    """
 
     train: LabeledSamples
     validation: LabeledSamples | None
@@ -28,30 +43,32 @@ def split_classes(
     fold: int | None = None,
     folds: int = 4,
 ) -> Splits:
-    """Splits the classes of a set into train, validation and test.
+    """Split the classes of a dataset into train, validation and test.
 
-    The classes are taken in their order: the first for training, then validation, the last for test (the
-    field's protocol); a seed shuffles them before. In cross-validation, fold `k` of `folds` validates on the
-    k-th contiguous part of the classes that are not in test, and trains on the others. Of `Collages` the
-    backgrounds are split in the same way as the targets.
+    Use it before training: retrieval on classes that are not in the training data shows how an embedder generalizes.
+
+    Classes are split in order: the first for training, the next for validation, the last for testing, as is usual in
+    metric learning. A seed shuffles them first. In cross-validation, fold k of `folds` validates on the k-th contiguous
+    part of the classes that are not in test, and trains on the others. The backgrounds of `Collages` are split in the
+    same way as the targets.
 
     Args:
-        dataset: A `LabeledImages`, or another `LabeledSamples`.
-        validation: Share of all classes in 0–1, or `None` for no validation split. A fold takes its place. `"test"`
-            takes the test split as validation split, too, and all other classes to train: the conventional protocol,
-            which chooses the weights by the very classes that it reports.
-        test: Share of all classes in 0–1, or `None` for no test split. `"published"` takes the test classes that are
-            published with the set (`num_train_classes`), or the last half of the classes where there are none; the
-            seed then shuffles the other classes only.
-        seed: Shuffles the classes, or `None` to leave them in order.
-        fold: Number of the fold from 0 to `folds - 1`, or `None`.
-        folds: How many folds there are.
+        dataset: `LabeledImages` or another `LabeledSamples`.
+        validation: float in 0–1, `"test"` or `None`. Share of all classes; ignored if `fold` is given. `"test"` uses
+            the test split for validation, too, and all other classes for training: the conventional protocol, which
+            selects weights on the same classes that it reports. `None` means no validation split. Default 0.2.
+        test: float in 0–1, `"published"` or `None`. Share of all classes. `"published"` uses the published test classes
+            (`num_train_classes`), or the last half of the classes if none are published; the seed then shuffles only
+            the other classes. `None` means no test split. Default 0.3.
+        seed: int. Shuffles the classes. `None` keeps their order. Default `None`.
+        fold: int from 0 to `folds - 1`. Number of the cross-validation fold. Default `None`.
+        folds: int, at least 2. Number of folds. Default 4.
 
     Returns:
-        `Splits(train, validation, test)`, each relabelled from 0.
+        `Splits(train, validation, test)`, each relabeled from 0.
 
     Raises:
-        ValueError: If a share is out of range, or a split is left without classes.
+        ValueError: If an argument is out of range, or a split has no classes.
 
     Reference:
         Gürbüz, "Novel Optimization Models to Generalize Deep Metric Learning", METU 2022, section 3.3.2.1
@@ -91,7 +108,7 @@ def _check_shares(validation, test, fold, folds):
 
 
 def _partition(dataset, validation, test, seed, fold, folds):
-    """The classes of train, validation and test in three arrays, `None` for a part that is not wanted."""
+    """Return the classes of train, validation and test as arrays, or `None` for a split that is not requested."""
     seen, unseen = _seen_and_unseen(dataset, test, seed)
     num_classes = dataset.num_classes
     if fold is None:
@@ -108,15 +125,15 @@ def _partition(dataset, validation, test, seed, fold, folds):
     for name, (members, is_wanted) in wanted.items():
         if is_wanted and not len(members):
             raise ValueError(
-                f"A {name} split without classes. Received: {num_classes} classes with "
-                f"validation={validation!r}, test={test!r}, fold={fold!r}, folds={folds!r}; "
-                "expected shares that leave each split a class, or None for a split that is not wanted."
+                f"The {name} split has no classes. Received: {num_classes} classes with "
+                f"validation={validation!r}, test={test!r}, fold={fold!r}, folds={folds!r}. "
+                "Expected: shares that leave each split at least one class, or None to omit a split."
             )
     return [members if is_wanted else None for members, is_wanted in wanted.values()]
 
 
 def _seen_and_unseen(dataset, test, seed):
-    """The classes that may be seen in training or validation, and those of the test split."""
+    """Return the classes for training and validation, and those of the test split."""
     classes = np.arange(dataset.num_classes)
     if test == "published":
         count = dataset.num_train_classes or dataset.num_classes - dataset.num_classes // 2

@@ -1,4 +1,4 @@
-"""Embedders as files that other programs serve."""
+"""Export embedders to files that other programs can serve."""
 
 from tfdml.export.saved_model import SavedEmbedder, export_saved_model, is_own_saved_model, load_saved_model
 

@@ -1,4 +1,4 @@
-"""Embedders as SavedModels, which need TensorFlow and nothing else."""
+"""Export embedders as SavedModels, which need only TensorFlow."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from tfdml.models import MetricModel, embed
 from tfdml.ops import MAX_PIXELS, UNIT_RANGE, check_input_range, decode_image, to_input_range
 from tfdml.version import __version__
 
-# The folder of a SavedModel that is left to those who write it.
+# The folder of a SavedModel that is reserved for additional files.
 _METADATA = Path("assets.extra", "tfdml.json")
 _OUTPUT = "embedding"
 _SIGNATURES = {"serving_default": "images", "serving_uint8": "images", "serving_encoded": "encoded"}
 _SIGNATURES_OF_HEAD = {"serving_default": "features"}
-# TensorFlow takes these in a path for patterns.
+# TensorFlow interprets these characters in a path as patterns.
 _PATTERN_CHARACTERS = set("*?[]\\{}")
-# Interpolation and augmentation overshoot 0–1; images in 0–255 or standardized ones are far outside.
+# Interpolation and augmentation exceed 0–1 slightly; images in 0–255 and standardized images exceed it by far.
 _TOLERANCE = 0.5
 
 
@@ -47,56 +47,64 @@ def export_saved_model(
     input_range: InputRange | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> pathlib.Path:
-    """Writes an embedder, with the preprocessing of its images, as a SavedModel.
+    """Export an embedder, together with the preprocessing of its images, as a SavedModel.
 
-    It is loaded by `tf.saved_model.load(path)`, TensorFlow Serving and whatever else reads a SavedModel,
-    without this package, without Keras and without the Python code of the layers. Its signatures, each giving
-    `{"embedding": (b, embedding_size)}` in float32 for any number `b` of images, 0 too:
+    Use it to serve a trained embedder. TensorFlow Serving, `tf.saved_model.load(path)` and other readers of SavedModels
+    load it without this package, without Keras and without the Python code of the layers. Each signature returns
+    `{"embedding": (batch, embedding_size)}` in float32 for any number of images, including 0:
 
     | signature | argument | images |
     |---|---|---|
-    | `serving_default` | `images` | float32 `(b, h, w, c)` in 0–1 |
-    | `serving_uint8` | `images` | uint8 `(b, h, w, c)` |
-    | `serving_encoded` | `encoded` | `(b,)` strings: PNG, JPEG, GIF or BMP files, which may differ in size |
+    | `serving_default` | `images` | float32 `(batch, h, w, c)` in 0–1 |
+    | `serving_uint8` | `images` | uint8 `(batch, h, w, c)` |
+    | `serving_encoded` | `encoded` | `(batch,)` strings: PNG, JPEG, GIF or BMP files, which may differ in size |
 
-    h, w and c are what `preprocessing` takes; its default takes any size and 1 to 4 channels. Layers run as with
-    `training=False`. `serving_default` can be differentiated by its images. `serving_encoded` applies the EXIF
-    orientation and takes the first frame of a GIF.
+    h, w and c are those that `preprocessing` accepts; the default accepts any size and 1 to 4 channels. Layers run with
+    `training=False`. `serving_default` is differentiable with respect to images. `serving_encoded` applies the EXIF
+    orientation and uses the first frame of a GIF.
 
-    A signature gives the embeddings of a whole batch or an error (`InvalidArgument`): for an image without a batch
-    axis, for images with other channels or without pixels, for floats that are NaN, infinite or far outside 0–1, and
-    for a file that is not an image, is damaged or claims more than `max_pixels` pixels in its header.
+    A signature returns the embeddings of the whole batch or raises an error (`InvalidArgument`): for images without a
+    batch axis, with another number of channels or without pixels; for floats that are NaN, infinite or far outside 0–1;
+    and for files that are not images, are damaged or declare more than `max_pixels` pixels in the header.
 
-    A head, which takes features `(b, d)` as `build_head` gives it, has the signature `serving_default` alone, with the
-    argument `features`, float32 `(b, d)`.
+    A head of features `(batch, dim)`, such as one made by `build_head`, has only the signature `serving_default` with
+    the argument `features`, float32 `(batch, dim)`.
 
-    The folder appears whole or not at all: it is written beside its place and then moved there.
+    The folder appears complete or not at all: it is written under a temporary name next to `path` and then renamed.
 
     Args:
-        embedder: A built `keras.Model` from one batch of images `(b, height, width, channels)`, or of features
-            `(b, d)`, to embeddings `(b, embedding_size)`; or a `MetricModel`, whose embedder is exported. Embeddings of
-            half precision become float32.
-        path: The folder to make, on a local disk. `~` is the home folder.
-        preprocessing: From one decoded image `(h, w, c)`, of any size, uint8 or float32 in 0–1, to what the
-            embedder takes; made of TensorFlow ops. `None` is `tfdml.data.Preprocessing` to the embedder's
-            size and channels, which leaves images that have them as they are; for features there is none.
-        input_range: What the embedder expects of images, `(low, high)` or a mode of `keras.applications` (`"caffe"`,
-            `"tf"`, `"torch"`); served images are scaled to it. `None` is that of `preprocessing`; if this is the
-            default, 0–1, an embedder that begins with a network of `keras.applications`, a `Rescaling` or a
-            `Normalization` is served what these expect, with a warning, and one that takes integers 0–255. Embedders
-            of `build_embedder` take 0–1. A `preprocessing` other than `tfdml.data.Preprocessing` gives what the
-            embedder takes, unless there is an `input_range`.
-        max_pixels: int. The largest image, height × width, that `serving_encoded` decodes.
+        embedder: Built `keras.Model` from one batch of images `(batch, height, width, channels)` or features
+            `(batch, dim)` to embeddings `(batch, embedding_size)`; or a `MetricModel`, whose embedder is exported.
+            Half-precision embeddings become float32.
+        path: str or `os.PathLike`. Folder to create, on a local disk. `~` is the home folder.
+        preprocessing: Function of TensorFlow ops from one decoded image `(h, w, c)` of any size, uint8 or float32 in
+            0–1, to an image that the embedder accepts. `None` means `tfdml.data.Preprocessing` with the embedder's size
+            and channels, which leaves images of this shape unchanged. Must be `None` for features. Default `None`.
+        input_range: tuple (low, high) or a mode of `keras.applications` (`"caffe"`, `"tf"`, `"torch"`). Range that the
+            embedder expects; served images are scaled to it. `None` uses that of `preprocessing`. If this is the
+            default, 0–1, the range is inferred for an embedder that starts with a network of `keras.applications`, a
+            `Rescaling` or a `Normalization` layer, with a warning, and is 0–255 for an embedder with integer input.
+            Embedders made by `build_embedder` expect 0–1. If `preprocessing` is not a `tfdml.data.Preprocessing`, its
+            result is scaled only if `input_range` is given. Default `None`.
+        max_pixels: int. Largest height · width of an image that `serving_encoded` decodes.
 
     Returns:
-        The path, as `pathlib.Path`.
+        `pathlib.Path` of the folder.
 
     Raises:
-        FileExistsError: If there is something at `path` already; nothing is overwritten.
-        TypeError: If the embedder is no Keras model or the preprocessing cannot be called.
-        ValueError: If the embedder does not take one batch of images or features and give one of vectors, if its
-            input has no fixed size and there is no preprocessing, if the preprocessing gives another shape, if
-            there is one of features, or if the input range is unclear or does not fit.
+        FileExistsError: If `path` exists; nothing is overwritten.
+        TypeError: If the embedder is not a `keras.Model`, or the preprocessing is not callable.
+        ValueError: If the embedder does not have one input of images or features and one output of vectors, its input
+            has no fixed size and there is no preprocessing, the preprocessing returns another shape or is given for
+            features, or the input range is ambiguous or inconsistent.
+
+    Example:
+        >>> embedder = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(2)])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = export_saved_model(embedder, os.path.join(folder, "embedder"))
+        ...     saved = load_saved_model(path)
+        ...     tuple(saved(np.zeros((1, 20, 10, 3), "uint8")).shape)
+        (1, 2)
     """
     embedder = embedder.embedder if isinstance(embedder, MetricModel) else embedder
     input_shape, embedding_size = _sizes(embedder)
@@ -106,8 +114,8 @@ def export_saved_model(
         raise ValueError(f"Features have no input range. Received: input_range={input_range!r} with a head.")
     if is_head and preprocessing is not None:
         raise ValueError(
-            f"Features are taken as they are. Received: preprocessing={preprocessing!r} with a head for features of "
-            f"{input_shape[0]} numbers; expected None."
+            f"Features are not preprocessed. Received: preprocessing={preprocessing!r} with a head for features of "
+            f"size {input_shape[0]}. Expected: None."
         )
     if not is_head:
         preprocessing = _checked_preprocessing(preprocessing, *input_shape)
@@ -117,7 +125,8 @@ def export_saved_model(
     path = Path(path).expanduser()
     if os.path.lexists(path):
         raise FileExistsError(
-            f"The SavedModel would overwrite what is there. Received: path={str(path)!r}, which exists."
+            f"The path exists already. Received: path={str(path)!r}. Expected: a new path. Remove the folder, or "
+            "export to another one."
         )
 
     if is_head:
@@ -143,12 +152,12 @@ def export_saved_model(
                 module,
                 plain,
                 signatures={name: getattr(module, name) for name in signatures},
-                # The gradients of tf.custom_gradient are Python code: their graphs are saved with the model's.
+                # The gradients of tf.custom_gradient are Python code, so save their graphs, too.
                 options=tf.saved_model.SaveOptions(experimental_custom_gradients=True),
             )
         (unfinished / _METADATA).parent.mkdir()
         (unfinished / _METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
-        # A folder is never moved over one that holds something, should another have made it meanwhile.
+        # Renaming fails if another process has created a folder with content in the meantime.
         os.rename(unfinished, path)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -156,28 +165,39 @@ def export_saved_model(
 
 
 def load_saved_model(path: PathLike, trust: bool = False) -> SavedEmbedder:
-    """Loads what `export_saved_model` wrote.
+    """Load a SavedModel written by `export_saved_model`.
 
-    A graph runs with the rights of the process, so it is checked before it is loaded.
+    Use it to embed with an exported model in Python, with the metadata of the export. A graph runs with the rights of
+    the process, so it is checked before it is loaded.
 
     Args:
-        path: The SavedModel's folder. `~` is the home folder.
-        trust: Whether to load a SavedModel that has operations on files, processes, network or Python, or operations
-            that TensorFlow does not know. Pass `True` only if you know who made it.
+        path: str or `os.PathLike`. Folder of the SavedModel. `~` is the home folder.
+        trust: bool. Load the SavedModel even if it contains operations on files, processes, the network or Python, or
+            operations unknown to TensorFlow. Pass `True` only if you trust its author. Default `False`.
 
     Returns:
-        A `SavedEmbedder`.
+        `SavedEmbedder`.
 
     Raises:
         FileNotFoundError: If there is no SavedModel at `path`.
-        ValueError: If it is one that `export_saved_model` did not write, is damaged, or does not pass the check.
+        ValueError: If it was not written by `export_saved_model`, is damaged, or does not pass the check.
+
+    Example:
+        >>> head = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     saved = load_saved_model(export_saved_model(head, os.path.join(folder, "head")))
+        ...     saved.embed(np.zeros((3, 4), "float32")).shape
+        (3, 2)
     """
     path = Path(path).expanduser()
     if not (path / "saved_model.pb").is_file():
-        raise FileNotFoundError(f"Received: path={str(path)!r}; expected the folder of a SavedModel (saved_model.pb).")
+        raise FileNotFoundError(
+            f"There is no SavedModel. Received: path={str(path)!r}. Expected: a folder with saved_model.pb."
+        )
     if not (path / _METADATA).is_file():
         raise ValueError(
-            f"Received: path={str(path)!r}, a SavedModel without {_METADATA}; expected one of export_saved_model."
+            f"The SavedModel was not written by tfdml. Received: path={str(path)!r} without {_METADATA}. Expected: a "
+            "folder written by export_saved_model."
         )
     check_saved_model(path, trust)
     metadata = json.loads((path / _METADATA).read_text(encoding="utf-8"))
@@ -186,14 +206,22 @@ def load_saved_model(path: PathLike, trust: bool = False) -> SavedEmbedder:
 
 
 def is_own_saved_model(path: PathLike) -> bool:
-    """Whether there is a SavedModel at `path` that `export_saved_model` wrote."""
+    """Return whether `path` is a SavedModel written by `export_saved_model`.
+
+    Args:
+        path: str or `os.PathLike`. Folder to look at; it may not exist.
+
+    Example:
+        >>> is_own_saved_model("no/such/folder")
+        False
+    """
     path = Path(path).expanduser()
     return (path / "saved_model.pb").is_file() and (path / _METADATA).is_file()
 
 
 @contextlib.contextmanager
 def path_for_tensorflow(folder):
-    """The folder under a name that TensorFlow can open: it searches for patterns and takes names in UTF-8 alone."""
+    """Give the folder a name that TensorFlow can open: only UTF-8, without characters of patterns."""
     text = os.fsdecode(folder)
     if not _PATTERN_CHARACTERS & set(text) and text.isprintable():
         yield text
@@ -206,34 +234,47 @@ def path_for_tensorflow(folder):
 
 
 class SavedEmbedder:
-    """An embedder out of a SavedModel; it can stand where a function reads an embedder, as in `tfdml.models.embed`.
+    """Embedder loaded from a SavedModel.
+
+    Use it wherever a function accepts an embedder for inference, such as `tfdml.models.embed`. Create it with
+    `load_saved_model`.
+
+    Args:
+        model: Object returned by `tf.saved_model.load`.
+        metadata: dict. Metadata of the export.
 
     Attributes:
-        metadata: What was written beside the model: `"input_shape"` (height, width, channels; for a head the
-            size of a feature alone), `"embedding_size"`, `"preprocessing"` (the arguments of
-            `tfdml.data.Preprocessing`, `None` for another preprocessing or none), `"input_range"` (to which images
-            are scaled behind it; `None` for none), and the versions
-            `"tfdml_version"`, `"tensorflow_version"`, `"keras_version"`.
+        metadata: dict with `"input_shape"` (height, width, channels; for a head, the size of a feature),
+            `"embedding_size"`, `"preprocessing"` (arguments of `tfdml.data.Preprocessing`; `None` for another
+            preprocessing or none), `"input_range"` (range to which preprocessed images are scaled; `None` for none),
+            and the versions `"tfdml_version"`, `"tensorflow_version"` and `"keras_version"`.
+
+    Example:
+        >>> head = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     saved = load_saved_model(export_saved_model(head, os.path.join(folder, "head")))
+        >>> saved.takes_features, saved.metadata["embedding_size"]
+        (True, 2)
     """
 
     def __init__(self, model: Any, metadata: Mapping[str, Any]) -> None:
-        # The signatures hold the variables only as long as the model lives.
+        # Signatures keep their variables alive only while the loaded model is alive.
         self._model = model
         self.metadata = metadata
 
     def __call__(self, images: TensorLike, training: bool = False) -> tf.Tensor:
-        """Embeds one batch.
+        """Embed one batch.
 
         Args:
-            images: `(b, h, w, c)`, uint8 or float in 0–1, or `(b,)` encoded images; for a head features
-                `(b, d)`, float.
-            training: There for the likeness to a Keras model; only `False` is possible.
+            images: Images `(batch, h, w, c)`, uint8 or float in 0–1, or encoded images `(batch,)`; for a head, float
+                features `(batch, dim)`.
+            training: bool. Exists for compatibility with Keras models; must be `False`. Default `False`.
 
         Returns:
-            Embeddings, a float32 tensor `(b, embedding_size)`.
+            float32 tensor `(batch, embedding_size)`.
         """
         if training:
-            raise ValueError("A SavedModel cannot be trained. Received: training=True; expected False.")
+            raise ValueError("A SavedModel cannot be trained. Received: training=True. Expected: training=False.")
         images = tf.convert_to_tensor(images)
         if self.takes_features:
             return self._embed_features(images)
@@ -245,35 +286,44 @@ class SavedEmbedder:
             name, images = "serving_default", tf.cast(images, tf.float32)
         else:
             raise TypeError(
-                f"Received: images of type {images.dtype.name}; expected float in 0–1, uint8, or encoded strings."
+                f"Images have the wrong type. Received: {images.dtype.name}. Expected: float in 0–1, uint8, or encoded "
+                "strings."
             )
         rank = 1 if name == "serving_encoded" else 4
         if images.shape.rank != rank:
             raise ValueError(
-                f"Received: {images.dtype.name} of shape {images.shape}; "
-                "expected (b, h, w, c), or (b,) encoded images."
+                f"Images have the wrong shape. Received: {images.dtype.name} of shape {images.shape}. "
+                "Expected: (batch, h, w, c), or (batch,) encoded images."
             )
         return self._model.signatures[name](**{_SIGNATURES[name]: images})[_OUTPUT]
 
     @property
     def takes_features(self) -> bool:
-        """Whether this is a head, which embeds features rather than images."""
+        """Whether this is a head, which embeds features instead of images."""
         return len(self.metadata["input_shape"]) == 1
 
     @property
     def preprocessing(self) -> Any:
-        """The shape that images are brought to and how, `None` for a head."""
+        """`tfdml.data.Preprocessing` of the images; `None` for a head."""
         if self.takes_features:
             return None
         config = self.metadata["preprocessing"]
         if config is None:
-            # Of another preprocessing, which is inside the model, images need only the shape.
+            # The model contains another preprocessing, which needs only images of this shape.
             height, width, channels = self.metadata["input_shape"]
             config = {"size": (height, width), "channels": channels}
         return Preprocessing.from_config(config)
 
     def batches(self, dataset: LabeledImages, batch_size: int = 256) -> Any:
-        """Batches of a `LabeledImages` as a call takes them: (uint8 images or encoded files, labels)."""
+        """Return batches of a dataset in the form that a call accepts.
+
+        Args:
+            dataset: `LabeledImages`.
+            batch_size: int. Images per batch. Default 256.
+
+        Returns:
+            Finite `tf.data.Dataset` of (uint8 images or encoded files, labels).
+        """
         if dataset.holds_paths:
             max_pixels = min(self.metadata.get("max_pixels") or MAX_PIXELS, dataset.max_pixels)
 
@@ -292,35 +342,36 @@ class SavedEmbedder:
         size = self.metadata["input_shape"][0]
         if not features.dtype.is_floating or features.shape.rank != 2 or features.shape[1] != size:
             raise ValueError(
-                f"Received: {features.dtype.name} of shape {features.shape}; expected features (b, {size}), float."
+                f"Features do not fit the head. Received: {features.dtype.name} of shape {features.shape}. Expected: "
+                f"floats (batch, {size})."
             )
         features = tf.cast(features, tf.float32)
         return self._model.signatures["serving_default"](features=features)[_OUTPUT]
 
     def embed(self, data: Batches, batch_size: int = 256) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-        """Embeds a whole set, as `tfdml.models.embed` does.
+        """Embed a whole dataset, as `tfdml.models.embed` does.
 
         Args:
-            data: Images `(n, h, w, c)`, uint8 or float in 0–1; or `n` encoded images (bytes of PNG or JPEG
-                files); or a finite `tf.data.Dataset` of batches of these, or of (images, labels).
-            batch_size: How many images at a time, where `data` is no data set.
+            data: Images `(n, h, w, c)`, uint8 or float in 0–1; `n` encoded images (bytes of PNG or JPEG files); or a
+                finite `tf.data.Dataset` of batches of these or of (images, labels).
+            batch_size: int. Images per batch; used for arrays only. Default 256.
 
         Returns:
-            Embeddings, float32 NumPy array `(n, embedding_size)`; for a data set with labels (embeddings,
+            float32 NumPy array of embeddings `(n, embedding_size)`; if the data has labels, the pair (embeddings,
             labels).
         """
         return embed(self, data, batch_size)
 
 
 class _Serving(tf.Module):
-    """The functions and variables that go into the SavedModel: the same for both lines of Keras."""
+    """Functions and variables of the SavedModel; the same for both versions of Keras."""
 
     def __init__(self, embedder, preprocessing, image_shape, input_range, max_pixels):
         super().__init__()
         self.weights = _tensorflow_variables([*embedder.variables, *getattr(preprocessing, "variables", ())])
         dtype = tf.as_dtype(embedder.inputs[0].dtype)
         takes_batches = isinstance(preprocessing, Preprocessing)
-        # AutoGraph is for code of users alone. An object with a __call__ has no name to give to tf.function.
+        # Only users' code needs AutoGraph. The lambda is needed because tf.function requires a __name__.
         preprocess_one = preprocessing if takes_batches else tf.function(lambda one: preprocessing(one))
 
         def preprocess(images):
@@ -335,7 +386,7 @@ class _Serving(tf.Module):
             return tf.cast(preprocess_one(image), tf.float32)
 
         def embeddings(images):
-            # TensorFlow's convolutions on a CPU give a wrong shape for no image, so there it is one blank image.
+            # On a CPU, TensorFlow's convolutions return a wrong shape for an empty batch, so embed one blank image.
             count = tf.shape(images)[0]
             blank = tf.zeros(tf.concat([[tf.cast(count == 0, tf.int32)], tf.shape(images)[1:]], axis=0))
             images = tf.concat([images, blank], axis=0)
@@ -372,7 +423,7 @@ class _Serving(tf.Module):
 
 
 class _ServingHead(tf.Module):
-    """The same for a network that takes features."""
+    """Functions and variables of the SavedModel of a head."""
 
     def __init__(self, head):
         super().__init__()
@@ -380,7 +431,9 @@ class _ServingHead(tf.Module):
         self.input_shape = tuple(head.inputs[0].shape[1:])
         dtype = tf.as_dtype(head.inputs[0].dtype)
         if not dtype.is_floating:
-            raise ValueError(f"Features are floats. Received: a head that takes {dtype.name}. Expected: a float input.")
+            raise ValueError(
+                f"Features must be floats. Received: a head with an input of type {dtype.name}. Expected: float."
+            )
 
         def embeddings(features):
             features = _finite(tf.ensure_shape(features, [None, *self.input_shape], name="features_batch_and_size"))
@@ -394,16 +447,16 @@ class _ServingHead(tf.Module):
 
 
 def _with_rank(tensor, rank):
-    """The tensor, if it has this rank when it is served: a loaded graph is not checked, and TensorFlow may abort."""
-    # The name is part of the error.
+    """Check the rank at run time: a loaded graph is not checked otherwise, and TensorFlow may abort the process."""
+    # The name appears in the error.
     name = "encoded_is_a_batch_of_files" if rank == 1 else "images_are_batch_height_width_channels"
     return tf.ensure_shape(tensor, [None] * rank, name=name)
 
 
 def _finite(values):
-    """The values, unless one is NaN or infinite."""
+    """Return the values after checking that none is NaN or infinite."""
     is_good = tf.reduce_all(tf.math.is_finite(values), axis=list(range(1, values.shape.rank)))
-    # The first that is not finite, or one past the end; there may be no rows.
+    # The first row that is not finite, or the number of rows, which may be 0.
     number = tf.argmin(tf.concat([is_good, [False]], axis=0))
     check = tf.debugging.Assert(
         tf.reduce_all(is_good), ["Values are NaN or infinite. Received: number", number, "of the batch (from 0)."]
@@ -413,7 +466,7 @@ def _finite(values):
 
 
 def _in_unit_range(images):
-    """Float images, unless they are not finite or in another range."""
+    """Return float images after checking that they are finite and in 0–1."""
     images = _finite(images)
     low, high = tf.reduce_min(images), tf.reduce_max(images)
     check = tf.debugging.Assert(
@@ -425,25 +478,26 @@ def _in_unit_range(images):
 
 
 def _tensorflow_variables(variables):
-    """What is tracked: the variables alone.
+    """Return the TensorFlow variables to track.
 
-    Tracking Keras 2 layers would write them, and their code's names, as well. A variable of Keras 3 wraps one of
-    TensorFlow.
+    Tracking Keras 2 layers would also save the layers and the names of their code. A Keras 3 variable wraps a
+    TensorFlow variable.
     """
     return [variable if isinstance(variable, tf.Variable) else variable.value for variable in variables]
 
 
 def _sizes(embedder):
-    """The shape of an image or a feature, and the size of an embedding."""
+    """Return the shape of an image or a feature, and the size of an embedding."""
     if not isinstance(embedder, keras.Model):
-        raise TypeError(f"Received: embedder of type {type(embedder).__name__}; expected a keras.Model.")
+        raise TypeError(f"The embedder is not a model. Received: {type(embedder).__name__}. Expected: a keras.Model.")
     inputs, outputs = (getattr(embedder, name, None) or [] for name in ("inputs", "outputs"))
     input_shapes, output_shapes = ([tuple(tensor.shape) for tensor in tensors] for tensors in (inputs, outputs))
     fits = len(inputs) == len(outputs) == 1 and len(input_shapes[0]) in (2, 4) and len(output_shapes[0]) == 2
     if not fits or input_shapes[0][-1] is None or output_shapes[0][-1] is None:
         raise ValueError(
-            f"Received: an embedder with inputs of shapes {input_shapes} and outputs of shapes {output_shapes}; "
-            "expected one input (b, height, width, channels) or (b, d) and one output (b, embedding_size)."
+            "The embedder has the wrong inputs or outputs. "
+            f"Received: an embedder with inputs of shapes {input_shapes} and outputs of shapes {output_shapes}. "
+            "Expected: one input (b, height, width, channels) or (b, d), and one output (b, embedding_size)."
         )
     return input_shapes[0][1:], output_shapes[0][1]
 
@@ -452,18 +506,20 @@ def _checked_preprocessing(preprocessing, height, width, channels):
     if preprocessing is None:
         if None in (height, width):
             raise ValueError(
-                "The embedder takes images of any size. "
-                f"Received: an input of shape (b, {height}, {width}, {channels}) without preprocessing; "
-                "expected preprocessing=tfdml.data.Preprocessing(size, channels)."
+                "The embedder's input has no fixed size. "
+                f"Received: an input of shape (b, {height}, {width}, {channels}) without preprocessing. "
+                "Expected: preprocessing=tfdml.data.Preprocessing(size, channels)."
             )
         return Preprocessing(size=(height, width), channels=channels)
     if not callable(preprocessing):
-        raise TypeError(f"Received: preprocessing={preprocessing!r}; expected a callable on one image.")
+        raise TypeError(
+            f"Invalid preprocessing. Received: preprocessing={preprocessing!r}. Expected: a function of one image."
+        )
     return preprocessing
 
 
 def _checked_input_range(embedder, preprocessing, given):
-    """The range that preprocessed images are brought to, or `None` if they stay as they are."""
+    """Return the range to which preprocessed images are scaled, or `None` if they are not scaled."""
     dtype = tf.as_dtype(embedder.inputs[0].dtype)
     given = None if given is None else check_input_range(given)
     if not isinstance(preprocessing, Preprocessing):
@@ -471,7 +527,7 @@ def _checked_input_range(embedder, preprocessing, given):
     if preprocessing.input_range != UNIT_RANGE:
         if given not in (None, preprocessing.input_range):
             raise ValueError(
-                f"Two input ranges. Received: input_range={given!r} with {preprocessing!r}. Expected: one of them."
+                f"Two input ranges are given. Received: input_range={given!r} with {preprocessing!r}. Expected: one."
             )
         given = preprocessing.input_range
     if given is None:
@@ -480,33 +536,37 @@ def _checked_input_range(embedder, preprocessing, given):
             given = (0.0, 255.0) if dtype.is_integer else UNIT_RANGE
         elif given != UNIT_RANGE:
             warnings.warn(
-                f"The embedder begins with {name}, so served images are scaled to what that expects, {given!r}. Pass "
-                "input_range=(0, 1) to export_saved_model if the embedder was trained on images in 0–1, or "
+                f"The embedder starts with {name}, so served images are scaled to the range it expects, {given!r}. "
+                "Pass input_range=(0, 1) to export_saved_model if the embedder was trained on images in 0–1, or "
                 f"input_range={given!r} to confirm.",
                 stacklevel=3,
             )
     if isinstance(given, str) and embedder.inputs[0].shape[-1] != 3:
         raise ValueError(
-            f"The input range {given!r} is for color images. Received: an embedder that takes "
-            f"{embedder.inputs[0].shape[-1]} channels. Expected: 3."
+            f"The input range {given!r} is for color images. Received: an embedder with "
+            f"{embedder.inputs[0].shape[-1]} input channels. Expected: 3."
         )
     if dtype.is_integer and given != (0.0, 255.0):
         raise ValueError(
-            f"Rounding to integers would lose the image. Received: an embedder that takes {dtype.name} with "
-            f"input_range={given!r}. Expected: input_range=(0, 255), or an embedder with a float input."
+            "Rounding to integers would destroy the images. Received: an embedder with an input of type "
+            f"{dtype.name} and input_range={given!r}. Expected: input_range=(0, 255), or an embedder with a float "
+            "input."
         )
     return given
 
 
 def _preprocessed_shape(preprocessing, expected):
-    """The shape of a preprocessed image; raises ValueError unless the embedder takes it."""
+    """Return the shape of a preprocessed image; raise a ValueError unless it fits the embedder."""
     shape = tf.TensorShape(expected)
     for dtype in (tf.float32, tf.uint8):
         image = tf.TensorSpec([None, None, None], dtype)
-        # Not tf.function(preprocessing): an object with a __call__ has no name to give it.
+        # The lambda is needed because tf.function requires a __name__.
         traced = tf.function(lambda one: preprocessing(one), autograph=not isinstance(preprocessing, Preprocessing))
         received = traced.get_concrete_function(image).output_shapes
         if not shape.is_compatible_with(received):
-            raise ValueError(f"Received: preprocessing that gives images of shape {received}; expected {expected}.")
+            raise ValueError(
+                f"The preprocessing does not fit the embedder. Received: images of shape {received}. Expected: "
+                f"{expected}."
+            )
         shape = shape.merge_with(received)
     return tuple(shape)

@@ -1,4 +1,4 @@
-"""Datasets by name: one loader a file."""
+"""Loaders of datasets, one per file, and their registry."""
 
 from tfdml.data.datasets.cars196 import cars196
 from tfdml.data.datasets.cifar import cifar10, cifar100

@@ -11,23 +11,26 @@ from tfdml.data.list_files import first_half
 
 
 def cars196(path: PathLike, verify: bool = True, counts: str = "published") -> LabeledImages:
-    """Cars196: 16,185 photographs of cars of 196 models; the first 98 are to train.
+    """Load Cars196: 16,185 photographs of 196 car models; the first 98 are for training.
 
-    It was published twice, and both forms are read: `car_ims` with `cars_annos.mat`, and `cars_train`, `cars_test`,
-    `devkit` with `cars_test_annos_withlabels.mat`. Their images and classes are the same; their own division into
-    training and test images, which is not one of classes, is not used.
+    Both published forms are read: `car_ims` with `cars_annos.mat`; and `cars_train`, `cars_test`, `devkit` with
+    `cars_test_annos_withlabels.mat`. They have the same images and classes. Their own division into training and test
+    images, which have the same classes, is not used.
 
     Args:
-        path: The folder that holds them.
-        verify: Whether all images that the lists name must be there. `tfdml.data.prepare` reads them, too.
-        counts: `"published"` to take the whole set only, `"any"` to take other numbers of classes and images, too.
+        path: str or `os.PathLike`. Folder that contains these files.
+        verify: bool. Check that all listed images exist. `tfdml-prepare` also reads them. Default `True`.
+        counts: `"published"`, or `"any"` to accept other numbers of classes and images. Default `"published"`.
 
     Returns:
-        `LabeledImages` of paths; the first half of the classes is published to train.
+        `LabeledImages` of paths. The first half of the classes is the published training split.
 
     Raises:
-        FileNotFoundError: If a list or an image is not there; the message says what to put where.
-        ValueError: If a list is damaged, or does not have the published counts.
+        FileNotFoundError: If a list or an image is missing; the message says what to put where.
+        ValueError: If a list is damaged, or the counts differ from the published ones.
+
+    Example:
+        `splits = split_classes(cars196("~/datasets/cars196"), validation=0.1, test="published")`
 
     Reference:
         Krause et al., "3D Object Representations for Fine-Grained Categorization", 3dRR 2013.
@@ -60,7 +63,7 @@ def cars196(path: PathLike, verify: bool = True, counts: str = "published") -> L
 
 
 def _read_mat(path, name):
-    """A variable of a MATLAB file, as an array of rank 1."""
+    """Return a variable of a MATLAB file as an array of rank 1."""
     from scipy.io import loadmat
 
     try:
@@ -73,7 +76,7 @@ def _read_mat(path, name):
 
 
 def _columns(path, *fields):
-    """Fields of the annotations in a MATLAB file, as lists."""
+    """Return fields of the annotations in a MATLAB file as lists."""
     annotations = _read_mat(path, "annotations")
     known = annotations.dtype.names or ()
     for field in fields:

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 from the files of their binary versions."""
+"""CIFAR-10 and CIFAR-100, read from their binary versions."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _PIXELS = 3 * 32 * 32
 
 
 class Cifar100(NamedTuple):
-    """What the files of CIFAR-100 hold.
+    """Content of the files of CIFAR-100.
 
     Attributes:
-        images: uint8 `(n, 32, 32, 3)`.
-        labels: Class of each image, `(n,)`: the "fine" label.
-        superclass_labels: Super-class of each image, `(n,)`: the "coarse" label.
-        class_names, superclass_names: Their names.
-        superclass_of_class: `(classes,)`; -1 for a class without an image.
+        images: uint8 array `(n, 32, 32, 3)`.
+        labels: Integers `(n,)`. Class ("fine" label) of each image.
+        superclass_labels: Integers `(n,)`. Superclass ("coarse" label) of each image.
+        class_names, superclass_names: Tuples of str.
+        superclass_of_class: Integers `(classes,)`; -1 for a class without images.
     """
 
     images: np.ndarray
@@ -36,18 +36,22 @@ class Cifar100(NamedTuple):
 
 
 def cifar10(path: PathLike, part: str = "train") -> LabeledImages:
-    """Colour images of 32×32 pixels in ten classes, 5,000 of each to train and 1,000 to test.
+    """Load CIFAR-10: color images of 32×32 pixels in 10 classes, 5,000 training and 1,000 test images each.
 
     Args:
-        path: Folder of the binary version, `cifar-10-batches-bin`, or the folder it lies in.
-        part: `"train"`, `"test"` or `"all"`.
+        path: str or `os.PathLike`. Folder of the binary version, `cifar-10-batches-bin`, or its parent folder.
+        part: `"train"`, `"test"` or `"all"`. Default `"train"`.
 
     Returns:
-        `LabeledImages` with images `(n, 32, 32, 3)`. To learn metrics, the first half of the classes is to train.
+        `LabeledImages` with images `(n, 32, 32, 3)`. `split_classes(test="published")` trains on the first half of the
+        classes.
 
     Raises:
-        FileNotFoundError: If a file is not there; the message says how to get it.
+        FileNotFoundError: If a file is missing; the message says how to get it.
         ValueError: If a file is damaged, or the part is unknown.
+
+    Example:
+        `images = cifar10("~/datasets/cifar-10-batches-bin", part="all")`
     """
     train = [f"data_batch_{number}.bin" for number in range(1, 6)]
     folder = _Folder(path, PUBLISHED["cifar10"])
@@ -58,19 +62,23 @@ def cifar10(path: PathLike, part: str = "train") -> LabeledImages:
 
 
 def cifar100(path: PathLike, part: str = "train", labels: Literal["fine", "coarse"] = "fine") -> LabeledImages:
-    """Colour images of 32×32 pixels in 100 classes, 500 of each to train and 100 to test.
+    """Load CIFAR-100: color images of 32×32 pixels in 100 classes, 500 training and 100 test images each.
 
     Args:
-        path: Folder of the binary version, `cifar-100-binary`, or the folder it lies in.
-        part: `"train"`, `"test"` or `"all"`.
-        labels: `"fine"` for the 100 classes, `"coarse"` for the 20 super-classes of five classes each.
+        path: str or `os.PathLike`. Folder of the binary version, `cifar-100-binary`, or its parent folder.
+        part: `"train"`, `"test"` or `"all"`. Default `"train"`.
+        labels: `"fine"` for the 100 classes, `"coarse"` for the 20 superclasses of five classes each. Default `"fine"`.
 
     Returns:
-        `LabeledImages` with images `(n, 32, 32, 3)`. To learn metrics, the first half of the classes is to train.
+        `LabeledImages` with images `(n, 32, 32, 3)`. `split_classes(test="published")` trains on the first half of the
+        classes.
 
     Raises:
-        FileNotFoundError: If a file is not there; the message says how to get it.
+        FileNotFoundError: If a file is missing; the message says how to get it.
         ValueError: If a file is damaged, or the part or the kind of labels is unknown.
+
+    Example:
+        `images = cifar100("~/datasets/cifar-100-binary", part="all")`
     """
     check_choice("labels", labels, ("fine", "coarse"))
     files = read_cifar100(path, part)
@@ -83,7 +91,7 @@ def cifar100(path: PathLike, part: str = "train", labels: Literal["fine", "coars
 
 
 def read_cifar100(path, part="train"):
-    """Reads CIFAR-100 with both kinds of labels; arguments and errors are those of `cifar100`.
+    """Read CIFAR-100 with both kinds of labels; arguments and errors are those of `cifar100`.
 
     Returns:
         A `Cifar100`.
@@ -103,7 +111,7 @@ def read_cifar100(path, part="train"):
 
 
 class _Folder:
-    """A folder of binary CIFAR files: records of label bytes and 3,072 pixels, channel after channel."""
+    """Folder of binary CIFAR files: records of label bytes and 3,072 pixels, one channel after the other."""
 
     def __init__(self, path, published):
         self.path, self.advice = published.root(path), published.advice(path)
@@ -118,7 +126,7 @@ class _Folder:
         return tuple(line.strip() for line in lines if line.strip())
 
     def records(self, part, files, counts):
-        """Labels `(n, kinds)`, each below its count, and images `(n, 32, 32, 3)`."""
+        """Return labels `(n, kinds)`, each below its count, and images `(n, 32, 32, 3)`."""
         check_choice("part", part, _PARTS)
         names = [name for key in ("train", "test") if part in (key, "all") for name in files[key]]
         records = np.concatenate([self._read(self.find(name), counts) for name in names])

@@ -1,4 +1,4 @@
-"""Collages of one target and three backgrounds, whose classes stay apart when classes are split."""
+"""Collages of one target and three backgrounds, which are both split by class."""
 
 from __future__ import annotations
 
@@ -21,36 +21,35 @@ from tfdml.data.labeled_images import LabeledImages
 from tfdml.data.labeled_samples import LabeledSamples
 from tfdml.data.preprocessing import Preprocessing
 
-# The thesis does not name the four super-classes that it shares.
+# The thesis does not name the four superclasses that all classes share.
 _SHARED = ("flowers", "large_man-made_outdoor_things", "large_natural_outdoor_scenes", "trees")
 _TILES_AT_ONCE = 1024
 
 
 class Collages(LabeledImages):
-    """Images of 2×2 tiles: a target, which gives the class, and three backgrounds, which all classes share.
+    """Dataset of images of 2×2 tiles: a target, which determines the class, and three backgrounds.
 
-    A network that embeds them well has learnt which of its local features to ignore. So that it can be asked whether
-    this carries over to what it has never seen, `split_classes` splits the classes of the backgrounds as well as
-    those of the targets, by the same shares: no tile of a training collage is of a class, target or background, that
-    occurs in validation or test. `subset`, on the other hand, takes images as they are, with all their
-    backgrounds.
+    Use it to study whether a pooling learns to ignore irrelevant local features, and whether this transfers to unseen
+    classes: all classes share the same backgrounds. `split_classes` splits the classes of targets and backgrounds by
+    the same shares, so validation and test contain no tile of a class, target or background, that occurs in training.
+    `subset` selects images with all their backgrounds.
 
-    The place of the target is drawn uniformly; so are the backgrounds, among all their images. Collage number i
-    follows from the seed and i. They are put together when `images` is first read, and held.
+    The position of the target and the background images are drawn uniformly. Collage i is determined by the seed and i.
+    The images are created when `images` is first accessed, and kept in memory.
 
     Args:
-        targets: `LabeledImages`, stretched to the tile's size where they have another.
-        backgrounds: `LabeledImages` of other classes. If either set is in colour, or in files, collages are in
-            colour.
-        tile: Height and width of a tile in pixels; the image has twice of both.
-        per_target: Collages of each target image, each with a place and backgrounds of its own.
-        seed: Integer of at least 0.
-        distilled: Whether the images are the targets alone, each once, in the size of a tile: the same task
-            without anything to ignore, for comparison.
-        name: What the set is called in messages and tables.
+        targets: `LabeledImages`, stretched to the size of a tile.
+        backgrounds: `LabeledImages` of other classes. If targets or backgrounds are in color or in files, collages are
+            in color.
+        tile: int, pixels. Height and width of a tile; the image is twice as large. Default 32.
+        per_target: int. Number of collages per target image, each with its own position and backgrounds. Default 1.
+        seed: int, at least 0. Default 0.
+        distilled: bool. Return only the targets, each once, in the size of a tile: the same task without irrelevant
+            features, for comparison. Default `False`.
+        name: str. Name of the dataset in messages and tables. Default `"collage"`.
 
     Raises:
-        ValueError: If there is no target or no background, or a number is out of range.
+        ValueError: If there are no targets or no backgrounds, or a number is out of range.
 
     Reference:
         Gürbüz, "Novel Optimization Models to Generalize Deep Metric Learning", METU 2022, section 5.3.2.
@@ -84,26 +83,26 @@ class Collages(LabeledImages):
                     "LabeledImages."
                 )
             if not len(dataset):
-                raise ValueError(f"Collages need {kind}. Received: {kind}={dataset!r}.")
+                raise ValueError(f"Collages need {kind}. Received: {kind}={dataset!r}. Expected: at least one image.")
         self.targets, self.backgrounds = targets, backgrounds
         self.tile = check_whole_number("tile", tile, minimum=1)
         self.per_target = check_whole_number("per_target", per_target, minimum=1)
         self.seed = check_whole_number("seed", seed, minimum=0)
         self.distilled = bool(distilled)
         labels = targets.labels if self.distilled else np.repeat(targets.labels, self.per_target)
-        # Not that of LabeledImages, which would want the images.
+        # Skip LabeledImages.__init__, which requires the images.
         LabeledSamples.__init__(self, labels, targets.class_names, name, targets.num_train_classes)
 
     @functools.cached_property
     def images(self) -> np.ndarray:
-        """uint8 `(n, height, width, channels)`."""
+        """Collages, uint8 `(n, height, width, channels)`."""
         side, channels = self.tile, self.image_shape[-1]
         targets = _tiles(self.targets, side, channels)
         if self.distilled:
             return targets
         backgrounds = _tiles(self.backgrounds, side, channels)
         images = np.empty((len(self), *self.image_shape), np.uint8)
-        # A view in which the four tiles have axes of their own.
+        # A view with separate axes for the four tiles.
         quarters = images.reshape(len(self), 2, side, 2, side, channels)
         every, places = np.arange(len(self)), self.places
         quarters[every, places // 2, :, places % 2] = targets[every // self.per_target]
@@ -125,9 +124,9 @@ class Collages(LabeledImages):
 
     @property
     def places(self) -> np.ndarray:
-        """Where the target is, `(n,)`: 0 top left, 1 top right, 2 bottom left, 3 bottom right."""
+        """Positions of the targets, integers `(n,)`: 0 top left, 1 top right, 2 bottom left, 3 bottom right."""
         if self.distilled:
-            raise ValueError("Distilled images have one tile. Received: distilled=True.")
+            raise ValueError("Distilled images have one tile. Received: distilled=True. Expected: distilled=False.")
         return (4 * self._draws[:, 0]).astype(np.int64)
 
     @property
@@ -136,7 +135,7 @@ class Collages(LabeledImages):
 
     @property
     def _draws(self):
-        # Uniform numbers take the same share of the stream each, so that row i does not depend on how many there are.
+        # Each uniform number consumes the same part of the stream, so row i does not depend on the number of rows.
         return np.random.default_rng(self.seed).random((len(self), 4))
 
     def split(self, partition: Callable[[LabeledSamples], Sequence[np.ndarray | None]]) -> list[Any]:
@@ -144,7 +143,7 @@ class Collages(LabeledImages):
         try:
             backgrounds = self.backgrounds.split(partition)
         except ValueError as error:
-            raise ValueError(f"The backgrounds cannot be split as the targets are. {error}") from error
+            raise ValueError(f"The backgrounds cannot be split like the targets. {error}") from error
         options = (self.tile, self.per_target, self.seed, self.distilled, self.name)
         return [
             None if of_targets is None or of_backgrounds is None else Collages(of_targets, of_backgrounds, *options)
@@ -162,28 +161,31 @@ def collage(
     seed: int = 0,
     distilled: bool = False,
 ) -> Collages:
-    """Collages of two data sets: one target, which gives the class, and three backgrounds in 2×2 tiles.
+    """Make collages of two datasets: one target, which determines the class, and three backgrounds in 2×2 tiles.
 
-    By default they are rendered characters among handwritten digits, which are there without a download. A class that
-    both sets have, by its name, such as the digits among the characters, is left out of the set with more classes.
-    `split_classes` keeps the classes of the backgrounds apart, too.
+    By default, these are rendered characters among handwritten digits, which need no download. Classes with the same
+    name in both datasets, such as digits among the characters, are removed from the dataset with more classes.
+    `split_classes` splits the classes of the backgrounds, too.
 
     Args:
-        targets: Name of a dataset, one of `tfdml.data.names()`.
-        backgrounds: Name of another.
-        target_options: Dict of options of the former.
-        background_options: Dict of options of the latter.
-        tile: Height and width of a tile in pixels; the image has twice of both.
-        per_target: Collages of each target image.
-        seed: Of the places and the choice of backgrounds.
-        distilled: Whether the images are the targets alone, in the size of a tile.
+        targets: str. Name of a dataset, one of `tfdml.data.names()`. Default `"glyphs"`.
+        backgrounds: str. Name of another dataset. Default `"digits"`.
+        target_options: dict. Options of the dataset of targets. Default `None`.
+        background_options: dict. Options of the dataset of backgrounds. Default `None`.
+        tile: int, pixels. Height and width of a tile; the image is twice as large. Default 32.
+        per_target: int. Number of collages per target image. Default 1.
+        seed: int. Seed of the positions and backgrounds. Default 0.
+        distilled: bool. Return only the targets, in the size of a tile. Default `False`.
 
     Returns:
         `Collages`, which are `LabeledImages`.
 
     Raises:
         ValueError: If a name or an option is unknown, a number is out of range, or no class is left.
-        FileNotFoundError: If the data are not there; the message says how to get them.
+        FileNotFoundError: If a dataset is missing; the message says how to get it.
+
+    Example:
+        `splits = split_classes(collage("glyphs", "digits"), seed=0)`
     """
     parts: list[Any] = [load(targets, **(target_options or {})), load(backgrounds, **(background_options or {}))]
     larger = 0 if parts[0].num_classes > parts[1].num_classes else 1
@@ -192,7 +194,7 @@ def collage(
     if not left:
         raise ValueError(
             "Targets and backgrounds have all classes in common. "
-            f"Received: targets={targets!r}, backgrounds={backgrounds!r}; expected sets of different classes."
+            f"Received: targets={targets!r}, backgrounds={backgrounds!r}. Expected: datasets of different classes."
         )
     parts[larger] = parts[larger].subset(left)
     return Collages(parts[0], parts[1], tile, per_target, seed, distilled)
@@ -207,27 +209,30 @@ def cifar_collage(
     seed: int = 0,
     distilled: bool = False,
 ) -> Collages:
-    """Cifar Collage: targets of sixteen super-classes of CIFAR-100 among backgrounds of the other four.
+    """Make Cifar Collage: targets of 16 superclasses of CIFAR-100 among backgrounds of the other 4.
 
-    The classes are those of CIFAR-100, five in each super-class. They are in such an order, the first of every
-    super-class, then the second, …, that `split_classes(validation=0.2, test="published")` gives two of every
-    super-class to training, one to validation and two to test, of the targets as of the backgrounds.
+    The classes are those of CIFAR-100, five per superclass, ordered as the first of every superclass, then the second,
+    and so on. `split_classes(validation=0.2, test="published")` therefore assigns two classes of every superclass to
+    training, one to validation and two to test, for targets and backgrounds.
 
     Args:
-        path: Folder of the binary version of CIFAR-100, as for `cifar100`.
-        shared: The super-classes that give the backgrounds.
-        part: `"train"`, `"test"` or `"all"` of CIFAR-100's own parts, which share their classes.
-        tile: Height and width of a tile in pixels; the image has twice of both.
-        per_target: Collages of each target image.
-        seed: Of the places and the choice of backgrounds.
-        distilled: Whether the images are the targets alone, in the size of a tile.
+        path: str or `os.PathLike`. Folder of the binary version of CIFAR-100, as for `cifar100`.
+        shared: Sequence of str. Superclasses of the backgrounds.
+        part: `"train"`, `"test"` or `"all"` parts of CIFAR-100, which have the same classes. Default `"all"`.
+        tile: int, pixels. Height and width of a tile; the image is twice as large. Default 32.
+        per_target: int. Number of collages per target image. Default 1.
+        seed: int. Seed of the positions and backgrounds. Default 0.
+        distilled: bool. Return only the targets, in the size of a tile. Default `False`.
 
     Returns:
         `Collages`, which are `LabeledImages`.
 
     Raises:
-        FileNotFoundError: If the files are not there; the message says how to get them.
-        ValueError: If a super-class is unknown, a file is damaged or a number is out of range.
+        FileNotFoundError: If the files are missing; the message says how to get them.
+        ValueError: If a superclass is unknown, a file is damaged, or a number is out of range.
+
+    Example:
+        `collages = cifar_collage("~/datasets/cifar-100-binary")`
 
     Reference:
         Gürbüz, "Novel Optimization Models to Generalize Deep Metric Learning", METU 2022, section 5.3.2.
@@ -244,13 +249,13 @@ def cifar_collage(
     is_shared = np.isin(names, list(shared))
     dataset = LabeledImages(files.images, files.labels, files.class_names)
     parts = [dataset.subset(order[~is_shared]), dataset.subset(order[is_shared])]
-    # Three classes of five: two to train, one to validate.
+    # Three of five classes are for training (two) and validation (one).
     parts = [dataclasses.replace(of_part, num_train_classes=of_part.num_classes * 3 // 5) for of_part in parts]
     return Collages(parts[0], parts[1], tile, per_target, seed, distilled, name="cifar_collage")
 
 
 def _tiles(dataset, side, channels):
-    """All images as squares, uint8 `(n, side, side, channels)`."""
+    """Return all images as squares, uint8 `(n, side, side, channels)`."""
     if dataset.image_shape == (side, side, channels):
         return dataset.images
     preprocessing = Preprocessing((side, side), channels)

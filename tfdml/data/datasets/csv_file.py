@@ -1,4 +1,4 @@
-"""A CSV file of image paths and labels."""
+"""Images listed in a CSV file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,24 @@ def csv(
     on_unreadable: str = "error",
     max_pixels: int = MAX_PIXELS,
 ) -> LabeledImages:
-    """Images whose paths and labels a CSV file holds; arguments, result and errors of `LabeledImages.from_csv`."""
+    """Load images listed in a CSV file of paths and labels.
+
+    Use it for your own images if their labels are in a table. For one folder per class, use `folder`.
+
+    Args:
+        path, image_column, label_column, root, delimiter, verify, on_unreadable, max_pixels: As for
+            `LabeledImages.from_csv`.
+
+    Returns:
+        `LabeledImages` of paths, in the order of the rows.
+
+    Raises:
+        FileNotFoundError: As for `LabeledImages.from_csv`.
+        ValueError: As for `LabeledImages.from_csv`.
+
+    Example:
+        `images = csv("photos.csv", image_column="file", label_column="product")`
+    """
     return LabeledImages.from_csv(
         path, image_column, label_column, root, delimiter=delimiter, verify=verify, on_unreadable=on_unreadable,
         max_pixels=max_pixels,

@@ -11,19 +11,22 @@ from tfdml.data.list_files import first_half, read_columns
 
 
 def cub(path: PathLike, verify: bool = True, counts: str = "published") -> LabeledImages:
-    """CUB-200-2011: 11,788 photographs of birds of 200 species; the first 100 are to train.
+    """Load CUB-200-2011: 11,788 photographs of 200 bird species; the first 100 are for training.
 
     Args:
-        path: The folder `CUB_200_2011` of the archive, or the folder it lies in.
-        verify: Whether all images that the lists name must be there. `tfdml.data.prepare` reads them, too.
-        counts: `"published"` to take the whole set only, `"any"` to take other numbers of classes and images, too.
+        path: str or `os.PathLike`. Folder `CUB_200_2011` of the archive, or its parent folder.
+        verify: bool. Check that all listed images exist. `tfdml-prepare` also reads them. Default `True`.
+        counts: `"published"`, or `"any"` to accept other numbers of classes and images. Default `"published"`.
 
     Returns:
-        `LabeledImages` of paths; the first half of the classes is published to train.
+        `LabeledImages` of paths. The first half of the classes is the published training split.
 
     Raises:
-        FileNotFoundError: If a list or an image is not there; the message says what to put where.
-        ValueError: If a list is damaged, or does not have the published counts.
+        FileNotFoundError: If a list or an image is missing; the message says what to put where.
+        ValueError: If a list is damaged, or the counts differ from the published ones.
+
+    Example:
+        `splits = split_classes(cub("~/datasets/CUB_200_2011"), validation=0.1, test="published")`
 
     Reference:
         Wah et al., "The Caltech-UCSD Birds-200-2011 Dataset", 2011.
@@ -37,7 +40,7 @@ def cub(path: PathLike, verify: bool = True, counts: str = "published") -> Label
     label_of = {number: label for label, number in enumerate(numbers)}
     if set(class_of) != set(image_ids) or not set(class_ids) <= set(numbers):
         raise ValueError(
-            f"The lists of {root} do not fit together. Received: images.txt with {len(image_ids)} images, "
+            f"The lists of {root} are inconsistent. Received: images.txt with {len(image_ids)} images, "
             f"image_class_labels.txt with {len(class_of)}, and classes.txt with {len(numbers)} classes."
         )
     images = LabeledImages(

@@ -1,4 +1,4 @@
-"""Features that were stored as `.npy`, with the labels of their images."""
+"""Precomputed features in `.npy` files, with the labels of their images."""
 
 from __future__ import annotations
 
@@ -24,35 +24,47 @@ def features(
     num_train_classes: int | None = None,
     verify: bool = True,
 ) -> LabeledFeatures:
-    """Features of images, one in each row of an array on disk, which need not fit into memory.
+    """Load precomputed features of images, one per row of an array on disk, which need not fit into memory.
+
+    Use it to train a `build_head` on features that `tfdml-extract` or another program has written.
 
     ```
     features.npy   float16, float32 or float64 (n, d)
-    labels.npy     (n,): integers, or the classes' names as text
-    classes.txt    optional: a line for each class, in the order of the labels
+    labels.npy     (n,): integers, or class names as text
+    classes.txt    optional: one line per class, in the order of the labels
     roles.npy      optional: integers (n,), 1 for queries, 2 for their gallery, 0 for both
-    source.json    optional, as `tfdml-extract` writes it
+    source.json    optional, as written by `tfdml-extract`
     ```
 
-    Without `classes.txt` the classes are the labels that occur, in their order: they need not count from 0. No file is
+    Without `classes.txt`, the classes are the labels that occur, in sorted order; they need not start at 0. No file is
     unpickled.
 
     Args:
-        path: A folder of such files, or the file of the features, with the others beside it.
-        labels: Path of the labels; by default `labels.npy` in the same folder.
-        classes: Path of the classes' names; by default `classes.txt` in the same folder, if there is one.
-        roles: Path of the roles; by default `roles.npy` in the same folder, if there is one.
-        num_train_classes: So many classes, the first, are published as training classes, the others as test classes; by
-            default as `source.json` in the same folder tells, if it does.
-        verify: Whether all features are read once, to find those that are not finite.
+        path: str or `os.PathLike`. Folder of these files, or the file of the features with the others next to it.
+        labels: str or `os.PathLike`. File of the labels. `None` means `labels.npy` in the same folder. Default `None`.
+        classes: str or `os.PathLike`. File of the class names. `None` means `classes.txt` in the same folder, if it
+            exists. Default `None`.
+        roles: str or `os.PathLike`. File of the roles. `None` means `roles.npy` in the same folder, if it exists.
+            Default `None`.
+        num_train_classes: int. The first `num_train_classes` classes are published for training, the others for
+            testing. `None` uses the value in `source.json`, if any. Default `None`.
+        verify: bool. Read all features once to find those that are not finite. Default `True`.
 
     Returns:
-        `LabeledFeatures`; the features are read when batches are made.
+        `LabeledFeatures`, whose features are read when batches are made.
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If a file cannot be read or is of the wrong kind, the files do not fit together, or a feature is not
-            finite; the message names the file, and the rows.
+        ValueError: If a file cannot be read or has the wrong type, the files are inconsistent, or a feature is not
+            finite; the message names the file and the rows.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.save(pathlib.Path(folder, "features.npy"), np.eye(3, dtype="float32"))
+        ...     np.save(pathlib.Path(folder, "labels.npy"), np.array(["cat", "dog", "cat"]))
+        ...     features(folder).class_names
+        ('cat', 'dog')
     """
     path = pathlib.Path(path).expanduser()
     features_path = path / FEATURES if path.is_dir() else path
@@ -87,7 +99,7 @@ def features(
 
 
 def _companion(given, usual):
-    """The path that is given, or the usual one if there is such a file."""
+    """Return the given path, or the usual one if the file exists."""
     if given is None:
         return usual if usual.is_file() else None
     given = pathlib.Path(given).expanduser()
@@ -100,8 +112,8 @@ def _missing(path):
     if path.with_name(f"{path.name}.partial").exists():
         return f"The extraction of these features was interrupted. Received: {path.parent} without {path.name}."
     if path.parent.is_dir() and path.name == FEATURES:
-        return f"The folder holds no features. Received: {path.parent}; expected {FEATURES} and {LABELS} in it."
-    return f"There is no such file. Received: {path}; expected a .npy file, or a folder with {FEATURES} and {LABELS}."
+        return f"The folder has no features. Received: {path.parent}. Expected: {FEATURES} and {LABELS} in it."
+    return f"There is no such file. Received: {path}. Expected: a .npy file, or a folder with {FEATURES} and {LABELS}."
 
 
 def _read(path, read):
@@ -120,7 +132,7 @@ def _load(path):
 
 
 def _numbers_and_names(labels_path, classes_path):
-    """Labels from 0 and the classes' names."""
+    """Return labels from 0 and the names of the classes."""
     labels = label_column(_load(labels_path), f"{labels_path} with labels")
     names = None if classes_path is None else _read_names(classes_path)
     if labels.dtype.kind not in "iuUS":
@@ -159,11 +171,11 @@ def _numbers_of(labels, names, labels_path, classes_path):
 def _read_names(path):
     try:
         content = path.read_bytes()
-        # Names of folders may be of any encoding, but UTF-16 has no lines here.
+        # Folder names can have any encoding, but UTF-16 cannot be split into lines here.
         is_utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         lines = content.decode("utf-8", "strict" if is_utf_16 else "surrogateescape").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"The names of the classes cannot be read. Received: {path} ({error}).") from error
+        raise ValueError(f"The class names cannot be read. Received: {path} ({error}). Expected: UTF-8.") from error
     return tuple(line.rstrip("\r") for line in (lines[:-1] if lines[-1] == "" else lines))
 
 

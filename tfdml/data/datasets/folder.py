@@ -1,4 +1,4 @@
-"""Any folder of images with one sub-folder for each class."""
+"""Folder of images with one subfolder per class."""
 
 from __future__ import annotations
 
@@ -27,43 +27,55 @@ def folder(
     nested: str | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> LabeledImages:
-    """Images in files, one sub-folder for each class; they are decoded when batches are made.
+    """Load images from a folder with one subfolder per class.
 
-    Classes are the sub-folders in the order of their names. Their images are the files with an ending of JPEG, PNG,
-    GIF (the first frame counts), BMP, WebP or TIFF. Images are turned upright as their EXIF orientation says. Hidden
-    files and folders are ignored; a warning counts and names all other files that are skipped.
+    Use it for your own images. Classes are the subfolders, sorted by name; images are the files with an extension of
+    JPEG, PNG, GIF (first frame), BMP, WebP or TIFF. They are decoded when batches are made, and turned upright
+    according to their EXIF orientation. Hidden files and folders are ignored; a warning counts and names all other
+    files that are skipped.
 
     Args:
-        path: The folder.
-        verify: Whether to decode each file once (JPEGs at an eighth of their size), to find unreadable ones before
-            training. A file that breaks later is named by the pipeline when it meets it.
-        on_unreadable: What to do with files that `verify` finds unreadable: `"error"` names them in a ValueError;
-            `"skip"` leaves them out and names them in a warning.
-        nested: What images in folders below those of the classes are: `None` skips them, with a warning;
-            `"same_class"` gives them the class of the folder right below `path`; `"own_class"` makes each folder that
-            holds images a class of its own, named by its path (`"dog/beagle"`).
-        max_pixels: Largest height · width of an image; a file that claims more is unreadable, here and wherever the
-            images are decoded later.
+        path: str or `os.PathLike`. Folder with one subfolder per class.
+        verify: bool. Decode each file once (JPEGs at an eighth of their size) to find unreadable files before training.
+            A file that becomes unreadable later causes an error that names it. Default `True`.
+        on_unreadable: `"error"` raises a ValueError that names unreadable files; `"skip"` omits them with a warning.
+            Requires `verify`. Default `"error"`.
+        nested: How to treat images in folders below the class folders. `None` skips them with a warning;
+            `"same_class"` assigns them to the class of the folder directly below `path`; `"own_class"` makes each
+            folder that contains images a class, named by its path (`"dog/beagle"`). Default `None`.
+        max_pixels: int. Largest height · width of an image; larger files count as unreadable, here and when they are
+            decoded later.
 
     Returns:
-        `LabeledImages` whose images are paths; a class is named by its sub-folder.
+        `LabeledImages` of paths; the class names are the names of the subfolders.
 
     Raises:
-        FileNotFoundError: If there is no such folder.
-        ValueError: If the folder has no sub-folder, a class has no image, an image is unreadable (the message names
-            the path), or an argument is invalid.
+        FileNotFoundError: If the folder does not exist.
+        ValueError: If the folder has no subfolders, a class has no images, an image is unreadable (the message names
+            its path), or an argument is invalid.
+
+    Example:
+        >>> import tempfile
+        >>> import tensorflow as tf
+        >>> with tempfile.TemporaryDirectory() as photos:
+        ...     for name in ("cat/1.png", "cat/2.png", "dog/1.png"):
+        ...         os.makedirs(os.path.join(photos, os.path.dirname(name)), exist_ok=True)
+        ...         tf.io.write_file(os.path.join(photos, name), tf.io.encode_png(np.zeros((8, 8, 3), "uint8")))
+        ...     images = folder(photos)
+        >>> images.class_names, images.labels.tolist()
+        (('cat', 'dog'), [0, 0, 1])
     """
     check_choice("nested", nested, _NESTED)
     max_pixels = check_whole_number("max_pixels", max_pixels, minimum=1)
     check_reading_options(verify, on_unreadable)
     root = pathlib.Path(os.fsdecode(path)).expanduser()
     if not root.is_dir():
-        raise FileNotFoundError(f"There is no such folder. Received: path={str(root)!r}.")
+        raise FileNotFoundError(f"The folder does not exist. Received: path={str(root)!r}.")
     found, skipped = _find(root, nested)
     if not found:
         raise ValueError(
-            f"The folder holds no classes. Received: path={str(root)!r}. "
-            "Expected: one sub-folder for each class, with images in it."
+            f"The folder has no classes. Received: path={str(root)!r}. "
+            "Expected: one subfolder per class, with images in it."
         )
     if skipped:
         advice = _advice_on_nested(skipped, root) if nested is None else ""
@@ -78,8 +90,8 @@ def folder(
     if empty:
         advice = _advice_on_nested(skipped, root) if nested is None else ""
         raise ValueError(
-            f"Classes without images. Received: {listed(empty)}. Expected: files with the endings "
-            f"{', '.join(ENDINGS)} in them.{advice}"
+            f"Classes without images. Received: {listed(empty)}. Expected: files with the extensions "
+            f"{', '.join(ENDINGS)} in each of them.{advice}"
         )
     paths = [path for of_class in found.values() for path in of_class]
     labels = np.repeat(np.arange(len(found)), [len(of_class) for of_class in found.values()])
@@ -87,7 +99,7 @@ def folder(
 
 
 def _find(root, nested):
-    """The paths of the images of each class, sorted, and those of the other files that are not hidden."""
+    """Return the sorted image paths of each class, and the paths of other files that are not hidden."""
     found: dict[str, list[str]] = {}
     skipped: dict[str, None] = {}
     for place, names, files in os.walk(root, followlinks=True):
@@ -102,14 +114,14 @@ def _find(root, nested):
             is_image = name.lower().endswith(ENDINGS)
             if is_image and len(parts) >= 1 and (len(parts) == 1 or nested is not None):
                 found.setdefault("/".join(parts) if nested == "own_class" else parts[0], []).append(path)
-            # Files next to the classes, such as a README, do not look like lost images.
+            # Files next to the class folders, such as a README, are not reported.
             elif is_image or parts:
                 skipped[path] = None
     return dict(sorted(found.items())), skipped
 
 
 def _leads_back(place, name):
-    """Whether a folder is a link to one that it lies in."""
+    """Return whether a folder is a link to one of its parent folders."""
     target, place = os.path.realpath(os.path.join(place, name)), os.path.realpath(place)
     return place == target or place.startswith(os.path.join(target, ""))
 

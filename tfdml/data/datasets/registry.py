@@ -15,22 +15,24 @@ names, register, serialize, deserialize = (
 
 
 def get(identifier: Any, **options: Any) -> LabeledSamples:
-    """Loads a dataset.
+    """Load a dataset by name.
 
-    `tfdml.data.load` is the same function.
+    Use it if the name comes from a configuration; otherwise call the loader directly. `tfdml.data.load` is the same
+    function.
 
     Args:
-        identifier: A name of `names()` in any case; a configuration, as `serialize` gives it; or a labeled set, which
-            is returned as it is.
-        **options: Arguments of the function of the same name in `tfdml.data`.
+        identifier: A name of `names()`, case-insensitive; a configuration returned by `serialize`; or a labeled
+            dataset, which is returned unchanged.
+        **options: Arguments of the loader of this name in `tfdml.data`.
 
     Returns:
-        A `LabeledImages`; for the name "features" a `LabeledFeatures`.
+        `LabeledImages`, or `LabeledFeatures` for the name "features".
 
     Raises:
-        ValueError: If the name or an option is unknown (the nearest right one is suggested), or an option is missing.
-        TypeError: If the identifier is none of these.
-        FileNotFoundError: If the data are not there; the message says how to get them.
+        ValueError: If the name or an option is unknown (the message suggests the closest one), or a required option is
+            missing.
+        TypeError: If the identifier has another type.
+        FileNotFoundError: If the dataset is missing; the message says how to get it.
 
     Example:
         >>> get("digits").images.shape

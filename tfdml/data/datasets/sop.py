@@ -1,4 +1,4 @@
-"""Stanford Online Products: photographs of things for sale."""
+"""Stanford Online Products: photographs of products."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ from tfdml.data.list_files import read_columns, train_classes_first
 
 
 def sop(path: PathLike, verify: bool = True, counts: str = "published") -> LabeledImages:
-    """Stanford Online Products: 120,053 photographs of 22,634 things for sale; 11,318 of them are to train.
+    """Load Stanford Online Products: 120,053 photographs of 22,634 products; 11,318 of them are for training.
 
     Args:
-        path: The folder `Stanford_Online_Products` of the archive, or the folder it lies in.
-        verify: Whether all images that the lists name must be there. `tfdml.data.prepare` reads them, too.
-        counts: `"published"` to take the whole set only, `"any"` to take other numbers of classes and images, too.
+        path: str or `os.PathLike`. Folder `Stanford_Online_Products` of the archive, or its parent folder.
+        verify: bool. Check that all listed images exist. `tfdml-prepare` also reads them. Default `True`.
+        counts: `"published"`, or `"any"` to accept other numbers of classes and images. Default `"published"`.
 
     Returns:
-        `LabeledImages` of paths, the classes of `Ebay_train.txt` before those of `Ebay_test.txt`. A class is named by
-        its kind and number, as in "bicycle 1".
+        `LabeledImages` of paths. The classes of `Ebay_train.txt` precede those of `Ebay_test.txt`. Class names consist
+        of category and number, such as "bicycle 1".
 
     Raises:
-        FileNotFoundError: If a list or an image is not there; the message says what to put where.
-        ValueError: If a list is damaged, or does not have the published counts.
+        FileNotFoundError: If a list or an image is missing; the message says what to put where.
+        ValueError: If a list is damaged, or the counts differ from the published ones.
+
+    Example:
+        `splits = split_classes(sop("~/datasets/Stanford_Online_Products"), validation=0.1, test="published")`
 
     Reference:
         Song et al., "Deep Metric Learning via Lifted Structured Feature Embedding", CVPR 2016.
