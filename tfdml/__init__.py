@@ -1,4 +1,4 @@
-"""Deep metric learning for TensorFlow and Keras: generalized sum pooling and chance constrained programming."""
+"""Deep metric learning for TensorFlow and Keras: losses, embedders, retrieval metrics, GSP pooling and CCP training."""
 
 import importlib
 import os
@@ -49,8 +49,8 @@ def _check_backend() -> None:
 
     if keras.backend.backend() != "tensorflow":
         raise ImportError(
-            f"tfdml runs on Keras' TensorFlow backend. Received: {keras.backend.backend()!r}; "
-            "set the environment variable KERAS_BACKEND=tensorflow before importing keras."
+            f"tfdml needs Keras' TensorFlow backend. Received: {keras.backend.backend()!r}. Expected: 'tensorflow'. "
+            "Set the environment variable KERAS_BACKEND=tensorflow before importing keras."
         )
 
 
@@ -67,10 +67,10 @@ def _is_command() -> bool:
 
 
 if _is_command():
-    # Commands import TensorFlow, which takes seconds, when they need it, and without its messages.
+    # Commands import TensorFlow, which takes seconds, only when they need it, and suppress its messages.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 else:
     _check_backend()
-    # Keras loads a saved model only if the classes of its layers are imported.
+    # Keras can load a saved model only if the classes of its layers are imported.
     for _part in ("backbones", "models"):
         importlib.import_module(f"tfdml.{_part}")

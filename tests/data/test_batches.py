@@ -205,10 +205,10 @@ def test_refuses_classes_with_one_image():
         (lambda data: balanced_batches(data, 2, 0, 0, PLAIN), "samples_per_class=0"),
         (lambda data: balanced_share(data, 2, 2, 0, PLAIN, start_batch=-1), "start_batch=-1"),
         (lambda data: evaluation_batches(data, 0, PLAIN), "batch_size=0"),
-        (lambda data: evaluation_batches(data.subset([]), 4, PLAIN), "nothing to make batches of"),
+        (lambda data: evaluation_batches(data.subset([]), 4, PLAIN), "The dataset is empty"),
         (lambda data: class_pool(data, 0, 0, PLAIN), "pool_size=0"),
         (lambda data: class_pool(data, 1, -1, PLAIN), "seed=-1"),
-        (lambda data: class_pool(data.subset([]), 1, 0, PLAIN), "nothing to make batches of"),
+        (lambda data: class_pool(data.subset([]), 1, 0, PLAIN), "The dataset is empty"),
         (lambda data: class_pool(data, 1, 0, PLAIN)(-1), "projection=-1"),
     ],
 )

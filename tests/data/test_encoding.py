@@ -44,7 +44,7 @@ def test_none():
         (["oak", "fir", "yew"], ("ash", "oak"), ValueError, "Received: 'fir', 'yew'. Expected: one of"),
         ([1.0, np.nan], None, ValueError, "Labels are missing. Received: nan at 1"),
         (np.array(["oak", None], object), None, ValueError, "Labels are missing. Received: None at 1"),
-        (np.array(["oak", 3], object), None, TypeError, "of one kind. Received: int, str"),
+        (np.array(["oak", 3], object), None, TypeError, "have one type. Received: int, str"),
         (np.zeros((3, 2)), None, ValueError, r"Received: labels of shape \(3, 2\)"),
     ],
 )

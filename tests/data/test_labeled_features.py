@@ -60,17 +60,17 @@ def test_what_is_not_finite_is_found_block_by_block(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"features": np.zeros((3, 2), np.int32)}, TypeError, "int32 and shape (3, 2); expected float16 or float32"),
+        ({"features": np.zeros((3, 2), np.int32)}, TypeError, "int32 and shape (3, 2). Expected: float16 or float32"),
         ({"features": np.zeros((3, 2), "O")}, TypeError, "features of type object"),
         ({"features": np.zeros((3, 2), np.complex64)}, TypeError, "complex64"),
-        ({"features": np.zeros(3)}, ValueError, "shape (3,); expected (n, d)"),
+        ({"features": np.zeros(3)}, ValueError, "shape (3,). Expected: (n, dim)"),
         ({"features": np.zeros((3, 2, 2))}, ValueError, "shape (3, 2, 2)"),
         ({"features": np.zeros((3, 0))}, ValueError, "shape (3, 0)"),
         ({"features": np.zeros((2, 2))}, ValueError, "2 features and 3 labels"),
         ({"labels": [0, 1, 4]}, ValueError, "from 0 to 4 with 4 class names"),
-        ({"rows": [0, 1, 3]}, ValueError, "rows from 0 to 3 of 3 features"),
+        ({"rows": [0, 1, 3]}, ValueError, "rows from 0 to 3. Expected: 0 <= row < 3"),
         ({"rows": [0, 1]}, ValueError, "2 features and 3 labels"),
-        ({"rows": [0.0, 1.0, 2.0]}, ValueError, "float64; expected integers"),
+        ({"rows": [0.0, 1.0, 2.0]}, ValueError, "float64. Expected: integers"),
     ],
 )
 def test_refuses_what_does_not_fit(changes, error, message):

@@ -94,11 +94,11 @@ def test_published_split_and_roles():
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"num_train_classes": 4}, "num_train_classes=4; expected an integer with 0 < num_train_classes < 4"),
+        ({"num_train_classes": 4}, "num_train_classes=4. Expected: an integer with 0 < num_train_classes < 4"),
         ({"num_train_classes": 0}, "num_train_classes=0"),
         ({"num_train_classes": 1.5}, "num_train_classes=1.5"),
-        ({"roles": [1, 2, 3]}, r"roles with \[3\]; expected 0 \(both\), 1 \(query\) or 2 \(gallery\)"),
-        ({"roles": [1, 2]}, r"roles of shape \(2,\); expected \(3,\)"),
+        ({"roles": [1, 2, 3]}, r"roles with \[3\]. Expected: 0 \(both\), 1 \(query\) or 2 \(gallery\)"),
+        ({"roles": [1, 2]}, r"roles of shape \(2,\). Expected: \(3,\)"),
     ],
 )
 def test_refuses_splits_and_roles(fields, message):
@@ -168,7 +168,7 @@ def test_from_tf_dataset_refuses():
     with pytest.raises(TypeError, match=r"Expected: a tf.data.Dataset"):
         LabeledImages.from_tf_dataset([1])
     sizes = tf.data.Dataset.from_tensor_slices([2, 3])
-    with pytest.raises(ValueError, match=r"one size. Received: shapes \(2, 2, 3\), \(3, 3, 3\)"):
+    with pytest.raises(ValueError, match=r"same size. Received: shapes \(2, 2, 3\), \(3, 3, 3\)"):
         LabeledImages.from_tf_dataset(sizes.map(lambda size: (tf.zeros([size, size, 3], tf.uint8), size)))
 
 

@@ -134,7 +134,7 @@ def test_says_what_to_put_where(tmp_path, name):
 
 def test_the_images_of_in_shop_are_never_fetched(tmp_path, monkeypatch):
     monkeypatch.setattr(urllib.request, "urlopen", None)
-    with pytest.raises(FileNotFoundError, match="Put img.zip, .*licence"):
+    with pytest.raises(FileNotFoundError, match="Put img.zip, .*license"):
         prepare("in_shop", tmp_path, download=True)
 
 
@@ -152,7 +152,7 @@ def test_a_missing_list_is_named(packed):
     path, (archive,) = packed("cub")
     prepare("cub", path, counts="any")
     (path / "CUB_200_2011" / "classes.txt").unlink()
-    with pytest.raises(FileNotFoundError, match="classes.txt. What is in .*CUB_200_2011 is not whole: remove it"):
+    with pytest.raises(FileNotFoundError, match="classes.txt. The content of .*CUB_200_2011 is incomplete: remove it"):
         prepare("cub", path, counts="any")
 
 
@@ -163,7 +163,7 @@ def test_truncated_archives_are_named(name, kept, packed):
     contents = archive.read_bytes()
     archive.write_bytes(contents[: int(len(contents) * kept) if 0 <= kept < 1 else kept])
     before = everything_in(path)
-    with pytest.raises(ValueError, match=f"Truncated or damaged archive. Received: {archive} of .* get it again"):
+    with pytest.raises(ValueError, match=f"Truncated or damaged archive. Received: {archive} of .* download it again"):
         prepare(name, path, counts="any")
     assert everything_in(path) == before
     assert not [entry for entry in archive.parent.iterdir() if "partial" in entry.name]
@@ -212,7 +212,7 @@ def full_disk(monkeypatch):
 @pytest.mark.parametrize("name", ["cifar10", "sop"])
 def test_a_full_disk_while_extracting(name, packed, monkeypatch, full_disk):
     path, (archive,) = packed(name, **({"size": (300, 200)} if name == "sop" else {}))
-    with pytest.raises(OSError, match="The disk is full; what was written has been removed") as error:
+    with pytest.raises(OSError, match="The disk is full; partial files have been removed") as error:
         prepare(name, path, counts="any")
     assert error.value.errno == errno.ENOSPC
     assert str(PUBLISHED[name].root(path)) in str(error.value)
@@ -357,14 +357,14 @@ def test_what_is_missing_is_fetched_if_asked_for(tmp_path, host):
 
 def test_a_wrong_checksum_of_what_was_fetched(tmp_path, host):
     host.write_bytes(host.read_bytes() + b" ")
-    with pytest.raises(ValueError, match=f"Wrong checksum.*CUB_200_2011.tgz.*get it again from {host.as_uri()}"):
+    with pytest.raises(ValueError, match=f"Wrong checksum.*CUB_200_2011.tgz.*download it again from {host.as_uri()}"):
         prepare("cub", tmp_path / "new", download=True)
     assert not list((tmp_path / "new").iterdir())
 
 
 def test_an_address_that_does_not_answer(tmp_path, host):
     host.unlink()
-    message = rf"CUB_200_2011.tgz cannot be fetched. Received: {host.as_uri()} \(.*put it into the folder"
+    message = rf"CUB_200_2011.tgz cannot be downloaded. Received: {host.as_uri()} \(.*put it into the folder"
     with pytest.raises(ConnectionError, match=message) as error:
         prepare("cub", tmp_path / "new", download=True)
     assert str(tmp_path / "new") in str(error.value)
@@ -378,7 +378,7 @@ def test_a_connection_that_ends_too_early(tmp_path, host, monkeypatch):
         headers = {"Content-Length": str(len(contents))}
 
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: Response(contents[:1000]))
-    with pytest.raises(ConnectionError, match=f"it ended after 1,000 of {len(contents):,} bytes"):
+    with pytest.raises(ConnectionError, match=f"the download ended after 1,000 of {len(contents):,} bytes"):
         prepare("cub", tmp_path / "new", download=True)
     assert not list((tmp_path / "new").iterdir())
 

@@ -101,13 +101,13 @@ def test_roles_stay_with_their_images():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"validation": 0.0}, "validation split without classes"),
-        ({"validation": 0.01}, "validation split without classes"),
-        ({"test": 0.01}, "test split without classes"),
-        ({"validation": 0.5, "test": 0.5}, "train split without classes"),
-        ({"validation": 0.8, "test": 0.7}, "train split without classes"),
+        ({"validation": 0.0}, "validation split has no classes"),
+        ({"validation": 0.01}, "validation split has no classes"),
+        ({"test": 0.01}, "test split has no classes"),
+        ({"validation": 0.5, "test": 0.5}, "train split has no classes"),
+        ({"validation": 0.8, "test": 0.7}, "train split has no classes"),
         ({"fold": 3, "folds": 20}, None),
-        ({"fold": 19, "folds": 20}, "validation split without classes"),
+        ({"fold": 19, "folds": 20}, "validation split has no classes"),
         ({"validation": 1.0}, "validation=1.0"),
         ({"test": -0.1}, "test=-0.1"),
         ({"test": float("nan")}, "test=nan"),
@@ -118,7 +118,7 @@ def test_roles_stay_with_their_images():
         ({"validation": "published"}, "validation='published'; expected 0 < validation < 1, 'test' or None"),
         ({"validation": "test", "test": None}, "validation='test' with test=None"),
         ({"validation": "test", "fold": 0}, "expected a test split and no fold"),
-        ({"validation": 0.5, "test": "published"}, "train split without classes"),
+        ({"validation": 0.5, "test": "published"}, "train split has no classes"),
     ],
 )
 def test_refuses(options, message):

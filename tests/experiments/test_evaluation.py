@@ -307,5 +307,5 @@ def test_what_tensorflow_does_not_know_is_refused(image_run, tmp_path):
     with pytest.raises(InputError, match="SavedModel is damaged. Received: .*saved_model.pb"):
         evaluate(tmp_path / "model", "digits")
     (tmp_path / "model" / "saved_model.cpb").write_bytes(b"")
-    with pytest.raises(ValueError, match="in chunks"):
+    with pytest.raises(ValueError, match="consists of chunks"):
         check_saved_model(tmp_path / "model")

@@ -119,7 +119,7 @@ def test_two_processes_do_not_write_to_one_run(tmp_path):
     for kind in (RunFolder, ProtocolFolder):
         folder = kind.create(load_recipe("gap", {"protocol.name": "fair"}), tmp_path / kind.__name__)
         with folder.lock():
-            with pytest.raises(RunFolderError, match=f"Another process writes to .*process {os.getpid()} on"):
+            with pytest.raises(RunFolderError, match=f"Another process is writing to .*process {os.getpid()} on"):
                 with kind(folder.path).lock():
                     pass
         with folder.lock():

@@ -286,7 +286,7 @@ def test_a_run_that_another_process_trains_is_left_alone(tmp_path, head_run):
     path = tmp_path / "run"
     shutil.copytree(head_run.folder, path)
     (path / "test_metrics.json").unlink()
-    with RunFolder(path).lock(), pytest.raises(RunFolderError, match="Another process writes to"):
+    with RunFolder(path).lock(), pytest.raises(RunFolderError, match="Another process is writing to"):
         resume(path, verbose=0)
 
 

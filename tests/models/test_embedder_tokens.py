@@ -153,7 +153,7 @@ def test_unknown_number_of_tokens(images):
         (1, {"pooling": "cls", "pooling_options": {"power": 2}, "skip_tokens": 1}, "'cls' has no options"),
         (1, {"pooling": "cls+median", "skip_tokens": 1}, "Unknown pooling. Received: 'median'"),
         (1, {"pooling": ["gap", "gsp"], "skip_tokens": 1}, r"Expected: \['cls', layer\]"),
-        (1, {"pooling": "cls+gap", "skip_tokens": 1, "embedding_size": 7}, "half of the embedding each.*size=7"),
+        (1, {"pooling": "cls+gap", "skip_tokens": 1, "embedding_size": 7}, "half of the embedding.*size=7"),
         (1, {"skip_tokens": 1, "token_grid": (2, 5)}, "do not fit their grid"),
     ],
 )

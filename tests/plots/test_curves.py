@@ -95,7 +95,7 @@ def test_errors():
         training_curve({"accuracy": [1.0]})
     with pytest.raises(ValueError, match="history is empty"):
         training_curve({"loss": []})
-    with pytest.raises(ValueError, match=r"No such column. Received: x='hours'"):
+    with pytest.raises(ValueError, match=r"Unknown column. Received: x='hours'"):
         training_curve(HISTORY, x="hours")
     with pytest.raises(ValueError, match=r"differ in length.*'loss': 6.*'projection': 2"):
         training_curve({**HISTORY, "projection": [0, 1]})

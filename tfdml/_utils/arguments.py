@@ -14,12 +14,12 @@ _T = TypeVar("_T")
 
 
 def is_integer(value: Any) -> bool:
-    """Returns whether this is an integer of Python or NumPy; booleans are not."""
+    """Return whether this is an integer of Python or NumPy; booleans are not."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def check_whole_number(name: str, value: Any, minimum: int) -> int:
-    """Returns `value` as an int, or raises a ValueError that names the argument."""
+    """Return `value` as an int, or raise a ValueError that names the argument."""
     is_whole = is_integer(value) or (_is_finite(value) and float(value).is_integer())
     if is_whole and value >= minimum:
         return int(value)
@@ -27,35 +27,35 @@ def check_whole_number(name: str, value: Any, minimum: int) -> int:
 
 
 def check_at_most(limits: Mapping[str, float], **values: float) -> None:
-    """Raises a ValueError that names the first of the values that is not between 0 and its limit."""
+    """Raise a ValueError that names the first of the values that is not between 0 and its limit."""
     for name, value in values.items():
         if not 0 <= value <= limits[name]:
             raise ValueError(f"Received: {name}={value!r}; expected 0 <= {name} <= {limits[name]:g}.")
 
 
 def check_positive(name: str, value: Any) -> float:
-    """Returns a finite `value` > 0 as a float, or raises a ValueError that names the argument."""
+    """Return a finite `value` > 0 as a float, or raise a ValueError that names the argument."""
     if _is_finite(value) and value > 0:
         return float(value)
     raise ValueError(f"Received: {name}={value!r}; expected {name} > 0.")
 
 
 def check_not_negative(name: str, value: Any) -> float:
-    """Returns a finite `value` >= 0 as a float, or raises a ValueError that names the argument."""
+    """Return a finite `value` >= 0 as a float, or raise a ValueError that names the argument."""
     if _is_finite(value) and value >= 0:
         return float(value)
     raise ValueError(f"Received: {name}={value!r}; expected {name} >= 0.")
 
 
 def check_between(name: str, value: Any, low: float, high: float) -> float:
-    """Returns `value` as a float if `low <= value <= high`, or raises a ValueError that names the argument."""
+    """Return `value` as a float if `low <= value <= high`, or raise a ValueError that names the argument."""
     if _is_finite(value) and low <= value <= high:
         return float(value)
     raise ValueError(f"Received: {name}={value!r}; expected {low:g} <= {name} <= {high:g}.")
 
 
 def check_choice(name: str, value: _T, choices: Iterable[Any]) -> _T:
-    """Returns `value` if it is one of the choices, or raises a ValueError that names the argument."""
+    """Return `value` if it is one of the choices, or raise a ValueError that names the argument."""
     if value in choices:
         return value
     raise ValueError(f"Received: {name}={value!r}; expected one of {tuple(choices)}.")

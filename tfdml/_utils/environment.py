@@ -1,4 +1,4 @@
-"""What the numbers of a training depend on besides its code and data: versions, processors, threads."""
+"""Record the environment that results depend on: versions, processors, threads."""
 
 import contextlib
 import importlib.metadata
@@ -14,15 +14,15 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTERO
 
 
 def environment(seed):
-    """The versions, processors and threads of this process, and a seed, as a dict for JSON."""
-    # Here, so that commands show their help without it.
+    """Return the versions, processors and threads of this process, and a seed, as a dict for JSON."""
+    # Imported here so that commands can show their help without TensorFlow.
     import tensorflow as tf
 
     packages = {}
     for name in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             packages[name] = importlib.metadata.version(name)
-    # The wheels without GPU support are called otherwise.
+    # Wheels without GPU support have another name.
     packages["tensorflow"] = tf.__version__
     threading = tf.config.threading
     return {
@@ -32,9 +32,9 @@ def environment(seed):
         "packages": packages,
         "platform": platform.platform(),
         "machine": platform.machine(),
-        # The CPUs that this process may use, which TensorFlow makes as many threads for.
+        # Number of CPUs that this process may use, which is TensorFlow's default number of threads.
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        # The threads that the user asked for; 0 or None where TensorFlow chooses.
+        # Numbers of threads requested by the user; 0 or None if TensorFlow chooses.
         "threads": {
             "intra_op": threading.get_intra_op_parallelism_threads(),
             "inter_op": threading.get_inter_op_parallelism_threads(),
@@ -45,7 +45,7 @@ def environment(seed):
 
 
 def _git_commit():
-    """The commit of the package's own repository, with `+` after it if files differ; None outside of one."""
+    """Return the commit of the package's own repository, with `+` if files differ, or `None` without a repository."""
     here = pathlib.Path(__file__).parent
 
     def git(*arguments):
@@ -53,7 +53,7 @@ def _git_commit():
         return done.stdout.strip() if done.returncode == 0 else ""
 
     try:
-        # A package installed below some other project's repository has no commit there.
+        # A package installed inside another project's repository has no commit of its own.
         commit = git("log", "-1", "--format=%H", "--", ".") and git("rev-parse", "HEAD")
         return commit + ("+" if git("status", "--porcelain", "--", "..") else "") if commit else None
     except (OSError, subprocess.TimeoutExpired):

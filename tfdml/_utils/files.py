@@ -1,4 +1,4 @@
-"""Files that are written as a whole or not at all, by one process at a time."""
+"""Write files atomically, and lock folders."""
 
 import contextlib
 import errno
@@ -20,24 +20,23 @@ _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
 
 class FolderInUseError(OSError):
-    """A folder that another process writes to."""
+    """Raised if another process is writing to a folder."""
 
 
 @contextlib.contextmanager
 def whole_file(path, mode="wb", **options):
-    """Opens a file that has its name only when the block has written all of it, and it is on the disk.
+    """Open a file that gets its name only after the block has written it completely, and it is on the disk.
 
-    Until then it has a name of its own next to its place, which no other process uses and which is not a link to
-    something else. A kill at any time leaves the file that was there before, if there was one; a block that fails
-    leaves nothing of its own.
+    Until then it has a unique temporary name in the same folder. A process killed at any time leaves the previous file;
+    a block that fails leaves nothing.
 
     Args:
-        path: Where to; a file or a symbolic link that is there is replaced.
-        mode: `"wb"` or `"w"`.
-        **options: As for `open`.
+        path: str or `os.PathLike`. File to write; an existing file or symbolic link is replaced.
+        mode: `"wb"` or `"w"`. Default `"wb"`.
+        **options: Arguments of `open`.
 
     Yields:
-        The open file.
+        Open file.
     """
     with whole_path(path) as partial:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW | getattr(os, "O_BINARY", 0)
@@ -48,13 +47,13 @@ def whole_file(path, mode="wb", **options):
 
 @contextlib.contextmanager
 def whole_path(path):
-    """A path for others to write a file to, which gets its own name when the block ends and the file is on the disk.
+    """Yield a temporary path for a file, which is renamed to `path` when the block ends and the file is on the disk.
 
     Args:
         path: As for `whole_file`.
 
     Yields:
-        A path in the same folder at which there is nothing; it ends as the given one does.
+        Unused path in the same folder with the same extension.
     """
     path = pathlib.Path(path)
     partial = path.with_name(f"{PARTIAL_PREFIX}{secrets.token_hex(8)}.{path.name}")
@@ -77,12 +76,12 @@ def _sync(path):
 
 
 def remove_partial(folder):
-    """Removes what killed processes have left of `whole_file`, `whole_path` and `export_saved_model` in a folder.
+    """Remove temporary files of `whole_file`, `whole_path` and `export_saved_model` that killed processes have left.
 
-    Only who knows that no other process writes there may call it.
+    Call it only if no other process writes to the folder.
 
     Args:
-        folder: The folder.
+        folder: str or `os.PathLike`.
     """
     for entry in pathlib.Path(folder).iterdir():
         is_export = entry.name.startswith(".") and entry.name.endswith(".unfinished")
@@ -95,17 +94,17 @@ def remove_partial(folder):
 
 @contextlib.contextmanager
 def lock_folder(path):
-    """Keeps a folder for this process as long as the block lasts.
+    """Lock a folder for this process while the block runs.
 
-    The lock belongs to the process: it ends with it, however it ends. The file `.lock` in the folder says who has it.
-    Without locks of the operating system (Windows, some network file systems) the block just runs.
+    The lock ends with the process, however that ends. The file `.lock` in the folder names the process. On systems
+    without file locks (Windows, some network file systems) nothing is locked.
 
     Args:
-        path: The folder.
+        path: str or `os.PathLike`. Folder to lock.
 
     Raises:
-        FolderInUseError: If another process has it; the message says which.
-        OSError: If the folder cannot be written.
+        FolderInUseError: If another process has locked the folder; the message names it.
+        OSError: If the folder is not writable.
     """
     path = pathlib.Path(path)
     if fcntl is None:
@@ -117,7 +116,7 @@ def lock_folder(path):
         os.write(descriptor, json.dumps({"host": socket.gethostname(), "process": os.getpid()}).encode())
         yield
     finally:
-        # Only its owner removes it.
+        # Only the owner removes the file.
         with contextlib.suppress(OSError):
             (path / LOCK).unlink()
         os.close(descriptor)
@@ -136,10 +135,10 @@ def _locked_file(path):
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise
             raise FolderInUseError(
-                f"Another process writes to {path}. Received: {_holder(holder)}. Expected: nobody. Wait until it ends, "
-                "or stop it."
+                f"Another process is writing to {path}. Received: {_holder(holder)}. Expected: no other process. Wait "
+                "until it ends, or stop it."
             ) from error
-        # Who had it before may have removed the file between the two lines above.
+        # The previous owner may have removed the file after it was opened and before it was locked.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), os.lstat(path / LOCK)):
                 return descriptor
@@ -151,15 +150,18 @@ def _holder(content):
         holder = json.loads(content)
         return f"process {int(holder['process'])} on {str(holder['host'])[:100]}"
     except (ValueError, KeyError, TypeError):
-        return "a process that has not said which"
+        return "an unknown process"
 
 
-# The disk is full, or the folder must not be written.
+# The disk is full, or the folder is not writable.
 _OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 def reason_of_machine(error):
-    """What of the machine's is the cause of an error, or None; HDF5 and TensorFlow give it as text alone."""
+    """Return the cause of an error if it is the machine's, such as a full disk, else `None`.
+
+    HDF5 and TensorFlow report the cause only as text.
+    """
     text = str(error)
     for number in _OF_THE_MACHINE:
         reason = os.strerror(number)

@@ -1,4 +1,4 @@
-"""Files of arrays that others wrote, read within bounds that follow from their size on disk."""
+"""Read untrusted files of arrays, with limits that depend on their size on disk."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import zlib
 
 import numpy as np
 
-# Compression gains little on weights. What claims more than this is damaged or made to exhaust the memory.
+# Weights compress badly: a file that claims more than this is damaged or designed to exhaust memory.
 _FREE_BYTES = 64 * 2**20
 _LARGEST_RATIO = 16
 _LONGEST_MESSAGE = 200
 
 
 def size_limit(path):
-    """The number of bytes that reading a file may take: 64 MiB plus 16 times its size."""
+    """Return the number of bytes that reading a file may allocate: 64 MiB plus 16 times its size."""
     return _FREE_BYTES + _LARGEST_RATIO * pathlib.Path(path).stat().st_size
 
 
 def check_size(path, claimed, what="It"):
-    """Raises a ValueError if a file claims to hold more bytes than its size allows.
+    """Raise a ValueError if a file claims to contain more bytes than its size allows.
 
     Args:
-        path: The file.
-        claimed: Number of bytes that it says it holds.
-        what: What claims it, for the message.
+        path: str or `os.PathLike`. File to check.
+        claimed: int. Number of bytes that it claims to contain.
+        what: str. Part of the file that makes the claim, for the message. Default `"It"`.
     """
     limit = size_limit(path)
     if claimed > limit:
@@ -37,17 +37,17 @@ def check_size(path, claimed, what="It"):
 
 
 def read_npz(path, names=None):
-    """Reads the arrays of an `.npz`; neither unpickles anything nor allocates what the file cannot hold.
+    """Read the arrays of an `.npz` without unpickling and without allocating more than the file can contain.
 
     Args:
-        path: The file.
-        names: Names of the arrays to read. `None` reads all.
+        path: str or `os.PathLike`. File to read.
+        names: Names of the arrays to read. `None` reads all. Default `None`.
 
     Returns:
-        A dict from names to arrays, in the file's order.
+        dict from names to arrays, in the file's order.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If the file does not exist.
         ValueError: If it is not a readable `.npz`, lacks one of the names, or claims to hold more than its size allows.
     """
     path = pathlib.Path(path)
@@ -83,16 +83,16 @@ def _read_member(archive, info):
 
 
 def check_h5(path):
-    """Checks that an HDF5 file claims no more than its size allows, and only of its own.
+    """Check that an HDF5 file does not claim more than its size allows or refer to other files.
 
-    Datasets of HDF5 have a shape whether or not anything was written to them, and can lie in other files.
+    Datasets of HDF5 have a shape even if nothing was written to them, and can be stored in other files.
 
     Args:
-        path: The file.
+        path: str or `os.PathLike`. File to check.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not a readable HDF5 file, claims to hold more than its size allows, or points elsewhere.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If it is not a readable HDF5 file, claims more than its size allows, or refers to other files.
     """
     import h5py
 
@@ -101,13 +101,13 @@ def check_h5(path):
     try:
         with h5py.File(path, "r") as file:
             claimed = sum(dataset.dtype.itemsize * math.prod(dataset.shape or ()) for dataset in _datasets(file))
-    except Exception as error:  # h5py has no class of error of its own.
+    except Exception as error:  # h5py has no error class of its own.
         raise ValueError(f"Not a readable HDF5 file. Received: {path} ({short_reason(error)}).") from error
     check_size(path, claimed)
 
 
 def check_zip(path):
-    """Raises a ValueError if a file is not a zip archive whose members have their checksums."""
+    """Raise a ValueError unless a file is a ZIP archive whose members match their checksums."""
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
@@ -118,13 +118,13 @@ def check_zip(path):
 
 
 def check_not_empty(path):
-    """Raises a ValueError if a file is empty."""
+    """Raise a ValueError if a file is empty."""
     if not path.stat().st_size:
         raise ValueError(f"The file is empty. Received: {path}.")
 
 
 def passes(check, path):
-    """Whether a check of a file raises neither a ValueError nor an OSError."""
+    """Return whether a check of a file raises neither a ValueError nor an OSError."""
     try:
         check(path)
     except (OSError, ValueError):
@@ -133,7 +133,7 @@ def passes(check, path):
 
 
 def _datasets(root):
-    """All datasets below a group, each once."""
+    """Yield all datasets below a group, each once."""
     import h5py
 
     waiting, seen = [root], set()
@@ -156,7 +156,7 @@ def _datasets(root):
 
 
 def short_reason(error):
-    """An error's class and message, cut to a length that fits into another message."""
+    """Return an error's class and message, shortened to fit into another message."""
     text = " ".join(str(error).split())
     text = f"{text[:_LONGEST_MESSAGE]}…" if len(text) > _LONGEST_MESSAGE else text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,4 +1,4 @@
-"""Networks that others wrote, read as data: without code, or graphs that reach files, processes or Python."""
+"""Load untrusted networks: refuse code, and graphs that access files, processes or Python."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ import keras
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.framework import op_def_registry
 
-# Operations that read or write files, start processes, reach the network or call Python.
+# Operations that read or write files, start processes, access the network or call Python.
 _DANGEROUS = re.compile(
     r"File|Reader(?!Restore)|Save|Restore|Checkpoint|Dataset|PyFunc|Python|Summary|Print|Debug|Dump|Rpc|RemoteCall|"
     r"Snapshot|DataService|LoadAndRemap|LMDB|Sql|BigQuery|Directory|^_Send|^_Recv|^Recv|^Send|TPU"
 )
-# Of these, what only looks so.
+# Harmless operations that match the pattern.
 _HARMLESS = {"ReadVariableOp"}
-# What tf.saved_model.save adds itself, in functions that nothing else calls.
+# Operations that tf.saved_model.save adds, in functions that nothing else calls.
 _SAVER = {"SaveV2", "RestoreV2", "MergeV2Checkpoints", "ShardedFilename"}
 
 
 def load_keras_file(path):
-    """Loads a `.keras` file, without compiling it; a Lambda layer in it is refused (Keras' safe mode).
+    """Load a `.keras` file in Keras' safe mode, which refuses Lambda layers, without compiling it.
 
     Args:
-        path: The file.
+        path: str or `os.PathLike`. File to load.
 
     Raises:
-        ValueError: If it is not a `.keras` archive (an HDF5 file of that name would be loaded without safe mode), or
-            cannot be loaded.
+        ValueError: If it is not a `.keras` archive (HDF5 files with this extension would be loaded without safe mode),
+            or cannot be loaded.
     """
     path = pathlib.Path(path).expanduser()
     if not zipfile.is_zipfile(path):
         raise ValueError(
-            f"The file is not a Keras archive. Received: {path}. Expected: what model.save('….keras') writes. An HDF5 "
-            "file can hold code; it is not loaded. Load it yourself if you trust it, and save it again."
+            f"The file is not a Keras archive. Received: {path}. Expected: a file written by model.save('….keras'). "
+            "HDF5 files can contain code and are not loaded. If you trust the file, load it yourself and save it again."
         )
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
@@ -45,36 +45,36 @@ def load_keras_file(path):
 
 
 def check_saved_model(path, trust=False):
-    """Raises a ValueError if a SavedModel has operations that reach outside of the model.
+    """Raise a ValueError if a SavedModel has operations with effects outside of the model.
 
-    A graph runs with the rights of the process. Refused are operations on files (but what `tf.saved_model.save` adds
-    for its variables), processes, network and Python, and those that TensorFlow does not know by itself.
+    A graph runs with the rights of the process. The check refuses operations on files (except those that
+    `tf.saved_model.save` adds for variables), processes, the network and Python, and operations unknown to TensorFlow.
 
     Args:
-        path: The folder of the SavedModel.
-        trust: Whether to skip the check.
+        path: str or `os.PathLike`. Folder of the SavedModel.
+        trust: bool. Skip the check. Default `False`.
     """
     if trust:
         return
     path = pathlib.Path(path).expanduser()
     if (path / "saved_model.cpb").exists():
         raise ValueError(
-            f"The SavedModel is in chunks, which are not checked. Received: {path}. Expected: saved_model.pb alone, or "
-            "trust=True (--trust) if you know who made it."
+            f"The SavedModel consists of chunks, which cannot be checked. Received: {path}. Expected: only "
+            "saved_model.pb, or trust=True (--trust) if you trust its author."
         )
     found = sorted(_dangerous_operations(_read(path / "saved_model.pb")))
     if found:
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""
         raise ValueError(
             f"The SavedModel has operations that can reach files, processes or Python. Received: {path} with "
-            f"{', '.join(found[:5])}{more}. Expected: none of these, or trust=True (--trust) if you know who made it."
+            f"{', '.join(found[:5])}{more}. Expected: none of these, or trust=True (--trust) if you trust its author."
         )
 
 
 def _read(path):
     try:
         return saved_model_pb2.SavedModel.FromString(path.read_bytes())
-    except Exception as error:  # The error of protobuf has another class in each version.
+    except Exception as error:  # protobuf's error class differs between versions.
         raise ValueError(f"The SavedModel is damaged. Received: {path}.") from error
 
 
@@ -83,7 +83,7 @@ def _dangerous_operations(saved_model):
     for graph in saved_model.meta_graphs:
         functions = {function.signature.name: function.node_def for function in graph.graph_def.library.function}
         saver = _saver_nodes(graph)
-        # What the saver calls, and what anything else can call: the graph itself and the functions of the objects.
+        # Functions that the saver calls, and functions that the graph and its objects can call.
         of_saver = _reached([node for node in graph.graph_def.node if node.name in saver], functions)
         named = set(graph.object_graph_def.concrete_functions)
         others = [node for node in graph.graph_def.node if node.name not in saver]
@@ -101,14 +101,14 @@ def _is_dangerous(op, functions):
 
 
 def _saver_nodes(graph):
-    """Names of the nodes by which a saver is run."""
+    """Return the names of the nodes that run a saver."""
     saver = graph.saver_def
     names = (saver.filename_tensor_name, saver.save_tensor_name, saver.restore_op_name)
     return {name.split(":")[0] for name in names if name}
 
 
 def _reached(nodes, functions, names=()):
-    """Names of the functions that nodes, or functions of these names, call."""
+    """Return the names of the functions that nodes, or functions of these names, call."""
     reached, todo = set(), [name for node in nodes for name in _calls(node, functions)]
     todo += [name for name in names if name in functions]
     while todo:

@@ -1,4 +1,4 @@
-"""YAML of unknown origin: plain values within limits, and errors of one line that follow the words "it is"."""
+"""Read untrusted YAML: plain values within limits. Errors are one line that continues the words "it is"."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MAX_CHARACTERS = 1_000_000
 _MAX_DEPTH = 32
 _MAX_NODES = 100_000
 _MAX_DIGITS = 40
-# YAML takes 1e-3, without a point, for text.
+# In YAML, 1e-3 without a decimal point is text.
 EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
@@ -24,7 +24,7 @@ class _Loader(yaml.SafeLoader):
     }
 
     def fetch_flow_collection_start(self, token):
-        # The scanner looks far ahead of a bracket.
+        # Check here because the scanner looks far ahead of a bracket.
         if self.flow_level > _MAX_DEPTH:
             raise yaml.scanner.ScannerError(None, None, f"it is nested deeper than {_MAX_DEPTH} levels", None)
         super().fetch_flow_collection_start(token)
@@ -34,11 +34,11 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"^{EXPONENT
 
 
 def load(text):
-    """Reads YAML.
+    """Read YAML.
 
     Raises:
-        ValueError: If it is not YAML, gives a key twice, has a number that is too large, is nested more than 32 deep,
-            or has, aliases expanded, more than 100,000 values.
+        ValueError: If it is not valid YAML, has a duplicate key or a number that is too large, is nested deeper than 32
+            levels, or has more than 100,000 values after aliases are expanded.
     """
     if len(text) > _MAX_CHARACTERS:
         raise ValueError(f"too long. Received: {len(text):,} characters. Expected: at most {_MAX_CHARACTERS:,}.")
@@ -57,12 +57,12 @@ def load(text):
 
 
 def one_line(error):
-    """An error's message without its line breaks."""
+    """Return an error's message without line breaks."""
     return " ".join(str(error).split())
 
 
 def _expanded_size(node, depth, known):
-    """The number of values of a node with its aliases expanded; refuses what is too much, and keys given twice."""
+    """Return the number of values of a node with aliases expanded; reject too many values and duplicate keys."""
     if depth > _MAX_DEPTH:
         raise ValueError(f"it is nested deeper than {_MAX_DEPTH} levels, or an alias refers to itself")
     if id(node) in known:

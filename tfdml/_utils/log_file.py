@@ -1,4 +1,4 @@
-"""A file that takes what the package logs."""
+"""Write the package's log messages to a file."""
 
 import contextlib
 import logging
@@ -6,23 +6,23 @@ import os
 
 
 class _LogFile(logging.FileHandler):
-    """A log file that is no link to another file, and whose errors do not end a run."""
+    """Log file that does not follow links, and whose errors do not end a run."""
 
     def _open(self):
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
         return os.fdopen(os.open(self.baseFilename, flags, 0o666), "a", encoding=self.encoding)
 
     def handleError(self, record):
-        # On a full disk, what follows fails as well and says so.
+        # On a full disk, later writes of the run fail, too, and report it.
         pass
 
 
 @contextlib.contextmanager
 def log_file(path):
-    """Adds what the package logs to a file for as long as the block lasts, and the error that ends the block.
+    """Append the package's log messages to a file while the block runs, and the error that ends the block.
 
     Args:
-        path: The file.
+        path: str or `os.PathLike`. File to append to.
     """
     handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -34,7 +34,7 @@ def log_file(path):
     try:
         yield
     except BaseException as error:
-        # The file is all that is left of a run on a machine that nobody watches.
+        # On an unattended machine, the file is the only record of the error.
         what, exc_info = (type(error).__name__, error), (type(error), error, error.__traceback__)
         record = package_logger.makeRecord(
             "tfdml", logging.ERROR, __file__, 0, "The run ends with %s: %s", what, exc_info

@@ -1,4 +1,4 @@
-"""Names and options: which are known, and the nearest of them."""
+"""Check names and options, and suggest the closest valid ones."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _OF_KERAS = ("name", "dtype", "trainable", "reduction")
 
 
 def unknown_name(kind, name, known):
-    """A ValueError that tells the nearest right name and all of them.
+    """Return a ValueError that suggests the closest valid name and lists all of them.
 
     Args:
-        kind: What the name is of, for the message.
-        name: The name that was received.
-        known: The right names, in lower case.
+        kind: str. Kind of object that is named, for the message.
+        name: The unknown name.
+        known: Valid names, in lower case.
 
     Example:
         >>> print(unknown_name("loss", "contrastve", ["c1", "contrastive"]))
@@ -29,14 +29,14 @@ def unknown_name(kind, name, known):
 
 
 def accepted_options(factory):
-    """The names of the options that a factory takes, those of its own class first.
+    """Return the names of the options that a factory accepts, those of its own class first.
 
     Args:
-        factory: A class, a function or a `functools.partial` of one. What `**kwargs` of a class takes is looked up in
-            its base classes.
+        factory: Class, function or `functools.partial`. Options accepted by `**kwargs` of a class are looked up in its
+            base classes.
 
     Returns:
-        A list of names; `None` if every name is taken.
+        List of names, or `None` if any name is accepted.
     """
     given = 0
     while isinstance(factory, functools.partial):
@@ -53,20 +53,20 @@ def accepted_options(factory):
             continue
         names, is_open = _keywords(vars(kind)["__init__"])
         if kind is not factory and kind.__module__.partition(".")[0] == "keras":
-            # Those of the base classes of Keras that are of use here.
+            # Only some options of Keras' base classes are useful here.
             names, is_open = [name for name in names if name in _OF_KERAS], False
         accepted += [name for name in names if name not in accepted]
     return accepted[given:]
 
 
 def check_options(kind, name, accepted, options):
-    """Raises a ValueError that names the right options if one is not among them.
+    """Raise a ValueError that lists the valid options if an option is unknown.
 
     Args:
-        kind: What takes the options, for the message.
-        name: Its name, for the message.
-        accepted: The names of the right options, or `None` if every name is right.
-        options: The options, a dict or names.
+        kind: str. Kind of object that has the options, for the message.
+        name: str. Its name, for the message.
+        accepted: Names of the valid options, or `None` if any name is valid.
+        options: dict of options, or their names.
 
     Example:
         >>> check_options("loss", "mine", ["size"], {"siz": 0.5})
@@ -86,7 +86,7 @@ def check_options(kind, name, accepted, options):
 
 
 def _keywords(function):
-    """Names of the arguments that can be given by keyword, and whether any other can."""
+    """Return the names of keyword arguments, and whether arbitrary keywords are accepted."""
     parameters = list(inspect.signature(function).parameters.values())
     if parameters and parameters[0].name == "self":
         parameters = parameters[1:]
@@ -96,16 +96,16 @@ def _keywords(function):
 
 
 def listed(names):
-    """Names for a message; `None` stands for any."""
+    """Format names for a message; `None` means any name."""
     return "any" if names is None else ", ".join(repr(name) for name in names) or "none"
 
 
 def former_names(module, **names):
-    """A module's `__getattr__` that gives renamed functions by their former names, with a DeprecationWarning.
+    """Return a module's `__getattr__` that resolves former names of functions with a DeprecationWarning.
 
     Args:
-        module: The name of the module.
-        **names: From former names to names of the module.
+        module: str. Name of the module.
+        **names: Former names and the current names in the module.
     """
 
     def getattr_of_module(name):

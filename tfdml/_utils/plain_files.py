@@ -1,4 +1,4 @@
-"""Text, JSON and CSV files that are written as a whole or not at all, and read again."""
+"""Read text, JSON and CSV files, and write them atomically."""
 
 import csv
 import io
@@ -9,31 +9,31 @@ from tfdml._utils.files import whole_file
 
 
 def write_text(path, text):
-    """Writes a text file; names of files that are not UTF-8 keep their bytes."""
+    """Write a text file; file names that are not UTF-8 keep their bytes."""
     with whole_file(path, "w", encoding="utf-8", errors="surrogateescape") as file:
         file.write(text)
 
 
 def csv_text(rows):
-    """Rows of values as CSV."""
+    """Format rows of values as CSV."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 
 def write_csv(path, header, rows):
-    """Writes a CSV file: its header and rows of values."""
+    """Write a CSV file with a header and rows of values."""
     write_text(path, csv_text([header, *rows]))
 
 
 def read_csv(path):
-    """The rows of a CSV file, each a dict of texts by column."""
+    """Return the rows of a CSV file, each a dict of str by column."""
     with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
         return list(csv.DictReader(file))
 
 
 def write_json(path, content):
-    """Writes numbers and text as JSON; what is not finite becomes null."""
+    """Write numbers and text as JSON; values that are not finite become null."""
     write_text(path, json.dumps(_plain(content), indent=2, ensure_ascii=False) + "\n")
 
 
@@ -48,10 +48,10 @@ def _plain(value):
 
 
 def read_json(path):
-    """What `write_json` wrote, a dict.
+    """Return the dict written by `write_json`.
 
     Raises:
-        ValueError: If the file is not there or damaged.
+        ValueError: If the file is missing or damaged.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))

@@ -1,13 +1,13 @@
-"""Progress bars, where tqdm is installed."""
+"""Progress bars, if tqdm is installed."""
 
 import contextlib
 
 
 def progress_bar(iterable=None, **options):
-    """`tqdm(iterable, **options)`; without tqdm, which comes with the extra `commands`, the same without a bar.
+    """Return `tqdm(iterable, **options)`, or an equivalent without a bar if tqdm (extra `commands`) is not installed.
 
     Args:
-        iterable: What to go through, or `None` for a bar that `update` moves.
+        iterable: Iterable, or `None` for a bar that is advanced by `update`. Default `None`.
         **options: Options of tqdm.
     """
     try:
@@ -18,7 +18,7 @@ def progress_bar(iterable=None, **options):
 
 
 class _Nothing(contextlib.nullcontext):
-    """A bar that shows nothing."""
+    """Progress bar that shows nothing."""
 
     n = 0
 

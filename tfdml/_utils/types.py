@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     ArrayLike = Any
     Labels = Any
 else:
-    # What TensorFlow converts to a tensor.
+    # Anything that TensorFlow converts to a tensor.
     TensorLike = Union["tf.Tensor", "tf.Variable", npt.ArrayLike]
-    # What NumPy converts to an array; tensors outside of a graph are among it.
+    # Anything that NumPy converts to an array, including tensors outside of a graph.
     ArrayLike = Union["tf.Tensor", npt.ArrayLike]
     # Class labels, (n,) or (n, 1): integers. Metrics and containers also take strings.
     Labels = Union["tf.Tensor", npt.ArrayLike]

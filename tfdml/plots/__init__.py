@@ -1,4 +1,4 @@
-"""Figures: functions of arrays that return a `matplotlib.figure.Figure` and leave pyplot alone."""
+"""Figures: functions of arrays that return a `matplotlib.figure.Figure` without using pyplot."""
 
 from tfdml.plots.curves import training_curve
 from tfdml.plots.embeddings import embedding_map

@@ -1,4 +1,4 @@
-"""How a training went."""
+"""Training curves."""
 
 from __future__ import annotations
 
@@ -28,39 +28,45 @@ def training_curve(
     width: float = style.COLUMN_WIDTH,
     title: str | None = None,
 ) -> Figure:
-    """Draws the loss of a training and, below it, the monitored metric; under CCP with the projections' bounds.
+    """Plot the loss of a training run and, below it, the monitored metric.
 
-    The best value of the monitored metric is marked. Rows without a number (NaN, None, empty) interrupt
-    nothing: the line goes through the rows that have one, so a metric that is computed every few epochs is a
-    line too.
+    Use it to see whether training converged and where the best weights are. The best value of the metric is marked.
+    For CCP, vertical lines separate the proxy problems. Rows without a number (NaN, None, empty) are skipped, so a
+    metric that is computed only every few epochs is also a continuous line.
 
     Args:
-        history: Columns by name, such as `History.history` of Keras or a CSV log: equally long lists of
-            numbers. Read are the columns `loss`, `monitor`, that of `x` and, if there is one, `projection`:
-            the number of the problem that a row belongs to. A line is drawn wherever that number changes.
-        monitor: The metric's column; larger is better.
-        loss: The loss' column. Of the loss' and the metric's column one may be missing.
-        x: The column of the horizontal axis. `None` takes `"step"`, else `"epoch"`, else the row's number
-            from 1 on.
-        width: In inches.
-        title: Above the figure.
+        history: Mapping from names to columns, lists of numbers of equal length, such as `History.history` of Keras or
+            a CSV log. It uses the columns `loss`, `monitor` and `x`, and `projection`, the number of the problem, if it
+            exists.
+        monitor: str. Column of the metric; larger is better. Default `"val_map_at_r"`.
+        loss: str. Column of the loss. Either this column or that of the metric may be missing. Default `"loss"`.
+        x: str. Column of the horizontal axis. `None` uses `"step"`, else `"epoch"`, else row numbers from 1. Default
+            `None`.
+        width: float, inches. Default: one column of a two-column paper.
+        title: str. Title of the figure. Default `None`.
 
     Returns:
-        A `matplotlib.figure.Figure`.
+        `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: If both columns, or the column asked for as `x`, are missing, columns differ in length, or
-            there is no row.
+        ValueError: If the columns of loss and metric, or the column `x`, are missing, columns differ in length, or
+            there are no rows.
+
+    Example:
+        >>> figure = training_curve({"epoch": [1, 2, 3], "loss": [1.0, 0.6, 0.5], "val_map_at_r": [0.2, 0.4, 0.3]})
+        >>> [axes.get_ylabel() for axes in figure.axes]
+        ['loss', 'MAP@R (validation)']
     """
     columns = {name: _numbers(name, values) for name, values in history.items()}
     drawn = [name for name in (loss, monitor) if name in columns]
     if not drawn:
         raise ValueError(
-            f"Nothing to draw. Received: a history with columns {sorted(columns)}; expected {loss!r} or {monitor!r}."
+            f"There is nothing to plot. Received: a history with columns {sorted(columns)}; expected {loss!r} or "
+            f"{monitor!r}."
         )
     rows = len(columns[drawn[0]])
     if rows == 0:
-        raise ValueError(f"The history is empty. Received: column {drawn[0]!r} without rows; expected some.")
+        raise ValueError(f"The history is empty. Received: column {drawn[0]!r} without rows. Expected: at least one.")
     position, position_name = _positions(columns, x, rows)
     wanted = drawn + [name for name in ("projection",) if name in columns]
     lengths = {name: len(columns[name]) for name in wanted}
@@ -98,7 +104,7 @@ def training_curve(
 
 
 def _numbers(name, values):
-    """A column as float64, with NaN where it holds nothing or text that is no number."""
+    """Return a column as float64, with NaN for missing values and text that is not a number."""
 
     def number(value):
         try:
@@ -112,7 +118,7 @@ def _numbers(name, values):
 def _positions(columns, x, rows):
     if x is not None:
         if x not in columns:
-            raise ValueError(f"No such column. Received: x={x!r}; expected one of {sorted(columns)}.")
+            raise ValueError(f"Unknown column. Received: x={x!r}; expected one of {sorted(columns)}.")
         return columns[x], _readable(x)
     for name in ("step", "epoch"):
         if name in columns:
@@ -128,7 +134,7 @@ def _readable(name):
 
 
 def _changes(projection):
-    """The rows that begin another projection; a row without a number belongs to the one before."""
+    """Return the rows that start another problem; a row without a number belongs to the one before."""
     rows, current = [], None
     for row, number in enumerate(projection):
         if np.isfinite(number):
@@ -174,7 +180,7 @@ def _mark_best(axes, position, values, position_name):
 def _mark_projections(panels, position, projection, changes):
     if not changes:
         return
-    # The new proxies come between two rows.
+    # Draw boundaries between two rows, where the new proxies start.
     boundaries = [0.5 * (position[row - 1] + position[row]) for row in changes]
     for axes in panels:
         for boundary in boundaries:
@@ -184,8 +190,7 @@ def _mark_projections(panels, position, projection, changes):
     edges = [finite.min(), *boundaries, finite.max()]
     first_row = int(np.flatnonzero(np.isfinite(projection))[0])
     numbers = [projection[first_row], *(projection[row] for row in changes)]
-    # Numbers that would stand closer than their own width are left out, the first and each projection's start
-    # kept in order.
+    # Omit numbers that would overlap the preceding one.
     room = 0.045 * (edges[-1] - edges[0])
     last = -np.inf
     for number, start, end in zip(numbers, edges[:-1], edges[1:]):

@@ -1,4 +1,4 @@
-"""Where the embeddings lie."""
+"""Maps of embeddings in the plane."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tfdml._utils.types import ArrayLike, Labels
 from tfdml.plots import style
 from tfdml.plots.plane import checked, draw_classes, to_plane
 
-# Characters of a name: among the points, and in the legend.
+# Largest number of characters of a name next to points, and in the legend.
 _MAX_WRITTEN = 12
 _MAX_LEGEND = 28
 
@@ -28,31 +28,38 @@ def embedding_map(
     width: float = style.COLUMN_WIDTH * 1.5,
     title: str | None = None,
 ) -> Figure:
-    """Draws embeddings as points of the plane, a few classes in colors and shapes of their own, with a legend.
+    """Plot embeddings as points in the plane, with a color and marker per class and a legend.
 
-    More than two dimensions are brought to the plane by t-SNE, started from the principal components; two are
-    drawn as they are. Names are also written among the points if none is longer than twelve characters. Of many
-    classes `max_classes` are drawn at random and shown in color, the others stay gray; of many points those of the
-    colored classes are kept first.
+    Use it to see whether classes form clusters, and which classes are confused. Embeddings of more than two dimensions
+    are projected with t-SNE, initialized with their principal components; two dimensions are drawn unchanged. Class
+    names are also written next to their points if none is longer than 12 characters. If there are more than
+    `max_classes` classes, a random choice is shown in color and the others in gray; if there are more than
+    `max_points` points, those of the colored classes are kept first.
 
     Args:
-        embeddings: `(n, d)` numbers.
-        labels: The points' classes, `(n,)`: integers or text.
-        class_names: The names of the classes, if labels are integers: `class_names[label]`. A character is
-            shown as it is. `None` shows the labels.
-        max_points: At most so many points are drawn (t-SNE takes some seconds for a thousand).
-        max_classes: At most so many classes have a colour.
-        perplexity: Of t-SNE, about how many neighbours a point has; lowered where there are few points.
-        seed: For the choice of classes and points, and for t-SNE.
-        width: In inches.
-        title: Above the figure.
+        embeddings: float array `(n, dim)`.
+        labels: Integers or str `(n,)`. Classes of the embeddings.
+        class_names: Sequence of str. Names of the classes if labels are integers: `class_names[label]`. `None` shows
+            the labels. Default `None`.
+        max_points: int. Largest number of points; t-SNE takes some seconds for a thousand. Default 1500.
+        max_classes: int. Largest number of classes in color. Default 12.
+        perplexity: float. Perplexity of t-SNE, roughly the number of neighbors per point; reduced if there are few
+            points. Default 30.
+        seed: int. Seed of the choice of classes and points, and of t-SNE. Default 0.
+        width: float, inches. Default: one and a half columns of a two-column paper.
+        title: str. Title of the figure. Default `None`.
 
     Returns:
-        A `matplotlib.figure.Figure`.
+        `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: If shapes do not fit, there is no point, a number is not finite, a label has no name, or a
+        ValueError: If shapes do not match, there are no embeddings, a value is not finite, a label has no name, or a
             limit is below 1.
+
+    Example:
+        >>> figure = embedding_map(np.eye(4)[:, :2], [0, 0, 1, 1], class_names=["cat", "dog"])
+        >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+        ['cat', 'dog']
 
     Reference:
         L. van der Maaten and G. Hinton, "Visualizing Data using t-SNE", JMLR 9, 2008.
@@ -78,7 +85,7 @@ def embedding_map(
     axes.set_xlabel(f"{axis_name} 1")
     axes.set_ylabel(f"{axis_name} 2")
     if axis_name == "t-SNE":
-        # The numbers of t-SNE mean nothing.
+        # Coordinates of t-SNE have no meaning.
         axes.set(xticks=[], yticks=[])
     size = float(np.clip(9000.0 / len(points), 6.0, 24.0))
     background = ~np.isin(labels, chosen)
@@ -94,7 +101,7 @@ def embedding_map(
     named = {label: style.drawable(label if class_names is None else class_names[int(label)]) for label in chosen}
     written = all(len(name) <= _MAX_WRITTEN for name in named.values())
     draw_classes(axes, points, labels, named, size, 0.75 * width, written=written)
-    # The gray ones come last.
+    # Gray classes come last in the legend.
     handles, texts = axes.get_legend_handles_labels()
     if background.any():
         handles, texts = [*handles[1:], handles[0]], [*texts[1:], texts[0]]

@@ -1,4 +1,4 @@
-"""Figures to files."""
+"""Save figures to files."""
 
 from __future__ import annotations
 
@@ -12,27 +12,34 @@ from tfdml._utils.types import PathLike
 
 
 def save(figure: Figure, path: PathLike, dpi: int = 200) -> PathLike:
-    """Writes a figure to a file whose suffix names the format (`.png`, `.pdf`, `.svg`, …).
+    """Save a figure to a file; the extension selects the format (`.png`, `.pdf`, `.svg`, …).
 
-    The file appears whole or not at all: it is written beside its place and then moved there. Missing folders
-    are made; an older figure of that name is replaced.
+    Unlike `figure.savefig`, it creates missing folders, and replaces an existing file atomically.
 
     Args:
-        figure: A `matplotlib.figure.Figure`.
-        path: Where to. `~` is the home folder.
-        dpi: Pixels per inch; a figure of 7 × 3 inches has 1400 × 600 pixels at 200.
+        figure: `matplotlib.figure.Figure`.
+        path: str or `os.PathLike`. File to write. `~` is the home folder.
+        dpi: int. Pixels per inch. At 200, a figure of 7 × 3 inches has 1400 × 600 pixels. Default 200.
 
     Returns:
-        The path, as `pathlib.Path`.
+        `pathlib.Path` of the file.
 
     Raises:
-        ValueError: If the suffix names no format that matplotlib can write.
+        ValueError: If matplotlib does not support the format.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(Figure(), os.path.join(folder, "figures", "empty.png")).name
+        'empty.png'
     """
     path = Path(path).expanduser()
     file_format = path.suffix[1:].lower()
     known = figure.canvas.get_supported_filetypes()
     if file_format not in known:
-        raise ValueError(f"Unknown figure format. Received: path={str(path)!r}; expected a suffix of {sorted(known)}.")
+        raise ValueError(
+            f"Unknown figure format. Received: path={str(path)!r}. Expected: one of the extensions {sorted(known)}."
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.unfinished")
     try:

@@ -1,4 +1,4 @@
-"""What the embedder finds alike."""
+"""Nearest neighbors of query images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tfdml.plots import style
 from tfdml.plots.pixels import as_pixels, show
 
 _RIGHT_MARK, _WRONG_MARK = "\N{CHECK MARK}", "\N{BALLOT X}"
-# In inches: an image's side at most, and what the line above the images needs at least.
+# Inches: largest side of an image, and smallest width of the headline.
 _LARGEST_SIDE = 1.0
 _SHORTEST_HEADLINE = 3.3
 
@@ -28,32 +28,36 @@ def nearest_neighbors(
     width: float = style.TEXT_WIDTH,
     title: str | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws queries and, right of each, its nearest neighbours: right ones framed green, wrong ones red.
+    """Plot queries, one per row, and their nearest neighbors: correct ones framed green, others red.
 
-    Frames of right neighbours are solid and carry a check mark, those of wrong ones are dashed and carry a
-    cross, so the image can be read without telling green from red.
+    Use it to see which mistakes an embedder makes. Correct neighbors have a solid frame and a check mark, others a
+    dashed frame and a cross, so the figure is readable without distinguishing green from red.
 
     Args:
-        query_images: `q` images, `(q, h, w, c)` or a sequence of images of any sizes; uint8, or float in
-            0..1, with 1, 3 or 4 channels.
-        neighbor_images: `k` images for each query, nearest first: `(q, k, h, w, c)` or a sequence of
-            sequences.
-        correct: Boolean, `(q, k)`: whether the neighbour is of the query's class.
-        query_names: Text below the queries, `(q,)`, such as their classes' names.
-        neighbor_names: Text below the neighbours, `(q, k)`.
-        width: In inches.
-        title: Above the figure.
+        query_images: Array `(queries, height, width, channels)`, or a sequence of images of any sizes; uint8, or float
+            in 0–1, with 1, 3 or 4 channels.
+        neighbor_images: Array `(queries, k, height, width, channels)`, or a sequence of sequences of images. The k
+            neighbors of each query, nearest first.
+        correct: bool array `(queries, k)`. Whether the neighbor has the query's class.
+        query_names: Sequence of str, `(queries,)`. Text below the queries, such as class names. Default `None`.
+        neighbor_names: Sequences of str, `(queries, k)`. Text below the neighbors. Default `None`.
+        width: float, inches. Largest width. Default: the text width of a two-column paper.
+        title: str. Title of the figure. Default `None`.
 
     Returns:
-        A `matplotlib.figure.Figure`.
+        `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: If shapes do not fit, there is no query or no neighbour, or an image is not an image.
+        ValueError: If shapes do not match, there are no queries or no neighbors, or an image is invalid.
+
+    Example:
+        >>> queries, neighbors = np.zeros((2, 8, 8, 1), "uint8"), np.zeros((2, 3, 8, 8, 1), "uint8")
+        >>> figure = nearest_neighbors(queries, neighbors, correct=np.ones((2, 3), bool), query_names=["cat", "dog"])
     """
     correct = np.asarray(correct)
     if correct.ndim != 2 or 0 in correct.shape or correct.dtype != np.bool_:
         raise ValueError(
-            f"Received: correct of shape {correct.shape} and type {correct.dtype}; "
+            f"Invalid correct. Received: correct of shape {correct.shape} and type {correct.dtype}; "
             "expected booleans (queries, neighbors)."
         )
     queries, neighbors = correct.shape
@@ -69,8 +73,7 @@ def nearest_neighbors(
             _check_count(f"neighbor_names[{row}]", len(neighbor_names[row]), neighbors)
 
     named = query_names is not None or neighbor_names is not None
-    # One unit is one image's side; the query stands a little apart. What remains of the figure, in inches,
-    # is the layout's margin on both sides, the headlines and the title above, and the legend below.
+    # The unit is the side of an image. The remaining inches are for margins, headlines, title and legend.
     pitch, apart = 1.12, 0.35
     extent = apart + neighbors * pitch + 1.0
     unit = min((width - 0.09) / (extent + 0.1), _LARGEST_SIDE)
@@ -99,7 +102,7 @@ def nearest_neighbors(
     axes.plot([middle, middle], [0, bottom], color=style.QUIET, linewidth=0.6)
     headline = {"fontsize": style.LABEL_SIZE, "color": style.TEXT, "va": "bottom"}
     axes.text(0.5, -0.1, "query", ha="center", **headline)
-    axes.text(apart + pitch, -0.1, "nearest neighbours", ha="left", **headline)
+    axes.text(apart + pitch, -0.1, "nearest neighbors", ha="left", **headline)
     _legend(figure)
     axes.set_xlim(-0.05, extent + 0.05)
     axes.set_ylim(queries * row_height, -0.05)
@@ -110,11 +113,13 @@ def nearest_neighbors(
 
 def _check_count(name, received, expected):
     if received != expected:
-        raise ValueError(f"{name} does not fit correct's shape. Received: {received} entries; expected {expected}.")
+        raise ValueError(
+            f"{name} does not match the shape of correct. Received: {received} entries; expected {expected}."
+        )
 
 
 def _place(axes, pixels, left, top):
-    """Draws the image as large as fits the unit square at (left, top), in its own proportions."""
+    """Draw the image as large as fits into the unit square at (left, top), keeping its aspect ratio."""
     height, width = pixels.shape[:2]
     side = max(height, width)
     across, down = width / side, height / side
@@ -136,7 +141,7 @@ def _frame(axes, right, left, top, unit):
             linestyle="solid" if right else (0, (2.5, 1.2)),
         )
     )
-    # The mark is a fifth of the image's side; 72 points are an inch.
+    # The mark is one fifth of the image's side; an inch has 72 points.
     axes.text(
         left + 0.96,
         top + 0.05,

@@ -1,4 +1,4 @@
-"""Images as matplotlib wants them."""
+"""Prepare images for matplotlib."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import numpy as np
 
 
 def as_pixels(image, name="image"):
-    """One image as float32 `(h, w)` or `(h, w, 3)` in 0..1.
+    """Return one image as float32 `(h, w)` or `(h, w, 3)` in 0–1.
 
     Args:
-        image: `(h, w)`, `(h, w, 1)`, `(h, w, 3)` or `(h, w, 4)`; uint8 in 0..255 or float in 0..1. Floats
-            that rounding pushed a little outside are clipped. A fourth channel (alpha) is left out.
-        name: What the error calls it.
+        image: Array `(h, w)`, `(h, w, 1)`, `(h, w, 3)` or `(h, w, 4)`; uint8 in 0–255 or float in 0–1. Floats slightly
+            outside of 0–1 due to rounding are clipped. A fourth channel (alpha) is dropped.
+        name: str. Name of the image in errors.
 
     Returns:
-        The image, ready for `imshow(..., cmap="gray", vmin=0, vmax=1)`.
+        Array for `imshow(..., cmap="gray", vmin=0, vmax=1)`.
 
     Raises:
-        ValueError: If the shape, the type or the range is none of these.
+        ValueError: If the image has another shape, type or range.
     """
     image = np.asarray(image)
     if image.ndim == 2:
@@ -43,10 +43,10 @@ def as_pixels(image, name="image"):
 
 
 def as_gray(pixels):
-    """The luminance of an image of `as_pixels`, `(h, w)`."""
+    """Return the luminance `(h, w)` of an image returned by `as_pixels`."""
     return pixels if pixels.ndim == 2 else pixels @ np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def show(axes, pixels, **options):
-    """Draws an image of `as_pixels` without stretching its gray values."""
+    """Draw an image returned by `as_pixels` without stretching its gray values."""
     return axes.imshow(pixels, cmap="gray", vmin=0.0, vmax=1.0, **options)

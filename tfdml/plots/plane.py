@@ -1,4 +1,4 @@
-"""Embeddings in the plane: where their points are, and how classes are drawn there."""
+"""Project embeddings to the plane, and draw classes of points."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from threadpoolctl import threadpool_limits
 
 from tfdml.plots import style
 
-# Of t-SNE from given points: enough for points to pass one another, and not so much that the arrangement is lost, as it
-# is with the usual 12.
+# Early exaggeration of t-SNE that starts from given points: large enough for points to swap places, and small enough to
+# keep their arrangement, which the usual 12 destroys.
 _EXAGGERATION = 4.0
 
 
 def checked(embeddings, labels, class_names=None, **limits):
-    """Embeddings `(n, d)` in float64 and labels `(n,)`, if they fit, all labels have names and no limit is below 1.
+    """Return embeddings `(n, dim)` in float64 and labels `(n,)` after checking them.
 
     Raises:
-        ValueError: If not.
+        ValueError: If shapes do not match, a value is not finite, a label has no name, or a limit is below 1.
     """
     embeddings = np.asarray(embeddings, dtype=np.float64)
     labels = np.asarray(labels)
@@ -46,20 +46,21 @@ def checked(embeddings, labels, class_names=None, **limits):
 
 
 def to_plane(embeddings, perplexity, seed, start=None):
-    """Brings embeddings to the plane: by t-SNE, started from the principal components or from given points.
+    """Project embeddings to the plane with t-SNE, started from principal components or given points.
 
-    One dimension becomes a line and two stay as they are. Fewer than five embeddings are brought to the plane by their
-    principal components, and embeddings that are all equal lie at 0.
+    One dimension becomes a line, and two dimensions are unchanged. Fewer than five embeddings are projected to their
+    principal components. Embeddings that are all equal are placed at 0.
 
     Args:
-        embeddings: `(n, d)`.
-        perplexity: Of t-SNE, about how many neighbours a point has; lowered where there are few points.
-        seed: For t-SNE.
-        start: Points `(n, 2)`, for instance t-SNE's of the same samples in another space, from which it starts. It
-            keeps their arrangement where the embeddings allow it.
+        embeddings: float array `(n, dim)`.
+        perplexity: float. Perplexity of t-SNE, roughly the number of neighbors per point; reduced if there are few
+            points.
+        seed: int. Seed of t-SNE.
+        start: Points `(n, 2)` from which t-SNE starts, for example those of the same samples in another space. Their
+            arrangement is kept as far as the embeddings allow. `None` means the principal components. Default `None`.
 
     Returns:
-        Points `(n, 2)` and the axes' name.
+        Pair (points `(n, 2)`, name of the axes).
     """
     count, dimensions = embeddings.shape
     if dimensions == 1:
@@ -67,34 +68,34 @@ def to_plane(embeddings, perplexity, seed, start=None):
     if dimensions == 2:
         return embeddings, "dimension"
     if not np.ptp(embeddings, axis=0).any():
-        # A collapsed embedder: there is nothing to project, and t-SNE would divide by the spread.
+        # The embedder has collapsed: t-SNE would divide by a spread of 0.
         return np.zeros((count, 2)), "principal component"
     if count < 5:
         components = PCA(n_components=min(2, count), random_state=seed).fit_transform(embeddings)
         return np.pad(components, ((0, 0), (0, 2 - components.shape[1]))), "principal component"
     perplexity = min(float(perplexity), (count - 1) / 3.0)
     options = {"init": "pca"}
-    # There is no arrangement in points that are all in one place.
+    # Points that are all equal have no arrangement to keep.
     if start is not None and np.ptp(start, axis=0).any():
         options = {"init": start.astype(np.float32), "early_exaggeration": _EXAGGERATION}
     projection = TSNE(n_components=2, learning_rate="auto", perplexity=perplexity, random_state=seed, **options)
-    # Its threads wait for each other by spinning: on processors that have other work, many are much slower than one.
+    # Threads of t-SNE wait by spinning: on busy processors, many threads are much slower than one.
     with threadpool_limits(limits=1):
         return projection.fit_transform(embeddings), "t-SNE"
 
 
 def draw_classes(axes, points, labels, names, size, width, above=False, written=True):
-    """Draws points, each class in a colour and shape of its own, with its name in its midst or above it.
+    """Draw points with a color and marker per class, and the class names in the middle of their points or above them.
 
     Args:
-        axes: Of matplotlib.
-        points: `(n, 2)`.
-        labels: The points' classes, `(n,)`.
-        names: Text for each class that is drawn, as `{label: text}`; its place decides colour and shape.
-        size: Of a mark, in square points.
-        width: Of the axes in inches, about.
-        above: Whether a name stands above its class, so that it hides none of its points.
-        written: Whether names are written; without, they are labels for a legend alone.
+        axes: `matplotlib.axes.Axes`.
+        points: float array `(n, 2)`.
+        labels: array `(n,)`. Classes of the points.
+        names: dict {label: text} of the classes to draw; its order determines colors and markers.
+        size: float, square points. Size of a marker.
+        width: float, inches. Approximate width of the axes.
+        above: bool. Write names above their classes, so that they do not cover points. Default `False`.
+        written: bool. Write names next to the points; otherwise they are only legend labels. Default `True`.
     """
     axes.set_aspect("equal", adjustable="datalim")
     axes.margins(0.05)
@@ -132,7 +133,7 @@ def draw_classes(axes, points, labels, names, size, width, above=False, written=
 
 
 def _middle(members):
-    """The member nearest to the others: unlike the mean it lies in the class, even in one of two parts."""
+    """Return the medoid of the members. Unlike their mean, it is one of them, even if a class has two parts."""
     distances = np.linalg.norm(members[:, None] - members[None, :], axis=-1) if len(members) <= 500 else None
     if distances is None:
         median = np.median(members, axis=0)
@@ -141,13 +142,13 @@ def _middle(members):
 
 
 def _top(members, middle):
-    """The upper end of the members around the middle, the nearer half of all."""
+    """Return the upper end of the half of the members that is nearest to the middle."""
     distances = np.linalg.norm(members - middle, axis=1)
     return members[distances <= np.median(distances), 1].max()
 
 
 def _apart(places, boxes, rounds=50):
-    """Moves names that cover each other away from each other, along the axis where that takes less."""
+    """Separate overlapping names along the axis that requires the smaller shift."""
     places = places.astype(np.float64)
     for _ in range(rounds):
         moved = False
@@ -155,7 +156,7 @@ def _apart(places, boxes, rounds=50):
             for second in range(first + 1, len(places)):
                 offset = places[second] - places[first]
                 overlap = 0.5 * (boxes[first] + boxes[second]) - np.abs(offset)
-                # A thousandth of a name's height is no overlap, and two names at one place part upwards.
+                # Ignore overlaps below a thousandth of a name's height; separate names at the same place vertically.
                 if (overlap > 1e-3 * boxes[first, 1]).all():
                     axis = int(np.argmin(overlap))
                     shift = 0.5 * overlap[axis] * (1.0 if offset[axis] >= 0 else -1.0)

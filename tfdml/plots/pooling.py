@@ -1,4 +1,4 @@
-"""What the pooling looks at."""
+"""Maps of pooling weights over images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tfdml.plots import style
 from tfdml.plots.pixels import as_gray, as_pixels, show
 
 _OPACITY = 0.7
-# In inches: an image's side at most, and the room for the colour bar and the labels.
+# Inches: largest side of an image, and width of the color bar and its labels.
 _LARGEST_SIDE = 1.5
 _BAR_WIDTH = 0.95
 
@@ -27,41 +27,53 @@ def pooling_maps(
     width: float = style.TEXT_WIDTH,
     title: str | None = None,
 ) -> Figure:
-    r"""Draws images and, below each, its pooling weights over it.
+    r"""Plot images and, below each, its pooling weights as an overlay.
 
-    The weights $p_j$ of the $n$ places of a feature map sum to 1. Drawn is $n p_j$: 1 is the weight that
-    average pooling gives to every place, 0 is left out, and the colours of all images are on one scale.
+    Use it to see which parts of an image a pooling uses; `tfdml.models.pooling_maps` computes the weights.
+
+    The weights $p_j$ of the $n$ locations of a feature map sum to 1. The figure shows $n p_j$ on one color scale for
+    all images: 1 is the weight of every location in average pooling, and 0 means that a location is ignored.
 
     Args:
-        images: `b` images, `(b, h, w, c)` or a sequence of images; uint8, or float in 0..1, with 1, 3 or 4
+        images: Array `(batch, height, width, channels)` or a sequence of images; uint8, or float in 0–1, with 1, 3 or 4
             channels.
-        maps: `(b, h', w')` weights, each map's sum 1; or a dict of such from the names of methods, each drawn in a row
-            of its own below the images.
-        names: Text above the images, `(b,)`.
-        interpolation: `"nearest"` shows each place of the feature map as a block, `"bilinear"` a smooth map.
-        width: In inches.
-        title: Above the figure.
+        maps: float array `(batch, h, w)`. Weights; each map sums to 1. Or a dict from names of methods to such arrays,
+            each drawn in its own row below the images.
+        names: Sequence of str, `(batch,)`. Text above the images. Default `None`.
+        interpolation: `"nearest"` shows each location of the feature map as a block, `"bilinear"` a smooth map. Default
+            `"nearest"`.
+        width: float, inches. Largest width. Default: the text width of a two-column paper.
+        title: str. Title of the figure. Default `None`.
 
     Returns:
-        A `matplotlib.figure.Figure`.
+        `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: If shapes do not fit, there is no image, a weight is negative or not finite, or a map does
-            not sum to 1.
+        ValueError: If shapes do not match, there are no images, a weight is negative or not finite, or a map does not
+            sum to 1.
+
+    Example:
+        >>> images, weights = np.zeros((2, 8, 8, 3)), np.full((2, 4, 4), 1 / 16)
+        >>> figure = pooling_maps(images, {"average": weights}, names=["cat", "dog"])
     """
     methods = dict(maps) if isinstance(maps, dict) else {"weights": maps}
     if not methods:
-        raise ValueError("Received: maps={}; expected those of a method at least.")
+        raise ValueError("There are no maps. Received: maps={}. Expected: the maps of at least one method.")
     methods = {name: _checked_maps(of_method, len(images)) for name, of_method in methods.items()}
     count = len(images)
     if names is not None and len(names) != count:
-        raise ValueError(f"Received: {len(names)} names and {count} images; expected as many names as images.")
+        raise ValueError(
+            f"The numbers of names and images differ. Received: {len(names)} names and {count} images. Expected: one "
+            "name per image."
+        )
     if interpolation not in ("nearest", "bilinear"):
-        raise ValueError(f"Received: interpolation={interpolation!r}; expected 'nearest' or 'bilinear'.")
+        raise ValueError(
+            f"Invalid interpolation. Received: interpolation={interpolation!r}; expected 'nearest' or 'bilinear'."
+        )
     all_pixels = [as_pixels(image, f"images[{index}]") for index, image in enumerate(images)]
 
     relative = {name: maps * (maps.shape[1] * maps.shape[2]) for name, maps in methods.items()}
-    # Average pooling is in the middle of the scale, or below where there are stronger weights.
+    # The weight of average pooling is the middle of the scale, or below it if there are larger weights.
     scale = Normalize(0.0, max(2.0, *(float(maps.max()) for maps in relative.values())))
     per_row = min(count, 8)
     rows = -(-count // per_row)
@@ -89,7 +101,7 @@ def pooling_maps(
         extent = (0, pixels.shape[1], pixels.shape[0], 0)
         show(above, pixels, extent=extent)
         for axes, (name, of_method) in zip(below, relative.items()):
-            # Light and pale, so that what is dark or bright below comes from the weights.
+            # Draw the image pale, so that dark and bright parts come from the weights.
             show(axes, 0.4 + 0.6 * as_gray(pixels), extent=extent)
             overlay = axes.imshow(
                 of_method[index],
@@ -125,12 +137,19 @@ def _checked_maps(maps, count):
     maps = np.asarray(maps)
     maps = maps.astype(np.float64)
     if maps.ndim != 3 or 0 in maps.shape:
-        raise ValueError(f"Received: maps of shape {maps.shape}; expected (images, h, w).")
+        raise ValueError(f"Maps have the wrong shape. Received: maps of shape {maps.shape}; expected (images, h, w).")
     if len(maps) != count:
-        raise ValueError(f"Received: {count} images and {len(maps)} maps; expected as many maps as images.")
+        raise ValueError(
+            f"The numbers of images and maps differ. Received: {count} images and {len(maps)} maps. Expected: one map "
+            "per image."
+        )
     if not np.isfinite(maps).all() or maps.min() < 0:
-        raise ValueError(f"Received: weights in [{maps.min():g}, {maps.max():g}]; expected finite weights >= 0.")
+        raise ValueError(
+            f"Invalid weights. Received: weights in [{maps.min():g}, {maps.max():g}]; expected finite weights >= 0."
+        )
     sums = maps.sum(axis=(1, 2))
     if np.abs(sums - 1.0).max() > 0.02:
-        raise ValueError(f"Received: a map that sums to {sums[np.abs(sums - 1.0).argmax()]:g}; expected 1.")
+        raise ValueError(
+            f"Invalid weights. Received: a map that sums to {sums[np.abs(sums - 1.0).argmax()]:g}; expected 1."
+        )
     return maps

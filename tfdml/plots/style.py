@@ -1,4 +1,4 @@
-"""One look for every figure: sizes, colours and axes, without touching matplotlib's global settings."""
+"""Common style of all figures: sizes, colors and axes, without changing matplotlib's global settings."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from matplotlib.ft2font import FT2Font
 
 _logger = logging.getLogger(__name__)
 
-# Widths in inches: one column and the full text of a two-column paper.
+# Widths of one column and of the text of a two-column paper, inches.
 COLUMN_WIDTH = 3.3
 TEXT_WIDTH = 7.0
 
-# Sizes in points, to be read at the widths above.
+# Font sizes in points, readable at the widths above.
 TITLE_SIZE = 9
 LABEL_SIZE = 8
 TICK_SIZE = 7
 NOTE_SIZE = 7
 
-# Okabe and Ito's colours, told apart by readers of every kind of colour vision. Their yellow is too pale on
-# white paper, and black is the text's.
+# Colors of Okabe and Ito, distinguishable with every kind of color vision. Without their yellow, which is too pale on
+# white paper, and black, which is used for text.
 BLUE = "#0072B2"
 ORANGE = "#E69F00"
 GREEN = "#009E73"
@@ -44,10 +44,10 @@ BACKGROUND_POINTS = "#C9C9C9"
 GRID = "#E6E6E6"
 SEQUENTIAL_COLORMAP = "viridis"
 
-# The typeface that comes with matplotlib, so it is on every machine, and knows most alphabets.
+# Ships with matplotlib, so it is always available, and covers most alphabets.
 TYPEFACE = "DejaVu Sans"
 
-# Typefaces for what `TYPEFACE` lacks, used where they are installed: Chinese, Japanese and Korean first.
+# Typefaces for characters that `TYPEFACE` lacks, used if installed: Chinese, Japanese and Korean first.
 FALLBACKS = (
     "Noto Sans CJK JP", "Noto Sans JP", "Source Han Sans JP", "IPAexGothic", "IPAGothic", "TakaoGothic",
     "Hiragino Sans", "Yu Gothic", "Meiryo", "MS Gothic", "Noto Sans CJK SC", "Noto Sans SC", "PingFang SC",
@@ -59,12 +59,12 @@ FALLBACKS = (
 
 
 def new_figure(width, height):
-    """An empty figure of the given size in inches, outside pyplot and its list of figures."""
+    """Return an empty figure of the given size in inches that pyplot does not manage."""
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
 def style_axes(axes, grid=True):
-    """Gives axes the common look: two spines, small ticks, a light grid behind the data."""
+    """Apply the common style to axes: two spines, small ticks, a light grid behind the data."""
     axes.set_facecolor("white")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -80,9 +80,9 @@ def style_axes(axes, grid=True):
 
 
 def square_around(points, margin=0.05):
-    """The lower left and the upper right corner of a square around points `(n, 2)`, with a margin on each side.
+    """Return the lower left and upper right corners of a square around points `(n, 2)`.
 
-    The margin is a share of the points' greater extent.
+    The margin on each side is a fraction of the larger extent of the points.
     """
     low, high = points.min(axis=0), points.max(axis=0)
     half = (0.5 + margin) * (high - low).max() or 1.0
@@ -90,16 +90,16 @@ def square_around(points, margin=0.05):
 
 
 def write_class(axes, place, name, color, *, size=LABEL_SIZE, outline=2.0, order=3):
-    """Writes the name of a class at a place `(2,)`, in a darker shade of the class' colour and with a halo.
+    """Write the name of a class in a darker shade of its color, with a halo.
 
     Args:
-        axes: Of matplotlib.
-        place: The middle of the text.
-        name: Text that is `drawable`.
-        color: Of the class.
-        size: Of the letters, in points.
-        outline: Width of the halo, in points.
-        order: What lies above what, as matplotlib's zorder.
+        axes: `matplotlib.axes.Axes`.
+        place: float array `(2,)`. Center of the text.
+        name: str that is `drawable`.
+        color: Color of the class.
+        size: float, points. Font size.
+        outline: float, points. Width of the halo. Default 2.
+        order: float. zorder of matplotlib. Default 3.
     """
     axes.text(
         *place,
@@ -117,27 +117,27 @@ def write_class(axes, place, name, color, *, size=LABEL_SIZE, outline=2.0, order
 
 
 def add_title(figure, title):
-    """Writes the title above the whole figure, if there is one."""
+    """Write the title above the whole figure unless it is `None`."""
     if title is not None:
         figure.suptitle(title, fontsize=TITLE_SIZE, color=TEXT, family=typefaces(), parse_math=False)
 
 
 def halo(width=1.6):
-    """A white outline that keeps text readable over points and images."""
+    """Return a white outline that keeps text readable over points and images."""
     return [patheffects.withStroke(linewidth=width, foreground="white")]
 
 
 def typefaces():
-    """`TYPEFACE` and the installed `FALLBACKS`, as matplotlib's `family`: a glyph comes from the first that has it."""
+    """Return `TYPEFACE` and the installed `FALLBACKS` for matplotlib's `family`; the first that has a glyph is used."""
     return [TYPEFACE, *_installed_fallbacks()]
 
 
 def drawable(text):
-    """The text in characters that one of the `typefaces` has.
+    """Return the text with only characters that one of the `typefaces` has.
 
-    A single character that cannot be shown alone (no glyph, no ink, or a mark that sits on another character)
-    is named by its code point, as in `U+3042`; inside a longer text a character without a glyph becomes `?`. The first
-    character that no typeface has is answered with a warning.
+    A single character that cannot be shown alone (no glyph, no ink, or a combining mark) is replaced by its code point,
+    such as `U+3042`; in longer texts, characters without a glyph are replaced by `?`. The first missing character
+    causes a warning.
     """
     text = str(text)
     glyphs = _glyphs()
@@ -157,8 +157,8 @@ def _warn_of_missing_glyphs(character):
     if not _warned:
         _warned.append(character)
         _logger.warning(
-            "No installed typeface has a glyph for some characters of names, which are shown as '?' or by their code "
-            "points. Received: U+%04X (%s). Install one that has it, such as Noto Sans CJK (Debian: fonts-noto-cjk).",
+            "No installed typeface has glyphs for some characters in names, which are shown as '?' or as code points. "
+            "Received: U+%04X (%s). Install a typeface that has them, such as Noto Sans CJK (Debian: fonts-noto-cjk).",
             ord(character),
             unicodedata.name(character, "without a name"),
         )
@@ -174,7 +174,7 @@ def _installed_fallbacks():
 def _glyphs():
     glyphs = set()
     for name in typefaces():
-        # Names of classes are bold in some figures and not in others.
+        # Class names are bold in some figures and regular in others.
         fonts = [findfont(FontProperties(name, weight=weight)) for weight in ("normal", "bold")]
         glyphs |= set.intersection(*(set(FT2Font(font).get_charmap()) for font in fonts))
     return frozenset(glyphs)

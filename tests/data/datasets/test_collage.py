@@ -113,7 +113,7 @@ def test_splits_keep_the_options():
 
 def test_too_few_backgrounds_to_split():
     collages = Collages(toys(10, 0), toys(2, 100), tile=SIDE)
-    with pytest.raises(ValueError, match="backgrounds cannot be split.*validation split without classes.*2 classes"):
+    with pytest.raises(ValueError, match="backgrounds cannot be split.*validation split has no classes.*2 classes"):
         split_classes(collages, validation=0.2, test=0.3)
 
 

@@ -49,10 +49,10 @@ def test_columns_root_delimiter_and_encoding(table, tmp_path):
     ("text", "message"),
     [
         ("", r"is empty\. Received: .*my\.csv\. Expected: a header such as 'path,label'"),
-        ("path,label\n", r"is empty\. Received: .*my\.csv with a header alone"),
+        ("path,label\n", r"is empty\. Received: .*my\.csv with a header only"),
         ("path,lable\na.png,owl\n", r"Received: 'label'; .* columns \['path', 'lable'\]\. Did you mean 'lable'"),
         ("path;label\na.png;owl\n", r"Received: 'path'; .*\['path;label'\]\..* delimiter if it is not a comma"),
-        ("path,label,label\na.png,owl,1\n", r"there twice\. Received: 'label'"),
+        ("path,label,label\na.png,owl,1\n", r"Duplicate column\. Received: 'label'"),
         ("path,label\na.png,owl\nb.png\nc.png,\n", r"2 rows .* Received: line 3 \(1 values\), line 4 \(no label\) of"),
         ('path,label\na.png,owl\n"b.png,finch\n', r"damaged\. Received: .*my\.csv, line 3"),
         ("path,label\na.png,owl\nb.png,owl\n", r"at least 2 classes\. .*2 rows .*\['owl'\] in the column 'label'"),

@@ -168,7 +168,7 @@ class Trap:
     ("name", "contents", "message"),
     [
         ("features.npy", np.zeros((8, 5), np.int32), "features of type int32"),
-        ("features.npy", np.zeros((8, 5, 1)), "features of shape (8, 5, 1); expected (n, d)"),
+        ("features.npy", np.zeros((8, 5, 1)), "features of shape (8, 5, 1). Expected: (n, dim)"),
         ("features.npy", np.zeros((7, 5)), "7 features and 8 labels"),
         ("features.npy", np.zeros((8, 0)), "(8, 0)"),
         ("features.npy", np.array([[Trap()]]), "Not a readable .npy"),
@@ -183,7 +183,7 @@ class Trap:
         ("labels.npy", np.array(list("abcabcab")), "does not name: ['a', 'b', 'c']"),
         ("classes.txt", "ant\nbee\n", "labels up to 2 and"),
         ("classes.txt", b"\xff\xfe", "cannot be read"),
-        ("roles.npy", np.array([0, 1, 2]), "roles of shape (3,); expected (8,)"),
+        ("roles.npy", np.array([0, 1, 2]), "roles of shape (3,). Expected: (8,)"),
         ("roles.npy", np.arange(8), "roles with [3, 4, 5, 6, 7]"),
         ("source.json", '{"num_train_classes": 3}', "num_train_classes=3"),
     ],
@@ -221,7 +221,7 @@ def test_no_features_at_all(stored):
 def test_missing_files(stored, tmp_path):
     cases = [
         (lambda: features(tmp_path / "nowhere"), "There is no such file.*nowhere"),
-        (lambda: features(tmp_path), "The folder holds no features.*expected features.npy and labels.npy"),
+        (lambda: features(tmp_path), "The folder has no features.*Expected: features.npy and labels.npy"),
         (lambda: features(stored, labels=tmp_path / "mine.npy"), "There is no such file.*mine.npy"),
         (lambda: features(stored, roles=tmp_path / "mine.npy"), "There is no such file.*mine.npy"),
     ]

@@ -153,7 +153,7 @@ def test_missing_images_are_named(name, path):
         ("cub", r"Put CUB_200_2011.tgz, from https://data.caltech.edu/\S+, into the folder (\S+). Then run: .* cub "),
         ("cars196", r"Put car_ims.tgz, from \S+, into the folder (\S+). Put cars_annos.mat.*Then run: .* cars196 "),
         ("sop", r"Put Stanford_Online_Products.zip, from \S+, into the folder (\S+). Then run: .* sop "),
-        ("in_shop", r"Put img.zip, from https://mmlab\S+, into the folder (\S+)/Img. Then run.*licence"),
+        ("in_shop", r"Put img.zip, from https://mmlab\S+, into the folder (\S+)/Img. Then run.*license"),
     ],
 )
 def test_says_what_to_put_where(tmp_path, name, advice):
@@ -167,8 +167,8 @@ def test_says_what_to_put_where(tmp_path, name, advice):
     [
         ("cub", "images.txt", lambda text: text.replace("\n", " and more\n", 1), "images.txt with line 1: '1 001.*e'"),
         ("cub", "images.txt", lambda text: "", "images.txt without entries"),
-        ("cub", "images.txt", lambda text: text.split("\n", 1)[1], "do not fit together. Received: images.txt with 23"),
-        ("cub", "image_class_labels.txt", lambda text: text.replace(" 6\n", " 7\n", 1), "do not fit together"),
+        ("cub", "images.txt", lambda text: text.split("\n", 1)[1], "are inconsistent. Received: images.txt with 23"),
+        ("cub", "image_class_labels.txt", lambda text: text.replace(" 6\n", " 7\n", 1), "are inconsistent"),
         ("cub", "image_class_labels.txt", lambda text: text.replace(" 6\n", " six\n", 1), "line 21: '21 six'; exp"),
         ("sop", "Ebay_test.txt", lambda text: text.replace(" 4 1 ", " 3 1 ", 1), "with 1 classes in both, such as 3"),
         ("sop", "Ebay_train.txt", lambda text: text[: text.index("\n") + 1], "Ebay_train.txt without entries"),
