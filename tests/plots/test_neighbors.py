@@ -95,7 +95,7 @@ def test_everything_lies_in_the_figure(queries, neighbors):
 
 def test_errors():
     queries, neighbors = images_of(2, 8, 8), images_of(2, 3, 8, 8)
-    with pytest.raises(ValueError, match="query_images does not fit.*Received: 1 entries; expected 2"):
+    with pytest.raises(ValueError, match="query_images does not match.*Received: 1 entries; expected 2"):
         nearest_neighbors(queries[:1], neighbors, CORRECT)
     with pytest.raises(ValueError, match="neighbor_images does not fit.*Received: 1 entries; expected 2"):
         nearest_neighbors(queries, neighbors[:1], CORRECT)
