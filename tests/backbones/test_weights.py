@@ -155,7 +155,7 @@ def test_weights_stay_float32_under_a_mixed_policy(tmp_path, dtype_policy):
     [
         ({"conv1.bias": None, "block.0.bn.running_var": None}, "; missing: conv1/bias, block_0_bn/moving_variance."),
         ({"conv2.weight": np.ones(3), "conv1.extra": np.ones(1)}, "; not of this network: conv2.weight, conv1.extra."),
-        ({"conv1.weight": np.ones((4, 3, 5, 5))}, r"; of another shape: conv1/kernel (5, 5, 3, 4) rather than (3, 3, "),
+        ({"conv1.weight": np.ones((4, 3, 5, 5))}, r"; of another shape: conv1/kernel (5, 5, 3, 4) instead of (3, 3, "),
         ({"conv1.bias": np.ones(7), "b": np.ones(1)}, "; not of this network: b; of another shape: conv1/bias "),
     ],
 )

@@ -97,13 +97,13 @@ def test_errors():
     queries, neighbors = images_of(2, 8, 8), images_of(2, 3, 8, 8)
     with pytest.raises(ValueError, match="query_images does not match.*Received: 1 entries; expected 2"):
         nearest_neighbors(queries[:1], neighbors, CORRECT)
-    with pytest.raises(ValueError, match="neighbor_images does not fit.*Received: 1 entries; expected 2"):
+    with pytest.raises(ValueError, match="neighbor_images does not match.*Received: 1 entries; expected 2"):
         nearest_neighbors(queries, neighbors[:1], CORRECT)
-    with pytest.raises(ValueError, match=r"neighbor_images\[0\] does not fit.*Received: 2 entries; expected 3"):
+    with pytest.raises(ValueError, match=r"neighbor_images\[0\] does not match.*Received: 2 entries; expected 3"):
         nearest_neighbors(queries, neighbors[:, :2], CORRECT)
-    with pytest.raises(ValueError, match="query_names does not fit.*Received: 3 entries; expected 2"):
+    with pytest.raises(ValueError, match="query_names does not match.*Received: 3 entries; expected 2"):
         nearest_neighbors(queries, neighbors, CORRECT, query_names="abc")
-    with pytest.raises(ValueError, match=r"neighbor_names\[1\] does not fit.*Received: 1 entries; expected 3"):
+    with pytest.raises(ValueError, match=r"neighbor_names\[1\] does not match.*Received: 1 entries; expected 3"):
         nearest_neighbors(queries, neighbors, CORRECT, neighbor_names=["abc", "d"])
     for wrong in (CORRECT[0], CORRECT[:0], CORRECT.astype(int)):
         with pytest.raises(ValueError, match="expected booleans"):
