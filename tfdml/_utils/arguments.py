@@ -1,4 +1,4 @@
-"""Checks of arguments, and the configuration of objects that keep their arguments as attributes."""
+"""Check arguments, and derive the configuration of objects from their attributes."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def check_choice(name: str, value: _T, choices: Iterable[Any]) -> _T:
 
 
 def configuration(instance: object) -> dict[str, Any]:
-    """The arguments that an object was made with, taken from its attributes of the same names.
+    """Return an object's constructor arguments, read from attributes of the same names.
 
     Keyword collections (`**kwargs`) are left to the base class.
     """
@@ -73,12 +73,12 @@ def configuration(instance: object) -> dict[str, Any]:
 
 
 class FormerNames:
-    """Lets a Keras object take arguments by their former names, also from configurations of earlier versions.
+    """Mixin that accepts former names of arguments, also in configurations of earlier versions.
 
-    It is a base class that comes first. Code that uses a former name gets a DeprecationWarning.
+    It must be the first base class of a Keras object. Code that uses a former name causes a DeprecationWarning.
 
     Attributes:
-        former_names: From the names that arguments had to their names now.
+        former_names: dict from former names of arguments to current names.
     """
 
     former_names: dict[str, str] = {}
@@ -115,7 +115,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def check_part(part: Sequence[int]) -> tuple[int, int]:
-    """Gives a pair (index, count) of integers, which part of how many, if there is such a part."""
+    """Return a pair (index, count) of integers with 0 <= index < count, or raise a ValueError."""
     index, count = part
     if not 0 <= index < count:
         raise ValueError(f"Received: part={part!r}; expected (index, count) with 0 <= index < count.")

@@ -1,4 +1,4 @@
-"""PyTorch's files of weights, read without PyTorch and without running what is pickled in them."""
+"""Read PyTorch's weight files without PyTorch and without running pickled code."""
 
 import io
 import math
@@ -72,26 +72,27 @@ class _Tensor(NamedTuple):
 
 
 def read_state_dict(path):
-    """Reads the tensors of a file that `torch.save(model.state_dict(), path)` wrote.
+    """Read the tensors of a file written by `torch.save(model.state_dict(), path)`.
 
-    Both formats are read: the archive of PyTorch 1.6 and later, and the stream of pickles before it. A pickle is a
-    program; here a small interpreter follows it that knows dicts, lists, tuples, numbers, strings and, of the names
-    that it may call, those of a state dict alone (ordered dictionaries, storages, tensors and parameters). Every other
-    name ends the reading. What is allocated is bounded by the size of the file.
+    Both formats are read: the archive of PyTorch 1.6 and later, and the earlier stream of pickles. A pickle is a
+    program. It is run by a small interpreter that knows only dicts, lists, tuples, numbers, strings and the names that
+    a state dict needs (ordered dictionaries, storages, tensors and parameters); any other name raises an error.
+    Allocated memory is bounded by the size of the file.
 
-    Of a checkpoint that holds its state dict under `"state_dict"`, `"model_state_dict"` or `"model"`, next to an epoch
-    or an optimizer, that one is read. If all names begin with `module.` (`torch.nn.DataParallel`), it is left out.
+    If a checkpoint contains its state dict under `"state_dict"`, `"model_state_dict"` or `"model"`, next to an epoch or
+    an optimizer, this state dict is read. The prefix `module.` (`torch.nn.DataParallel`) is removed if all names have
+    it.
 
     Args:
-        path: The file.
+        path: str or `os.PathLike`. File to read.
 
     Returns:
-        A dict from names to NumPy arrays, in the file's order; bfloat16 becomes float32.
+        dict from names to NumPy arrays, in the file's order; bfloat16 becomes float32.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not such a file, is cut off or damaged, asks for anything but tensors, holds anything else,
-            or claims to hold more than its size allows.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file has another format, is truncated or damaged, contains anything but tensors, or claims to
+            contain more than its size allows.
     """
     path = pathlib.Path(path).expanduser()
     if not path.is_file():
@@ -105,8 +106,8 @@ def read_state_dict(path):
             raise ValueError(f"Received: {path}{error}") from error
         except Exception as error:  # A damaged file can fail in any way, also by MemoryError or RecursionError.
             raise ValueError(
-                f"Received: {path}, which is no file of torch.save, or cut off or damaged ({short_reason(error)}); "
-                "expected a state dict."
+                f"Received: {path}, which is not a file of torch.save, or is truncated or damaged "
+                f"({short_reason(error)}); expected a state dict."
             ) from error
 
 
@@ -151,7 +152,7 @@ def _read_archive(file, path):
 def _read_stream(file, path):
     file = _BoundedFile(file, path.stat().st_size)
     if _PickleReader(file).read() != _LEGACY_MAGIC:
-        raise _FileError(", which is no file of torch.save.")
+        raise _FileError(", which is not a file of torch.save.")
     version = _PickleReader(file).read()
     if version != _LEGACY_VERSION:
         raise _FileError(f", of version {short_text(version)} of torch.save; expected {_LEGACY_VERSION}.")
