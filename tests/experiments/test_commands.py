@@ -136,7 +136,7 @@ def test_a_file_and_the_command_line_over_it(capsys, tmp_path):
         (["--out", "."], "exists already, and nothing is overwritten"),
         (["--data.name", "glyfs"], "Did you mean 'glyphs'?"),
         (["--data.options.min_typfaces", "3"], "Did you mean 'min_typefaces'?"),
-        (["digits-quick", "--data.validation_classes", "0.01"], "validation split without classes"),
+        (["digits-quick", "--data.validation_classes", "0.01"], "validation split has no classes"),
         (["digits-quick", "--batches.classes", "9"], "classes"),
         (["digits-quick", "--loss.name", "contrastve"], "Did you mean 'contrastive'?"),
         (["digits-quick", "--loss.options.margin", "3"], "does not take these options"),
@@ -145,7 +145,7 @@ def test_a_file_and_the_command_line_over_it(capsys, tmp_path):
         (["digits-quick", "--model.backbone", "tiny", "--model.embedding_size", "0"], "embedding_size"),
         (["digits-quick", "--augmentation.rotation", "200"], "rotation=200"),
         (["digits-quick", "--loss.name", "addons.TripletHardLoss"], "Expected: references.name='batch'"),
-        (["digits-quick", "--data.name", "folder", "--data.options.path", "nowhere"], "no such folder"),
+        (["digits-quick", "--data.name", "folder", "--data.options.path", "nowhere"], "folder does not exist"),
         (["digits-quick", "--ccp.projection_weight", "-1"], "projection_weight"),
     ],
 )
