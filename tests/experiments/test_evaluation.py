@@ -168,7 +168,7 @@ def test_nothing_is_written_over(image_run, in_tmp_path):
     ("options", "message"),
     [
         ({"data_name": "digitz"}, "Did you mean 'digits'?"),
-        ({"data_name": "no/such/folder"}, "no such folder"),
+        ({"data_name": "no/such/folder"}, "folder does not exist"),
         ({"data_name": "digits", "data_options": {"sise": 3}}, "Dataset 'digits' does not take these options"),
         ({"data_name": "digits", "split": "test", "splitting": {"test_classes": 2.0}}, "Received: test=2.0"),
         ({"split": "tests"}, "Unknown split. Received: split='tests'"),
