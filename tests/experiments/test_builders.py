@@ -11,15 +11,19 @@ from tfdml._utils.typed_values import to_mapping
 from tfdml.experiments import (
     InputError,
     RecipeError,
+    RunFolderError,
     builders,
     load_preset,
     load_recipe,
     preset_names,
     recipe_names,
+    runner,
     train,
 )
 from tfdml.experiments.builders import dry_build, make_embedder, make_loss, make_model, make_optimizer, make_pooling
 from tfdml.experiments.recipe_files import merge
+from tfdml.experiments.run_folder import RunFolder
+from tfdml.models import ParameterGroup, layer_decay_groups
 
 
 def images(classes=40, of_each=3):
@@ -270,3 +274,64 @@ def test_the_zero_shot_section():
         zero_shot = model.zero_shot
         assert (zero_shot.num_classes, zero_shot.embedding_size) == (40, dim or 4)
         assert (model.zero_shot_weight, zero_shot.ridge, zero_shot.temperature) == (0.25, 0.5, 0.2)
+
+
+def test_schedules_over_all_training_steps():
+    changes = {"training.steps_per_validation": 10, "training.max_validations": 5, "optimizer.learning_rate": 0.1}
+
+    def rates(name, warmup):
+        recipe = load_recipe("gap", {**changes, "optimizer.schedule": name, "optimizer.schedule_warmup_steps": warmup})
+        schedule = make_optimizer(recipe, steps_per_epoch=7)._learning_rate
+        return [float(schedule(step)) for step in range(51)]
+
+    steps = np.arange(51)
+    for warmup in (0, 10):
+        rise = np.minimum(1.0, steps / warmup) if warmup else 1.0
+        share = np.maximum(0.0, steps - warmup) / (50 - warmup)
+        np.testing.assert_allclose(rates("cosine", warmup), 0.05 * rise * (1 + np.cos(np.pi * share)), atol=1e-7)
+        np.testing.assert_allclose(rates("linear", warmup), 0.1 * rise * (1 - share), atol=1e-7)
+
+
+def test_parameter_groups_and_frozen_layers():
+    small = keras.Sequential([
+        keras.Input((4,)), keras.layers.Dense(3, name="block_1"), keras.layers.Dense(3, name="block_2"),
+        keras.layers.Dense(2, name="embedding"),
+    ])  # fmt: skip
+    model = make_model(load_recipe("gap", {"optimizer.backbone_learning_rate_multiplier": 0.1}), small, images())
+    assert model.parameter_groups == (ParameterGroup("backbone", 0.1),)
+    model = make_model(load_recipe("gap", {"optimizer.layer_decay": 0.5}), small, images())
+    assert model.parameter_groups == tuple(layer_decay_groups(small, 0.5))
+    assert make_model(load_recipe("gap"), small, images()).parameter_groups == ()
+    with pytest.raises(RecipeError, match="model.frozen_layers: No layer matches the pattern. Received: 'conv"):
+        make_model(load_recipe("gap", {"model.frozen_layers": ["conv*"]}), small, images())
+    model = make_model(load_recipe("gap", {"model.frozen_layers": ["block_1"]}), small, images())
+    assert [layer.trainable for layer in small.layers] == [False, True, True] and len(model.trainable_variables) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer.schedule": "cosine", "optimizer.decay_epochs": 3.0}, "The learning rate decays in one way"),
+        ({"optimizer.schedule_warmup_steps": 5}, "schedule_warmup_steps=5 with optimizer.schedule='constant'"),
+        ({"optimizer.schedule": "linear", "optimizer.schedule_warmup_steps": 100, "training.max_validations": 1},
+         "less than the 50 training steps"),
+        ({"optimizer.layer_decay": 0.9, "optimizer.backbone_learning_rate_multiplier": 0.1}, "one of the two"),
+        ({"optimizer.layer_decay": 0.0}, "layer_decay"),
+    ],
+)  # fmt: skip
+def test_fine_tuning_that_does_not_fit(changes, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe("gap", changes)
+
+
+def test_a_scheduled_run_is_not_prolonged(tmp_path):
+    recipe = load_recipe("gap", {"optimizer.schedule": "cosine", "training.max_validations": 4})
+    with pytest.raises(RunFolderError, match="max_validations=5 with optimizer.schedule='cosine'. Expected: 4"):
+        runner._prolong(RunFolder(tmp_path), recipe, 5)
+
+
+def test_colors_of_a_recipe():
+    still = {f"augmentation.{key}": 0.0 for key in ("rotation", "scale", "shear", "translation")}
+    assert builders.make_augmentation(load_recipe("gap", still)) is None
+    changes = {**still, "augmentation.brightness": 0.2, "augmentation.erasing": 0.5}
+    assert builders.make_augmentation(load_recipe("gap", changes)) == data.Augmentation(brightness=0.2, erasing=0.5)

@@ -28,11 +28,15 @@ from tfdml.layers.pooling import GeneralizedSumPooling, PrototypePooling
 from tfdml.losses.addons import addons_loss
 from tfdml.models import (
     CCPModel,
+    LinearDecay,
     MetricModel,
+    ParameterGroup,
     adapt_pooling,
     build_embedder,
     build_head,
     calibrate_batch_norm,
+    freeze_layers,
+    layer_decay_groups,
 )
 
 # Number of training images whose local features suffice to choose the initial prototypes.
@@ -347,6 +351,11 @@ def make_model(recipe: Recipe, embedder: keras.Model, train: data.LabeledSamples
         options |= {"projection_weight": ccp.projection_weight, "projection_decay": ccp.projection_decay}
         if ccp.in_batch_weight is not None:
             options["in_batch_weight"] = ccp.in_batch_weight
+    if recipe.model.frozen_layers:
+        try:
+            freeze_layers(embedder, recipe.model.frozen_layers)
+        except ValueError as error:
+            raise RecipeError(f"model.frozen_layers: {error}") from error
     model, loss = kind(embedder, **options), make_loss(recipe)
     steps_per_epoch, multiplier = len(train) / recipe.batches.size, config.proxy_learning_rate_multiplier
     if multiplier != 1 and not recipe.references.has_proxies and getattr(loss, "parameters", None) is None:
@@ -362,6 +371,7 @@ def make_model(recipe: Recipe, embedder: keras.Model, train: data.LabeledSamples
         weight_decay=config.l2_weight_decay,
         warmup_steps=math.ceil(config.warmup_epochs * steps_per_epoch),
         geometry=recipe.training.geometry,
+        parameter_groups=make_parameter_groups(recipe, embedder),
         jit_compile=recipe.training.jit_compile,
     )
     return model
@@ -389,6 +399,16 @@ def make_references(recipe: Recipe, num_classes: int, dim: int) -> list[keras.la
     return layers
 
 
+def make_parameter_groups(recipe: Recipe, embedder: keras.Model) -> list[ParameterGroup]:
+    """Create the groups of layers with other learning rates; none if all layers have the same."""
+    config = recipe.optimizer
+    if config.layer_decay is not None:
+        with recipe_errors("optimizer", decay="layer_decay"):
+            return layer_decay_groups(embedder, config.layer_decay)
+    multiplier = config.backbone_learning_rate_multiplier
+    return [] if multiplier == 1.0 else [ParameterGroup("backbone", multiplier)]
+
+
 def make_optimizer(recipe: Recipe, steps_per_epoch: float, multiplier: float = 1.0) -> keras.optimizers.Optimizer:
     """Create the optimizer.
 
@@ -403,6 +423,16 @@ def make_optimizer(recipe: Recipe, steps_per_epoch: float, multiplier: float = 1
         learning_rate = keras.optimizers.schedules.ExponentialDecay(
             learning_rate, math.ceil(config.decay_epochs * steps_per_epoch), config.decay_factor, staircase=True
         )
+    if config.schedule != "constant":
+        warmup = config.schedule_warmup_steps
+        steps = recipe.training.steps_per_validation * recipe.training.max_validations - warmup
+        learning_rate = (
+            LinearDecay(learning_rate, steps, warmup) if config.schedule == "linear"
+            else keras.optimizers.schedules.CosineDecay(
+                0.0 if warmup else learning_rate, steps, warmup_target=learning_rate if warmup else None,
+                warmup_steps=warmup,
+            )
+        )  # fmt: skip
     common = {"learning_rate": learning_rate, "global_clipnorm": config.global_clipnorm}
     if config.name == "sgd":
         return keras.optimizers.SGD(momentum=config.momentum, **common)

@@ -24,7 +24,12 @@ _UpToOne = Annotated[float, "[0, 1]"]
 _AnyInteger = Annotated[int, "[-inf, inf]"]
 # Former keys and their present names, and keys that recipes of earlier versions do not have.
 FORMER_KEYS = {"evaluation.pictures": "evaluation.figures", "zero_shot.dim": "zero_shot.embedding_size"}
-ADDED_KEYS = {"imports", "ccp.reinitialize"}
+ADDED_KEYS = {
+    "imports", "ccp.reinitialize", "augmentation.brightness", "augmentation.contrast", "augmentation.saturation",
+    "augmentation.hue", "augmentation.erasing", "augmentation.erasing_area", "model.frozen_layers",
+    "optimizer.schedule", "optimizer.schedule_warmup_steps", "optimizer.backbone_learning_rate_multiplier",
+    "optimizer.layer_decay",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -97,11 +102,23 @@ class AugmentationConfig:
     """Smallest and largest share of the image area that a random crop keeps; null for no crop."""
     crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
     """Smallest and largest ratio of a crop's width to its height."""
+    brightness: float = 0.0
+    """Largest relative change of brightness, 0 to 1."""
+    contrast: float = 0.0
+    """Largest relative change of contrast, 0 to 1."""
+    saturation: float = 0.0
+    """Largest relative change of saturation, 0 to 1; for color images."""
+    hue: float = 0.0
+    """Largest rotation of the colors as a share of the color circle, 0 to 0.5; for color images."""
+    erasing: float = 0.0
+    """Probability that a rectangle of the image is filled with one random color."""
+    erasing_area: tuple[float, float] = (0.02, 0.25)
+    """Smallest and largest share of the image area that is erased."""
 
     @property
     def changes(self):
         """Whether any augmentation is on."""
-        return any(value for name, value in vars(self).items() if name != "crop_aspect")
+        return any(value for name, value in vars(self).items() if name not in ("crop_aspect", "erasing_area"))
 
 
 @dataclass(frozen=True)
@@ -168,6 +185,8 @@ class ModelConfig:
     """'l2' for embeddings of unit length, 'clip' for at most unit length, 'none' to leave them unchanged."""
     first_weights: Optional[str] = None
     """Initial weights: best.weights.h5 of a run with the same network; null for random weights."""
+    frozen_layers: tuple[str, ...] = ()
+    """Layers that are not trained: names or patterns such as blocks_[0-4]_*, or backbone."""
 
     @property
     def is_pretrained(self):
@@ -307,6 +326,14 @@ class OptimizerConfig:
     """Validations without improvement of training.monitor before the learning rate decays; null for no decay."""
     plateau_factor: Annotated[float, "(0, 1)"] = 0.5
     """Factor by which the learning rate is multiplied on a plateau."""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """Learning rate over all training steps: constant, or decayed to 0 along a cosine or a line."""
+    schedule_warmup_steps: Annotated[int, "[0, 4294967296]"] = 0
+    """Initial training steps in which the learning rate increases from 0, for 'cosine' and 'linear'."""
+    backbone_learning_rate_multiplier: _NotNegative = 1.0
+    """Learning-rate multiplier for the backbone: everything before the embedding and the pooling."""
+    layer_decay: Optional[Annotated[float, "(0, 1]"]] = None
+    """Factor of the learning rate from each twelfth of the backbone to the one before it; null for none."""
 
 
 @dataclass(frozen=True)
@@ -465,6 +492,16 @@ class Recipe:
             (None not in (optimizer.plateau_patience, optimizer.decay_epochs),
              "optimizer.decay_epochs optimizer.plateau_patience", "one of the two",
              "The learning rate decays either by a schedule or on a plateau."),
+            (optimizer.schedule != "constant" and (optimizer.decay_epochs or optimizer.plateau_patience),
+             "optimizer.schedule optimizer.decay_epochs optimizer.plateau_patience", "one of the three",
+             "The learning rate decays in one way."),
+            (optimizer.schedule_warmup_steps and optimizer.schedule == "constant",
+             "optimizer.schedule_warmup_steps optimizer.schedule", "optimizer.schedule='cosine' or 'linear'"),
+            (optimizer.schedule_warmup_steps >= training.steps_per_validation * training.max_validations,
+             "optimizer.schedule_warmup_steps",
+             f"less than the {training.steps_per_validation * training.max_validations} training steps"),
+            (optimizer.layer_decay is not None and optimizer.backbone_learning_rate_multiplier != 1.0,
+             "optimizer.layer_decay optimizer.backbone_learning_rate_multiplier", "one of the two"),
             (optimizer.warmup_epochs and optimizer.name == "adamw" and optimizer.weight_decay,
              "optimizer.warmup_epochs optimizer.weight_decay",
              "optimizer.name=adam with optimizer.l2_weight_decay, or one of the two equal to 0",

@@ -241,6 +241,12 @@ def _prolong(folder, recipe, max_validations):
     """Change the number of validations and remove the results that depend on it."""
     with input_errors():
         wanted = check_whole_number("max_validations", max_validations, minimum=1)
+    if recipe.optimizer.schedule != "constant" and wanted != recipe.training.max_validations:
+        raise RunFolderError(
+            "The learning rate is scheduled over all training steps, so a longer run has other weights from the first "
+            f"step on. Received: training.max_validations={wanted} with optimizer.schedule="
+            f"{recipe.optimizer.schedule!r}. Expected: {recipe.training.max_validations}, or a new run."
+        )
     done = open_backup(folder).initial_epoch
     if wanted < done:
         raise RunFolderError(

@@ -17,11 +17,13 @@ from tfdml.models.embedder import (
 from tfdml.models.head import build_head
 from tfdml.models.metric_model import MetricModel
 from tfdml.models.parameter_groups import ParameterGroup, freeze_batch_norm, freeze_layers, layer_decay_groups
+from tfdml.models.schedules import LinearDecay
 from tfdml.models.snapshot import WeightSnapshot
 
 __all__ = [
     "CCPModel",
     "Workers",
+    "LinearDecay",
     "MetricModel",
     "ParameterGroup",
     "WeightSnapshot",
