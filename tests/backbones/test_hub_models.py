@@ -84,6 +84,9 @@ def test_a_small_dinov2_trains_exports_and_serves(tmp_path):
     kernel = np.array(model.encoder.trainable_weights[0])
     trainer.fit(tf.data.Dataset.from_tensors((images, labels)).repeat(3), verbose=0)
     assert np.abs(np.asarray(model.encoder.trainable_weights[0]) - kernel).max() > 0
+    embedder.save(tmp_path / "trained.keras")
+    again = keras.saving.load_model(tmp_path / "trained.keras", safe_mode=True)
+    np.testing.assert_allclose(again(images), embedder(images), atol=1e-5)
     tfdml.export_saved_model(embedder, str(tmp_path / "served"), data.Preprocessing((SIDE, SIDE), 3))
     served = tf.saved_model.load(str(tmp_path / "served"))
     result = served.signatures["serving_default"](images=tf.constant(images))["embedding"]

@@ -53,6 +53,9 @@ class PooledTokenFirst(keras.layers.Layer):
 def image_tower(model: keras.Model) -> keras.Model:
     """Returns the part of a KerasHub model that outputs tokens of images, and any other model as it is.
 
+    The position embeddings of DINOv2 are frozen: KerasHub interpolates them again when it loads a file, so that what
+    training changed of them would be lost.
+
     Args:
         model: A Keras model. Of CLIP and SigLIP this returns the vision encoder. SigLIP's outputs one vector, pooled by
             attention; here that vector comes first, as a class token does, and the patch tokens follow.
@@ -60,6 +63,9 @@ def image_tower(model: keras.Model) -> keras.Model:
     if not is_of_keras_hub(model):
         return model
     model = getattr(model, "vision_encoder", model)
+    for layer in model.layers:
+        if hasattr(layer, "interpolated_position_embeddings"):
+            layer.interpolated_position_embeddings.trainable = False
     if type(model).__name__ != "SigLIPVisionEncoder":
         return model
     height, width = (side // model.patch_size for side in model.image_shape[:2])
