@@ -10,7 +10,7 @@ from tfdml.data import load
 def test_names():
     collages, files = ["cifar_collage", "collage"], ["cifar10", "cifar100", "csv", "fashion_mnist", "folder", "mnist"]
     published = ["cars196", "cub", "in_shop", "sop"]
-    assert data.names() == sorted(["digits", "features", "glyphs", *collages, *files, *published])
+    assert data.names() == sorted(["digits", "emoji", "features", "glyphs", *collages, *files, *published])
 
 
 def test_digits():
