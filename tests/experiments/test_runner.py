@@ -450,7 +450,7 @@ def test_prototypes_after_a_warm_up(tmp_path, tiny_changes):
     result = train("digits-quick", tmp_path / "run", overrides=changes, verbose=0)
     assert result.validation["epoch"] > 2
     assert result.embedder.get_layer("pooling").ratio == load_recipe("digits-quick").model.gsp.ratio
-    assert "prototypes after 2 epochs" in (tmp_path / "run" / "train.log").read_text()
+    assert "Prototypes initialized after 2 epochs" in (tmp_path / "run" / "train.log").read_text()
 
 
 @pytest.mark.integration

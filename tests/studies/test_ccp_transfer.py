@@ -153,7 +153,7 @@ def test_a_second_call_trains_nothing_and_gives_the_same(finished, monkeypatch):
         raise AssertionError("trained again")
 
     monkeypatch.setattr(models.MetricModel, "fit", fail)
-    monkeypatch.setattr(study, "_image", lambda *arguments: figure.Figure())
+    monkeypatch.setattr(study, "_figure", lambda *arguments: figure.Figure())
     assert study.ccp_transfer(folder, [0], "digits-quick", TINY, shown_classes=3) == given
 
 
