@@ -97,6 +97,7 @@ def test_published_files_of_efficientnet_are_corrected():
     np.testing.assert_allclose(model(ones)[0, 0, 0], 0.5 / deviation, rtol=1e-4)
 
 
+@pytest.mark.integration
 def test_an_embedder_by_name(images, tmp_path):
     embedder = models.build_embedder("keras.applications.MobileNetV3Small", "gap", 8, input_shape=SHAPE)
     embeddings = embedder(images)

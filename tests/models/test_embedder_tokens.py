@@ -204,6 +204,7 @@ def test_an_input_range_that_the_first_layer_contradicts(layer, input_range):
         models.build_embedder(backbone, input_range=input_range)
 
 
+@pytest.mark.integration
 def test_an_embedder_of_tokens_trains_and_serves(images, tmp_path):
     embedder = models.build_embedder(
         token_backbone(map_backbone(), 1), "cls+gsp", 6, token_grid=(3, 5),
