@@ -123,6 +123,7 @@ def test_bad_input(name, shape, options, message):
         backbones.get(f"keras.applications.{name}", shape, **options)
 
 
+@pytest.mark.integration
 def test_files_that_do_not_fit(mobile_net, tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
         backbones.get(MOBILE_NET, SHAPE, weights=tmp_path / "model.h5")

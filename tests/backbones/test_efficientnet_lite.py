@@ -77,6 +77,7 @@ def test_batch_norm_is_frozen_with_weights(tmp_path):
 
 
 @needs_weights
+@pytest.mark.integration
 def test_conversion_to_npz(pretrained, tmp_path):
     path = backbones.convert_weights(published_file(), tmp_path / "lite.npz", "efficientnet_lite0")
     assert "blocks_0_depthwise_conv/kernel" in np.load(path)

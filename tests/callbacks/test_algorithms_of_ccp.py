@@ -169,6 +169,7 @@ def test_one_problem_of_fixed_proxies_is_plain_proxy_training(blobs, linear_embe
             np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.integration
 def test_the_stronger_the_pull_the_nearer_to_the_last_solution(blobs, linear_embedder):
     changes = []
     everything = tf.data.Dataset.from_tensors(blobs).repeat()

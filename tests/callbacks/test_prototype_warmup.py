@@ -55,6 +55,7 @@ def test_prototypes_are_k_centers_of_the_learnt_features(images):
     assert distances.min(axis=0).max() <= between.min() + 1e-6
 
 
+@pytest.mark.integration
 def test_evaluation_and_proxies_follow_the_present_pooling(images):
     """Neither validation nor the pool of the next proxies may go by the graph of the warm-up."""
     # A rate of 0: only the pooling changes.

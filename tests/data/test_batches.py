@@ -256,6 +256,7 @@ def photograph(width, height):
 
 
 @pytest.mark.parametrize("subsampling, channels", [(0, 1), (2, 3)])
+@pytest.mark.integration
 def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(subsampling, channels, tmp_path):
     """Against Pillow: decoded in full, cut out and resized with its anti-aliased bilinear filter."""
     path, size = str(tmp_path / "image.jpg"), (60, 70)

@@ -182,7 +182,10 @@ def test_the_limit_of_pixels(write):
             read_image(path, max_pixels=959)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+_REST = [pytest.param(kind, marks=pytest.mark.integration) for kind in ("PNG", "WEBP")]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", *_REST])
 def test_the_limit_of_a_dataset_reaches_every_decoder(kind, tmp_path):
     for name in ("a/1", "a/2", "b/1", "b/2"):
         path = tmp_path / f"{name}.{kind.lower()}"

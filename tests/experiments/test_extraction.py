@@ -454,6 +454,7 @@ def test_tokens(digits, tmp_path):
             extract_features(model, digits, tmp_path / "none", verbose=False, **options)
 
 
+@pytest.mark.integration
 def test_a_network_of_keras_applications(digits, tmp_path):
     options = {"alpha": 0.35, "weights": str(tmp_path / "weights.npz")}
     network = backbones.get("keras.applications.MobileNetV2", (32, 32, 3), alpha=0.35)

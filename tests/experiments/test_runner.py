@@ -262,6 +262,7 @@ def test_damaged_results_are_made_again(tmp_path, head_run):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.integration
 def test_a_full_disk_stops_a_run_in_one_line(tmp_path, head_arguments, head_run, monkeypatch, capsys):
     path, sync = tmp_path / "run", files._sync
 
@@ -304,6 +305,7 @@ def test_the_other_line_of_keras_and_other_cpus(tmp_path, head_run):
     assert f"other cpus ({environment['cpus'] + 6}, now {environment['cpus']})" in (path / "train.log").read_text()
 
 
+@pytest.mark.integration
 def test_a_prolonged_run_ends_like_one_that_began_so(tmp_path, head_changes, head_run, head_arguments, capsys):
     path = tmp_path / "prolonged"
     shutil.copytree(head_run.folder, path)
@@ -326,6 +328,7 @@ class _Spoil(keras.callbacks.Callback):
         self.model.embedder.set_weights([np.zeros_like(weight) for weight in self.model.embedder.get_weights()])
 
 
+@pytest.mark.integration
 def test_a_training_that_does_not_help_keeps_the_untrained_weights(tmp_path, head_changes, capsys):
     changes = {**head_changes, "data.validation_classes": 0.3}
     path = tmp_path / "run"

@@ -486,6 +486,7 @@ def mobile_net(shape=(32, 32, 3)):
     return keras.Model(network.input, keras.layers.GlobalAveragePooling2D()(features))
 
 
+@pytest.mark.integration
 def test_an_embedder_of_another_range_is_served_what_it_expects(tmp_path):
     """The vectors of a network of keras.applications had a cosine of 0.85 with the right ones."""
     embedder, images = mobile_net(), make_images(2, 32)

@@ -78,6 +78,7 @@ def test_a_memory_beside_the_proxies(blobs, linear_embedder):
     assert len(model.solution) == 2
 
 
+@pytest.mark.integration
 def test_a_strong_pull_holds_the_weights(blobs, linear_embedder):
     moved = {}
     batches = tf.data.Dataset.from_tensor_slices(blobs).repeat().batch(32)

@@ -199,6 +199,7 @@ def test_damaged_matlab_files(tmp_path):
         load("cars196", path=path, counts="any")
 
 
+@pytest.mark.integration
 def test_the_augmentation_of_the_protocols(tmp_path):
     """A random crop of 16-100 % of the area, resized to 227x227, and a flip; the test takes the centre."""
     path = miniatures.make("cub", tmp_path, classes=6, per_class=4)
