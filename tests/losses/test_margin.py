@@ -92,6 +92,7 @@ def test_gradient_of_the_boundaries():
 
 
 def test_a_plain_model_trains_the_boundary_if_it_has_it():
+    keras.utils.set_random_seed(0)
     class Model(keras.Model):
         def __init__(self, loss):
             super().__init__()
