@@ -23,7 +23,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
-from scipy import stats  # noqa: E402
+
+from studies.report import paired_interval  # noqa: E402
 
 BASELINE = "gap"
 TITLES = {
@@ -137,15 +138,6 @@ def values(runs, recipe, metric, part="test"):
 def mean_and_deviation(numbers):
     """Format the mean and the sample standard deviation, such as `0.650 ± 0.007`."""
     return f"{numbers.mean():.3f} ± {numbers.std(ddof=1):.3f}"
-
-
-def paired_interval(differences, confidence=0.95):
-    """Format the mean of paired differences and its t interval, such as `+0.010 [−0.020, +0.040]`."""
-    mean = differences.mean()
-    freedom = len(differences) - 1
-    error = differences.std(ddof=1) / np.sqrt(len(differences))
-    half = stats.t.ppf(0.5 + confidence / 2, freedom) * error
-    return f"{mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}]".replace("-", "−")
 
 
 def recipes_of(runs):

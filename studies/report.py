@@ -8,6 +8,7 @@ import sys
 
 import jsonargparse
 import numpy as np
+from scipy import stats
 
 from tfdml._utils.markdown import markdown_table
 from tfdml.experiments.errors import InputError
@@ -59,6 +60,24 @@ def mean_and_deviation(values, digits=3, ddof=0):
     """
     mean = f"{np.mean(values):.{digits}f}"
     return f"{mean} ± {np.std(values, ddof=ddof):.{digits}f}" if len(values) > 1 else mean
+
+
+def paired_interval(differences, confidence=0.95):
+    """Format the mean of paired differences and its t interval, or the only difference.
+
+    Args:
+        differences: float array `(runs,)`. Differences of two methods with the same seed.
+        confidence: float. Probability that the interval covers the true mean. Default: 0.95.
+
+    Example:
+        >>> paired_interval(np.array([0.01, 0.02, 0.03]))
+        '+0.020 [−0.005, +0.045]'
+    """
+    mean = np.mean(differences)
+    if len(differences) == 1:
+        return f"{mean:+.3f}".replace("-", "−")
+    half = stats.t.ppf(0.5 + confidence / 2, len(differences) - 1) * stats.sem(differences)
+    return f"{mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}]".replace("-", "−")
 
 
 def command(study):

@@ -1,0 +1,250 @@
+"""Which losses and additions pay when a pretrained network is fine-tuned on Emoji?
+
+python -m studies.finetuning --out DIR --emoji EMOJI
+"""
+
+import csv
+import os
+import pathlib
+from typing import Optional
+
+import numpy as np
+
+from studies.report import Report, command, mean_and_deviation, paired_interval
+from tfdml._utils.naming import unknown_name
+from tfdml.experiments import InputError, load_recipe
+from tfdml.experiments.recipe_files import recipe_hash
+from tfdml.experiments.runner import result_of
+
+RESULTS = pathlib.Path(__file__).parent / "results" / "finetuning.csv"
+# The length of a run: less than the recipe `finetune` has, so that there can be more runs.
+LENGTH = {"training.max_validations": 9, "training.patience": 9, "evaluation.figures": False}
+_PROXIES = {"references.name": "proxies", "references.per_class": 1, "optimizer.proxy_learning_rate_multiplier": 100.0}
+LOSSES = {
+    "c1": {"loss.name": "c1", "loss.options": {}},
+    "c2": {},
+    "triplet": {"loss.name": "triplet_all", "loss.options": {"margin": 0.0961}},
+    "multi_similarity": {"loss.name": "multi_similarity", "loss.options": {}},
+    "proxy_anchor": {"loss.name": "proxy_anchor", "loss.options": {}, **_PROXIES},
+    "soft_triple": {"loss.name": "soft_triple", "loss.options": {}, **_PROXIES, "references.per_class": 4},
+}
+_FIXED_PROXIES = {"references.name": "proxies", "references.per_class": 4}
+ADDITIONS = {
+    "gsp": {"model.pooling": "gsp"},
+    "zero_shot": {"zero_shot.enabled": True},
+    "xbm": {"references.name": "memory", "references.memory_size": 2048, "references.memory_warmup": 100},
+    "proxies": _FIXED_PROXIES,
+    "ccp": {**_FIXED_PROXIES, "ccp.enabled": True, "ccp.max_steps": 40, "model.normalization": "clip"},
+}
+# The first ones matter most.
+METHODS = (
+    "c2",
+    "c2+gsp",
+    "c2+ccp",
+    "multi_similarity",
+    "multi_similarity+ccp",
+    "c2+xbm",
+    "c2+gsp+zero_shot",
+    "c2+ccp+gsp",
+    "multi_similarity+gsp",
+    "c2+proxies",
+    "c1",
+    "c1+ccp",
+    "triplet",
+    "proxy_anchor",
+    "multi_similarity+xbm",
+    "multi_similarity+gsp+zero_shot",
+    "triplet+ccp",
+    "c1+gsp",
+    "c1+xbm",
+    "triplet+gsp",
+    "soft_triple",
+    "proxy_anchor+gsp",
+)
+COLUMNS = (
+    "method", "learning_rate", "seed", "steps", "best_step", "seconds", "untrained_map_at_r", "validation_map_at_r",
+    "test_map_at_r", "test_precision_at_1", "recipe_hash",
+)  # fmt: skip
+
+
+def finetuning(
+    out: str,
+    emoji: Optional[str] = None,
+    methods: list[str] = METHODS,
+    seeds: list[int] = (0, 1, 2),
+    learning_rates: list[float] = (3e-5, 1e-4, 3e-4),
+    results: str = str(RESULTS),
+    overrides: Optional[dict] = None,
+    search_only: bool = False,
+):
+    """Fine-tune EfficientNet-Lite0 by each method, and compare what unseen emoji get.
+
+    A method is a loss with additions, such as `c2+gsp`. Its learning rate is the best one on the validation classes
+    with the first seed. The methods share the data, the batches and the initial network of a seed, so they are compared
+    by their differences in each seed.
+
+    Each finished run is a row of the results file, from which the tables are made, and is not repeated. Rows of other
+    definitions of a method, which have another hash, are ignored. A stopped study resumes.
+
+    Args:
+        out: Folder for the tables and the runs.
+        emoji: Folder that `tfdml-prepare emoji` prepared. Without it nothing is trained: the tables show the results
+            that are there.
+        methods: Methods, in the order of their runs.
+        seeds: Seeds of the runs with the best learning rate; the first one is also that of the search.
+        learning_rates: Learning rates to choose from.
+        results: CSV file of the results.
+        overrides: Changes of the recipe `finetune`, as in --overrides.training.max_validations 2.
+        search_only: Train only the search.
+
+    Returns:
+        dict from the method to the results of its seeds with the best learning rate, dicts by `COLUMNS`.
+    """
+    study = _Study(pathlib.Path(out).expanduser(), emoji, pathlib.Path(results).expanduser(), overrides)
+    found = {}
+    for method in methods:
+        search = study.runs(method, seeds[:1], learning_rates)
+        if not search:
+            continue
+        best = max(search, key=lambda row: row["validation_map_at_r"])["learning_rate"]
+        found[method] = study.runs(method, seeds[:1] if search_only else seeds, [best])
+    _report(Report(out), found)
+    return found
+
+
+def changes_of(method):
+    """Return the changes of the recipe `finetune` that make a method, by dotted keys.
+
+    Example:
+        >>> changes_of("c2+gsp")
+        {'model.pooling': 'gsp'}
+    """
+    loss, *additions = method.split("+")
+    for name, kind, known in [(loss, "loss", LOSSES), *((name, "addition", ADDITIONS) for name in additions)]:
+        if name not in known:
+            raise InputError(str(unknown_name(kind, name, known)))
+    changes = dict(LOSSES[loss])
+    for name in additions:
+        changes.update(ADDITIONS[name])
+    return changes
+
+
+class _Study:
+    """Trains runs that are not in the results file, and reads those that are."""
+
+    def __init__(self, folder, emoji, results, overrides):
+        self.folder, self.emoji, self.results = folder, emoji, results
+        self.overrides = {**LENGTH, **(overrides or {})}
+
+    def runs(self, method, seeds, learning_rates):
+        """Return the rows of the runs of a method, those that are there if nothing can be trained."""
+        rows = [self.run(method, seed, rate) for seed in seeds for rate in learning_rates]
+        return [row for row in rows if row is not None]
+
+    def run(self, method, seed, learning_rate):
+        """Return the row of one run, or None if it is neither there nor can be trained."""
+        changes = {**changes_of(method), "seed": seed, "optimizer.learning_rate": learning_rate, **self.overrides}
+        recipe = load_recipe("finetune", {**changes, "data.options": {"path": self.emoji or "emoji"}})
+        row = read_results(self.results).get(recipe_hash(recipe))
+        if row is not None or self.emoji is None:
+            return row
+        result = result_of(recipe, self.folder / "runs" / f"{method}-{learning_rate:g}-{seed}")
+        row = {
+            "method": method,
+            "learning_rate": learning_rate,
+            "seed": seed,
+            "steps": result.training["steps"],
+            "best_step": result.validation["epoch"] * recipe.training.steps_per_validation,
+            "seconds": round(result.training["seconds"]),
+            "untrained_map_at_r": round(result.untrained["map_at_r"], 5),
+            "validation_map_at_r": round(result.validation[recipe.training.monitor], 5),
+            "test_map_at_r": round(result.test["map_at_r"], 5),
+            "test_precision_at_1": round(result.test["precision_at_1"], 5),
+            "recipe_hash": recipe_hash(recipe),
+        }
+        _append(self.results, row)
+        print(f"{method:32s} {learning_rate:g} seed {seed}: test MAP@R {row['test_map_at_r']:.4f}", flush=True)
+        return row
+
+
+def read_results(path):
+    """Read a results file.
+
+    Args:
+        path: path of a CSV file. If there is none, there are no results.
+
+    Returns:
+        dict from the hash of a recipe to the row of its run, a dict by `COLUMNS`.
+    """
+    if not path.exists():
+        return {}
+    with open(path, newline="", encoding="utf-8") as file:
+        return {
+            row["recipe_hash"]: {key: _typed(key, value) for key, value in row.items()} for row in csv.DictReader(file)
+        }
+
+
+def _typed(column, text):
+    if column in ("method", "recipe_hash"):
+        return text
+    return int(text) if column in ("seed", "steps", "best_step", "seconds") else float(text)
+
+
+def _append(path, row):
+    """Add a row. A run is worth minutes, so the row is on the disk afterwards."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not path.exists()
+    with open(path, "a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        if is_new:
+            writer.writeheader()
+        writer.writerow(row)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _report(report, found):
+    rows = []
+    for method, runs in found.items():
+        baseline = found.get(method.split("+")[0], [])
+        rows.append(
+            [
+                method,
+                f"{runs[0]['learning_rate']:g}" if runs else "",
+                mean_and_deviation(_values(runs, "validation_map_at_r"), ddof=1),
+                mean_and_deviation(_values(runs, "test_map_at_r"), ddof=1),
+                mean_and_deviation(_values(runs, "test_precision_at_1"), ddof=1),
+                "" if runs is baseline else difference(runs, baseline),
+                len(runs),
+            ]
+        )
+    report.table(
+        "finetuning",
+        [
+            "method",
+            "learning rate",
+            "validation MAP@R",
+            "test MAP@R",
+            "test P@1",
+            "difference from the loss alone",
+            "seeds",
+        ],
+        rows,
+        "Unseen emoji: mean ± standard deviation over the seeds, and the mean paired difference in MAP@R with its 95 % "
+        "t interval.",
+    )
+
+
+def difference(runs, baseline, metric="test_map_at_r"):
+    """Format the mean difference of two methods over their common seeds, with its interval; `""` if there are none."""
+    of_seed = {row["seed"]: row[metric] for row in baseline}
+    differences = [row[metric] - of_seed[row["seed"]] for row in runs if row["seed"] in of_seed]
+    return paired_interval(np.array(differences)) if differences else ""
+
+
+def _values(runs, key):
+    return np.array([row[key] for row in runs])
+
+
+if __name__ == "__main__":
+    command(finetuning)
