@@ -1,11 +1,13 @@
-"""Measure time and memory of a training step of each backbone.
+"""Measure parameters, time and memory of backbones, in embedding images and in training.
 
 A step embeds a batch (128 dimensions, average pooling), computes the contrastive loss C2 and updates the weights with
 Adam. Each backbone, with trainable and with frozen batch normalization, runs in a separate process. Memory is the peak
-of that process beyond its memory after TensorFlow was loaded. Ratios are relative to the first row.
+of that process beyond its memory after TensorFlow was loaded. Parameters include the embedding layer. Ratios are
+relative to the first row.
 
     python benchmarks/backbones.py
     python benchmarks/backbones.py bn_inception --frozen all --batch 32 --side 227
+    python benchmarks/backbones.py efficientnet_lite0,last_stride=1 keras.applications.MobileNetV2 --side 96
 """
 
 import argparse
@@ -24,7 +26,7 @@ import tensorflow as tf  # noqa: E402
 from benchmarks import children  # noqa: E402
 from tfdml import backbones  # noqa: E402
 from tfdml.backbones.batch_normalization import FROZEN  # noqa: E402
-from tfdml.models import MetricModel, build_embedder  # noqa: E402
+from tfdml.models import MetricModel, build_embedder, inference_function  # noqa: E402
 
 BACKBONES = ("bn_inception", "googlenet", "resnet50")
 PER_CLASS = 4
@@ -47,15 +49,20 @@ def main():
         f"TensorFlow {tf.__version__}, {len(os.sched_getaffinity(0))} cores. One training step, batch "
         f"{options.batch} of {options.side}x{options.side}, {'XLA' if options.xla else 'graph'}."
     )
-    print(f"{'backbone':14s} {'frozen':11s} {'seconds':>8s} {'ratio':>6s} {'peak MiB':>9s} {'ratio':>6s}")
+    width = max(map(len, options.backbones))
+    print(
+        f"{'backbone':{width}s} {'frozen':11s} {'parameters':>10s} {'embed ms/image':>14s} {'ratio':>6s} "
+        f"{'train s/step':>12s} {'ratio':>6s} {'peak MiB':>9s} {'ratio':>6s}"
+    )
     first = None
     for backbone in options.backbones:
         for frozen in options.frozen:
-            seconds, mebibytes = run_in_child(backbone, frozen, options)
-            first = first or (seconds, mebibytes)
+            parameters, *measured = run_in_child(backbone, frozen, options)
+            first = first or measured
+            (embed, train, peak), ratios = measured, [one / other for one, other in zip(measured, first)]
             print(
-                f"{backbone:14s} {frozen:11s} {seconds:8.2f} {seconds / first[0]:6.2f} "
-                f"{mebibytes:9.0f} {mebibytes / first[1]:6.2f}",
+                f"{backbone:{width}s} {frozen:11s} {parameters / 1e6:8.2f} M {embed:14.2f} {ratios[0]:6.2f} "
+                f"{train:12.2f} {ratios[1]:6.2f} {peak:9.0f} {ratios[2]:6.2f}",
                 flush=True,
             )
 
@@ -71,19 +78,29 @@ def measure(options):
     images = tf.constant(rng.random((options.batch, options.side, options.side, 3), np.float32))
     labels = tf.constant(np.arange(options.batch) // PER_CLASS)
     before = children.high_water_mark()
+    name, *settings = options.backbones[0].split(",")
+    settings = {key: json.loads(value) for key, _, value in (setting.partition("=") for setting in settings)}
     backbone = backbones.get(
-        options.backbones[0], (options.side, options.side, 3), frozen_batch_norm=options.frozen[0]
+        name, (options.side, options.side, 3), weights=None, frozen_batch_norm=options.frozen[0], **settings
     )
-    model = MetricModel(build_embedder(backbone, embedding_size=128))
+    embedder = build_embedder(backbone, embedding_size=128)
+    model = MetricModel(embedder)
     model.compile(optimizer="adam", loss="c2", jit_compile=options.xla)
-    for _ in range(2):
-        model.train_on_batch(images, labels)
+    train = median_seconds(lambda: model.train_on_batch(images, labels), options.repeats)
+    peak = children.high_water_mark() - before
+    embed_batch = inference_function(embedder)
+    embed = median_seconds(lambda: embed_batch(images), options.repeats)
+    return embedder.count_params(), 1000 * embed / options.batch, train, peak
+
+
+def median_seconds(step, repeats):
+    """Median time of a step, after two that are not timed."""
     times = []
-    for _ in range(options.repeats):
+    for _ in range(2 + repeats):
         start = time.perf_counter()
-        model.train_on_batch(images, labels)
+        np.asarray(step())
         times.append(time.perf_counter() - start)
-    return float(np.median(times)), children.high_water_mark() - before
+    return float(np.median(times[2:]))
 
 
 if __name__ == "__main__":

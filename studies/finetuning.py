@@ -143,8 +143,9 @@ class _Study:
 
     def run(self, method, seed, learning_rate):
         """Return the row of one run, or None if it is neither there nor can be trained."""
-        changes = {**changes_of(method), "seed": seed, "optimizer.learning_rate": learning_rate, **self.overrides}
-        recipe = load_recipe("finetune", {**changes, "data.options": {"path": self.emoji or "emoji"}})
+        changes = {**changes_of(method), "seed": seed, "optimizer.learning_rate": learning_rate}
+        changes["data.options"] = {"path": self.emoji or "emoji"}
+        recipe = load_recipe("finetune", {**changes, **self.overrides})
         row = read_results(self.results).get(recipe_hash(recipe))
         if row is not None or self.emoji is None:
             return row

@@ -20,7 +20,8 @@ from tfdml.experiments.recipe_files import (
 
 def test_the_recipes_of_the_package():
     assert recipe_names()[0] == "default"
-    assert {"default", "gap", "gap-ccp", "gsp", "xbm", "digits-quick"} <= set(recipe_names())
+    some = {"default", "gap", "gap-ccp", "gsp", "xbm", "digits-quick", "finetune", "finetune-dinov2", "head-dinov2"}
+    assert some <= set(recipe_names())
     built_in = recipe_names(tables=False)
     assert recipe_names()[: len(built_in)] == built_in and "table-3.1/cub/c1" in recipe_names()[len(built_in) :]
     for name in built_in:

@@ -53,3 +53,21 @@ def test_a_run_on_a_preset_of_keras_hub(tiny_changes, tmp_path):
     preset = {"model.backbone": f"keras_hub:{tmp_path / 'preset'}", "model.pooling": "cls+gsp"}
     images = {"data.size": 16, "data.channels": 3, "training.max_validations": 2}
     check_run({**tiny_changes, **preset, **images}, tmp_path / "run")
+
+
+@pytest.mark.skipif(IS_KERAS_2, reason="KerasHub needs Keras 3.")
+def test_the_recipe_finetune_dinov2_on_a_tiny_one(tiny_changes, tmp_path):
+    keras_hub = pytest.importorskip("keras_hub")
+    keras_hub.models.DINOV2Backbone(
+        patch_size=4, num_layers=2, hidden_dim=8, num_heads=2, intermediate_dim=16, image_shape=(16, 16, 3),
+        position_embedding_shape=(16, 16, 3),
+    ).save_to_preset(str(tmp_path / "preset"))  # fmt: skip
+    changes = {key: value for key, value in tiny_changes.items() if key.startswith(("training.", "evaluation."))}
+    changes |= {
+        "model.backbone": f"keras_hub:{tmp_path / 'preset'}", "data.name": "digits", "data.options": {},
+        "data.size": 16, "data.validation_classes": 0.2, "data.test_classes": 0.3, "batches.classes": 4,
+        "optimizer.schedule_warmup_steps": 2, "training.max_validations": 2,
+    }  # fmt: skip
+    result = train("finetune-dinov2", tmp_path / "run", overrides=changes, verbose=0)
+    assert result.training["steps"] == 2 * changes["training.steps_per_validation"]
+    assert (tmp_path / "run" / "saved_model" / "saved_model.pb").is_file()

@@ -1,0 +1,103 @@
+"""The study of fine-tuning: its methods, its results file, and the tables that are made from it."""
+
+import numpy as np
+import pytest
+import tiny_backbone
+from scipy import stats
+
+from studies import finetuning as study
+from studies.report import paired_interval
+from tfdml.experiments import InputError, load_recipe, runner
+from tfdml.experiments.builders import dry_build
+from tfdml.experiments.recipe_files import recipe_hash
+
+TINY = {key: value for key, value in tiny_backbone.CHANGES.items() if key.partition(".")[0] in ("model", "training")}
+TINY |= {
+    "model.backbone_options": {},
+    "data.name": "digits",
+    "data.options": {},
+    "data.size": 12,
+    "data.channels": 1,
+    "data.test_classes": 0.3,
+    "data.validation_classes": 0.2,
+    "batches.classes": 4,
+    "augmentation.crop_area": None,
+    "optimizer.schedule_warmup_steps": 0,
+    "training.max_validations": 1,
+}
+
+
+@pytest.mark.parametrize("method", study.METHODS)
+def test_methods_differ_in_loss_pooling_and_references_alone(method):
+    equal = load_recipe("finetune")
+    recipe = load_recipe("finetune", study.changes_of(method))
+    dry_build(recipe)
+    for part in ("data", "batches", "augmentation", "training", "evaluation"):
+        assert getattr(recipe, part) == getattr(equal, part)
+    assert recipe.model.backbone_options == equal.model.backbone_options
+    loss, *additions = method.split("+")
+    assert recipe.model.has_gsp == ("gsp" in additions)
+    assert recipe.zero_shot.enabled == ("zero_shot" in additions)
+    assert recipe.ccp.enabled == ("ccp" in additions)
+    assert recipe.references.has_memory == ("xbm" in additions)
+    assert recipe.loss.name.startswith(loss.partition("_")[0])
+
+
+@pytest.mark.parametrize(("method", "message"), [("c3", "loss.*'c3'"), ("c2+gps", "addition.*'gps'.*'gsp'")])
+def test_unknown_methods(method, message):
+    with pytest.raises(InputError, match=message):
+        study.changes_of(method)
+
+
+def row(method, rate, seed, validation, test):
+    recipe = load_recipe("finetune", {**study.LENGTH, **study.changes_of(method), "seed": seed,
+                                      "optimizer.learning_rate": rate})  # fmt: skip
+    values = {
+        "method": method, "learning_rate": rate, "seed": seed, "steps": 9, "best_step": 9, "seconds": 1,
+        "untrained_map_at_r": 0.1, "validation_map_at_r": validation, "test_map_at_r": test,
+        "test_precision_at_1": 0.5, "recipe_hash": recipe_hash(recipe),
+    }  # fmt: skip
+    return values
+
+
+def test_tables_from_results_without_training(tmp_path):
+    rows = [row("c2", 1e-4, 0, 0.4, 0.30), row("c2", 3e-4, 0, 0.5, 0.31), row("c2", 3e-4, 1, 0.5, 0.33)]
+    rows += [row("c2+gsp", 1e-4, 0, 0.6, 0.33), row("c2+gsp", 1e-4, 1, 0.6, 0.36)]
+    # Of another definition of the method: ignored.
+    rows += [{**row("c2+gsp", 3e-4, 0, 0.9, 0.9), "recipe_hash": "0" * 12}]
+    for each in rows:
+        study._append(tmp_path / "results.csv", each)
+    found = study.finetuning(
+        str(tmp_path / "out"), methods=["c2", "c2+gsp", "c1"], seeds=[0, 1, 2], results=str(tmp_path / "results.csv")
+    )
+    assert found == {"c2": rows[1:3], "c2+gsp": rows[3:5]}
+    table = (tmp_path / "out" / "finetuning.md").read_text()
+    assert "0.320 ± 0.014" in table and paired_interval([0.02, 0.03]) in table and "0.900" not in table
+
+
+def test_the_interval_equals_the_paired_test_of_scipy():
+    first, second = np.random.default_rng(0).normal(size=(2, 5))
+    interval = stats.ttest_rel(first, second).confidence_interval(0.95)
+    expected = f"{np.mean(first - second):+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]".replace("-", "−")
+    assert paired_interval(first - second) == expected
+    assert paired_interval([0.5]) == "+0.500"
+
+
+@pytest.mark.integration
+def test_trains_once_and_chooses_the_learning_rate(tmp_path, monkeypatch):
+    trained, train = [], runner.train
+
+    def count_and_train(recipe, *args, **kwargs):
+        trained.append((recipe.optimizer.learning_rate, recipe.seed))
+        return train(recipe, *args, **kwargs)
+
+    monkeypatch.setattr(runner, "train", count_and_train)
+    arguments = {"emoji": "not read", "results": str(tmp_path / "results.csv"), "overrides": TINY}
+    arguments |= {"methods": ["c2"], "seeds": [0, 1], "learning_rates": [1e-3, 1e-2]}
+    with tiny_backbone.registered():
+        found = study.finetuning(str(tmp_path / "first"), **arguments)["c2"]
+        assert len(trained) == 3
+        # Another folder, the same results: nothing is trained.
+        assert study.finetuning(str(tmp_path / "second"), **arguments)["c2"] == found
+    assert len(trained) == 3 and trained[2] == (found[0]["learning_rate"], 1)
+    assert [each["seed"] for each in found] == [0, 1]
