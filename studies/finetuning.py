@@ -1,6 +1,7 @@
-"""Which losses and additions pay when a pretrained network is fine-tuned on Emoji?
+"""Which losses and additions pay on Emoji: when a pretrained network is fine-tuned, and for heads on frozen features?
 
-python -m studies.finetuning --out DIR --emoji EMOJI
+python -m studies.finetuning --out DIR --data EMOJI
+python -m studies.finetuning --out DIR --data FEATURES --recipe features
 """
 
 import csv
@@ -16,13 +17,18 @@ from tfdml.experiments import InputError, load_recipe
 from tfdml.experiments.recipe_files import recipe_hash
 from tfdml.experiments.runner import result_of
 
-RESULTS = pathlib.Path(__file__).parent / "results" / "finetuning.csv"
-# The length of a run: less than the recipe `finetune` has, so that there can be more runs.
-LENGTH = {"training.max_validations": 9, "training.patience": 9, "evaluation.figures": False}
+RESULTS = pathlib.Path(__file__).parent / "results"
+_CLASSES = {"data.validation_classes": 0.1, "data.test_classes": "published"}
+# What all methods share besides the recipe. Fine-tuning is shorter than in the recipe, so that there can be more runs.
+SHARED = {
+    "finetune": {"training.max_validations": 9, "training.patience": 9, "evaluation.figures": False},
+    "features": {**_CLASSES, "evaluation.figures": False},
+}
+LEARNING_RATES = {"finetune": (3e-5, 1e-4, 3e-4), "features": (3e-4, 1e-3, 3e-3)}
 _PROXIES = {"references.name": "proxies", "references.per_class": 1, "optimizer.proxy_learning_rate_multiplier": 100.0}
 LOSSES = {
     "c1": {"loss.name": "c1", "loss.options": {}},
-    "c2": {},
+    "c2": {"loss.name": "c2", "loss.options": {"positive_margin": 0.2652, "negative_margin": 0.5409}},
     "triplet": {"loss.name": "triplet_all", "loss.options": {"margin": 0.0961}},
     "multi_similarity": {"loss.name": "multi_similarity", "loss.options": {}},
     "proxy_anchor": {"loss.name": "proxy_anchor", "loss.options": {}, **_PROXIES},
@@ -36,6 +42,7 @@ ADDITIONS = {
     "proxies": _FIXED_PROXIES,
     "ccp": {**_FIXED_PROXIES, "ccp.enabled": True, "ccp.max_steps": 40, "model.normalization": "clip"},
 }
+_POOLING = {"gsp", "zero_shot"}
 # The first ones matter most.
 METHODS = (
     "c2",
@@ -69,55 +76,60 @@ COLUMNS = (
 
 def finetuning(
     out: str,
-    emoji: Optional[str] = None,
+    data: Optional[str] = None,
+    recipe: str = "finetune",
     methods: list[str] = METHODS,
     seeds: list[int] = (0, 1, 2),
-    learning_rates: list[float] = (3e-5, 1e-4, 3e-4),
-    results: str = str(RESULTS),
+    learning_rates: Optional[list[float]] = None,
+    results: Optional[str] = None,
     overrides: Optional[dict] = None,
-    search_only: bool = False,
 ):
-    """Fine-tune EfficientNet-Lite0 by each method, and compare what unseen emoji get.
+    """Train by each method, and compare MAP@R on unseen emoji.
 
-    A method is a loss with additions, such as `c2+gsp`. Its learning rate is the best one on the validation classes
-    with the first seed. The methods share the data, the batches and the initial network of a seed, so they are compared
-    by their differences in each seed.
+    A method is a loss with additions, such as `c2+gsp`; poolings do not apply to frozen features. Its learning rate is
+    the best one on the validation classes with the first seed. The methods share the data, the batches and the initial
+    network of a seed, so they are compared by their differences in each seed.
 
     Each finished run is a row of the results file, from which the tables are made, and is not repeated. Rows of other
     definitions of a method, which have another hash, are ignored. A stopped study resumes.
 
     Args:
         out: Folder for the tables and the runs.
-        emoji: Folder that `tfdml-prepare emoji` prepared. Without it nothing is trained: the tables show the results
-            that are there.
+        data: Folder that `tfdml-prepare emoji` prepared, or that of its features. Without it nothing is trained: the
+            tables show the results that are there.
+        recipe: `finetune` or `features`.
         methods: Methods, in the order of their runs.
         seeds: Seeds of the runs with the best learning rate; the first one is also that of the search.
-        learning_rates: Learning rates to choose from.
-        results: CSV file of the results.
-        overrides: Changes of the recipe `finetune`, as in --overrides.training.max_validations 2.
-        search_only: Train only the search.
+        learning_rates: Learning rates to choose from; by default three that suit the recipe.
+        results: CSV file of the results; by default that of the repository.
+        overrides: Changes of the recipe, as in --overrides.training.max_validations 2.
 
     Returns:
         dict from the method to the results of its seeds with the best learning rate, dicts by `COLUMNS`.
     """
-    study = _Study(pathlib.Path(out).expanduser(), emoji, pathlib.Path(results).expanduser(), overrides)
+    if recipe not in SHARED:
+        raise InputError(str(unknown_name("recipe", recipe, SHARED)))
+    if recipe == "features":
+        methods = [method for method in methods if not _POOLING & set(method.split("+"))]
+    results = pathlib.Path(results or RESULTS / f"{recipe}.csv").expanduser()
+    study = _Study(recipe, pathlib.Path(out).expanduser(), data, results, overrides)
     found = {}
     for method in methods:
-        search = study.runs(method, seeds[:1], learning_rates)
+        search = study.runs(method, seeds[:1], learning_rates or LEARNING_RATES[recipe])
         if not search:
             continue
         best = max(search, key=lambda row: row["validation_map_at_r"])["learning_rate"]
-        found[method] = study.runs(method, seeds[:1] if search_only else seeds, [best])
-    _report(Report(out), found)
+        found[method] = study.runs(method, seeds, [best])
+    _report(Report(out), recipe, found)
     return found
 
 
 def changes_of(method):
-    """Return the changes of the recipe `finetune` that make a method, by dotted keys.
+    """Return the changes of the recipe that make a method, by dotted keys.
 
     Example:
-        >>> changes_of("c2+gsp")
-        {'model.pooling': 'gsp'}
+        >>> changes_of("c1+gsp")
+        {'loss.name': 'c1', 'loss.options': {}, 'model.pooling': 'gsp'}
     """
     loss, *additions = method.split("+")
     for name, kind, known in [(loss, "loss", LOSSES), *((name, "addition", ADDITIONS) for name in additions)]:
@@ -132,9 +144,9 @@ def changes_of(method):
 class _Study:
     """Trains runs that are not in the results file, and reads those that are."""
 
-    def __init__(self, folder, emoji, results, overrides):
-        self.folder, self.emoji, self.results = folder, emoji, results
-        self.overrides = {**LENGTH, **(overrides or {})}
+    def __init__(self, name, folder, data, results, overrides):
+        self.name, self.folder, self.data, self.results = name, folder, data, results
+        self.overrides = {**SHARED[name], **(overrides or {})}
 
     def runs(self, method, seeds, learning_rates):
         """Return the rows of the runs of a method, those that are there if nothing can be trained."""
@@ -144,10 +156,10 @@ class _Study:
     def run(self, method, seed, learning_rate):
         """Return the row of one run, or None if it is neither there nor can be trained."""
         changes = {**changes_of(method), "seed": seed, "optimizer.learning_rate": learning_rate}
-        changes["data.options"] = {"path": self.emoji or "emoji"}
-        recipe = load_recipe("finetune", {**changes, **self.overrides})
+        changes["data.options"] = {"path": self.data or "data"}
+        recipe = load_recipe(self.name, {**changes, **self.overrides})
         row = read_results(self.results).get(recipe_hash(recipe))
-        if row is not None or self.emoji is None:
+        if row is not None or self.data is None:
             return row
         result = result_of(recipe, self.folder / "runs" / f"{method}-{learning_rate:g}-{seed}")
         row = {
@@ -204,7 +216,7 @@ def _append(path, row):
         os.fsync(file.fileno())
 
 
-def _report(report, found):
+def _report(report, recipe, found):
     rows = []
     for method, runs in found.items():
         baseline = found.get(method.split("+")[0], [])
@@ -220,7 +232,7 @@ def _report(report, found):
             ]
         )
     report.table(
-        "finetuning",
+        recipe,
         [
             "method",
             "learning rate",

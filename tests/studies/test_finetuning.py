@@ -49,8 +49,18 @@ def test_unknown_methods(method, message):
         study.changes_of(method)
 
 
+@pytest.mark.parametrize("method", [method for method in study.METHODS if "gsp" not in method])
+def test_methods_of_heads_can_be_built(method):
+    dry_build(load_recipe("features", {**study.SHARED["features"], **study.changes_of(method)}))
+
+
+def test_an_unknown_recipe(tmp_path):
+    with pytest.raises(InputError, match="Did you mean 'finetune'"):
+        study.finetuning(str(tmp_path), recipe="finetunes")
+
+
 def row(method, rate, seed, validation, test):
-    recipe = load_recipe("finetune", {**study.LENGTH, **study.changes_of(method), "seed": seed,
+    recipe = load_recipe("finetune", {**study.SHARED["finetune"], **study.changes_of(method), "seed": seed,
                                       "optimizer.learning_rate": rate})  # fmt: skip
     values = {
         "method": method, "learning_rate": rate, "seed": seed, "steps": 9, "best_step": 9, "seconds": 1,
@@ -71,7 +81,7 @@ def test_tables_from_results_without_training(tmp_path):
         str(tmp_path / "out"), methods=["c2", "c2+gsp", "c1"], seeds=[0, 1, 2], results=str(tmp_path / "results.csv")
     )
     assert found == {"c2": rows[1:3], "c2+gsp": rows[3:5]}
-    table = (tmp_path / "out" / "finetuning.md").read_text()
+    table = (tmp_path / "out" / "finetune.md").read_text()
     assert "0.320 ± 0.014" in table and paired_interval([0.02, 0.03]) in table and "0.900" not in table
 
 
@@ -92,7 +102,7 @@ def test_trains_once_and_chooses_the_learning_rate(tmp_path, monkeypatch):
         return train(recipe, *args, **kwargs)
 
     monkeypatch.setattr(runner, "train", count_and_train)
-    arguments = {"emoji": "not read", "results": str(tmp_path / "results.csv"), "overrides": TINY}
+    arguments = {"data": "not read", "results": str(tmp_path / "results.csv"), "overrides": TINY}
     arguments |= {"methods": ["c2"], "seeds": [0, 1], "learning_rates": [1e-3, 1e-2]}
     with tiny_backbone.registered():
         found = study.finetuning(str(tmp_path / "first"), **arguments)["c2"]
