@@ -111,6 +111,28 @@ def test_file_round_trip(frozen, tmp_path):
         np.testing.assert_array_equal(restored(images, training=True), backbone(images, training=False))
 
 
+@pytest.mark.parametrize("name", ["bn_inception", "googlenet", "resnet50", "efficientnet_lite0"])
+@pytest.mark.parametrize(
+    ("weights", "given", "expected"),
+    [(None, None, "none"), ("some.npz", None, "statistics"), ("some.npz", "none", "none"), (None, "all", "all")],
+)
+def test_pretrained_statistics_are_frozen_by_default(name, weights, given, expected, monkeypatch):
+    module = importlib.import_module(f"tfdml.backbones.{name.replace('lite0', 'lite')}")
+    seen = []
+
+    class Seen(Exception):
+        pass
+
+    def normalizer(momentum, frozen, epsilon=None):
+        seen.append(frozen)
+        raise Seen
+
+    monkeypatch.setattr(module, "Normalizer", normalizer)
+    with pytest.raises(Seen):
+        backbones.get(name, (64, 64, 3), weights=weights, frozen_batch_norm=given)
+    assert seen == [expected]
+
+
 def test_layer_equals_its_formula():
     layer = BatchNormalization(frozen_statistics=True, epsilon=0.1)
     x = np.random.default_rng(0).normal(size=(3, 2, 2, 4)).astype(np.float32)

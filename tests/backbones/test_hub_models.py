@@ -8,6 +8,7 @@ import tensorflow as tf
 import tfdml
 from tfdml import backbones, data, models
 from tfdml._utils.keras_compat import IS_KERAS_2
+from tfdml.backbones.batch_normalization import can_freeze_statistics, with_frozen_batch_norm
 from tfdml.ops import to_input_range
 
 if IS_KERAS_2:
@@ -174,3 +175,45 @@ def test_without_the_package(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "keras_hub", None)
     with pytest.raises(ValueError, match=r"pip install 'tfdml\[keras-hub\]'"):
         backbones.get("keras_hub:dinov2_small", (SIDE, SIDE, 3))
+
+
+@pytest.mark.parametrize(("frozen", "weights"), [(None, "pretrained"), (None, None), ("all", "pretrained")])
+def test_batch_normalization_of_a_preset(frozen, weights, tmp_path):
+    model = keras_hub.models.ResNetBackbone(
+        [64], [7], [64], [1], [1], block_type="basic_block", use_pre_activation=False, image_shape=(32, 32, 3)
+    )
+    model.save_to_preset(str(tmp_path))
+    keras.utils.set_random_seed(0)
+    backbone = backbones.get(
+        f"keras_hub:{tmp_path}", (32, 32, 3), weights=weights, input_range="torch", frozen_batch_norm=frozen
+    )
+    images = make_images(backbone)
+    at_inference = np.asarray(backbone(images, training=False))
+    if weights is not None:
+        np.testing.assert_allclose(at_inference, model(to_input_range(images, "torch")), atol=1e-4)
+    is_frozen = np.array_equal(backbone(images, training=True), at_inference)
+    assert is_frozen == (weights is not None)
+    assert len(backbone.trainable_weights) == len(model.trainable_weights) - (6 if frozen == "all" else 0)
+    # A run restores its weights into a network that is built without pretrained ones.
+    backbone.save_weights(tmp_path / "run.weights.h5")
+    again = backbones.get(f"keras_hub:{tmp_path}", (32, 32, 3), weights=None, input_range="torch")
+    again.load_weights(tmp_path / "run.weights.h5")
+    np.testing.assert_allclose(again(images, training=False), backbone(images, training=False), atol=1e-5)
+
+
+def test_batch_normalization_inside_other_layers():
+    class Block(keras.layers.Layer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.normalize = keras.layers.BatchNormalization()
+
+        def call(self, inputs, training=None):
+            return self.normalize(inputs, training=training)
+
+    images = keras.Input((4, 4, 3))
+    model = keras.Model(images, Block()(images), name="network")
+    assert not can_freeze_statistics(model)
+    assert with_frozen_batch_norm(model, "none", always_copy=True) is model
+    with pytest.raises(ValueError, match="frozen_batch_norm='statistics' with 'network'.*Expected: 'all' or 'none'"):
+        with_frozen_batch_norm(model, "statistics")
+    assert len(with_frozen_batch_norm(model, "all").trainable_weights) == 0

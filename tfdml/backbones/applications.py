@@ -12,10 +12,9 @@ from typing import Any, Callable
 import keras
 import numpy as np
 
-from tfdml._utils.arguments import check_choice
 from tfdml._utils.naming import check_options, unknown_name
 from tfdml._utils.types import FrozenBatchNorm, InputRange, PathLike, Shape
-from tfdml.backbones.batch_normalization import FROZEN, BatchNormalization
+from tfdml.backbones.batch_normalization import frozen_or_default, with_frozen_batch_norm
 from tfdml.backbones.input_range import with_input_range
 from tfdml.backbones.input_shapes import check_input_shape
 from tfdml.backbones.weights import cache_folder, load_in_order
@@ -77,9 +76,7 @@ def keras_application(
         FileNotFoundError: If there is no such file, or the weights cannot be downloaded.
     """
     input_shape = check_input_shape(input_shape, 1, channels=(3,))
-    if frozen_batch_norm is None:
-        frozen_batch_norm = "none" if weights is None else "statistics"
-    check_choice("frozen_batch_norm", frozen_batch_norm, FROZEN)
+    frozen_batch_norm = frozen_or_default(frozen_batch_norm, weights)
     if keras.backend.image_data_format() != "channels_last":
         raise ValueError(
             "Networks of keras.applications are built in Keras' global image data format. Received: 'channels_first'. "
@@ -95,8 +92,10 @@ def keras_application(
     if weights is not None and not is_published:
         load_in_order(model, pathlib.Path(weights).expanduser())
         _finalize(model, is_file_of_efficientnet=application.startswith("EfficientNetB"))
-    model = _with_frozen_batch_norm(model, frozen_batch_norm)
-    images, features = with_input_range(model, _input_range_of(builder))
+    frozen = with_frozen_batch_norm(model, frozen_batch_norm)
+    if frozen is not model:
+        _finalize(frozen)
+    images, features = with_input_range(frozen, _input_range_of(builder))
     return keras.Model(images, features, name=name or application.lower())
 
 
@@ -140,24 +139,6 @@ def _input_range_of(builder: Callable[..., keras.Model]) -> InputRange:
         f"The preprocessing of this network is unknown. Received: {builder.__name__}. Expected: one of {_RANGES}. "
         "Build the model yourself, and pass input_range to build_embedder."
     )
-
-
-def _with_frozen_batch_norm(model, frozen):
-    def clone(layer):
-        if not isinstance(layer, keras.layers.BatchNormalization):
-            return type(layer).from_config(layer.get_config())
-        return BatchNormalization.from_config({**layer.get_config(), "frozen_statistics": True})
-
-    normalizations = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    if frozen == "all":
-        for layer in normalizations:
-            layer.trainable = False
-    elif frozen == "statistics" and normalizations:
-        weights = model.get_weights()
-        model = keras.models.clone_model(model, clone_function=clone)
-        model.set_weights(weights)
-        _finalize(model)
-    return model
 
 
 def _finalize(model, is_file_of_efficientnet=False):

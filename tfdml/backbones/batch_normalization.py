@@ -72,6 +72,69 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return {**super().get_config(), "frozen_statistics": self.frozen_statistics}
 
 
+def frozen_or_default(frozen, weights):
+    """Return what is frozen: by default, the statistics of a network that starts from given weights.
+
+    Args:
+        frozen: `"none"`, `"statistics"`, `"all"`, or `None` for the default.
+        weights: The network's initial weights; `None` if they are random.
+
+    Raises:
+        ValueError: If `frozen` has another value.
+    """
+    if frozen is None:
+        return "none" if weights is None else "statistics"
+    return check_choice("frozen_batch_norm", frozen, FROZEN)
+
+
+def with_frozen_batch_norm(model, frozen, always_copy=False):
+    """Return a functional model whose batch normalization is frozen as stated.
+
+    Args:
+        model: Functional `keras.Model`. For `"all"`, it is changed.
+        frozen: `"none"`, `"statistics"` or `"all"`.
+        always_copy: bool. Return a copy in each case in which `"statistics"` is possible. A copy has Keras' functional
+            class instead of the model's own, and files of weights contain the class. Default `False`.
+
+    Returns:
+        The model itself, or, for `"statistics"`, a copy with the same weights, in which `BatchNormalization` replaces
+        Keras' own layers.
+
+    Raises:
+        ValueError: If `frozen` is `"statistics"`, and batch normalization is inside another layer.
+    """
+
+    def clone(layer):
+        if frozen != "statistics" or not isinstance(layer, keras.layers.BatchNormalization):
+            return type(layer).from_config(layer.get_config())
+        return BatchNormalization.from_config({**layer.get_config(), "frozen_statistics": True})
+
+    layers = _normalizations(keras_compat.all_layers(model))
+    if frozen == "all":
+        for layer in layers:
+            layer.trainable = False
+    if not layers or not (frozen == "statistics" or always_copy and can_freeze_statistics(model)):
+        return model
+    if not can_freeze_statistics(model):
+        raise ValueError(
+            "Only the statistics of batch normalization that is a layer of the network itself can be frozen. Received: "
+            f"frozen_batch_norm='statistics' with {model.name!r}, whose layers contain it. Expected: 'all' or 'none'."
+        )
+    weights = model.get_weights()
+    model = keras.models.clone_model(model, clone_function=clone)
+    model.set_weights(weights)
+    return model
+
+
+def can_freeze_statistics(model):
+    """Return whether no layer of a model contains batch normalization."""
+    return len(_normalizations(model.layers)) == len(_normalizations(keras_compat.all_layers(model)))
+
+
+def _normalizations(layers):
+    return [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
+
+
 @dataclasses.dataclass(frozen=True)
 class Normalizer:
     """Creates the batch normalization layers of one backbone.

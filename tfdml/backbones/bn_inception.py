@@ -7,7 +7,7 @@ import dataclasses
 import keras
 
 from tfdml._utils.types import FrozenBatchNorm, PathLike, Shape
-from tfdml.backbones.batch_normalization import Normalizer
+from tfdml.backbones.batch_normalization import Normalizer, frozen_or_default
 from tfdml.backbones.convolution_units import (
     ConvolutionUnit,
     average_pool_with_border,
@@ -58,7 +58,7 @@ BLOCKS = {
 def bn_inception(
     input_shape: Shape,
     weights: PathLike | None = None,
-    frozen_batch_norm: FrozenBatchNorm = "none",
+    frozen_batch_norm: FrozenBatchNorm | None = None,
     batch_norm_momentum: float = 0.9,
     name: str = "bn_inception",
 ) -> keras.Model:
@@ -82,7 +82,8 @@ def bn_inception(
         weights: `None` for random weights, `"imagenet"`, or a file that `tfdml.backbones.load_weights` reads: `.pth` of
             PyTorch, `.npz`, `.h5` or `.weights.h5`. Default `None`.
         frozen_batch_norm: `"none"`; `"statistics"` normalizes with the moving statistics in training, too, and trains γ
-            and β; `"all"` also freezes γ and β. Default `"none"`.
+            and β; `"all"` also freezes γ and β. `None` means `"statistics"` with weights, else `"none"`. Default
+            `None`.
         batch_norm_momentum: float in [0, 1). Momentum of the moving statistics, if not frozen. Default 0.9.
         name: str. Name of the model. Default `"bn_inception"`.
 
@@ -103,7 +104,8 @@ def bn_inception(
         shift, ICML 2015, section 4.2 and appendix.
     """
     input_shape = check_input_shape(input_shape, SMALLEST_SIDE, channels=(3,))
-    unit = ConvolutionUnit(Normalizer(batch_norm_momentum, frozen_batch_norm), use_bias=True, suffix="")
+    normalizer = Normalizer(batch_norm_momentum, frozen_or_default(frozen_batch_norm, weights))
+    unit = ConvolutionUnit(normalizer, use_bias=True, suffix="")
     images = keras.Input(input_shape, name="images")
     convention = InputConvention(255.0, (104.0, 117.0, 128.0), reverse_channels=True, name="convention")
     features = unit(convention(images), 64, "conv1_7x7_s2", size=7, stride=2)

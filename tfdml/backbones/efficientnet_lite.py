@@ -9,7 +9,7 @@ import keras
 
 from tfdml._utils.arguments import check_choice
 from tfdml._utils.types import FrozenBatchNorm, PathLike, Shape
-from tfdml.backbones.batch_normalization import Normalizer
+from tfdml.backbones.batch_normalization import Normalizer, frozen_or_default
 from tfdml.backbones.input_convention import InputConvention
 from tfdml.backbones.input_shapes import check_input_shape
 from tfdml.backbones.registry import register
@@ -35,9 +35,7 @@ _DIVISOR = 8
 def _efficientnet_lite(number, input_shape, weights, frozen_batch_norm, batch_norm_momentum, last_stride, name):
     input_shape = check_input_shape(input_shape, SMALLEST_SIDE, channels=(3,))
     check_choice("last_stride", last_stride, (1, 2))
-    if frozen_batch_norm is None:
-        frozen_batch_norm = "none" if weights is None else "statistics"
-    unit = _Unit(Normalizer(batch_norm_momentum, frozen_batch_norm, epsilon=1e-3))
+    unit = _Unit(Normalizer(batch_norm_momentum, frozen_or_default(frozen_batch_norm, weights), epsilon=1e-3))
     width, depth = SCALES[number]
     images = keras.Input(input_shape, name="images")
     features = InputConvention(255.0 / 128.0, [127.0 / 128.0] * 3, name="convention")(images)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 
 from tfdml._utils.types import FrozenBatchNorm, PathLike, Shape
-from tfdml.backbones.batch_normalization import Normalizer
+from tfdml.backbones.batch_normalization import Normalizer, frozen_or_default
 from tfdml.backbones.convolution_units import ConvolutionUnit, max_pool, max_pool_to_the_end
 from tfdml.backbones.input_convention import InputConvention
 from tfdml.backbones.input_shapes import check_input_shape
@@ -33,7 +33,7 @@ BLOCKS = {
 def googlenet(
     input_shape: Shape,
     weights: PathLike | None = None,
-    frozen_batch_norm: FrozenBatchNorm = "none",
+    frozen_batch_norm: FrozenBatchNorm | None = None,
     batch_norm_momentum: float = 0.9,
     name: str = "googlenet",
 ) -> keras.Model:
@@ -51,7 +51,8 @@ def googlenet(
         weights: `None` for random weights, `"imagenet"`, or a file that `tfdml.backbones.load_weights` reads: `.pth` of
             PyTorch, `.npz`, `.h5` or `.weights.h5`. Default `None`.
         frozen_batch_norm: `"none"`; `"statistics"` normalizes with the moving statistics in training, too, and trains γ
-            and β; `"all"` also freezes γ and β. Default `"none"`.
+            and β; `"all"` also freezes γ and β. `None` means `"statistics"` with weights, else `"none"`. Default
+            `None`.
         batch_norm_momentum: float in [0, 1). Momentum of the moving statistics, if not frozen. Default 0.9.
         name: str. Name of the model. Default `"googlenet"`.
 
@@ -72,7 +73,8 @@ def googlenet(
         CVPR 2015, table 1.
     """
     input_shape = check_input_shape(input_shape, SMALLEST_SIDE, channels=(3,))
-    unit = ConvolutionUnit(Normalizer(batch_norm_momentum, frozen_batch_norm, epsilon=1e-3), use_bias=False)
+    normalizer = Normalizer(batch_norm_momentum, frozen_or_default(frozen_batch_norm, weights), epsilon=1e-3)
+    unit = ConvolutionUnit(normalizer, use_bias=False)
     images = keras.Input(input_shape, name="images")
     features = InputConvention(2.0, (1.0, 1.0, 1.0), name="convention")(images)
     features = unit(features, 64, "conv1", size=7, stride=2)

@@ -12,7 +12,12 @@ import keras
 import tensorflow as tf
 
 from tfdml._utils import keras_compat
-from tfdml._utils.types import Config, InputRange, PathLike, Shape
+from tfdml._utils.types import Config, FrozenBatchNorm, InputRange, PathLike, Shape
+from tfdml.backbones.batch_normalization import (
+    can_freeze_statistics,
+    frozen_or_default,
+    with_frozen_batch_norm,
+)
 from tfdml.backbones.expected_range import expected_range, is_of_keras_hub
 from tfdml.backbones.input_range import with_convention, with_input_range
 from tfdml.backbones.input_shapes import check_input_shape
@@ -83,6 +88,7 @@ def keras_hub_backbone(
     input_shape: Shape,
     weights: PathLike | None = PRETRAINED,
     input_range: InputRange | None = None,
+    frozen_batch_norm: FrozenBatchNorm | None = None,
     name: str | None = None,
 ) -> keras.Model:
     """Builds the image network of a KerasHub preset. Needs Keras 3 and the extra `keras-hub`.
@@ -96,6 +102,10 @@ def keras_hub_backbone(
         weights: `"pretrained"`, those of the preset; `None` for random weights; or a `.weights.h5` of the network.
         input_range: What the weights expect of images, `(low, high)` or a mode. `None` reads it from the preset's
             preprocessing, if it has one, or recognizes the network.
+        frozen_batch_norm: For convolutional networks: `"none"`; `"statistics"` normalizes by the moving statistics in
+            training, too, and trains γ and β; `"all"` freezes γ and β as well. `None` is `"none"` without weights; else
+            `"statistics"`, or `"all"` for networks that have batch normalization inside other layers, such as
+            EfficientNet.
         name: The model's name. Default: that of KerasHub.
 
     Returns:
@@ -119,7 +129,11 @@ def keras_hub_backbone(
         )
     if not is_own and weights is not None:
         load_weights(model, weights)
-    images, features = _with_range_of_preset(hub, preset, model, input_range)
+    if frozen_batch_norm is None and weights is not None and not can_freeze_statistics(model):
+        frozen_batch_norm = "all"
+    # A copy in each case: weights of a run must fit a network that is built without pretrained weights.
+    frozen = with_frozen_batch_norm(model, frozen_or_default(frozen_batch_norm, weights), always_copy=True)
+    images, features = _with_range_of_preset(hub, preset, model, frozen, input_range)
     return keras.Model(images, features, name=name or model.name)
 
 
@@ -180,7 +194,8 @@ def _folder_or_name(preset):
     return str(folder) if folder.is_dir() else preset
 
 
-def _with_range_of_preset(hub, preset, model, input_range):
+def _with_range_of_preset(hub, preset, model, frozen, input_range):
+    """The input and output of `frozen`, a network with the weights of `model`, behind the preprocessing of a preset."""
     if input_range is None:
         try:
             converter = hub.layers.ImageConverter.from_preset(_folder_or_name(preset))
@@ -192,6 +207,6 @@ def _with_range_of_preset(hub, preset, model, input_range):
             scale = [255.0 * value for value in scale] if isinstance(scale, (list, tuple)) else 255.0 * scale
             offset = offset if isinstance(offset, (list, tuple)) else [offset]
             mean = [-value for value in offset]
-            return with_convention(model, scale, mean, False, f"preprocessing of {preset!r}")
+            return with_convention(frozen, scale, mean, False, f"preprocessing of {preset!r}")
         input_range = expected_range(model)[0]
-    return with_input_range(model, input_range)
+    return with_input_range(frozen, input_range)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 
 from tfdml._utils.types import FrozenBatchNorm, PathLike, Shape
-from tfdml.backbones.batch_normalization import Normalizer
+from tfdml.backbones.batch_normalization import Normalizer, frozen_or_default
 from tfdml.backbones.convolution_units import ConvolutionUnit
 from tfdml.backbones.input_convention import InputConvention
 from tfdml.backbones.input_shapes import check_input_shape
@@ -24,7 +24,7 @@ _EXPANSION = 4
 def resnet50(
     input_shape: Shape,
     weights: PathLike | None = None,
-    frozen_batch_norm: FrozenBatchNorm = "none",
+    frozen_batch_norm: FrozenBatchNorm | None = None,
     batch_norm_momentum: float = 0.9,
     name: str = "resnet50",
 ) -> keras.Model:
@@ -42,7 +42,8 @@ def resnet50(
         weights: `None` for random weights, `"imagenet"` (downloaded by Keras), or a file that
             `tfdml.backbones.load_weights` reads: `.h5`, `.weights.h5` or `.npz`. Default `None`.
         frozen_batch_norm: `"none"`; `"statistics"` normalizes with the moving statistics in training, too, and trains γ
-            and β; `"all"` also freezes γ and β. Default `"none"`.
+            and β; `"all"` also freezes γ and β. `None` means `"statistics"` with weights, else `"none"`. Default
+            `None`.
         batch_norm_momentum: float in [0, 1). Momentum of the moving statistics, if not frozen. Default 0.9.
         name: str. Name of the model. Default `"resnet50"`.
 
@@ -62,7 +63,8 @@ def resnet50(
         He, Zhang, Ren and Sun, Deep residual learning for image recognition, CVPR 2016, table 1.
     """
     input_shape = check_input_shape(input_shape, SMALLEST_SIDE, channels=(3,))
-    unit = ConvolutionUnit(Normalizer(batch_norm_momentum, frozen_batch_norm, epsilon=1.001e-5), use_bias=True)
+    normalizer = Normalizer(batch_norm_momentum, frozen_or_default(frozen_batch_norm, weights), epsilon=1.001e-5)
+    unit = ConvolutionUnit(normalizer, use_bias=True)
     images = keras.Input(input_shape, name="images")
     convention = InputConvention(255.0, (103.939, 116.779, 123.68), reverse_channels=True, name="convention")
     features = unit(convention(images), 64, "conv1", size=7, stride=2)
