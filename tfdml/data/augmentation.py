@@ -7,8 +7,9 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from tfdml._utils.arguments import check_at_most
+from tfdml._utils.arguments import check_at_most, check_whole_number
 from tfdml._utils.types import Config, TensorLike
+from tfdml.data.randaugment import OPERATIONS, randaugment
 
 
 class Augmentation:
@@ -18,7 +19,15 @@ class Augmentation:
     a common choice; for characters and other images with a fixed orientation, use small rotations and no flip.
 
     A random resized crop is applied first, then a flip, then the affine transformation about the center, all in one
-    projective transformation with bilinear interpolation. Uncovered pixels are black.
+    projective transformation with bilinear interpolation. Uncovered pixels are black. The operations of RandAugment
+    follow, then the changes of color, and erasing comes last.
+
+    RandAugment applies `randaugment_operations` operations to each image, each drawn independently from: identity;
+    rotation (30° at magnitude 1); shear along either axis (0.3); translation along either axis (0.45 of the side);
+    brightness, contrast, color and sharpness (factors 1 ± 0.9); posterize (4 of 8 bits remain); solarize (inverts all
+    values at magnitude 1, and only the brightest at small ones); autocontrast; and equalize. The last two have no
+    magnitude. Signs are random. They are the operations and ranges of torchvision's `RandAugment`, with bilinear
+    interpolation.
 
     Args:
         rotation: float, degrees in 0–180. Largest rotation in either direction. Default 0.
@@ -38,10 +47,15 @@ class Augmentation:
             Default 0.
         erasing: float in 0–1. Probability that a rectangle of the image is filled with one random color. Default 0.
         erasing_area: tuple (smallest, largest), fractions in 0–1. Range of the share of the image's area that is
-            erased.
+            erased. Default (0.02, 0.25).
+        randaugment_operations: int in 0–16. Number of operations of RandAugment per image. Default 0.
+        randaugment_magnitude: float in 0–1. Strength of these operations. Default 0.3.
 
     Raises:
         ValueError: If an argument is out of range.
+
+    Reference:
+        Cubuk et al., "RandAugment: Practical automated data augmentation with a reduced search space", NeurIPS 2020.
 
     Example:
         >>> augmentation = Augmentation(rotation=10.0, translation=0.1)
@@ -64,12 +78,19 @@ class Augmentation:
         hue: float = 0.0,
         erasing: float = 0.0,
         erasing_area: tuple[float, float] = (0.02, 0.25),
+        randaugment_operations: int = 0,
+        randaugment_magnitude: float = 0.3,
     ) -> None:
         limits = {"rotation": 180.0, "scale": 0.9, "shear": 2.0, "translation": 1.0}
         check_at_most(limits, rotation=rotation, scale=scale, shear=shear, translation=translation)
         limits = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.5, "erasing": 1.0}
         check_at_most(
             limits, brightness=brightness, contrast=contrast, saturation=saturation, hue=hue, erasing=erasing
+        )
+        check_whole_number("randaugment_operations", randaugment_operations, minimum=0)
+        limits = {"randaugment_operations": 16, "randaugment_magnitude": 1.0}
+        check_at_most(
+            limits, randaugment_operations=randaugment_operations, randaugment_magnitude=randaugment_magnitude
         )
         if not (len(erasing_area) == 2 and 0 < erasing_area[0] <= erasing_area[1] <= 1):
             raise ValueError(
@@ -94,6 +115,8 @@ class Augmentation:
         self.brightness, self.contrast = float(brightness), float(contrast)
         self.saturation, self.hue = float(saturation), float(hue)
         self.erasing, self.erasing_area = float(erasing), tuple(map(float, erasing_area))
+        self.randaugment_operations = int(randaugment_operations)
+        self.randaugment_magnitude = float(randaugment_magnitude)
 
     def __call__(self, images: tf.Tensor, seed: TensorLike) -> tf.Tensor:
         """Augment each image of a batch independently.
@@ -105,7 +128,7 @@ class Augmentation:
         Returns:
             Tensor of the same shape and dtype.
         """
-        return self._recolor(self._transform(images, seed, with_crop=self.crop_area is not None), seed)
+        return self._after_transform(self._transform(images, seed, with_crop=self.crop_area is not None), seed)
 
     def crop(self, image: tf.Tensor, seed: TensorLike) -> tf.Tensor:
         """Crop a random part of one decoded image, to be resized afterwards.
@@ -148,12 +171,12 @@ class Augmentation:
             images: float tensor `(batch, height, width, channels)`.
             seed: Two integers.
         """
-        return self._recolor(self._transform(images, seed, with_crop=False), seed)
+        return self._after_transform(self._transform(images, seed, with_crop=False), seed)
 
     @property
     def is_flip_at_most(self) -> bool:
         """Whether `after_crop` at most flips images."""
-        return not (self._is_affine or self._changes_colors or self.erasing)
+        return not (self._is_affine or self._changes_colors or self.erasing or self.randaugment_operations)
 
     @property
     def _is_affine(self):
@@ -191,6 +214,8 @@ class Augmentation:
             "hue": self.hue,
             "erasing": self.erasing,
             "erasing_area": list(self.erasing_area),
+            "randaugment_operations": self.randaugment_operations,
+            "randaugment_magnitude": self.randaugment_magnitude,
         }
 
     @classmethod
@@ -280,6 +305,17 @@ class Augmentation:
             fill_value=0.0,
         )
 
+    def _after_transform(self, images, seed):
+        return self._recolor(self._randaugment(images, seed), seed)
+
+    def _randaugment(self, images, seed):
+        if not self.randaugment_operations:
+            return images
+        images = tf.convert_to_tensor(images)
+        shape = (tf.shape(images)[0], self.randaugment_operations)
+        choices = tf.random.stateless_uniform(shape, _fold(seed, 19), 0, len(OPERATIONS), tf.int32)
+        signs = tf.where(tf.random.stateless_uniform(shape, _fold(seed, 20)) < 0.5, -1.0, 1.0)
+        return randaugment(images, choices, signs, self.randaugment_magnitude)
 
     def _recolor(self, images, seed):
         """Changes the colors of images in 0–1, then erases rectangles."""

@@ -26,7 +26,8 @@ _AnyInteger = Annotated[int, "[-inf, inf]"]
 FORMER_KEYS = {"evaluation.pictures": "evaluation.figures", "zero_shot.dim": "zero_shot.embedding_size"}
 ADDED_KEYS = {
     "imports", "ccp.reinitialize", "augmentation.brightness", "augmentation.contrast", "augmentation.saturation",
-    "augmentation.hue", "augmentation.erasing", "augmentation.erasing_area", "model.frozen_layers",
+    "augmentation.hue", "augmentation.erasing", "augmentation.erasing_area", "augmentation.randaugment_operations",
+    "augmentation.randaugment_magnitude", "model.frozen_layers",
     "optimizer.schedule", "optimizer.schedule_warmup_steps", "optimizer.backbone_learning_rate_multiplier",
     "optimizer.layer_decay",
 }  # fmt: skip
@@ -114,11 +115,16 @@ class AugmentationConfig:
     """Probability that a rectangle of the image is filled with one random color."""
     erasing_area: tuple[float, float] = (0.02, 0.25)
     """Smallest and largest share of the image area that is erased."""
+    randaugment_operations: int = 0
+    """Number of operations of RandAugment per image, 0 to 16."""
+    randaugment_magnitude: float = 0.3
+    """Strength of the operations of RandAugment, 0 to 1."""
 
     @property
     def changes(self):
         """Whether any augmentation is on."""
-        return any(value for name, value in vars(self).items() if name not in ("crop_aspect", "erasing_area"))
+        only_ranges = ("crop_aspect", "erasing_area", "randaugment_magnitude")
+        return any(value for name, value in vars(self).items() if name not in only_ranges)
 
 
 @dataclass(frozen=True)
