@@ -335,3 +335,8 @@ def test_colors_of_a_recipe():
     assert builders.make_augmentation(load_recipe("gap", still)) is None
     changes = {**still, "augmentation.brightness": 0.2, "augmentation.erasing": 0.5}
     assert builders.make_augmentation(load_recipe("gap", changes)) == data.Augmentation(brightness=0.2, erasing=0.5)
+    assert builders.make_augmentation(load_recipe("gap", {**still, "augmentation.randaugment_magnitude": 0.9})) is None
+    changes = {**still, "augmentation.randaugment_operations": 2}
+    assert builders.make_augmentation(load_recipe("gap", changes)) == data.Augmentation(randaugment_operations=2)
+    with pytest.raises(RecipeError, match="augmentation.randaugment_operations: Received: randaugment_operations=20"):
+        builders.dry_build(load_recipe("gap", {**still, "augmentation.randaugment_operations": 20}))
