@@ -349,6 +349,8 @@ def make_model(recipe: Recipe, embedder: keras.Model, train: data.LabeledSamples
     if ccp.enabled:
         kind = CCPModel
         options |= {"projection_weight": ccp.projection_weight, "projection_decay": ccp.projection_decay}
+        if ccp.refresh == "memory":
+            options["recent_size"] = ccp.pool_size * train.num_classes
         if ccp.in_batch_weight is not None:
             options["in_batch_weight"] = ccp.in_batch_weight
     if recipe.model.frozen_layers:
@@ -492,4 +494,9 @@ def alternating_projections(recipe: Recipe, datasets: ExperimentData, monitor: s
         monitor=monitor,
         start_from_epoch=recipe.warmup_validations,
         outer_patience=config.outer_patience,
+        max_steps=config.max_steps if config.reinitialize else None,
+        max_steps_growth=config.max_steps_growth,
+        restore=config.restore,
+        given=config.given,
+        refresh=config.refresh,
     )

@@ -29,7 +29,7 @@ ADDED_KEYS = {
     "augmentation.hue", "augmentation.erasing", "augmentation.erasing_area", "augmentation.randaugment_operations",
     "augmentation.randaugment_magnitude", "model.frozen_layers",
     "optimizer.schedule", "optimizer.schedule_warmup_steps", "optimizer.backbone_learning_rate_multiplier",
-    "optimizer.layer_decay",
+    "optimizer.layer_decay", "ccp.max_steps", "ccp.max_steps_growth", "ccp.restore", "ccp.given", "ccp.refresh",
 }  # fmt: skip
 
 
@@ -280,6 +280,17 @@ class CCPConfig:
     """Strength of the pull toward the weights that solved the previous problem."""
     projection_decay: _UpToOne = 1.0
     """Factor by which the pull is multiplied after each problem, 0 to 1."""
+    max_steps: Optional[_Count] = None
+    """Training steps after which the first problem ends even if validation still improves; null for no limit."""
+    max_steps_growth: Annotated[float, "[1, inf)"] = 1.0
+    """Factor of max_steps from one problem to the next."""
+    restore: Literal["best", "last"] = "best"
+    """After a problem whose validation stalled, continue from its 'best' weights, or from its 'last' ones with the best
+    as the anchor."""
+    given: Literal["all", "near", "none"] = "all"
+    """Old proxies that count as chosen when new ones are: 'all', those 'near' their class' samples, or 'none'."""
+    refresh: Literal["embed", "memory"] = "embed"
+    """Choose from images that are embedded for it ('embed') or from the embeddings of recent batches ('memory')."""
     outer_patience: Optional[_Count] = None
     """Problems without improvement after which training ends; null for no limit."""
     in_batch_weight: Optional[_NotNegative] = None

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tfdml._utils.arguments import check_between, check_not_negative
 from tfdml._utils.types import Config, TensorLike, Weight
 from tfdml._utils.variables import number
-from tfdml.layers import ClassProxies
+from tfdml.layers import ClassProxies, CrossBatchMemory
 from tfdml.models.metric_model import MetricModel
 from tfdml.models.snapshot import WeightSnapshot, ordered_weights
 
@@ -51,6 +51,8 @@ class CCPModel(MetricModel):
             the only references, else 1. Default `None`.
         projection_decay: float, $\gamma$ in 0–1. Factor by which the penalty weight is multiplied from one problem to
             the next. Default 1.0.
+        recent_size: int. Number of recent embeddings to remember for `AlternatingProjections(refresh="memory")`, about
+            its `pool_size` per class. They are not references of the loss. `None` remembers none. Default `None`.
         **kwargs: `zero_shot`, `zero_shot_weight` and `name`, as for `MetricModel`.
 
     Raises:
@@ -79,6 +81,7 @@ class CCPModel(MetricModel):
         projection_weight: float = 2e-4,
         in_batch_weight: float | None = None,
         projection_decay: float = 1.0,
+        recent_size: int | None = None,
         **kwargs: Any,
     ) -> None:
         if not embedder.built:
@@ -94,6 +97,9 @@ class CCPModel(MetricModel):
             )
         self.projection_weight = check_not_negative("projection_weight", projection_weight)
         self.projection_decay = check_between("projection_decay", projection_decay, 0.0, 1.0)
+        self.recent = (
+            None if recent_size is None else CrossBatchMemory(recent_size, self.proxies.embedding_size, name="recent")
+        )
         self.anchor = WeightSnapshot(ordered_weights(embedder), name="anchor")
         self.best = WeightSnapshot(self.solution, name="best")
         self.incumbent = WeightSnapshot(self.solution, name="incumbent")
@@ -145,13 +151,19 @@ class CCPModel(MetricModel):
             self.incumbent_projection.assign(self.projection)
         return True
 
-    def begin_projection(self, proxies: TensorLike) -> None:
-        """Start the next problem and make the current weights its anchor.
+    @property
+    def memories(self) -> list[Any]:
+        return [*super().memories, *([] if self.recent is None else [self.recent])]
+
+    def begin_projection(self, proxies: TensorLike, anchor: bool = True) -> None:
+        """Start the next problem.
 
         Args:
             proxies: float array or tensor, `(num_classes, per_class, dim)`. Initial proxies of the next problem.
+            anchor: bool. Make the current weights the anchor. Default `True`.
         """
-        self.anchor.copy_from()
+        if anchor:
+            self.anchor.copy_from()
         self.proxies.assign(proxies)
         self.projection.assign(self.projection + 1)
         self.projection_start.assign(self.steps)
@@ -187,4 +199,5 @@ class CCPModel(MetricModel):
             **super().get_config(),
             "projection_weight": self.projection_weight,
             "projection_decay": self.projection_decay,
+            "recent_size": None if self.recent is None else self.recent.size,
         }

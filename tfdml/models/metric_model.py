@@ -393,6 +393,11 @@ class MetricModel(keras_compat.WorkerModel):
             return loss(labels, embeddings)
         return loss.call_unseen(labels, embeddings) if unseen else loss.call(labels, embeddings)
 
+    @property
+    def memories(self) -> list[Any]:
+        """The layers that remember the embeddings of each training batch."""
+        return [layer for layer in self.references if hasattr(layer, "update")]
+
     def penalty(self) -> tf.Tensor | float:
         """Return the sum of the layers' regularization losses, which is added to the metric loss."""
         return tf.add_n(self.losses) if self.losses else 0.0
@@ -427,9 +432,8 @@ class MetricModel(keras_compat.WorkerModel):
         training_step.apply_gradients(self.optimizer_groups(), gradients, variables)
         updates.apply()
         self.step_counter.advance(tf.convert_to_tensor(self.optimizer.iterations) - before)
-        for layer in self.references:
-            if hasattr(layer, "update"):
-                layer.update(ops.check_labels(labels, embeddings), embeddings)
+        for layer in self.memories:
+            layer.update(ops.check_labels(labels, embeddings), embeddings)
         self.loss_tracker.update_state(loss)
         logs = {"loss": self.loss_tracker.result()}
         if self.in_batch_weight and _names_classes(labels):
