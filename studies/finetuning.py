@@ -35,13 +35,29 @@ LOSSES = {
     "soft_triple": {"loss.name": "soft_triple", "loss.options": {}, **_PROXIES, "references.per_class": 4},
 }
 _FIXED_PROXIES = {"references.name": "proxies", "references.per_class": 4}
+_CCP = {**_FIXED_PROXIES, "ccp.enabled": True, "ccp.max_steps": 40, "model.normalization": "clip"}
 ADDITIONS = {
     "gsp": {"model.pooling": "gsp"},
     "zero_shot": {"zero_shot.enabled": True},
     "xbm": {"references.name": "memory", "references.memory_size": 2048, "references.memory_warmup": 100},
     "proxies": _FIXED_PROXIES,
-    "ccp": {**_FIXED_PROXIES, "ccp.enabled": True, "ccp.max_steps": 40, "model.normalization": "clip"},
-}
+    "ccp": _CCP,
+    "ccp_patience": {**_CCP, "ccp.max_steps": None},
+    "ccp_10": {**_CCP, "ccp.max_steps": 10},
+    "ccp_160": {**_CCP, "ccp.max_steps": 160},
+    "ccp_growing": {**_CCP, "ccp.max_steps_growth": 1.2},
+    "ccp_memory": {**_CCP, "ccp.refresh": "memory"},
+    "ccp_near": {**_CCP, "ccp.given": "near"},
+    "ccp_none": {**_CCP, "ccp.given": "none"},
+    "ccp_8": {**_CCP, "references.per_class": 8},
+    "ccp_random": {**_CCP, "ccp.pool_size": 1},
+    "ccp_in_batch": {**_CCP, "ccp.in_batch_weight": 0.1},
+    "ccp_in_batch_1": {**_CCP, "ccp.in_batch_weight": 1.0},
+    "ccp_free": {**_CCP, "ccp.projection_weight": 0.0},
+    "ccp_pulled": {**_CCP, "ccp.projection_weight": 2e-3},
+    "ccp_xbm": {**_CCP, "references.name": "proxies_and_memory", "references.memory_size": 2048,
+                "references.memory_warmup": 100},
+}  # fmt: skip
 _POOLING = {"gsp", "zero_shot"}
 # The first ones matter most.
 METHODS = (
@@ -68,6 +84,8 @@ METHODS = (
     "soft_triple",
     "proxy_anchor+gsp",
 )
+# What matters in CCP: the length of problems, the pool, the proxies that count, the pull, the loss in the batch.
+CCP_METHODS = tuple(f"c2+{name}" for name in ADDITIONS if name.startswith("ccp"))
 COLUMNS = (
     "method", "learning_rate", "seed", "steps", "best_step", "seconds", "untrained_map_at_r", "validation_map_at_r",
     "test_map_at_r", "test_precision_at_1", "recipe_hash",
