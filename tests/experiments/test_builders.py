@@ -292,6 +292,42 @@ def test_schedules_over_all_training_steps():
         np.testing.assert_allclose(rates("linear", warmup), 0.1 * rise * (1 - share), atol=1e-7)
 
 
+_PROXIES = {"references.name": "proxies", "ccp.enabled": False}
+
+
+def test_mixing_of_a_recipe():
+    small = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Flatten(), keras.layers.Dense(2, name="embedding")])
+    assert make_model(load_recipe("gap"), small, images()).mixing is None
+    recipe = load_recipe("gap", {**_PROXIES, "mixing.name": "mixup", "mixing.probability": 0.5, "seed": 3})
+    assert repr(make_model(recipe, small, images()).mixing) == "Mixup(alpha=0.2, probability=0.5, seed=3)"
+    in_ccp = {"references.name": "proxies", "ccp.enabled": True, "ccp.in_batch_weight": 0.0}
+    recipe = load_recipe("gap", {**in_ccp, "mixing.name": "cutmix"})
+    assert repr(make_model(recipe, small, images()).mixing) == "CutMix(alpha=1.0, probability=1.0, seed=0)"
+    assert builders.make_mixing(load_recipe("gap", {**_PROXIES, "mixing": {"name": "mixup", "alpha": 2}})).alpha == 2.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"references.name": "batch"}, "mixing.name='mixup' with references.name='batch'. Expected: references.name="),
+        ({"references.name": "proxies_and_memory"}, "references.name='proxies_and_memory'"),
+        ({"references.in_batch_weight": 0.1}, "references.in_batch_weight=0.1"),
+        ({"ccp.enabled": True, "ccp.in_batch_weight": 0.1}, "ccp.in_batch_weight=0.1"),
+        ({"zero_shot.enabled": True}, "zero_shot.enabled=true"),
+        ({"mixing.alpha": 0.0}, "mixing.alpha"),
+        ({"mixing.probability": 1.5}, "mixing.probability"),
+    ],
+)
+def test_mixing_needs_proxies_alone(changes, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe("gap", {**_PROXIES, "mixing.name": "mixup", **changes})
+
+
+def test_features_are_not_cut():
+    with pytest.raises(RecipeError, match="mixing.name='cutmix' with data.name='features'"):
+        load_recipe("features", {**_PROXIES, "zero_shot.enabled": False, "mixing.name": "cutmix"})
+
+
 def test_parameter_groups_and_frozen_layers():
     small = keras.Sequential([
         keras.Input((4,)), keras.layers.Dense(3, name="block_1"), keras.layers.Dense(3, name="block_2"),

@@ -115,7 +115,7 @@ def make_kind(name):
     optimizer = options.pop("optimizer", lambda: keras.optimizers.SGD(**sgd))()
     model.compile(
         optimizer, options.pop("loss", "multi_similarity"), second, weight_decay=1e-3, geometry=True,
-        parameter_groups=options.pop("groups", None),
+        parameter_groups=options.pop("groups", None), mixing=options.pop("mixing", None),
     )  # fmt: skip
     assert not options, options
     return model, run_options
@@ -181,6 +181,7 @@ KINDS = {
     "zero_shot": {"zero_shot": True, "loss": "c2"},
     # Keras 3 cannot start with replicas whose parts differ in size.
     "learnt_boundary": {"loss": "margin", "size": 16 if keras.__version__ >= "3" else 15, "weighted": True},
+    "mixing": {"references": ["proxies"], "mixing": models.Mixup(alpha=1.0), "weighted": True},
     "two_optimizers": {"references": ["proxies"], "two_optimizers": True},
     "adam": {"loss": "triplet", "optimizer": lambda: keras.optimizers.Adam(1e-5, global_clipnorm=1.0)},
 }

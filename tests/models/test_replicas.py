@@ -10,7 +10,7 @@ from tfdml import models, ops
 
 KINDS = (
     "batch", "pairs", "memory", "proxies", "ccp", "ccp_memory", "zero_shot", "learnt_boundary", "two_optimizers",
-    "adam", "groups",
+    "adam", "groups", "mixing",
 )  # fmt: skip
 RANKED = ("map_at_r", "r_precision", "recall_at", "precision_at")
 

@@ -28,8 +28,10 @@ from tfdml.layers.pooling import GeneralizedSumPooling, PrototypePooling
 from tfdml.losses.addons import addons_loss
 from tfdml.models import (
     CCPModel,
+    CutMix,
     LinearDecay,
     MetricModel,
+    Mixup,
     ParameterGroup,
     adapt_pooling,
     build_embedder,
@@ -374,6 +376,7 @@ def make_model(recipe: Recipe, embedder: keras.Model, train: data.LabeledSamples
         warmup_steps=math.ceil(config.warmup_epochs * steps_per_epoch),
         geometry=recipe.training.geometry,
         parameter_groups=make_parameter_groups(recipe, embedder),
+        mixing=make_mixing(recipe),
         jit_compile=recipe.training.jit_compile,
     )
     return model
@@ -387,6 +390,16 @@ def make_zero_shot(recipe: Recipe, num_classes: int, dim: int) -> ZeroShotPredic
     return ZeroShotPrediction(
         num_classes, dim if config.embedding_size is None else config.embedding_size, config.ridge, config.temperature
     )
+
+
+def make_mixing(recipe: Recipe) -> Mixup | CutMix | None:
+    """Create the mixing of training images if there is one."""
+    config, alpha = recipe.mixing, {}
+    if config.name == "none":
+        return None
+    if config.alpha is not None:
+        alpha["alpha"] = config.alpha
+    return {"mixup": Mixup, "cutmix": CutMix}[config.name](**alpha, probability=config.probability, seed=recipe.seed)
 
 
 def make_references(recipe: Recipe, num_classes: int, dim: int) -> list[keras.layers.Layer]:

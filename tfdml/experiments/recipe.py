@@ -27,7 +27,7 @@ FORMER_KEYS = {"evaluation.pictures": "evaluation.figures", "zero_shot.dim": "ze
 ADDED_KEYS = {
     "imports", "ccp.reinitialize", "augmentation.brightness", "augmentation.contrast", "augmentation.saturation",
     "augmentation.hue", "augmentation.erasing", "augmentation.erasing_area", "augmentation.randaugment_operations",
-    "augmentation.randaugment_magnitude", "model.frozen_layers",
+    "augmentation.randaugment_magnitude", "mixing.name", "mixing.alpha", "mixing.probability", "model.frozen_layers",
     "optimizer.schedule", "optimizer.schedule_warmup_steps", "optimizer.backbone_learning_rate_multiplier",
     "optimizer.layer_decay", "ccp.max_steps", "ccp.max_steps_growth", "ccp.restore", "ccp.given", "ccp.refresh",
 }  # fmt: skip
@@ -314,6 +314,18 @@ class ZeroShotConfig:
 
 
 @dataclass(frozen=True)
+class MixingConfig:
+    """Mixtures of two training images, with the loss of both labels; for class proxies as the only references."""
+
+    name: Literal["none", "mixup", "cutmix"] = "none"
+    """'mixup' averages images, 'cutmix' replaces a rectangle of each by that of another, 'none' leaves them alone."""
+    alpha: Optional[_Positive] = None
+    """Parameter of the beta distribution of the shares; null for 0.2 in mixup and 1 in cutmix."""
+    probability: _UpToOne = 1.0
+    """Probability that a batch is mixed, 0 to 1."""
+
+
+@dataclass(frozen=True)
 class OptimizerConfig:
     """Optimizer and learning-rate schedule."""
 
@@ -442,6 +454,7 @@ class Recipe:
     references: ReferenceConfig = field(default_factory=ReferenceConfig)
     ccp: CCPConfig = field(default_factory=CCPConfig)
     zero_shot: ZeroShotConfig = field(default_factory=ZeroShotConfig)
+    mixing: MixingConfig = field(default_factory=MixingConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -450,6 +463,13 @@ class Recipe:
     def has_head(self):
         """Whether the data are features instead of images."""
         return self.data.name == "features"
+
+    @property
+    def in_batch_weight(self):
+        """Weight of the loss inside the batch, with its default."""
+        given = self.ccp.in_batch_weight if self.ccp.enabled else None
+        given = self.references.in_batch_weight if given is None else given
+        return (0.0 if self.references.name == "proxies" else 1.0) if given is None else given
 
     @property
     def warmup_validations(self):
@@ -478,7 +498,7 @@ class Recipe:
         """Forbidden conditions, each with the keys that the error shows, what it expects, and its first sentence."""
         data, model, ccp, zero_shot, optimizer = self.data, self.model, self.ccp, self.zero_shot, self.optimizer
         protocol, references, training = self.protocol, self.references, self.training
-        has_fold = data.fold is not None
+        has_fold, is_mixed = data.fold is not None, self.mixing.name != "none"
         shares = [share for share in (data.validation_classes, data.test_classes) if isinstance(share, float)]
         return (
             (set(self.name) & set("\\\0") or set(self.name.split("/")) & {"", ".", ".."}, "name",
@@ -506,6 +526,12 @@ class Recipe:
             (zero_shot.enabled and not (model.has_gsp or model.patch_pooling == "gap"),
              "zero_shot.enabled model.pooling",
              "model.pooling='gsp', 'gsp_gmp' or 'gap'", "This pooling has no attributes."),
+            (is_mixed and references.name != "proxies", "mixing.name references.name", "references.name='proxies'",
+             "Mixed images have two labels, which only proxies accept."),
+            (is_mixed and self.in_batch_weight, "mixing.name references.in_batch_weight ccp.in_batch_weight",
+             "0 or null", "Inside the batch, mixed images cannot be compared."),
+            (is_mixed and zero_shot.enabled, "mixing.name zero_shot.enabled", "one of the two",
+             "The zero-shot loss needs one label per image."),
             (None not in (optimizer.plateau_patience, optimizer.decay_epochs),
              "optimizer.decay_epochs optimizer.plateau_patience", "one of the two",
              "The learning rate decays either by a schedule or on a plateau."),
@@ -544,6 +570,7 @@ class Recipe:
             *((True, key, "none with data.name='features'") for key in options),
             (self.zero_shot.enabled, "zero_shot.enabled", "false with data.name='features'"),
             (self.augmentation.changes, "augmentation data.name", "no augmentation with data.name='features'"),
+            (self.mixing.name == "cutmix", "mixing.name data.name", "'mixup' or 'none' with data.name='features'"),
         )
     # fmt: on
 

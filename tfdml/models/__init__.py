@@ -16,15 +16,18 @@ from tfdml.models.embedder import (
 )
 from tfdml.models.head import build_head
 from tfdml.models.metric_model import MetricModel
+from tfdml.models.mixing import CutMix, Mixup
 from tfdml.models.parameter_groups import ParameterGroup, freeze_batch_norm, freeze_layers, layer_decay_groups
 from tfdml.models.schedules import LinearDecay
 from tfdml.models.snapshot import WeightSnapshot
 
 __all__ = [
     "CCPModel",
+    "CutMix",
     "Workers",
     "LinearDecay",
     "MetricModel",
+    "Mixup",
     "ParameterGroup",
     "WeightSnapshot",
     "adapt_pooling",

@@ -28,6 +28,7 @@ from tfdml.models.batches import (
 )
 from tfdml.models.distribution import workers_of
 from tfdml.models.embedder import inference_function, largest_distance, with_attributes
+from tfdml.models.mixing import Mixing, check_mixing
 from tfdml.models.monitors import warn_of_minimized
 from tfdml.models.parameter_groups import ParameterGroup, ScaledUpdates, grouped_variables, groups_of
 from tfdml.models.step_counter import StepCounter
@@ -150,6 +151,7 @@ class MetricModel(keras_compat.WorkerModel):
         geometry: bool = False,
         metrics: Sequence[str] | None = None,
         parameter_groups: Sequence[ParameterGroup] | None = None,
+        mixing: Mixing | None = None,
         **kwargs: Any,
     ) -> None:
         r"""Configure the model for training.
@@ -180,13 +182,16 @@ class MetricModel(keras_compat.WorkerModel):
                 which are averages over batches, are rejected. Default `None`.
             parameter_groups: List of `ParameterGroup`. Layers of the embedder with another learning rate, or that are
                 frozen at first. `None` trains all layers alike. Default `None`.
+            mixing: `Mixup` or `CutMix`. Mix the images of each training batch, which then have two labels each. It
+                requires class proxies as the only references and `in_batch_weight=0`. Default `None`.
             **kwargs: Other arguments of `keras.Model.compile`, such as `jit_compile`, `run_eagerly` or
                 `steps_per_execution`.
 
         Raises:
             ValueError: If the loss has no method `against` but there are references; a number is negative; an optimizer
                 has nothing to train; both optimizers are the same object, or one keeps averages (`use_ema`); the
-                embedder cannot be frozen for the warm-up; or a metric is not a retrieval metric.
+                embedder cannot be frozen for the warm-up; images are mixed for a loss that needs one label per image;
+                or a metric is not a retrieval metric.
 
         Warns:
             UserWarning: If the margins of the loss require larger distances than the normalization of the embedder
@@ -207,13 +212,14 @@ class MetricModel(keras_compat.WorkerModel):
                 "`against(labels, embeddings, references)`. Leave out the references, or subclass "
                 "`tfdml.losses.MetricLoss`."
             )
+        mixing = check_mixing(mixing, self)
         self.workers = workers_of(self.distribute_strategy)
         self._check_workers(kwargs.get("jit_compile"))
         super().compile(optimizer=optimizer, **kwargs)
         # Keras does not save these because `get_compile_config` is overridden.
         self._fit_options = {name: kwargs[name] for name in _FIT_OPTIONS if kwargs.get(name) is not None}
         self._warned_callbacks: frozenset[type] = frozenset()
-        self.metric_loss = loss
+        self.metric_loss, self.mixing = loss, mixing
         # As in any Keras model, `loss` is the argument of `compile`.
         self.loss = given_loss
         self._retrieval_names = metrics
@@ -409,9 +415,20 @@ class MetricModel(keras_compat.WorkerModel):
                 "Labels are missing. Received: batches of images only. Expected: batches of (images, labels), or "
                 "arrays as in `fit(images, labels)`."
             )
+        mixed = None
+        if self.mixing is not None:
+            check_images(self.embedder, images)
+            mixed = self.mixing(images, tf.convert_to_tensor(self.steps))
+            images = mixed.images
+        sample_weight = None if sample_weight is None else ops.gather_batch(sample_weight)
         with tf.GradientTape() as tape:
             embeddings, labels, values = self._embed_and_compare(images, labels)
-            loss = _weighted_mean(values, None if sample_weight is None else ops.gather_batch(sample_weight))
+            loss = _weighted_mean(values, sample_weight)
+            if mixed is not None:
+                of_partners = self.sample_losses(tf.gather(labels, mixed.partners), embeddings)
+                weights = None if sample_weight is None else tf.gather(sample_weight, mixed.partners)
+                share = tf.cast(mixed.share, loss.dtype)
+                loss = share * loss + (1.0 - share) * _weighted_mean(of_partners, weights)
             loss += tf.cast(self.penalty(), loss.dtype)
             objective = loss
             if self.weight_decay:
@@ -726,12 +743,13 @@ class MetricModel(keras_compat.WorkerModel):
             "geometry": self.geometry,
             "metrics": list(self._retrieval_names),
             "parameter_groups": [group.get_config() for group in self.parameter_groups],
+            "mixing": None if self.mixing is None else keras.saving.serialize_keras_object(self.mixing),
             **self._fit_options,
         }
 
     def compile_from_config(self, config: Config) -> None:
         config = dict(config)
-        for part in ("optimizer", "loss", "reference_optimizer"):
+        for part in ("optimizer", "loss", "reference_optimizer", "mixing"):
             if config.get(part) is not None:
                 config[part] = keras.saving.deserialize_keras_object(config[part])
         self.compile(**config)
