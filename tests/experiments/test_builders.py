@@ -376,3 +376,20 @@ def test_colors_of_a_recipe():
     assert builders.make_augmentation(load_recipe("gap", changes)) == data.Augmentation(randaugment_operations=2)
     with pytest.raises(RecipeError, match="augmentation.randaugment_operations: Received: randaugment_operations=20"):
         builders.dry_build(load_recipe("gap", {**still, "augmentation.randaugment_operations": 20}))
+
+
+def test_batches_of_a_long_tail(registries):
+    labels = np.array([0, 0, 1, 2, 2, 3, 3, 4])
+    train = data.LabeledImages(np.zeros((8, 8, 8, 1), np.uint8), labels, list("abcde"), superclasses=[0, 1, 0, 1, 1])
+    datasets = builders.ExperimentData(train, train, train, data.Preprocessing((8, 8), 1))
+    changes = {"batches.classes": 2, "batches.samples_per_class": 2}
+    with pytest.raises(ValueError, match="at least two images"):
+        builders.check_training_classes(load_recipe("gap", changes), datasets)
+    for kind, expected in (("skip", {0, 2, 3}), ("repeat", set(range(5))), ("negatives", set(range(5)))):
+        recipe = load_recipe("gap", {**changes, "batches.small_classes": kind})
+        builders.check_training_classes(recipe, datasets)
+        found = [batch_labels.numpy() for _, batch_labels in builders.training_batches(recipe, datasets).take(9)]
+        assert set(np.concatenate(found)) == expected
+    recipe = load_recipe("gap", {**changes, "batches.small_classes": "repeat", "batches.superclasses_per_batch": 1})
+    for _, batch_labels in builders.training_batches(recipe, datasets).take(6):
+        assert len(set(train.superclasses[batch_labels.numpy()])) == 1

@@ -6,7 +6,7 @@ Batches of `LabeledFeatures` are (float32 features `(batch, dim)`, labels), with
 from __future__ import annotations
 
 import math
-from typing import Callable
+from typing import Callable, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -26,7 +26,7 @@ from tfdml.data.image_files import (
 from tfdml.data.labeled_features import LabeledFeatures
 from tfdml.data.labeled_samples import LabeledSamples, check_is_labeled
 from tfdml.data.preprocessing import Preprocessing
-from tfdml.data.sampler import BalancedSampler
+from tfdml.data.sampler import SmallClasses, sampler_of
 from tfdml.ops import MAX_PIXELS, UNIT_RANGE, orient, stored_window, upright_size
 
 # A call into Python costs more than a short epoch, so several epochs are computed per call, up to this many batches.
@@ -43,6 +43,9 @@ def balanced_batches(
     preprocessing: Preprocessing | None = None,
     augmentation: Augmentation | None = None,
     input_range: InputRange | None = None,
+    small_classes: SmallClasses = "error",
+    sampling: Literal["class", "instance"] = "class",
+    superclasses_per_batch: int | None = None,
 ) -> tf.data.Dataset:
     """Return endless training batches with the same number of images of each class.
 
@@ -65,6 +68,10 @@ def balanced_batches(
         augmentation: `Augmentation` or `None`. Default `None`.
         input_range: tuple (low, high) or str, as for `Preprocessing`. `None` uses that of `preprocessing`. Default
             `None`.
+        small_classes: `"error"`, `"repeat"`, `"skip"` or `"negatives"`: what happens to classes with a single image, as
+            for `BalancedSampler`. Default `"error"`.
+        sampling: `"class"` or `"instance"`: whether classes or images are used equally often. Default `"class"`.
+        superclasses_per_batch: int. Number of super-classes (`dataset.superclasses`) in a batch. Default `None`, any.
 
     Returns:
         Infinite `tf.data.Dataset` of (float32 images `(batch, height, width, channels)` in the input range, int64
@@ -72,7 +79,7 @@ def balanced_batches(
 
     Raises:
         ValueError: If a class has fewer than two images (the message names it), there are fewer classes than
-            `classes_per_batch`, or a number is out of range.
+            `classes_per_batch`, a number is out of range, or the dataset has no superclasses for a batch of few.
 
     Example:
         >>> import numpy as np
@@ -84,8 +91,9 @@ def balanced_batches(
         (TensorShape([4, 8, 8, 3]), 2)
     """
     return balanced_share(
-        dataset, classes_per_batch, samples_per_class, seed, preprocessing, augmentation, input_range
-    )
+        dataset, classes_per_batch, samples_per_class, seed, preprocessing, augmentation, input_range, small_classes,
+        sampling, superclasses_per_batch,
+    )  # fmt: skip
 
 
 def balanced_share(
@@ -96,6 +104,9 @@ def balanced_share(
     preprocessing=None,
     augmentation=None,
     input_range=None,
+    small_classes="error",
+    sampling="class",
+    superclasses_per_batch=None,
     *,
     start_batch=0,
     part=None,
@@ -105,8 +116,8 @@ def balanced_share(
     Skipped batches and images of other workers are not read.
 
     Args:
-        dataset, classes_per_batch, samples_per_class, seed, preprocessing, augmentation, input_range: As for
-            `balanced_batches`.
+        dataset, classes_per_batch, samples_per_class, seed, preprocessing, augmentation, input_range, small_classes,
+        sampling, superclasses_per_batch: As for `balanced_batches`.
         start_batch: int. Number of the first batch. Default 0.
         part: Pair (index, count). Return only rows ⌊index · b / count⌋ to ⌊(index + 1) · b / count⌋ of each batch of
             b rows. `None` returns whole batches. Default `None`.
@@ -116,7 +127,9 @@ def balanced_share(
     """
     check_is_labeled(dataset)
     preprocessing = _in_range(dataset, preprocessing, input_range)
-    sampler = BalancedSampler(dataset.labels, classes_per_batch, samples_per_class, seed, dataset.class_names)
+    sampler = sampler_of(
+        dataset, classes_per_batch, samples_per_class, seed, small_classes, sampling, superclasses_per_batch
+    )
     start_batch = check_whole_number("start_batch", start_batch, minimum=0)
     epochs_per_call = math.ceil(_BATCHES_PER_CALL / sampler.steps_per_epoch)
     batches_per_call = epochs_per_call * sampler.steps_per_epoch

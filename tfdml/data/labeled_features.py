@@ -34,6 +34,7 @@ class LabeledFeatures(LabeledSamples):
             there are no roles. Default `None`.
         rows: Integers `(n,)`. Rows of `features` that belong to the dataset, in this order. `None` means all. Default
             `None`.
+        superclasses: Sequence of str or integers `(num_classes,)`. Super-class of each class. Default `None`.
 
     Raises:
         TypeError: If features do not have one of these types, or labels are not integers.
@@ -60,10 +61,11 @@ class LabeledFeatures(LabeledSamples):
         num_train_classes: int | None = None,
         roles: ArrayLike | None = None,
         rows: ArrayLike | None = None,
+        superclasses: ArrayLike | None = None,
     ) -> None:
         object.__setattr__(self, "features", _checked_features(features))
         object.__setattr__(self, "rows", _checked_rows(rows, len(self.features)))
-        super().__init__(labels, tuple(class_names), name, num_train_classes, roles)
+        super().__init__(labels, tuple(class_names), name, num_train_classes, roles, superclasses)
         self._check_length("features", self.features if self.rows is None else self.rows)
 
     def __repr__(self):

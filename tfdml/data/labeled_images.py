@@ -39,6 +39,7 @@ class LabeledImages(LabeledSamples):
             there are no roles. Default `None`.
         max_pixels: int. Largest height · width of an image file; larger ones are rejected before memory is allocated
             for them.
+        superclasses: Sequence of str or integers `(num_classes,)`. Super-class of each class. Default `None`.
 
     Raises:
         TypeError: If images are neither uint8 nor paths, or labels are not integers.
@@ -64,10 +65,11 @@ class LabeledImages(LabeledSamples):
         num_train_classes: int | None = None,
         roles: ArrayLike | None = None,
         max_pixels: int = MAX_PIXELS,
+        superclasses: ArrayLike | None = None,
     ) -> None:
         object.__setattr__(self, "images", _checked_images(images))
         object.__setattr__(self, "max_pixels", check_whole_number("max_pixels", max_pixels, minimum=1))
-        super().__init__(labels, tuple(class_names), name, num_train_classes, roles)
+        super().__init__(labels, tuple(class_names), name, num_train_classes, roles, superclasses)
         self._check_length("images", self.images)
 
     @classmethod

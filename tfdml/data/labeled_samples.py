@@ -34,6 +34,8 @@ class LabeledSamples:
             others for testing. `None` if there is no published split. Default `None`.
         roles: Integers `(n,)`. Roles of the samples in the published evaluation: 1 query, 2 gallery, 0 both. `None` if
             there are no roles. Default `None`.
+        superclasses: Sequence of str or integers `(num_classes,)`. Super-class of each class, such as the category of a
+            product, for batches of few super-classes. Default `None`.
 
     Raises:
         TypeError: If labels are not integers.
@@ -51,6 +53,7 @@ class LabeledSamples:
     name: str | None = None
     num_train_classes: int | None = None
     roles: np.ndarray | None = None
+    superclasses: np.ndarray | None = None
 
     def __post_init__(self):
         labels = integer_column(self.labels)
@@ -68,6 +71,7 @@ class LabeledSamples:
             "class_names": class_names,
             "num_train_classes": _checked_split(self.num_train_classes, len(class_names)),
             "roles": _checked_roles(self.roles, len(labels)),
+            "superclasses": _checked_superclasses(self.superclasses, len(class_names)),
         }
         for field, value in fields.items():
             object.__setattr__(self, field, value)
@@ -124,6 +128,7 @@ class LabeledSamples:
             class_names=tuple(self.class_names[index] for index in classes),
             name=self.name,
             roles=None if self.roles is None else self.roles[chosen],
+            superclasses=None if self.superclasses is None else self.superclasses[classes],
         )
 
     def split(
@@ -205,6 +210,18 @@ def _checked_split(num_train_classes, num_classes):
             f"0 < num_train_classes < {num_classes}, the number of classes, or None."
         )
     return int(num_train_classes)
+
+
+def _checked_superclasses(superclasses, num_classes):
+    if superclasses is None:
+        return None
+    superclasses = np.asarray(superclasses)
+    if superclasses.shape != (num_classes,):
+        raise ValueError(
+            f"Invalid superclasses. Received: superclasses of shape {superclasses.shape}. Expected: ({num_classes},), "
+            "one per class."
+        )
+    return superclasses
 
 
 def _checked_roles(roles, count):

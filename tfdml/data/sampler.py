@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import math
-import threading
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
-from tfdml._utils.arguments import check_whole_number
-from tfdml._utils.types import Labels
+from tfdml._utils.arguments import check_choice, check_whole_number
+from tfdml._utils.types import ArrayLike, Labels
+from tfdml.data.class_plans import Counted, Hierarchical, InProportion, ranks
 from tfdml.data.labeled_samples import LabeledSamples, check_is_labeled, integer_column
+from tfdml.data.visitor import Visitor
 
 _CLASSES, _IMAGES = 0, 1
+SmallClasses = Literal["error", "repeat", "skip", "negatives"]
+_logger = logging.getLogger(__name__)
 
 
 class BalancedSampler:
@@ -24,10 +29,16 @@ class BalancedSampler:
     **Classes.** Each epoch visits all classes in a new random order. If the last batch of an epoch is not full, classes
     of a fixed rotation fill it, so that all classes get the same number of extra visits.
 
+    `sampling="instance"` visits classes in proportion to their numbers of images instead, so that all images are used
+    equally often. A class with more than 1 / `classes_per_batch` of all images is in every batch.
+
+    With `superclasses`, each batch has classes of `superclasses_per_batch` super-classes, equally many of each, which
+    makes negatives harder. Super-classes are visited in proportion to their numbers of classes, and the visits go
+    through their classes in random order, as those of a class go through its images.
+
     **Images.** The visits of a class go through its images in random order: each image is used once before any is used
     again, and the images of a visit are distinct even if the visit includes the end of one order and the start of the
-    next. After S / gcd(n, S) orders (n images, S per visit), a visit ends exactly at the end of an order, and a new
-    seeded period begins. A class with fewer than S images repeats them as evenly as possible.
+    next. A class with fewer than `samples_per_class` images repeats them as evenly as possible.
 
     Args:
         labels: Integers `(n,)` or `(n, 1)` of any type. Class labels from 0 without gaps; see `encode_labels`.
@@ -35,11 +46,24 @@ class BalancedSampler:
         samples_per_class: int. Number of images per class.
         seed: int, at least 0.
         class_names: Sequence of str. Names for messages, or `None`. Default `None`.
+        small_classes: What happens to classes with a single image, which have no positive pair. `"error"` raises an
+            error. `"repeat"` uses the image `samples_per_class` times (with other augmentations). `"skip"` leaves the
+            class out. `"negatives"` puts `samples_per_class` such classes in the place of one class: each image is a
+            negative of all others, and their proxies are trained. (Fewer of them repeat their images.) The last two
+            log a warning with their number and names. Default `"error"`.
+        sampling: `"class"` visits all classes equally often, `"instance"` all images. Default `"class"`.
+        superclasses: Integers or str `(num_classes,)`. Super-class of each class. Default `None`.
+        superclasses_per_batch: int. Number of super-classes in a batch; it divides `classes_per_batch`. Default `None`.
+
+    Attributes:
+        num_classes: Number of classes, those left out included.
+        steps_per_epoch: Number of batches that visit every class once, or, by instance, as many images as there are.
 
     Raises:
         TypeError: If labels are not integers.
         ValueError: If a class has fewer than two images (the message names it), labels are negative or have gaps,
-            there are fewer classes than `classes_per_batch`, or a number is out of range.
+            there are fewer classes than `classes_per_batch`, a number is out of range or a choice unknown; if there are
+            fewer super-classes than `superclasses_per_batch`, or one has fewer classes than a batch takes of it.
 
     Example:
         >>> sampler = BalancedSampler([0, 1, 0, 2, 1, 2], classes_per_batch=2, samples_per_class=2, seed=0)
@@ -54,33 +78,75 @@ class BalancedSampler:
         samples_per_class: int,
         seed: int,
         class_names: Sequence[str] | None = None,
+        small_classes: SmallClasses = "error",
+        sampling: Literal["class", "instance"] = "class",
+        superclasses: ArrayLike | None = None,
+        superclasses_per_batch: int | None = None,
     ) -> None:
         labels = integer_column(labels)
         self.seed = check_whole_number("seed", seed, minimum=0)
         self.samples_per_class = check_whole_number("samples_per_class", samples_per_class, minimum=1)
         self.num_classes = _number_of_classes(labels, class_names)
-        self.classes_per_batch = _check_classes_per_batch(classes_per_batch, self.num_classes)
-        self.steps_per_epoch = math.ceil(self.num_classes / self.classes_per_batch)
-
-        counts = np.bincount(labels, minlength=self.num_classes)
-        _check_counts(counts, class_names)
-        # The images of each class, one class after the other.
-        self._counts, self._first_member = counts, np.cumsum(counts) - counts
-        self._members = np.argsort(labels, kind="stable")
-        self._visits_per_period = counts // np.gcd(counts, self.samples_per_class)
-        # One row per visit: the visits of each class' current period.
-        self._first_row = np.cumsum(self._visits_per_period) - self._visits_per_period
-        # Images that a class repeats in every visit are fixed; the others are drawn for each period.
-        row_class = np.repeat(np.arange(self.num_classes), self._visits_per_period)
-        places = np.arange(self.samples_per_class) % counts[row_class][:, np.newaxis]
-        self._rows = self._members[self._first_member[row_class][:, np.newaxis] + places]
-        self._is_drawn = self.samples_per_class % counts != 0
-        self._period = np.full(self.num_classes, -1, np.int64)
-        self._lock = threading.Lock()
-
-        self._fill = self.steps_per_epoch * self.classes_per_batch - self.num_classes
-        self._rotation = self._generator(_CLASSES).permutation(self.num_classes)
+        check_choice("small_classes", small_classes, ("error", "repeat", "skip", "negatives"))
+        check_choice("sampling", sampling, ("class", "instance"))
+        units = self._units(labels, class_names, small_classes)
+        self._num_units = int(units.max()) + 1 if len(units) else 0
+        self.classes_per_batch = _check_classes_per_batch(classes_per_batch, self._num_units)
+        kept = np.flatnonzero(units >= 0)
+        self._images = Visitor(units[kept], self.samples_per_class, self.seed, _IMAGES, kept)
+        self._plan = self._make_plan(units[kept], labels[kept], sampling, superclasses, superclasses_per_batch)
+        if self._plan is not None:
+            self.steps_per_epoch, self._visits = self._plan.steps, Counted(self._plan, self._num_units)
+            return
+        self.steps_per_epoch = math.ceil(self._num_units / self.classes_per_batch)
+        self._fill = self.steps_per_epoch * self.classes_per_batch - self._num_units
+        self._rotation = self._generator(_CLASSES).permutation(self._num_units)
         self._place_in_rotation = np.argsort(self._rotation)
+
+    def _units(self, labels, class_names, small_classes):
+        """Return what is visited for each image: its class, several single images, or nothing (-1)."""
+        counts = np.bincount(labels, minlength=self.num_classes)
+        if small_classes in ("error", "repeat"):
+            _check_counts(counts, class_names, minimum=2 if small_classes == "error" else 1)
+            return labels
+        is_small = counts < 2
+        if is_small.any():
+            action = "are left out" if small_classes == "skip" else "serve as negatives"
+            _logger.warning("%d classes with fewer than two images %s: %s.", is_small.sum(), action,
+                            _named(np.flatnonzero(is_small), counts, class_names))  # fmt: skip
+        unit_of_class = np.where(is_small, -1, np.cumsum(~is_small) - 1)
+        singles = np.flatnonzero(counts == 1)
+        if small_classes == "negatives" and len(singles):
+            # As many images as a class has in a batch share its place, each of another class.
+            groups = np.arange(len(singles)) % max(1, len(singles) // self.samples_per_class)
+            shuffled = self._generator(_CLASSES, 3).permutation(singles)
+            unit_of_class[shuffled] = (~is_small).sum() + groups
+        return unit_of_class[labels]
+
+    def _make_plan(self, units, labels, sampling, superclasses, superclasses_per_batch):
+        """Return the plan of which units a batch has; `None` for all units equally often."""
+        if superclasses is None and superclasses_per_batch is None:
+            if sampling == "class":
+                return None
+            return InProportion(
+                np.bincount(units), self.classes_per_batch, self.seed,
+                steps=math.ceil(len(units) / (self.classes_per_batch * self.samples_per_class)),
+            )  # fmt: skip
+        if superclasses is None or superclasses_per_batch is None:
+            raise ValueError(
+                "Super-classes need their number in a batch, and it needs them. Received: superclasses="
+                f"{'None' if superclasses is None else '…'}, superclasses_per_batch={superclasses_per_batch}. "
+                "Expected: both of them. (The datasets sop and cifar100 have superclasses; others take an array.)"
+            )
+        if sampling != "class":
+            raise ValueError(
+                f"Super-classes are visited by their classes. Received: sampling={sampling!r} with superclasses. "
+                "Expected: sampling='class'."
+            )
+        of_class = _checked_superclasses(superclasses, self.num_classes)
+        class_of_unit = np.zeros(self._num_units, np.int64)
+        class_of_unit[units] = labels
+        return Hierarchical(of_class[class_of_unit], self.classes_per_batch, superclasses_per_batch, self.seed)
 
     @property
     def batch_size(self) -> int:
@@ -96,14 +162,26 @@ class BalancedSampler:
         Returns:
             Integer array `(steps_per_epoch, batch_size)`.
         """
+        if self._plan is not None:
+            return self._planned(number)
         classes = self._classes_of_epoch(number)
         visits = number + self._extra_visits(number)
-        with self._lock:
-            # A class that fills the last batch is visited a second time.
-            rows = self._visit(classes[: self.num_classes], visits)
-            fillers = classes[self.num_classes :]
-            visits[fillers] += 1
-            rows = np.concatenate([rows, self._visit(fillers, visits)])
+        # A class that fills the last batch is visited a second time.
+        rows = self._images.visit(classes[: self._num_units], visits)
+        fillers = classes[self._num_units :]
+        visits[fillers] += 1
+        rows = np.concatenate([rows, self._images.visit(fillers, visits)])
+        return rows.reshape(self.steps_per_epoch, self.batch_size)
+
+    def _planned(self, number):
+        units, visits = self._visits.epoch(number)
+        flat = units.reshape(-1)
+        rows = np.empty((len(flat), self.samples_per_class), np.int64)
+        # The first visits of all units in this epoch, then the second ones, …
+        nth = ranks(flat)
+        for turn in range(nth.max() + 1):
+            places = np.flatnonzero(nth == turn)
+            rows[places] = self._images.visit(flat[places], visits + turn)
         return rows.reshape(self.steps_per_epoch, self.batch_size)
 
     def batch(self, number: int) -> np.ndarray:
@@ -122,89 +200,27 @@ class BalancedSampler:
         return np.random.default_rng([self.seed, *key])
 
     def _fillers(self, epoch):
-        places = np.arange(epoch * self._fill, (epoch + 1) * self._fill) % self.num_classes
+        places = np.arange(epoch * self._fill, (epoch + 1) * self._fill) % self._num_units
         return self._rotation[places]
 
     def _extra_visits(self, epoch):
         """Return how often each class was a filler in earlier epochs."""
-        return (epoch * self._fill + self.num_classes - 1 - self._place_in_rotation) // self.num_classes
+        return (epoch * self._fill + self._num_units - 1 - self._place_in_rotation) // self._num_units
 
     def _classes_of_epoch(self, epoch):
-        classes = self._generator(_CLASSES, 1, epoch).permutation(self.num_classes)
+        classes = self._generator(_CLASSES, 1, epoch).permutation(self._num_units)
         if not self._fill:
             return classes
         fillers = self._fillers(epoch)
         # Fillers must not occur twice in the last batch: swap those already in it with classes of earlier batches.
-        last = np.arange(self.num_classes - (self.classes_per_batch - self._fill), self.num_classes)
-        is_filler = np.zeros(self.num_classes, bool)
+        last = np.arange(self._num_units - (self.classes_per_batch - self._fill), self._num_units)
+        is_filler = np.zeros(self._num_units, bool)
         is_filler[fillers] = True
         clashing = last[is_filler[classes[last]]]
         earlier = np.flatnonzero(~is_filler[classes[: last[0]]])
         others = self._generator(_CLASSES, 2, epoch).permutation(earlier)[: len(clashing)]
         classes[clashing], classes[others] = classes[others], classes[clashing]
         return np.concatenate([classes, fillers])
-
-    def _visit(self, classes, visits):
-        periods, places = np.divmod(visits[classes], self._visits_per_period[classes])
-        is_new = self._is_drawn[classes] & (self._period[classes] != periods)
-        if is_new.any():
-            self._begin_periods(classes[is_new], periods[is_new])
-        return self._rows[self._first_row[classes] + places]
-
-    def _begin_periods(self, classes, periods):
-        self._period[classes] = periods
-        generators = np.array(self._generators(_IMAGES, classes, periods), object)
-        # Process classes with the same number of images together: with 11,318 classes, calls dominate the cost.
-        counts = self._counts[classes]
-        order = np.argsort(counts, kind="stable")
-        for group in np.split(order, np.flatnonzero(np.diff(counts[order])) + 1):
-            count, labels = int(counts[group[0]]), classes[group]
-            visits = _passes(count, self.samples_per_class % count, generators[group])
-            rows = self._first_row[labels][:, np.newaxis] + np.arange(visits.shape[1])
-            members = self._first_member[labels][:, np.newaxis, np.newaxis] + visits
-            self._rows[rows, self.samples_per_class - visits.shape[2] :] = self._members[members]
-
-    def _generators(self, kind, labels, periods):
-        """Return `_generator(kind, label, period)` for each class; seeds of 32-bit words avoid a slow conversion."""
-        words = _words(self.seed) + _words(kind)
-        keys = np.empty((len(labels), len(words) + 2), np.uint32)
-        keys[:, :-2], keys[:, -2], keys[:, -1] = words, labels, periods
-        return [np.random.Generator(np.random.PCG64(np.random.SeedSequence(key))) for key in keys]
-
-
-def _words(number):
-    """Return the 32-bit words of an integer, lowest first, as NumPy derives them from a seed."""
-    words = [number & 0xFFFFFFFF]
-    while number := number >> 32:
-        words.append(number & 0xFFFFFFFF)
-    return words
-
-
-def _passes(count, visit, generators):
-    """Shuffle the images of each class several times, and cut the sequence into visits of distinct images.
-
-    Args:
-        count: int. Number of images per class.
-        visit: int. Number of images per visit, fewer than `count`.
-        generators: One generator per class.
-
-    Returns:
-        Integer array `(classes, visits, visit)`, below `count`.
-    """
-    number = visit // math.gcd(count, visit)
-    things = np.broadcast_to(np.arange(count), (number, count))
-    order = np.stack([generator.permuted(things, axis=1) for generator in generators])
-    rows = np.arange(len(order))[:, np.newaxis]
-    for index in range(1, number):
-        behind = index * count % visit
-        # A visit across the border starts with images of the previous order, so this order must start with others.
-        is_taken = np.zeros((len(order), count), bool)
-        is_taken[rows, order[:, index - 1, count - behind :]] = True
-        current = order[:, index]
-        is_free = ~is_taken[rows, current]
-        is_head = is_free & (np.cumsum(is_free, axis=1) <= visit - behind)
-        order[:, index] = current[rows, np.argsort(~is_head, axis=1, kind="stable")]
-    return order.reshape(len(order), -1, visit)
 
 
 def _number_of_classes(labels, class_names):
@@ -230,18 +246,54 @@ def _check_classes_per_batch(classes_per_batch, num_classes):
     return classes_per_batch
 
 
-def _check_counts(counts, class_names):
-    poor = np.flatnonzero(counts < 2)
+def _check_counts(counts, class_names, minimum):
+    poor = np.flatnonzero(counts < minimum)
     if len(poor):
-        shown = [
-            f"{label if class_names is None else class_names[label]!r} ({counts[label]})"
-            for label in poor[:10].tolist()
-        ]
-        more = f" and {len(poor) - 10} more" if len(poor) > 10 else ""
         raise ValueError(
             "Each class needs at least two images to make a positive pair. "
-            f"Received: classes with fewer: {', '.join(shown)}{more}."
+            f"Received: classes with fewer: {_named(poor, counts, class_names)}."
+            + (" Pass small_classes='skip', 'negatives' or 'repeat' to train without." if minimum == 2 else "")
         )
+
+
+def _named(classes, counts, class_names):
+    shown = [
+        f"{label if class_names is None else class_names[label]!r} ({counts[label]})" for label in classes[:10].tolist()
+    ]
+    return ", ".join(shown) + (f" and {len(classes) - 10} more" if len(classes) > 10 else "")
+
+
+def _checked_superclasses(superclasses, num_classes):
+    """Return the number of the super-class of each class, from 0."""
+    superclasses = np.asarray(superclasses)
+    if superclasses.shape != (num_classes,):
+        raise ValueError(
+            f"Each class has one super-class. Received: superclasses of shape {superclasses.shape}. Expected: "
+            f"({num_classes},), in the order of the classes."
+        )
+    return np.unique(superclasses, return_inverse=True)[1].reshape(-1)
+
+
+def sampler_of(
+    dataset,
+    classes_per_batch,
+    samples_per_class,
+    seed,
+    small_classes="error",
+    sampling="class",
+    superclasses_per_batch=None,
+):
+    """Return the `BalancedSampler` of a labeled dataset, with its superclasses if there are to be few in a batch."""
+    superclasses = dataset.superclasses if superclasses_per_batch is not None else None
+    if superclasses_per_batch is not None and superclasses is None:
+        raise ValueError(
+            f"The dataset has no superclasses. Received: superclasses_per_batch={superclasses_per_batch} with "
+            f"{dataset!r}. Expected: LabeledImages(…, superclasses=…), or superclasses_per_batch=None."
+        )
+    return BalancedSampler(
+        dataset.labels, classes_per_batch, samples_per_class, seed, dataset.class_names, small_classes, sampling,
+        superclasses, superclasses_per_batch,
+    )  # fmt: skip
 
 
 def steps_per_epoch(dataset: LabeledSamples, classes_per_batch: int) -> int:

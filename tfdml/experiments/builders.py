@@ -20,6 +20,7 @@ from tfdml._utils.typed_values import replace
 from tfdml._utils.types import Part
 from tfdml.callbacks import AlternatingProjections, PrototypeWarmup
 from tfdml.data.batches import balanced_share, evaluation_share
+from tfdml.data.sampler import sampler_of
 from tfdml.experiments.errors import RecipeError, recipe_errors
 from tfdml.experiments.recipe import DataConfig, Recipe
 from tfdml.layers import ClassProxies, CrossBatchMemory, ZeroShotPrediction
@@ -163,8 +164,11 @@ def dry_build(recipe: Recipe) -> None:
 
 def check_training_classes(recipe: Recipe, datasets: ExperimentData) -> None:
     """Raise a ValueError if batches of the recipe cannot be drawn from the training classes."""
-    batches, train = recipe.batches, datasets.train
-    data.BalancedSampler(train.labels, batches.classes, batches.samples_per_class, recipe.seed, train.class_names)
+    batches = recipe.batches
+    sampler_of(
+        datasets.train, batches.classes, batches.samples_per_class, recipe.seed, batches.small_classes,
+        batches.sampling, batches.superclasses_per_batch,
+    )  # fmt: skip
 
 
 def make_augmentation(recipe: Recipe) -> data.Augmentation | None:
@@ -474,6 +478,9 @@ def training_batches(
         recipe.seed,
         datasets.preprocessing,
         augmentation=make_augmentation(recipe),
+        small_classes=recipe.batches.small_classes,
+        sampling=recipe.batches.sampling,
+        superclasses_per_batch=recipe.batches.superclasses_per_batch,
         start_batch=start_batch,
         part=part,
     )

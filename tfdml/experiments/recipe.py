@@ -30,6 +30,7 @@ ADDED_KEYS = {
     "augmentation.randaugment_magnitude", "mixing.name", "mixing.alpha", "mixing.probability", "model.frozen_layers",
     "optimizer.schedule", "optimizer.schedule_warmup_steps", "optimizer.backbone_learning_rate_multiplier",
     "optimizer.layer_decay", "ccp.max_steps", "ccp.max_steps_growth", "ccp.restore", "ccp.given", "ccp.refresh",
+    "batches.small_classes", "batches.sampling", "batches.superclasses_per_batch",
 }  # fmt: skip
 
 
@@ -78,6 +79,12 @@ class BatchConfig:
     """Classes per batch."""
     samples_per_class: _UpToMillion = 4
     """Images per class in a batch."""
+    small_classes: Literal["error", "repeat", "skip", "negatives"] = "error"
+    """Classes with a single image: 'error', 'repeat' the image, 'skip' the class, or use it among the 'negatives'."""
+    sampling: Literal["class", "instance"] = "class"
+    """Use all classes equally often ('class') or all images ('instance')."""
+    superclasses_per_batch: Optional[_UpToMillion] = None
+    """Super-classes per batch, of a dataset that has them (sop, cifar100); null for any."""
 
     @property
     def size(self):

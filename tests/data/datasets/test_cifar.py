@@ -42,6 +42,8 @@ def test_superclasses_of_the_classes(tmp_path):
     cifar_files.write_cifar100(tmp_path / "cifar-100-binary")
     files = read_cifar100(tmp_path)
     np.testing.assert_array_equal(files.superclass_of_class, cifar_files.superclass_of(np.arange(100)))
+    np.testing.assert_array_equal(cifar100(tmp_path).superclasses, files.superclass_of_class)
+    assert cifar100(tmp_path, labels="coarse").superclasses is None
 
 
 @pytest.mark.parametrize(("part", "numbers"), [("train", range(10)), ("test", [10, 11]), ("all", range(12))])

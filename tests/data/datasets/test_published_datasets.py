@@ -75,6 +75,14 @@ def test_class_names(name, path):
     }[name]
 
 
+def test_superclasses_of_sop(name, path):
+    images = load(name, path=path, counts="any")
+    if name != "sop":
+        assert images.superclasses is None
+    else:
+        assert [title.rsplit(" ", 1)[0] for title in images.class_names] == images.superclasses.tolist()
+
+
 def test_the_second_form_of_cars196(tmp_path):
     path = miniatures.make_cars196(tmp_path / "cars", classes=6, devkit=True)
     dataset = load("cars196", path=path, counts="any")

@@ -70,8 +70,8 @@ def cifar100(path: PathLike, part: str = "train", labels: Literal["fine", "coars
         labels: `"fine"` for the 100 classes, `"coarse"` for the 20 superclasses of five classes each. Default `"fine"`.
 
     Returns:
-        `LabeledImages` with images `(n, 32, 32, 3)`. `split_classes(test="published")` trains on the first half of the
-        classes.
+        `LabeledImages` with images `(n, 32, 32, 3)`; fine classes have superclasses. `split_classes(test="published")`
+        trains on the first half of the classes.
 
     Raises:
         FileNotFoundError: If a file is missing; the message says how to get it.
@@ -87,7 +87,10 @@ def cifar100(path: PathLike, part: str = "train", labels: Literal["fine", "coars
     else:
         numbers, class_names = files.labels, files.class_names
     split = first_half(len(class_names))
-    return LabeledImages(files.images, numbers, class_names, name="cifar100", num_train_classes=split)
+    return LabeledImages(
+        files.images, numbers, class_names, name="cifar100", num_train_classes=split,
+        superclasses=files.superclass_of_class if labels == "fine" else None,
+    )  # fmt: skip
 
 
 def read_cifar100(path, part="train"):

@@ -19,8 +19,8 @@ def sop(path: PathLike, verify: bool = True, counts: str = "published") -> Label
         counts: `"published"`, or `"any"` to accept other numbers of classes and images. Default `"published"`.
 
     Returns:
-        `LabeledImages` of paths. The classes of `Ebay_train.txt` precede those of `Ebay_test.txt`. Class names consist
-        of category and number, such as "bicycle 1".
+        `LabeledImages` of paths, with the 12 categories as superclasses. The classes of `Ebay_train.txt` precede those
+        of `Ebay_test.txt`. Class names consist of category and number, such as "bicycle 1".
 
     Raises:
         FileNotFoundError: If a list or an image is missing; the message says what to put where.
@@ -40,12 +40,16 @@ def sop(path: PathLike, verify: bool = True, counts: str = "published") -> Label
     )
     names = train_names + test_names
     classes, labels, num_train_classes = train_classes_first(train_classes, test_classes, root / "Ebay_test.txt")
-    kind_of = {of_class: name.split("/")[0] for of_class, name in zip(train_classes + test_classes, names)}
+    kind_of = {
+        of_class: name.split("/")[0].replace("_final", "").replace("_", " ")
+        for of_class, name in zip(train_classes + test_classes, names)
+    }
     images = LabeledImages(
         np.array([str(root / name) for name in names]),
         labels,
-        [f"{kind_of[number].replace('_final', '').replace('_', ' ')} {number}" for number in classes],
+        [f"{kind_of[number]} {number}" for number in classes],
         name="sop",
         num_train_classes=num_train_classes,
+        superclasses=[kind_of[number] for number in classes],
     )
     return published.checked(images, path, verify, counts)
