@@ -26,6 +26,7 @@ def test_the_first_screen_is_short():
     assert len(README.splitlines()) <= 150
 
 
+@pytest.mark.integration
 def test_the_examples_for_addons_and_research_run():
     assert len(BLOCKS) == 3
     imports = "import tfdml\nfrom tfdml import backbones, callbacks, data, metrics\n"

@@ -62,6 +62,7 @@ def file_of(model, tmp_path):
     return path
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("frozen", ["none", "statistics", "all", None])
 def test_weights_of_a_file_and_frozen_statistics(frozen, images, mobile_net, tmp_path):
     path = file_of(mobile_net, tmp_path)

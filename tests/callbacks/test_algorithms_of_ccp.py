@@ -106,6 +106,7 @@ class Watch(keras.callbacks.Callback):
         logs["val_map_at_r"] = VALIDATIONS[epoch]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("strength", "in_batch_weight", "decay", "jit_compile"),
     [

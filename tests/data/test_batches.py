@@ -84,6 +84,7 @@ def test_an_epoch_visits_every_class(in_memory):
         assert set(seen) == set(range(7))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("source, starts", [("in_memory", (1, 66, 100)), ("in_files", (2,))])
 def test_going_on_from_a_batch_gives_the_same_images(source, starts, request):
     dataset = request.getfixturevalue(source)
@@ -377,6 +378,7 @@ def test_settings_can_be_pickled():
         assert pickle.loads(pickle.dumps(setting)) == setting
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "source, augmentation, indices",
     [

@@ -185,6 +185,7 @@ def test_the_limit_of_pixels(write):
 _REST = [pytest.param(kind, marks=pytest.mark.integration) for kind in ("PNG", "WEBP")]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("kind", ["JPEG", *_REST])
 def test_the_limit_of_a_dataset_reaches_every_decoder(kind, tmp_path):
     for name in ("a/1", "a/2", "b/1", "b/2"):
@@ -214,6 +215,7 @@ def test_other_formats_become_png_for_a_saved_model(write):
     assert read_encoded(write(encode("JPEG", 6))) == encode("JPEG", 6)
 
 
+@pytest.mark.integration
 def test_a_cut_file_is_named_in_training(write):
     paths = [write(encode("PNG"), str(number)) for number in range(3)] + [write(encode("JPEG")[:500], "cut.jpg")]
     dataset = LabeledImages(paths, [0, 0, 1, 1], "ab")
@@ -229,6 +231,7 @@ def test_damaged_metadata_do_not_matter(read, write):
     np.testing.assert_array_equal(read(path), PIXELS[::-1, ::-1])
 
 
+@pytest.mark.integration
 def test_names_that_are_not_utf8(tmp_path):
     for name in (b"a", b"b"):
         os.makedirs(os.path.join(os.fsencode(tmp_path), b"data", name))

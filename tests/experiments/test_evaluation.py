@@ -72,6 +72,7 @@ def test_run_and_saved_model_agree(image_run, in_tmp_path):
     assert ours.split == "all"
 
 
+@pytest.mark.integration
 def test_the_limit_of_pixels_reaches_every_network(image_run, in_tmp_path, capsys):
     folder = str(_write_images(in_tmp_path / "images"))
     options = ["--options.verify", "false", "--options.max_pixels", "550", "--no-figures"]
@@ -101,6 +102,7 @@ def test_the_limit_of_the_data_is_that_of_the_saved_model(tiny_changes, tmp_path
         saved(images)
 
 
+@pytest.mark.integration
 def test_a_split_of_other_data(image_run, in_tmp_path):
     done = evaluate(
         image_run.folder / "saved_model", "digits", split="test",

@@ -356,6 +356,7 @@ class _Explode(keras.callbacks.Callback):
             self.model.optimizer.learning_rate.assign(1e30)
 
 
+@pytest.mark.integration
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_best_weights(tmp_path, head_changes):
     path = tmp_path / "run"
     changes = {**head_changes, "optimizer.global_clipnorm": None}

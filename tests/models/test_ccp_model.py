@@ -15,6 +15,7 @@ def build(linear_embedder, optimizer=None, jit_compile=False, **options):
     return model
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("in_batch_weight", "jit_compile"), [(0.0, False), (0.3, True)])
 def test_steps_equal_algorithm_1_by_hand(blobs, linear_embedder, in_batch_weight, jit_compile):
     points, labels = blobs[0][:32], blobs[1][:32]
@@ -203,6 +204,7 @@ def test_every_loss_takes_part(blobs, linear_embedder, name):
         assert np.isfinite(np.asarray(weight)).all() and np.abs(np.asarray(weight) - old).max() > 0
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("per_class", [1, 3, 16])
 def test_proxies_per_class(blobs, linear_embedder, per_class):
     proxies = layers.ClassProxies(4, per_class, embedding_size=2)

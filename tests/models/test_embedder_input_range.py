@@ -22,6 +22,7 @@ def flat(embedder_of, backbone, **options):
     return embedder, lambda features: np.asarray(features).mean(axis=(1, 2)) @ kernel[0, 0] + bias
 
 
+@pytest.mark.integration
 def test_a_network_of_keras_applications_is_scaled(images, tmp_path):
     keras.utils.set_random_seed(0)
     network = keras.applications.MobileNetV2(SHAPE, 0.35, include_top=False, weights=None)

@@ -42,6 +42,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_updates_are_those_of_another_learning_rate(blobs, name):
     points, labels = blobs

@@ -38,6 +38,7 @@ def test_one_dimension_becomes_a_line():
     np.testing.assert_array_equal(points(axes), [[3, 0], [1, 0]])
 
 
+@pytest.mark.integration
 def test_t_sne_keeps_the_digits_together():
     digits = load_digits()
     (axes,) = embedding_map(digits.data[:400], digits.target[:400], class_names=list("abcdefghij")).axes
@@ -89,6 +90,7 @@ def test_the_legend_lies_beside_the_points():
     assert legend.x0 > axes.x1 and legend.x1 <= figure.bbox.x1 and legend.y0 >= 0
 
 
+@pytest.mark.integration
 def test_many_points_keep_those_of_the_coloured_classes():
     embeddings, labels = blobs(10, 20, dimensions=2)
     (axes,) = embedding_map(embeddings, labels, max_classes=2, max_points=60).axes

@@ -75,6 +75,7 @@ def test_images_are_found_by_their_embeddings(pool):
     np.testing.assert_allclose(references.proxies, expected.reshape(3, 2, 2), atol=1e-6)
 
 
+@pytest.mark.integration
 def test_gradients_go_through_the_images(digits, pool):
     """A step of SGD by hand, on the loss as a function of the kernel alone."""
     pool(0)

@@ -132,6 +132,7 @@ def test_convergence_rate_is_the_errors_quotient(ratio, late):
     assert rate == pytest.approx(errors[late + 1].weights / errors[late].weights, rel=0.01) and rate >= ratio
 
 
+@pytest.mark.integration
 def test_report(tmp_path, monkeypatch):
     asked = []
 
