@@ -103,7 +103,47 @@ def test_a_training_that_ends_during_the_warm_up_leaves_the_ratio(images):
     assert model.embedder.get_layer("pooling").ratio == 0.3
 
 
+@pytest.mark.parametrize("run_eagerly", [True, pytest.param(False, marks=pytest.mark.integration)])
+def test_steps_of_the_average_then_centers_of_pooled_features(images, run_eagerly):
+    """Two batches an epoch: the warm-up ends within the second one."""
+    model, average = make_model(run_eagerly=run_eagerly), make_model("gap", run_eagerly=run_eagerly)
+    average.embedder.set_weights(model.embedder.get_weights()[:-1])
+    losses = {}
+    for name, one in (("gsp", model), ("gap", average)):
+        log = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda batch, logs, name=name: losses.setdefault(name, []).append(logs["loss"])
+        )
+        warmup = [callbacks.PrototypeWarmup(images[0], steps=3, pooled=True)] if name == "gsp" else []
+        fit(one, images, 2, log, *warmup)
+    # The mean of the losses of an epoch so far: the fourth step is the first one with the prototypes.
+    np.testing.assert_allclose(losses["gsp"][:3], losses["gap"][:3], rtol=1e-4)
+    assert losses["gsp"][3] != pytest.approx(losses["gap"][3], rel=1e-4)
+    assert model.embedder.get_layer("pooling").ratio == 0.3
+
+
+def test_prototypes_are_pooled_features(images):
+    model = make_model(rate=0.0)
+    fit(model, images, 1, callbacks.PrototypeWarmup(images[0], steps=1, pooled=True))
+    features = np.asarray(models.local_features(model.embedder)(images[0])).mean(axis=(1, 2))
+    features = features / np.maximum(1.0, np.linalg.norm(features, axis=1, keepdims=True))
+    prototypes = np.asarray(model.embedder.get_layer("pooling").prototype_embeddings)
+    distances = np.linalg.norm(prototypes[:, None] - features, axis=-1)
+    np.testing.assert_allclose(distances.min(axis=1), 0.0, atol=1e-6)
+
+
+def test_state_of_the_steps():
+    warmup = callbacks.PrototypeWarmup(np.zeros((2, 6, 6, 1)), steps=5)
+    assert warmup.get_state() == {"is_over": False, "steps_done": 0}
+    warmup.set_state({"is_over": False, "steps_done": 4})
+    assert warmup.get_state() == {"is_over": False, "steps_done": 4}
+    # The state of an earlier version.
+    warmup.set_state({"is_over": True})
+    assert warmup.get_state() == {"is_over": True, "steps_done": 0}
+
+
 def test_bad_input(images):
+    with pytest.raises(ValueError, match="steps=0"):
+        callbacks.PrototypeWarmup(images[0], steps=0)
     with pytest.raises(ValueError, match="epochs=0"):
         callbacks.PrototypeWarmup(images[0], epochs=0)
     warmup = callbacks.PrototypeWarmup(images[0])

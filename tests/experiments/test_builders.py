@@ -108,6 +108,7 @@ OF_CONSTRUCTORS = [
     ("gap-ccp", {"references.per_class": 0}, "references.per_class: ", "Received: per_class=0"),
     ("xbm", {"references.memory_size": 0}, "references.memory_size: ", "Received: size=0"),
     ("xbm", {"references.memory_warmup": -1}, "references.memory_warmup: ", "Received: warmup_steps=-1"),
+    ("gsp", {"model.gsp.kernel_size": 2}, "model.gsp.kernel_size: ", "The kernel is even"),
     ("gsp", {"zero_shot.enabled": True, "zero_shot.embedding_size": 0}, "zero_shot.embedding_size: ", ""),
     ("gsp", {"zero_shot.enabled": True, "zero_shot.ridge": 0.0}, "zero_shot.ridge: ", "Received: ridge=0.0"),
     ("gsp", {"zero_shot.enabled": True, "zero_shot.temperature": -1.0}, "zero_shot.temperature: ", ""),
@@ -206,6 +207,10 @@ def test_poolings():
     gsp = make_pooling(load_recipe("gsp", {"model.gsp.prototypes": 7, "model.gsp.ratio": 0.25}))
     assert type(gsp) is layers.GeneralizedSumPooling
     assert (gsp.prototypes, gsp.ratio, gsp.return_attributes) == (7, 0.25, False)
+    changes = {"model.pooling": "gsp_gem", "model.gsp.project": True, "model.embed_before_pooling": False,
+               "model.gsp.kernel_size": 3, "model.embedding_size": 9}  # fmt: skip
+    gem = make_pooling(load_recipe("gsp", changes))
+    assert isinstance(gem, layers.pooling.GeneralizedSumMeanPooling) and (gem.channels, gem.kernel_size) == (9, 3)
     assert type(make_pooling(load_recipe("gap"))).__name__ == "GlobalAveragePooling"
     changes = {"model.pooling": "generalized_mean", "model.pooling_options": {"power": 4.0}}
     mean = make_pooling(load_recipe("gap", changes))
@@ -274,6 +279,10 @@ def test_the_zero_shot_section():
         zero_shot = model.zero_shot
         assert (zero_shot.num_classes, zero_shot.embedding_size) == (40, dim or 4)
         assert (model.zero_shot_weight, zero_shot.ridge, zero_shot.temperature) == (0.25, 0.5, 0.2)
+    recipe = load_recipe("gap", {**changes, "zero_shot.regressor": "trained", "model.gsp.prototypes": 3})
+    zero_shot = make_model(recipe, keras.Model(inputs, pooled), images()).zero_shot
+    assert isinstance(zero_shot, layers.AttributeRegression)
+    assert (zero_shot.num_classes, zero_shot.num_attributes, zero_shot.temperature) == (40, 3, 0.2)
 
 
 def test_schedules_over_all_training_steps():

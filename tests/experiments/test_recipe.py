@@ -116,6 +116,26 @@ def test_numbers_in_text_and_in_exponents():
             {"model.gsp.start": "warmup", "training.max_validations": 1},
             "model.gsp.warmup_validations=1. Expected: less than training.max_validations=1",
         ),
+        (
+            {"model.gsp.start": "pooled", "model.gsp.warmup_samples": 99 * 32, "training.steps_per_validation": 49,
+             "training.max_validations": 2},
+            "model.gsp.warmup_samples=3168. Expected: less than training.max_validations=2 of average pooling",
+        ),
+        (
+            {"model.gsp.start": "pooled", "model.gsp.warmup_samples": 63},
+            "model.gsp.warmup_samples=63 with model.gsp.prototypes=64. Expected: at least one sample per prototype",
+        ),
+        (
+            {"model.gsp.start": "pooled", "model.gsp.kernel_size": 3},
+            "are patches, not pooled features. Received: model.gsp.start='pooled' with model.gsp.kernel_size=3",
+        ),
+        ({"model.gsp.kernel_size": 0}, "model.gsp.kernel_size=0. Expected: at least 1, or null"),
+        ({"model.gsp.project": True}, "contains the embedding layer. Received: model.gsp.project=true with"),
+        (
+            {"model.gsp.project": True, "model.embed_before_pooling": False, "model.pooling": "gap"},
+            "model.pooling='gap'. Expected: model.pooling='gsp', 'gsp_gem' or 'gsp_gmp'",
+        ),
+        ({"zero_shot.regressor": "lasso"}, "Expected: one of ridge, trained"),
         ({"zero_shot.weight": 1.5}, "zero_shot.weight=1.5. Expected: 0 <= weight <= 1"),
         ({"zero_shot.enabled": True, "model.pooling": "gmp"}, "has no attributes. Received: zero_shot.enabled=true"),
         (
@@ -192,3 +212,16 @@ def test_what_contradicts_a_head(changes, message):
     with pytest.raises(RecipeError) as error:
         load_recipe("features", changes)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("samples", "validations"), [(1024, 0), (50 * 32, 0), (50 * 32 + 1, 1), (100 * 32, 1), (100 * 32 + 1, 2)]
+)
+def test_validations_before_prototypes_are_chosen_among_pooled_features(samples, validations):
+    changes = {"model.gsp.start": "pooled", "model.gsp.warmup_samples": samples, "training.steps_per_validation": 50}
+    recipe = load_recipe("gsp", changes)
+    assert recipe.has_prototype_warmup and recipe.warmup_batches == -(-samples // 32)
+    assert recipe.warmup_validations == validations
+    # The prototypes of 'gap' with a zero-shot loss start in the same way.
+    assert not load_recipe("gap", changes).has_prototype_warmup
+    assert load_recipe("gap", {**changes, "zero_shot.enabled": True}).warmup_validations == validations

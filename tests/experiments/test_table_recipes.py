@@ -104,7 +104,9 @@ def take_a_step(recipe, images, batch):
     keras.utils.set_random_seed(0)
     model = make_model(recipe, make_embedder(recipe, images.preprocessing), images.train)
     model.run_eagerly = True
-    kernel = model.embedder.get_layer("embedding").kernel
+    pooling = model.embedder.get_layer("pooling")
+    is_inside = getattr(pooling, "channels", None) is not None
+    kernel = (pooling.projection if is_inside else model.embedder.get_layer("embedding")).kernel
     start = np.array(kernel)
     loss = float(model.train_step(batch)["loss"])
     assert np.isfinite(loss)
@@ -247,6 +249,7 @@ STATED = {
     "table-5.1/sop/panchor-gsp": {
         "protocol.repeats": 3, "optimizer.learning_rate": 5e-6, "optimizer.proxy_learning_rate_multiplier": 100.0,
         "model.gsp.prototypes": 128, "model.gsp.smoothing": 0.5, "model.gsp.ratio": 0.3, "zero_shot.enabled": True,
+        "model.gsp.start": "pooled",
         "zero_shot.weight": 0.1, "training.steps_per_validation": 1000, "training.patience": 10,
     },
     "table-5.1/cub/panchor": {"optimizer.learning_rate": 1e-5, "training.steps_per_validation": 100,
@@ -254,11 +257,17 @@ STATED = {
     "table-5.1/cub/pnca": {"loss.options": {"temperature": 0.11}},
     "table-5.1/cars196/c1-ccp-gsp": {"model.pooling": "gsp", "model.gsp.smoothing": 5.0, "model.gsp.prototypes": 64,
                                      "ccp.enabled": True, "model.normalization": "clip"},
-    "table-5.2a/sop/c1-xbm-gsp": {"model.pooling": "gsp_gmp", "references.memory_size": 1400 * 128,
+    "table-5.2b/cub/c1-xbm-gsp-512": {
+        "model.pooling": "gsp_gem", "model.gsp.project": True, "model.gsp.start": "pooled",
+        "model.gsp.warmup_samples": 1024, "model.embed_before_pooling": False,
+    },
+    "table-5.2b/sop/c1-xbm-gsp-512": {"model.pooling": "gsp_gmp", "model.gsp.project": True},
+    "table-5.2a/sop/c1-xbm-gsp": {"model.pooling": "gsp_gmp", "model.gsp.project": True,
+                                  "model.gsp.start": "pooled", "references.memory_size": 1400 * 128,
                                   "training.steps_per_validation": 250, "training.patience": 10},
     "table-5.2b/cub/c1-xbm-128": {"model.pooling": "gap_gmp", "model.embedding_size": 128,
                                   "references.memory_size": 25 * 112, "model.gsp.prototypes": 64},
-    "table-5.3/cub/c2-zsp": {"model.pooling": "gap", "zero_shot.enabled": True},
+    "table-5.3/cub/c2-zsp": {"model.pooling": "gap", "zero_shot.enabled": True, "model.gsp.start": "pooled"},
     "table-5.3/cub/c2-gsp-only": {"model.pooling": "gsp", "zero_shot.enabled": False},
     "psomas-512/sop-bn-inception/proxy-anchor": {
         "protocol.name": "conventional", "optimizer.name": "adamw", "optimizer.learning_rate": 6e-4,

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax
 
-from tfdml.layers import GeneralizedSumPooling, ZeroShotPrediction
+from tfdml.layers import AttributeRegression, GeneralizedSumPooling, ZeroShotPrediction
 from tfdml.layers.zero_shot import in_second_half
 
 CLASSES, DIM, PROTOTYPES = 7, 4, 5
@@ -266,3 +266,61 @@ def test_bad_shapes(attributes, labels, message):
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         ZeroShotPrediction(**{"num_classes": 3, "embedding_size": 2, **options})
+
+
+def make_regression(dtype="float64", **options):
+    layer = AttributeRegression(CLASSES, PROTOTYPES, DIM, dtype=dtype, **options)
+    generator = np.random.default_rng(1)
+    layer.set_weights([generator.normal(size=weight.shape) for weight in layer.get_weights()])
+    return layer
+
+
+@pytest.mark.parametrize("labels", [BATCHES["shuffled"], [2, 2, 2]], ids=["shuffled", "one class"])
+def test_a_trained_regressor_equals_the_loop(labels):
+    attributes, labels = make_batch(labels)
+    layer = make_regression(temperature=0.3)
+    embeddings, regressor = np.array(layer.label_embeddings), np.array(layer.regressor)
+    expected = [-log_softmax(embeddings @ (z @ regressor) / 0.3)[label] for z, label in zip(attributes, labels)]
+    np.testing.assert_allclose(layer(attributes, labels), expected, rtol=1e-9)
+    with tf.GradientTape() as tape:
+        variable = tf.Variable(attributes)
+        value = tf.reduce_mean(layer(variable, labels))
+    variables = [variable, *layer.trainable_variables]
+    for one, gradient in zip(variables, map(tf.convert_to_tensor, tape.gradient(value, variables))):
+        start, direction = np.array(one), np.random.default_rng(4).normal(size=one.shape)
+        sides = []
+        for step in (1e-6, -1e-6):
+            one.assign(start + step * direction)
+            sides.append(float(tf.reduce_mean(layer(tf.convert_to_tensor(variable), labels))))
+        one.assign(start)
+        assert np.sum(direction * gradient) == pytest.approx((sides[0] - sides[1]) / 2e-6, rel=1e-6, abs=1e-9)
+
+
+def test_a_trained_regressor_round_trip(tmp_path):
+    layer = make_regression("float32", initializer="ones", name="regression")
+    made = AttributeRegression.from_config(layer.get_config())
+    assert made.get_config() == layer.get_config()
+    np.testing.assert_array_equal(np.array(made.label_embeddings), np.ones((CLASSES, DIM)))
+    attributes, labels = keras.Input((PROTOTYPES,)), keras.Input((), dtype="int64")
+    model = keras.Model([attributes, labels], layer(attributes, labels))
+    model.save(tmp_path / "model.keras")
+    batch = [tf.constant(values) for values in make_batch(BATCHES["grouped"])]
+    batch[0] = tf.cast(batch[0], tf.float32)
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "model.keras")(batch), model(batch))
+
+
+@pytest.mark.parametrize("options", [{"num_attributes": 0}, {"temperature": 0.0}, {"num_classes": 1.5}])
+def test_bad_options_of_a_trained_regressor(options):
+    (name, value), = options.items()
+    with pytest.raises(ValueError, match=f"Received: {name}={value}"):
+        AttributeRegression(**{"num_classes": 3, "num_attributes": 4, "embedding_size": 2, **options})
+
+
+def test_bad_input_of_a_trained_regressor():
+    layer, (attributes, labels) = make_regression(), make_batch([0, 1, CLASSES])
+    with pytest.raises(ValueError, match=r"out of range for AttributeRegression\(7, …\). Received: 7"):
+        layer(attributes, labels)
+    with pytest.raises(ValueError, match=r"match the regressor. Received: shape \(3, 4\). Expected: \(batch, 5\)"):
+        layer(attributes[:, 1:], np.zeros(3, int))
+    with pytest.raises(ValueError, match="wrong rank"):
+        layer(np.ones((3, 2, 5)), np.zeros(3, int))

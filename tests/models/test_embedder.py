@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tfdml import backbones, layers, models
+from tfdml.models import training_step
 from tfdml.ops import greedy_k_center, l2_clip
 
 
@@ -52,6 +53,58 @@ def test_prototypes_of_the_backbones_features_with_a_dense_layer_after_the_pooli
     expected = pooled @ kernel + bias
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(embeddings, expected, atol=1e-4)
+
+
+def test_transport_of_projected_features_with_the_projection_after_the_pooling(tmp_path):
+    backbone = small_backbone()
+    options = {"prototypes": 3, "channels": 6, "return_attributes": True}
+    embedder = models.build_embedder(
+        backbone, "gsp_gmp", 6, pooling_options=options, embed_before_pooling=False, normalization=None
+    )
+    assert "embedding" not in [layer.name for layer in embedder.layers]
+    models.adapt_pooling(embedder, make_images(8), seed=0)
+    weights = {weight.name.split("/")[-1].split(":")[0]: weight for weight in embedder.get_layer("pooling").weights}
+    kernel, prototypes = np.asarray(weights["kernel"]), np.asarray(weights["prototype_embeddings"])
+    features = np.asarray(backbone(make_images()))
+    assert prototypes.shape == (3, 6) and kernel.shape == (features.shape[-1], 6)
+    shares = models.pooling_maps(embedder, make_images())
+    pooled = (np.einsum("bhw,bhwc->bc", shares, features) + features.max(axis=(1, 2))) @ kernel
+    np.testing.assert_allclose(embedder(make_images()), pooled, atol=1e-4)
+    embedder.save(tmp_path / "embedder.keras")
+    again = keras.saving.load_model(tmp_path / "embedder.keras", safe_mode=True)
+    np.testing.assert_allclose(again(make_images()), pooled, atol=1e-4)
+    # A warm-up trains the projection.
+    held = training_step.frozen_variables(embedder)
+    assert len(held) == len(embedder.trainable_variables) - 1 and all(one is not weights["kernel"] for one in held)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "options", "embedding_size"), [("gsp", {}, 6), ("gsp_gem", {"embed_before_pooling": False}, 5)]
+)
+def test_a_projection_in_the_pooling_needs_its_place(pooling, options, embedding_size):
+    with pytest.raises(ValueError, match=r"projects features itself. Received: Generalized\w+\(channels=6\) with"):
+        models.build_embedder(small_backbone(), pooling, embedding_size, pooling_options={"channels": 6}, **options)
+
+
+def test_adapt_to_pooled_features():
+    embedder = models.build_embedder(small_backbone(), "gsp", 6, pooling_options={"prototypes": 3})
+    models.adapt_pooling(embedder, make_images(7), pooled=True, seed=0)
+    features = np.asarray(models.local_features(embedder)(make_images(7))).mean(axis=(1, 2))
+    features /= np.maximum(1.0, np.linalg.norm(features, axis=1, keepdims=True))
+    prototypes = np.asarray(embedder.get_layer("pooling").prototype_embeddings)
+    distances = np.linalg.norm(prototypes[:, None] - features, axis=-1)
+    np.testing.assert_allclose(distances.min(axis=1), 0.0, atol=1e-6)
+    between = np.linalg.norm(prototypes[:, None] - prototypes, axis=-1)[~np.eye(3, dtype=bool)]
+    assert distances.min(axis=0).max() <= between.min() + 1e-6
+
+
+def test_errors_of_pooled_features():
+    embedder = models.build_embedder(small_backbone(), "gsp", 6, pooling_options={"prototypes": 3, "kernel_size": 3})
+    with pytest.raises(ValueError, match=r"no neighborhood. Received: pooled=True .*\(kernel_size=3\)"):
+        models.adapt_pooling(embedder, make_images(7), pooled=True)
+    embedder = models.build_embedder(small_backbone(), "gsp", 6, pooling_options={"prototypes": 3})
+    with pytest.raises(ValueError, match="too few distinct local features. Received: 2"):
+        models.adapt_pooling(embedder, make_images(2), pooled=True)
 
 
 @pytest.mark.parametrize(("normalization", "largest"), [("l2", 1.0), ("clip", 1.0), (None, np.inf)])

@@ -24,16 +24,22 @@ class PrototypeWarmup(keras.callbacks.Callback):
     During the first epochs the pooling layer uses `ratio=1.0`, which is global average pooling. Then its prototypes are
     selected from the local features by greedy k-center, and it pools with its own ratio.
 
+    The author's code starts prototypes as with `steps` and `pooled=True`: it pools by the average until 1,024 pooled
+    features are stored, and selects from them. Give those training batches as `images`. Here the network at the end of
+    the warm-up embeds them, in inference mode; the code stores the features of each training step.
+
     Callbacks that save the best weights should ignore the warm-up: set their `start_from_epoch`.
 
     Args:
         images: Array of images, or finite batches of images or (images, labels), as for `tfdml.models.embed`.
             Prototypes are selected from their local features.
         epochs: int. Number of epochs of the warm-up. Default 1.
-        **options: Arguments of `GeneralizedSumPooling.adapt`.
+        steps: int or `None`. Number of training steps of the warm-up, which can end within an epoch, instead of
+            `epochs`. Default `None`.
+        **options: Arguments of `tfdml.models.adapt_pooling`, such as `pooled=True`, and of `PrototypePooling.adapt`.
 
     Raises:
-        ValueError: If `epochs` is below 1.
+        ValueError: If `epochs` or `steps` is below 1.
         TypeError: If the model is not a `MetricModel`, or the layer `"pooling"` of its embedder is not a
             `GeneralizedSumPooling`.
 
@@ -48,12 +54,14 @@ class PrototypeWarmup(keras.callbacks.Callback):
         are initialized; its code uses average pooling until a memory of pooled features is full, and selects from it.
     """
 
-    def __init__(self, images: Batches, epochs: int = 1, **options: Any) -> None:
+    def __init__(self, images: Batches, epochs: int = 1, steps: int | None = None, **options: Any) -> None:
         super().__init__()
         self.images = images
         self.epochs = check_whole_number("epochs", epochs, minimum=1)
+        self.steps = None if steps is None else check_whole_number("steps", steps, minimum=1)
         self.options = options
         self._is_over = False
+        self._steps_done = self._last_step = 0
         self._ratio: float | None = None
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
@@ -69,13 +77,28 @@ class PrototypeWarmup(keras.callbacks.Callback):
             self._ratio = pooling.ratio
             self._set_ratio(1.0)
 
-    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        if self._is_over or epoch + 1 < self.epochs:
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        # A callback that resumes training restores the counter before the first epoch.
+        self._last_step = int(self.model.steps)
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        if self._is_over or self.steps is None:
             return
+        step = int(self.model.steps)
+        self._steps_done += step - self._last_step
+        self._last_step = step
+        if self._steps_done >= self.steps:
+            self._end(f"{self._steps_done} steps")
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        if not self._is_over and self.steps is None and epoch + 1 >= self.epochs:
+            self._end(f"{epoch + 1} epochs")
+
+    def _end(self, length):
         self._is_over = True
         self._set_ratio(self._ratio)
         adapt_pooling(self.model.embedder, self.images, **self.options)
-        _logger.info("Prototypes initialized after %d epochs of average pooling.", epoch + 1)
+        _logger.info("Prototypes initialized after %s of average pooling.", length)
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         # If training ends during the warm-up, restore the layer's own ratio.
@@ -91,9 +114,11 @@ class PrototypeWarmup(keras.callbacks.Callback):
         self.model.retrace()
 
     def get_state(self) -> Config:
-        """Return whether the warm-up is over; the prototypes are weights of the model."""
-        return {"is_over": self._is_over}
+        """Return whether the warm-up is over, and its steps so far; the prototypes are weights of the model."""
+        return {"is_over": self._is_over, "steps_done": self._steps_done}
 
     def set_state(self, state: Config) -> None:
         """Restore the state returned by `get_state`."""
         self._is_over = state["is_over"]
+        # Earlier versions counted epochs only.
+        self._steps_done = state.get("steps_done", 0)

@@ -23,7 +23,7 @@ from tfdml.data.batches import balanced_share, evaluation_share
 from tfdml.data.sampler import sampler_of
 from tfdml.experiments.errors import RecipeError, recipe_errors
 from tfdml.experiments.recipe import DataConfig, Recipe
-from tfdml.layers import ClassProxies, CrossBatchMemory, ZeroShotPrediction
+from tfdml.layers import AttributeRegression, ClassProxies, CrossBatchMemory, ZeroShotPrediction
 from tfdml.layers import pooling as poolings
 from tfdml.layers.pooling import GeneralizedSumPooling, PrototypePooling
 from tfdml.losses.addons import addons_loss
@@ -142,7 +142,7 @@ def dry_build(recipe: Recipe) -> None:
     Raises:
         RecipeError: With the recipe's key and the message of the constructor.
     """
-    miner, has_gsp = recipe.loss.miner, recipe.model.has_gsp or recipe.zero_shot.enabled
+    miner, has_gsp = recipe.loss.miner, recipe.has_prototypes
     if miner.name is not None:
         with recipe_errors("loss.miner.options"):
             miners.get(miner.name, **miner.options)
@@ -229,6 +229,8 @@ def make_pooling(recipe: Recipe) -> keras.layers.Layer | None:
         smoothing=gsp.smoothing,
         solver=gsp.solver,
         return_attributes=attributes,
+        channels=config.embedding_size if gsp.project else None,
+        kernel_size=gsp.kernel_size,
         name="pooling",
     )
 
@@ -275,7 +277,14 @@ def prototype_images(recipe: Recipe, datasets: ExperimentData) -> Any:
 
 def prototype_warmup(recipe: Recipe, datasets: ExperimentData) -> PrototypeWarmup:
     """Create the callback that chooses the prototypes after a warm-up."""
-    return PrototypeWarmup(prototype_images(recipe, datasets), recipe.warmup_validations, seed=recipe.seed)
+    gsp, steps = recipe.model.gsp, recipe.warmup_batches
+    if gsp.start == "warmup":
+        return PrototypeWarmup(prototype_images(recipe, datasets), gsp.warmup_validations, seed=recipe.seed)
+    # The batches on which the warm-up trains.
+    images = training_batches(recipe, datasets).take(steps)
+    return PrototypeWarmup(
+        images, steps=steps, pooled=True, max_features=gsp.warmup_samples, seed=recipe.seed
+    )
 
 
 def restore_embedder(recipe: Recipe, weights: pathlib.Path | list[np.ndarray]) -> keras.Model:
@@ -386,14 +395,17 @@ def make_model(recipe: Recipe, embedder: keras.Model, train: data.LabeledSamples
     return model
 
 
-def make_zero_shot(recipe: Recipe, num_classes: int, dim: int) -> ZeroShotPrediction | None:
+def make_zero_shot(
+    recipe: Recipe, num_classes: int, dim: int
+) -> ZeroShotPrediction | AttributeRegression | None:
     """Create the zero-shot prediction loss if it is enabled."""
     config = recipe.zero_shot
     if not config.enabled:
         return None
-    return ZeroShotPrediction(
-        num_classes, dim if config.embedding_size is None else config.embedding_size, config.ridge, config.temperature
-    )
+    size = dim if config.embedding_size is None else config.embedding_size
+    if config.regressor == "trained":
+        return AttributeRegression(num_classes, recipe.model.gsp.prototypes, size, config.temperature)
+    return ZeroShotPrediction(num_classes, size, config.ridge, config.temperature)
 
 
 def make_mixing(recipe: Recipe) -> Mixup | CutMix | None:

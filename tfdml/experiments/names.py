@@ -18,7 +18,7 @@ KINDS = {
     ),
     "poolings": (
         "cbam", "crow", "delf", "gap", "gap_gmp", "generalized_max", "generalized_mean", "gmp", "gsop", "gsp",
-        "gsp_gmp", "netvlad", "netvlad_64x128", "netvlad_8x16", "optimal_transport",
+        "gsp_gem", "gsp_gmp", "netvlad", "netvlad_64x128", "netvlad_8x16", "optimal_transport",
         "optimal_transport_64x128", "optimal_transport_8x16", "smk", "solar", "weldon",
     ),
     "backbones": (

@@ -31,6 +31,7 @@ ADDED_KEYS = {
     "optimizer.schedule", "optimizer.schedule_warmup_steps", "optimizer.backbone_learning_rate_multiplier",
     "optimizer.layer_decay", "ccp.max_steps", "ccp.max_steps_growth", "ccp.restore", "ccp.given", "ccp.refresh",
     "batches.small_classes", "batches.sampling", "batches.superclasses_per_batch",
+    "model.gsp.project", "model.gsp.kernel_size", "model.gsp.warmup_samples", "zero_shot.regressor",
 }  # fmt: skip
 
 
@@ -136,7 +137,7 @@ class AugmentationConfig:
 
 @dataclass(frozen=True)
 class GSPConfig:
-    """Generalized sum pooling (`gsp`, `gsp_gmp`), and prototypes of `gap` with zero_shot."""
+    """Generalized sum pooling (`gsp`, `gsp_gmp`, `gsp_gem`), and prototypes of `gap` with zero_shot."""
 
     prototypes: _UpTo65536 = 64
     """Number of trainable prototypes."""
@@ -146,11 +147,18 @@ class GSPConfig:
     """Entropy smoothing, above 0: small values weight all features equally, large values select."""
     solver: Literal["newton", "bregman"] = "newton"
     """Solver of the transport problem."""
-    start: Literal["k_center", "random", "warmup"] = "k_center"
-    """Initial prototypes: greedy 'k_center' of the untrained network's local features, 'random', or 'warmup': k-center
-    of the local features after warmup_validations with average pooling."""
+    start: Literal["k_center", "random", "warmup", "pooled"] = "k_center"
+    """Initial prototypes: greedy 'k_center' of the untrained network's local features, 'random', 'warmup': k-center of
+    the local features after warmup_validations with average pooling, or 'pooled': k-center of warmup_samples pooled
+    features, after training steps with as many samples and average pooling, as in the author's code."""
     warmup_validations: _Count = 1
     """Number of validations (and training between them) with average pooling if start is 'warmup'."""
+    warmup_samples: _Count = 1024
+    """Number of training samples with average pooling if start is 'pooled'."""
+    project: bool = False
+    """With embed_before_pooling=false: transport the features after the linear map that embeds the pooled feature."""
+    kernel_size: Optional[Annotated[int, "[1, 63]"]] = None
+    """Odd size of convolutional prototypes, which are patches of features; null for single features."""
 
 
 @dataclass(frozen=True)
@@ -220,7 +228,7 @@ class ModelConfig:
     @property
     def has_gsp(self):
         """Whether the pooling is generalized sum pooling, alone or combined with another one."""
-        return self.patch_pooling in ("gsp", "gsp_gmp")
+        return self.patch_pooling in ("gsp", "gsp_gem", "gsp_gmp")
 
 
 @dataclass(frozen=True)
@@ -306,7 +314,7 @@ class CCPConfig:
 
 @dataclass(frozen=True)
 class ZeroShotConfig:
-    """Zero-shot prediction loss on the pooling's attributes, for 'gsp', 'gsp_gmp' and 'gap'."""
+    """Zero-shot prediction loss on the pooling's attributes, for 'gsp', 'gsp_gem', 'gsp_gmp' and 'gap'."""
 
     enabled: bool = False
     """Fit attributes on half of a batch's classes and predict the other half with them."""
@@ -318,6 +326,9 @@ class ZeroShotConfig:
     """Ridge regularization of the regression from attributes to label embeddings, above 0."""
     temperature: float = 0.10526
     """Temperature of the softmax over the training classes, above 0."""
+    regressor: Literal["ridge", "trained"] = "ridge"
+    """From attributes to label embeddings: 'ridge', fitted on half of a batch's classes for the other half; or
+    'trained', one trainable linear map for all classes, which predicts no unseen ones."""
 
 
 @dataclass(frozen=True)
@@ -479,10 +490,30 @@ class Recipe:
         return (0.0 if self.references.name == "proxies" else 1.0) if given is None else given
 
     @property
+    def has_prototypes(self):
+        """Whether the pooling has the prototypes of `model.gsp`: with a zero-shot loss, those of 'gap' do, too."""
+        return self.model.has_gsp or self.zero_shot.enabled
+
+    @property
+    def has_prototype_warmup(self):
+        """Whether the network pools by the average until prototypes are chosen."""
+        start = self.model.gsp.start
+        return self.model.has_gsp and start == "warmup" or self.has_prototypes and start == "pooled"
+
+    @property
+    def warmup_batches(self):
+        """Number of training batches with the samples of `model.gsp.warmup_samples`."""
+        return -(-self.model.gsp.warmup_samples // self.batches.size)
+
+    @property
     def warmup_validations(self):
         """Validations before prototypes are chosen; their weights cannot become the best ones."""
-        warms_up = self.model.has_gsp and self.model.gsp.start == "warmup"
-        return self.model.gsp.warmup_validations if warms_up else 0
+        if not self.has_prototype_warmup:
+            return 0
+        if self.model.gsp.start == "pooled":
+            # The warm-up ends before the validation that follows its last step.
+            return (self.warmup_batches - 1) // self.training.steps_per_validation
+        return self.model.gsp.warmup_validations
 
     def __post_init__(self):
         if problem := interval_problem(self):
@@ -522,8 +553,20 @@ class Recipe:
              "at least 2 with references.name='batch', for positive pairs"),
             (model.has_gsp and model.pooling_options, "model.pooling_options model.pooling", "none",
              "The options of generalized sum pooling are in model.gsp."),
-            (self.warmup_validations >= training.max_validations, "model.gsp.warmup_validations",
-             f"less than training.max_validations={training.max_validations}"),
+            (self.warmup_validations >= training.max_validations,
+             f"model.gsp.warmup_{'samples' if model.gsp.start == 'pooled' else 'validations'}",
+             "less than training.max_validations="
+             f"{training.max_validations}{' of average pooling' if model.gsp.start == 'pooled' else ''}"),
+            (self.has_prototypes and model.gsp.start == "pooled" and model.gsp.warmup_samples < model.gsp.prototypes,
+             "model.gsp.warmup_samples model.gsp.prototypes", "at least one sample per prototype"),
+            (self.has_prototypes and model.gsp.start == "pooled" and model.gsp.kernel_size is not None,
+             "model.gsp.start model.gsp.kernel_size", "another start, or model.gsp.kernel_size=null",
+             "Convolutional prototypes are patches, not pooled features."),
+            (model.gsp.project and not model.has_gsp, "model.gsp.project model.pooling",
+             "model.pooling='gsp', 'gsp_gem' or 'gsp_gmp'"),
+            (model.gsp.project and (model.embed_before_pooling or model.has_class_token),
+             "model.gsp.project model.embed_before_pooling model.pooling",
+             "model.embed_before_pooling=false and no class token", "The pooling contains the embedding layer."),
             (ccp.enabled and not references.has_proxies, "ccp.enabled references.name",
              "references.name='proxies' or 'proxies_and_memory', or ccp.enabled=false", "CCP needs class proxies."),
             (ccp.enabled and training.average_momentum is not None, "ccp.enabled training.average_momentum",
@@ -532,7 +575,7 @@ class Recipe:
              "With a zero-shot loss, 'gap' is generalized sum pooling with ratio 1."),
             (zero_shot.enabled and not (model.has_gsp or model.patch_pooling == "gap"),
              "zero_shot.enabled model.pooling",
-             "model.pooling='gsp', 'gsp_gmp' or 'gap'", "This pooling has no attributes."),
+             "model.pooling='gsp', 'gsp_gem', 'gsp_gmp' or 'gap'", "This pooling has no attributes."),
             (is_mixed and references.name != "proxies", "mixing.name references.name", "references.name='proxies'",
              "Mixed images have two labels, which only proxies accept."),
             (is_mixed and self.in_batch_weight, "mixing.name references.in_batch_weight ccp.in_batch_weight",

@@ -130,7 +130,7 @@ _ENTRIES = (
         lambda run: ProjectionsLog(run.folder.projections, run["projections"]),
     ),
     _Entry(
-        "prototype_warmup", lambda recipe: recipe.warmup_validations,
+        "prototype_warmup", lambda recipe: recipe.has_prototype_warmup,
         lambda run: builders.prototype_warmup(run.recipe, run.datasets), state=5,
     ),
     # keras.callbacks.CSVLogger and TensorBoard append to what a killed epoch left; these write whole files again.

@@ -7,9 +7,10 @@ from tfdml.layers.normalization import L2Clip, L2Normalization
 from tfdml.layers.pooling import GeneralizedSumPooling
 from tfdml.layers.references import ClassProxies, References
 from tfdml.layers.tokens import ClassToken, PatchTokens
-from tfdml.layers.zero_shot import ZeroShotPrediction
+from tfdml.layers.zero_shot import AttributeRegression, ZeroShotPrediction
 
 __all__ = [
+    "AttributeRegression",
     "ClassProxies",
     "ClassToken",
     "CountedDropout",

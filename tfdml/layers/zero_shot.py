@@ -106,16 +106,7 @@ class ZeroShotPrediction(FormerNames, keras.layers.Layer):
         self.built = True
 
     def call(self, attributes: TensorLike, labels: Labels) -> tf.Tensor:
-        attributes = ops.at_least_float32(attributes)
-        if attributes.shape.rank not in (None, 2):
-            raise ValueError(
-                f"The attributes have a wrong rank. Received: shape {attributes.shape}. Expected: (batch, prototypes)."
-            )
-        given = labels
-        labels = ops.check_labels(labels, attributes)
-        labels = ops.check_label_range(labels, self.num_classes, f"ZeroShotPrediction({self.num_classes}, …)")
-        # XLA drops the assertions, so the loss marks unknown labels, too.
-        known = ops.known_labels(tf.reshape(given, (-1,)), self.num_classes)
+        attributes, labels, known = _checked_batch(self, attributes, labels)
         embeddings = tf.cast(self.label_embeddings, attributes.dtype)
         is_second = in_second_half(labels)
         # Each half is predicted by the regression fitted on the other.
@@ -124,8 +115,7 @@ class ZeroShotPrediction(FormerNames, keras.layers.Layer):
         )
         of_first, of_second = tf.unstack(tf.matmul(attributes, predictors, transpose_b=True))
         predictions = tf.where(is_second[:, None], of_second, of_first)
-        logits = tf.matmul(predictions, embeddings, transpose_b=True) / self.temperature
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        losses = _cross_entropy(predictions, embeddings, labels, self.temperature)
         losses = tf.where(tf.reduce_any(is_second), losses, 0.0)
         return tf.where(known, losses, tf.constant(np.nan, losses.dtype))
 
@@ -138,6 +128,123 @@ class ZeroShotPrediction(FormerNames, keras.layers.Layer):
             "temperature": self.temperature,
             "initializer": keras.initializers.serialize(self.initializer),
         }
+
+
+@keras.saving.register_keras_serializable(package="tfdml")
+class AttributeRegression(keras.layers.Layer):
+    r"""Loss that trains GSP attributes to predict the class by one trainable linear map.
+
+    The author's code trains this in place of `ZeroShotPrediction` if its zero-shot prediction is off. Use it as
+    `MetricModel(zero_shot=…)` to find out what the transfer between classes contributes: the label embeddings, the
+    softmax over all training classes and the weight of the loss are the same, but the map $A$ is a weight that is
+    trained on all classes, not a regression fitted on other classes than it predicts:
+
+    $$\ell_j = -\log \frac{\exp(\upsilon_{y_j}^\top A z_j / \tau)}{\sum_c \exp(\upsilon_c^\top A z_j / \tau)}.$$
+
+    A batch with a single class counts like any other.
+
+    Args:
+        num_classes: int, >= 1. Number of training classes. Labels run from 0 to `num_classes - 1`.
+        num_attributes: int, >= 1. Number of attributes, that is, of the prototypes of the pooling.
+        embedding_size: int, >= 1. Size of the label embeddings. It may differ from that of the image embeddings.
+        temperature: float, > 0. $\tau$. Default: 1/9.5.
+        initializer: Keras initializer of the label embeddings. Default: `None`, normal with a standard deviation of
+            `embedding_size**-0.5`, that is, about unit length. $A$ starts as He normal.
+        dtype: `"float32"` or `"float64"`. Type of the weights and of all computations, under every dtype policy.
+            Default: `"float32"`.
+        **kwargs: `name` and other arguments of a Keras layer.
+
+    Call arguments:
+        - `attributes`: float tensor, `(batch, num_attributes)`.
+        - `labels`: int tensor, `(batch,)` or `(batch, 1)`. Class labels. A label out of range is an error; under XLA,
+          which drops assertions, its loss is NaN.
+
+    Returns:
+        Tensor `(batch,)` of the values $\ell_j$.
+
+    Raises:
+        ValueError: If an argument is out of range or the shapes do not match.
+
+    Reference:
+        The public code of Gürbüz, "Novel Optimization Models to Generalize Deep Metric Learning", METU 2022. The thesis
+        does not describe it.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from tfdml import layers
+        >>> regression = layers.AttributeRegression(num_classes=10, num_attributes=8, embedding_size=16)
+        >>> attributes = tf.nn.softmax(tf.random.normal((6, 8)))
+        >>> tuple(regression(attributes, tf.constant([3, 3, 7, 7, 1, 1])).shape)
+        (6,)
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        num_attributes: int,
+        embedding_size: int,
+        temperature: float = 1 / 9.5,
+        initializer: Identifier | None = None,
+        dtype: str = "float32",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(dtype=dtype, **kwargs)
+        self.num_classes = check_whole_number("num_classes", num_classes, minimum=1)
+        self.num_attributes = check_whole_number("num_attributes", num_attributes, minimum=1)
+        self.embedding_size = check_whole_number("embedding_size", embedding_size, minimum=1)
+        self.temperature = check_positive("temperature", temperature)
+        self.initializer = keras.initializers.get(
+            initializer or keras.initializers.RandomNormal(stddev=self.embedding_size**-0.5)
+        )
+        self.label_embeddings = self.add_weight(
+            name="label_embeddings", shape=(self.num_classes, self.embedding_size), initializer=self.initializer
+        )
+        self.regressor = self.add_weight(
+            name="regressor", shape=(self.num_attributes, self.embedding_size), initializer="he_normal"
+        )
+        self.built = True
+
+    def call(self, attributes: TensorLike, labels: Labels) -> tf.Tensor:
+        attributes, labels, known = _checked_batch(self, attributes, labels)
+        if not attributes.shape[-1:].is_compatible_with((self.num_attributes,)):
+            raise ValueError(
+                f"The attributes do not match the regressor. Received: shape {attributes.shape}. Expected: (batch, "
+                f"{self.num_attributes})."
+            )
+        embeddings = tf.cast(self.label_embeddings, attributes.dtype)
+        predictions = tf.matmul(attributes, tf.cast(self.regressor, attributes.dtype))
+        losses = _cross_entropy(predictions, embeddings, labels, self.temperature)
+        return tf.where(known, losses, tf.constant(np.nan, losses.dtype))
+
+    def get_config(self) -> Config:
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "num_attributes": self.num_attributes,
+            "embedding_size": self.embedding_size,
+            "temperature": self.temperature,
+            "initializer": keras.initializers.serialize(self.initializer),
+        }
+
+
+def _checked_batch(layer, attributes, labels):
+    """Return attributes in at least float32, labels, and whether each label is in range."""
+    attributes = ops.at_least_float32(attributes)
+    if attributes.shape.rank not in (None, 2):
+        raise ValueError(
+            f"The attributes have a wrong rank. Received: shape {attributes.shape}. Expected: (batch, prototypes)."
+        )
+    given = labels
+    labels = ops.check_labels(labels, attributes)
+    labels = ops.check_label_range(labels, layer.num_classes, f"{type(layer).__name__}({layer.num_classes}, …)")
+    # XLA drops the assertions, so the loss marks unknown labels, too.
+    return attributes, labels, ops.known_labels(tf.reshape(given, (-1,)), layer.num_classes)
+
+
+def _cross_entropy(predictions, embeddings, labels, temperature):
+    """Cross-entropy of predicted label embeddings `(batch, dim)` over all classes."""
+    logits = tf.matmul(predictions, embeddings, transpose_b=True) / temperature
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
 
 
 def in_second_half(labels):

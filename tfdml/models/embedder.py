@@ -16,11 +16,11 @@ from tfdml._utils.types import Batches, Config, InputRange, Shape, TensorLike
 from tfdml.backbones.hub_models import image_tower
 from tfdml.backbones.input_range import call_with_images, check_fits_first_layer, with_input_range
 from tfdml.backbones.token_layout import resolve_token_layout
-from tfdml.layers import ClassToken, L2Clip, L2Normalization, PatchTokens
+from tfdml.layers import ClassToken, GeneralizedSumPooling, L2Clip, L2Normalization, PatchTokens
 from tfdml.layers import pooling as poolings
 from tfdml.models.batches import check_finite_embeddings, check_images, data_errors, image_batches
 from tfdml.models.distribution import Workers
-from tfdml.ops import UNIT_RANGE, check_input_range
+from tfdml.ops import UNIT_RANGE, at_least_float32, check_input_range
 
 _OWN_LAYERS = {
     "class_embedding", "class_token", "concatenation", "embedding", "normalization", "patches", "pooling",
@@ -72,7 +72,9 @@ def build_embedder(
         pooling_options: dict. Arguments of a pooling layer given by name. Default `None`.
         name: str. Name of the model. Default `"embedder"`.
         embed_before_pooling: bool. `True` projects the local features before pooling; `False` projects the pooled
-            feature: backbone → pooling → fully connected layer → normalization. Default `True`.
+            feature: backbone → pooling → fully connected layer → normalization. A `GeneralizedSumPooling` with
+            `channels` equal to `embedding_size` needs `False` and contains the projection: it transports projected
+            features, pools the unprojected ones and projects the result, as the author's code does. Default `True`.
         input_range: tuple (low, high) or a mode (`"caffe"`, `"tf"`, `"torch"` of `keras.applications`; `"clip"`). Range
             of pixel values that the backbone expects; the embedder scales images from 0–1 to this range. `None`
             recognizes networks of `keras.applications`, vision transformers of KerasHub and a `Rescaling` or
@@ -135,6 +137,14 @@ def _pooled(features, class_token, pooling, embedding_size, embed_before_pooling
     """Return embeddings before normalization; without local features, those of the class token."""
     if features is None:
         return keras.layers.Dense(embedding_size, name="embedding")(class_token)
+    embeds = isinstance(pooling, GeneralizedSumPooling) and pooling.channels is not None
+    if embeds and (embed_before_pooling or class_token is not None or pooling.channels != embedding_size):
+        raise ValueError(
+            f"The pooling projects features itself. Received: {type(pooling).__name__}(channels={pooling.channels}) "
+            f"with embed_before_pooling={embed_before_pooling}, embedding_size={embedding_size}"
+            f"{' and a class token' if class_token is not None else ''}. Expected: embed_before_pooling=False, "
+            "embedding_size equal to channels, and no class token."
+        )
     if embed_before_pooling:
         if class_token is not None:
             if embedding_size % 2:
@@ -155,7 +165,7 @@ def _pooled(features, class_token, pooling, embedding_size, embed_before_pooling
         embeddings = embeddings[0]
     if class_token is not None:
         embeddings = keras.layers.Concatenate(name="concatenation")([class_token, embeddings])
-    if not embed_before_pooling:
+    if not (embed_before_pooling or embeds):
         embeddings = keras.layers.Dense(embedding_size, name="embedding")(embeddings)
     return embeddings
 
@@ -365,7 +375,7 @@ def _pooling_layer(embedder):
     return embedder.get_layer("pooling")
 
 
-def adapt_pooling(embedder: keras.Model, images: Batches, **options: Any) -> None:
+def adapt_pooling(embedder: keras.Model, images: Batches, pooled: bool = False, **options: Any) -> None:
     """Initialize the prototypes of an embedder's pooling from its own local features.
 
     Call it once before training: random prototypes rarely match any local feature, and adapted ones train better. If
@@ -375,10 +385,14 @@ def adapt_pooling(embedder: keras.Model, images: Batches, **options: Any) -> Non
         embedder: `keras.Model` whose layer `"pooling"` is a `PrototypePooling`, such as `GeneralizedSumPooling`.
         images: Array of images, or finite batches of images or (images, labels), as for `embed`. Training images, drawn
             at random.
+        pooled: bool. Choose among average-pooled features, one per image, instead of local features. They are mapped to
+            the space of the prototypes (for generalized sum pooling: projected and clipped) after averaging. There must
+            be at least as many images as prototypes. Default `False`.
         **options: Arguments of `PrototypePooling.adapt`.
 
     Raises:
-        ValueError: If the pooling layer has no prototypes, or the dataset is endless.
+        ValueError: If the pooling layer has no prototypes, or the dataset is endless; or if `pooled` is set for
+            convolutional prototypes, which are patches of local features.
 
     Example:
         >>> backbone = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 2, 2)])
@@ -388,8 +402,19 @@ def adapt_pooling(embedder: keras.Model, images: Batches, **options: Any) -> Non
     pooling = _pooling_layer(embedder)
     if not hasattr(pooling, "adapt"):
         raise ValueError(f"The pooling layer has no prototypes to adapt. Received: {type(pooling).__name__}.")
+    if pooled and getattr(pooling, "maps_only", False):
+        raise ValueError(
+            "Pooled features have no neighborhood. Received: pooled=True with convolutional prototypes "
+            f"(kernel_size={getattr(pooling, 'kernel_size', None)}). Expected: pooled=False."
+        )
     features = local_features(embedder)
-    pooling.adapt((features(batch, training=False) for batch, _ in image_batches(images)), **options)
+    batches = (features(batch, training=False) for batch, _ in image_batches(images))
+    pooling.adapt((_average(batch) for batch in batches) if pooled else batches, **options)
+
+
+def _average(features):
+    """Average of feature maps or bags over their places, `(b, d)`, in at least float32."""
+    return tf.reduce_mean(at_least_float32(features), axis=list(range(1, len(features.shape) - 1)))
 
 
 def calibrate_batch_norm(embedder: keras.Model, images: Batches) -> None:

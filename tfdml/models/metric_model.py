@@ -16,7 +16,7 @@ from tfdml import losses, ops
 from tfdml._utils import keras_compat
 from tfdml._utils.arguments import check_between, check_not_negative, check_whole_number
 from tfdml._utils.types import Config, Identifier, Labels, TensorLike, Weight
-from tfdml.layers import ClassProxies, ZeroShotPrediction
+from tfdml.layers import AttributeRegression, ClassProxies, ZeroShotPrediction
 from tfdml.models import training_step
 from tfdml.models.batches import (
     LabelCheck,
@@ -78,8 +78,8 @@ class MetricModel(keras_compat.WorkerModel):
             a tuple.
         in_batch_weight: float, $w \ge 0$. Weight of the loss within the batch. `None` means 0 if all references are
             proxies, else 1. Default `None`.
-        zero_shot: `ZeroShotPrediction` or `None`. The embedder's pooling must return attributes (`with_attributes`).
-            Default `None`.
+        zero_shot: `ZeroShotPrediction`, `AttributeRegression` or `None`. The embedder's pooling must return attributes
+            (`with_attributes`). Default `None`.
         zero_shot_weight: float, $\lambda$ in 0–1. Default 0.1.
         **kwargs: `name`, as for `keras.Model`.
 
@@ -109,7 +109,7 @@ class MetricModel(keras_compat.WorkerModel):
         embedder: keras.Model,
         references: keras.layers.Layer | Sequence[keras.layers.Layer] | None = None,
         in_batch_weight: float | None = None,
-        zero_shot: ZeroShotPrediction | None = None,
+        zero_shot: ZeroShotPrediction | AttributeRegression | None = None,
         zero_shot_weight: float = 0.1,
         **kwargs: Any,
     ) -> None:
@@ -554,7 +554,7 @@ class MetricModel(keras_compat.WorkerModel):
         limits = [
             LabelCheck(layer.num_classes, f"{type(layer).__name__}({layer.num_classes}, …)")
             for layer in [*self.references, self.zero_shot]
-            if isinstance(layer, (ClassProxies, ZeroShotPrediction))
+            if isinstance(layer, (AttributeRegression, ClassProxies, ZeroShotPrediction))
         ]
         classes = getattr(self.metric_loss, "label_classes", None)
         if classes is not None:

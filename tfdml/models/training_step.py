@@ -12,6 +12,7 @@ from tfdml._utils.keras_compat import (
     sums_before_clipping,
     unscale_gradients,
 )
+from tfdml.layers import GeneralizedSumPooling
 
 
 def decayed_variables(embedder):
@@ -32,16 +33,21 @@ def weight_penalty(variables, weight_decay):
 def frozen_variables(embedder):
     """Return the weights that a warm-up freezes: the embedder's trainable weights except its layer "embedding".
 
+    If the pooling contains the embedding layer, this is the projection of the pooling.
+
     Raises:
         ValueError: If the embedder has no layer named "embedding".
     """
     names = [layer.name for layer in embedder.layers]
-    if "embedding" not in names:
+    embedding = embedder.get_layer("embedding") if "embedding" in names else None
+    if embedding is None and "pooling" in names and isinstance(embedder.get_layer("pooling"), GeneralizedSumPooling):
+        embedding = embedder.get_layer("pooling").projection
+    if embedding is None:
         raise ValueError(
             "A warm-up trains only the embedder's layer named 'embedding', which does not exist. "
             f"Received: a model with layers {names}."
         )
-    free = {id(variable) for variable in embedder.get_layer("embedding").weights}
+    free = {id(variable) for variable in embedding.weights}
     return [variable for variable in embedder.trainable_variables if id(variable) not in free]
 
 

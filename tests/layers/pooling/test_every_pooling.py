@@ -13,6 +13,7 @@ SMALL = {
     "delf": {"units": 5},
     "gsop": {"units": 4},
     "gsp": {"prototypes": 4, "ratio": 0.3},
+    "gsp_gem": {"prototypes": 4, "ratio": 0.3, "channels": 5},
     "gsp_gmp": {"prototypes": 4, "ratio": 0.3},
     "netvlad": {"prototypes": 3},
     "optimal_transport": {"prototypes": 3, "iterations": 4},
@@ -20,6 +21,7 @@ SMALL = {
     "weldon": {"greatest": 2, "least": 3},
 }
 SIZES = {
+    "gsp_gem": 5,
     "netvlad": 18,
     "netvlad_8x16": 128,
     "netvlad_64x128": 8192,
@@ -34,7 +36,7 @@ NAMES = pooling.names()
 KINDS = [name for name in NAMES if not name.endswith(("8x16", "64x128"))]
 NORMALIZED = ("gsop", "solar")  # by the statistics of the batch, in training
 MAPS_ONLY = ("cbam", "smk")
-WEIGHTED = ("cbam", "crow", "delf", "gap", "gsp", "gsp_gmp", "smk")
+WEIGHTED = ("cbam", "crow", "delf", "gap", "gsp", "gsp_gem", "gsp_gmp", "smk")
 
 
 def make_layer(name, seed=0, **options):
@@ -44,7 +46,7 @@ def make_layer(name, seed=0, **options):
     generator = np.random.default_rng(seed)
     weights = []
     for value in layer.get_weights():
-        if name in ("generalized_mean", "solar") and value.shape == ():
+        if name in ("generalized_mean", "gsp_gem", "solar") and value.shape == ():
             weights.append(np.array(2.5))  # the power
         else:
             # The moving variances must be positive.

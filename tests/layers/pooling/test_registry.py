@@ -20,6 +20,7 @@ def test_names():
         "gmp",
         "gsop",
         "gsp",
+        "gsp_gem",
         "gsp_gmp",
         "netvlad",
         "netvlad_64x128",

@@ -9,6 +9,7 @@ from tfdml.layers.pooling.delf_pooling import DeLFPooling
 from tfdml.layers.pooling.generalized_max_pooling import GeneralizedMaxPooling
 from tfdml.layers.pooling.generalized_mean_pooling import GeneralizedMeanPooling
 from tfdml.layers.pooling.generalized_sum_max_pooling import GeneralizedSumMaxPooling
+from tfdml.layers.pooling.generalized_sum_mean_pooling import GeneralizedSumMeanPooling
 from tfdml.layers.pooling.generalized_sum_pooling import GeneralizedSumPooling
 from tfdml.layers.pooling.global_average_pooling import GlobalAveragePooling
 from tfdml.layers.pooling.global_max_pooling import GlobalMaxPooling
@@ -30,6 +31,7 @@ __all__ = [
     "GeneralizedMaxPooling",
     "GeneralizedMeanPooling",
     "GeneralizedSumMaxPooling",
+    "GeneralizedSumMeanPooling",
     "GeneralizedSumPooling",
     "GlobalAveragePooling",
     "GlobalMaxPooling",

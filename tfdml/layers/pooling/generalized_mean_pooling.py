@@ -11,7 +11,7 @@ from tfdml._utils.arguments import check_between, check_choice, check_positive
 from tfdml._utils.types import Shape
 from tfdml.layers.pooling.base import Pooling, count_places
 
-_GREATEST_POWER = 1e3
+GREATEST_POWER = 1e3
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -63,7 +63,7 @@ class GeneralizedMeanPooling(Pooling):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.power = check_between("power", power, 1.0, _GREATEST_POWER)
+        self.power = check_between("power", power, 1.0, GREATEST_POWER)
         self.trainable_power = check_choice("trainable_power", trainable_power, (True, False))
         self.per_channel = check_choice("per_channel", per_channel, (True, False))
         self.epsilon = check_positive("epsilon", epsilon)
@@ -75,7 +75,7 @@ class GeneralizedMeanPooling(Pooling):
             (self.input_channels,) if self.per_channel else (),
             keras.initializers.Constant(self.power),
             trainable=self.trainable_power,
-            constraint=_to_range,
+            constraint=to_power_range,
         )
 
     def pool(self, features: tf.Tensor) -> tf.Tensor:
@@ -85,5 +85,6 @@ class GeneralizedMeanPooling(Pooling):
         return tf.exp((log_sums - tf.math.log(count_places(features))) / power)
 
 
-def _to_range(power):
-    return tf.clip_by_value(power, 1.0, _GREATEST_POWER)
+def to_power_range(power):
+    """Constrain a power to the range of `GeneralizedMeanPooling`."""
+    return tf.clip_by_value(power, 1.0, GREATEST_POWER)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from tfdml._utils.types import TensorLike
-from tfdml.layers.pooling.base import as_masked_bags
 from tfdml.layers.pooling.generalized_sum_pooling import GeneralizedSumPooling
 
 
@@ -16,7 +14,8 @@ class GeneralizedSumMaxPooling(GeneralizedSumPooling):
 
     $$v_k = \sum_j p_j f_{jk} + \max_j f_{jk}$$
 
-    with the weights $p_j$ of `GeneralizedSumPooling`, where the options are explained. GSP selects places and max
+    with the weights $p_j$ of `GeneralizedSumPooling`, where the options are explained. With `channels`, the sum is
+    projected: $W (\sum_j p_j f_j + \max_j f_j)$, as in the author's code. GSP selects places and max
     pooling selects per channel, so the two complement each other. `pooling_weights` are those of the first term. Call
     `adapt` before training.
 
@@ -41,18 +40,14 @@ class GeneralizedSumMaxPooling(GeneralizedSumPooling):
         (2, 16)
     """
 
-    def call(self, features: tf.Tensor, mask: TensorLike | None = None) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
-        selected = super().call(features, mask)
-        greatest = self._greatest(features, mask)
-        if self.return_attributes:
-            return selected[0] + greatest, selected[1]
-        return selected + greatest
+    def combine(self, bags: tf.Tensor, weights: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
+        return super().combine(bags, weights, mask) + _greatest(bags, mask)
 
-    def _greatest(self, features, mask):
-        bags, mask = as_masked_bags(features, mask)
-        if mask is None:
-            return tf.cast(tf.reduce_max(bags, axis=1), self.compute_dtype)
-        present = tf.where(mask[..., None], bags, bags.dtype.min)
-        greatest = tf.reduce_max(present, axis=1)
-        some = tf.reduce_any(mask, axis=1, keepdims=True)
-        return tf.cast(tf.where(some, greatest, tf.zeros_like(greatest)), self.compute_dtype)
+
+def _greatest(bags, mask):
+    """Maximum of each channel over the valid features; 0 for a bag without any."""
+    if mask is None:
+        return tf.reduce_max(bags, axis=1)
+    greatest = tf.reduce_max(tf.where(mask[..., None], bags, bags.dtype.min), axis=1)
+    some = tf.reduce_any(mask, axis=1, keepdims=True)
+    return tf.where(some, greatest, tf.zeros_like(greatest))

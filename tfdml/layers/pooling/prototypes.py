@@ -42,6 +42,10 @@ class PrototypePooling(Pooling):
         """Map local features `(n, d)` to the space of the prototypes, `(n, size)`."""
         raise NotImplementedError
 
+    def local_samples(self, features: np.ndarray) -> np.ndarray:
+        """Arrange a batch of local features `(..., d)` as candidates `(n, ..., d)`, from which `adapt` selects."""
+        return features.reshape(-1, features.shape[-1])
+
     def start_from(self, prototypes: TensorLike, points: TensorLike) -> None:
         """Set the prototypes.
 
@@ -49,7 +53,8 @@ class PrototypePooling(Pooling):
             prototypes: Tensor `(prototypes, size)`.
             points: Tensor `(n, size)`. The sample that they were selected from.
         """
-        self.prototype_embeddings.assign(tf.cast(prototypes, self.prototype_embeddings.dtype))
+        variable = self.prototype_embeddings
+        variable.assign(tf.reshape(tf.cast(prototypes, variable.dtype), variable.shape))
 
     def adapt(self, data: Batches, max_features: int = 4096, seed: int = 0) -> None:
         """Initialize the prototypes with local features of the data, selected by greedy k-center.
@@ -76,17 +81,18 @@ class PrototypePooling(Pooling):
                 f"The sample must have at least one feature per prototype. Received: max_features={max_features}. "
                 f"Expected: at least prototypes={self.prototypes}."
             )
-        sample = _sample_features(data, max_features, np.random.default_rng(seed))
+        sample = _sample_features(data, self.local_samples, max_features, np.random.default_rng(seed))
         if not np.isfinite(sample).all():
             raise ValueError("The features are not finite. Received: NaN or infinity. Expected: finite features.")
         if not self.built:
-            self.build((None, None, sample.shape[-1]))
+            self.build((None, None, None, sample.shape[-1]) if self.maps_only else (None, None, sample.shape[-1]))
         if sample.shape[-1] != self.input_channels:
             raise ValueError(
                 f"The features do not match the prototypes. Received: features with {sample.shape[-1]} channels. "
                 f"Expected: {self.input_channels}."
             )
         points = self.prototype_space(tf.convert_to_tensor(sample, self.precision))
+        points = tf.reshape(points, (len(sample), -1))
         chosen = ops.greedy_k_center(points, min(self.prototypes, len(sample)))
         prototypes = tf.gather(points, chosen)
         distinct = _count_distinct(prototypes.numpy())
@@ -132,13 +138,16 @@ class EnsemblePooling(PrototypePooling):
         return features if self.projection is None else self.projection(features)
 
 
-def _sample_features(data, size, generator):
-    """Draw a uniform sample of the local features in all batches, shuffled, `(at most size, d)`."""
+def _sample_features(data, arrange, size, generator):
+    """Draw a uniform sample of the local features in all batches, shuffled, `(at most size, ..., d)`.
+
+    The function `arrange` maps each batch to its candidates `(n, ..., d)`.
+    """
     batches = [data] if isinstance(data, (np.ndarray, tf.Tensor, tf.Variable)) else data
     features, keys = None, None
     for batch in batches:
         batch = np.asarray(batch[0] if isinstance(batch, tuple) else batch)
-        batch = batch.reshape(-1, batch.shape[-1]).astype(np.result_type(batch.dtype, np.float32), copy=False)
+        batch = arrange(batch.astype(np.result_type(batch.dtype, np.float32), copy=False))
         batch_keys = generator.random(len(batch))
         features = batch if features is None else np.concatenate([features, batch])
         keys = batch_keys if keys is None else np.concatenate([keys, batch_keys])

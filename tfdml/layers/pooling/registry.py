@@ -16,6 +16,7 @@ from tfdml.layers.pooling.delf_pooling import DeLFPooling
 from tfdml.layers.pooling.generalized_max_pooling import GeneralizedMaxPooling
 from tfdml.layers.pooling.generalized_mean_pooling import GeneralizedMeanPooling
 from tfdml.layers.pooling.generalized_sum_max_pooling import GeneralizedSumMaxPooling
+from tfdml.layers.pooling.generalized_sum_mean_pooling import GeneralizedSumMeanPooling
 from tfdml.layers.pooling.generalized_sum_pooling import GeneralizedSumPooling
 from tfdml.layers.pooling.global_average_pooling import GlobalAveragePooling
 from tfdml.layers.pooling.global_max_pooling import GlobalMaxPooling
@@ -37,6 +38,7 @@ _FACTORIES: dict[str, Callable[..., Any]] = {
     "gmp": GlobalMaxPooling,
     "gsop": GSoPPooling,
     "gsp": GeneralizedSumPooling,
+    "gsp_gem": GeneralizedSumMeanPooling,
     "gsp_gmp": GeneralizedSumMaxPooling,
     "netvlad": NetVLAD,
     "netvlad_64x128": functools.partial(NetVLAD, prototypes=64, channels=128),
