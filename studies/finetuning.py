@@ -24,7 +24,7 @@ SHARED = {
     "finetune": {"training.max_validations": 9, "training.patience": 9, "evaluation.figures": False},
     "features": {**_CLASSES, "evaluation.figures": False},
 }
-LEARNING_RATES = {"finetune": (3e-5, 1e-4, 3e-4), "features": (3e-4, 1e-3, 3e-3)}
+LEARNING_RATES = {"finetune": (3e-5, 1e-4, 3e-4), "features": (1e-4, 3e-4, 1e-3, 3e-3)}
 _PROXIES = {"references.name": "proxies", "references.per_class": 1, "optimizer.proxy_learning_rate_multiplier": 100.0}
 LOSSES = {
     "c1": {"loss.name": "c1", "loss.options": {}},
@@ -118,7 +118,7 @@ def finetuning(
         recipe: `finetune` or `features`.
         methods: Methods, in the order of their runs.
         seeds: Seeds of the runs with the best learning rate; the first one is also that of the search.
-        learning_rates: Learning rates to choose from; by default three that suit the recipe.
+        learning_rates: Learning rates to choose from; by default three or four that suit the recipe.
         results: CSV file of the results; by default that of the repository.
         overrides: Changes of the recipe, as in --overrides.training.max_validations 2.
 
