@@ -292,6 +292,7 @@ def _train(method, images, setting, seed):
         setting.pool_size,
         patience=validations + 1 if method == "fixed" else setting.patience,
         start_from_epoch=setting.warmup_steps // setting.steps_per_validation,
+        max_steps=None,
     )
     seen = []
     forward = models.inference_function(embedder)

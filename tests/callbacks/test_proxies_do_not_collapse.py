@@ -33,6 +33,7 @@ def train(digits, with_ccp):
         lambda draw: everything.shuffle(len(labels), seed=draw).batch(600),
         pool_size=12,
         patience=1 if with_ccp else EPOCHS + 1,
+        max_steps=None,
     )
     spreads = []
 

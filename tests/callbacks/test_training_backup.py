@@ -44,12 +44,13 @@ def with_everything(embedder):
     return model
 
 
-def run(blobs, linear_embedder, path, interrupt_at=None, epochs=8, build=plain):
+def run(blobs, linear_embedder, path, interrupt_at=None, epochs=8, build=plain, ccp=None):
     points, labels = blobs
     keras.utils.set_random_seed(0)
     model = build(linear_embedder())
     everything = tf.data.Dataset.from_tensor_slices((points, labels)).batch(24)
-    projections = callbacks.AlternatingProjections(lambda draw: everything.shuffle(4, seed=draw), 6, patience=1)
+    pool = lambda draw: everything.shuffle(4, seed=draw)  # noqa: E731
+    projections = callbacks.AlternatingProjections(pool, 6, patience=1, **(ccp or {}))
     stopping = callbacks.RetrievalEarlyStopping(patience=6)
     backup = callbacks.TrainingBackup(path, [projections, stopping])
     order = np.concatenate([np.random.default_rng(epoch).permutation(96) for epoch in range(epochs)])
@@ -93,6 +94,33 @@ def test_resume_equals_no_interruption(blobs, linear_embedder, tmp_path, build, 
     assert logs == dict(whole_logs)
     assert max(values["projection"] for values in logs.values()) >= 1
     assert (stopping.best, stopping.best_epoch) == (whole_stopping.best, whole_stopping.best_epoch)
+    for ours, theirs in zip(model.get_weights(), whole.get_weights()):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def remembering(embedder):
+    references = layers.ClassProxies(4, 2, embedding_size=2)
+    model = models.CCPModel(embedder, references, projection_weight=0.1, recent_size=24)
+    model.compile(optimizer=keras.optimizers.Adam(0.05), loss="c2", jit_compile=False)
+    return model
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("refresh", ["embed", "partial", "memory"])
+@pytest.mark.parametrize("restore", ["best", "last"])
+def test_resume_within_a_problem_that_steps_end(blobs, linear_embedder, tmp_path, refresh, restore):
+    """Problems of 7, 9, 10, … steps between validations every 4 steps, interrupted in the middle of problems."""
+    ccp = {"max_steps": 7, "max_steps_growth": 1.2, "refresh": refresh, "restore": restore}
+    options = {"build": remembering, "epochs": 10, "ccp": ccp}
+    whole, whole_logs, _ = run(blobs, linear_embedder, tmp_path / "whole.npz", **options)
+    logs = {}
+    for step in (3, 10, 19, 33, None):
+        model, new_logs, _ = run(blobs, linear_embedder, tmp_path / "parts.npz", step, **options)
+        logs.update(new_logs)
+    assert logs == dict(whole_logs)
+    assert max(values["projection"] for values in logs.values()) >= 3
+    # Some problems ended within an epoch.
+    assert any(values["projection_steps"] % 4 for values in logs.values())
     for ours, theirs in zip(model.get_weights(), whole.get_weights()):
         np.testing.assert_array_equal(ours, theirs)
 

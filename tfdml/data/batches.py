@@ -219,6 +219,7 @@ def class_pool(
     preprocessing: Preprocessing | None = None,
     batch_size: int = 256,
     input_range: InputRange | None = None,
+    augmentation: Augmentation | None = None,
 ) -> Callable[[int], tf.data.Dataset]:
     """Return a function that draws random samples of each class, for `AlternatingProjections`.
 
@@ -233,6 +234,8 @@ def class_pool(
         batch_size: int. Images per batch. Default 256.
         input_range: tuple (low, high) or str, as for `Preprocessing`. `None` uses that of `preprocessing`. Default
             `None`.
+        augmentation: `Augmentation` or `None`. Random changes of the images, determined by (seed, number of the draw).
+            Default `None`.
 
     Returns:
         Function from the number of the draw (from 0) to a finite `tf.data.Dataset` of (float32 images
@@ -264,18 +267,26 @@ def class_pool(
         # A stable sort keeps the images of a class in random order; the first of them are drawn.
         order = order[np.argsort(dataset.labels[order], kind="stable")]
         rank = np.arange(len(order)) - starts[dataset.labels[order]]
-        return _finite_batches(dataset, order[rank < pool_size], batch_size, preprocessing)
+        # Batches of different draws differ in their augmentation.
+        number = projection * math.ceil(len(order) / batch_size)
+        return _finite_batches(
+            dataset, order[rank < pool_size], batch_size, preprocessing, (0, 1), augmentation, seed, number
+        )
 
     return pool
 
 
-def _finite_batches(dataset, indices, batch_size, preprocessing, part=(0, 1)):
+def _finite_batches(
+    dataset, indices, batch_size, preprocessing, part=(0, 1), augmentation=None, seed=0, start_batch=0
+):
     _check_not_empty(dataset)
     batch_size = check_whole_number("batch_size", batch_size, minimum=1)
     batches = tf.data.Dataset.from_tensor_slices(indices.astype(np.int64)).batch(batch_size)
     index, count = part
     number = len(range(index, math.ceil(len(indices) / batch_size), count))
-    batches = _with_images(batches.shard(count, index), dataset, batch_size, preprocessing)
+    batches = _with_images(
+        batches.shard(count, index), dataset, batch_size, preprocessing, augmentation, seed, start_batch
+    )
     return batches.apply(tf.data.experimental.assert_cardinality(number))
 
 

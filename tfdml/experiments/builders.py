@@ -422,7 +422,10 @@ def make_references(recipe: Recipe, num_classes: int, dim: int) -> list[keras.la
     """Create the layers with the references for embeddings of size `dim`; none for the batch itself."""
     config, layers = recipe.references, []
     if config.has_proxies:
-        layers.append(ClassProxies(num_classes, config.per_class, embedding_size=dim))
+        # Outputs of the embedding layer as proxies are normalized like the outputs themselves.
+        is_head = recipe.ccp.enabled and recipe.ccp.k_center_on == "head"
+        normalization = recipe.model.normalization if is_head and recipe.model.normalization != "none" else None
+        layers.append(ClassProxies(num_classes, config.per_class, embedding_size=dim, normalization=normalization))
     if config.has_memory:
         default = 2 * num_classes * recipe.batches.samples_per_class
         size = default if config.memory_size is None else config.memory_size
@@ -517,10 +520,20 @@ def validation_batches(recipe: Recipe, datasets: ExperimentData, part: Part | No
 def alternating_projections(recipe: Recipe, datasets: ExperimentData, monitor: str) -> AlternatingProjections:
     """Create the callback of CCP."""
     config = recipe.ccp
+    augmentation = make_augmentation(recipe) if config.augment_pool else None
+
+    def draws_of(size):
+        return data.class_pool(
+            datasets.train, size, recipe.seed, datasets.preprocessing, augmentation=augmentation
+        )
+
     # A pool needs a sample for each proxy.
     size = max(config.pool_size, recipe.references.per_class)
+    whole, part = draws_of(size), draws_of(math.ceil(config.refresh_share * size))
+    # The pool of the first problem stays, without the images that later draws replace.
+    is_partial = config.refresh == "partial" and config.first_proxies in ("k_center", "origin")
     return AlternatingProjections(
-        data.class_pool(datasets.train, size, recipe.seed, datasets.preprocessing),
+        (lambda draw: part(draw) if draw else whole(draw)) if is_partial else whole,
         pool_size=config.pool_size,
         patience=config.patience if config.reinitialize else None,
         monitor=monitor,
@@ -531,4 +544,7 @@ def alternating_projections(recipe: Recipe, datasets: ExperimentData, monitor: s
         restore=config.restore,
         given=config.given,
         refresh=config.refresh,
+        refresh_share=config.refresh_share,
+        first_proxies=config.first_proxies,
+        k_center_on=config.k_center_on,
     )

@@ -32,6 +32,7 @@ ADDED_KEYS = {
     "optimizer.layer_decay", "ccp.max_steps", "ccp.max_steps_growth", "ccp.restore", "ccp.given", "ccp.refresh",
     "batches.small_classes", "batches.sampling", "batches.superclasses_per_batch",
     "model.gsp.project", "model.gsp.kernel_size", "model.gsp.warmup_samples", "zero_shot.regressor",
+    "ccp.refresh_share", "ccp.first_proxies", "ccp.k_center_on", "ccp.augment_pool",
 }  # fmt: skip
 
 
@@ -304,8 +305,19 @@ class CCPConfig:
     as the anchor."""
     given: Literal["all", "near", "none"] = "all"
     """Old proxies that count as chosen when new ones are: 'all', those 'near' their class' samples, or 'none'."""
-    refresh: Literal["embed", "memory"] = "embed"
-    """Choose from images that are embedded for it ('embed') or from the embeddings of recent batches ('memory')."""
+    refresh: Literal["embed", "memory", "partial"] = "embed"
+    """Choose from images that are embedded for it ('embed'), partly from older embeddings ('partial'), or from the
+    embeddings of recent batches ('memory')."""
+    refresh_share: Annotated[float, "(0, 1]"] = 0.25
+    """Share of the pool that refresh='partial' embeds for each problem."""
+    first_proxies: Literal["k_center", "origin", "random", "initial"] = "k_center"
+    """First proxies: 'k_center' of a pool, the same given a proxy at the 'origin', 'random' samples, or the 'initial'
+    random values of the proxies."""
+    k_center_on: Literal["embedding", "head"] = "embedding"
+    """Choose among embeddings, or among outputs of the embedding layer before they are normalized ('head'); proxies are
+    then normalized where the loss uses them."""
+    augment_pool: bool = False
+    """Augment the images of the pool like training images."""
     outer_patience: Optional[_Count] = None
     """Problems without improvement after which training ends; null for no limit."""
     in_batch_weight: Optional[_NotNegative] = None
@@ -569,6 +581,11 @@ class Recipe:
              "model.embed_before_pooling=false and no class token", "The pooling contains the embedding layer."),
             (ccp.enabled and not references.has_proxies, "ccp.enabled references.name",
              "references.name='proxies' or 'proxies_and_memory', or ccp.enabled=false", "CCP needs class proxies."),
+            (ccp.enabled and ccp.refresh == "memory" and ccp.k_center_on == "head", "ccp.refresh ccp.k_center_on",
+             "one of the two", "The memory holds embeddings."),
+            (ccp.enabled and ccp.k_center_on == "head" and (model.embed_before_pooling or model.gsp.project),
+             "ccp.k_center_on model.embed_before_pooling model.gsp.project", "one of them",
+             "The embedding layer then has an output for each location."),
             (ccp.enabled and training.average_momentum is not None, "ccp.enabled training.average_momentum",
              "one of the two", "CCP returns to the weights that solved a problem, which are not an average."),
             (zero_shot.enabled and model.pooling_options, "model.pooling_options", "none",

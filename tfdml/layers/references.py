@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import tensorflow as tf
 
-from tfdml._utils.arguments import FormerNames, check_whole_number
+from tfdml import ops
+from tfdml._utils.arguments import FormerNames, check_choice, check_whole_number
 from tfdml._utils.types import Config, Identifier, TensorLike
 from tfdml.ops import References
 
@@ -20,20 +21,22 @@ class ClassProxies(FormerNames, keras.layers.Layer):
     sample is then compared with all classes, not only with those in its batch. Proxies usually need a larger learning
     rate than the network: pass `reference_optimizer` to `MetricModel.compile`.
 
-    Calling the layer without arguments returns all proxies as `References`. They are not normalized; losses on cosine
-    similarity normalize them. A label without a proxy is an error in the loss; under XLA, which drops assertions, the
-    loss is NaN. `tfdml.data.encode_labels` maps labels to integers from 0.
+    Calling the layer without arguments returns all proxies as `References`. By default they are not normalized; losses
+    on cosine similarity normalize them. A label without a proxy is an error in the loss; under XLA, which drops
+    assertions, the loss is NaN. `tfdml.data.encode_labels` maps labels to integers from 0.
 
     Args:
         num_classes: int, >= 1. Number of classes. Labels run from 0 to `num_classes - 1`.
         per_class: int, >= 1. Number of proxies per class. Default: 1.
         embedding_size: int, >= 1. Size of the embeddings.
+        normalization: `None`, `"l2"` or `"clip"`. Normalize the references to unit length, or clip them to at most unit
+            length, whenever the layer is called, as the embedder does with its embeddings. Default: `None`.
         initializer: Keras initializer of the proxies. Default: `None`, normal with a standard deviation of
             `embedding_size**-0.5`, that is, about unit length.
         **kwargs: `name` and other arguments of a Keras layer. Proxies are float32 under every dtype policy.
 
     Raises:
-        ValueError: If one of the sizes is less than 1.
+        ValueError: If one of the sizes is less than 1, or the normalization is unknown.
 
     Reference:
         Movshovitz-Attias et al., "No fuss distance metric learning using proxies", ICCV 2017.
@@ -55,6 +58,7 @@ class ClassProxies(FormerNames, keras.layers.Layer):
         *,
         embedding_size: int,
         initializer: Identifier | None = None,
+        normalization: Literal["l2", "clip"] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -64,6 +68,7 @@ class ClassProxies(FormerNames, keras.layers.Layer):
         self.initializer = keras.initializers.get(
             initializer or keras.initializers.RandomNormal(stddev=self.embedding_size**-0.5)
         )
+        self.normalization = check_choice("normalization", normalization, (None, "l2", "clip"))
         self.proxies = self.add_weight(
             name="proxies",
             shape=(self.num_classes, self.per_class, self.embedding_size),
@@ -80,8 +85,11 @@ class ClassProxies(FormerNames, keras.layers.Layer):
             `References` with `num_classes * per_class` embeddings.
         """
         count = self.num_classes * self.per_class
+        embeddings = tf.reshape(tf.convert_to_tensor(self.proxies), (count, self.embedding_size))
+        if self.normalization is not None:
+            embeddings = ops.l2_normalize(embeddings) if self.normalization == "l2" else ops.l2_clip(embeddings, 1.0)
         return References(
-            embeddings=tf.reshape(tf.convert_to_tensor(self.proxies), (count, self.embedding_size)),
+            embeddings=embeddings,
             labels=tf.repeat(tf.range(self.num_classes), self.per_class),
             per_class=self.per_class,
             classes=self.num_classes,
@@ -110,4 +118,5 @@ class ClassProxies(FormerNames, keras.layers.Layer):
             "per_class": self.per_class,
             "embedding_size": self.embedding_size,
             "initializer": keras.initializers.serialize(self.initializer),
+            "normalization": self.normalization,
         }

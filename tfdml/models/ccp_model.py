@@ -13,6 +13,8 @@ from tfdml._utils.arguments import check_between, check_not_negative
 from tfdml._utils.types import Config, TensorLike, Weight
 from tfdml._utils.variables import number
 from tfdml.layers import ClassProxies, CrossBatchMemory
+from tfdml.models.batches import data_errors
+from tfdml.models.embedder import inference_function, largest_distance
 from tfdml.models.metric_model import MetricModel
 from tfdml.models.snapshot import WeightSnapshot, ordered_weights
 
@@ -67,7 +69,7 @@ class CCPModel(MetricModel):
         >>> float(model.projection_penalty())  # The first problem has no anchor.
         0.0
 
-        Then train with `model.fit(data, callbacks=[AlternatingProjections(data, validation_data)])`.
+        Then train with `model.fit(data, callbacks=[AlternatingProjections(pool)])`.
 
     Reference:
         Gürbüz, "Novel Optimization Models to Generalize Deep Metric Learning", METU 2022, Algorithm 1 (with the sign of
@@ -100,6 +102,7 @@ class CCPModel(MetricModel):
         self.recent = (
             None if recent_size is None else CrossBatchMemory(recent_size, self.proxies.embedding_size, name="recent")
         )
+        self._head_function: Any = None
         self.anchor = WeightSnapshot(ordered_weights(embedder), name="anchor")
         self.best = WeightSnapshot(self.solution, name="best")
         self.incumbent = WeightSnapshot(self.solution, name="incumbent")
@@ -121,6 +124,43 @@ class CCPModel(MetricModel):
         proxies = super().proxies
         assert proxies is not None  # The constructor refuses a model without them.
         return proxies
+
+    def check_head(self) -> None:
+        """Raise a ValueError if proxies cannot be outputs of the embedder's layer `"embedding"`."""
+        names = [layer.name for layer in self.embedder.layers]
+        head = self.embedder.get_layer("embedding") if "embedding" in names else None
+        if head is None or len(head.output.shape) != 2:
+            raise ValueError(
+                "The embedder has no layer named 'embedding' with one vector per image, from which proxies could be "
+                f"selected. Received: a model with layers {names}. Expected: k_center_on='embedding', or an embedder "
+                "of build_embedder without embed_before_pooling."
+            )
+        if largest_distance(self.embedder) is not None and self.proxies.normalization is None:
+            raise ValueError(
+                "The embedder normalizes the output of its layer 'embedding', and the proxies are not normalized. "
+                "Received: ClassProxies(normalization=None) with k_center_on='head'. Expected: "
+                "ClassProxies(normalization='clip') or 'l2', as in the embedder."
+            )
+
+    def head_of_batch(self, images: TensorLike) -> tf.Tensor:
+        """Return the output of the embedder's layer `"embedding"` for one batch, in inference mode.
+
+        Args:
+            images: float array or tensor, `(batch, height, width, channels)`.
+
+        Returns:
+            float32 tensor `(batch, dim)`.
+        """
+        if self._head_function is None:
+            with self.distribute_strategy.scope():
+                head = keras.Model(self.embedder.input, self.embedder.get_layer("embedding").output)
+            self._head_function = inference_function(head, self.workers, self.run_eagerly)
+        with data_errors():
+            return self._head_function(images)
+
+    def retrace(self) -> None:
+        self._head_function = None
+        super().retrace()
 
     @property
     def solution(self) -> list[Weight]:
