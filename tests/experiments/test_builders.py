@@ -347,10 +347,51 @@ def test_parameter_groups_and_frozen_layers():
     model = make_model(load_recipe("gap", {"optimizer.layer_decay": 0.5}), small, images())
     assert model.parameter_groups == tuple(layer_decay_groups(small, 0.5))
     assert make_model(load_recipe("gap"), small, images()).parameter_groups == ()
+
+
+def of_head(**changes):
+    options = {
+        "data.name": "features", "data.size": None, "data.channels": None, "model.pooling": "gap",
+        "model.head.input_size": 4, "model.head.hidden": [3, 3], "model.head.batch_normalization": True,
+        **{f"augmentation.{name}": 0.0 for name in ("rotation", "scale", "translation")},
+    }  # fmt: skip
+    return load_recipe("gap", {**options, **changes})
+
+
+def test_frozen_layers_are_those_of_the_embedder():
+    plain = make_embedder(of_head(), None)
+    names = [layer.name for layer in plain.layers if layer.weights]
+    recipe = of_head(**{"model.frozen_layers": names[:3]})
+    frozen = make_embedder(recipe, None)
+    weighted = [layer for layer in frozen.layers if layer.weights]
+    assert [layer.trainable for layer in weighted] == [False] * 3 + [True] * (len(names) - 3)
+    model = make_model(recipe, frozen, images())
+    assert len(model.trainable_variables) == sum(len(layer.trainable_weights) for layer in weighted[3:])
+    # A network of a run is restored with the same frozen layers, and so with its weights in the same order.
+    restored = builders.restore_embedder(recipe, frozen.get_weights())
+    for one, other in zip(weighted, [layer for layer in restored.layers if layer.weights]):
+        assert one.trainable == other.trainable
+        for first, second in zip(one.weights, other.weights):
+            np.testing.assert_array_equal(np.asarray(first), np.asarray(second))
     with pytest.raises(RecipeError, match="model.frozen_layers: No layer matches the pattern. Received: 'conv"):
-        make_model(load_recipe("gap", {"model.frozen_layers": ["conv*"]}), small, images())
-    model = make_model(load_recipe("gap", {"model.frozen_layers": ["block_1"]}), small, images())
-    assert [layer.trainable for layer in small.layers] == [False, True, True] and len(model.trainable_variables) == 4
+        make_embedder(of_head(**{"model.frozen_layers": ["conv*"]}), None)
+
+
+def test_frozen_layers_have_the_batch_statistics_of_the_data():
+    labels = np.repeat(np.arange(8), 4)
+    features = np.random.default_rng(0).normal(5.0, 2.0, (32, 4)).astype(np.float32)
+    train = data.LabeledFeatures(features, labels, list("abcdefgh"))
+    datasets = builders.ExperimentData(train, train, train, None)
+    embedders = []
+    for changes in ({}, {"model.frozen_layers": ["*"]}):
+        keras.utils.set_random_seed(0)
+        recipe = of_head(**changes)
+        embedders.append(make_embedder(recipe, None))
+        builders.start_embedder(recipe, embedders[-1], datasets)
+    assert not embedders[1].trainable_weights
+    for one, other in zip(*(embedder.layers for embedder in embedders)):
+        for first, second in zip(one.weights, other.weights):
+            np.testing.assert_allclose(np.asarray(first), np.asarray(second))
 
 
 @pytest.mark.parametrize(

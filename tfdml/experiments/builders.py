@@ -41,6 +41,7 @@ from tfdml.models import (
     freeze_layers,
     layer_decay_groups,
 )
+from tfdml.models.parameter_groups import leaf_layers
 
 # Number of training images whose local features suffice to choose the initial prototypes.
 _IMAGES_FOR_PROTOTYPES = 512
@@ -178,15 +179,23 @@ def make_augmentation(recipe: Recipe) -> data.Augmentation | None:
 
 
 def make_embedder(recipe: Recipe, preprocessing: data.Preprocessing | None) -> keras.Model:
-    """Create the embedder of a complete recipe, with random or pretrained weights."""
-    config = recipe.model
-    if recipe.has_head or preprocessing is None:
-        return make_head(recipe)
+    """Create the embedder of a complete recipe, with random or pretrained weights and frozen layers."""
+    is_head = recipe.has_head or preprocessing is None
+    embedder = make_head(recipe) if is_head else _make_network(recipe.model, make_pooling(recipe), preprocessing)
+    if recipe.model.frozen_layers:
+        try:
+            freeze_layers(embedder, recipe.model.frozen_layers)
+        except ValueError as error:
+            raise RecipeError(f"model.frozen_layers: {error}") from error
+    return embedder
+
+
+def _make_network(config, pooling, preprocessing):
     with input_errors():
         backbone = backbones.get(config.backbone, preprocessing.image_shape, **config.backbone_options)
     return build_embedder(
         backbone,
-        pooling=_with_class_token(config, make_pooling(recipe)),
+        pooling=_with_class_token(config, pooling),
         embedding_size=config.embedding_size,
         normalization=None if config.normalization == "none" else config.normalization,
         embed_before_pooling=config.embed_before_pooling,
@@ -242,7 +251,8 @@ def start_embedder(recipe: Recipe, embedder: keras.Model, datasets: ExperimentDa
         return
     # Pretrained convolutions need the statistics that they were trained with.
     if not recipe.model.is_pretrained:
-        calibrate_batch_norm(embedder, training_batches(recipe, datasets).take(_BATCHES_FOR_BATCH_NORM))
+        with _thawed(embedder, recipe.model):
+            calibrate_batch_norm(embedder, training_batches(recipe, datasets).take(_BATCHES_FOR_BATCH_NORM))
     if recipe.has_head:
         return
     pooling = embedder.get_layer("pooling")
@@ -250,6 +260,21 @@ def start_embedder(recipe: Recipe, embedder: keras.Model, datasets: ExperimentDa
     from_features = not isinstance(pooling, GeneralizedSumPooling) or recipe.model.gsp.start == "k_center"
     if isinstance(pooling, PrototypePooling) and from_features:
         adapt_pooling(embedder, prototype_images(recipe, datasets), seed=recipe.seed)
+
+
+@contextlib.contextmanager
+def _thawed(embedder, config):
+    """Make the layers that the recipe freezes trainable for the block, so that their batch statistics can change."""
+    is_own = config.backbone_options.get("frozen_batch_norm") == "all"  # Frozen by the backbone itself.
+    layers = leaf_layers(embedder)
+    frozen = [] if is_own or not config.frozen_layers else freeze_layers(embedder, config.frozen_layers)
+    for path in frozen:
+        layers[path].trainable = True
+    try:
+        yield
+    finally:
+        for path in frozen:
+            layers[path].trainable = False
 
 
 def load_first_weights(embedder: keras.Model, path: str) -> None:
@@ -368,11 +393,6 @@ def make_model(recipe: Recipe, embedder: keras.Model, train: data.LabeledSamples
             options["recent_size"] = ccp.pool_size * train.num_classes
         if ccp.in_batch_weight is not None:
             options["in_batch_weight"] = ccp.in_batch_weight
-    if recipe.model.frozen_layers:
-        try:
-            freeze_layers(embedder, recipe.model.frozen_layers)
-        except ValueError as error:
-            raise RecipeError(f"model.frozen_layers: {error}") from error
     model, loss = kind(embedder, **options), make_loss(recipe)
     steps_per_epoch, multiplier = len(train) / recipe.batches.size, config.proxy_learning_rate_multiplier
     if multiplier != 1 and not recipe.references.has_proxies and getattr(loss, "parameters", None) is None:
