@@ -11,8 +11,8 @@ from tfdml.backbones.batch_normalization import Normalizer, frozen_or_default
 from tfdml.backbones.convolution_units import (
     ConvolutionUnit,
     average_pool_with_border,
+    inception_stem,
     max_pool,
-    max_pool_to_the_end,
 )
 from tfdml.backbones.input_convention import InputConvention
 from tfdml.backbones.input_shapes import check_input_shape
@@ -108,11 +108,8 @@ def bn_inception(
     unit = ConvolutionUnit(normalizer, use_bias=True, suffix="")
     images = keras.Input(input_shape, name="images")
     convention = InputConvention(255.0, (104.0, 117.0, 128.0), reverse_channels=True, name="convention")
-    features = unit(convention(images), 64, "conv1_7x7_s2", size=7, stride=2)
-    features = max_pool_to_the_end(features, "pool1_3x3_s2")
-    features = unit(features, 64, "conv2_3x3_reduce")
-    features = unit(features, 192, "conv2_3x3", size=3)
-    features = max_pool_to_the_end(features, "pool2_3x3_s2")
+    names = ("conv1_7x7_s2", "pool1_3x3_s2", "conv2_3x3_reduce", "conv2_3x3", "pool2_3x3_s2")
+    features = inception_stem(convention(images), unit, names)
     for block_name, block in BLOCKS.items():
         features = _inception(features, block, f"inception_{block_name}", unit)
     model = keras.Model(images, features, name=name)

@@ -55,6 +55,25 @@ class ConvolutionUnit:
         return keras.layers.ReLU(name=f"{name}_relu")(features) if activate else features
 
 
+def inception_stem(features, unit, names):
+    """Add the start of the Inception networks: 7×7 convolution, pooling, 1×1 and 3×3 convolution, pooling.
+
+    Args:
+        features: Tensor `(batch, h, w, channels)`.
+        unit: `ConvolutionUnit`.
+        names: Five names, in this order.
+
+    Returns:
+        Tensor `(batch, h', w', 192)` with an eighth of the height and width.
+    """
+    convolution, first_pool, reduction, expansion, second_pool = names
+    features = unit(features, 64, convolution, size=7, stride=2)
+    features = max_pool_to_the_end(features, first_pool)
+    features = unit(features, 64, reduction)
+    features = unit(features, 192, expansion, size=3)
+    return max_pool_to_the_end(features, second_pool)
+
+
 def max_pool_to_the_end(features, name):
     """Apply 3×3 max pooling with stride 2 and no border; the last window may extend beyond the end (⌊n / 2⌋ windows).
 

@@ -6,7 +6,7 @@ import keras
 
 from tfdml._utils.types import FrozenBatchNorm, PathLike, Shape
 from tfdml.backbones.batch_normalization import Normalizer, frozen_or_default
-from tfdml.backbones.convolution_units import ConvolutionUnit, max_pool, max_pool_to_the_end
+from tfdml.backbones.convolution_units import ConvolutionUnit, inception_stem, max_pool, max_pool_to_the_end
 from tfdml.backbones.input_convention import InputConvention
 from tfdml.backbones.input_shapes import check_input_shape
 from tfdml.backbones.registry import register
@@ -76,12 +76,8 @@ def googlenet(
     normalizer = Normalizer(batch_norm_momentum, frozen_or_default(frozen_batch_norm, weights), epsilon=1e-3)
     unit = ConvolutionUnit(normalizer, use_bias=False)
     images = keras.Input(input_shape, name="images")
-    features = InputConvention(2.0, (1.0, 1.0, 1.0), name="convention")(images)
-    features = unit(features, 64, "conv1", size=7, stride=2)
-    features = max_pool_to_the_end(features, "maxpool1")
-    features = unit(features, 64, "conv2")
-    features = unit(features, 192, "conv3", size=3)
-    features = max_pool_to_the_end(features, "maxpool2")
+    convention = InputConvention(2.0, (1.0, 1.0, 1.0), name="convention")
+    features = inception_stem(convention(images), unit, ("conv1", "maxpool1", "conv2", "conv3", "maxpool2"))
     for block_name, widths in BLOCKS.items():
         if block_name == "4a":
             features = max_pool_to_the_end(features, "maxpool3")

@@ -54,8 +54,7 @@ def count_sorted_below(ordered: TensorLike, thresholds: TensorLike, or_equal: bo
 
     Args:
         ordered: Tensor `(rows, n)` from `sort_masked`.
-        thresholds: Tensor `(rows, m)`.
-        or_equal: bool. Whether to count values equal to the threshold. Default: `False`.
+        thresholds, or_equal: As for `count_below`.
 
     Returns:
         int32 tensor `(rows, m)`, without a gradient.
