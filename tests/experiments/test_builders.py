@@ -108,6 +108,7 @@ OF_CONSTRUCTORS = [
     ("gap-ccp", {"references.per_class": 0}, "references.per_class: ", "Received: per_class=0"),
     ("xbm", {"references.memory_size": 0}, "references.memory_size: ", "Received: size=0"),
     ("xbm", {"references.memory_warmup": -1}, "references.memory_warmup: ", "Received: warmup_steps=-1"),
+    ("gsp", {"cross_batch.enabled": True, "cross_batch.ridge": 0.0}, "cross_batch.ridge: ", "Received: ridge=0.0"),
     ("gsp", {"model.gsp.kernel_size": 2}, "model.gsp.kernel_size: ", "The kernel is even"),
     ("gsp", {"zero_shot.enabled": True, "zero_shot.embedding_size": 0}, "zero_shot.embedding_size: ", ""),
     ("gsp", {"zero_shot.enabled": True, "zero_shot.ridge": 0.0}, "zero_shot.ridge: ", "Received: ridge=0.0"),
@@ -283,6 +284,18 @@ def test_the_zero_shot_section():
     zero_shot = make_model(recipe, keras.Model(inputs, pooled), images()).zero_shot
     assert isinstance(zero_shot, layers.AttributeRegression)
     assert (zero_shot.num_classes, zero_shot.num_attributes, zero_shot.temperature) == (40, 3, 0.2)
+
+
+def test_the_cross_batch_section():
+    changes = {"cross_batch.enabled": True, "cross_batch.weight": 0.25, "cross_batch.ridge": 0.5}
+    recipe = load_recipe("gap", changes)
+    pooling = make_pooling(recipe)
+    assert pooling.return_attributes and pooling.ratio == 1.0 and recipe.has_prototypes
+    inputs = keras.Input((3, 3, 4))
+    pooled = layers.GeneralizedSumPooling(3, return_attributes=True, name="pooling")(inputs)[0]
+    model = make_model(recipe, keras.Model(inputs, pooled), images())
+    assert (model.cross_batch_weight, model.cross_batch.ridge, model.zero_shot) == (0.25, 0.5, None)
+    assert make_model(load_recipe("gap"), keras.Model(inputs, pooled), images()).cross_batch is None
 
 
 def test_schedules_over_all_training_steps():

@@ -136,6 +136,21 @@ def test_numbers_in_text_and_in_exponents():
             "model.pooling='gap'. Expected: model.pooling='gsp', 'gsp_gem' or 'gsp_gmp'",
         ),
         ({"zero_shot.regressor": "lasso"}, "Expected: one of ridge, trained"),
+        (
+            {"cross_batch.enabled": True, "mixing.name": "mixup"},
+            "cross-batch loss needs one label per image. Received: mixing.name='mixup' with cross_batch.enabled=true",
+        ),
+        ({"cross_batch.weight": -0.1}, "cross_batch.weight=-0.1. Expected: 0 <= weight <= 1"),
+        ({"cross_batch.enabled": True, "model.pooling": "gmp"}, "no attributes. Received: cross_batch.enabled=true"),
+        (
+            {"cross_batch.enabled": True, "model.pooling": "gap", "model.pooling_options": {"exponent": 2}},
+            "cross_batch.enabled=true with model.pooling_options={'exponent': 2}. Expected: none",
+        ),
+        (
+            {"cross_batch.enabled": True, "cross_batch.weight": 0.6,
+             "zero_shot.enabled": True, "zero_shot.weight": 0.5},
+            "cross_batch.weight=0.6 with zero_shot.weight=0.5. Expected: a sum of at most 1",
+        ),
         ({"zero_shot.weight": 1.5}, "zero_shot.weight=1.5. Expected: 0 <= weight <= 1"),
         ({"zero_shot.enabled": True, "model.pooling": "gmp"}, "has no attributes. Received: zero_shot.enabled=true"),
         (

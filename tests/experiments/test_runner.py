@@ -461,9 +461,8 @@ def test_prototypes_after_a_warm_up(tmp_path, tiny_changes):
 def test_prototypes_among_pooled_features(tmp_path, tiny_changes):
     changes = {
         **tiny_changes, "model.gsp.start": "pooled", "training.max_validations": 2, "evaluation.figures": False,
+        "model.gsp.warmup_samples": 2 * load_recipe("digits-quick", tiny_changes).batches.size - 1,
     }  # fmt: skip
-    batch = load_recipe("digits-quick", changes).batches.size
-    changes["model.gsp.warmup_samples"] = 2 * batch - 1
     result = train("digits-quick", tmp_path / "run", overrides=changes, verbose=0)
     assert result.embedder.get_layer("pooling").ratio == load_recipe("digits-quick").model.gsp.ratio
     assert "Prototypes initialized after 2 steps" in (tmp_path / "run" / "train.log").read_text()

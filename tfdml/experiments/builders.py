@@ -23,7 +23,7 @@ from tfdml.data.batches import balanced_share, evaluation_share
 from tfdml.data.sampler import sampler_of
 from tfdml.experiments.errors import RecipeError, recipe_errors
 from tfdml.experiments.recipe import DataConfig, Recipe
-from tfdml.layers import AttributeRegression, ClassProxies, CrossBatchMemory, ZeroShotPrediction
+from tfdml.layers import AttributeRegression, ClassProxies, CrossBatchMemory, CrossBatchPrototypes, ZeroShotPrediction
 from tfdml.layers import pooling as poolings
 from tfdml.layers.pooling import GeneralizedSumPooling, PrototypePooling
 from tfdml.losses.addons import addons_loss
@@ -155,6 +155,8 @@ def dry_build(recipe: Recipe) -> None:
         make_references(recipe, num_classes=1, dim=1)
     with recipe_errors("zero_shot"):
         make_zero_shot(recipe, num_classes=1, dim=1)
+    with recipe_errors("cross_batch"):
+        make_cross_batch(recipe)
     if recipe.has_head:
         with recipe_errors("model.head", rate="dropout"):
             make_head(_filled(recipe, None, None, input_size=1))
@@ -223,8 +225,8 @@ def _with_class_token(config, pooling):
 
 
 def make_pooling(recipe: Recipe) -> keras.layers.Layer | None:
-    """Create the pooling layer, or return None for the class token. With a zero-shot loss it returns attributes."""
-    config, gsp, attributes = recipe.model, recipe.model.gsp, recipe.zero_shot.enabled
+    """Create the pooling layer, or return None for the class token. With a loss on attributes it returns them."""
+    config, gsp, attributes = recipe.model, recipe.model.gsp, recipe.has_attributes
     if not config.patch_pooling:
         return None
     if not config.has_gsp and not attributes:
@@ -385,6 +387,8 @@ def make_model(recipe: Recipe, embedder: keras.Model, train: data.LabeledSamples
         "in_batch_weight": recipe.references.in_batch_weight,
         "zero_shot": make_zero_shot(recipe, train.num_classes, dim),
         "zero_shot_weight": recipe.zero_shot.weight,
+        "cross_batch": make_cross_batch(recipe),
+        "cross_batch_weight": recipe.cross_batch.weight,
     }
     if ccp.enabled:
         kind = CCPModel
@@ -436,6 +440,11 @@ def make_mixing(recipe: Recipe) -> Mixup | CutMix | None:
     if config.alpha is not None:
         alpha["alpha"] = config.alpha
     return {"mixup": Mixup, "cutmix": CutMix}[config.name](**alpha, probability=config.probability, seed=recipe.seed)
+
+
+def make_cross_batch(recipe: Recipe) -> CrossBatchPrototypes | None:
+    """Create the layer of cross-batch metric learning if it is enabled."""
+    return CrossBatchPrototypes(recipe.cross_batch.ridge) if recipe.cross_batch.enabled else None
 
 
 def make_references(recipe: Recipe, num_classes: int, dim: int) -> list[keras.layers.Layer]:

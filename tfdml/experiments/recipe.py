@@ -33,6 +33,7 @@ ADDED_KEYS = {
     "batches.small_classes", "batches.sampling", "batches.superclasses_per_batch",
     "model.gsp.project", "model.gsp.kernel_size", "model.gsp.warmup_samples", "zero_shot.regressor",
     "ccp.refresh_share", "ccp.first_proxies", "ccp.k_center_on", "ccp.augment_pool",
+    "cross_batch.enabled", "cross_batch.weight", "cross_batch.ridge",
 }  # fmt: skip
 
 
@@ -344,6 +345,18 @@ class ZeroShotConfig:
 
 
 @dataclass(frozen=True)
+class CrossBatchConfig:
+    """Cross-batch metric learning (XML): the loss of embeddings expressed by prototypes of other classes."""
+
+    enabled: bool = False
+    """Fit prototypes to half of a batch's classes and express the other half by them; for the poolings of zero_shot."""
+    weight: _UpToOne = 0.1
+    """Weight of this loss, 0 to 1; the main loss has 1 minus this weight and that of zero_shot."""
+    ridge: float = 0.05
+    """Ridge regularization of the fit of prototypes, above 0."""
+
+
+@dataclass(frozen=True)
 class MixingConfig:
     """Mixtures of two training images, with the loss of both labels; for class proxies as the only references."""
 
@@ -484,6 +497,7 @@ class Recipe:
     references: ReferenceConfig = field(default_factory=ReferenceConfig)
     ccp: CCPConfig = field(default_factory=CCPConfig)
     zero_shot: ZeroShotConfig = field(default_factory=ZeroShotConfig)
+    cross_batch: CrossBatchConfig = field(default_factory=CrossBatchConfig)
     mixing: MixingConfig = field(default_factory=MixingConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -503,8 +517,13 @@ class Recipe:
 
     @property
     def has_prototypes(self):
-        """Whether the pooling has the prototypes of `model.gsp`: with a zero-shot loss, those of 'gap' do, too."""
-        return self.model.has_gsp or self.zero_shot.enabled
+        """Whether the pooling has the prototypes of `model.gsp`: with losses on attributes, that of 'gap' does, too."""
+        return self.model.has_gsp or self.has_attributes
+
+    @property
+    def has_attributes(self):
+        """Whether the pooling returns attributes for a loss on them."""
+        return self.zero_shot.enabled or self.cross_batch.enabled
 
     @property
     def has_prototype_warmup(self):
@@ -547,6 +566,7 @@ class Recipe:
     def _conflicts(self):
         """Forbidden conditions, each with the keys that the error shows, what it expects, and its first sentence."""
         data, model, ccp, zero_shot, optimizer = self.data, self.model, self.ccp, self.zero_shot, self.optimizer
+        cross_batch = self.cross_batch
         protocol, references, training = self.protocol, self.references, self.training
         has_fold, is_mixed = data.fold is not None, self.mixing.name != "none"
         shares = [share for share in (data.validation_classes, data.test_classes) if isinstance(share, float)]
@@ -599,6 +619,15 @@ class Recipe:
              "0 or null", "Inside the batch, mixed images cannot be compared."),
             (is_mixed and zero_shot.enabled, "mixing.name zero_shot.enabled", "one of the two",
              "The zero-shot loss needs one label per image."),
+            (cross_batch.enabled and model.pooling_options, "cross_batch.enabled model.pooling_options", "none",
+             "With a cross-batch loss, 'gap' is generalized sum pooling with ratio 1."),
+            (cross_batch.enabled and not (model.has_gsp or model.patch_pooling == "gap"),
+             "cross_batch.enabled model.pooling",
+             "model.pooling='gsp', 'gsp_gem', 'gsp_gmp' or 'gap'", "This pooling has no attributes."),
+            (cross_batch.enabled and zero_shot.enabled and cross_batch.weight + zero_shot.weight > 1,
+             "cross_batch.weight zero_shot.weight", "a sum of at most 1", "Nothing is left for the metric loss."),
+            (is_mixed and cross_batch.enabled, "mixing.name cross_batch.enabled", "one of the two",
+             "The cross-batch loss needs one label per image."),
             (None not in (optimizer.plateau_patience, optimizer.decay_epochs),
              "optimizer.decay_epochs optimizer.plateau_patience", "one of the two",
              "The learning rate decays either by a schedule or on a plateau."),
@@ -636,6 +665,7 @@ class Recipe:
             (self.model.pooling != "gap", "model.pooling", "'gap' with data.name='features'"),
             *((True, key, "none with data.name='features'") for key in options),
             (self.zero_shot.enabled, "zero_shot.enabled", "false with data.name='features'"),
+            (self.cross_batch.enabled, "cross_batch.enabled", "false with data.name='features'"),
             (self.augmentation.changes, "augmentation data.name", "no augmentation with data.name='features'"),
             (self.mixing.name == "cutmix", "mixing.name data.name", "'mixup' or 'none' with data.name='features'"),
         )

@@ -1,6 +1,7 @@
 """Keras layers: normalization, pooling, references and zero-shot prediction."""
 
 from tfdml.layers import pooling
+from tfdml.layers.cross_batch import CrossBatchPrototypes
 from tfdml.layers.dropout import CountedDropout
 from tfdml.layers.memory import CrossBatchMemory
 from tfdml.layers.normalization import L2Clip, L2Normalization
@@ -15,6 +16,7 @@ __all__ = [
     "ClassToken",
     "CountedDropout",
     "CrossBatchMemory",
+    "CrossBatchPrototypes",
     "GeneralizedSumPooling",
     "L2Clip",
     "L2Normalization",

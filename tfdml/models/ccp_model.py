@@ -55,7 +55,7 @@ class CCPModel(MetricModel):
             the next. Default 1.0.
         recent_size: int. Number of recent embeddings to remember for `AlternatingProjections(refresh="memory")`, about
             its `pool_size` per class. They are not references of the loss. `None` remembers none. Default `None`.
-        **kwargs: `zero_shot`, `zero_shot_weight` and `name`, as for `MetricModel`.
+        **kwargs: `zero_shot`, `zero_shot_weight`, `cross_batch`, `cross_batch_weight` and `name`, as for `MetricModel`.
 
     Raises:
         ValueError: If a weight is negative, the decay is out of range, `references` does not contain exactly one

@@ -368,6 +368,23 @@ def with_attributes(embedder: keras.Model) -> keras.Model:
     return keras.Model(embedder.input, [embedder.output, output[1]], name=f"{embedder.name}_with_attributes")
 
 
+def with_parts(embedder):
+    """Return an embedder that also outputs attributes and the embeddings before normalization, and the normalization.
+
+    Args:
+        embedder: `keras.Model`, as for `with_attributes`.
+
+    Returns:
+        Functional `keras.Model` from images to embeddings, attributes and embeddings before an `L2Normalization` or
+        `L2Clip` at the end of the embedder; and that layer, or `None` if there is none.
+    """
+    attributes = with_attributes(embedder).outputs[1]
+    last = embedder.layers[-1]
+    normalization = last if isinstance(last, (L2Normalization, L2Clip)) else None
+    unnormalized = embedder.output if normalization is None else normalization.input
+    return keras.Model(embedder.input, [embedder.output, attributes, unnormalized]), normalization
+
+
 def _pooling_layer(embedder):
     names = [layer.name for layer in embedder.layers]
     if "pooling" not in names:

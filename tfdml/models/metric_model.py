@@ -16,7 +16,7 @@ from tfdml import losses, ops
 from tfdml._utils import keras_compat
 from tfdml._utils.arguments import check_between, check_not_negative, check_whole_number
 from tfdml._utils.types import Config, Identifier, Labels, TensorLike, Weight
-from tfdml.layers import AttributeRegression, ClassProxies, ZeroShotPrediction
+from tfdml.layers import AttributeRegression, ClassProxies, CrossBatchPrototypes, ZeroShotPrediction
 from tfdml.models import training_step
 from tfdml.models.batches import (
     LabelCheck,
@@ -27,7 +27,7 @@ from tfdml.models.batches import (
     number_of_batches,
 )
 from tfdml.models.distribution import workers_of
-from tfdml.models.embedder import inference_function, largest_distance, with_attributes
+from tfdml.models.embedder import inference_function, largest_distance, with_attributes, with_parts
 from tfdml.models.mixing import Mixing, check_mixing
 from tfdml.models.monitors import warn_of_minimized
 from tfdml.models.parameter_groups import ParameterGroup, ScaledUpdates, grouped_variables, groups_of
@@ -56,7 +56,9 @@ class MetricModel(keras_compat.WorkerModel):
     $$\ell = w \, \ell_{\text{batch}} + \sum_r \ell_{\text{against } r}.$$
 
     With a zero-shot prediction loss $\ell_{ZS}$ on the pooling's attributes, the step minimizes
-    $(1 - \lambda) \, \ell + \lambda \, \ell_{ZS}$.
+    $(1 - \lambda) \, \ell + \lambda \, \ell_{ZS}$. With cross-batch prototypes (XML), the same loss $\ell_X$ of the
+    embeddings that these express is a further term: $(1 - \lambda - \lambda_X) \, \ell + \lambda \, \ell_{ZS} +
+    \lambda_X \, \ell_X$. It is 0 in a batch with a single class.
 
     A batch enters the memory after it is scored, so no sample is its own positive. Labels stay integers. Labels that
     are not integers or have no proxy raise an error before a step trains on them; `tfdml.data.encode_labels` maps
@@ -81,6 +83,8 @@ class MetricModel(keras_compat.WorkerModel):
         zero_shot: `ZeroShotPrediction`, `AttributeRegression` or `None`. The embedder's pooling must return attributes
             (`with_attributes`). Default `None`.
         zero_shot_weight: float, $\lambda$ in 0–1. Default 0.1.
+        cross_batch: `CrossBatchPrototypes` or `None`. The embedder's pooling must return attributes. Default `None`.
+        cross_batch_weight: float, $\lambda_X$ in 0–1. Default 0.1.
         **kwargs: `name`, as for `keras.Model`.
 
     Attributes:
@@ -90,8 +94,8 @@ class MetricModel(keras_compat.WorkerModel):
             again does not reset it, and weight files contain it.
 
     Raises:
-        ValueError: If a weight is out of range, `in_batch_weight` is 0 without references, or the pooling does not
-            return attributes.
+        ValueError: If a weight is out of range, the weights of the two auxiliary losses sum to more than 1,
+            `in_batch_weight` is 0 without references, or the pooling does not return attributes.
         TypeError: If a reference is not a layer.
 
     Example:
@@ -111,13 +115,24 @@ class MetricModel(keras_compat.WorkerModel):
         in_batch_weight: float | None = None,
         zero_shot: ZeroShotPrediction | AttributeRegression | None = None,
         zero_shot_weight: float = 0.1,
+        cross_batch: CrossBatchPrototypes | None = None,
+        cross_batch_weight: float = 0.1,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.embedder = embedder
         self.zero_shot = zero_shot
         self.zero_shot_weight = check_between("zero_shot_weight", zero_shot_weight, 0.0, 1.0)
+        self.cross_batch: Any = cross_batch
+        self.cross_batch_weight = check_between("cross_batch_weight", cross_batch_weight, 0.0, 1.0)
+        if zero_shot is not None and cross_batch is not None and zero_shot_weight + cross_batch_weight > 1.0:
+            raise ValueError(
+                f"Nothing is left for the metric loss. Received: zero_shot_weight={zero_shot_weight:g} and "
+                f"cross_batch_weight={cross_batch_weight:g}. Expected: a sum of at most 1."
+            )
         self._attributed_embedder: Any = None if zero_shot is None else with_attributes(embedder)
+        # Keras would list the layers of the embedder once more.
+        self._parts: Any = _Untracked(None if cross_batch is None else with_parts(embedder))
         # A tuple: tf.train.Checkpoint does not track the lists of Keras 3.
         self.references = layers = _as_tuple(references)
         for layer in layers:
@@ -567,17 +582,34 @@ class MetricModel(keras_compat.WorkerModel):
     def _embed_and_compare(self, images, labels):
         """Return the embeddings, labels and losses of a training batch, gathered over all replicas."""
         check_images(self.embedder, images)
-        if self.zero_shot is None:
-            embeddings = self.embedder(images, training=True)
-        else:
+        attributes, unnormalized = None, None
+        if self.cross_batch is not None:
+            embeddings, attributes, unnormalized = self._parts.value[0](images, training=True)
+        elif self.zero_shot is not None:
             embeddings, attributes = self._attributed_embedder(images, training=True)
+        else:
+            embeddings = self.embedder(images, training=True)
         labels, embeddings = ops.gather_batch(labels), ops.gather_batch(embeddings)
         values = self.sample_losses(labels, embeddings)
-        if self.zero_shot is None:
+        if attributes is None:
             return embeddings, labels, values
-        attributes = ops.gather_batch(attributes)
-        transfer = tf.cast(self.zero_shot(attributes, ops.check_labels(labels, attributes)), values.dtype)
-        return embeddings, labels, (1.0 - self.zero_shot_weight) * values + self.zero_shot_weight * transfer
+        attributes, own_weight, terms = ops.gather_batch(attributes), 1.0, []
+        if self.zero_shot is not None:
+            transfer = tf.cast(self.zero_shot(attributes, ops.check_labels(labels, attributes)), values.dtype)
+            own_weight -= self.zero_shot_weight
+            terms.append(self.zero_shot_weight * transfer)
+        if self.cross_batch is not None:
+            expressed = self._expressed_losses(attributes, ops.gather_batch(unnormalized), labels)
+            own_weight -= self.cross_batch_weight
+            terms.append(self.cross_batch_weight * tf.cast(expressed, values.dtype))
+        return embeddings, labels, sum(terms, own_weight * values)
+
+    def _expressed_losses(self, attributes, unnormalized, labels):
+        """Return the losses of embeddings that are expressed by prototypes of other classes."""
+        expressed, is_split = self.cross_batch(attributes, unnormalized, labels)
+        normalization = self._parts.value[1]
+        values = self.sample_losses(labels, expressed if normalization is None else normalization(expressed))
+        return tf.where(is_split, values, tf.zeros_like(values))
 
     def test_step(self, data: Any) -> dict[str, Any]:
         images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -717,12 +749,14 @@ class MetricModel(keras_compat.WorkerModel):
             "in_batch_weight": self.in_batch_weight,
             "zero_shot": None if self.zero_shot is None else keras.saving.serialize_keras_object(self.zero_shot),
             "zero_shot_weight": self.zero_shot_weight,
+            "cross_batch": None if self.cross_batch is None else keras.saving.serialize_keras_object(self.cross_batch),
+            "cross_batch_weight": self.cross_batch_weight,
         }
 
     @classmethod
     def from_config(cls, config: Config) -> MetricModel:
         config = dict(config)
-        for part in ("embedder", "zero_shot"):
+        for part in ("embedder", "zero_shot", "cross_batch"):
             if config.get(part) is not None:
                 config[part] = keras.saving.deserialize_keras_object(config[part])
         # Earlier versions stored a single layer instead of a list.

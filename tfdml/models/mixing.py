@@ -207,7 +207,7 @@ def check_mixing(mixing: Any, model: Any) -> Mixing | None:
     Raises:
         TypeError: If it has another type.
         ValueError: If the model compares samples of a batch with each other or with a memory, which need one label per
-            sample, has a zero-shot loss, or the images have the wrong rank for `CutMix`.
+            sample, has a zero-shot or cross-batch loss, or the images have the wrong rank for `CutMix`.
     """
     if mixing is None:
         return None
@@ -217,11 +217,12 @@ def check_mixing(mixing: Any, model: Any) -> Mixing | None:
     problems = [f"in_batch_weight={model.in_batch_weight:g}"] if model.in_batch_weight else []
     problems += [f"the reference {type(layer).__name__}" for layer in others]
     problems += ["a zero-shot loss"] if model.zero_shot is not None else []
+    problems += ["cross-batch prototypes"] if getattr(model, "cross_batch", None) is not None else []
     if problems:
         raise ValueError(
             "Mixed images have two labels, which only losses against class proxies accept. Received: "
             f"mixing={mixing!r} with {' and '.join(problems)}. Expected: references=ClassProxies(…), "
-            "in_batch_weight=0 and no zero_shot, or mixing=None."
+            "in_batch_weight=0, no zero_shot and no cross_batch, or mixing=None."
         )
     inputs = getattr(model.embedder, "inputs", None)
     shape = tuple(inputs[0].shape) if inputs else (None,) * 4

@@ -193,7 +193,8 @@ class GeneralizedSumPooling(PrototypePooling):
         if not self.built:
             self.build(features.shape)
         self.check_input_shape(features.shape)
-        weights, _ = self._solve(*as_masked_bags(features, mask), tf.shape(features))
+        bags, mask = as_masked_bags(features, mask)
+        weights, _ = self._solve(bags, mask, tf.shape(features))
         return tf.reshape(weights, tf.shape(features)[:-1])
 
     def prototype_space(self, features: tf.Tensor) -> tf.Tensor:
@@ -209,7 +210,8 @@ class GeneralizedSumPooling(PrototypePooling):
             )
         size, reach = self.kernel_size, self.kernel_size // 2
         padded = np.pad(features, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
-        patches = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(1, 2))
+        rows = np.lib.stride_tricks.sliding_window_view(padded, size, axis=1)
+        patches = np.lib.stride_tricks.sliding_window_view(rows, size, axis=2)
         return np.moveaxis(patches, 3, -1).reshape(-1, size, size, features.shape[-1])
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> None:
