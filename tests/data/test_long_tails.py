@@ -107,6 +107,19 @@ def test_draws_have_the_expected_frequencies():
     assert all(len(set(batch)) == 2 for batch in drawn.tolist())
 
 
+def test_classes_meet_at_random():
+    # 16 classes with 12 visits each per epoch: each pair should be in a batch about equally often in every epoch.
+    plan = InProportion(np.full(16, 24), per_batch=4, seed=0, steps=48)
+    meetings = np.zeros((16, 16))
+    for epoch in range(40):
+        batches = plan.epoch(epoch)
+        assert len({frozenset(batch) for batch in batches.tolist()}) > 30
+        for batch in batches:
+            meetings[np.ix_(batch, batch)] += 1
+    pairs = meetings[~np.eye(16, dtype=bool)]
+    assert pairs.mean() == 40 * 48 * 4 * 3 / (16 * 15) and np.abs(pairs / pairs.mean() - 1).max() < 0.5
+
+
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.integers(3, 7), min_size=2, max_size=5), st.integers(1, 3), st.integers(1, 2), st.integers(0, 99))
 def test_batches_of_few_super_classes(classes, per_super, supers, seed):
@@ -132,6 +145,21 @@ def images(superclasses=None, counts=(2, 2, 2, 2)):
     labels = np.repeat(np.arange(len(counts)), counts)
     pixels = np.broadcast_to(labels[:, None, None, None], (len(labels), 4, 4, 1)).astype(np.uint8)
     return LabeledImages(pixels, labels, [str(label) for label in range(len(counts))], superclasses=superclasses)
+
+
+def test_superclasses_by_dict():
+    labels, names, kinds = np.repeat(np.arange(4), 2), ("ant", "bee", "cat", "dog"), ["x", "y", "x", "y"]
+    expected, *others = (
+        BalancedSampler(labels, 2, 2, 0, names, superclasses=superclasses, superclasses_per_batch=1)
+        for superclasses in (kinds, dict(enumerate(kinds)), dict(zip(names, kinds)))
+    )
+    for sampler in others:
+        np.testing.assert_array_equal(epochs(sampler), epochs(expected))
+    with pytest.raises(ValueError, match="Classes have no super-class. Received: no super-class of 'bee', 'dog'"):
+        superclasses = {"ant": "x", "cat": "y"}
+        BalancedSampler(labels, 2, 2, 0, names, superclasses=superclasses, superclasses_per_batch=1)
+    with pytest.raises(ValueError, match="no super-class of 2, 3"):
+        BalancedSampler(labels, 2, 2, 0, superclasses={0: "x", 1: "y"}, superclasses_per_batch=1)
 
 
 def test_batches_of_images_of_one_super_class():

@@ -47,10 +47,32 @@ class InProportion:
         total = int(self.weights[others].sum())
         points = rng.integers(total) + total * np.arange(self.steps * places) if places else np.zeros(0, np.int64)
         drawn = others[np.searchsorted(ends, points, side="right")]
-        # Neighbors go to different batches, so that no batch has a class twice.
-        drawn = drawn.reshape(places, self.steps).T
         always = np.broadcast_to(self._always, (self.steps, len(self._always)))
-        return rng.permutation(np.concatenate([always, drawn], axis=1))
+        return np.concatenate([always, _dealt(drawn.reshape(places, self.steps), rng)], axis=1)
+
+
+def _dealt(rows, rng):
+    """Deal classes to batches at random, so that no batch has a class twice.
+
+    Args:
+        rows: Integers `(places, steps)`. One row per place in a batch. Equal classes follow each other, at most `steps`
+            of them, so that a class is in at most two rows.
+        rng: Generator.
+
+    Returns:
+        Integers `(steps, places)`.
+    """
+    places, steps = rows.shape
+    batches = np.full((steps, places + 1), -1)
+    for place, row in enumerate(rows):
+        order = rng.permutation(steps)
+        # The first class of a row goes to batches that do not have it from the row before.
+        is_taken = batches[order, place - 1] == row[0]
+        order = np.concatenate([order[~is_taken], order[is_taken]])
+        first = np.count_nonzero(row == row[0])
+        order[first:] = rng.permutation(order[first:])
+        batches[order, place] = row
+    return batches[:, :places]
 
 
 class Hierarchical:
@@ -92,12 +114,7 @@ class Hierarchical:
     def epoch(self, number):
         """Return the classes of each batch, integers `(steps, per_batch)`."""
         drawn, visits = self._superclasses.epoch(number)
-        nth = ranks(drawn.reshape(-1)).reshape(drawn.shape)
-        rows = [
-            np.concatenate([self._classes.visit(one[None], visits + turn)[0] for one, turn in zip(*batch)])
-            for batch in zip(drawn, nth)
-        ]
-        return np.stack(rows)
+        return visit_each(self._classes, drawn, visits)
 
 
 class Counted:
@@ -124,6 +141,30 @@ class Counted:
             visits = visits + np.bincount(self._plan.epoch(earlier).reshape(-1), minlength=self._size)
         self._known = (number, visits)
         return self._plan.epoch(number), visits
+
+
+def visit_each(visitor, drawn, visits):
+    """Return the members of the groups of each batch.
+
+    Args:
+        visitor: `Visitor`.
+        drawn: Integers `(steps, per_batch)`. Groups of each batch.
+        visits: Integers `(groups,)`. Number of earlier visits of each group.
+
+    Returns:
+        Integers `(steps, per_batch · size)`.
+    """
+    flat = drawn.reshape(-1)
+    nth = ranks(flat)
+    order = np.argsort(nth, kind="stable")
+    # The first visits of all groups, then the second ones, …
+    members = [
+        visitor.visit(flat[places], visits + turn)
+        for turn, places in enumerate(np.split(order, np.cumsum(np.bincount(nth))[:-1]))
+    ]
+    rows = np.empty((len(flat), members[0].shape[1]), np.int64)
+    rows[order] = np.concatenate(members)
+    return rows.reshape(len(drawn), -1)
 
 
 def ranks(labels):

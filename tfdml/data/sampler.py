@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
 from tfdml._utils.arguments import check_choice, check_whole_number
 from tfdml._utils.types import ArrayLike, Labels
-from tfdml.data.class_plans import Counted, Hierarchical, InProportion, ranks
+from tfdml.data.class_plans import Counted, Hierarchical, InProportion, visit_each
 from tfdml.data.labeled_samples import LabeledSamples, check_is_labeled, integer_column
 from tfdml.data.visitor import Visitor
 
@@ -52,7 +52,8 @@ class BalancedSampler:
             negative of all others, and their proxies are trained. (Fewer of them repeat their images.) The last two
             log a warning with their number and names. Default `"error"`.
         sampling: `"class"` visits all classes equally often, `"instance"` all images. Default `"class"`.
-        superclasses: Integers or str `(num_classes,)`. Super-class of each class. Default `None`.
+        superclasses: Integers or str `(num_classes,)`, or a dict from labels or class names. Super-class of each class.
+            Default `None`.
         superclasses_per_batch: int. Number of super-classes in a batch; it divides `classes_per_batch`. Default `None`.
 
     Attributes:
@@ -80,7 +81,7 @@ class BalancedSampler:
         class_names: Sequence[str] | None = None,
         small_classes: SmallClasses = "error",
         sampling: Literal["class", "instance"] = "class",
-        superclasses: ArrayLike | None = None,
+        superclasses: ArrayLike | Mapping[Any, Any] | None = None,
         superclasses_per_batch: int | None = None,
     ) -> None:
         labels = integer_column(labels)
@@ -94,6 +95,8 @@ class BalancedSampler:
         self.classes_per_batch = _check_classes_per_batch(classes_per_batch, self._num_units)
         kept = np.flatnonzero(units >= 0)
         self._images = Visitor(units[kept], self.samples_per_class, self.seed, _IMAGES, kept)
+        if isinstance(superclasses, Mapping):
+            superclasses = _in_order_of_classes(superclasses, self.num_classes, class_names)
         self._plan = self._make_plan(units[kept], labels[kept], sampling, superclasses, superclasses_per_batch)
         if self._plan is not None:
             self.steps_per_epoch, self._visits = self._plan.steps, Counted(self._plan, self._num_units)
@@ -175,14 +178,7 @@ class BalancedSampler:
 
     def _planned(self, number):
         units, visits = self._visits.epoch(number)
-        flat = units.reshape(-1)
-        rows = np.empty((len(flat), self.samples_per_class), np.int64)
-        # The first visits of all units in this epoch, then the second ones, …
-        nth = ranks(flat)
-        for turn in range(nth.max() + 1):
-            places = np.flatnonzero(nth == turn)
-            rows[places] = self._images.visit(flat[places], visits + turn)
-        return rows.reshape(self.steps_per_epoch, self.batch_size)
+        return visit_each(self._images, units, visits)
 
     def batch(self, number: int) -> np.ndarray:
         """Return the indices of one batch's images.
@@ -261,6 +257,39 @@ def _named(classes, counts, class_names):
         f"{label if class_names is None else class_names[label]!r} ({counts[label]})" for label in classes[:10].tolist()
     ]
     return ", ".join(shown) + (f" and {len(classes) - 10} more" if len(classes) > 10 else "")
+
+
+def _in_order_of_classes(superclasses, num_classes, class_names):
+    """Return the super-class of each class from a dict by label or name."""
+    names = range(num_classes) if class_names is None else class_names
+    keys = [label if label in superclasses else name for label, name in enumerate(names)]
+    missing = [repr(key) for key in keys if key not in superclasses]
+    if missing:
+        more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+        raise ValueError(
+            f"Classes have no super-class. Received: no super-class of {', '.join(missing[:10])}{more}. Expected: "
+            "one of each class, by its label or name."
+        )
+    return [superclasses[key] for key in keys]
+
+
+def without_small_classes(dataset):
+    """Return a dataset without classes of fewer than two images, which a warning counts and names.
+
+    Raises:
+        ValueError: If no class has two images.
+    """
+    counts = dataset.class_counts
+    small = np.flatnonzero(counts < 2)
+    if not len(small):
+        return dataset
+    if len(small) == len(counts):
+        raise ValueError(f"No class has two images. Received: {dataset!r}. Expected: classes with positive pairs.")
+    _logger.warning(
+        "%d of %d classes with fewer than two images are left out: %s.", len(small), len(counts),
+        _named(small, counts, dataset.class_names),
+    )  # fmt: skip
+    return dataset.subset(np.flatnonzero(counts >= 2))
 
 
 def _checked_superclasses(superclasses, num_classes):
