@@ -87,7 +87,7 @@ class BatchConfig:
     sampling: Literal["class", "instance"] = "class"
     """Use all classes equally often ('class') or all images ('instance')."""
     superclasses_per_batch: Optional[_UpToMillion] = None
-    """Super-classes per batch, of a dataset that has them (sop, cifar100); null for any."""
+    """Super-classes per batch, of a dataset that has them (sop, cifar100, nested folders); null for any."""
 
     @property
     def size(self):

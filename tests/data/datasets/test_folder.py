@@ -139,6 +139,7 @@ def test_nested_folders(tree):
     own = folder(tree, nested="own_class")
     assert own.class_names == ("cat", "cat/kittens/of 2020", "dog", "emu/young")
     assert own.class_counts.tolist() == [3, 1, 2, 1]
+    assert own.superclasses.tolist() == ["cat", "cat", "dog", "emu"] and same.superclasses is None
     (tree / "cat" / "back").symlink_to(tree)
     assert len(folder(tree, nested="same_class")) == 7
 

@@ -42,12 +42,14 @@ def folder(
             Requires `verify`. Default `"error"`.
         nested: How to treat images in folders below the class folders. `None` skips them with a warning;
             `"same_class"` assigns them to the class of the folder directly below `path`; `"own_class"` makes each
-            folder that contains images a class, named by its path (`"dog/beagle"`). Default `None`.
+            folder that contains images a class, named by its path (`"dog/beagle"`), and the folders directly below
+            `path` superclasses (`"dog"`). Default `None`.
         max_pixels: int. Largest height · width of an image; larger files count as unreadable, here and when they are
             decoded later.
 
     Returns:
-        `LabeledImages` of paths; the class names are the names of the subfolders.
+        `LabeledImages` of paths; the class names are the names of the subfolders. There are superclasses if
+        `nested="own_class"` finds nested folders.
 
     Raises:
         FileNotFoundError: If the folder does not exist.
@@ -95,7 +97,10 @@ def folder(
         )
     paths = [path for of_class in found.values() for path in of_class]
     labels = np.repeat(np.arange(len(found)), [len(of_class) for of_class in found.values()])
-    return LabeledImages(np.array(paths), labels, tuple(found), name=root.resolve().name, max_pixels=max_pixels)
+    superclasses = [name.partition("/")[0] for name in found] if any("/" in name for name in found) else None
+    return LabeledImages(
+        np.array(paths), labels, tuple(found), root.resolve().name, max_pixels=max_pixels, superclasses=superclasses
+    )
 
 
 def _find(root, nested):
