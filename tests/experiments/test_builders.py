@@ -390,6 +390,24 @@ def test_frozen_layers_are_those_of_the_embedder():
         make_embedder(of_head(**{"model.frozen_layers": ["conv*"]}), None)
 
 
+def test_small_classes_that_are_skipped_have_no_proxies(tmp_path, caplog):
+    labels = np.repeat(np.arange(12), [3, 1, 4, 3, 2, 3, 1, 3, 3, 3, 3, 3])
+    np.save(tmp_path / "features.npy", np.random.default_rng(0).random((len(labels), 4)).astype(np.float32))
+    np.save(tmp_path / "labels.npy", labels)
+    changes = {"data.options.path": str(tmp_path), "data.split_seed": None, "batches.classes": 2}
+    recipe = of_head(**changes, **{"batches.small_classes": "skip", "references.name": "proxies"})
+    datasets = builders.load_data(recipe)
+    assert datasets.train.class_counts.tolist() == [3, 4, 3, 2] + [3] * (datasets.train.num_classes - 4)
+    assert "1 of 6 classes with fewer than two images are left out: '1' (1)" in caplog.text
+    model = make_model(recipe, make_embedder(recipe, None), datasets.train)
+    assert model.proxies.num_classes == datasets.train.num_classes
+    # Without it, the class keeps its label.
+    assert builders.load_data(of_head(**changes)).train.num_classes == datasets.train.num_classes + 1
+    np.save(tmp_path / "labels.npy", np.arange(len(labels)))
+    with pytest.raises(InputError, match="No class has two images"):
+        builders.load_data(recipe)
+
+
 def test_frozen_layers_have_the_batch_statistics_of_the_data():
     labels = np.repeat(np.arange(8), 4)
     features = np.random.default_rng(0).normal(5.0, 2.0, (32, 4)).astype(np.float32)

@@ -20,7 +20,7 @@ from tfdml._utils.typed_values import replace
 from tfdml._utils.types import Part
 from tfdml.callbacks import AlternatingProjections, PrototypeWarmup
 from tfdml.data.batches import balanced_share, evaluation_share
-from tfdml.data.sampler import sampler_of
+from tfdml.data.sampler import sampler_of, without_small_classes
 from tfdml.experiments.errors import RecipeError, recipe_errors
 from tfdml.experiments.recipe import DataConfig, Recipe
 from tfdml.layers import AttributeRegression, ClassProxies, CrossBatchMemory, CrossBatchPrototypes, ZeroShotPrediction
@@ -65,10 +65,16 @@ class ExperimentData(NamedTuple):
 
 
 def load_data(recipe: Recipe) -> ExperimentData:
-    """Load the dataset, split its classes and create the preprocessing."""
+    """Load the dataset, split its classes and create the preprocessing.
+
+    Classes that `batches.small_classes='skip'` leaves out are not part of the training data, so they have no proxies.
+    """
     dataset = data.load(recipe.data.name, **recipe.data.options)
     train, validation, test = split(recipe.data, dataset)
     assert validation is not None and test is not None
+    if recipe.batches.small_classes == "skip":
+        with input_errors():
+            train = without_small_classes(train)
     return ExperimentData(train, validation, test, make_preprocessing(recipe.data, dataset))
 
 
