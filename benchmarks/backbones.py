@@ -3,7 +3,8 @@
 A step embeds a batch (128 dimensions, average pooling), computes the contrastive loss C2 and updates the weights with
 Adam. Each backbone, with trainable and with frozen batch normalization, runs in a separate process. Memory is the peak
 of that process beyond its memory after TensorFlow was loaded. Parameters include the embedding layer. Ratios are
-relative to the first row.
+relative to the first row. "checkpointed" is a step with gradient checkpointing, "memory" its peak relative to that of
+the step without.
 
     python benchmarks/backbones.py
     python benchmarks/backbones.py bn_inception --frozen all --batch 32 --side 227
@@ -40,6 +41,7 @@ def main():
     parser.add_argument("--side", type=int, default=227, help="side of the images in pixels (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="timed steps, after two untimed (default: %(default)s)")
     parser.add_argument("--xla", action="store_true", help="compile the step with XLA")
+    parser.add_argument("--checkpointing", action="store_true", help="also measure with gradient checkpointing")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -65,12 +67,19 @@ def main():
                 f"{train:12.2f} {ratios[1]:6.2f} {peak:9.0f} {ratios[2]:6.2f}",
                 flush=True,
             )
+            if options.checkpointing and frozen != "none":
+                _, _, longer, less = run_in_child(backbone, frozen, options, "--checkpointing")
+                print(
+                    f"{backbone:{width}s} {frozen:11s} checkpointed: {longer:.2f} s/step, ratio {longer / train:.2f}; "
+                    f"{less:.0f} MiB, memory ratio {less / peak:.2f}",
+                    flush=True,
+                )
 
 
-def run_in_child(backbone, frozen, options):
+def run_in_child(backbone, frozen, options, *more):
     given = [f"--{option}={getattr(options, option)}" for option in ("batch", "side", "repeats")]
     given += ["--xla"] if options.xla else []
-    return children.result_of(__file__, backbone, "--child", "--frozen", frozen, *given)
+    return children.result_of(__file__, backbone, "--child", "--frozen", frozen, *given, *more)
 
 
 def measure(options):
@@ -85,7 +94,7 @@ def measure(options):
     )
     embedder = build_embedder(backbone, embedding_size=128)
     model = MetricModel(embedder)
-    model.compile(optimizer="adam", loss="c2", jit_compile=options.xla)
+    model.compile(optimizer="adam", loss="c2", jit_compile=options.xla, gradient_checkpointing=options.checkpointing)
     train = median_seconds(lambda: model.train_on_batch(images, labels), options.repeats)
     peak = children.high_water_mark() - before
     embed_batch = inference_function(embedder)

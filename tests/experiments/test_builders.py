@@ -345,6 +345,18 @@ def test_mixing_needs_proxies_alone(changes, message):
         load_recipe("gap", {**_PROXIES, "mixing.name": "mixup", **changes})
 
 
+def test_gradient_checkpointing_of_a_recipe():
+    recipe = load_recipe("gap", {"training.gradient_checkpointing": True})
+    layers_in_a_row = [keras.layers.Dense(4, activation="relu") for _ in range(8)]
+    deep = keras.Sequential([keras.Input((4,)), *layers_in_a_row, keras.layers.Dense(2, name="embedding")])
+    assert make_model(recipe, deep, images()).gradient_checkpointing
+    normalized = keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization(), keras.layers.Dense(2)])
+    with pytest.raises(RecipeError, match="^training.gradient_checkpointing: .*updated twice"):
+        make_model(recipe, normalized, images())
+    with pytest.raises(RecipeError, match="training.gradient_checkpointing=true with zero_shot.enabled=true"):
+        load_recipe("gap", {"training.gradient_checkpointing": True, "zero_shot.enabled": True})
+
+
 def test_features_are_not_cut():
     with pytest.raises(RecipeError, match="mixing.name='cutmix' with data.name='features'"):
         load_recipe("features", {**_PROXIES, "zero_shot.enabled": False, "mixing.name": "cutmix"})

@@ -30,6 +30,17 @@ def direct_sublayers(layer):
     return list(layer._flatten_layers(recursive=False, include_self=False))
 
 
+def producer_of(tensor):
+    """Return the layer whose call made a symbolic tensor, and the symbolic inputs and outputs of that call."""
+    # Keras has no public access to the graph of a functional model.
+    history = tensor._keras_history
+    layer = history.layer if IS_KERAS_2 else history.operation
+    node = layer._inbound_nodes[history.node_index]
+    if IS_KERAS_2:
+        return layer, list(node.keras_inputs), tf.nest.flatten(node.outputs)
+    return layer, list(node.input_tensors), list(node.output_tensors)
+
+
 def untrack(model, layer):
     """Make a model stop tracking a layer that is no longer one of its attributes.
 

@@ -41,6 +41,7 @@ from tfdml.models import (
     freeze_layers,
     layer_decay_groups,
 )
+from tfdml.models.checkpointing import checkpointed
 from tfdml.models.parameter_groups import leaf_layers
 
 # Number of training images whose local features suffice to choose the initial prototypes.
@@ -411,6 +412,11 @@ def make_model(recipe: Recipe, embedder: keras.Model, train: data.LabeledSamples
             f"{multiplier:g} with references.name={recipe.references.name!r}. Expected: proxies, a loss with trainable "
             "parameters, or optimizer.proxy_learning_rate_multiplier=1."
         )
+    if recipe.training.gradient_checkpointing:
+        try:
+            checkpointed(embedder)
+        except ValueError as error:
+            raise RecipeError(f"training.gradient_checkpointing: {error}") from error
     model.compile(
         optimizer=make_optimizer(recipe, steps_per_epoch),
         loss=loss,
@@ -420,6 +426,7 @@ def make_model(recipe: Recipe, embedder: keras.Model, train: data.LabeledSamples
         geometry=recipe.training.geometry,
         parameter_groups=make_parameter_groups(recipe, embedder),
         mixing=make_mixing(recipe),
+        gradient_checkpointing=recipe.training.gradient_checkpointing,
         jit_compile=recipe.training.jit_compile,
     )
     return model
@@ -445,7 +452,8 @@ def make_mixing(recipe: Recipe) -> Mixup | CutMix | None:
         return None
     if config.alpha is not None:
         alpha["alpha"] = config.alpha
-    return {"mixup": Mixup, "cutmix": CutMix}[config.name](**alpha, probability=config.probability, seed=recipe.seed)
+    kind = Mixup if config.name == "mixup" else CutMix
+    return kind(**alpha, probability=config.probability, seed=recipe.seed)
 
 
 def make_cross_batch(recipe: Recipe) -> CrossBatchPrototypes | None:

@@ -28,6 +28,7 @@ ADDED_KEYS = {
     "imports", "ccp.reinitialize", "augmentation.brightness", "augmentation.contrast", "augmentation.saturation",
     "augmentation.hue", "augmentation.erasing", "augmentation.erasing_area", "augmentation.randaugment_operations",
     "augmentation.randaugment_magnitude", "mixing.name", "mixing.alpha", "mixing.probability", "model.frozen_layers",
+    "training.gradient_checkpointing",
     "optimizer.schedule", "optimizer.schedule_warmup_steps", "optimizer.backbone_learning_rate_multiplier",
     "optimizer.layer_decay", "ccp.max_steps", "ccp.max_steps_growth", "ccp.restore", "ccp.given", "ccp.refresh",
     "batches.small_classes", "batches.sampling", "batches.superclasses_per_batch",
@@ -430,6 +431,9 @@ class TrainingConfig:
     """Keras dtype policy."""
     jit_compile: bool = False
     """Compile the training step with XLA."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass instead of storing them: less memory, but slower. Batch normalization
+    must be frozen."""
     strategy: Literal["single", "mirrored", "multi_worker"] = "single"
     """Devices: 'single' for one; 'mirrored' for all of this machine; 'multi_worker' for those of the workers in the
     variable TF_CONFIG, each started with the same command. Results are the same up to rounding."""
@@ -628,6 +632,10 @@ class Recipe:
              "cross_batch.weight zero_shot.weight", "a sum of at most 1", "Nothing is left for the metric loss."),
             (is_mixed and cross_batch.enabled, "mixing.name cross_batch.enabled", "one of the two",
              "The cross-batch loss needs one label per image."),
+            (training.gradient_checkpointing and zero_shot.enabled,
+             "training.gradient_checkpointing zero_shot.enabled", "one of the two"),
+            (training.gradient_checkpointing and cross_batch.enabled,
+             "training.gradient_checkpointing cross_batch.enabled", "one of the two"),
             (None not in (optimizer.plateau_patience, optimizer.decay_epochs),
              "optimizer.decay_epochs optimizer.plateau_patience", "one of the two",
              "The learning rate decays either by a schedule or on a plateau."),

@@ -26,6 +26,7 @@ from tfdml.models.batches import (
     finite_batches,
     number_of_batches,
 )
+from tfdml.models.checkpointing import checkpointed
 from tfdml.models.distribution import workers_of
 from tfdml.models.embedder import inference_function, largest_distance, with_attributes, with_parts
 from tfdml.models.mixing import Mixing, check_mixing
@@ -167,6 +168,7 @@ class MetricModel(keras_compat.WorkerModel):
         metrics: Sequence[str] | None = None,
         parameter_groups: Sequence[ParameterGroup] | None = None,
         mixing: Mixing | None = None,
+        gradient_checkpointing: bool = False,
         **kwargs: Any,
     ) -> None:
         r"""Configure the model for training.
@@ -199,6 +201,10 @@ class MetricModel(keras_compat.WorkerModel):
                 frozen at first. `None` trains all layers alike. Default `None`.
             mixing: `Mixup` or `CutMix`. Mix the images of each training batch, which then have two labels each. It
                 requires class proxies as the only references and `in_batch_weight=0`. Default `None`.
+            gradient_checkpointing: bool. Store only some activations of the embedder in the forward pass and recompute
+                the others in the backward pass, which saves memory and costs about one more forward pass. Batch
+                normalization must be frozen. It saves nothing inside layers that are networks themselves, such as the
+                encoders of KerasHub's vision transformers. Default `False`.
             **kwargs: Other arguments of `keras.Model.compile`, such as `jit_compile`, `run_eagerly` or
                 `steps_per_execution`.
 
@@ -206,7 +212,7 @@ class MetricModel(keras_compat.WorkerModel):
             ValueError: If the loss has no method `against` but there are references; a number is negative; an optimizer
                 has nothing to train; both optimizers are the same object, or one keeps averages (`use_ema`); the
                 embedder cannot be frozen for the warm-up; images are mixed for a loss that needs one label per image;
-                or a metric is not a retrieval metric.
+                the embedder cannot be computed twice for gradient checkpointing; or a metric is not a retrieval metric.
 
         Warns:
             UserWarning: If the margins of the loss require larger distances than the normalization of the embedder
@@ -228,6 +234,7 @@ class MetricModel(keras_compat.WorkerModel):
                 "`tfdml.losses.MetricLoss`."
             )
         mixing = check_mixing(mixing, self)
+        training_forward = self._checkpointed() if gradient_checkpointing else None
         self.workers = workers_of(self.distribute_strategy)
         self._check_workers(kwargs.get("jit_compile"))
         super().compile(optimizer=optimizer, **kwargs)
@@ -235,6 +242,7 @@ class MetricModel(keras_compat.WorkerModel):
         self._fit_options = {name: kwargs[name] for name in _FIT_OPTIONS if kwargs.get(name) is not None}
         self._warned_callbacks: frozenset[type] = frozenset()
         self.metric_loss, self.mixing = loss, mixing
+        self.gradient_checkpointing, self._training_forward = bool(gradient_checkpointing), training_forward
         # As in any Keras model, `loss` is the argument of `compile`.
         self.loss = given_loss
         self._retrieval_names = metrics
@@ -248,6 +256,14 @@ class MetricModel(keras_compat.WorkerModel):
         self._check_margins()
         self._evaluation_functions: Any = None
         self._inference_function: Any = None
+
+    def _checkpointed(self):
+        if self.zero_shot is not None or self.cross_batch is not None:
+            raise ValueError(
+                "Gradient checkpointing does not support attributes. Received: gradient_checkpointing=True with a "
+                f"{'cross-batch' if self.zero_shot is None else 'zero-shot'} loss. Expected: one of the two."
+            )
+        return checkpointed(self.embedder)
 
     def _check_workers(self, jit_compile):
         if self.workers.is_single:
@@ -587,6 +603,8 @@ class MetricModel(keras_compat.WorkerModel):
             embeddings, attributes, unnormalized = self._parts.value[0](images, training=True)
         elif self.zero_shot is not None:
             embeddings, attributes = self._attributed_embedder(images, training=True)
+        elif self._training_forward is not None:
+            embeddings = self._training_forward(images)
         else:
             embeddings = self.embedder(images, training=True)
         labels, embeddings = ops.gather_batch(labels), ops.gather_batch(embeddings)
@@ -778,6 +796,7 @@ class MetricModel(keras_compat.WorkerModel):
             "metrics": list(self._retrieval_names),
             "parameter_groups": [group.get_config() for group in self.parameter_groups],
             "mixing": None if self.mixing is None else keras.saving.serialize_keras_object(self.mixing),
+            "gradient_checkpointing": self.gradient_checkpointing,
             **self._fit_options,
         }
 
