@@ -39,6 +39,7 @@ _CCP = {**_FIXED_PROXIES, "ccp.enabled": True, "ccp.max_steps": 40, "model.norma
 ADDITIONS = {
     "gsp": {"model.pooling": "gsp"},
     "zero_shot": {"zero_shot.enabled": True},
+    "xml": {"cross_batch.enabled": True},
     "xbm": {"references.name": "memory", "references.memory_size": 2048, "references.memory_warmup": 100},
     "proxies": _FIXED_PROXIES,
     "ccp": _CCP,
@@ -58,7 +59,7 @@ ADDITIONS = {
     "ccp_xbm": {**_CCP, "references.name": "proxies_and_memory", "references.memory_size": 2048,
                 "references.memory_warmup": 100},
 }  # fmt: skip
-_POOLING = {"gsp", "zero_shot"}
+_POOLING = {"gsp", "zero_shot", "xml"}
 # The first ones matter most.
 METHODS = (
     "c2",
@@ -70,6 +71,7 @@ METHODS = (
     "c2+gsp+zero_shot",
     "c2+ccp+gsp",
     "multi_similarity+gsp",
+    "c2+xml",
     "c2+proxies",
     "c1",
     "c1+ccp",

@@ -38,6 +38,7 @@ def test_methods_differ_in_loss_pooling_and_references_alone(method):
     loss, *additions = method.split("+")
     assert recipe.model.has_gsp == ("gsp" in additions)
     assert recipe.zero_shot.enabled == ("zero_shot" in additions)
+    assert recipe.cross_batch.enabled == ("xml" in additions)
     assert recipe.ccp.enabled == any(name.startswith("ccp") for name in additions)
     assert recipe.references.has_memory == any(name.endswith("xbm") for name in additions)
     assert recipe.loss.name.startswith(loss.partition("_")[0])
@@ -49,7 +50,10 @@ def test_unknown_methods(method, message):
         study.changes_of(method)
 
 
-@pytest.mark.parametrize("method", [method for method in (*study.METHODS, *study.CCP_METHODS) if "gsp" not in method])
+HEADS = [name for name in (*study.METHODS, *study.CCP_METHODS) if not study._POOLING & set(name.split("+"))]
+
+
+@pytest.mark.parametrize("method", HEADS)
 def test_methods_of_heads_can_be_built(method):
     dry_build(load_recipe("features", {**study.SHARED["features"], **study.changes_of(method)}))
 
