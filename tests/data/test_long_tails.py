@@ -196,3 +196,12 @@ def test_bad_datasets():
         images(["a", "b", "c"])
     with pytest.raises(ValueError, match="more classes than the dataset"):
         balanced_batches(images(counts=(1, 1, 2, 1)), 2, 2, seed=0, small_classes="skip")
+
+
+def test_single_images_take_at_most_half_of_the_places():
+    labels = np.concatenate([np.repeat(np.arange(10), 5), np.arange(10, 210)])
+    sampler = BalancedSampler(labels, 8, 4, seed=0, small_classes="negatives")
+    places = labels[epochs(sampler, 100)].reshape(-1, 8, 4)
+    is_class = (places == places[:, :, :1]).all(axis=2)
+    assert is_class.mean() >= 0.5 and (is_class.sum(axis=1) > 0).mean() > 0.99
+    assert set(places[~is_class].ravel()) == set(range(10, 210))

@@ -49,8 +49,9 @@ class BalancedSampler:
         small_classes: What happens to classes with a single image, which have no positive pair. `"error"` raises an
             error. `"repeat"` uses the image `samples_per_class` times (with other augmentations). `"skip"` leaves the
             class out. `"negatives"` puts `samples_per_class` such classes in the place of one class: each image is a
-            negative of all others, and their proxies are trained. (Fewer of them repeat their images.) The last two
-            log a warning with their number and names. Default `"error"`.
+            negative of all others, and their proxies are trained. They take at most half of the places, so that in a
+            very long tail an epoch has only some of them. (Fewer of them than a place has images repeat theirs.) The
+            last two log a warning with their number and names. Default `"error"`.
         sampling: `"class"` visits all classes equally often, `"instance"` all images. Default `"class"`.
         superclasses: Integers or str `(num_classes,)`, or a dict from labels or class names. Super-class of each class.
             Default `None`.
@@ -120,8 +121,10 @@ class BalancedSampler:
         unit_of_class = np.where(is_small, -1, np.cumsum(~is_small) - 1)
         singles = np.flatnonzero(counts == 1)
         if small_classes == "negatives" and len(singles):
-            # As many images as a class has in a batch share its place, each of another class.
-            groups = np.arange(len(singles)) % max(1, len(singles) // self.samples_per_class)
+            # As many images as a class has in a batch share its place, each of another class. At most half of the
+            # places are theirs; otherwise few batches would have positive pairs.
+            number = max(1, min(len(singles) // self.samples_per_class, (~is_small).sum()))
+            groups = np.arange(len(singles)) % number
             shuffled = self._generator(_CLASSES, 3).permutation(singles)
             unit_of_class[shuffled] = (~is_small).sum() + groups
         return unit_of_class[labels]
