@@ -486,3 +486,44 @@ def test_batches_of_a_long_tail(registries):
     recipe = load_recipe("gap", {**changes, "batches.small_classes": "repeat", "batches.superclasses_per_batch": 1})
     for _, batch_labels in builders.training_batches(recipe, datasets).take(6):
         assert len(set(train.superclasses[batch_labels.numpy()])) == 1
+
+
+def test_the_pools_of_ccp():
+    changes = {"ccp.refresh": "partial", "ccp.pool_size": 8, "ccp.refresh_share": 0.3, "ccp.max_steps": 7}
+    recipe = load_recipe("digits-quick", changes)
+    datasets = builders.load_data(recipe)
+    made = builders.alternating_projections(recipe, datasets, "val_map_at_r")
+    assert (made.refresh, made.refresh_share, made.max_steps, made.max_steps_growth) == ("partial", 0.3, 7, 1.0)
+    classes = datasets.train.num_classes
+    for draw, size in enumerate((8, 3, 3)):
+        labels = np.concatenate([labels for _, labels in made.pool_dataset(draw)])
+        assert np.bincount(labels).tolist() == [size] * classes
+    fixed = load_recipe("digits-quick", {**changes, "ccp.reinitialize": False})
+    assert builders.alternating_projections(fixed, datasets, "val_map_at_r").max_steps is None
+
+
+def test_an_augmented_pool():
+    changes = {"ccp.augment_pool": True, "augmentation.translation": 0.2, "ccp.refresh": "embed"}
+    plain, augmented = (load_recipe("digits-quick", {**changes, "ccp.augment_pool": value}) for value in (False, True))
+    datasets = builders.load_data(plain)
+    pools = [
+        builders.alternating_projections(recipe, datasets, "val_map_at_r").pool_dataset
+        for recipe in (plain, augmented, augmented)
+    ]
+    images = [np.concatenate([np.asarray(batch) for batch, _ in pool(1)]) for pool in pools]
+    assert images[0].shape == images[1].shape and np.abs(images[0] - images[1]).max() > 0.1
+    np.testing.assert_array_equal(images[1], images[2])
+
+
+@pytest.mark.parametrize(
+    ("changes", "normalization"),
+    [
+        ({"ccp.k_center_on": "head"}, "clip"),
+        ({"ccp.k_center_on": "head", "model.normalization": "none"}, None),
+        ({"ccp.k_center_on": "head", "ccp.enabled": False}, None),
+        ({}, None),
+    ],
+)
+def test_proxies_are_normalized_if_they_are_outputs_of_the_head(changes, normalization):
+    recipe = load_recipe("gap-ccp", changes)
+    assert builders.make_references(recipe, 3, 4)[0].normalization == normalization

@@ -21,7 +21,7 @@ def test_the_order_in_which_callbacks_are_called(tmp_path, tiny_changes):
     changes = {"references.name": "batch", "ccp.enabled": False, "training.average_momentum": 0.9}
     made = make_callbacks(tmp_path, {**tiny_changes, "ccp.in_batch_weight": None, **changes})
     assert list(made) == [
-        "averaged_weights", "non_finite", "early_stopping", "best_weights", "history", "tensorboard", "time_limit",
-        "backup",
+        "averaged_weights", "non_finite", "collapse", "early_stopping", "best_weights", "history", "tensorboard",
+        "time_limit", "backup",
     ]  # fmt: skip
     assert not made.are_over and made.validations_done == 0

@@ -2,6 +2,7 @@
 
 from tfdml.callbacks.alternating_projections import AlternatingProjections
 from tfdml.callbacks.averaged_weights import AveragedWeights
+from tfdml.callbacks.collapse import CollapseWarning
 from tfdml.callbacks.early_stopping import RetrievalEarlyStopping
 from tfdml.callbacks.learning_rate_on_plateau import LearningRateOnPlateau
 from tfdml.callbacks.non_finite_loss import StopOnNonFiniteLoss
@@ -12,6 +13,7 @@ from tfdml.callbacks.training_backup import TrainingBackup
 __all__ = [
     "AlternatingProjections",
     "AveragedWeights",
+    "CollapseWarning",
     "LearningRateOnPlateau",
     "PrototypeWarmup",
     "RetrievalEarlyStopping",

@@ -83,9 +83,9 @@ class AlternatingProjections(keras.callbacks.Callback):
         first_proxies: Proxies of the first problem. `"k_center"` selects them from a pool. `"origin"` does so with a
             proxy at 0 that counts as chosen, as in the author's code. `"random"` takes the first samples of each class.
             `"initial"` keeps the initial values of the `ClassProxies`. Default `"k_center"`.
-        k_center_on: Vectors from which proxies are selected. `"embedding"`: the embeddings. `"head"`: the output of the
-            embedder's layer `"embedding"`, before it is clipped or normalized, as in the author's code; the proxies
-            then need the same `normalization`. Default `"embedding"`.
+        k_center_on: Vectors from which proxies are selected. `"embedding"`: the embeddings. `"head"`: what the last
+            layer of the embedder clips or normalizes, as in the author's code; the proxies then need the same
+            `normalization`. Default `"embedding"`.
 
     Attributes:
         projections: List of dicts, one per finished problem: `projection`, `first_step`, `steps`, `best` (best
@@ -98,9 +98,9 @@ class AlternatingProjections(keras.callbacks.Callback):
     Raises:
         ValueError: If a count is below 1, `max_steps_growth` is below 1, a choice is unknown, or `refresh="memory"` is
             combined with `k_center_on="head"`; when training starts, if `refresh` is `"memory"` and the model has no
-            `recent_size`, or `k_center_on` is `"head"` and the embedder has no layer `"embedding"` or the proxies have
-            no normalization; and when training starts or a problem ends, if the pool is endless, lacks a class, or has
-            embeddings with NaN or infinity.
+            `recent_size`, or `k_center_on` is `"head"`, the embedder normalizes and the proxies have no normalization;
+            and when training starts or a problem ends, if the pool is endless, lacks a class, or has embeddings with
+            NaN or infinity.
         TypeError: If the model is not a `CCPModel`.
 
     Example:

@@ -465,7 +465,7 @@ def make_references(recipe: Recipe, num_classes: int, dim: int) -> list[keras.la
     """Create the layers with the references for embeddings of size `dim`; none for the batch itself."""
     config, layers = recipe.references, []
     if config.has_proxies:
-        # Outputs of the embedding layer as proxies are normalized like the outputs themselves.
+        # Proxies that are embeddings before the normalization are normalized like these.
         is_head = recipe.ccp.enabled and recipe.ccp.k_center_on == "head"
         normalization = recipe.model.normalization if is_head and recipe.model.normalization != "none" else None
         layers.append(ClassProxies(num_classes, config.per_class, embedding_size=dim, normalization=normalization))

@@ -316,8 +316,8 @@ class CCPConfig:
     """First proxies: 'k_center' of a pool, the same given a proxy at the 'origin', 'random' samples, or the 'initial'
     random values of the proxies."""
     k_center_on: Literal["embedding", "head"] = "embedding"
-    """Choose among embeddings, or among outputs of the embedding layer before they are normalized ('head'); proxies are
-    then normalized where the loss uses them."""
+    """Choose among embeddings, or among embeddings before they are clipped or normalized ('head'); proxies are then
+    normalized where the loss uses them."""
     augment_pool: bool = False
     """Augment the images of the pool like training images."""
     outer_patience: Optional[_Count] = None
@@ -607,9 +607,6 @@ class Recipe:
              "references.name='proxies' or 'proxies_and_memory', or ccp.enabled=false", "CCP needs class proxies."),
             (ccp.enabled and ccp.refresh == "memory" and ccp.k_center_on == "head", "ccp.refresh ccp.k_center_on",
              "one of the two", "The memory holds embeddings."),
-            (ccp.enabled and ccp.k_center_on == "head" and (model.embed_before_pooling or model.gsp.project),
-             "ccp.k_center_on model.embed_before_pooling model.gsp.project", "one of them",
-             "The embedding layer then has an output for each location."),
             (ccp.enabled and training.average_momentum is not None, "ccp.enabled training.average_momentum",
              "one of the two", "CCP returns to the weights that solved a problem, which are not an average."),
             (zero_shot.enabled and model.pooling_options, "model.pooling_options", "none",

@@ -104,6 +104,8 @@ _ENTRIES = (
         lambda run: callbacks.AveragedWeights(run.recipe.training.average_momentum), state=2,
     ),
     _Entry("non_finite", _always, lambda run: callbacks.StopOnNonFiniteLoss()),
+    # Without saved state: files of earlier versions have none, and a resumed run warns again.
+    _Entry("collapse", lambda recipe: recipe.training.geometry, lambda run: callbacks.CollapseWarning()),
     _Entry(
         "early_stopping", _always,
         lambda run: callbacks.RetrievalEarlyStopping(

@@ -126,34 +126,28 @@ class CCPModel(MetricModel):
         return proxies
 
     def check_head(self) -> None:
-        """Raise a ValueError if proxies cannot be outputs of the embedder's layer `"embedding"`."""
-        names = [layer.name for layer in self.embedder.layers]
-        head = self.embedder.get_layer("embedding") if "embedding" in names else None
-        if head is None or len(head.output.shape) != 2:
-            raise ValueError(
-                "The embedder has no layer named 'embedding' with one vector per image, from which proxies could be "
-                f"selected. Received: a model with layers {names}. Expected: k_center_on='embedding', or an embedder "
-                "of build_embedder without embed_before_pooling."
-            )
+        """Raise a ValueError if proxies cannot be what the embedder normalizes: they must be normalized alike."""
         if largest_distance(self.embedder) is not None and self.proxies.normalization is None:
             raise ValueError(
-                "The embedder normalizes the output of its layer 'embedding', and the proxies are not normalized. "
-                "Received: ClassProxies(normalization=None) with k_center_on='head'. Expected: "
+                "The embedder normalizes its output, and the proxies are not normalized. Received: "
+                "ClassProxies(normalization=None) with k_center_on='head'. Expected: "
                 "ClassProxies(normalization='clip') or 'l2', as in the embedder."
             )
 
     def head_of_batch(self, images: TensorLike) -> tf.Tensor:
-        """Return the output of the embedder's layer `"embedding"` for one batch, in inference mode.
+        """Return what the embedder's last layer clips or normalizes for one batch, in inference mode.
 
         Args:
             images: float array or tensor, `(batch, height, width, channels)`.
 
         Returns:
-            float32 tensor `(batch, dim)`.
+            float32 tensor `(batch, dim)`: the embeddings themselves if they are not normalized.
         """
         if self._head_function is None:
-            with self.distribute_strategy.scope():
-                head = keras.Model(self.embedder.input, self.embedder.get_layer("embedding").output)
+            head = self.embedder
+            if largest_distance(head) is not None:
+                with self.distribute_strategy.scope():
+                    head = keras.Model(self.embedder.input, self.embedder.layers[-1].input)
             self._head_function = inference_function(head, self.workers, self.run_eagerly)
         with data_errors():
             return self._head_function(images)
