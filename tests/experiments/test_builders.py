@@ -336,6 +336,7 @@ def test_mixing_of_a_recipe():
         ({"references.in_batch_weight": 0.1}, "references.in_batch_weight=0.1"),
         ({"ccp.enabled": True, "ccp.in_batch_weight": 0.1}, "ccp.in_batch_weight=0.1"),
         ({"zero_shot.enabled": True}, "zero_shot.enabled=true"),
+        ({"ccp.enabled": True, "ccp.in_batch_weight": 0.0, "ccp.refresh": "memory"}, "ccp.refresh='memory'"),
         ({"mixing.alpha": 0.0}, "mixing.alpha"),
         ({"mixing.probability": 1.5}, "mixing.probability"),
     ],

@@ -217,9 +217,15 @@ def test_losses_that_need_one_label_per_image(options, received):
 
 
 def test_a_zero_shot_loss_needs_one_label_per_image():
-    model = types.SimpleNamespace(references=(), proxies=None, in_batch_weight=0, zero_shot=object())
+    model = types.SimpleNamespace(references=(), memories=(), proxies=None, in_batch_weight=0, zero_shot=object())
     with pytest.raises(ValueError, match="with a zero-shot loss"):
         mixing_module.check_mixing(models.CutMix(), model)
+
+
+def test_a_memory_of_recent_batches_needs_one_label_per_image(linear_embedder):
+    model = models.CCPModel(linear_embedder(), layers.ClassProxies(4, embedding_size=2), recent_size=8)
+    with pytest.raises(ValueError, match="with the memory CrossBatchMemory of recent batches"):
+        model.compile("sgd", "c2", mixing=models.Mixup())
 
 
 def test_cutmix_needs_images_and_mixup_takes_vectors(blobs, linear_embedder):

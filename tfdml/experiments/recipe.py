@@ -627,6 +627,8 @@ class Recipe:
              "model.pooling='gsp', 'gsp_gem', 'gsp_gmp' or 'gap'", "This pooling has no attributes."),
             (cross_batch.enabled and zero_shot.enabled and cross_batch.weight + zero_shot.weight > 1,
              "cross_batch.weight zero_shot.weight", "a sum of at most 1", "Nothing is left for the metric loss."),
+            (is_mixed and ccp.enabled and ccp.refresh == "memory", "mixing.name ccp.refresh", "ccp.refresh='embed'",
+             "The memory of recent embeddings needs one label per image."),
             (is_mixed and cross_batch.enabled, "mixing.name cross_batch.enabled", "one of the two",
              "The cross-batch loss needs one label per image."),
             (training.gradient_checkpointing and zero_shot.enabled,

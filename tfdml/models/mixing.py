@@ -216,6 +216,8 @@ def check_mixing(mixing: Any, model: Any) -> Mixing | None:
     others = [layer for layer in model.references if layer is not model.proxies]
     problems = [f"in_batch_weight={model.in_batch_weight:g}"] if model.in_batch_weight else []
     problems += [f"the reference {type(layer).__name__}" for layer in others]
+    remembering = [layer for layer in model.memories if all(layer is not one for one in model.references)]
+    problems += [f"the memory {type(layer).__name__} of recent batches" for layer in remembering]
     problems += ["a zero-shot loss"] if model.zero_shot is not None else []
     problems += ["cross-batch prototypes"] if getattr(model, "cross_batch", None) is not None else []
     if problems:
