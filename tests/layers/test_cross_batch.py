@@ -98,6 +98,7 @@ def test_values_and_gradients_are_finite(attributes):
         assert np.isfinite(tf.convert_to_tensor(result)).all()
 
 
+@pytest.mark.integration
 def test_graph_of_any_batch_and_half_precision():
     layer = CrossBatchPrototypes()
     kinds = ((None, PROTOTYPES), tf.float32), ((None, DIM), tf.bfloat16), ((None,), tf.int64)

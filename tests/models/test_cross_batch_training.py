@@ -33,7 +33,11 @@ def zero_shot():
 
 @pytest.mark.parametrize(
     ("normalization", "with_zero_shot", "with_proxies"),
-    [("l2", False, False), ("clip", True, False), (None, False, True)],
+    [
+        ("clip", True, False),
+        pytest.param("l2", False, False, marks=pytest.mark.integration),
+        pytest.param(None, False, True, marks=pytest.mark.integration),
+    ],
 )
 def test_a_step_equals_one_by_hand(batch, normalization, with_zero_shot, with_proxies):
     def make():
@@ -78,6 +82,7 @@ def test_one_class_leaves_the_loss_alone(batch):
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
 
 
+@pytest.mark.integration
 def test_weight_0_is_plain_training(batch):
     model, plain = make_model(cross_batch_weight=0.0), make_model(cross_batch=None)
     for each in (model, plain):
@@ -97,6 +102,7 @@ def test_round_trip_goes_on_alike(batch, tmp_path):
     np.testing.assert_allclose(fits[0]["loss"], fits[1]["loss"], rtol=1e-5)
 
 
+@pytest.mark.integration
 def test_with_ccp(batch):
     model = make_model(models.CCPModel, layers.ClassProxies(CLASSES, embedding_size=3))
     model.fit(*batch, batch_size=12, verbose=0)

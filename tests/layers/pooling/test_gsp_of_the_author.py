@@ -136,6 +136,7 @@ def test_xla_of_any_size():
     np.testing.assert_allclose(compiled(maps), layer(maps), atol=1e-5)
 
 
+@pytest.mark.integration
 def test_saved_and_loaded(tmp_path):
     inputs = keras.Input((None, None, CHANNELS))
     options = {"kernel_size": 3, "channels": 2, "dtype": "float32", "return_attributes": False}
