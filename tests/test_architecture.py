@@ -16,7 +16,7 @@ LEVELS = [
     {"layers", "miners", "metrics", "backbones", "data", "plots"},
     {"losses"},
     {"models"},
-    {"callbacks", "export"},
+    {"callbacks", "export", "gallery"},
     {"experiments"},
 ]
 EXTRAS = {"tensorflow_addons", "faiss", "optuna", "mlxtend"}

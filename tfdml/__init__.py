@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING, Any
 from tfdml.version import __version__
 
 if TYPE_CHECKING:
-    from tfdml import backbones, callbacks, data, layers, losses, metrics, miners, models, ops
+    from tfdml import backbones, callbacks, data, gallery, layers, losses, metrics, miners, models, ops
     from tfdml.export import export_saved_model, load_saved_model
+    from tfdml.gallery import Gallery
 
-_PARTS = ("backbones", "callbacks", "data", "layers", "losses", "metrics", "miners", "models", "ops")
+_PARTS = ("backbones", "callbacks", "data", "gallery", "layers", "losses", "metrics", "miners", "models", "ops")
 
-_EXPORTS = ("export_saved_model", "load_saved_model")
+_EXPORTS = {"Gallery": "gallery", "export_saved_model": "export", "load_saved_model": "export"}
 
 __all__ = [
+    "Gallery",
     "__version__",
     "backbones",
     "callbacks",
     "data",
     "export_saved_model",
+    "gallery",
     "layers",
     "load_saved_model",
     "losses",
@@ -33,7 +36,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _EXPORTS:
-        return getattr(importlib.import_module("tfdml.export"), name)
+        return getattr(importlib.import_module(f"tfdml.{_EXPORTS[name]}"), name)
     if name not in _PARTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     _check_backend()

@@ -1,0 +1,56 @@
+"""Exact search in stored vectors."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tfdml.metrics.search import NeighborSearch, parts, squared_distances
+
+SHARD_ROWS = 2**17
+
+
+class ExactSearch:
+    """Exact nearest stored vectors in L2 distance; of equal distances, the lower row comes first.
+
+    The vectors are searched in shards of consecutive rows, whose prepared searches are kept, so memory beyond the
+    stored vectors is at most one float32 matrix of products and, unless the storage is float32, one of vectors.
+
+    Args:
+        vectors: `StoredVectors`.
+        shard_rows: int. Rows of a shard. Default 2**17.
+    """
+
+    def __init__(self, vectors, shard_rows=SHARD_ROWS):
+        self.vectors, self.shard_rows = vectors, shard_rows
+        self._searches = {}
+
+    def forget(self, first_row=0):
+        """Drop what was prepared for this row and later ones, because they have changed."""
+        shard = first_row // self.shard_rows
+        self._searches = {number: search for number, search in self._searches.items() if number < shard}
+
+    def __call__(self, queries, k):
+        """Return rows, int64 `(n, k)`, and squared distances, float64 `(n, k)`, of float32 queries."""
+        rows = np.empty((len(queries), 0), np.int64)
+        squared = np.empty((len(queries), 0))
+        for shard in range(-(-len(self.vectors) // self.shard_rows)):
+            found, distances = self._search_shard(queries, k, shard)
+            rows, squared = np.concatenate([rows, found], axis=1), np.concatenate([squared, distances], axis=1)
+            order = np.lexsort((rows, squared))[:, :k]
+            rows, squared = np.take_along_axis(rows, order, 1), np.take_along_axis(squared, order, 1)
+        return rows, squared
+
+    def _search_shard(self, queries, k, shard):
+        start = shard * self.shard_rows
+        if shard not in self._searches:
+            references = self.vectors.read(slice(start, min(start + self.shard_rows, len(self.vectors))))
+            self._searches[shard] = references, NeighborSearch(references)
+        references, search = self._searches[shard]
+        k = min(k, len(references))
+        found = np.empty((len(queries), k), np.int64)
+        squared = np.empty((len(queries), k))
+        for block, neighbors in search.blocks(queries, np.full(len(queries), k)):
+            found[block] = neighbors
+            for part in parts(len(block), 8 * k * queries.shape[1]):
+                squared[block[part]] = squared_distances(queries[block[part], None], references[neighbors[part]])
+        return found + start, squared
