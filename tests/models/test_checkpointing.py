@@ -95,6 +95,7 @@ def test_the_embedder_stays_as_it_was(name, tmp_path):
     np.testing.assert_allclose(again(make_images()), embedder(make_images()), atol=1e-6)
 
 
+@pytest.mark.integration
 def test_training_steps_and_files(tmp_path):
     results = []
     for checkpointed in (False, True):

@@ -46,7 +46,12 @@ def with_share(monkeypatch, share):
 
 
 @pytest.mark.parametrize(
-    ("mixing", "mode"), [(models.Mixup(), EAGER), (models.CutMix(), GRAPH), (models.Mixup(seed=3), XLA)]
+    ("mixing", "mode"),
+    [
+        (models.Mixup(), EAGER),
+        (models.CutMix(), GRAPH),
+        pytest.param(models.Mixup(seed=3), XLA, marks=pytest.mark.integration),
+    ],
 )
 def test_a_share_of_1_is_no_mixing_bit_for_bit(mixing, mode, monkeypatch):
     with_share(monkeypatch, 1.0)
