@@ -84,6 +84,7 @@ def test_all_signatures_give_the_embedder_s_numbers(exported, exported_gsp):
                 "serving_default": {"images": tf.constant(images / np.float32(255.0))},
                 "serving_uint8": {"images": tf.constant(images)},
                 "serving_encoded": {"encoded": tf.constant([png(image) for image in images])},
+                "serving_preprocessed": {"images": tf.constant(images / np.float32(255.0))},
             }
             assert set(signatures) == set(inputs)
             for name, arguments in inputs.items():

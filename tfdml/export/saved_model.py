@@ -32,7 +32,12 @@ from tfdml.version import __version__
 # The folder of a SavedModel that is reserved for additional files.
 _METADATA = Path("assets.extra", "tfdml.json")
 _OUTPUT = "embedding"
-_SIGNATURES = {"serving_default": "images", "serving_uint8": "images", "serving_encoded": "encoded"}
+_SIGNATURES = {
+    "serving_default": "images",
+    "serving_uint8": "images",
+    "serving_encoded": "encoded",
+    "serving_preprocessed": "images",
+}
 _SIGNATURES_OF_HEAD = {"serving_default": "features"}
 # TensorFlow interprets these characters in a path as patterns.
 _PATTERN_CHARACTERS = set("*?[]\\{}")
@@ -58,6 +63,10 @@ def export_saved_model(
     | `serving_default` | `images` | float32 `(batch, h, w, c)` in 0–1 |
     | `serving_uint8` | `images` | uint8 `(batch, h, w, c)` |
     | `serving_encoded` | `encoded` | `(batch,)` strings: PNG, JPEG, GIF or BMP files, which may differ in size |
+    | `serving_preprocessed` | `images` | float32 of the size of the embedder, not preprocessed |
+
+    `serving_preprocessed` accepts what `preprocessing` returns, before it is scaled to `input_range`. For
+    `tfdml.data.Preprocessing` these are images in 0–1, whatever its own range.
 
     h, w and c are those that `preprocessing` accepts; the default accepts any size and 1 to 4 channels. Layers run with
     `training=False`. `serving_default` is differentiable with respect to images. `serving_encoded` applies the EXIF
@@ -418,6 +427,12 @@ class _Serving(tf.Module):
         self.serving_encoded = tf.function(
             encoded_embeddings,
             input_signature=[tf.TensorSpec([None], tf.string, name="encoded")],
+            autograph=False,
+        )
+        check = _in_unit_range if takes_batches else _finite
+        self.serving_preprocessed = tf.function(
+            lambda images: embeddings(check(tf.ensure_shape(images, [None, *self.input_shape], name="images_size"))),
+            input_signature=[tf.TensorSpec([None, *self.input_shape], tf.float32, name="images")],
             autograph=False,
         )
 
