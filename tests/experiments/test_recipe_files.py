@@ -1,11 +1,13 @@
 import copy
+import pathlib
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfdml._utils.typed_values import nested, to_mapping
+from tfdml._utils.typed_values import keys_of, nested, to_mapping
 from tfdml.experiments.errors import RecipeError
+from tfdml.experiments.recipe import ADDED_KEYS, FORMER_KEYS, Recipe
 from tfdml.experiments.recipe_files import (
     decisive_values,
     dump_recipe,
@@ -274,3 +276,10 @@ def test_the_hash_outlasts_dumping_and_more_keys(tmp_path, monkeypatch):
     assert recipe_hash(nested(values)) == recipe_hash(recipe)
     assert recipe_hash({"optimizer": {"learning_rate": "2e-3"}}) == recipe_hash({"optimizer": {"learning_rate": 0.002}})
     assert recipe_hash({"seed": 1}) == recipe_hash({"seed": 1.0})
+
+
+def test_keys_that_runs_of_the_first_version_lack_are_listed():
+    """Otherwise those runs could not be resumed or evaluated any more."""
+    first = (pathlib.Path(__file__).parent / "first_keys.txt").read_text().split()
+    present = {FORMER_KEYS.get(key, key) for key in first}
+    assert set(keys_of(Recipe)) - present == ADDED_KEYS

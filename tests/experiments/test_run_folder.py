@@ -1,9 +1,11 @@
 import errno
+import hashlib
 import json
 import os
 
 import numpy as np
 import pytest
+import yaml
 
 from tfdml._utils.environment import environment
 from tfdml._utils.plain_files import write_json, write_text
@@ -113,6 +115,28 @@ def test_a_recipe_that_was_changed_is_refused(tmp_path):
     # Runs of earlier versions, and runs with a damaged file, have no digest.
     folder.environment.write_text("{")
     assert folder.load_recipe().data.options == {"path": "there"}
+
+
+def test_a_run_of_a_version_with_fewer_keys(tmp_path):
+    recipe = load_recipe("gap", {"optimizer.learning_rate": 3e-4})
+    folder = RunFolder.create(recipe, tmp_path / "run")
+    written = yaml.safe_load(folder.recipe.read_text())
+    for section in ("mixing", "cross_batch"):
+        del written[section]
+    del written["ccp"]["max_steps"]
+    folder.recipe.write_text(yaml.safe_dump(written))
+    # What that version computed: without the length, the devices, the location of files and plug-ins.
+    decisive = {**written, "training": dict(written["training"]), "model": dict(written["model"])}
+    for section, key in (("training", "max_validations"), ("training", "strategy"), ("model", "first_weights")):
+        del decisive[section][key]
+    del decisive["imports"]
+    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
+    write_json(folder.environment, {**read_json(folder.environment), "recipe_digest": digest})
+    assert folder.load_recipe() == recipe
+    written["optimizer"]["learning_rate"] = 1e-4
+    folder.recipe.write_text(yaml.safe_dump(written))
+    with pytest.raises(RunFolderError, match="changed after the run began"):
+        folder.load_recipe()
 
 
 def test_two_processes_do_not_write_to_one_run(tmp_path):

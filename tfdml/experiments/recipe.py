@@ -25,7 +25,8 @@ _AnyInteger = Annotated[int, "[-inf, inf]"]
 # Former keys and their present names, and keys that recipes of earlier versions do not have.
 FORMER_KEYS = {"evaluation.pictures": "evaluation.figures", "zero_shot.dim": "zero_shot.embedding_size"}
 ADDED_KEYS = {
-    "imports", "ccp.reinitialize", "augmentation.brightness", "augmentation.contrast", "augmentation.saturation",
+    "imports", "model.skip_tokens", "model.token_grid",
+    "ccp.reinitialize", "augmentation.brightness", "augmentation.contrast", "augmentation.saturation",
     "augmentation.hue", "augmentation.erasing", "augmentation.erasing_area", "augmentation.randaugment_operations",
     "augmentation.randaugment_magnitude", "mixing.name", "mixing.alpha", "mixing.probability", "model.frozen_layers",
     "training.gradient_checkpointing",

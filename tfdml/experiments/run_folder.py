@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import datetime
 import hashlib
 import json
@@ -169,17 +170,19 @@ class RunFolder(WorkFolder):
         """
         recipe = read_whole_recipe(self.recipe)
         expected = self.read_environment().get("recipe_digest")
-        if expected not in (None, _digest(recipe)):
+        # The version that wrote the recipe may not have had all keys: it computed the digest of what is in the file.
+        if expected not in (None, _digest(to_mapping(recipe)), _digest(read_yaml(self.recipe))):
+            found = _digest(to_mapping(recipe))
             raise RunFolderError(
-                f"The run's recipe was changed after the run began. Received: {self.recipe} with the digest "
-                f"{_digest(recipe)}. Expected: {expected}, as in environment.json. Undo the change, or start another "
-                "run; --resume RUN --training.max_validations N prolongs a run."
+                f"The run's recipe was changed after the run began. Received: {self.recipe} with the digest {found}. "
+                f"Expected: {expected}, as in environment.json. Undo the change, or start another run; "
+                "--resume RUN --training.max_validations N prolongs a run."
             )
         return recipe
 
     def prepare(self, recipe: Recipe) -> None:
         """Write the versions of all packages and a digest of the recipe."""
-        write_json(self.environment, {**environment(recipe.seed), "recipe_digest": _digest(recipe)})
+        write_json(self.environment, {**environment(recipe.seed), "recipe_digest": _digest(to_mapping(recipe))})
 
     def read_environment(self) -> dict[str, Any]:
         """Return the content of environment.json, or an empty dict if it is damaged."""
@@ -234,11 +237,13 @@ _NOT_IN_DIGEST = (
 )  # fmt: skip
 
 
-def _digest(recipe):
-    mapping = to_mapping(recipe)
+def _digest(mapping):
+    mapping = copy.deepcopy(mapping)
     for key in _NOT_IN_DIGEST:
         *sections, name = key.split(".")
-        (value_of(mapping, ".".join(sections)) if sections else mapping).pop(name, None)
+        section = value_of(mapping, ".".join(sections)) if sections else mapping
+        if section is not None:
+            section.pop(name, None)
     text = json.dumps(mapping, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
