@@ -132,7 +132,7 @@ def test_tflite_files_embed_like_the_embedder(embedder, gsp_embedder, tmp_path, 
 @pytest.mark.integration
 def test_int8_is_measured_on_representative_images(embedder, gsp_embedder, tmp_path):
     images = make_images(40)
-    with pytest.raises(ValueError, match="cannot quantize loops"):
+    with pytest.raises(ValueError, match="quantizes a loop to int8"):
         export_tflite(gsp_embedder, tmp_path / "gsp", "int8", representative_images=images)
     report = export_tflite(embedder, tmp_path / "int8", "int8", representative_images=images[:20], images=images[20:])
     assert 0 < report.largest_difference < 0.1 and report.neighbor_recall > 0.5

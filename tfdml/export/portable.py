@@ -120,10 +120,10 @@ def export_tflite(
     interpreter = _tflite_interpreter()
     function = export.function.get_concrete_function()
     if quantization == "int8" and _has_loop(function):
-        # TensorFlow's calibration of a loop ends the process.
+        # The process ends without a message, with TensorFlow 2.15 and 2.21.
         raise ValueError(
-            "TensorFlow cannot quantize loops to int8. Received: quantization='int8' with an embedder that contains a "
-            "loop, such as generalized sum pooling. Expected: quantization='float16' or None."
+            "TensorFlow's converter dies when it quantizes a loop to int8. Received: quantization='int8' with an "
+            "embedder that contains a loop, such as generalized sum pooling. Expected: quantization='float16' or None."
         )
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], export.module)
     if quantization is not None:
