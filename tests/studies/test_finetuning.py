@@ -115,3 +115,13 @@ def test_trains_once_and_chooses_the_learning_rate(tmp_path, monkeypatch):
         assert study.finetuning(str(tmp_path / "second"), **arguments)["c2"] == found
     assert len(trained) == 3 and trained[2] == (found[0]["learning_rate"], 1)
     assert [each["seed"] for each in found] == [0, 1]
+
+
+@pytest.mark.parametrize("recipe", ["features", "finetune"])
+def test_the_results_of_the_repository_belong_to_the_methods_as_they_are(tmp_path, recipe):
+    rows = study.read_results(study.RESULTS / f"{recipe}.csv")
+    for row in rows.values():
+        changes = {**study.SHARED[recipe], **study.changes_of(row["method"]), "seed": row["seed"]}
+        changes |= {"optimizer.learning_rate": row["learning_rate"], "data.options": {"path": "here"}}
+        assert row["recipe_hash"] == recipe_hash(load_recipe(recipe, changes)), row
+    assert rows
