@@ -199,7 +199,7 @@ def make_inputs(setting):
 class PooledAsPrinted(GeneralizedSumPooling):
     """Pooling that follows Proposition 5.2.1 literally."""
 
-    def _solve(self, bags, mask):
+    def _solve(self, bags, mask, shape=None):
         costs = clipped_distances(bags, tf.cast(tf.convert_to_tensor(self.prototype_embeddings), bags.dtype))
         weights = weights_as_printed(costs, self.ratio, self.smoothing, self.iterations, self.gradient)
         if not self.return_attributes:

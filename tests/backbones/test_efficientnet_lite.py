@@ -64,6 +64,7 @@ def test_last_stride_takes_the_same_weights(pretrained):
     np.testing.assert_array_equal(until(images), same(images))
 
 
+@pytest.mark.integration
 def test_batch_norm_is_frozen_with_weights(tmp_path):
     images = np.random.default_rng(0).random((4, 32, 32, 3), np.float32)
     fresh = backbones.get("efficientnet_lite0", (32, 32, 3))

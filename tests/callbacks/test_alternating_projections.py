@@ -98,6 +98,7 @@ def test_a_class_with_fewer_images_than_proxies(blobs, linear_embedder):
     np.testing.assert_array_equal(proxies[1:], converged[3, 1:])
 
 
+@pytest.mark.integration
 def test_what_each_problem_did(blobs, linear_embedder):
     points, labels = blobs
     model = build(linear_embedder)

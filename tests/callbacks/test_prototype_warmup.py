@@ -27,6 +27,7 @@ def fit(model, images, epochs, *more, **options):
     return model.fit(*images, batch_size=12, shuffle=False, epochs=epochs, verbose=0, callbacks=[*more], **options)
 
 
+@pytest.mark.integration
 def test_it_trains_by_the_average_first(images):
     model, average = make_model(run_eagerly=False), make_model("gap")
     prototypes = ("prototype_embeddings",)

@@ -34,6 +34,7 @@ def test_the_range_is_part_of_the_configuration():
         data.Preprocessing((4, 4), 1, input_range="caffe")
 
 
+@pytest.mark.integration
 def test_batches_have_it_and_what_augmentation_uncovers_is_black(colors):
     unit, signed = (data.Preprocessing((6, 6), 3, input_range=given) for given in ((0, 1), (-1, 1)))
     shift = data.Augmentation(translation=0.5)

@@ -62,6 +62,7 @@ def test_the_figures_of_a_trained_run(finished_run, tmp_path):
     assert names == {"embedding_map.png", "nearest_neighbors.png", "pooling_maps.png"}
 
 
+@pytest.mark.integration
 def test_run_and_saved_model_agree(image_run, in_tmp_path):
     folder = str(_write_images(in_tmp_path / "images"))
     ours = evaluate(image_run.folder, folder, out=in_tmp_path / "run", figures=False)

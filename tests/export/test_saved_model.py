@@ -222,6 +222,7 @@ def test_an_embedder_of_any_size_needs_a_preprocessing(tmp_path):
     np.testing.assert_allclose(saved(images), wanted, atol=1e-5)
 
 
+@pytest.mark.integration
 def test_gradients_by_the_images_are_those_of_the_embedder(exported_gsp):
     embedder, path = exported_gsp
     saved = load_saved_model(path)
@@ -236,6 +237,7 @@ def test_gradients_by_the_images_are_those_of_the_embedder(exported_gsp):
     np.testing.assert_allclose(*gradients, atol=1e-4 * np.abs(gradients[0]).max())
 
 
+@pytest.mark.integration
 def test_half_precision_inside_float32_outside(tmp_path):
     embedder = small_embedder(dtype="mixed_bfloat16")
     images = make_images(4)
@@ -258,6 +260,7 @@ def test_metadata(exported, saved):
     assert on_disk == metadata
 
 
+@pytest.mark.integration
 def test_a_saved_embedder_stands_where_an_embedder_does(exported, saved):
     embedder, _ = exported
     assert isinstance(saved, SavedEmbedder)
@@ -428,6 +431,7 @@ def test_what_is_served_is_checked_in_the_graph(saved):
             signatures["serving_encoded"](encoded=tf.constant(encoded))
 
 
+@pytest.mark.integration
 def test_encoded_images_are_bounded_and_turned_upright(tmp_path):
     embedder = small_embedder()
     saved = load_saved_model(export_saved_model(embedder, tmp_path / "model", max_pixels=200))
@@ -504,6 +508,7 @@ def test_an_embedder_of_another_range_is_served_what_it_expects(tmp_path):
         np.testing.assert_allclose(saved(served), wanted, atol=1e-4)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("given", "input_range"), [("export", (0, 255)), ("preprocessing", "caffe")])
 def test_an_input_range_is_stated(tmp_path, given, input_range):
     embedder, images = small_embedder(), make_images(2)
@@ -514,6 +519,7 @@ def test_an_input_range_is_stated(tmp_path, given, input_range):
     np.testing.assert_allclose(saved(images), wanted, atol=1e-3, rtol=1e-4)
 
 
+@pytest.mark.integration
 def test_integer_inputs_are_scaled(tmp_path):
     images = keras.Input((SIZE, SIZE, 3), dtype="uint8")
     vector = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1.0)(images))

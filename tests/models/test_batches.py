@@ -78,6 +78,7 @@ def test_every_kind_of_data(kind, blobs, linear_embedder):
     np.testing.assert_allclose(fit(model, kind, blobs).history["loss"], expected, rtol=1e-5)
 
 
+@pytest.mark.integration
 def test_epochs_of_a_keras_dataset(blobs, linear_embedder):
     data, same = Batches(blobs), Batches(blobs)
     compiled(linear_embedder()).fit(data, epochs=2, verbose=0)

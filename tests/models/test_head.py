@@ -106,6 +106,7 @@ def test_ccp_and_the_metrics_of_the_model():
     assert model.evaluate(x, labels, return_dict=True, verbose=0)["map_at_r"] > before["map_at_r"]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("policy", "mode"),
     [

@@ -241,6 +241,7 @@ def test_bad_arguments(tmp_path, trained, arguments, message):
     assert not trained and not (tmp_path / "out").exists()
 
 
+@pytest.mark.integration
 def test_quick_is_small(tmp_path, trained):
     measured = ccp_ablation(str(tmp_path), quick=True)
     assert set(measured) == set(study.PARTS) and len(trained) == 6

@@ -160,6 +160,7 @@ def test_images_that_cannot_be_split(tmp_path):
     assert not (tmp_path / "few").exists()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("return_attributes", [False, True])
 def test_transport_of_an_embedder(return_attributes):
     pooling = GeneralizedSumPooling(6, 0.4, 8.0, return_attributes=return_attributes, name="pooling")

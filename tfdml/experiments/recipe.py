@@ -348,7 +348,7 @@ class ZeroShotConfig:
 
 @dataclass(frozen=True)
 class CrossBatchConfig:
-    """Cross-batch metric learning (XML): the loss of embeddings expressed by prototypes of other classes."""
+    """Cross-batch learning (XML): the loss of embeddings expressed by prototypes of other classes."""
 
     enabled: bool = False
     """Fit prototypes to half of a batch's classes and express the other half by them; for the poolings of zero_shot."""
@@ -360,7 +360,7 @@ class CrossBatchConfig:
 
 @dataclass(frozen=True)
 class MixingConfig:
-    """Mixtures of two training images, with the loss of both labels; for class proxies as the only references."""
+    """Mixtures of two training images with the loss of both labels; needs class proxies alone."""
 
     name: Literal["none", "mixup", "cutmix"] = "none"
     """'mixup' averages images, 'cutmix' replaces a rectangle of each by that of another, 'none' leaves them alone."""
