@@ -51,7 +51,8 @@ def test_two_devices_train_as_one(results, kind):
     assert_same(kind, results("mirrored")[0], results("single")[0])
 
 
-@pytest.mark.integration
+# In CI, tests/experiments/test_strategies.py trains by two workers.
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_workers_train_as_one_device(results, kind):
     for result in results("worker"):
@@ -59,7 +60,7 @@ def test_two_workers_train_as_one_device(results, kind):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("mode", ["single", "mirrored", "worker"])
+@pytest.mark.parametrize("mode", ["single", "mirrored", pytest.param("worker", marks=pytest.mark.slow)])
 def test_every_way_logs_the_share_of_anchors_without_a_positive(results, mode):
     for result in results(mode):
         # Eight of the ten pairs differ in class.
@@ -68,7 +69,7 @@ def test_every_way_logs_the_share_of_anchors_without_a_positive(results, mode):
         assert result["pairs/logs/warnings"] == 1 and result["batch/logs/warnings"] == 0
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_workers_agree_to_the_bit(results):
     first, second = results("worker")
     for name, value in first.items():
