@@ -113,12 +113,17 @@ def with_layer(layer):
     return keras.Sequential([keras.Input((4,)), keras.layers.Dense(4), layer, keras.layers.Dense(2)])
 
 
+def flipping():
+    return keras.Sequential([keras.Input((4, 4, 1)), keras.layers.RandomFlip(), keras.layers.Flatten()])
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: residual("none"), "moving statistics would be updated twice.*BatchNormalization 'backbone_0"),
         (lambda: with_layer(keras.layers.Dropout(0.5)), "random numbers would differ.*Received: Dropout"),
         (lambda: with_layer(keras.layers.GaussianNoise(0.5)), "Received: GaussianNoise"),
+        (flipping, "random numbers would differ.*Received: RandomFlip"),
         (lambda: with_layer(keras.layers.ActivityRegularization(l2=0.1)), "Received: ActivityRegularization"),
         (lambda: keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]), "form a single segment"),
     ],

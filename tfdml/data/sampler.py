@@ -24,7 +24,8 @@ class BalancedSampler:
     """Selects batches of `classes_per_batch` classes × `samples_per_class` images.
 
     Use it to build your own input pipeline with balanced batches; `balanced_batches` uses it for labeled datasets.
-    Batch t is determined by (seed, t), so training can resume at any batch at no extra cost.
+    Batch t is determined by (seed, t), so training can resume at any batch at no extra cost. (By instance or with
+    super-classes, the visits of earlier epochs are counted first.)
 
     **Classes.** Each epoch visits all classes in a new random order. If the last batch of an epoch is not full, classes
     of a fixed rotation fill it, so that all classes get the same number of extra visits.
@@ -331,7 +332,9 @@ def sampler_of(
 def steps_per_epoch(dataset: LabeledSamples, classes_per_batch: int) -> int:
     """Return the number of batches of `balanced_batches` that visit every class once.
 
-    Pass it to `fit(steps_per_epoch=…)`: batches are endless, and Keras needs the length of an epoch.
+    Pass it to `fit(steps_per_epoch=…)`: batches are endless, and Keras needs the length of an epoch. With
+    `small_classes="skip"` or `"negatives"`, or `sampling="instance"`, an epoch has another length:
+    `BalancedSampler(…).steps_per_epoch` with the same options.
 
     Args:
         dataset: `LabeledImages` or `LabeledFeatures`.

@@ -11,6 +11,9 @@ import tensorflow as tf
 
 from tfdml._utils.keras_compat import all_layers, producer_of
 
+# Random changes of images, which have neither a rate nor a deviation.
+_RANDOM = tuple(getattr(keras.layers, name) for name in dir(keras.layers) if name.startswith("Rand"))
+
 
 class _Cut(NamedTuple):
     """A tensor through which every path from the input to the output leads.
@@ -86,6 +89,8 @@ def _problem(layer):
     # Layers with random numbers have a rate or a deviation.
     elif any(getattr(layer, name, 0) for name in ("rate", "stddev", "drop_rate", "drop_path_rate")):
         return "its random numbers would differ. Set its rate to 0"
+    elif isinstance(layer, _RANDOM):
+        return "its random numbers would differ. Use tfdml.data.Augmentation"
     if getattr(layer, "activity_regularizer", None) is not None:
         return "it has an activity regularizer"
     return None
