@@ -225,7 +225,8 @@ def test_a_pool_with_newest_points_equals_a_loop(seed):
     )
     points, exists = with_newest(old, new)
     for label in range(3):
-        expected = [*new[0][label][: counts[1][label]], *old[0][label][: counts[0][label]]][:4]
+        expected = [*new[0][label][: counts[1][label]], *old[0][label][: counts[0][label]]]
+        expected = expected[: max(counts[0][label], counts[1][label])]
         assert exists[label].tolist() == [place < len(expected) for place in range(4)]
         np.testing.assert_array_equal(points[label][: len(expected)], np.array(expected))
 

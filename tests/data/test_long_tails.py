@@ -181,6 +181,10 @@ def test_batches_of_images_of_one_super_class():
         ({"superclasses": [0, 0, 0, 1], "superclasses_per_batch": 1}, r"super-classes \[1\] with \[1\] classes"),
         ({"superclasses": [0, 0, 1, 1], "superclasses_per_batch": 1, "sampling": "instance"}, "sampling='instance'"),
         ({"small_classes": "drop"}, "small_classes"),
+        (
+            {"small_classes": "negatives", "superclasses": [0, 0, 1, 1], "superclasses_per_batch": 1},
+            "small_classes='negatives' with superclasses",
+        ),
         ({"sampling": "image"}, "sampling"),
     ],
 )

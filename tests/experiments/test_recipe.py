@@ -160,6 +160,7 @@ def test_numbers_in_text_and_in_exponents():
         ({"references.in_batch_weight": -0.5}, "references.in_batch_weight=-0.5. Expected: at least 0, or null"),
         ({"references.name": "memories"}, "references.name"),
         ({"references.name": "batch"}, "CCP needs class proxies"),
+        ({"ccp.reinitialize": False, "ccp.max_steps": 40}, "ccp.max_steps=40. Expected: ccp.max_steps=null"),
         ({"references.name": "memory"}, "references.name='memory'. Expected: references.name='proxies'"),
         (
             {"references.name": "batch", "ccp.enabled": False, "batches.samples_per_class": 1},

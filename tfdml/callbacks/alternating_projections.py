@@ -480,7 +480,9 @@ def selected(points, exists, per_class, given, counting):
 
 
 def with_newest(pool, newest):
-    """Return a pool with new points, without the oldest ones for which there is no place.
+    """Return a pool with new points in the place of the oldest ones.
+
+    A class keeps its number of points, because a small class has no other images than those in the pool.
 
     Args:
         pool: Points `(classes, size, dim)`, the newest first, and a bool mask `(classes, size)` of those that exist.
@@ -492,7 +494,9 @@ def with_newest(pool, newest):
     size = pool[1].shape[1]
     points, exists = (np.concatenate([new, old], axis=1) for new, old in zip(newest, pool))
     places = np.argsort(~exists, axis=1, kind="stable")[:, :size]
-    return np.take_along_axis(points, places[:, :, None], axis=1), np.take_along_axis(exists, places, axis=1)
+    counts = np.maximum(pool[1].sum(axis=1), newest[1].sum(axis=1))
+    exists = np.take_along_axis(exists, places, axis=1) & (np.arange(size) < counts[:, None])
+    return np.take_along_axis(points, places[:, :, None], axis=1), exists
 
 
 def proxies_near_pool(points, exists, proxies):

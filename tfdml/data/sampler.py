@@ -92,6 +92,11 @@ class BalancedSampler:
         self.num_classes = _number_of_classes(labels, class_names)
         check_choice("small_classes", small_classes, ("error", "repeat", "skip", "negatives"))
         check_choice("sampling", sampling, ("class", "instance"))
+        if small_classes == "negatives" and superclasses is not None:
+            raise ValueError(
+                "Single images that share the place of a class can be of several super-classes. Received: "
+                "small_classes='negatives' with superclasses. Expected: small_classes='skip', 'repeat' or 'error'."
+            )
         units = self._units(labels, class_names, small_classes)
         self._num_units = int(units.max()) + 1 if len(units) else 0
         self.classes_per_batch = _check_classes_per_batch(classes_per_batch, self._num_units)

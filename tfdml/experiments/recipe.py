@@ -610,6 +610,8 @@ class Recipe:
              "one of the two", "The memory holds embeddings."),
             (ccp.enabled and training.average_momentum is not None, "ccp.enabled training.average_momentum",
              "one of the two", "CCP returns to the weights that solved a problem, which are not an average."),
+            (ccp.enabled and not ccp.reinitialize and ccp.max_steps is not None, "ccp.reinitialize ccp.max_steps",
+             "ccp.max_steps=null", "If proxies are never chosen again, there is only one problem."),
             (zero_shot.enabled and model.pooling_options, "model.pooling_options", "none",
              "With a zero-shot loss, 'gap' is generalized sum pooling with ratio 1."),
             (zero_shot.enabled and not (model.has_gsp or model.patch_pooling == "gap"),
