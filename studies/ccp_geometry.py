@@ -255,9 +255,9 @@ def best_of(problems):
 class _WatchedModel(models.CCPModel):
     """Calls `watch(next proxies)` when a problem is solved, while the model has its best weights and proxies."""
 
-    def begin_projection(self, proxies):
+    def begin_projection(self, proxies, anchor=True):
         self.watch(np.asarray(proxies))
-        super().begin_projection(proxies)
+        super().begin_projection(proxies, anchor)
 
 
 def _train(method, images, setting, seed):

@@ -79,7 +79,8 @@ def test_a_run_of_two_workers_is_written_by_the_first_and_goes_on(single, tmp_pa
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
 def test_a_run_goes_on_after_the_death_of_a_worker(victim, tmp_path):
     folder, port = tmp_path / "run", free_ports()
     more = {"training.max_validations": 400, "training.patience": 400}

@@ -31,6 +31,8 @@ KINDS = {
     ),
 }
 
+# Presets of KerasHub are checked when they are loaded.
+_PRESETS = "keras_hub:"
 _MODULES = {"poolings": "layers.pooling", "datasets": "data"}
 
 
@@ -41,12 +43,16 @@ def registered(kind: str) -> list[str]:
 
 def is_known(kind: str, name: str) -> bool:
     """Return whether a name is in a registry. Imports TensorFlow only for names that are not part of the package."""
-    if name in KINDS[kind] or name in registered(kind):
+    if name in KINDS[kind]:
         return True
-    if kind == "poolings":
+    first, _, rest = name.partition("+")
+    if kind == "poolings" and first == "cls":
         # The class token of a vision transformer, alone or with a pooling.
-        first, _, rest = name.partition("+")
-        return first == "cls" and (name == "cls" or is_known(kind, rest))
+        return name == "cls" or is_known(kind, rest)
+    if kind == "backbones" and name.lower().startswith(_PRESETS) and len(name) > len(_PRESETS):
+        return True
+    if name in registered(kind):
+        return True
     return kind == "backbones" and importlib.import_module("tfdml.backbones").is_known(name)
 
 
