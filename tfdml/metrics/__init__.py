@@ -1,4 +1,4 @@
-"""Metrics: exact retrieval, nearest neighbors, and the geometry of embeddings."""
+"""Metrics: exact retrieval, verification, unknown classes, nearest neighbors, and the geometry of embeddings."""
 
 from tfdml.metrics.geometry import (
     class_spread,
@@ -10,9 +10,21 @@ from tfdml.metrics.geometry import (
     proxy_spread,
 )
 from tfdml.metrics.neighbors import nearest_neighbors
+from tfdml.metrics.out_of_distribution import (
+    MahalanobisScore,
+    NeighborScore,
+    PrototypeScore,
+    out_of_distribution_metrics,
+    validation_threshold,
+)
+from tfdml.metrics.pairs import pair_distances
 from tfdml.metrics.retrieval import query_gallery_metrics, retrieval_metrics
+from tfdml.metrics.verification import verification_metrics
 
 __all__ = [
+    "MahalanobisScore",
+    "NeighborScore",
+    "PrototypeScore",
     "class_spread",
     "covering_radius",
     "distance_range",
@@ -20,7 +32,11 @@ __all__ = [
     "interclass_distance",
     "mean_covering_radius",
     "nearest_neighbors",
+    "out_of_distribution_metrics",
+    "pair_distances",
     "proxy_spread",
     "query_gallery_metrics",
     "retrieval_metrics",
+    "validation_threshold",
+    "verification_metrics",
 ]
