@@ -18,7 +18,7 @@ from tfdml.metrics.out_of_distribution import (
     validation_threshold,
 )
 from tfdml.metrics.pairs import pair_distances
-from tfdml.metrics.retrieval import query_gallery_metrics, retrieval_metrics
+from tfdml.metrics.retrieval import query_gallery_metrics, retrieval_metrics, retrieval_metrics_from_distances
 from tfdml.metrics.verification import verification_metrics
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "proxy_spread",
     "query_gallery_metrics",
     "retrieval_metrics",
+    "retrieval_metrics_from_distances",
     "validation_threshold",
     "verification_metrics",
 ]

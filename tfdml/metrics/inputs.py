@@ -98,12 +98,13 @@ def as_labels(labels, count, name="labels"):
     )
 
 
-def class_numbers(labels, others):
+def class_numbers(labels, others, names=("labels", "reference_labels")):
     """Number the classes of two label vectors from 0, with the same number for the same class.
 
     Args:
         labels: Vector from `as_labels`.
         others: The same; may be the same object.
+        names: Pair of str. Names of both in error messages. Default: ("labels", "reference_labels").
 
     Returns:
         Two int64 vectors.
@@ -116,7 +117,7 @@ def class_numbers(labels, others):
         return numbered, numbered
     if (labels.dtype.kind == "U") != (others.dtype.kind == "U"):
         raise TypeError(
-            f"Labels differ in type. Received: labels of type {labels.dtype} and reference_labels of type "
+            f"Labels differ in type. Received: {names[0]} of type {labels.dtype} and {names[1]} of type "
             f"{others.dtype}. Expected: integers in both or strings in both."
         )
     numbered = np.unique(np.concatenate([labels, others]), return_inverse=True)[1]

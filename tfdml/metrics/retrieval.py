@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from tfdml._utils.arguments import check_choice, check_part, check_whole_number
 from tfdml._utils.types import ArrayLike, Labels, Part
 from tfdml.metrics.approximate import ApproximateSearch, neighbor_recall
+from tfdml.metrics.exclusion import Exclusion, FilteredSearch, first_kept
 from tfdml.metrics.inputs import as_embeddings, as_labels, class_numbers, same_space
-from tfdml.metrics.search import BLOCK_BYTES, NeighborSearch
+from tfdml.metrics.search import BLOCK_BYTES, NeighborSearch, parts
 
 SEARCHES = ("exact", "faiss")
 
@@ -26,6 +27,8 @@ def retrieval_metrics(
     neighbors: Literal["exact", "faiss"] = "exact",
     probes: float = 0.1,
     part: Part | None = None,
+    exclude: Any = None,
+    exclude_rule: Literal["class_and_group", "group"] = "class_and_group",
 ) -> dict[str, float]:
     r"""Compute retrieval metrics, exact by default: precision at 1, recall at k, R-precision and MAP@R.
 
@@ -43,6 +46,15 @@ def retrieval_metrics(
 
     Each is averaged over the queries with $R \ge 1$. Queries without a reference of their class have no correct answer;
     they are excluded from the averages and counted.
+
+    With `exclude`, query $q$ is ranked without the references of its group, such as its camera, session or product:
+
+    - `"class_and_group"` leaves out $\{r : g_r = g_q \wedge y_r = y_q\}$, where $g$ is the group and $y$ the class.
+      This is how re-identification is evaluated: images of the same identity by the same camera do not count, and
+      those of other identities by this camera remain.
+    - `"group"` leaves out $\{r : g_r = g_q\}$.
+
+    $R$ counts the references that remain, and the query itself is always left out if there are no separate references.
 
     The computation is blockwise, never with a whole query × reference matrix. In addition to its arguments it needs
     about `block_bytes` and a copy of the references (two at times; three if float32 cannot order them).
@@ -64,6 +76,10 @@ def retrieval_metrics(
         part: `(index, count)` or `None`. Evaluate only every `count`-th query, starting with `index`, as one of several
             workers. The averages of all parts, weighted by their `"queries"`, are those of the whole. Default: `None`,
             all queries.
+        exclude: Groups of the samples, integers or strings: `(n,)` or `(n, 1)`, or a pair (groups of the queries,
+            groups of the references) if references are passed. `None` excludes only the query itself. Default: `None`.
+        exclude_rule: `"class_and_group"` leaves out references of the query's class and group, `"group"` all references
+            of its group. Default: `"class_and_group"`.
 
     Returns:
         dict with the floats `"precision_at_1"`, `"recall_at_<k>"` for each k, `"r_precision"` and `"map_at_r"`, and the
@@ -74,13 +90,14 @@ def retrieval_metrics(
 
     Raises:
         ValueError: If shapes do not match, there are no embeddings, embeddings are not finite, only one of
-            `reference_embeddings` and `reference_labels` is passed, a k is not a positive integer, `neighbors` is
-            unknown, or `probes` or `part` is out of range.
-        TypeError: If embeddings are not numbers, or labels are neither integers nor strings.
+            `reference_embeddings` and `reference_labels` is passed, a k is not a positive integer, `neighbors` or
+            `exclude_rule` is unknown, or `probes` or `part` is out of range.
+        TypeError: If embeddings are not numbers, or labels or groups are neither integers nor strings.
         ImportError: If `neighbors` is `"faiss"` and Faiss is not installed.
 
     Reference:
-        Musgrave, Belongie and Lim, A metric learning reality check, ECCV 2020, section 3.2.
+        Musgrave, Belongie and Lim, A metric learning reality check, ECCV 2020, section 3.2. Zheng et al., Scalable
+        person re-identification: a benchmark, ICCV 2015, section 3.3, for `"class_and_group"`.
 
     Example:
         >>> from tfdml import metrics
@@ -108,31 +125,65 @@ def retrieval_metrics(
         labels_of_references = as_labels(reference_labels, len(references), "reference_labels")
         queries, references = same_space(queries, references)
     classes, reference_classes = class_numbers(query_labels, labels_of_references)
-    relevant = np.bincount(reference_classes, minlength=classes.max() + 1)[classes] - alone
-    counts = np.minimum(np.maximum(relevant, max(ks, default=1)), len(references) - alone)
-    mine = _in_part(len(queries), part)
-    relevant = np.where(mine, relevant, 0)
-    counts_query = relevant > 0
+    excluded = Exclusion.from_groups(exclude, exclude_rule, classes, reference_classes, alone)
     approximate = neighbors == "faiss"
-    # If every reference is of the query's class, all metrics are 1 in any order, provided that all are found.
-    settled = counts_query & (relevant == len(references) - alone) & (not approximate)
-    counts[~counts_query | settled] = 0
-
-    values = {name: np.where(settled, 1.0, np.nan) for name in _names(ks)}
-    own = np.arange(len(queries)) if alone else None
     search = (
         ApproximateSearch(references, probes, block_bytes) if approximate else NeighborSearch(references, block_bytes)
     )
-    for rows, found in search.blocks(queries, counts, own):
-        right = (reference_classes[found] == classes[rows, None]) & (found >= 0)
-        for name, of_rows in zip(values, _metrics_of_queries(right, relevant[rows], ks)):
-            values[name][rows] = of_rows
-    number = int(np.count_nonzero(counts_query))
-    result = {name: float(value[counts_query].mean()) if number else float("nan") for name, value in values.items()}
-    if approximate:
-        exact = NeighborSearch(references, block_bytes)
-        result["neighbor_recall"] = neighbor_recall(search, exact, queries, counts, own)
-    return {**result, "queries": number, "queries_without_reference": int(np.count_nonzero(mine)) - number}
+    exact = (lambda: NeighborSearch(references, block_bytes)) if approximate else None
+    return _average(search, queries, classes, reference_classes, alone, ks, part, excluded, exact)
+
+
+def retrieval_metrics_from_distances(
+    distances: ArrayLike,
+    labels: Labels,
+    reference_labels: Labels | None = None,
+    ks: Sequence[int] = (1, 2, 4, 8),
+    exclude: Any = None,
+    exclude_rule: Literal["class_and_group", "group"] = "class_and_group",
+) -> dict[str, float]:
+    r"""Compute the metrics of `retrieval_metrics` from a matrix of distances, for example after re-ranking.
+
+    References are ranked by $d_{qr}$; of equally distant references, the one with the lower index comes first.
+
+    Args:
+        distances: `(n, m)`. Distance of each query to each reference, of any real type. Infinity is larger than any
+            other distance.
+        labels: `(n,)` or `(n, 1)`. Classes of the queries, integers or strings.
+        reference_labels: `(m,)` or `(m, 1)`. Classes of the references, or `None` if the references are the queries, in
+            the same order: then $n = m$, and each query is excluded by its index. Default: `None`.
+        ks: Sequence of ints. The k of recall at k. Default: (1, 2, 4, 8).
+        exclude: Groups, as for `retrieval_metrics`. Default: `None`.
+        exclude_rule: `"class_and_group"` or `"group"`, as for `retrieval_metrics`. Default: `"class_and_group"`.
+
+    Returns:
+        dict as from `retrieval_metrics`.
+
+    Raises:
+        ValueError: If shapes do not match, distances are NaN, a k is not a positive integer, or `exclude_rule` is
+            unknown.
+        TypeError: If distances are not numbers, or labels or groups are neither integers nor strings.
+
+    Example:
+        >>> from tfdml import metrics
+        >>> found = metrics.retrieval_metrics_from_distances([[0.5, 0.2, 0.9]], ["a"], ["a", "b", "a"], ks=(2,))
+        >>> found["precision_at_1"], found["recall_at_2"], found["map_at_r"]
+        (0.0, 1.0, 0.25)
+    """
+    ks = _check_ks(ks)
+    matrix = _as_distances(distances)
+    alone = reference_labels is None
+    if alone and matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(
+            f"Distances are not those among the queries. Received: distances of shape {matrix.shape} without "
+            "reference_labels. Expected: a square matrix. Pass reference_labels."
+        )
+    query_labels = labels_of_references = as_labels(labels, len(matrix))
+    if not alone:
+        labels_of_references = as_labels(reference_labels, matrix.shape[1], "reference_labels")
+    classes, reference_classes = class_numbers(query_labels, labels_of_references)
+    excluded = Exclusion.from_groups(exclude, exclude_rule, classes, reference_classes, alone)
+    return _average(_MatrixSearch(), matrix, classes, reference_classes, alone, ks, None, excluded)
 
 
 def query_gallery_metrics(
@@ -142,6 +193,8 @@ def query_gallery_metrics(
     ks: Sequence[int] = (1, 2, 4, 8),
     neighbors: Literal["exact", "faiss"] = "exact",
     part: Part | None = None,
+    exclude: Labels | None = None,
+    exclude_rule: Literal["class_and_group", "group"] = "class_and_group",
 ) -> dict[str, float]:
     """Compute retrieval metrics of images that are divided into queries and gallery, as in the In-shop dataset.
 
@@ -153,12 +206,14 @@ def query_gallery_metrics(
         ks: Sequence of ints. The k of recall at k. Default: (1, 2, 4, 8).
         neighbors: `"exact"` or `"faiss"`, as for `retrieval_metrics`. Default: `"exact"`.
         part: `(index, count)` or `None`, as for `retrieval_metrics`. Default: `None`.
+        exclude: `(n,)`. Groups of all images, such as their cameras, integers or strings. Default: `None`.
+        exclude_rule: `"class_and_group"` or `"group"`, as for `retrieval_metrics`. Default: `"class_and_group"`.
 
     Returns:
         dict as from `retrieval_metrics`.
 
     Raises:
-        ValueError: If the length of `is_query` is wrong, or there are no queries or no gallery.
+        ValueError: If the length of `is_query` or `exclude` is wrong, or there are no queries or no gallery.
 
     Example:
         >>> from tfdml import metrics
@@ -166,8 +221,9 @@ def query_gallery_metrics(
         >>> found["precision_at_1"], found["queries"]
         (1.0, 1)
     """
+    options: dict[str, Any] = {"ks": ks, "neighbors": neighbors, "part": part, "exclude_rule": exclude_rule}
     if is_query is None:
-        return retrieval_metrics(embeddings, labels, ks=ks, neighbors=neighbors, part=part)
+        return retrieval_metrics(embeddings, labels, exclude=exclude, **options)
     embeddings, labels, is_query = np.asarray(embeddings), np.asarray(labels), np.asarray(is_query, bool)
     if is_query.shape != labels.shape or is_query.all() or not is_query.any():
         raise ValueError(
@@ -175,10 +231,89 @@ def query_gallery_metrics(
             f"{np.count_nonzero(is_query)} queries. Expected: one for each of {len(labels)} labels, some of them "
             "queries and some not."
         )
+    if exclude is not None:
+        groups = as_labels(exclude, len(labels), "exclude")
+        exclude = groups[is_query.reshape(-1)], groups[~is_query.reshape(-1)]
     return retrieval_metrics(
-        embeddings[is_query], labels[is_query], embeddings[~is_query], labels[~is_query], ks=ks,
-        neighbors=neighbors, part=part,
-    )  # fmt: skip
+        embeddings[is_query], labels[is_query], embeddings[~is_query], labels[~is_query], exclude=exclude, **options
+    )
+
+
+def _average(search, queries, classes, reference_classes, alone, ks, part, excluded=None, exact=None):
+    """Average the metrics of all queries.
+
+    Args:
+        search: `NeighborSearch` or what has its interface.
+        queries: Array `(n, d)`.
+        classes: int array `(n,)`. Numbers of the classes of the queries.
+        reference_classes: int array `(m,)`. Those of the references.
+        alone: bool. Whether the queries are the references.
+        ks: The k of recall at k.
+        part: As for `retrieval_metrics`.
+        excluded: `Exclusion` or `None`. Default: `None`.
+        exact: For an approximate search, a function that makes the exact one. Default: `None`.
+
+    Returns:
+        dict as from `retrieval_metrics`.
+    """
+    own = np.arange(len(queries)) if alone else None
+    removed = relevant_removed = int(alone)
+    if excluded is not None:
+        # The query itself is among the references of its class and group.
+        own, removed, relevant_removed = excluded.keys, excluded.removed, excluded.relevant
+    relevant = np.bincount(reference_classes, minlength=classes.max() + 1)[classes] - relevant_removed
+    available = len(reference_classes) - removed
+    counts = np.minimum(np.maximum(relevant, max(ks, default=1)), available)
+    mine = _in_part(len(queries), part)
+    relevant = np.where(mine, relevant, 0)
+    counts_query = relevant > 0
+    # If every reference is of the query's class, all metrics are 1 in any order, provided that all are found.
+    settled = counts_query & (relevant == available) & (exact is None)
+    counts[~counts_query | settled] = 0
+
+    def filtered(search):
+        return search if excluded is None else FilteredSearch(search, excluded.reference_keys)
+
+    values = {name: np.where(settled, 1.0, np.nan) for name in _names(ks)}
+    for rows, found in filtered(search).blocks(queries, counts, own):
+        right = (reference_classes[found] == classes[rows, None]) & (found >= 0)
+        for name, of_rows in zip(values, _metrics_of_queries(right, relevant[rows], ks)):
+            values[name][rows] = of_rows
+    number = int(np.count_nonzero(counts_query))
+    result = {name: float(value[counts_query].mean()) if number else float("nan") for name, value in values.items()}
+    if exact is not None:
+        result["neighbor_recall"] = neighbor_recall(filtered(search), filtered(exact()), queries, counts, own)
+    return {**result, "queries": number, "queries_without_reference": int(np.count_nonzero(mine)) - number}
+
+
+class _MatrixSearch:
+    """Nearest references by rows of distances, with the interface of `NeighborSearch`."""
+
+    def blocks(self, queries, counts, own=None):
+        rows = np.flatnonzero(counts)
+        for part in parts(len(rows), 24 * queries.shape[1]):
+            block = rows[part]
+            if len(block):
+                order = np.argsort(queries[block], axis=1, kind="stable")
+                keep = np.ones(order.shape, bool) if own is None else order != own[block, None]
+                yield block, first_kept(order, keep, counts[block].max())
+
+
+def _as_distances(distances):
+    matrix = np.asarray(distances)
+    if matrix.dtype.kind not in "biuf" and matrix.dtype.name != "bfloat16":
+        raise TypeError(f"Distances are not numbers. Received: type {matrix.dtype}. Expected: real numbers.")
+    if matrix.dtype.name == "bfloat16":
+        matrix = matrix.astype(np.float32)
+    if matrix.ndim != 2 or 0 in matrix.shape:
+        raise ValueError(
+            f"Distances have the wrong shape. Received: {matrix.shape}. Expected: (queries, references), at least one "
+            "of each."
+        )
+    bad = sum(np.count_nonzero(np.isnan(matrix[part]).any(axis=1)) for part in parts(len(matrix), matrix.shape[1]))
+    if bad:
+        raise ValueError(f"Distances are NaN. Received: NaN in {bad} of {len(matrix)} rows. Expected: numbers.")
+    return matrix
 
 
 def _names(ks):

@@ -88,9 +88,7 @@ class NeighborSearch:
             for start in range(0, len(remaining), size):
                 rows = remaining[start : start + size]
                 candidates, groups, certain = self._ranked_candidates(queries[rows], count, width, dtype)
-                found[rows[certain]] = self.groups.expand(
-                    candidates[certain], groups[certain], count, self.block_bytes
-                )
+                found[rows[certain]] = self.groups.expand(candidates[certain], groups[certain], count, self.block_bytes)
                 uncertain.append(rows[~certain])
             remaining = np.concatenate(uncertain)
             if not len(remaining):
@@ -344,9 +342,7 @@ class _Duplicates:
         self.none = groups is None
         if self.none:
             return
-        _, self.first, group, self.sizes = np.unique(
-            groups, return_index=True, return_inverse=True, return_counts=True
-        )
+        _, self.first, group, self.sizes = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
         # A few equal references are cheaper to order by distance than to search as one.
         if self.sizes.max() <= _SLACK:
             self.none = True
