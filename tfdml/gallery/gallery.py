@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,12 +12,14 @@ import numpy as np
 from tfdml._utils.arguments import check_choice, check_whole_number
 from tfdml._utils.types import Labels, PathLike
 from tfdml.data import Preprocessing
+from tfdml.gallery.classification import METHODS, Prototypes, nearest_by_vote
 from tfdml.gallery.exact import ExactSearch
 from tfdml.gallery.fingerprint import fingerprint
 from tfdml.gallery.folder import read_folder, write_folder
 from tfdml.gallery.inputs import compiled, to_vectors
 from tfdml.gallery.items import Items, checked_labels, checked_metadata
-from tfdml.gallery.results import SearchResult
+from tfdml.gallery.results import Classification, SearchResult
+from tfdml.gallery.thresholds import DEFAULT_TARGET, Calibration, Target, calibrate
 from tfdml.gallery.vectors import STORAGES, StoredVectors
 
 
@@ -35,6 +38,9 @@ class Gallery:
         distance: `"l2"`, or `"cosine"`, which normalizes vectors. Default `"l2"`.
         storage: `"float32"`, `"float16"` or `"int8"` (a scale per vector). Default `"float32"`.
         batch_size: int. Images that are embedded at once. Default 256.
+
+    Attributes:
+        calibration: `Calibration` from the last call of `calibrate`, or `None`. It is saved with the gallery.
 
     Raises:
         ValueError: If an option is invalid.
@@ -65,6 +71,8 @@ class Gallery:
         self._items = Items()
         self._vectors: StoredVectors | None = None
         self._search: ExactSearch | None = None
+        self._prototypes: Prototypes | None = None
+        self.calibration: Calibration | None = None
 
     def __len__(self) -> int:
         """Return the number of items."""
@@ -126,7 +134,7 @@ class Gallery:
         store = self._vectors if self._vectors is not None else StoredVectors.empty(self.storage, vectors.shape[1])
         # A vector that the storage cannot hold must be found before anything changes.
         store.encode(vectors)
-        self._vectors = store
+        self._vectors, self._prototypes = store, None
         old = np.array([item in self for item in new_ids])
         if present:
             self._replace(self._items.rows(present), vectors[old], new_labels, new_metadata, np.flatnonzero(old))
@@ -178,6 +186,7 @@ class Gallery:
         kept = np.ones(len(self), bool)
         kept[rows] = False
         self._forget(int(rows.min()))
+        self._prototypes = None
         assert self._vectors is not None
         self._vectors.keep(kept)
         self._items.keep(kept)
@@ -210,6 +219,136 @@ class Gallery:
         ids = np.array([self._items.ids[row] for row in rows.flat]).reshape(rows.shape)
         distances = squared / 2 if self.distance == "cosine" else np.sqrt(squared)
         return SearchResult(ids, labels.reshape(rows.shape), distances)
+
+    def calibrate(
+        self,
+        validation: Any,
+        labels: Labels | None = None,
+        target: Target = DEFAULT_TARGET,
+        method: str = "neighbors",
+        k: int = 1,
+        confidence: float = 0.95,
+    ) -> Calibration:
+        """Choose the threshold up to which `classify` accepts a query as known, by labeled validation queries.
+
+        What is accepted is a query, as one of the classes of the gallery: a *false acceptance* is that a query of a
+        class that is not in the gallery gets a score up to the threshold, whatever label it gets. Each validation query
+        is such a query if the items of its own class are left out, so validation classes may be classes of the gallery
+        or others; best are classes that the embedder was not trained on, as those of the application. The rate grows
+        with the gallery, because more items can be near by chance: calibrate with the gallery that is used, and again
+        after it has grown. It is not the rate of pairs of different classes, which `metrics.verification_metrics`
+        measures. Queries whose class is in the gallery also measure the *true-accept rate*: the share that is accepted
+        with the right label. They should be other images than the items.
+
+        Intervals are those of Clopper and Pearson for the effective number of queries (Korn and Graubard): queries of
+        one class are accepted together more often than by chance, so more classes are worth more than more images. For
+        `FalseAcceptRate` the interval of the false-accept rate holds although the threshold was chosen by the same
+        queries. For the other targets the rates are slightly optimistic.
+
+        Args:
+            validation: `n` images or vectors, as for `add`.
+            labels: `n` integers or strings. `None` uses the labels of the data. Default `None`.
+            target: `FalseAcceptRate(rate)`, `Precision(precision)` or `BestF1()`. Default `FalseAcceptRate(1e-3)`.
+            method: `"neighbors"` or `"prototypes"`, as for `classify`. Default `"neighbors"`.
+            k: int. Number of voting neighbors. Default 1.
+            confidence: float, 0 < confidence < 1. Confidence of the intervals. Default 0.95.
+
+        Returns:
+            `Calibration`, which is also kept as `gallery.calibration`. A warning says if the queries are too few for
+            the rate; the threshold is then below the scores of all queries of unseen classes.
+
+        Raises:
+            ValueError: If the gallery is empty or has no labels, the queries have no labels or fewer than two classes,
+                no threshold has the precision, or values do not fit.
+            TypeError: If the target is not a target, or labels have the wrong type, or another one than in the gallery.
+
+        Reference:
+            Korn and Graubard, Confidence intervals for proportions with small expected number of positive counts
+            estimated from survey data, Survey Methodology 24, 1998.
+
+        Example:
+            >>> from tfdml.gallery import FalseAcceptRate
+            >>> gallery = Gallery()
+            >>> _ = gallery.add([[0.0], [10.0], [20.0]], labels=["a", "b", "c"])
+            >>> queries, labels = [[0.5], [1.0], [9.0], [11.0], [20.5], [25.0]], ["a", "a", "b", "b", "c", "d"]
+            >>> calibration = gallery.calibrate(queries, labels, FalseAcceptRate(0.4))
+            >>> calibration.threshold, calibration.false_accept_rate, calibration.true_accept_rate
+            (5.0, 0.16666666666666666, 1.0)
+        """
+        method, k = self._check_method(method, k)
+        vectors, given = self._labeled_queries(validation, labels)
+        of_gallery = set(self.labels(self.ids)) - {None}
+        kinds = {isinstance(label, str) for label in of_gallery}
+        if len(kinds) == 1 and {isinstance(label, str) for label in given} != kinds:
+            raise TypeError(
+                f"Labels differ in type. Received: labels such as {given[0]!r}, but {next(iter(of_gallery))!r} in the "
+                "gallery. Expected: integers in both or strings in both."
+            )
+
+        def classified(excluded):
+            return self._classified(vectors, method, k, excluded)
+
+        self.calibration = calibrate(classified, given, of_gallery, len(self), target, method, k, confidence)
+        return self.calibration
+
+    def classify(
+        self, queries: Any, threshold: float | None = None, method: str | None = None, k: int | None = None
+    ) -> Classification:
+        """Tell the label of each query, and whether it is known at all.
+
+        Args:
+            queries: `n` images or vectors, as for `add`.
+            threshold: float. Scores up to it are known; infinity accepts all queries. `None` uses that of `calibrate`.
+                Default `None`.
+            method: `"neighbors"`: the most frequent label of the `k` nearest labeled items, of equally frequent ones
+                that of the nearest item; the score is the distance of the nearest item with that label. `"prototypes"`:
+                the label with the nearest mean vector, whose distance is the score. `None` uses that of the
+                calibration, and without one `"neighbors"`. Default `None`.
+            k: int. Number of voting neighbors. `None` uses that of the calibration, and without one 1. Default `None`.
+
+        Returns:
+            `Classification`.
+
+        Raises:
+            ValueError: If the gallery is empty or has no labels, there is no threshold, `method` or `k` is another one
+                than that of the calibration whose threshold is used, or the queries do not fit.
+
+        Example:
+            >>> gallery = Gallery()
+            >>> _ = gallery.add([[0.0], [10.0]], labels=["a", "b"])
+            >>> result = gallery.classify([[1.0], [5.5]], threshold=2.0)
+            >>> result.labels.tolist(), result.is_known.tolist()
+            (['a', 'b'], [True, False])
+        """
+        calibration = self.calibration
+        if threshold is None:
+            if calibration is None:
+                raise ValueError(
+                    "The gallery has no threshold. Received: threshold=None. Expected: a threshold. Call calibrate "
+                    "first, or pass threshold=float('inf') to accept all queries."
+                )
+            given = {"method": method, "k": k}
+            other = {name: value for name, value in given.items() if value not in (None, getattr(calibration, name))}
+            if other:
+                raise ValueError(
+                    f"The gallery was calibrated with other options. Received: {other}. Expected: method="
+                    f"{calibration.method!r} and k={calibration.k}. Calibrate again, or pass threshold=."
+                )
+            if len(self) > 1.1 * calibration.gallery_items:
+                warnings.warn(
+                    f"The gallery has grown since its calibration, so more queries of unseen classes are accepted. "
+                    f"Received: {len(self)} items. Expected: about {calibration.gallery_items}. Call calibrate again.",
+                    stacklevel=2,
+                )
+            threshold = calibration.threshold
+        elif np.isnan(threshold):
+            raise ValueError("The threshold is not a number. Received: NaN. Expected: a distance.")
+        if calibration is not None:
+            method, k = method or calibration.method, k or calibration.k
+        method, k = self._check_method(method or "neighbors", 1 if k is None else k)
+        vectors = self._labeled_queries(queries, None, needs_labels=False)[0]
+        labels, scores = self._classified(vectors, method, k)
+        return Classification(labels, scores, scores <= threshold)
 
     def vectors(self, ids: Iterable[int | str]) -> np.ndarray:
         """Return the stored vectors of items, float32 `(n, d)`.
@@ -263,6 +402,7 @@ class Gallery:
             "storage": self.storage,
             "fingerprint": fingerprint(self.embedder, self.preprocessing),
             "preprocessing": None if self.preprocessing is None else self.preprocessing.config(),
+            "calibration": None if self.calibration is None else self.calibration.config(),
         }
         write_folder(path, description, arrays, columns)
         return path
@@ -296,6 +436,9 @@ class Gallery:
         gallery = cls(embedder, preprocessing, manifest["distance"], manifest["storage"], batch_size)
         gallery._items = Items(items["ids"], items["labels"], items["metadata"])
         gallery._items.next_id = items["next_id"]
+        # Earlier versions did not have it.
+        if manifest.get("calibration") is not None:
+            gallery.calibration = Calibration.from_config(manifest["calibration"])
         if manifest["dim"] is not None:
             gallery._vectors = StoredVectors(manifest["storage"], arrays["vectors"], arrays.get("scales"))
         return gallery
@@ -319,7 +462,36 @@ class Gallery:
             vectors = (scaled / np.linalg.norm(scaled, axis=1, keepdims=True)).astype(np.float32)
         return vectors, labels, ids
 
+    def _labeled_queries(self, queries, labels, needs_labels=True):
+        """Return vectors of queries and a list of their labels."""
+        vectors, own, _ = self._to_vectors(queries)
+        labels = own if labels is None else labels
+        if needs_labels and labels is None:
+            raise ValueError("Validation queries have no labels. Received: labels=None. Expected: one label for each.")
+        return vectors, checked_labels(labels, len(vectors))
+
+    def _check_method(self, method, k):
+        if not len(self):
+            raise ValueError("The gallery is empty. Received: 0 items. Expected: items. Call add first.")
+        check_choice("method", method, METHODS)
+        k = check_whole_number("k", k, 1)
+        if k > len(self):
+            raise ValueError(f"The gallery has too few items. Received: k={k}. Expected: at most {len(self)}.")
+        return method, k
+
+    def _classified(self, vectors, method, k, excluded=None):
+        """Return labels and scores of vectors; those of other classes if labels are excluded."""
+        if method == "prototypes":
+            self._prototypes = self._prototypes or Prototypes(self)
+            labels, scores = self._prototypes.nearest(vectors, excluded)
+        else:
+            labels, scores = nearest_by_vote(self, vectors, k, excluded)
+        if excluded is None and not np.isfinite(scores).all():
+            raise ValueError("The items have no labels. Received: labels of None. Expected: add(…, labels=…).")
+        return labels, scores
+
     def _replace(self, rows, vectors, labels, metadata, sources):
+        self._prototypes = None
         if vectors is not None and len(rows):
             assert self._vectors is not None
             self._vectors.write(rows, vectors)

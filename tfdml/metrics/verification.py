@@ -216,7 +216,7 @@ class _ClassCounts:
         if not self.defined:
             return
         limits = np.quantile(pairs.sample_different(_OPIS_SAMPLE, seed + 2), OPIS_RATES, method="lower")
-        self.thresholds = np.linspace(*limits, OPIS_THRESHOLDS)
+        self.thresholds = np.linspace(limits[0], limits[1], OPIS_THRESHOLDS)
         self.same, self.different = np.zeros((2, self.number, OPIS_THRESHOLDS + 1), np.int64)
         self._count(self.same, distances, classes)
 
