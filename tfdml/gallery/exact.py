@@ -29,6 +29,26 @@ class ExactSearch:
         shard = first_row // self.shard_rows
         self._searches = {number: search for number, search in self._searches.items() if number < shard}
 
+    def appended(self, first_row):
+        """Vectors from this row on are new."""
+        self.forget(first_row)
+
+    def written(self, rows):
+        """Vectors of these rows have changed."""
+        self.forget(int(rows.min()))
+
+    def kept(self, kept):
+        """Only the rows of a boolean mask `(n,)` stay."""
+        self.forget(int(np.argmin(kept)))
+
+    def bytes(self):
+        """Return the size of what was prepared, beyond the stored vectors, in bytes."""
+        products = [product for _, search in self._searches.values() for product in search.products.values()]
+        copies = [references for references, _ in self._searches.values() if self.vectors.storage != "float32"]
+        return sum(product.matrix.shape.num_elements() * product.matrix.dtype.size for product in products) + sum(
+            references.nbytes for references in copies
+        )
+
     def __call__(self, queries, k):
         """Return rows, int64 `(n, k)`, and squared distances, float64 `(n, k)`, of float32 queries."""
         rows = np.empty((len(queries), 0), np.int64)

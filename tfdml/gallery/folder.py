@@ -11,16 +11,17 @@ import secrets
 
 import numpy as np
 
-from tfdml._utils.files import LOCK, lock_folder, remove_partial, whole_file
+from tfdml._utils.files import LOCK, lock_folder, remove_partial, whole_file, whole_path
 from tfdml.version import __version__
 
-FORMAT = 1
+# Format 2 has an index or a backend, which versions that know only format 1 would ignore.
+FORMATS = (1, 2)
 MANIFEST = "gallery.json"
 _HASHED_BYTES = 2**22
-_OWN = re.compile(r"(vectors|scales|items)-[0-9a-f]{8}\.(npy|json)")
+_OWN = re.compile(r"(vectors|scales|items|positions|keys|index)-[0-9a-f]{8}\.(npy|json|faiss)")
 
 
-def write_folder(folder, description, arrays, items):
+def write_folder(folder, description, arrays, items, write_index=None):
     """Write a gallery. A process killed at any time leaves the previous gallery.
 
     All files have new names; writing the manifest, which names them, is the single step from the old to the new.
@@ -30,6 +31,7 @@ def write_folder(folder, description, arrays, items):
         description: dict that JSON holds.
         arrays: dict from names to arrays without objects.
         items: dict that JSON holds.
+        write_index: Function that writes an index to a path, or `None`. Default `None`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with lock_folder(folder):
@@ -48,11 +50,17 @@ def write_folder(folder, description, arrays, items):
             with whole_file(path) as file:
                 np.save(file, array, allow_pickle=False)
             files[name] = _described(path)
+        if write_index is not None:
+            path = folder / f"index-{token}.faiss"
+            with whole_path(path) as partial:
+                write_index(partial)
+            files["index"] = _described(path)
         path = folder / f"items-{token}.json"
         with whole_file(path, "w", encoding="utf-8") as file:
             json.dump(items, file, allow_nan=False)
         files["items"] = _described(path)
-        manifest = {"format": FORMAT, "tfdml_version": __version__, **description, "files": files}
+        version = 1 if description["index"] == "exact" and description["backend"] is None else 2
+        manifest = {"format": version, "tfdml_version": __version__, **description, "files": files}
         text = json.dumps(manifest, indent=2)
         with whole_file(previous, "w", encoding="utf-8") as file:
             file.write(text + "\n")
@@ -70,7 +78,7 @@ def read_folder(folder):
         folder: `pathlib.Path`.
 
     Returns:
-        (manifest, arrays mapped from files, items).
+        (manifest, arrays mapped from files, items). In place of the index stands its path.
 
     Raises:
         FileNotFoundError: If there is no gallery.
@@ -86,10 +94,10 @@ def read_folder(folder):
         version, files = manifest["format"], dict(manifest["files"])
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(folder / MANIFEST, f"{type(error).__name__}: {error}") from error
-    if version != FORMAT:
+    if version not in FORMATS:
         raise ValueError(
-            f"The gallery has another format. Received: format {version!r} in {str(folder)!r}. Expected: {FORMAT}. "
-            "Install the version of tfdml that wrote it, or build the gallery again."
+            f"The gallery has another format. Received: format {version!r} in {str(folder)!r}. Expected: one of "
+            f"{FORMATS}. Install the version of tfdml that wrote it, or build the gallery again."
         )
     arrays, items = {}, None
     for name, entry in files.items():
@@ -100,6 +108,8 @@ def read_folder(folder):
             raise _damaged(path, "its checksum differs")
         if name == "items":
             items = json.loads(path.read_text(encoding="utf-8"))
+        elif name == "index":
+            arrays[name] = path
         else:
             # Files without data cannot be mapped.
             arrays[name] = np.load(path, mmap_mode="r" if manifest["count"] else None, allow_pickle=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import warnings
 from collections.abc import Iterable, Sequence
@@ -12,19 +13,23 @@ import numpy as np
 from tfdml._utils.arguments import check_choice, check_whole_number
 from tfdml._utils.types import Labels, PathLike
 from tfdml.data import Preprocessing
+from tfdml.gallery.approximate import ApproximateSearch
+from tfdml.gallery.backends import Backend, BackendVectors
 from tfdml.gallery.classification import METHODS, Prototypes, nearest_by_vote
 from tfdml.gallery.exact import ExactSearch
+from tfdml.gallery.faiss_indexes import IndexKind
 from tfdml.gallery.fingerprint import fingerprint
 from tfdml.gallery.folder import read_folder, write_folder
 from tfdml.gallery.inputs import compiled, to_vectors
 from tfdml.gallery.items import Items, checked_labels, checked_metadata
+from tfdml.gallery.report import GalleryReport, measured
 from tfdml.gallery.results import Classification, SearchResult
 from tfdml.gallery.thresholds import DEFAULT_TARGET, Calibration, Target, calibrate
 from tfdml.gallery.vectors import STORAGES, StoredVectors
 
 
 class Gallery:
-    r"""Embeddings with ids, labels and metadata, in which queries find their exact nearest neighbors.
+    r"""Embeddings with ids, labels and metadata, in which queries find their nearest neighbors.
 
     Images become vectors with the embedder; vectors are accepted as they are. A call that fails changes nothing.
     Distances are those to the stored vectors: $\lVert x - y \rVert$, or $\lVert x - y \rVert^2 / 2$ of normalized
@@ -38,11 +43,22 @@ class Gallery:
         distance: `"l2"`, or `"cosine"`, which normalizes vectors. Default `"l2"`.
         storage: `"float32"`, `"float16"` or `"int8"` (a scale per vector). Default `"float32"`.
         batch_size: int. Images that are embedded at once. Default 256.
+        index: `"exact"`; with the extra `faiss` also `"hnsw"` (a graph of neighbors, fast), `"ivfpq"` (lists of
+            compressed vectors, small), `"binary"` (signs of the values, smallest), or a factory string of Faiss such as
+            `"IVF1024,Flat"`. All but the first are approximate: the index proposes candidates, which are ordered by
+            their distances to the stored vectors. Default `"exact"`.
+        candidates: int, the number of candidates of a query; float, that number relative to `k`. `None` uses `k + 8` if
+            the index holds whole vectors, `40.0` for `"binary"`, and `4.0` otherwise. Default `None`.
+        index_parameters: str. Effort of the index as in Faiss, such as `"efSearch=128"` or `"nprobe=64"`. `None` uses
+            `efSearch=64` and probes 1/32 of the lists. Default `None`.
+        backend: `Backend`, such as `QdrantBackend`, that holds the vectors and searches them in place of an index.
+            Default `None`.
 
     Attributes:
         calibration: `Calibration` from the last call of `calibrate`, or `None`. It is saved with the gallery.
 
     Raises:
+        ImportError: If the index needs Faiss, which is not installed.
         ValueError: If an option is invalid.
         TypeError: If the embedder cannot be called.
 
@@ -62,6 +78,10 @@ class Gallery:
         distance: str = "l2",
         storage: str = "float32",
         batch_size: int = 256,
+        index: str = "exact",
+        candidates: int | float | None = None,
+        index_parameters: str | None = None,
+        backend: Backend | None = None,
     ) -> None:
         self.embedder, self.preprocessing = embedder, preprocessing
         self._forward = compiled(embedder)
@@ -69,8 +89,11 @@ class Gallery:
         self.storage = check_choice("storage", storage, STORAGES)
         self.batch_size = check_whole_number("batch_size", batch_size, 1)
         self._items = Items()
-        self._vectors: StoredVectors | None = None
-        self._search: ExactSearch | None = None
+        self.index, self.candidates = index, _checked_candidates(candidates)
+        self.index_parameters, self.backend = index_parameters, backend
+        self._kind = _checked_index(index, candidates, index_parameters, backend, storage)
+        self._vectors: Any = None
+        self._search: Any = None
         self._prototypes: Prototypes | None = None
         self.calibration: Calibration | None = None
 
@@ -131,15 +154,16 @@ class Gallery:
                 f"Ids are in the gallery already. Received: {present[0]!r} and {len(present) - 1} more. Expected: new "
                 "ids. Pass on_conflict='replace' to replace the items."
             )
-        store = self._vectors if self._vectors is not None else StoredVectors.empty(self.storage, vectors.shape[1])
+        store = self._vectors if self._vectors is not None else self._new_vectors(vectors.shape[1])
+        search = self._search if self._search is not None else self._new_search(store)
         # A vector that the storage cannot hold must be found before anything changes.
         store.encode(vectors)
-        self._vectors, self._prototypes = store, None
+        self._vectors, self._search, self._prototypes = store, search, None
         old = np.array([item in self for item in new_ids])
         if present:
             self._replace(self._items.rows(present), vectors[old], new_labels, new_metadata, np.flatnonzero(old))
         new = np.flatnonzero(~old)
-        self._forget(len(self))
+        search.appended(len(self))
         store.append(vectors[new])
         self._items.append(*([column[row] for row in new] for column in (new_ids, new_labels, new_metadata)))
         return new_ids
@@ -185,14 +209,13 @@ class Gallery:
             return
         kept = np.ones(len(self), bool)
         kept[rows] = False
-        self._forget(int(rows.min()))
+        self._search.kept(kept)
         self._prototypes = None
-        assert self._vectors is not None
         self._vectors.keep(kept)
         self._items.keep(kept)
 
     def search(self, queries: Any, k: int = 10) -> SearchResult:
-        """Find the exact nearest items of each query.
+        """Find the nearest items of each query, exactly or as the index does.
 
         Args:
             queries: `n` images or vectors, as for `add`.
@@ -202,7 +225,8 @@ class Gallery:
             `SearchResult`.
 
         Raises:
-            ValueError: If the gallery is empty, `k` exceeds its size, or the queries do not fit.
+            ValueError: If the gallery is empty, `k` exceeds its size, the queries do not fit, or there are too few
+                vectors to train the index.
         """
         k = check_whole_number("k", k, 1)
         if not len(self):
@@ -210,15 +234,42 @@ class Gallery:
         if k > len(self):
             raise ValueError(f"The gallery has too few items. Received: k={k}. Expected: at most {len(self)}.")
         vectors = self._to_vectors(queries)[0]
-        if self._search is None:
-            self._search = ExactSearch(self._vectors)
         rows, squared = self._search(vectors, k)
-        # Object arrays, so that labels of different types stay what they are.
-        labels = np.empty(rows.size, object)
-        labels[:] = [self._items.labels[row] for row in rows.flat]
-        ids = np.array([self._items.ids[row] for row in rows.flat]).reshape(rows.shape)
+        ids, labels = self._items.columns(rows)
         distances = squared / 2 if self.distance == "cosine" else np.sqrt(squared)
-        return SearchResult(ids, labels.reshape(rows.shape), distances)
+        return SearchResult(ids, labels, distances)
+
+    def report(self, queries: Any = None, k: int = 10) -> GalleryReport:
+        """Measure recall, time and memory of the index, compared with exact search in the same vectors.
+
+        Args:
+            queries: Images or vectors, as for `add`. `None` uses 1,000 of the stored vectors, each without itself.
+                Default `None`.
+            k: int. Number of neighbors. Default 10.
+
+        Returns:
+            `GalleryReport`.
+
+        Raises:
+            ValueError: If the gallery has a backend or too few items, or the queries do not fit.
+
+        Example:
+            >>> gallery = Gallery(storage="float16")
+            >>> ids = gallery.add(np.random.default_rng(0).random((50, 8)))
+            >>> report = gallery.report(k=5)
+            >>> report.recall, report.vector_bytes
+            (1.0, 16.0)
+        """
+        k = check_whole_number("k", k, 1)
+        if self.backend is not None:
+            raise ValueError(
+                f"A backend is not measured. Received: backend={type(self.backend).__name__}. Expected: a gallery that "
+                "holds its vectors."
+            )
+        needed = k if queries is not None else k + 1
+        if needed > len(self):
+            raise ValueError(f"The gallery has too few items. Received: {len(self)}. Expected: at least {needed}.")
+        return measured(self._search, self.index, None if queries is None else self._to_vectors(queries)[0], k)
 
     def calibrate(
         self,
@@ -378,6 +429,8 @@ class Gallery:
     def save(self, folder: PathLike) -> pathlib.Path:
         """Save the gallery without its embedder. A gallery in the folder is replaced as a whole or not at all.
 
+        The index is built if it is not yet, and saved. Vectors in a backend stay there.
+
         Args:
             folder: str or `os.PathLike`. New or empty folder, or a gallery. `~` is the home folder.
 
@@ -389,11 +442,8 @@ class Gallery:
             OSError: If the folder is not writable, or another process writes to it.
         """
         path = pathlib.Path(folder).expanduser()
-        store = self._vectors if self._vectors is not None else StoredVectors.empty(self.storage, 0)
-        arrays = {"vectors": store.codes}
-        if store.scales is not None:
-            arrays["scales"] = store.scales
-        items = self._items
+        store = self._vectors if self._vectors is not None else self._new_vectors(0)
+        arrays, items = store.arrays(), self._items
         columns = {"ids": items.ids, "labels": items.labels, "metadata": items.metadata, "next_id": items.next_id}
         description = {
             "count": len(self),
@@ -403,13 +453,31 @@ class Gallery:
             "fingerprint": fingerprint(self.embedder, self.preprocessing),
             "preprocessing": None if self.preprocessing is None else self.preprocessing.config(),
             "calibration": None if self.calibration is None else self.calibration.config(),
+            "index": self.index,
+            "candidates": self.candidates,
+            "index_parameters": self.index_parameters,
+            "backend": None if self.backend is None else type(self.backend).__name__,
         }
-        write_folder(path, description, arrays, columns)
+        write_index = None
+        if self.backend is not None:
+            description["next_key"] = store.next_key
+        elif self._kind is not None and self._has_index():
+            description["index_state"], arrays["positions"] = self._search.state()
+            write_index = functools.partial(self._kind.write, self._search.index)
+        write_folder(path, description, arrays, columns, write_index)
         return path
 
     @classmethod
     def load(
-        cls, folder: PathLike, embedder: Any = None, preprocessing: Preprocessing | None = None, batch_size: int = 256
+        cls,
+        folder: PathLike,
+        embedder: Any = None,
+        preprocessing: Preprocessing | None = None,
+        batch_size: int = 256,
+        index: str | None = None,
+        candidates: int | float | None = None,
+        index_parameters: str | None = None,
+        backend: Backend | None = None,
     ) -> Gallery:
         """Load a gallery. Its vectors stay in their file until they change.
 
@@ -419,29 +487,85 @@ class Gallery:
                 SavedModels have no fingerprint, so only the size of their vectors is checked. Default `None`.
             preprocessing: `Preprocessing` to compare with that of the gallery, which `None` uses. Default `None`.
             batch_size: int. Images that are embedded at once. Default 256.
+            index: str. An index other than the saved one, built when it is needed; `None` for the saved one. A version
+                of Faiss that cannot read it builds it again. Default `None`.
+            candidates: int or float, as for `Gallery`; `None` for the saved value. Default `None`.
+            index_parameters: str, as for `Gallery`; `None` for the saved value. Default `None`.
+            backend: The backend that holds the vectors of the gallery. Default `None`.
 
         Returns:
             `Gallery`.
 
         Raises:
             FileNotFoundError: If there is no gallery.
-            ValueError: If a file is damaged or missing, a later version has written it, or the embedder or the
-                preprocessing is another one.
+            ImportError: If the index needs Faiss, which is not installed. Pass `index="exact"`.
+            ValueError: If a file is damaged or missing, a later version has written it, the embedder or the
+                preprocessing is another one, or the backend is missing or has fewer vectors.
         """
         manifest, arrays, items = read_folder(pathlib.Path(folder).expanduser())
         config = manifest["preprocessing"]
         if preprocessing is None and config is not None:
             preprocessing = Preprocessing.from_config(config)
         _check_fingerprint(manifest["fingerprint"], fingerprint(embedder, preprocessing), folder)
-        gallery = cls(embedder, preprocessing, manifest["distance"], manifest["storage"], batch_size)
+        saved_index = manifest.get("index", "exact")
+        if index in (None, saved_index):
+            index = saved_index
+            candidates = manifest.get("candidates") if candidates is None else candidates
+            index_parameters = manifest.get("index_parameters") if index_parameters is None else index_parameters
+        _check_backend(backend, manifest.get("backend"), manifest["count"])
+        options = index, candidates, index_parameters, backend
+        gallery = cls(embedder, preprocessing, manifest["distance"], manifest["storage"], batch_size, *options)
         gallery._items = Items(items["ids"], items["labels"], items["metadata"])
         gallery._items.next_id = items["next_id"]
         # Earlier versions did not have it.
         if manifest.get("calibration") is not None:
             gallery.calibration = Calibration.from_config(manifest["calibration"])
         if manifest["dim"] is not None:
-            gallery._vectors = StoredVectors(manifest["storage"], arrays["vectors"], arrays.get("scales"))
+            if backend is None:
+                gallery._vectors = StoredVectors(manifest["storage"], arrays["vectors"], arrays.get("scales"))
+            else:
+                gallery._vectors = BackendVectors(backend, manifest["dim"], arrays["keys"], manifest["next_key"])
+            gallery._search = gallery._new_search(gallery._vectors)
+            if index == saved_index and "index" in arrays:
+                gallery._restore_index(arrays["index"], manifest["index_state"], arrays["positions"])
         return gallery
+
+    def _new_vectors(self, dim):
+        if self.backend is None:
+            return StoredVectors.empty(self.storage, dim)
+        if dim and len(self.backend):
+            raise ValueError(
+                f"The backend is not empty. Received: {len(self.backend)} vectors. Expected: none for a new gallery. "
+                "Load the gallery that the vectors belong to, or empty the backend."
+            )
+        return BackendVectors(self.backend, dim)
+
+    def _new_search(self, store):
+        if self.backend is not None:
+            return store
+        return ExactSearch(store) if self._kind is None else ApproximateSearch(store, self._kind, self.candidates)
+
+    def _has_index(self):
+        if not len(self):
+            return False
+        try:
+            self._search.synchronize()
+        except ValueError:
+            # Mostly too few vectors so far; the next search tells.
+            return False
+        return True
+
+    def _restore_index(self, path, state, positions):
+        try:
+            index = self._kind.read(path)
+        except RuntimeError as error:
+            warnings.warn(
+                f"The index is built again, because this version of Faiss cannot read it. Received: {str(path)!r} "
+                f"({error}).",
+                stacklevel=3,
+            )
+        else:
+            self._search.restore(index, state, positions)
 
     def _to_vectors(self, images):
         vectors, labels, ids = to_vectors(images, self.embedder, self._forward, self.preprocessing, self.batch_size)
@@ -493,18 +617,63 @@ class Gallery:
     def _replace(self, rows, vectors, labels, metadata, sources):
         self._prototypes = None
         if vectors is not None and len(rows):
-            assert self._vectors is not None
             self._vectors.write(rows, vectors)
-            self._forget(int(rows.min()))
+            self._search.written(rows)
         for row, source in zip(rows, sources):
             if labels is not None:
                 self._items.labels[row] = labels[source]
             if metadata is not None:
                 self._items.metadata[row] = metadata[source]
 
-    def _forget(self, first_row):
-        if self._search is not None:
-            self._search.forget(first_row)
+
+def _checked_candidates(candidates):
+    is_number = isinstance(candidates, (int, float)) and not isinstance(candidates, bool)
+    if candidates is None or (is_number and 1 <= candidates < float("inf")):
+        return candidates
+    raise ValueError(
+        f"The number of candidates is invalid. Received: candidates={candidates!r}. Expected: an int >= 1 for a "
+        "number, a float >= 1 for a multiple of k, or None."
+    )
+
+
+def _checked_index(index, candidates, parameters, backend, storage):
+    if not isinstance(index, str):
+        raise TypeError(f"The index has the wrong type. Received: {index!r}. Expected: a str such as 'hnsw'.")
+    if index == "exact" and (candidates, parameters) != (None, None):
+        raise ValueError(
+            f"Exact search has no candidates and no parameters. Received: candidates={candidates!r}, "
+            f"index_parameters={parameters!r}. Expected: an approximate index such as index='hnsw'."
+        )
+    if backend is None:
+        return None if index == "exact" else IndexKind(index, parameters)
+    if not isinstance(backend, Backend):
+        raise TypeError(
+            f"The backend lacks a method. Received: {type(backend).__name__}. Expected: add, remove, search and "
+            "__len__."
+        )
+    if index != "exact" or storage != "float32":
+        raise ValueError(
+            f"The backend holds the vectors. Received: index={index!r} and storage={storage!r} with a backend. "
+            "Expected: neither. Set them in the backend."
+        )
+    return None
+
+
+def _check_backend(backend, saved, count):
+    if backend is None and saved is not None:
+        raise ValueError(
+            f"The vectors of the gallery are in a backend. Received: backend=None. Expected: the {saved} that holds "
+            "them."
+        )
+    if backend is not None and saved is None:
+        raise ValueError(
+            f"The gallery holds its vectors itself. Received: backend={type(backend).__name__}. Expected: None."
+        )
+    if backend is not None and len(backend) < count:
+        raise ValueError(
+            f"The backend lacks vectors of the gallery. Received: {len(backend)}. Expected: {count}. Pass the backend "
+            "that holds them, or build the gallery again."
+        )
 
 
 def _check_fingerprint(saved, current, folder):

@@ -67,6 +67,14 @@ class Items:
         self.metadata += metadata
         self.next_id = max(self.next_id, 1 + max((item for item in ids if is_integer(item)), default=-1))
 
+    def columns(self, rows):
+        """Return ids, and labels as objects, in the shape of an int array of rows."""
+        flat = rows.ravel().tolist()
+        # Object arrays, so that labels of different types stay what they are.
+        labels = np.empty(rows.size, object)
+        labels[:] = [self.labels[row] for row in flat]
+        return np.array([self.ids[row] for row in flat]).reshape(rows.shape), labels.reshape(rows.shape)
+
     def keep(self, kept):
         """Keep only the rows of a boolean mask `(n,)`, in order. Ids are not given again."""
         columns = (self.ids, self.labels, self.metadata)

@@ -106,13 +106,13 @@ def neighbor_recall(search, exact, queries, counts, own=None, sample=1000):
     return float(shares.mean())
 
 
-def import_faiss():
-    """Import Faiss, or raise an ImportError that says how to install it."""
+def import_faiss(option="neighbors='faiss'", exact="neighbors='exact'"):
+    """Import Faiss, or raise an ImportError that says how to install it, or which option does without."""
     try:
         import faiss
     except ImportError as error:
         raise ImportError(
-            f"Approximate search requires Faiss, which cannot be imported ({error}). Received: neighbors='faiss'. "
-            "Expected: Faiss, or neighbors='exact'. Run: pip install 'tfdml[faiss]'."
+            f"Approximate search requires Faiss, which cannot be imported ({error}). Received: {option}. "
+            f"Expected: Faiss, or {exact}. Run: pip install 'tfdml[faiss]'."
         ) from error
     return faiss
