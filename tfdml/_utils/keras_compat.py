@@ -99,6 +99,11 @@ def sequence_options(sequence):
     return {name: getattr(sequence, name) for name in names if hasattr(sequence, name)}
 
 
+def own_loss_tracker():
+    """Return a metric for a loss that `compute_loss` computes itself, or None for Keras 3, which tracks it."""
+    return keras.metrics.Mean(name="loss") if IS_KERAS_2 else None
+
+
 def pop_call_from_fit(options):
     """Remove the private argument that `fit` passes to `evaluate`, and return whether it was present."""
     return options.pop("_use_cached_eval_dataset", False)

@@ -5,9 +5,11 @@ from tfdml.data.augmentation import Augmentation
 from tfdml.data.batches import balanced_batches, class_pool, evaluation_batches
 from tfdml.data.datasets import *  # noqa: F403
 from tfdml.data.encoding import encode_labels
+from tfdml.data.interactions import Interactions
 from tfdml.data.labeled_features import LabeledFeatures
 from tfdml.data.labeled_images import LabeledImages
 from tfdml.data.labeled_samples import LabeledSamples
+from tfdml.data.movielens_files import movielens
 from tfdml.data.preprocessing import Preprocessing
 from tfdml.data.sampler import BalancedSampler, steps_per_epoch
 from tfdml.data.splits import Splits, split_classes
@@ -15,6 +17,7 @@ from tfdml.data.splits import Splits, split_classes
 __all__: list[str] = [
     "Augmentation",
     "BalancedSampler",
+    "Interactions",
     "LabeledFeatures",
     "LabeledImages",
     "LabeledSamples",
@@ -24,6 +27,7 @@ __all__: list[str] = [
     "class_pool",
     "encode_labels",
     "evaluation_batches",
+    "movielens",
     "split_classes",
     "steps_per_epoch",
     *datasets.__all__,

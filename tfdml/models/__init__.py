@@ -3,6 +3,7 @@
 from tfdml._utils.naming import former_names
 from tfdml.models.batches import image_batches
 from tfdml.models.ccp_model import CCPModel
+from tfdml.models.collaborative_model import CollaborativeModel
 from tfdml.models.distribution import Workers, workers_of
 from tfdml.models.embedder import (
     adapt_pooling,
@@ -23,6 +24,7 @@ from tfdml.models.snapshot import WeightSnapshot
 
 __all__ = [
     "CCPModel",
+    "CollaborativeModel",
     "CutMix",
     "Workers",
     "LinearDecay",

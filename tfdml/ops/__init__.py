@@ -1,6 +1,7 @@
 """Pure functions on tensors, without variables or Keras."""
 
 from tfdml.ops.clipped_distances import clipped_distances
+from tfdml.ops.collaborative import covariance_penalty, warp_hinge
 from tfdml.ops.counting import count_below, count_sorted_below, sort_masked
 from tfdml.ops.distances import DISTANCES, check_distance, pairwise_distances
 from tfdml.ops.encoded_images import (
@@ -51,6 +52,7 @@ __all__ = [
     "compare",
     "count_below",
     "count_sorted_below",
+    "covariance_penalty",
     "decode_image",
     "encoded_size",
     "exif_orientation",
@@ -78,4 +80,5 @@ __all__ = [
     "stored_window",
     "to_input_range",
     "upright_size",
+    "warp_hinge",
 ]

@@ -1,0 +1,98 @@
+"""CollaborativeModel: its loss by hand, recommendations by brute force, files and errors."""
+
+import keras
+import numpy as np
+import pytest
+
+from tests.ops.test_collaborative import hinge_by_loop
+from tfdml import data, models
+
+USERS, ITEMS, DIM = 5, 8, 4
+
+
+@pytest.fixture(scope="module")
+def interactions():
+    generator = np.random.default_rng(0)
+    pairs = np.unique(generator.integers(0, [USERS, ITEMS], (20, 2)), axis=0)
+    return data.Interactions(pairs[:, 0], pairs[:, 1], USERS, ITEMS, generator.normal(size=(ITEMS, 3)))
+
+
+def make_model(**options):
+    encoder = keras.Sequential([keras.Input((3,)), keras.layers.Dense(DIM)])
+    model = models.CollaborativeModel(USERS, ITEMS, DIM, item_encoder=encoder, **options)
+    model.compile(keras.optimizers.SGD(0.5))
+    return model
+
+
+@pytest.fixture(scope="module")
+def trained(interactions):
+    model = make_model(max_norm=0.5)
+    model.fit(interactions.batches(8, negatives=3), steps_per_epoch=2, epochs=2, verbose=0)
+    return model
+
+
+def test_the_loss_is_that_by_hand(interactions):
+    model = make_model(margin=0.7, covariance_weight=2.0, feature_weight=0.3)
+    batches = interactions.batches(8, negatives=3)
+    batch = {name: value.numpy() for name, value in next(iter(batches)).items()}
+    users, items = model.user_vectors()[batch["user"]], model.item_vectors()[batch["item"]]
+    positive = np.sum((users - items) ** 2, axis=1)
+    negatives = np.sum((users[:, None] - model.item_vectors()[batch["negatives"]]) ** 2, axis=2)
+    covariance = np.cov(np.concatenate([users, items]), rowvar=False, bias=True)
+    off_diagonal = covariance - np.diag(np.diag(covariance))
+    encoded = model.encode_items(batch["features"])
+    expected = (
+        hinge_by_loop(positive, negatives, 0.7, ITEMS).mean()
+        + 2.0 * np.sum(off_diagonal**2) / 16
+        + 0.3 * np.sum((encoded - items) ** 2, axis=1).mean()
+    )
+    history = model.fit(batches, steps_per_epoch=1, verbose=0).history
+    np.testing.assert_allclose(history["loss"], [expected], rtol=1e-5)
+
+
+def test_vectors_stay_in_the_ball(trained):
+    for vectors in (trained.user_vectors(), trained.item_vectors(), trained.encode_items(np.ones((2, 3)))):
+        assert np.linalg.norm(vectors, axis=1).max() <= 0.5 + 1e-5
+
+
+def test_recommendations_are_the_nearest_unknown_items(trained, interactions):
+    items, distances = trained.recommend(range(USERS), k=ITEMS, exclude=interactions)
+    for user in range(USERS):
+        known = interactions.items_of([user])[0]
+        to_all = np.linalg.norm(trained.user_vectors()[user] - trained.item_vectors(), axis=1)
+        expected = [item for item in np.argsort(to_all) if item not in known]
+        assert items[user].tolist() == expected + [-1] * len(known)
+        np.testing.assert_allclose(distances[user][: len(expected)], to_all[expected], rtol=1e-4, atol=1e-6)
+    assert trained.recommend([], k=2)[0].shape == (0, 2)
+
+
+def test_saved_and_loaded(trained, tmp_path):
+    trained.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.recommend([0, 1], 3)[1], trained.recommend([0, 1], 3)[1])
+    np.testing.assert_array_equal(loaded.encode_items(np.ones((1, 3))), trained.encode_items(np.ones((1, 3))))
+    configs = [{**model.get_config(), "item_encoder": None} for model in (loaded, trained)]
+    assert configs[0] == configs[1] and configs[0]["max_norm"] == 0.5
+
+
+def test_weights_of_pairs(interactions):
+    batch = next(iter(interactions.batches(8, negatives=3)))
+    model = make_model(covariance_weight=0.0, feature_weight=0.0)
+    distances = model(batch)
+    assert float(model.compute_loss(batch, None, distances, np.zeros(8))) == 0.0
+
+
+def test_errors(trained, interactions):
+    with pytest.raises(ValueError, match=r"The encoder has another output. Received: shape \(None, 4\)"):
+        models.CollaborativeModel(USERS, ITEMS, 5, item_encoder=trained.item_encoder)
+    with pytest.raises(ValueError, match="margin > 0"):
+        models.CollaborativeModel(USERS, ITEMS, margin=0)
+    with pytest.raises(ValueError, match="Users are out of range"):
+        trained.recommend([USERS])
+    with pytest.raises(ValueError, match="There are too few items. Received: k=9"):
+        trained.recommend([0], k=9)
+    with pytest.raises(ValueError, match="The model has no encoder"):
+        models.CollaborativeModel(USERS, ITEMS).encode_items(np.ones((1, 3)))
+    batch = {name: value for name, value in next(iter(interactions.batches(8))).items() if name != "features"}
+    with pytest.raises(ValueError, match="The encoder needs features of items"):
+        trained.compute_loss(batch, None, trained(batch))

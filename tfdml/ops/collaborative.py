@@ -1,0 +1,90 @@
+"""Terms of collaborative metric learning: a rank-weighted hinge on squared distances, and a covariance penalty."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from tfdml._utils.arguments import check_positive, check_whole_number
+from tfdml._utils.types import TensorLike
+from tfdml.ops.precision import at_least_float32
+
+
+def warp_hinge(positive: TensorLike, negatives: TensorLike, margin: float, item_count: int) -> tf.Tensor:
+    r"""Weight the hinge of each positive item by the logarithm of its estimated rank (WARP).
+
+    With the squared distances $d_p$ of a user to a positive item and $d_k$ to $K$ sampled negative items, item $k$ is
+    an impostor if $m + d_p - d_k > 0$. If $M$ of the samples are impostors, about $r = M n / K$ of all $n$ items are,
+    and
+
+    $$L = \log(r + 1)\, \max(0,\; m + d_p - \min_k d_k).$$
+
+    No gradient flows through the rank. The paper sums the hinge over all impostors; its authors' code, like this
+    function, takes the closest one, which is the hardest.
+
+    Args:
+        positive: float tensor `(batch,)`. Squared distances to positive items.
+        negatives: float tensor `(batch, K)`. Squared distances to sampled negative items.
+        margin: float, > 0. $m$.
+        item_count: int. Number $n$ of items from which the negative ones are drawn.
+
+    Returns:
+        Tensor `(batch,)`.
+
+    Raises:
+        ValueError: If the margin or the number of items is out of range, or the shapes do not match.
+
+    Example:
+        >>> from tfdml import ops
+        >>> print(ops.warp_hinge([1.0, 0.0], [[0.5, 3.0], [2.0, 2.0]], margin=1.0, item_count=2).numpy().round(2))
+        [1.04 0.  ]
+
+    Reference:
+        Hsieh et al., "Collaborative metric learning", WWW 2017, section 3.3; Weston et al., "WSABIE", IJCAI 2011.
+    """
+    check_positive("margin", margin)
+    check_whole_number("item_count", item_count, 1)
+    positive, negatives = at_least_float32(positive), at_least_float32(negatives)
+    shapes = positive.shape, negatives.shape
+    if shapes[0].rank != 1 or shapes[1].rank != 2 or not shapes[1][:1].is_compatible_with(shapes[0]):
+        raise ValueError(
+            f"Distances do not match. Received: shapes {shapes[0]} and {shapes[1]}. Expected: (batch,) and (batch, K)."
+        )
+    hinge = tf.maximum(margin + positive - tf.reduce_min(negatives, axis=1), 0.0)
+    is_impostor = margin + positive[:, None] - negatives > 0.0
+    rank = tf.reduce_mean(tf.cast(is_impostor, hinge.dtype), axis=1) * item_count
+    return tf.stop_gradient(tf.math.log1p(rank)) * hinge
+
+
+def covariance_penalty(embeddings: TensorLike) -> tf.Tensor:
+    r"""Penalize correlations between the dimensions of embeddings.
+
+    $$\frac{1}{n} \Bigl( \lVert C \rVert_F^2 - \lVert \operatorname{diag} C \rVert_2^2 \Bigr), \qquad
+      C = \frac{1}{n} \sum_i (e_i - \mu)(e_i - \mu)^\top.$$
+
+    The paper writes the Frobenius norm without a square, which would not vanish for uncorrelated dimensions.
+
+    Args:
+        embeddings: float tensor `(n, dim)`.
+
+    Returns:
+        Scalar, >= 0; 0 if the dimensions are uncorrelated.
+
+    Raises:
+        ValueError: If the embeddings are not a matrix.
+
+    Example:
+        >>> from tfdml import ops
+        >>> float(ops.covariance_penalty([[1.0, 1.0], [-1.0, -1.0]]))
+        1.0
+
+    Reference:
+        Hsieh et al., "Collaborative metric learning", WWW 2017, section 3.5.
+    """
+    embeddings = at_least_float32(embeddings)
+    if embeddings.shape.rank != 2:
+        raise ValueError(f"Embeddings must be vectors. Received: shape {embeddings.shape}. Expected: (n, dim).")
+    count = tf.cast(tf.shape(embeddings)[0], embeddings.dtype)
+    centered = embeddings - tf.reduce_mean(embeddings, axis=0)
+    covariance = tf.matmul(centered, centered, transpose_a=True) / count
+    off_diagonal = tf.linalg.set_diag(covariance, tf.zeros_like(embeddings[0]))
+    return tf.reduce_sum(tf.square(off_diagonal)) / count
