@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tfdml import ops
 from tfdml._utils.arguments import check_between, check_choice, check_positive, check_whole_number
+from tfdml._utils.arrays import occurrence_numbers
 from tfdml._utils.types import Config, Logs
 from tfdml._utils.variables import array_of, number
 from tfdml.callbacks.monitor import monitored_value
@@ -392,7 +393,7 @@ class AlternatingProjections(keras.callbacks.Callback):
         seen, slots = number(model.recent.samples_seen), model.recent.size
         newest_first = np.arange(seen - 1, max(seen - slots, 0) - 1, -1) % slots
         labels = array_of(model.recent.labels)[newest_first]
-        places = _ranks(labels)
+        places = occurrence_numbers(labels)
         kept = places < size
         points[labels[kept], places[kept]] = array_of(model.recent.embeddings)[newest_first[kept]]
         counts = np.minimum(np.bincount(labels, minlength=layer.num_classes), size)
@@ -424,7 +425,7 @@ class AlternatingProjections(keras.callbacks.Callback):
                     f"The pool has labels without proxies. Received: labels {labels.min()}..{labels.max()}. "
                     f"Expected: 0..{layer.num_classes - 1}."
                 )
-            places = counts[labels] + _ranks(labels)
+            places = counts[labels] + occurrence_numbers(labels)
             kept = places < size
             points[labels[kept], places[kept]] = embeddings[kept]
             counts = np.minimum(counts + np.bincount(labels, minlength=layer.num_classes), size)
@@ -528,14 +529,6 @@ def _check_finite(points):
             f"The pool's embeddings are not finite. Received: NaN or infinity in {len(bad)} classes: "
             f"{bad[:10].tolist()}. Expected: an embedder with finite weights. Training may have diverged."
         )
-
-
-def _ranks(labels):
-    """Return for each label the number of equal labels before it."""
-    order = np.argsort(labels, kind="stable")
-    ranks = np.empty(len(labels), int)
-    ranks[order] = np.arange(len(labels)) - np.searchsorted(labels[order], labels[order])
-    return ranks
 
 
 def _radius(pool, proxies):

@@ -68,12 +68,15 @@ class CollapseWarning(keras.callbacks.Callback):
         if value is None or not math.isfinite(value) or self.warned_epoch is not None:
             return
         self._largest = max(self._largest, value)
-        if value < self.fraction * self._largest or self._stays_small(value):
+        limit = self.fraction * self._largest
+        if self._stays_small(value):
+            limit = _SHARE_OF_DIAMETER * largest_distance(getattr(self.model, "embedder", self.model))
+        if value < limit:
             self.warned_epoch = epoch
             warnings.warn(
                 "The embeddings have collapsed: samples of different classes are hardly apart. Received: "
-                f"{self.monitor}={value:.3g} after epoch {epoch + 1}, {self._largest:.3g} at most so far. Expected: a "
-                f"distance of at least {self.fraction:g} times that. With proxies, add the loss inside the batch "
+                f"{self.monitor}={value:.3g} after epoch {epoch + 1}, {self._largest:.3g} at most so far. Expected: "
+                f"at least {limit:.3g}. With proxies, add the loss inside the batch "
                 "(in_batch_weight=1), or use a smaller learning rate for the network or its backbone. A smaller "
                 "learning rate of the proxies or a warm-up may only delay the collapse.",
                 stacklevel=2,

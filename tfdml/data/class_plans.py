@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from tfdml._utils.arguments import check_whole_number
+from tfdml._utils.arrays import occurrence_numbers
 from tfdml.data.visitor import Visitor
 
 _DRAW, _SUPERCLASSES = 2, 3
@@ -155,7 +156,7 @@ def visit_each(visitor, drawn, visits):
         Integers `(steps, per_batch · size)`.
     """
     flat = drawn.reshape(-1)
-    nth = ranks(flat)
+    nth = occurrence_numbers(flat)
     order = np.argsort(nth, kind="stable")
     # The first visits of all groups, then the second ones, …
     members = [
@@ -165,11 +166,3 @@ def visit_each(visitor, drawn, visits):
     rows = np.empty((len(flat), members[0].shape[1]), np.int64)
     rows[order] = np.concatenate(members)
     return rows.reshape(len(drawn), -1)
-
-
-def ranks(labels):
-    """Return for each label the number of equal labels before it."""
-    order = np.argsort(labels, kind="stable")
-    result = np.empty(len(labels), int)
-    result[order] = np.arange(len(labels)) - np.searchsorted(labels[order], labels[order])
-    return result
