@@ -17,13 +17,15 @@ from tfdml.gallery.approximate import ApproximateSearch
 from tfdml.gallery.backends import Backend, BackendVectors
 from tfdml.gallery.classification import METHODS, Prototypes, nearest_by_vote
 from tfdml.gallery.exact import ExactSearch
+from tfdml.gallery.exclusion import excluded_items, search_without
 from tfdml.gallery.faiss_indexes import IndexKind
 from tfdml.gallery.fingerprint import fingerprint
 from tfdml.gallery.folder import read_folder, write_folder
 from tfdml.gallery.inputs import compiled, to_vectors
 from tfdml.gallery.items import Items, checked_labels, checked_metadata
 from tfdml.gallery.report import GalleryReport, measured
-from tfdml.gallery.results import Classification, SearchResult
+from tfdml.gallery.reranking import search_reranked
+from tfdml.gallery.results import Classification, SearchResult, without
 from tfdml.gallery.thresholds import DEFAULT_TARGET, Calibration, Target, calibrate
 from tfdml.gallery.vectors import STORAGES, StoredVectors
 
@@ -214,19 +216,29 @@ class Gallery:
         self._vectors.keep(kept)
         self._items.keep(kept)
 
-    def search(self, queries: Any, k: int = 10) -> SearchResult:
+    def search(self, queries: Any, k: int = 10, exclude: Any = None, rerank: Any = None) -> SearchResult:
         """Find the nearest items of each query, exactly or as the index does.
 
         Args:
             queries: `n` images or vectors, as for `add`.
             k: int. Number of items per query, at most the number of items. Default 10.
+            exclude: What each query leaves out. A list with an id, a list of ids or `None` for each query, for example
+                the query's own id; or a dict from fields to lists of `n` values, which leaves out items that have the
+                query's values in all fields. A field is a key of the items' metadata (if it is a dict), or `"label"`;
+                a query with the value `None` leaves out nothing. Default `None`.
+            rerank: `KReciprocal`, `QueryExpansion`, `LabelLimit`, `MarginalRelevance`, a function with the arguments of
+                their `__call__`, or a list of these, which are applied in their order. Distances remain those between
+                query and item, so they need not increase. Default `None`.
 
         Returns:
-            `SearchResult`.
+            `SearchResult`. Items are missing from it where fewer than `k` remain.
 
         Raises:
-            ValueError: If the gallery is empty, `k` exceeds its size, the queries do not fit, or there are too few
-                vectors to train the index.
+            ValueError: If the gallery is empty, `k` exceeds its size, the queries do not fit, there are too few vectors
+                to train the index, there is not one entry of `exclude` per query, no item has one of its fields, or the
+                backend does not return vectors to a re-ranker.
+            KeyError: If an id to exclude is not in the gallery.
+            TypeError: If `exclude` or `rerank` has the wrong type.
         """
         k = check_whole_number("k", k, 1)
         if not len(self):
@@ -234,8 +246,15 @@ class Gallery:
         if k > len(self):
             raise ValueError(f"The gallery has too few items. Received: k={k}. Expected: at most {len(self)}.")
         vectors = self._to_vectors(queries)[0]
-        rows, squared = self._search(vectors, k)
-        ids, labels = self._items.columns(rows)
+        search = self._search
+        if exclude is not None:
+            excluded = excluded_items(exclude, self._items, len(vectors))
+            search = functools.partial(search_without, self._search, excluded=excluded, size=len(self))
+        if rerank is None:
+            rows, squared = search(vectors, k)
+        else:
+            rows, squared = search_reranked(search, rerank, vectors, k, self._vectors, self._items)
+        ids, labels = (without(column, rows < 0) for column in self._items.columns(rows))
         distances = squared / 2 if self.distance == "cosine" else np.sqrt(squared)
         return SearchResult(ids, labels, distances)
 
