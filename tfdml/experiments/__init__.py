@@ -24,6 +24,7 @@ _MODULES = {
     "recipe": ("Recipe",),
     "recipe_files": ("dump_recipe", "load_preset", "load_recipe", "preset_names", "recipe_names"),
     "run_folder": ("RunFolder",),
+    "sharded_extraction": ("ExtractionReport", "extract_to_parquet"),
     "runner": ("NonFiniteLossError", "TrainingResult", "resume", "train"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

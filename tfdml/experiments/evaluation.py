@@ -19,6 +19,7 @@ from tfdml._utils.input_errors import InputError, input_errors
 from tfdml._utils.plain_files import write_json
 from tfdml._utils.types import PathLike
 from tfdml.data.datasets.features import FEATURES
+from tfdml.data.parquet_files import holds_parquet
 from tfdml.experiments import builders, plugins
 from tfdml.experiments.errors import RunFolderError, line_of
 from tfdml.experiments.figures import draw_evaluation
@@ -285,7 +286,7 @@ def load_dataset(name: str, options: Mapping[str, Any]) -> data.LabeledSamples:
         if name.lower().endswith(".csv"):
             return data.get("csv", path=name, **options)
         if os.path.isdir(path) or os.path.basename(name) != name:
-            has_features = os.path.isfile(os.path.join(path, FEATURES))
+            has_features = os.path.isfile(os.path.join(path, FEATURES)) or holds_parquet(path)
             return data.load("features" if has_features else "folder", path=name, **options)
     return data.load(name, **options)
 

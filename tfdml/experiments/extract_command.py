@@ -12,6 +12,8 @@ from tfdml.experiments.options import TRUST, add_import_options
 
 SCALES = ("0-1", "0-255", "-1-1")
 DTYPES = ("float16", "float32")
+# Options that write Parquet shards instead of features.npy.
+_OF_SHARDS = ("ray", "workers", "address", "shard_size", "retry_failed")
 
 _EXAMPLES = """
 examples:
@@ -19,6 +21,7 @@ examples:
   %(prog)s MODEL.keras --data digits --scale 0-255 --out features/digits
   %(prog)s SAVEDMODEL --data cub --options.path CUB_200_2011 --size 224 --short_side 256 --out features/cub
   %(prog)s runs/mine --data glyphs --output pooling --out features/glyphs
+  %(prog)s runs/mine --data photos --ray --workers 4 --out vectors/photos
 
 Then: tfdml-train features --data.options.path features/pets"""
 
@@ -36,6 +39,10 @@ def extract_main(argv: Sequence[str] | None = None) -> int:
     if missing:
         parser.refuse(f"Options are missing. Expected: {' and '.join(missing)}.")
     dataset, out, verbose = given.pop("data"), given.pop("out"), not given.pop("quiet", False)
+    sharded = {name: given.pop(name) for name in _OF_SHARDS if name in given}
+    if sharded:
+        sharded.update(data_options=options, imports=modules, verbose=verbose)
+        return _extract_to_parquet(parser, model, dataset, out, {**sharded, **given})
     try:
         with parser.refusing_input_errors():
             plugins.import_modules(modules)
@@ -49,10 +56,29 @@ def extract_main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _extract_to_parquet(parser, model, dataset, out, options):
+    try:
+        with parser.refusing_input_errors():
+            options["imports"] = plugins.import_modules(options["imports"])
+            from tfdml.experiments.sharded_extraction import extract_to_parquet
+
+            report = extract_to_parquet(model, dataset, out, **options)
+    except KeyboardInterrupt:
+        print(f"\nInterrupted. Finished shards stay in {out}; the same command continues.", file=sys.stderr)
+        return 130
+    print(
+        f"{report.images - report.failed} vectors of {report.feature_size} numbers in {report.shards} shards "
+        f"({report.kept_shards} from before): {out}"
+    )
+    if report.failed:
+        print(f"{report.failed} images failed: {report.folder / 'failed.csv'}")
+    return 0
+
+
 def _parser():
     parser = CommandParser(
         usage="%(prog)s MODEL --data NAME_OR_FOLDER --out DIR ...",
-        description="Extracts features of images with a frozen network, to train heads on them.",
+        description="Extracts features of images with a frozen network, to train heads on them or to search them.",
         epilog=_EXAMPLES,
     )
     parser.add_argument(
@@ -75,6 +101,11 @@ def _parser():
         "--scale": (Literal[SCALES], "Values for black and white that the model expects (default: 0-1)."),
         "--batch_size": (int, "Images per batch (default: 64)."),
         "--dtype": (Literal[DTYPES], "Data type of the stored features (default: float32)."),
+        "--ray": "Write Parquet shards, computed by Ray. After an interruption, the same command continues.",
+        "--workers": (int, "Ray workers (default: one per GPU, or per CPU)."),
+        "--address ADDRESS": "Ray cluster, as in auto or HOST:6379 (default: this machine).",
+        "--shard_size": (int, "Images per Parquet shard (default: 4096). Without --ray, shards of this process."),
+        "--retry_failed": "Compute shards with failed images again.",
         "--quiet": "Show no progress bar.",
     })  # fmt: skip
     add_import_options(parser, TRUST)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import keras
@@ -101,35 +101,30 @@ def extract_features(
     with input_errors():
         batch_size = check_whole_number("batch_size", batch_size, minimum=1)
         check_choice("dtype", dtype, DTYPES)
-        if scale is not None:
-            check_choice("scale", scale, SCALES)
         if not isinstance(dataset, data.LabeledSamples):
             dataset = load_dataset(str(dataset), data_options or {})
         elif data_options:
             raise InputError(f"Options need the name of a dataset. Received: data_options={data_options}.")
         if not isinstance(dataset, data.LabeledImages) or not len(dataset):
             raise InputError(f"Features are extracted from images. Received: {dataset!r}.")
-        image_options = {"size": size, "channels": channels, "short_side": short_side, "scale": scale}
-        network = _open(model, dataset, image_options, backbone_options or {}, output, trust)
-        pool = feature_pooling(pooling, network.tokens, skip_tokens, token_grid)
-    source = {
-        "model": model.name if isinstance(model, keras.Model) else os.fspath(model),
-        "output": output,
-        "pooling": pooling,
-        **network.images,
-        "data": dataset.name,
-        "images": len(dataset),
-        "classes": dataset.num_classes,
-        "num_train_classes": dataset.num_train_classes,
-        "versions": {"tfdml": __version__, "tensorflow": tf.__version__, "keras": keras.__version__},
-    }
-    # AutoGraph would change the class of errors.
-    forward = tf.function(lambda images: pool(network.forward(images)), reduce_retracing=True, autograph=False)
+        network = FrozenNetwork(
+            model,
+            dataset,
+            backbone_options=backbone_options,
+            output=output,
+            pooling=pooling,
+            skip_tokens=skip_tokens,
+            token_grid=token_grid,
+            size=size,
+            channels=channels,
+            short_side=short_side,
+            scale=scale,
+            trust=trust,
+        )
+    source = network.source(dataset)
 
     def values(bar):
-        for images, _ in network.batches(batch_size):
-            with input_errors():
-                features = forward(images)
+        for features in network.features(dataset, batch_size):
             yield features
             bar.update(len(features))
 
@@ -144,6 +139,61 @@ def extract_features(
     except tf.errors.OpError as error:
         raise InputError(f"Not every image goes through the network: {line_of(error)}") from error
     return data.features(folder, verify=False)
+
+
+class FrozenNetwork:
+    """Network with its pooling and preprocessing, which computes features of any images.
+
+    Args:
+        model, backbone_options, output, pooling, skip_tokens, token_grid, trust: As for `extract_features`.
+        dataset: `LabeledImages`, of which only the shape of images is used.
+        **image_options: `size`, `channels`, `short_side` and `scale` as for `extract_features`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        dataset: data.LabeledImages,
+        *,
+        backbone_options: Mapping[str, Any] | None = None,
+        output: str | None = None,
+        pooling: str | None = None,
+        skip_tokens: int | None = None,
+        token_grid: tuple[int, int] | None = None,
+        trust: bool = False,
+        **image_options: Any,
+    ):
+        if image_options.get("scale") is not None:
+            check_choice("scale", image_options["scale"], SCALES)
+        self._network = network = _open(model, dataset, image_options, backbone_options or {}, output, trust)
+        pool = feature_pooling(pooling, network.tokens, skip_tokens, token_grid)
+        self._name = model.name if isinstance(model, keras.Model) else os.fspath(model)
+        self._output, self._pooling = output, pooling
+        # AutoGraph would change the class of errors.
+        self._forward = tf.function(
+            lambda images: pool(network.forward(images)), reduce_retracing=True, autograph=False
+        )
+
+    def features(self, images: data.LabeledImages, batch_size: int) -> Iterator[tf.Tensor]:
+        """Yield batches of features of images, in order."""
+        for batch, _ in self._network.batches(images, batch_size):
+            with input_errors():
+                features = self._forward(batch)
+            yield features
+
+    def source(self, dataset: data.LabeledImages) -> dict[str, Any]:
+        """Return the content of `source.json`: where the features come from."""
+        return {
+            "model": self._name,
+            "output": self._output,
+            "pooling": self._pooling,
+            **self._network.images,
+            "data": dataset.name,
+            "images": len(dataset),
+            "classes": dataset.num_classes,
+            "num_train_classes": dataset.num_train_classes,
+            "versions": {"tfdml": __version__, "tensorflow": tf.__version__, "keras": keras.__version__},
+        }
 
 
 def _open(model, dataset, image_options, backbone_options, output, trust):
@@ -184,7 +234,7 @@ def _own_network(path, dataset, given, output, trust):
         embedder = with_output(embedder, output)
     return FeatureExtractor(
         lambda images: embedder(images, training=False),
-        lambda batch_size: opened.batches(dataset, batch_size),
+        opened.batches,
         {"preprocessing": opened.preprocessing.config(), "scale": "0-1"},
     )
 

@@ -3,6 +3,7 @@
 from tfdml.gallery.backends import Backend
 from tfdml.gallery.gallery import Gallery
 from tfdml.gallery.k_reciprocal import k_reciprocal_distances, k_reciprocal_from_distances
+from tfdml.gallery.parquet import add_parquet, gallery_from_parquet
 from tfdml.gallery.qdrant import QdrantBackend
 from tfdml.gallery.report import GalleryReport
 from tfdml.gallery.reranking import (
@@ -35,7 +36,9 @@ __all__ = [
     "QdrantBackend",
     "QueryExpansion",
     "SearchResult",
+    "add_parquet",
     "expand_queries",
+    "gallery_from_parquet",
     "k_reciprocal_distances",
     "k_reciprocal_from_distances",
     "limit_per_label",

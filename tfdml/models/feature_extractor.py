@@ -22,7 +22,7 @@ class FeatureExtractor(NamedTuple):
 
     Attributes:
         forward: Function from a batch of images to features.
-        batches: Function from a batch size to batches of the dataset's images, preprocessed for the network.
+        batches: Function from a dataset and a batch size to batches of its images, preprocessed for the network.
         images: dict. Preprocessing and scale of the images, for the record.
         tokens: `TokenLayout` of the network's tokens, or `None` if it is unknown.
     """
@@ -179,7 +179,7 @@ def _extractor(forward, shape, input_dtype, dataset, given):
 
     return FeatureExtractor(
         lambda images: forward(scaled(images)),
-        lambda batch_size: data.evaluation_batches(dataset, batch_size, preprocessing),
+        lambda images, batch_size: data.evaluation_batches(images, batch_size, preprocessing),
         {"preprocessing": preprocessing.config(), "scale": scale},
     )
 

@@ -10,10 +10,12 @@ import pathlib
 import numpy as np
 
 from tfdml._utils.types import PathLike
+from tfdml.data import parquet_files
 from tfdml.data.labeled_features import LabeledFeatures
 from tfdml.ops.labels import label_column
 
-FEATURES, LABELS, CLASSES, ROLES, SOURCE = "features.npy", "labels.npy", "classes.txt", "roles.npy", "source.json"
+FEATURES, LABELS, CLASSES, ROLES = "features.npy", "labels.npy", "classes.txt", "roles.npy"
+SOURCE = parquet_files.SOURCE
 
 
 def features(
@@ -35,6 +37,10 @@ def features(
     roles.npy      optional: integers (n,), 1 for queries, 2 for their gallery, 0 for both
     source.json    optional, as written by `tfdml-extract`
     ```
+
+    The folder may have Parquet files instead of `features.npy` and `labels.npy`, with the columns `vector` and `label`
+    (integers) or `class_name`, as `tfdml-extract --ray` writes them; needs pyarrow, which the extra `ray` installs.
+    These are read into memory.
 
     Without `classes.txt`, the classes are the labels that occur, in sorted order; they need not start at 0. No file is
     unpickled.
@@ -70,6 +76,8 @@ def features(
     features_path = path / FEATURES if path.is_dir() else path
     folder = features_path.parent
     if not features_path.is_file():
+        if parquet_files.holds_parquet(path):
+            return _from_parquet(path, labels, classes, roles, num_train_classes, verify)
         raise FileNotFoundError(_missing(features_path))
     array = _read(features_path, lambda: np.lib.format.open_memmap(features_path, mode="r"))
     labels_path = _companion(labels, folder / LABELS)
@@ -96,6 +104,56 @@ def features(
     if verify:
         _check_finite(dataset, features_path)
     return dataset
+
+
+def _from_parquet(folder, labels, classes, roles, num_train_classes, verify):
+    for name, value in (("labels", labels), ("classes", classes), ("roles", roles)):
+        if value is not None:
+            raise ValueError(
+                f"{name} does not apply to Parquet files, which contain them. Received: {name}={os.fspath(value)!r} "
+                f"with {folder}. Expected: None."
+            )
+    files = parquet_files.ParquetVectors(folder)
+    if not len(files):
+        raise ValueError(f"There are no features. Received: {folder} with Parquet files without rows.")
+    array, blocks, done = None, [], 0
+    for block in files.blocks():
+        if array is None:
+            array = np.empty((len(files), files.dim), block.vectors.dtype)
+        array[done : done + len(block.vectors)] = block.vectors
+        done += len(block.vectors)
+        blocks.append(block._replace(vectors=None, ids=None))
+    numbers, names = _labels_of_blocks(blocks, folder)
+    has_roles = all(block.roles is not None for block in blocks)
+    dataset = LabeledFeatures(
+        array,
+        numbers,
+        names,
+        name=folder.resolve().name,
+        num_train_classes=_published_split(folder / SOURCE) if num_train_classes is None else num_train_classes,
+        roles=np.concatenate([block.roles for block in blocks]) if has_roles else None,
+    )
+    if verify:
+        _check_finite(dataset, folder)
+    return dataset
+
+
+def _labels_of_blocks(blocks, folder):
+    """Return labels from 0 and the names of the classes."""
+    path = folder / CLASSES
+    if path.is_file() and all(block.labels is not None for block in blocks):
+        return np.concatenate([block.labels for block in blocks]), _read_names(path)
+    classes = [name for block in blocks for name in block.classes or ()]
+    if not classes:
+        columns = [block.labels for block in blocks if block.labels is not None]
+        classes = np.concatenate(columns).tolist() if columns else [None]
+    if any(name is None for name in classes):
+        raise ValueError(
+            f"Features without labels. Received: {folder} with Parquet files in which a label is missing. Expected: "
+            "a column 'label' of integers or 'class_name'."
+        )
+    present, numbers = np.unique(classes, return_inverse=True)
+    return numbers, tuple(map(str, present))
 
 
 def _companion(given, usual):
