@@ -28,7 +28,7 @@ def test_roc_curve_is_that_of_scikit_learn():
     drawn = set(zip(x.round(9), y.round(9)))
     assert {point for point in zip(false.round(9), true.round(9)) if point[0] in x.round(9)} <= drawn
     assert marks(axes) == [(np.mean(VALUES[~POSITIVE] <= 9), np.mean(VALUES[POSITIVE] <= 9))]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["ours", "other"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ours", "other"]
 
 
 def test_logarithmic_roc_curve_shows_no_rate_below_one_pair():

@@ -71,7 +71,7 @@ def roc_curve(
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlabel("false-accept rate")
     axes.set_ylabel("true-accept rate")
-    _finish(figure, axes, title, "lower right")
+    _finish(figure, title)
     return figure
 
 
@@ -117,7 +117,7 @@ def precision_recall_curve(
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlabel("recall")
     axes.set_ylabel("precision")
-    _finish(figure, axes, title, "lower left")
+    _finish(figure, title)
     return figure
 
 
@@ -176,13 +176,10 @@ def distance_histogram(
         label = f"threshold {threshold:.3g}: accepts {_percent(true)} and {_percent(false)}"
         axes.plot([], [], color=style.TEXT, linewidth=1.0, linestyle="--", label=label)
     axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlabel(style.drawable(x_label))
     axes.set_ylabel("share of pairs" if names == ("same class", "different classes") else "share")
-    legend = figure.legend(loc="outside lower center", fontsize=style.TICK_SIZE, frameon=False, ncols=2)
-    for text in legend.get_texts():
-        text.set(color=style.TEXT, family=style.typefaces(), parse_math=False)
-    style.add_title(figure, title)
+    _finish(figure, title, columns=1)
     return figure
 
 
@@ -270,8 +267,8 @@ def _mark(axes, index, x, y):
     )
 
 
-def _finish(figure, axes, title, place):
-    legend = axes.legend(loc=place, fontsize=style.TICK_SIZE, frameon=False)
+def _finish(figure, title, columns=2):
+    legend = figure.legend(loc="outside lower center", fontsize=style.TICK_SIZE, frameon=False, ncols=columns)
     for text in legend.get_texts():
         text.set(color=style.TEXT, family=style.typefaces(), parse_math=False)
     style.add_title(figure, title)
