@@ -3,6 +3,7 @@ import pytest
 from sklearn import metrics
 
 from tfdml import plots
+from tfdml.gallery import OperatingCurve
 
 RNG = np.random.default_rng(0)
 POSITIVE = np.arange(300) < 60
@@ -71,7 +72,19 @@ def test_histogram_shows_shares_and_the_threshold():
     plots.distance_histogram([1.0, 1.0], [True, False])
 
 
+def test_operating_curve_shows_the_rates_that_are_defined():
+    rates = np.array([[0.5, 0.7, 0.9], [0.0, 0.1, 0.2], [0.8, 0.9, 1.0], [np.nan, 0.9, 0.8]])
+    figure = plots.operating_curve(OperatingCurve(*rates), threshold=0.7)
+    (axes,) = figure.axes
+    for name, values in zip(("false-accept rate", "true-accept rate", "precision"), rates[1:]):
+        np.testing.assert_array_equal(line(axes, name), [rates[0], values])
+    assert line(axes, "threshold 0.7")[0].size == 0
+    figure = plots.operating_curve(OperatingCurve(*rates[:2], *np.full((2, 3), np.nan)))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["false-accept rate"]
+
+
 BAD = {
+    "rates": (lambda: plots.operating_curve(OperatingCurve(*np.zeros((3, 2)), np.zeros(3))), "do not match"),
     "nothing": (lambda: plots.roc_curve({}), "no curves"),
     "shape": (lambda: plots.roc_curve({"a": ([1.0], [True, False])}), "shape \\(1,\\)"),
     "NaN": (lambda: plots.precision_recall_curve({"a": ([1.0, np.nan], [True, False])}), "1 are not finite"),

@@ -223,12 +223,13 @@ class _ClassCounts:
     def add(self, distances, left, right):
         """Count pairs of different classes, each for both of its classes."""
         if self.defined:
-            self._count(self.different, distances, left)
-            self._count(self.different, distances, right)
+            self._count(self.different, distances, left, right)
 
-    def _count(self, counts, distances, classes):
-        bins = classes * counts.shape[1] + np.searchsorted(self.thresholds, distances)
-        counts += np.bincount(bins, minlength=counts.size).reshape(counts.shape)
+    def _count(self, counts, distances, *classes):
+        places = np.searchsorted(self.thresholds, distances)
+        for numbers in classes:
+            bins = numbers * counts.shape[1] + places
+            counts += np.bincount(bins, minlength=counts.size).reshape(counts.shape)
 
     def opis(self):
         if not self.defined:

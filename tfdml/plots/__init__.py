@@ -5,12 +5,13 @@ from tfdml.plots.embeddings import embedding_map
 from tfdml.plots.files import save
 from tfdml.plots.neighbors import nearest_neighbors
 from tfdml.plots.pooling import pooling_maps
-from tfdml.plots.thresholds import distance_histogram, precision_recall_curve, roc_curve
+from tfdml.plots.thresholds import distance_histogram, operating_curve, precision_recall_curve, roc_curve
 
 __all__ = [
     "distance_histogram",
     "embedding_map",
     "nearest_neighbors",
+    "operating_curve",
     "pooling_maps",
     "precision_recall_curve",
     "roc_curve",

@@ -183,6 +183,66 @@ def distance_histogram(
     return figure
 
 
+def operating_curve(
+    curve: Any,
+    *,
+    threshold: float | None = None,
+    x_label: str = "threshold",
+    width: float = style.COLUMN_WIDTH,
+    title: str | None = None,
+) -> Figure:
+    """Plot false-accept rate, true-accept rate and precision against the threshold.
+
+    Use it to see what a calibrated gallery would do with another threshold (`gallery.calibration.curve`).
+
+    Args:
+        curve: `tfdml.gallery.OperatingCurve`, or another object with its arrays.
+        threshold: float that is drawn. Default `None`.
+        x_label: str. Name of the score, with its unit. Default `"threshold"`.
+        width: float, inches. Default: one column of a two-column paper.
+        title: str. Title of the figure. Default `None`.
+
+    Returns:
+        `matplotlib.figure.Figure`.
+
+    Raises:
+        ValueError: If the arrays are empty or differ in length.
+
+    Example:
+        >>> from tfdml.gallery import OperatingCurve
+        >>> curve = OperatingCurve(*np.array([[0.5, 0.7], [0.0, 0.1], [0.8, 0.9], [1.0, 0.9]]))
+        >>> operating_curve(curve, threshold=0.6).axes[0].get_xlabel()
+        'threshold'
+    """
+    lines = {
+        "false-accept rate": curve.false_accept_rates,
+        "true-accept rate": curve.true_accept_rates,
+        "precision": curve.precisions,
+    }
+    thresholds = np.asarray(curve.thresholds, np.float64)
+    shapes = {name: np.shape(values) for name, values in lines.items()}
+    if not thresholds.size or {thresholds.shape} != set(shapes.values()):
+        raise ValueError(
+            f"Rates and thresholds do not match. Received: thresholds of shape {thresholds.shape} and {shapes}. "
+            "Expected: the same shape (t,), t >= 1."
+        )
+    figure = style.new_figure(width, 0.8 * width)
+    axes = figure.subplots()
+    style.style_axes(axes)
+    for (name, rates), color in zip(lines.items(), (style.VERMILLION, style.BLUE, style.GREEN)):
+        rates = np.asarray(rates, np.float64)
+        if np.isfinite(rates).any():
+            # A rate holds from its threshold up to the next one.
+            axes.plot(thresholds, rates, color=color, linewidth=1.2, label=name, drawstyle="steps-post")
+    if threshold is not None:
+        axes.axvline(threshold, color=style.TEXT, linewidth=1.0, linestyle="--", zorder=3)
+        axes.plot([], [], color=style.TEXT, linewidth=1.0, linestyle="--", label=f"threshold {threshold:.3g}")
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_xlabel(style.drawable(x_label))
+    _finish(figure, title)
+    return figure
+
+
 def _percent(share):
     return f"{share:.1%}" if share == 0 or share >= 1e-3 else f"{share:.1e}"
 
