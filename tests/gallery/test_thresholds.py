@@ -335,3 +335,16 @@ def test_options_of_another_calibration_are_refused():
         gallery.calibrate(queries, labels * 0)
     # A calibration that fails leaves the previous one.
     assert gallery.calibration is before
+
+
+@pytest.mark.parametrize("method", ["neighbors", "prototypes"])
+def test_an_index_gives_the_same_threshold(method):
+    pytest.importorskip("faiss")
+    exact, gallery = make_gallery(), Gallery(index="hnsw")
+    gallery.add(*stored(exact)[:1], labels=stored(exact)[1])
+    queries, labels = queries_of_known_and_unseen()
+    results = [each.calibrate(queries, labels, FalseAcceptRate(0.2), method, 3) for each in (exact, gallery)]
+    assert repr(results[0]) == repr(results[1])
+    classified = [each.classify(queries) for each in (exact, gallery)]
+    np.testing.assert_array_equal(*(result.is_known for result in classified))
+    np.testing.assert_array_equal(*(result.labels for result in classified))
