@@ -117,9 +117,9 @@ class _ExcludedFields:
 
     def counts(self, queries):
         everything = range(len(self.items))
-        known = {values: None for values in (self.values[query] for query in queries)}
-        for values in known:
-            known[values] = int(np.count_nonzero(self._equal(self.values.index(values), everything)))
+        # One query for each of the different values.
+        some = {self.values[query]: query for query in queries}
+        known = {values: np.count_nonzero(self._equal(query, everything)) for values, query in some.items()}
         return np.array([known[self.values[query]] for query in queries])
 
 
@@ -137,18 +137,17 @@ def search_without(search, vectors, k, excluded, size):
         Rows, int64 `(n, k)`, and squared distances, float64 `(n, k)`; -1 and infinity where fewer items remain.
     """
     rows, squared = np.full((len(vectors), k), -1), np.full((len(vectors), k), np.inf)
-    waiting, most = np.arange(len(vectors)), None
+    waiting, most = np.arange(len(vectors)), np.full(len(vectors), -1)
     width = min(size, k + max(k, _FURTHER))
     while len(waiting):
         found, distances = search(vectors[waiting], width)
         keep = (found >= 0) & ~excluded.mask(waiting, found)
         # Counting what is left out takes longer than a search, so only queries that need it pay for it.
         short = keep.sum(axis=1) < k
-        if short.any() and most is None:
-            most = np.zeros(len(vectors), np.int64)
-            most[waiting[short]] = np.minimum(size, k + excluded.counts(waiting[short]))
-        if most is not None:
-            short &= width < most[waiting]
+        uncounted = waiting[short & (most[waiting] < 0)]
+        if len(uncounted):
+            most[uncounted] = np.minimum(size, k + excluded.counts(uncounted))
+        short &= width < most[waiting]
         done = waiting[~short]
         places = first_kept(np.broadcast_to(np.arange(found.shape[1]), found.shape), keep, k)[~short]
         there = places >= 0

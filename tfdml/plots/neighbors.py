@@ -72,40 +72,95 @@ def nearest_neighbors(
         for row in range(queries):
             _check_count(f"neighbor_names[{row}]", len(neighbor_names[row]), neighbors)
 
-    named = query_names is not None or neighbor_names is not None
+    return draw_sheet(
+        [as_pixels(query_images[row], f"query_images[{row}]") for row in range(queries)],
+        [
+            [
+                as_pixels(neighbor_images[row][column], f"neighbor_images[{row}][{column}]")
+                for column in range(neighbors)
+            ]
+            for row in range(queries)
+        ],
+        correct,
+        ("same class", "other class"),
+        query_names=query_names,
+        neighbor_names=neighbor_names,
+        width=width,
+        title=title,
+    )
+
+
+def draw_sheet(
+    queries,
+    neighbors,
+    verdicts,
+    words,
+    query_verdicts=None,
+    query_names=None,
+    neighbor_names=None,
+    width=style.TEXT_WIDTH,
+    title=None,
+):
+    """Draw queries, one per row, and their neighbors.
+
+    Args:
+        queries: Sequence of images from `as_pixels`.
+        neighbors: Sequences of images, `(queries, k)`; `None` leaves a place empty.
+        verdicts: Array `(queries, k)` of `True` (green frame), `False` (red, dashed) or `None` (gray).
+        words: Pair of str, what `True` and `False` mean; `None` draws no legend.
+        query_verdicts: Array `(queries,)`, as `verdicts`; `None` frames all queries black. Default `None`.
+        query_names: Sequence of str, with one line or several. Default `None`.
+        neighbor_names: Sequences of str, `(queries, k)`. Default `None`.
+        width: float, inches. Largest width. Default: the text width of a two-column paper.
+        title: str. Default `None`.
+
+    Returns:
+        `matplotlib.figure.Figure`.
+    """
+    columns = len(neighbors[0])
+    names = [] if query_names is None else list(query_names)
+    names += [] if neighbor_names is None else [name for row in neighbor_names for name in row]
+    lines = max((str(name).count("\n") + 1 for name in names), default=0)
     # The unit is the side of an image. The remaining inches are for margins, headlines, title and legend.
     pitch, apart = 1.12, 0.35
-    extent = apart + neighbors * pitch + 1.0
+    extent = apart + columns * pitch + 1.0
     unit = min((width - 0.09) / (extent + 0.1), _LARGEST_SIDE)
-    row_height = 1.12 + (0.15 / unit if named else 0.0)
+    row_height = 1.12 + 0.15 * lines / unit
     figure = style.new_figure(
         max(unit * (extent + 0.1) + 0.09, _SHORTEST_HEADLINE),
-        unit * (queries * row_height + 0.05) + 0.42 + (0.2 if title is not None else 0.0),
+        unit * (len(queries) * row_height + 0.05)
+        + (0.42 if words is not None else 0.22)
+        + (0.2 if title is not None else 0.0),
     )
     axes = figure.subplots()
     axes.set_axis_off()
-    for row in range(queries):
+    for row, query in enumerate(queries):
         top = row * row_height
-        _place(axes, as_pixels(query_images[row], f"query_images[{row}]"), 0.0, top)
-        axes.add_patch(Rectangle((0, top), 1, 1, fill=False, edgecolor=style.TEXT, linewidth=0.8, zorder=2))
+        _place(axes, query, 0.0, top)
+        if query_verdicts is None:
+            axes.add_patch(Rectangle((0, top), 1, 1, fill=False, edgecolor=style.TEXT, linewidth=0.8, zorder=2))
+        else:
+            _frame(axes, query_verdicts[row], 0.0, top, unit)
         if query_names is not None:
             _write_below(axes, query_names[row], 0.0, top)
-        for column in range(neighbors):
+        for column, pixels in enumerate(neighbors[row]):
+            if pixels is None:
+                continue
             left = apart + (column + 1) * pitch
-            pixels = as_pixels(neighbor_images[row][column], f"neighbor_images[{row}][{column}]")
             _place(axes, pixels, left, top)
-            _frame(axes, bool(correct[row, column]), left, top, unit)
+            _frame(axes, verdicts[row][column], left, top, unit)
             if neighbor_names is not None:
                 _write_below(axes, neighbor_names[row][column], left, top)
     middle = 0.5 * (1.0 + apart + pitch)
-    bottom = (queries - 1) * row_height + 1
+    bottom = (len(queries) - 1) * row_height + 1
     axes.plot([middle, middle], [0, bottom], color=style.QUIET, linewidth=0.6)
     headline = {"fontsize": style.LABEL_SIZE, "color": style.TEXT, "va": "bottom"}
     axes.text(0.5, -0.1, "query", ha="center", **headline)
     axes.text(apart + pitch, -0.1, "nearest neighbors", ha="left", **headline)
-    _legend(figure)
+    if words is not None:
+        _legend(figure, words)
     axes.set_xlim(-0.05, extent + 0.05)
-    axes.set_ylim(queries * row_height, -0.05)
+    axes.set_ylim(len(queries) * row_height, -0.05)
     axes.set_aspect("equal")
     style.add_title(figure, title)
     return figure
@@ -127,7 +182,11 @@ def _place(axes, pixels, left, top):
     show(axes, pixels, extent=(x, x + across, y + down, y), interpolation="auto", zorder=1)
 
 
-def _frame(axes, right, left, top, unit):
+def _frame(axes, verdict, left, top, unit):
+    if verdict is None:
+        axes.add_patch(Rectangle((left, top), 1, 1, fill=False, edgecolor=style.QUIET, linewidth=0.8, zorder=2))
+        return
+    right = bool(verdict)
     color = style.RIGHT if right else style.WRONG
     axes.add_patch(
         Rectangle(
@@ -161,7 +220,7 @@ def _write_below(axes, name, left, top):
     axes.text(
         left + 0.5,
         top + 1.05,
-        style.drawable(name),
+        "\n".join(map(style.drawable, str(name).split("\n"))),
         ha="center",
         va="top",
         fontsize=style.NOTE_SIZE,
@@ -171,16 +230,16 @@ def _write_below(axes, name, left, top):
     )
 
 
-def _legend(figure):
+def _legend(figure, words):
     handles = [
-        Line2D([], [], color=style.RIGHT, linewidth=2.0, label=f"{_RIGHT_MARK} same class"),
+        Line2D([], [], color=style.RIGHT, linewidth=2.0, label=f"{_RIGHT_MARK} {words[0]}"),
         Line2D(
             [],
             [],
             color=style.WRONG,
             linewidth=2.0,
             linestyle=(0, (2.5, 1.2)),
-            label=f"{_WRONG_MARK} other class",
+            label=f"{_WRONG_MARK} {words[1]}",
         ),
     ]
     figure.legend(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
+from PIL import Image, ImageOps
 
 
 def as_pixels(image, name="image"):
@@ -50,3 +53,46 @@ def as_gray(pixels):
 def show(axes, pixels, **options):
     """Draw an image returned by `as_pixels` without stretching its gray values."""
     return axes.imshow(pixels, cmap="gray", vmin=0.0, vmax=1.0, **options)
+
+
+def as_thumbnail(image, side, name="image", enlarge=False):
+    """Return an image or an image file with its longer side reduced to `side` pixels.
+
+    Args:
+        image: As for `as_pixels`, or the path of a file that Pillow reads; transparent pixels of files become white.
+        side: int. Pixels.
+        name: str. Name of the image in errors.
+        enlarge: bool. Enlarge smaller images, too. Default `False`.
+
+    Returns:
+        uint8 array `(h, w)` or `(h, w, 3)`.
+
+    Raises:
+        ValueError: If the image is invalid, or the file cannot be read as an image.
+        OSError: If the file cannot be opened.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        thumbnail = _read(image, side, name)
+    else:
+        thumbnail = Image.fromarray(np.rint(as_pixels(image, name) * 255).astype(np.uint8))
+    if enlarge or max(thumbnail.size) > side:
+        scale = side / max(thumbnail.size)
+        thumbnail = thumbnail.resize([max(1, round(scale * size)) for size in thumbnail.size], Image.Resampling.BOX)
+    return np.asarray(thumbnail)
+
+
+def _read(path, side, name):
+    with open(os.path.expanduser(path), "rb") as file:
+        try:
+            with Image.open(file) as opened:
+                # Decodes a JPEG at a fraction of its size.
+                opened.draft(None, (2 * side, 2 * side))
+                image = ImageOps.exif_transpose(opened)
+                if "A" in image.getbands() or "transparency" in image.info:
+                    image = image.convert("RGBA")
+                    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+                return image.convert("L" if image.mode in ("1", "L") else "RGB")
+        except Exception as error:  # Pillow's plugins raise many kinds of error.
+            raise ValueError(
+                f"{name} cannot be read. Received: {os.fspath(path)!r} ({error}). Expected: an image file."
+            ) from error
