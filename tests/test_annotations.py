@@ -15,6 +15,7 @@ MODULES = [
     "tfdml.export",
     "tfdml.layers",
     "tfdml.layers.pooling",
+    "tfdml.linear",
     "tfdml.losses",
     "tfdml.metrics",
     "tfdml.miners",

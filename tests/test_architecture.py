@@ -14,7 +14,7 @@ LEVELS = [
     {"_utils"},
     {"ops"},
     {"layers", "miners", "metrics", "backbones", "data", "plots"},
-    {"losses"},
+    {"losses", "linear"},
     {"models"},
     {"callbacks", "export", "gallery"},
     {"experiments"},

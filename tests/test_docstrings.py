@@ -9,6 +9,7 @@ import pytest
 MODULES = [
     "tfdml.layers",
     "tfdml.layers.pooling",
+    "tfdml.linear",
     "tfdml.losses",
     "tfdml.metrics",
     "tfdml.miners",

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 from tfdml.version import __version__
 
 if TYPE_CHECKING:
-    from tfdml import backbones, callbacks, data, gallery, layers, losses, metrics, miners, models, ops
+    from tfdml import backbones, callbacks, data, gallery, layers, linear, losses, metrics, miners, models, ops
     from tfdml.export import export_saved_model, load_saved_model
     from tfdml.gallery import Gallery
 
-_PARTS = ("backbones", "callbacks", "data", "gallery", "layers", "losses", "metrics", "miners", "models", "ops")
+_PARTS = (
+    "backbones", "callbacks", "data", "gallery", "layers", "linear", "losses", "metrics", "miners", "models", "ops",
+)  # fmt: skip
 
 _EXPORTS = {"Gallery": "gallery", "export_saved_model": "export", "load_saved_model": "export"}
 
@@ -25,6 +27,7 @@ __all__ = [
     "export_saved_model",
     "gallery",
     "layers",
+    "linear",
     "load_saved_model",
     "losses",
     "metrics",

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfdml import layers, losses, models
+from tfdml import layers, linear, losses, models
 
 
 def features(count=24, size=6):
@@ -138,3 +138,35 @@ def test_xla_and_mixed_precision(policy, mode, dtype_policy):
 def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         models.build_head(**{"input_size": 6, **options})
+
+
+@pytest.mark.parametrize("hidden", [(), (4,)])
+def test_start_from_a_linear_metric(hidden):
+    x, labels = features()
+    estimator = linear.ScatterDifference(lam=0.2, bound="orthonormal", n_components=4).fit(x, labels)
+    head = models.build_head(6, 2 if hidden else 4, hidden=hidden, normalization=None, weights=estimator)
+    kernel, bias = head.get_layer("hidden_1" if hidden else "embedding").get_weights()
+    np.testing.assert_array_equal(kernel, estimator.components_.T.astype("float32"))
+    assert not bias.any()
+    if not hidden:
+        # Whole numbers are exact in float32: the distances are the same bit for bit.
+        whole, points = np.round(8 * estimator.components_), np.round(8 * x)
+        head = models.build_head(6, 4, normalization=None, weights=whole)
+        embeddings = np.asarray(head(points), "float64")
+        expected = np.linalg.norm((points[:, None] - points) @ whole.T, axis=2)
+        np.testing.assert_array_equal(np.linalg.norm(embeddings[:, None] - embeddings, axis=2), expected)
+
+
+@pytest.mark.parametrize(
+    ("weights", "options", "message"),
+    [
+        (np.eye(3, 5), {}, r"Received: an array of shape \(3, 5\). Expected: finite values \(3, 6\)"),
+        (np.eye(3, 6), {"hidden": [4]}, r"Expected: finite values \(4, 6\)"),
+        (np.full((3, 6), np.nan), {}, "Invalid weights"),
+        (np.eye(3, 6), {"batch_normalization": True}, "Received: weights with batch_normalization=True"),
+        (linear.LMNN(), {}, "no components_. Received: LMNN. Expected: a fitted estimator"),
+    ],
+)
+def test_bad_weights(weights, options, message):
+    with pytest.raises(ValueError, match=message):
+        models.build_head(6, 3, weights=weights, **options)
