@@ -5,6 +5,7 @@ from tfdml.data.augmentation import Augmentation
 from tfdml.data.batches import balanced_batches, class_pool, evaluation_batches
 from tfdml.data.datasets import *  # noqa: F403
 from tfdml.data.encoding import encode_labels
+from tfdml.data.hard_negatives import HardNegatives, mine_hard_negatives
 from tfdml.data.interactions import Interactions
 from tfdml.data.labeled_features import LabeledFeatures
 from tfdml.data.labeled_images import LabeledImages
@@ -18,6 +19,7 @@ __all__: list[str] = [
     "Augmentation",
     "BalancedSampler",
     "Interactions",
+    "HardNegatives",
     "LabeledFeatures",
     "LabeledImages",
     "LabeledSamples",
@@ -28,6 +30,7 @@ __all__: list[str] = [
     "encode_labels",
     "evaluation_batches",
     "movielens",
+    "mine_hard_negatives",
     "split_classes",
     "steps_per_epoch",
     *datasets.__all__,

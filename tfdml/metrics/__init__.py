@@ -18,6 +18,7 @@ from tfdml.metrics.out_of_distribution import (
     validation_threshold,
 )
 from tfdml.metrics.pairs import pair_distances
+from tfdml.metrics.ranking import ranked_list_metrics, ranking_metrics
 from tfdml.metrics.retrieval import query_gallery_metrics, retrieval_metrics, retrieval_metrics_from_distances
 from tfdml.metrics.verification import verification_metrics
 
@@ -36,6 +37,8 @@ __all__ = [
     "pair_distances",
     "proxy_spread",
     "query_gallery_metrics",
+    "ranked_list_metrics",
+    "ranking_metrics",
     "retrieval_metrics",
     "retrieval_metrics_from_distances",
     "validation_threshold",
