@@ -141,7 +141,7 @@ MISTAKES = {
     "ranks behind the items": (dict(rank_range=(3, 9)), "No item has such a rank"),
     "margin": (dict(margin=-0.1), "margin=-0.1"),
     "relative margin": (dict(relative_margin=1.5), "relative_margin=1.5"),
-    "relative margin of distances": (dict(relative_margin=0.1, similarity="l2"), "relative_margin with similarity='l2'"),
+    "relative margin of distances": (dict(relative_margin=0.1, similarity="l2"), "with similarity='l2'"),
     "sampling": (dict(sampling="best"), "sampling='best'"),
     "guide": (dict(guide=TWO[0]), "The guide must be two matrices"),
     "other guide": (dict(guide=(THREE, THREE)), "Received: embeddings of 3 queries and 3 items. Expected: 2 and 3"),

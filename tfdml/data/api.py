@@ -12,6 +12,7 @@ from tfdml.data.labeled_images import LabeledImages
 from tfdml.data.labeled_samples import LabeledSamples
 from tfdml.data.movielens_files import movielens
 from tfdml.data.preprocessing import Preprocessing
+from tfdml.data.query_items import query_item_batches
 from tfdml.data.sampler import BalancedSampler, steps_per_epoch
 from tfdml.data.splits import Splits, split_classes
 
@@ -31,6 +32,7 @@ __all__: list[str] = [
     "evaluation_batches",
     "movielens",
     "mine_hard_negatives",
+    "query_item_batches",
     "split_classes",
     "steps_per_epoch",
     *datasets.__all__,

@@ -80,8 +80,8 @@ def mine_hard_negatives(
         rank_range: (first, end). Ranks of the candidates among the items that are not positives, from 0; the end is not
             included. Default: (0, 100).
         margin: float, >= 0. $m$; `None` for no condition. Default: `None`.
-        relative_margin: float in 0–1. $\rho$: 0.05 keeps candidates with at most 95 % of the similarity of the positive.
-            Not for `"l2"`. `None` for no condition. Default: `None`.
+        relative_margin: float in 0–1. $\rho$: 0.05 keeps candidates with at most 95 % of the positive's similarity. Not
+            for `"l2"`. `None` for no condition. Default: `None`.
         guide: Pair of embeddings of the same queries and items by another embedder; `None` for no guide. Default:
             `None`.
         guide_margin: float, >= 0. $\gamma$. Default: 0.

@@ -3,6 +3,7 @@
 from tfdml.layers import pooling
 from tfdml.layers.cross_batch import CrossBatchPrototypes
 from tfdml.layers.dropout import CountedDropout
+from tfdml.layers.item_frequencies import ItemFrequencies
 from tfdml.layers.memory import CrossBatchMemory
 from tfdml.layers.normalization import L2Clip, L2Normalization
 from tfdml.layers.pooling import GeneralizedSumPooling
@@ -18,6 +19,7 @@ __all__ = [
     "CrossBatchMemory",
     "CrossBatchPrototypes",
     "GeneralizedSumPooling",
+    "ItemFrequencies",
     "L2Clip",
     "L2Normalization",
     "PatchTokens",

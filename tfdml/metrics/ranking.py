@@ -34,7 +34,7 @@ def ranking_metrics(
 ) -> dict[str, Any]:
     r"""Compute NDCG, MRR, MAP, recall and hit rate of queries that search among items.
 
-    Use it for retrieval with relevance judged per query: questions and passages, users and products, captions and
+    Use it for retrieval with relevance per query: questions and passages, users and products, captions and
     images. Queries and items may come from different encoders. `retrieval_metrics` is its counterpart for classes.
 
     Each query ranks all items by their similarity; of equally similar items, the one with the lower index comes first,
@@ -73,9 +73,9 @@ def ranking_metrics(
         `"mrr"`, and the integers `"queries"` (the number of queries averaged over) and `"queries_without_items"`.
 
     Raises:
-        ValueError: If there are no queries or no items, their sizes differ, a query has no relevant item, an index is out
-            of range, repeats, or is both relevant and excluded, a grade is negative, embeddings are not finite, or an
-            option is unknown.
+        ValueError: If there are no queries or no items, their sizes differ, a query has no relevant item, an index is
+            out of range, repeats, or is both relevant and excluded, a grade is negative, embeddings are not finite,
+            or an option is unknown.
         TypeError: If indices are not integers, or embeddings are not numbers.
 
     Reference:
@@ -117,9 +117,9 @@ def ranked_list_metrics(
     """Compute the metrics of `ranking_metrics` from ranked lists, such as those of BM25 or of a gallery.
 
     Args:
-        rankings: For each query the indices of the items that were found, best first. A relevant item that is not in the
-            list counts as not found, so `"mrr"` is that of the first items if lists are shortened. An entry of -1 stands
-            for no item.
+        rankings: For each query the indices of the items that were found, best first. A relevant item that is not in
+            the list counts as not found, so `"mrr"` is that of the first items if lists are shortened. An entry of -1
+            stands for no item.
         relevant: As for `ranking_metrics`.
         ks: Sequence of ints. Cutoffs. Default: (1, 5, 10).
         gain: As for `ranking_metrics`. Default: `"linear"`.

@@ -5,6 +5,7 @@ from tfdml.models.batches import image_batches
 from tfdml.models.ccp_model import CCPModel
 from tfdml.models.collaborative_model import CollaborativeModel
 from tfdml.models.distribution import Workers, workers_of
+from tfdml.models.dual_encoder import DualEncoder
 from tfdml.models.embedder import (
     adapt_pooling,
     build_embedder,
@@ -26,6 +27,7 @@ __all__ = [
     "CCPModel",
     "CollaborativeModel",
     "CutMix",
+    "DualEncoder",
     "Workers",
     "LinearDecay",
     "MetricModel",

@@ -30,6 +30,7 @@ from tfdml.ops.optimal_transport import PartialTransport, partial_transport
 from tfdml.ops.pair_masks import PairMasks, pair_masks
 from tfdml.ops.pairs import Pairs, References, check_embeddings, check_labels, compare
 from tfdml.ops.precision import at_least_float32
+from tfdml.ops.query_item import query_item_losses, query_item_negatives
 from tfdml.ops.replicas import gather_batch, has_replicas, replica_count
 from tfdml.ops.ridge import ridge_regression
 
@@ -74,6 +75,8 @@ __all__ = [
     "pair_masks",
     "pairwise_distances",
     "partial_transport",
+    "query_item_losses",
+    "query_item_negatives",
     "replica_count",
     "ridge_regression",
     "sort_masked",

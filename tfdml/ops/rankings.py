@@ -135,8 +135,8 @@ class Similarities:
         self.queries, self.items = as_vectors(queries, names[0]), as_vectors(items, names[1])
         if self.queries.shape[1] != self.items.shape[1]:
             raise ValueError(
-                f"Embeddings differ in size. Received: {names[0]} of shape {self.queries.shape} and {names[1]} of shape "
-                f"{self.items.shape}. Expected: the same second axis."
+                f"Embeddings differ in size. Received: {names[0]} of shape {self.queries.shape} and {names[1]} of "
+                f"shape {self.items.shape}. Expected: the same second axis."
             )
         self._plain = self.queries, self.items
         if similarity == "cosine":
@@ -267,4 +267,3 @@ def unit_rows(vectors, name):
         )
     vectors = vectors / largest
     return vectors / np.sqrt(np.square(vectors).sum(axis=1, keepdims=True))
-
