@@ -98,6 +98,19 @@ def test_searches_are_widened_only_where_needed(k):
     assert all(queries == 1 and width <= 900 + k for queries, width in widths[1:])
 
 
+def test_many_queries_are_searched_in_parts(monkeypatch):
+    gallery, vectors, labels, cameras, queries = make(np.random.default_rng(0), 200, 9)
+    exclude = {"camera": [0, 1, 2, None, 0, 1, 2, 0, 1]}
+    expected = gallery.search(queries, 150, exclude=exclude)
+    monkeypatch.setattr(exclusion, "parts", lambda count, _: [slice(at, at + 2) for at in range(0, count, 2)])
+    result = gallery.search(queries, 150, exclude=exclude)
+    assert result.ids.tolist() == expected.ids.tolist()
+    check(result, gallery, labels, *by_loops(
+        vectors, queries, 150,
+        lambda query, row: exclude["camera"][query] is not None and cameras[row] == exclude["camera"][query],
+    ))  # fmt: skip
+
+
 def test_nothing_remains():
     gallery = Gallery()
     gallery.add(np.eye(3), labels=["a"] * 3)

@@ -6,6 +6,7 @@ import numpy as np
 
 from tfdml.gallery.items import as_ids
 from tfdml.metrics.exclusion import first_kept
+from tfdml.metrics.search import parts
 
 LABEL = "label"
 # Further items that the first search finds, at least.
@@ -86,6 +87,8 @@ class _ExcludedFields:
 
     def __init__(self, fields, values, items):
         self.fields, self.values, self.items = fields, values, items
+        # Rows of all items with some values, once they are counted. Different values have different rows.
+        self.known = {}
         for field in fields:
             if all(value is None for value in self._column(field, range(len(items)))):
                 raise ValueError(
@@ -113,14 +116,18 @@ class _ExcludedFields:
         return np.logical_and.reduce(list(columns))
 
     def mask(self, queries, rows):
-        return np.array([self._equal(query, row) for query, row in zip(queries, rows.tolist())])
+        return np.array([self._left_out(query, row) for query, row in zip(queries, rows)])
+
+    def _left_out(self, query, rows):
+        known = self.known.get(self.values[query])
+        return self._equal(query, rows.tolist()) if known is None else np.isin(rows, known)
 
     def counts(self, queries):
         everything = range(len(self.items))
-        # One query for each of the different values.
-        some = {self.values[query]: query for query in queries}
-        known = {values: np.count_nonzero(self._equal(query, everything)) for values, query in some.items()}
-        return np.array([known[self.values[query]] for query in queries])
+        for query in queries:
+            if self.values[query] not in self.known:
+                self.known[self.values[query]] = np.flatnonzero(self._equal(query, everything))
+        return np.array([len(self.known[self.values[query]]) for query in queries])
 
 
 def search_without(search, vectors, k, excluded, size):
@@ -140,21 +147,25 @@ def search_without(search, vectors, k, excluded, size):
     waiting, most = np.arange(len(vectors)), np.full(len(vectors), -1)
     width = min(size, k + max(k, _FURTHER))
     while len(waiting):
-        found, distances = search(vectors[waiting], width)
-        keep = (found >= 0) & ~excluded.mask(waiting, found)
-        # Counting what is left out takes longer than a search, so only queries that need it pay for it.
-        short = keep.sum(axis=1) < k
-        uncounted = waiting[short & (most[waiting] < 0)]
-        if len(uncounted):
-            most[uncounted] = np.minimum(size, k + excluded.counts(uncounted))
-        short &= width < most[waiting]
-        done = waiting[~short]
-        places = first_kept(np.broadcast_to(np.arange(found.shape[1]), found.shape), keep, k)[~short]
-        there = places >= 0
-        columns = slice(0, places.shape[1])
-        rows[done, columns] = np.where(there, np.take_along_axis(found[~short], places, 1), -1)
-        squared[done, columns] = np.where(there, np.take_along_axis(distances[~short], places, 1), np.inf)
-        waiting = waiting[short]
+        short = []
+        for part in parts(len(waiting), 64 * width):
+            some = waiting[part]
+            found, distances = search(vectors[some], width)
+            keep = (found >= 0) & ~excluded.mask(some, found)
+            # Counting what is left out takes longer than a search, so only queries that need it pay for it.
+            is_short = keep.sum(axis=1) < k
+            uncounted = some[is_short & (most[some] < 0)]
+            if len(uncounted):
+                most[uncounted] = np.minimum(size, k + excluded.counts(uncounted))
+            is_short &= width < most[some]
+            done = some[~is_short]
+            places = first_kept(np.broadcast_to(np.arange(found.shape[1]), found.shape), keep, k)[~is_short]
+            there = places >= 0
+            columns = slice(0, places.shape[1])
+            rows[done, columns] = np.where(there, np.take_along_axis(found[~is_short], places, 1), -1)
+            squared[done, columns] = np.where(there, np.take_along_axis(distances[~is_short], places, 1), np.inf)
+            short.append(some[is_short])
+        waiting = np.concatenate(short)
         if len(waiting):
             width = min(_GROWTH * width, most[waiting].max())
     return rows, squared
