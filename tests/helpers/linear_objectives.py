@@ -1,6 +1,8 @@
 """Objectives of linear metrics as loops or plain matrices, written from the formulas, and finite differences."""
 
 import numpy as np
+import scipy.spatial
+import scipy.special
 
 
 def finite_differences(function, matrix, step=1e-6):
@@ -68,6 +70,14 @@ def nca(M, X, labels):
         weights[i] = 0.0
         expected += weights[labels == labels[i]].sum() / weights.sum()
     return expected
+
+
+def nca_of_many(M, X, labels):
+    """As `nca`, but with one matrix of all distances."""
+    differences = scipy.spatial.distance.cdist(X, X, "mahalanobis", VI=M) ** 2
+    np.fill_diagonal(differences, np.inf)
+    shares = scipy.special.softmax(-differences, axis=1)
+    return float(shares[labels[:, None] == labels].sum())
 
 
 def mmc(M, X, pairs, same):

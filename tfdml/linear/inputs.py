@@ -36,7 +36,8 @@ def labeled_samples(estimator, X, y):
     counts = np.bincount(numbers)
     if len(classes) < 2:
         raise ValueError(
-            f"There are no dissimilar pairs. Received: one class, {classes.tolist()[0]!r}. Expected: at least two classes."
+            f"There are no dissimilar pairs. Received: one class, {classes.tolist()[0]!r}. Expected: at least two "
+            "classes."
         )
     if counts.max() < 2:
         raise ValueError(
