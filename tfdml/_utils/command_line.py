@@ -75,10 +75,14 @@ class CommandParser(argparse.ArgumentParser):
                 self.add_argument(name, help=text, **as_text)
 
     def parse_given(self, argv: Sequence[str]) -> dict[str, Any]:
-        """Return the given arguments as nested dicts, without defaults."""
+        """Return the given arguments as nested dicts, without defaults. Options may have hyphens for underscores."""
         given: list[str] = []
         for argument in argv:
-            name = argument.partition("=")[0]
+            name, equals, value = argument.partition("=")
+            if name.startswith("--") and name not in self._option_string_actions:
+                same = f"--{name[2:].replace('-', '_')}"
+                if same in self._option_string_actions:
+                    name, argument = same, f"{same}{equals}{value}"
             mapping = next((key for key in self._mappings if name.startswith(f"{key}.")), None)
             if mapping is not None and name not in self._option_string_actions:
                 read = functools.partial(_read_option, mapping, name[len(mapping) + 1 :])

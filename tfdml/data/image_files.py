@@ -175,6 +175,32 @@ def read_image(path, max_pixels=MAX_PIXELS):
         raise _unreadable(path, error) from error
 
 
+class TooManyPixelsError(ValueError):
+    """Raised before pixels are decoded if the header of an image names more of them than allowed."""
+
+
+def read_contents(contents, max_pixels=MAX_PIXELS):
+    """Decode the bytes of an image file.
+
+    Args:
+        contents: bytes.
+        max_pixels: int. Largest height · width.
+
+    Returns:
+        uint8 array `(h, w, c)`, as for `read_image`.
+
+    Raises:
+        TooManyPixelsError: If the image is larger.
+        ValueError: If it cannot be decoded; the message is the reason.
+    """
+    try:
+        return _pixels(contents, max_pixels)
+    except TooManyPixelsError:
+        raise
+    except Exception as error:  # TensorFlow and Pillow's plugins raise many kinds of error.
+        raise ValueError(_reason(error)) from error
+
+
 def read_encoded(path, max_pixels=MAX_PIXELS):
     """Read one image file for a SavedModel, whose decoder supports fewer formats.
 
@@ -335,7 +361,7 @@ def _check_size(size, max_pixels):
     if not height * width:
         raise ValueError(f"an image of {height} x {width} pixels")
     if height * width > max_pixels:
-        raise ValueError(
+        raise TooManyPixelsError(
             f"an image of {height:,} x {width:,} pixels; expected at most {max_pixels:,} in all: resize it, or pass a "
             "larger max_pixels"
         )

@@ -29,7 +29,7 @@ def read_image_table(path, image_column, label_column, root, delimiter, verify, 
     file = pathlib.Path(os.fsdecode(path)).expanduser()
     if not file.is_file():
         raise FileNotFoundError(f"The file does not exist. Received: path={str(file)!r}. Expected: a CSV file.")
-    images, labels = _columns(file, image_column, label_column, delimiter)
+    images, labels = read_columns(file, (image_column, label_column), delimiter)
     folder = file.parent if root is None else pathlib.Path(os.fsdecode(root)).expanduser()
     paths = [os.path.join(folder, os.path.expanduser(image)) for image in images]
     missing = dict.fromkeys(missing_files(paths))
@@ -50,9 +50,14 @@ def read_image_table(path, image_column, label_column, root, delimiter, verify, 
     return paths, _numbers(labels)
 
 
-def _columns(file, *columns_and_delimiter):
-    """Return the values of two columns; each row must have both."""
-    *columns, delimiter = columns_and_delimiter
+def read_columns(file, columns, delimiter):
+    """Return a list of values for each of the columns; each row must have all of them.
+
+    Args:
+        file: `pathlib.Path` of the CSV file.
+        columns: Sequence of str.
+        delimiter: str.
+    """
     if not isinstance(delimiter, str) or len(delimiter) != 1:
         raise ValueError(
             f"Invalid delimiter. Received: delimiter={delimiter!r}. Expected: one character, such as ',' or ';'."
@@ -79,7 +84,7 @@ def _columns(file, *columns_and_delimiter):
     if wrong:
         raise ValueError(
             f"{len(wrong)} rows of the CSV file are incomplete. Received: {listed(wrong, 5)} of {file}. Expected: "
-            f"{len(header)} values in each row, with {columns[0]!r} and {columns[1]!r}."
+            f"{len(header)} values in each row, with {' and '.join(map(repr, columns))}."
         )
     if not rows:
         raise ValueError(

@@ -20,6 +20,7 @@ _MODULES = {
     "errors": ("InputError", "RecipeError", "RunFolderError"),
     "extract_command": ("extract_main",),
     "evaluation": ("Evaluation", "evaluate", "evaluate_embedder"),
+    "gallery_command": ("gallery_main",),
     "protocols": ("ProtocolResult", "plan", "resume_protocol", "run_protocol"),
     "recipe": ("Recipe",),
     "recipe_files": ("dump_recipe", "load_preset", "load_recipe", "preset_names", "recipe_names"),

@@ -307,6 +307,11 @@ class SavedEmbedder:
         return self._model.signatures[name](**{_SIGNATURES[name]: images})[_OUTPUT]
 
     @property
+    def variables(self) -> list[Any]:
+        """Variables of the network and its preprocessing, in an order that the SavedModel fixes."""
+        return list(self._model.signatures["serving_default"].variables)
+
+    @property
     def takes_features(self) -> bool:
         """Whether this is a head, which embeds features instead of images."""
         return len(self.metadata["input_shape"]) == 1

@@ -73,7 +73,7 @@ def folder(
     root = pathlib.Path(os.fsdecode(path)).expanduser()
     if not root.is_dir():
         raise FileNotFoundError(f"The folder does not exist. Received: path={str(root)!r}.")
-    found, skipped = _find(root, nested)
+    found, skipped = find_images(root, nested)
     if not found:
         raise ValueError(
             f"The folder has no classes. Received: path={str(root)!r}. "
@@ -103,8 +103,17 @@ def folder(
     )
 
 
-def _find(root, nested):
-    """Return the sorted image paths of each class, and the paths of other files that are not hidden."""
+def find_images(root, nested=None):
+    """Find the image files of a folder.
+
+    Args:
+        root: `pathlib.Path`.
+        nested: As for `folder`.
+
+    Returns:
+        Pair of dicts: from each class to its sorted paths, and from the paths of other files that are not hidden, among
+        them images outside of classes, to `None`.
+    """
     found: dict[str, list[str]] = {}
     skipped: dict[str, None] = {}
     for place, names, files in os.walk(root, followlinks=True):

@@ -1,0 +1,323 @@
+import json
+import os
+import pathlib
+import shutil
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from tfdml import Gallery
+from tfdml.data import Preprocessing
+from tfdml.experiments import gallery_build, gallery_main
+from tfdml.experiments.gallery_embedder import open_embedder
+from tfdml.experiments.gallery_files import SOURCE
+from tfdml.export import export_saved_model
+
+SIZE = 6
+
+
+def make_model(seed=0):
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential([keras.Input((SIZE, SIZE, 3)), keras.layers.Flatten(), keras.layers.Dense(4)])
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory):
+    """A folder with photos of three labels and without one, and a small embedder in two forms."""
+    folder, generator = tmp_path_factory.mktemp("material"), np.random.default_rng(0)
+    for label, color in (("cat", 40), ("dog", 120), ("emu", 200)):
+        (folder / "photos" / label).mkdir(parents=True)
+        for number in range(4):
+            pixels = color + generator.integers(0, 50, (10, 8 + number, 3))
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / "photos" / label / f"{number}.png")
+    Image.fromarray(np.full((9, 9), 255, np.uint8)).save(folder / "photos" / "white.png")
+    (folder / "photos" / "cat" / "notes.txt").write_text("no image")
+    model = make_model()
+    model.save(folder / "model.keras")
+    export_saved_model(model, folder / "saved", Preprocessing((SIZE, SIZE), 3))
+    return folder
+
+
+@pytest.fixture
+def place(material, tmp_path, monkeypatch):
+    """A copy of the material as the current folder."""
+    shutil.copytree(material, tmp_path / "place")
+    monkeypatch.chdir(tmp_path / "place")
+    return tmp_path / "place"
+
+
+@pytest.fixture(scope="module")
+def built(material, tmp_path_factory):
+    """The material with a gallery, made once."""
+    folder = tmp_path_factory.mktemp("built") / "place"
+    shutil.copytree(material, folder)
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        run("build", "model.keras", "photos", "--out", "gallery", "--quiet")
+    finally:
+        os.chdir(before)
+    return folder
+
+
+@pytest.fixture
+def gallery(built, tmp_path, monkeypatch):
+    """A copy of the gallery next to its photos, in the current folder."""
+    shutil.copytree(built, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    return tmp_path / "copy" / "gallery"
+
+
+def run(*arguments):
+    assert gallery_main([str(argument) for argument in arguments]) == 0
+
+
+def error_of(capsys, *arguments):
+    with pytest.raises(SystemExit) as exit_:
+        gallery_main([str(argument) for argument in arguments])
+    assert exit_.value.code == 2
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+def vectors_of(paths):
+    """Vectors by Pillow and NumPy, without the pipeline of the package, for images that need no resizing."""
+    model = make_model()
+    preprocessing = Preprocessing((SIZE, SIZE), 3)
+    images = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
+    return np.concatenate([model.predict(np.asarray(preprocessing(image))[None], verbose=0) for image in images])
+
+
+def test_help_and_names_of_commands(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        gallery_main(["--help"])
+    assert exit_.value.code == 0
+    shown = capsys.readouterr().out
+    for command in ("build", "search", "add", "remove", "calibrate", "info", "serve"):
+        assert f"  {command} " in shown
+        with pytest.raises(SystemExit) as exit_:
+            gallery_main([command, "--help"])
+        assert exit_.value.code == 0 and f"tfdml-gallery {command}" in capsys.readouterr().out
+    assert "No command" in error_of(capsys)
+    assert "Unknown command 'serch'. Did you mean 'search'?" in error_of(capsys, "serch", "gallery")
+    assert "Did you mean --distance?" in error_of(capsys, "build", "a", "b", "--distanse", "l2")
+
+
+def test_build_and_search(gallery, capsys):
+    paths = ["photos/white.png", *(f"photos/{label}/{n}.png" for label in ("cat", "dog", "emu") for n in range(4))]
+    stored = Gallery.load(gallery)
+    assert stored.ids == paths and stored.distance == "l2"
+    assert stored.labels(paths) == [None] + ["cat"] * 4 + ["dog"] * 4 + ["emu"] * 4
+    np.testing.assert_allclose(stored.vectors(paths), vectors_of(paths), atol=1e-5)
+    run("search", "gallery", "photos/dog/1.png", "photos/cat/0.png", "-k", 3, "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert [one["query"] for one in found] == ["photos/dog/1.png", "photos/cat/0.png"]
+    for one in found:
+        query = vectors_of([one["query"]])
+        distances = np.linalg.norm(vectors_of(paths) - query, axis=1)
+        expected = np.argsort(distances, kind="stable")[:3]
+        assert [neighbor["id"] for neighbor in one["neighbors"]] == [paths[row] for row in expected]
+        np.testing.assert_allclose([each["distance"] for each in one["neighbors"]], distances[expected], atol=1e-5)
+        assert one["verdict"] is None and one["neighbors"][0]["id"] == one["query"]
+    run("search", "gallery", "photos/dog/1.png", "--figure", "found.png")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "photos/dog/1.png" and lines[2].split()[2:] == ["dog", "photos/dog/1.png"]
+    assert len(lines) == 2 + 10 + 1 and Image.open("found.png").width > 500
+
+
+def test_the_embedder_is_found_from_other_folders(gallery, tmp_path, monkeypatch, capsys):
+    """A gallery, its photos and its embedder move together, and the command runs anywhere."""
+    shutil.move(gallery.parent, tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    run("search", "moved/gallery", "moved/photos/emu/2.png", "-k", 1, "--json")
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["neighbors"][0]["id"] == "photos/emu/2.png"
+    shutil.move("moved/model.keras", "elsewhere.keras")
+    assert "model.keras" in (message := error_of(capsys, "search", "moved/gallery", "moved/photos/emu/2.png"))
+    assert "--embedder" in message
+    run("search", "moved/gallery", "moved/photos/emu/2.png", "-k", 1, "--embedder", "elsewhere.keras")
+    make_model(seed=1).save("other.keras")
+    message = error_of(capsys, "search", "moved/gallery", "moved/photos/emu/2.png", "--embedder", "other.keras")
+    assert "made with another embedder" in message
+
+
+def test_an_interrupted_build_goes_on_and_gives_the_same_gallery(gallery, monkeypatch, capsys):
+    monkeypatch.setattr(gallery_build, "BLOCK_SIZE", 4)
+    embedded, stop_at = [], 6
+    embed_files = gallery_build.GalleryEmbedder.embed_files
+
+    def interrupted(self, paths, batch_size, advance=None):
+        if len(embedded) + len(paths) > stop_at:
+            raise KeyboardInterrupt
+        embedded.extend(paths)
+        return embed_files(self, paths, batch_size, advance)
+
+    monkeypatch.setattr(gallery_build.GalleryEmbedder, "embed_files", interrupted)
+    arguments = ["build", "model.keras", "photos", "--out", "again", "--quiet", "--batch-size", "3"]
+    assert gallery_main(arguments) == 130
+    assert "goes on where it stopped" in capsys.readouterr().err
+    assert len(embedded) == 4 and not pathlib.Path("again").exists()
+    # A file that changes in between is embedded again, with its block.
+    os.utime("photos/white.png", (1, 1))
+    # The embedder must be the same.
+    make_model(seed=1).save("other.keras")
+    assert "another embedder" in error_of(capsys, "build", "other.keras", "photos", "--out", "again", "--quiet")
+    stop_at = 100
+    run(*arguments)
+    assert len(embedded) == 4 + 13
+    assert not list(pathlib.Path().glob("again.*"))
+    first, second = Gallery.load(gallery), Gallery.load("again")
+    assert first.ids == second.ids and first.labels(first.ids) == second.labels(second.ids)
+    np.testing.assert_allclose(first.vectors(first.ids), second.vectors(second.ids), atol=1e-6)
+
+
+def test_a_resumed_build_is_bit_for_bit_that_of_one_go(gallery, monkeypatch):
+    monkeypatch.setattr(gallery_build, "BLOCK_SIZE", 4)
+    embed, calls = gallery_build.Blocks.embed, []
+
+    def killed(self, number, batch_size, bar):
+        calls.append(number)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        embed(self, number, batch_size, bar)
+
+    run("build", "model.keras", "photos", "--out", "whole", "--quiet")
+    monkeypatch.setattr(gallery_build.Blocks, "embed", killed)
+    arguments = ["build", "model.keras", "photos", "--out", "parts", "--quiet"]
+    assert gallery_main(arguments) == 130
+    # A block that was written in part does not count.
+    with open("parts.unfinished/block-000001.npz", "r+b") as file:
+        file.truncate(100)
+    run(*arguments)
+    assert calls == [0, 1, 2, 0, 1, 2, 3]
+    whole, parts = Gallery.load("whole"), Gallery.load("parts")
+    np.testing.assert_array_equal(whole.vectors(whole.ids), parts.vectors(parts.ids))
+
+
+def test_unreadable_files_are_reported_and_others_kept(place, capsys):
+    pathlib.Path("photos/dog/1.png").write_bytes(b"no image")
+    contents = pathlib.Path("photos/cat/0.png").read_bytes()
+    pathlib.Path("photos/emu/0.png").write_bytes(contents[: len(contents) // 2])
+    # A JPEG whose end is missing can be decoded at an eighth of its size.
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save("photos/cat/big.jpg")
+    contents = pathlib.Path("photos/cat/big.jpg").read_bytes()
+    pathlib.Path("photos/cat/big.jpg").write_bytes(contents[: len(contents) * 3 // 4])
+    run("build", "model.keras", "photos", "--out", "gallery", "--quiet")
+    captured = capsys.readouterr()
+    assert "3 images left out" in captured.err and "11 images added" in captured.out
+    assert "1 other file skipped" in captured.out
+    for path in ("photos/dog/1.png", "photos/emu/0.png", "photos/cat/big.jpg"):
+        assert path in captured.err and path not in Gallery.load("gallery")
+    assert set(json.loads(pathlib.Path("gallery", SOURCE).read_text())["unreadable"]) == {
+        "photos/dog/1.png", "photos/emu/0.png", "photos/cat/big.jpg"
+    }  # fmt: skip
+    shutil.copy("photos/dog/0.png", "photos/dog/1.png")
+    run("add", "gallery", "photos/dog/1.png", "--label", "dog", "--quiet")
+    run("info", "gallery", "--json")
+    described = json.loads(capsys.readouterr().out.partition("\n")[2])
+    assert described["items"] == 12 and set(described["left_out"]) == {"photos/emu/0.png", "photos/cat/big.jpg"}
+    for path in pathlib.Path("photos").rglob("*.*g"):
+        path.write_bytes(b"no image")
+    message = error_of(capsys, "build", "model.keras", "photos", "--out", "none", "--quiet")
+    assert "No image can be used" in message and not pathlib.Path("none").exists()
+
+
+def test_add_and_remove(gallery, capsys):
+    pathlib.Path("more/fox").mkdir(parents=True)
+    shutil.copy("photos/cat/3.png", "more/fox/a.png")
+    assert "in the gallery already" in error_of(capsys, "add", "gallery", "photos", "--quiet")
+    run("add", "gallery", "more", "photos", "--on-conflict", "skip", "--quiet")
+    assert "1 image added (13 present already; 1 other file skipped). 14 images" in capsys.readouterr().out
+    stored = Gallery.load(gallery)
+    assert stored.ids[-1] == "more/fox/a.png" and stored.labels(["more/fox/a.png"]) == ["fox"]
+    shutil.copy("photos/emu/3.png", "photos/cat/0.png")
+    run("add", "gallery", "photos/cat/0.png", "--label", "emu", "--on-conflict", "replace", "--quiet")
+    assert "0 images added (1 replaced)" in capsys.readouterr().out
+    stored = Gallery.load(gallery)
+    np.testing.assert_allclose(stored.vectors(["photos/cat/0.png"]), stored.vectors(["photos/emu/3.png"]), atol=1e-6)
+    assert stored.labels(["photos/cat/0.png"]) == ["emu"]
+    os.remove("photos/dog/2.png")
+    run("remove", "gallery", gallery.parent / "more/fox/a.png", "photos/white.png", "--missing")
+    assert "3 images removed. 11 images" in capsys.readouterr().out
+    assert "An image is not in the gallery. Received: 'photos'" in error_of(capsys, "remove", "gallery", "photos")
+    assert "Nothing to remove" in error_of(capsys, "remove", "gallery")
+    run("info", "gallery")
+    shown = capsys.readouterr().out
+    assert "items          11" in shown and "embedder       model.keras" in shown
+
+
+def test_csv_files(place, capsys):
+    rows = ["file,product", "photos/cat/0.png,A", "photos/dog/0.png,B", "photos/gone.png,B", "photos/cat/0.png,A"]
+    pathlib.Path("table.csv").write_text("\n".join(rows))
+    columns = ["--options.image_column", "file", "--options.label_column", "product"]
+    run("build", "model.keras", "table.csv", *columns, "--out", "gallery", "--storage", "int8", "--quiet")
+    captured = capsys.readouterr()
+    assert "photos/gone.png" in captured.err and "2 images added" in captured.out
+    stored = Gallery.load("gallery")
+    assert stored.labels(["photos/cat/0.png", "photos/dog/0.png"]) == ["A", "B"] and stored.storage == "int8"
+    pathlib.Path("table.csv").write_text("path\nphotos/cat/0.png")
+    run("build", "model.keras", "table.csv", "--out", "plain", "--quiet")
+    assert Gallery.load("plain").labels(["photos/cat/0.png"]) == [None]
+    pathlib.Path("table.csv").write_text("path,label\nphotos/cat/0.png,A\nphotos/cat/0.png,B")
+    assert "An image has two labels" in error_of(capsys, "build", "model.keras", "table.csv", "--out", "g2")
+    message = error_of(capsys, "build", "model.keras", "table.csv", "--out", "g2", "--options.labl_column", "x")
+    assert "Did you mean 'label_column'" in message
+
+
+def test_a_saved_model_and_a_backbone(place, registries, capsys):
+    run("build", "saved", "photos", "--out", "gallery", "--quiet")
+    stored = Gallery.load("gallery")
+    np.testing.assert_allclose(stored.vectors(stored.ids), vectors_of(stored.ids), atol=1e-5)
+    run("search", "gallery", "photos/emu/1.png", "-k", 1, "--json")
+    (found,) = json.loads(capsys.readouterr().out.partition("\n")[2])
+    assert found["neighbors"][0]["id"] == "photos/emu/1.png" and found["neighbors"][0]["distance"] < 1e-5
+    pixels = np.asarray(Image.open("photos/emu/1.png"))
+    embedder = open_embedder("saved")
+    np.testing.assert_allclose(embedder.embed_pixels(pixels), vectors_of(["photos/emu/1.png"]), atol=1e-5)
+    assert "size does not apply" in error_of(capsys, "search", "gallery", "photos/emu/1.png", "--size", 8)
+    make_model(seed=1)
+    export_saved_model(make_model(seed=1), "other", Preprocessing((SIZE, SIZE), 3))
+    message = error_of(capsys, "search", "gallery", "photos/emu/1.png", "--embedder", "other")
+    assert "made with another embedder" in message
+
+    def backbone(input_shape, weights=None):
+        keras.utils.set_random_seed(0)
+        assert weights == "imagenet"
+        return keras.Sequential([keras.Input(input_shape), keras.layers.Conv2D(5, 3, activation="relu")])
+
+    registries["backbones"].register("small", backbone)
+    run("build", "small", "photos", "--size", 8, "--out", "features", "--quiet")
+    features = Gallery.load("features")
+    assert features.dim == 5 and features.distance == "cosine"
+    image = Preprocessing((8, 8), 3)(np.asarray(Image.open("photos/cat/2.png")))
+    expected = np.asarray(backbone((8, 8, 3), "imagenet")(image[None])).mean(axis=(1, 2))
+    expected /= np.linalg.norm(expected)
+    np.testing.assert_allclose(features.vectors(["photos/cat/2.png"]), expected, atol=1e-5)
+
+
+def test_wrong_input(place, capsys):
+    build = ["build", "model.keras", "photos", "--quiet", "--out"]
+    assert "--out" in error_of(capsys, "build", "model.keras", "photos")
+    assert "There is no such embedder" in error_of(capsys, "build", "modl.keras", "photos", "--out", "g")
+    assert "There are no such images" in error_of(capsys, "build", "model.keras", "fotos", "--out", "g")
+    pathlib.Path("empty").mkdir()
+    assert "There are no images" in error_of(capsys, "build", "model.keras", "empty", "--out", "g")
+    assert "contains other files" in error_of(capsys, *build, "photos")
+    assert "There is no gallery" in error_of(capsys, "search", "photos", "photos/white.png")
+    assert "batch_size" in error_of(capsys, *build, "g", "--batch_size", 0)
+    run(*build, "gallery")
+    assert "There is a gallery already" in error_of(capsys, *build, "gallery")
+    pathlib.Path("broken.png").write_bytes(b"no image")
+    assert "broken.png" in error_of(capsys, "search", "gallery", "photos/white.png", "broken.png")
+    assert "Expected: at most 13" in error_of(capsys, "search", "gallery", "photos/white.png", "-k", 14)
+    assert "Unknown figure format" in error_of(capsys, "search", "gallery", "photos/white.png", "--figure", "x.doc")
+    pathlib.Path("gallery", SOURCE).write_text("{}")
+    assert "The gallery is damaged" in error_of(capsys, "search", "gallery", "photos/white.png")
+    os.remove(pathlib.Path("gallery", SOURCE))
+    assert "does not know its embedder" in error_of(capsys, "search", "gallery", "photos/white.png")
+    run("search", "gallery", "photos/white.png", "--embedder", "model.keras")
+    Gallery().save("plain")
+    assert "The gallery is empty" in error_of(capsys, "search", "plain", "photos/white.png", "--embedder", "model.keras")
