@@ -311,12 +311,17 @@ def _serve(given, imports):
 
 def _opened(folder, given, **options):
     """Open a gallery with the options that all commands share."""
-    from tfdml.experiments.gallery_search import open_gallery
+    from tfdml.experiments import gallery_search
 
     names = ("embedder", "root", "batch_size", "trust")
     chosen = {name: given[name] for name in names if name in given}
     embedder_options = _popped(given, _EMBEDDER_OPTIONS)
-    return open_gallery(folder, **chosen, options=embedder_options or None, **options)
+    if embedder_options and "embedder" not in chosen:
+        raise InputError(
+            f"Options of the embedder need --embedder. Received: {', '.join(embedder_options)}. Expected: none of them; "
+            "the gallery remembers them."
+        )
+    return gallery_search.open_gallery(folder, **chosen, options=embedder_options or None, **options)
 
 
 def _popped(given, names):
