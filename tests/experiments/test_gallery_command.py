@@ -6,13 +6,13 @@ import shutil
 import keras
 import numpy as np
 import pytest
+from mean_color import MeanColor
 from PIL import Image
 
 from tfdml import Gallery
 from tfdml.data import Preprocessing
-from tfdml.data.image_files import read_image
 from tfdml.experiments import InputError, gallery_build, gallery_main, gallery_search
-from tfdml.experiments.gallery_embedder import GalleryEmbedder, open_embedder
+from tfdml.experiments.gallery_embedder import open_embedder
 from tfdml.experiments.gallery_files import SOURCE
 from tfdml.export import export_saved_model
 
@@ -22,22 +22,6 @@ SIZE = 6
 def make_model(seed=0):
     keras.utils.set_random_seed(seed)
     return keras.Sequential([keras.Input((SIZE, SIZE, 3)), keras.layers.Flatten(), keras.layers.Dense(4)])
-
-
-class MeanColor(GalleryEmbedder):
-    """An embedder that needs no graphs, which take most of the time of a test."""
-
-    def __init__(self, seed):
-        super().__init__(None, [], None)
-        matrix = np.random.default_rng(seed).normal(size=(3, 4)).astype(np.float32)
-        self.matrix = matrix
-        self.weights = [type("Weight", (), {"numpy": lambda weight: matrix})()]
-
-    def embed_files(self, paths, batch_size, advance=None):
-        return np.concatenate([self.embed_pixels(read_image(path)) for path in paths])
-
-    def embed_pixels(self, pixels):
-        return (np.broadcast_to(pixels, (*pixels.shape[:2], 3)).mean(axis=(0, 1)) / 255)[None].astype("f4") @ self.matrix
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from tfdml import Gallery
 from tfdml._utils.files import LOCK, FolderInUseError, lock_folder, remove_partial, whole_file
 from tfdml._utils.foreign_files import read_npz
 from tfdml._utils.input_errors import InputError, input_errors
@@ -31,6 +30,7 @@ from tfdml.experiments.gallery_files import (
     listed_reasons,
     recorded_root,
 )
+from tfdml.gallery import Gallery
 from tfdml.gallery.fingerprint import fingerprint
 from tfdml.gallery.folder import MANIFEST
 

@@ -6,7 +6,6 @@ import functools
 import importlib.util
 import json
 import os
-import pathlib
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -202,7 +201,9 @@ def _remove(given, imports):
     for item in items:
         known = next((one for one in (item, id_of(item, opened.root), _as_integer(item)) if one in gallery), None)
         if known is None:
-            raise InputError(f"An image is not in the gallery. Received: {item!r}. Expected: a path as search shows it.")
+            raise InputError(
+                f"An image is not in the gallery. Received: {item!r}. Expected: a path as search shows it."
+            )
         chosen[known] = None
     if missing:
         chosen.update({item: None for item in gallery.ids if not os.path.exists(path_of(item, opened.root))})
@@ -256,7 +257,7 @@ def _target(text):
     try:
         number = [float(value)] if value else []
     except ValueError:
-        raise InputError(f"The target is not a number. Received: --target {text}. Expected: as in {name}=0.01.") from None
+        raise InputError(f"The target is not a number. Received: --target {text}. Expected: {name}=NUMBER.") from None
     with input_errors():
         return kinds[name](*number)
 
@@ -318,8 +319,8 @@ def _opened(folder, given, **options):
     embedder_options = _popped(given, _EMBEDDER_OPTIONS)
     if embedder_options and "embedder" not in chosen:
         raise InputError(
-            f"Options of the embedder need --embedder. Received: {', '.join(embedder_options)}. Expected: none of them; "
-            "the gallery remembers them."
+            f"Options of the embedder need --embedder. Received: {', '.join(embedder_options)}. Expected: none of "
+            "them; the gallery remembers them."
         )
     return gallery_search.open_gallery(folder, **chosen, options=embedder_options or None, **options)
 

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfdml import Gallery
 from tfdml._utils.input_errors import InputError, input_errors
 from tfdml.data.image_files import read_image, verify_images
 from tfdml.experiments import plugins
 from tfdml.experiments.errors import line_of
 from tfdml.experiments.gallery_embedder import GalleryEmbedder, open_embedder
 from tfdml.experiments.gallery_files import SOURCE, GallerySource, path_of, root_of, shown
+from tfdml.gallery import Gallery
 from tfdml.gallery.folder import MANIFEST
 from tfdml.ops import MAX_PIXELS
 

@@ -75,7 +75,7 @@ class GalleryServer:
             self.max_pixels = check_whole_number("max_pixels", max_pixels, 1)
             max_waiting = check_whole_number("max_waiting", max_waiting, 0)
         if not 0 < max_upload_mb <= 1000:
-            raise InputError(f"Invalid limit. Received: max_upload_mb={max_upload_mb}. Expected: 0 < megabytes <= 1000.")
+            raise InputError(f"Invalid limit. Received: max_upload_mb={max_upload_mb}. Expected: above 0, up to 1000.")
         self.max_upload_bytes = int(max_upload_mb * 1e6)
         self.opened = opened
         self._ids = opened.gallery.ids
@@ -223,7 +223,8 @@ def make_app(server: GalleryServer, hosts: tuple[str, ...] | None = None) -> fas
 
     @app.exception_handler(Exception)
     def failed(request: fastapi.Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"detail": "Internal error. The server's terminal says more."}, 500)
+        # Outside of the middleware that adds the headers.
+        return JSONResponse({"detail": "Internal error. The server's terminal says more."}, 500, _HEADERS)
 
     app.add_middleware(_Guard, hosts=hosts, max_bytes=server.max_upload_bytes + _MULTIPART_BYTES)
     return app
