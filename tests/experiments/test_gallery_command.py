@@ -336,3 +336,49 @@ def test_wrong_input(place, mean_color, capsys):
     run("search", "gallery", "photos/white.png", "--embedder", "mean")
     Gallery().save("plain")
     assert "The gallery is empty" in error_of(capsys, "search", "plain", "photos/white.png", "--embedder", "mean")
+
+
+def test_calibrate(place, mean_color, capsys):
+    shutil.copytree("photos", "validation")
+    os.remove("validation/white.png")
+    shutil.move("validation/emu", "validation/fox")
+    run("build", "mean", "photos", "--out", "gallery", "--quiet")
+    capsys.readouterr()
+    run("calibrate", "gallery", "validation", "--target", "best_f1")
+    shown = capsys.readouterr().out
+    calibration = Gallery.load("gallery").calibration
+    assert f"Threshold          {calibration.threshold:.4f}" in shown and "12 images of 3 classes" in shown
+    assert type(calibration.target).__name__ == "BestF1"
+    run("calibrate", "gallery", "validation", "--target", "false_accept_rate=0.4", "--method", "prototypes")
+    calibration = Gallery.load("gallery").calibration
+    assert calibration.target.rate == 0.4 and calibration.method == "prototypes"
+    Image.fromarray(np.array([[[0, 255, 0]]], np.uint8)).save("green.png")
+    capsys.readouterr()
+    run("search", "gallery", "photos/cat/1.png", "green.png", "--json", "--figure", "found.png")
+    known, unknown = (found["verdict"] for found in json.loads(capsys.readouterr().out))
+    expected = Gallery.load("gallery").classify(MeanColor(0).embed_files(["photos/cat/1.png", "green.png"], 2))
+    assert [known["is_known"], unknown["is_known"]] == expected.is_known.tolist() == [True, False]
+    assert known["label"] == "cat" and known["score"] == expected.scores[0] <= known["threshold"]
+    run("search", "gallery", "green.png", "-k", 1)
+    assert "green.png: unknown (score" in capsys.readouterr().out
+    for wrong in (["precision=2"], ["precision"], ["f1"], ["best_f1=1"], ["precision=x"], []):
+        wrong = ["--target", *wrong] if wrong else []
+        message = error_of(capsys, "calibrate", "gallery", "validation", *wrong)
+        assert "arget" in message or "0 < precision < 1" in message
+    assert "Images have no labels" in error_of(capsys, "calibrate", "gallery", "photos", "--target", "best_f1")
+
+
+def test_indexes(place, mean_color, capsys):
+    pytest.importorskip("faiss")
+    run("build", "mean", "photos", "--out", "gallery", "--index", "hnsw", "--quiet")
+    assert "13 images added" in capsys.readouterr().out
+    run("search", "gallery", "photos/emu/2.png", "-k", 2, "--json")
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["neighbors"][0]["id"] == "photos/emu/2.png"
+    run("info", "gallery", "--report", "--json")
+    described = json.loads(capsys.readouterr().out)
+    assert described["index"] == "hnsw" and described["report"]["recall"] == 1
+    assert "index" in error_of(capsys, "build", "mean", "photos", "--out", "g", "--index", "nonsense")
+    # Found out before the gallery is written.
+    error_of(capsys, "build", "mean", "photos", "--out", "g", "--index", "ivfpq", "--quiet")
+    assert not pathlib.Path("g").exists()

@@ -19,7 +19,7 @@ from tfdml.experiments import InputError, gallery_command, gallery_main, gallery
 from tfdml.experiments.gallery_files import GallerySource  # noqa: E402
 from tfdml.experiments.gallery_search import OpenedGallery  # noqa: E402
 from tfdml.experiments.gallery_server import GalleryServer, accepted_hosts, make_app  # noqa: E402
-from tfdml.gallery import Gallery  # noqa: E402
+from tfdml.gallery import FalseAcceptRate, Gallery  # noqa: E402
 
 
 def encoded(pixels, kind="PNG"):
@@ -91,6 +91,24 @@ def test_search_by_an_item_leaves_it_out(client, opened):
     assert found["id"] == "é 2.png" and [one["id"] for one in found["neighbors"]] == expected[1:]
     assert "There is no item 8" in detail_of(client.get("/search/8"), 404)
     assert "There is no item -1" in detail_of(client.get("/search/-1"), 404)
+
+
+def test_verdicts_of_a_calibrated_gallery(make_client, opened):
+    with pytest.warns(UserWarning):
+        calibration = opened.gallery.calibrate(
+            opened.gallery.vectors(opened.gallery.ids), opened.gallery.labels(opened.gallery.ids), FalseAcceptRate(0.2)
+        )
+    try:
+        client = make_client()
+        assert client.get("/gallery").json()["is_calibrated"]
+        verdict = post(client, (opened.folder / "é 3.png").read_bytes()).json()["verdict"]
+        assert verdict == {"is_known": True, "label": "dog", "score": 0.0, "threshold": calibration.threshold}
+        far = encoded(np.array([[[255, 0, 255]]]))
+        verdict = post(client, far).json()["verdict"]
+        assert not verdict["is_known"] and verdict["score"] > verdict["threshold"]
+        assert client.get("/search/1").json()["verdict"] is None
+    finally:
+        opened.gallery.calibration = None
 
 
 def test_thumbnails_are_those_of_items_only(client, opened):

@@ -25,6 +25,7 @@ from tfdml.experiments.gallery_embedder import GalleryEmbedder, open_embedder
 from tfdml.experiments.gallery_files import (
     GallerySource,
     ListedImages,
+    gallery_errors,
     id_of,
     list_images,
     listed_reasons,
@@ -99,7 +100,7 @@ def build_gallery(
     if "distance" not in gallery_options and not network.is_trained:
         gallery_options["distance"] = "cosine"
     root = os.getcwd()
-    with input_errors():
+    with gallery_errors():
         gallery = Gallery(network, network.preprocessing, batch_size=batch_size, **gallery_options)
     source = GallerySource(embedder, dict(options or {}), list(imports), recorded_root(folder, root))
     return _add("build", gallery, folder, listed, root, network, source, batch_size, verbose)
@@ -196,7 +197,9 @@ def _add(command, gallery, folder, listed, root, network, source, batch_size, ve
             raise InputError(
                 "No image can be used. Received: " + "; ".join(listed_reasons(unreadable, 3)).replace("  ", "")
             )
-        with input_errors():
+        with gallery_errors():
+            # An index that cannot be built must not be found out by the first search.
+            gallery.search(gallery.vectors(gallery.ids[:1]), 1)
             gallery.save(folder)
         source.unreadable = {**source.unreadable, **{id_of(path, root): reason for path, reason in unreadable.items()}}
         source.unreadable = {item: reason for item, reason in source.unreadable.items() if item not in gallery}

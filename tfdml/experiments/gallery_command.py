@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.util
 import json
@@ -277,11 +278,15 @@ def _calibration_lines(found):
 
 
 def _info(given, imports):
-    folder, as_json = given.pop("GALLERY"), given.pop("json", False)
-    from tfdml.experiments.gallery_files import shown
+    folder, as_json, report = given.pop("GALLERY"), given.pop("json", False), given.pop("report", False)
+    from tfdml.experiments.gallery_files import gallery_errors, shown
     from tfdml.experiments.gallery_search import describe
 
-    described = describe(_opened(folder, given, with_embedder=False))
+    opened = _opened(folder, given, with_embedder=False)
+    described = describe(opened)
+    if report:
+        with gallery_errors():
+            described["report"] = dataclasses.asdict(opened.gallery.report())
     if as_json:
         print(json.dumps(described, indent=2))
         return 0
@@ -372,6 +377,7 @@ _PARSERS: dict[str, Callable[[], CommandParser]] = {
             "--out DIR": "Folder of the gallery, which must not exist.",
             **_IMAGES,
             "--distance": (Literal["l2", "cosine"], "Distance (default: cosine for a backbone, else l2)."),
+            "--index INDEX": "exact, or with the extra faiss hnsw, ivfpq, binary or a factory string (default: exact).",
             "--storage": (Literal["float32", "float16", "int8"], "Data type of stored vectors (default: float32)."),
             **_BATCH_SIZE,
             **_NETWORK,
@@ -449,7 +455,11 @@ _PARSERS: dict[str, Callable[[], CommandParser]] = {
         "%(prog)s GALLERY [--json]",
         "Describes a gallery.",
         _GALLERY,
-        {"--json": "Print JSON.", "--root DIR": _OPENING["--root DIR"]},
+        {
+            "--json": "Print JSON.",
+            "--report": "Measure the recall and the time of its index.",
+            "--root DIR": _OPENING["--root DIR"],
+        },
         is_importing=False,
     ),
     "serve": lambda: _parser(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tfdml._utils.arguments import check_choice
@@ -155,6 +156,16 @@ class GallerySource:
     def write(self, gallery: pathlib.Path) -> None:
         """Write the file of a gallery, which exists."""
         write_json(gallery / SOURCE, dataclasses.asdict(self))
+
+
+@contextlib.contextmanager
+def gallery_errors() -> Iterator[None]:
+    """Re-raise errors of a gallery, and of packages that its index needs, as InputError."""
+    try:
+        with input_errors():
+            yield
+    except ImportError as error:
+        raise InputError(str(error)) from error
 
 
 def root_of(gallery: pathlib.Path, root: str) -> str:

@@ -20,7 +20,7 @@ from tfdml.data.image_files import read_image, verify_images
 from tfdml.experiments import plugins
 from tfdml.experiments.errors import line_of
 from tfdml.experiments.gallery_embedder import GalleryEmbedder, open_embedder
-from tfdml.experiments.gallery_files import SOURCE, GallerySource, path_of, root_of, shown
+from tfdml.experiments.gallery_files import SOURCE, GallerySource, gallery_errors, path_of, root_of, shown
 from tfdml.gallery import Gallery
 from tfdml.gallery.folder import MANIFEST
 from tfdml.ops import MAX_PIXELS
@@ -54,26 +54,28 @@ class OpenedGallery:
         except tf.errors.OpError as error:
             raise InputError(f"Not every image goes through the embedder: {line_of(error)}") from error
 
-    def search(self, vectors: np.ndarray, k: int | None = None) -> list[dict[str, Any]]:
+    def search(self, vectors: np.ndarray, k: int | None = None, exclude: Any = None) -> list[dict[str, Any]]:
         """Return what is found for each vector.
 
         Args:
             vectors: float array `(n, d)`.
             k: int. Number of neighbors. Default: 10, or all of fewer items.
+            exclude: As for `Gallery.search`. Default: None.
 
         Returns:
             List of dicts that JSON holds: `neighbors`, a list of dicts with `id`, `label` and `distance`, nearest
             first; and `verdict`, `None` for a gallery without a threshold, or a dict with `is_known`, `label`, `score`
             and `threshold`.
         """
-        with input_errors():
-            found = self.gallery.search(vectors, min(10, max(1, len(self.gallery))) if k is None else k)
+        with gallery_errors():
+            found = self.gallery.search(vectors, min(10, max(1, len(self.gallery))) if k is None else k, exclude)
             verdicts = self._verdicts(vectors)
         return [
             {
                 "neighbors": [
                     {"id": item, "label": label, "distance": float(distance)}
                     for item, label, distance in zip(ids.tolist(), labels, distances)
+                    if item is not None
                 ],
                 "verdict": verdict,
             }
@@ -81,7 +83,7 @@ class OpenedGallery:
         ]
 
     def _verdicts(self, vectors):
-        calibration = getattr(self.gallery, "calibration", None)
+        calibration = self.gallery.calibration
         if calibration is None:
             return [None] * len(vectors)
         with warnings_as_notes():
@@ -142,7 +144,7 @@ def open_gallery(
         with plugins.trusting(trust):
             plugins.require(source.imports)
         network = _open(path, source, place, embedder, options, trust)
-    with input_errors():
+    with gallery_errors():
         gallery = Gallery.load(path, network, getattr(network, "preprocessing", None), batch_size)
     return OpenedGallery(path, gallery, source, place, network)
 
@@ -162,7 +164,7 @@ def describe(opened: OpenedGallery) -> dict[str, Any]:
     """Return a description of a gallery that JSON holds."""
     gallery, source = opened.gallery, opened.source
     labels = [label for label in gallery.labels(gallery.ids) if label is not None]
-    calibration = getattr(gallery, "calibration", None)
+    calibration = gallery.calibration
     threshold = None
     if calibration is not None:
         target = type(calibration.target).__name__
@@ -176,6 +178,7 @@ def describe(opened: OpenedGallery) -> dict[str, Any]:
         "dimension": gallery.dim,
         "distance": gallery.distance,
         "storage": gallery.storage,
+        "index": gallery.index,
         "embedder": source.embedder or None,
         "options": source.options,
         "preprocessing": None if preprocessing is None else preprocessing.config(),

@@ -99,7 +99,7 @@ class GalleryServer:
             "items": len(self._ids),
             "labels": len(labels),
             "distance": gallery.distance,
-            "is_calibrated": getattr(gallery, "calibration", None) is not None,
+            "is_calibrated": gallery.calibration is not None,
             "max_upload_bytes": self.max_upload_bytes,
             "max_pixels": self.max_pixels,
             "version": __version__,
@@ -126,9 +126,9 @@ class GalleryServer:
         """Search by the stored vector of an item, which is left out of the result."""
         self._check_item(item)
         with self._place():
-            found = self._search(self.opened.gallery.vectors([self._ids[item]]), k + 1)
-        found["neighbors"] = [one for one in found["neighbors"] if one["item"] != item][:k]
-        return {"item": item, "id": shown(self._ids[item]), **found}
+            found = self._search(self.opened.gallery.vectors([self._ids[item]]), k, [self._ids[item]])
+        # The item itself is always as near as can be.
+        return {"item": item, "id": shown(self._ids[item]), **found, "verdict": None}
 
     def thumbnail(self, item: int) -> bytes:
         """Return the image of an item as a small JPEG; HTTPException if its file is missing or unreadable."""
@@ -155,8 +155,8 @@ class GalleryServer:
             raise HTTPException(415, "The embedder has no finite vector with a direction for this image.")
         return vectors
 
-    def _search(self, vectors, k):
-        (found,) = self.opened.search(vectors, min(k, len(self._ids)))
+    def _search(self, vectors, k, exclude=None):
+        (found,) = self.opened.search(vectors, min(k, len(self._ids)), exclude)
         for one in found["neighbors"]:
             one["item"] = self._row_of[one["id"]]
             one["id"] = shown(one["id"])
