@@ -154,16 +154,18 @@ def _search(given, imports):
     folder, images, as_json, figure = (given.pop(name, None) for name in ("GALLERY", "IMAGE", "json", "figure"))
     k, batch_size = given.pop("k", None), given.get("batch_size", 64)
     opened = _opened(folder, given)
-    from tfdml.experiments.gallery_search import draw_neighbors
+    from tfdml.experiments import gallery_search
 
-    found = opened.search(opened.embed_files(images, batch_size), k)
+    found, verdicts = opened.search(opened.embed_files(images, batch_size), k)
     if figure is not None:
-        draw_neighbors(images, found, opened.root, figure)
+        gallery_search.draw_search(images, found, verdicts, opened.root, figure)
+    calibration = opened.gallery.calibration
+    records = gallery_search.as_records(found, verdicts, None if calibration is None else calibration.threshold)
     if as_json:
-        print(json.dumps([{"query": query, **result} for query, result in zip(images, found)], indent=2))
+        print(json.dumps([{"query": query, **record} for query, record in zip(images, records)], indent=2))
         return 0
-    for query, result in zip(images, found):
-        print("\n".join(_table(query, result)))
+    for query, record in zip(images, records):
+        print("\n".join(_table(query, record)))
     if figure is not None:
         print(f"Figure: {figure}")
     return 0

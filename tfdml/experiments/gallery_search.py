@@ -20,10 +20,12 @@ from tfdml.data.image_files import read_image, verify_images
 from tfdml.experiments import plugins
 from tfdml.experiments.errors import line_of
 from tfdml.experiments.gallery_embedder import GalleryEmbedder, open_embedder
-from tfdml.experiments.gallery_files import SOURCE, GallerySource, gallery_errors, path_of, root_of, shown
-from tfdml.gallery import Gallery
+from tfdml.experiments.gallery_files import SOURCE, GallerySource, gallery_errors, path_of, root_of
+from tfdml.gallery import Classification, Gallery, SearchResult
 from tfdml.gallery.folder import MANIFEST
 from tfdml.ops import MAX_PIXELS
+
+_SIDE = 256
 
 
 @dataclasses.dataclass
@@ -54,8 +56,10 @@ class OpenedGallery:
         except tf.errors.OpError as error:
             raise InputError(f"Not every image goes through the embedder: {line_of(error)}") from error
 
-    def search(self, vectors: np.ndarray, k: int | None = None, exclude: Any = None) -> list[dict[str, Any]]:
-        """Return what is found for each vector.
+    def search(
+        self, vectors: np.ndarray, k: int | None = None, exclude: Any = None
+    ) -> tuple[SearchResult, Classification | None]:
+        """Search by vectors.
 
         Args:
             vectors: float array `(n, d)`.
@@ -63,40 +67,40 @@ class OpenedGallery:
             exclude: As for `Gallery.search`. Default: None.
 
         Returns:
-            List of dicts that JSON holds: `neighbors`, a list of dicts with `id`, `label` and `distance`, nearest
-            first; and `verdict`, `None` for a gallery without a threshold, or a dict with `is_known`, `label`, `score`
-            and `threshold`.
+            The result, and the verdicts of a gallery with a threshold.
         """
-        with gallery_errors():
+        with gallery_errors(), warnings_as_notes():
             found = self.gallery.search(vectors, min(10, max(1, len(self.gallery))) if k is None else k, exclude)
-            verdicts = self._verdicts(vectors)
-        return [
-            {
-                "neighbors": [
-                    {"id": item, "label": label, "distance": float(distance)}
-                    for item, label, distance in zip(ids.tolist(), labels, distances)
-                    if item is not None
-                ],
-                "verdict": verdict,
-            }
-            for ids, labels, distances, verdict in zip(found.ids, found.labels, found.distances, verdicts)
-        ]
+            verdicts = None if self.gallery.calibration is None else self.gallery.classify(vectors)
+        return found, verdicts
 
-    def _verdicts(self, vectors):
-        calibration = self.gallery.calibration
-        if calibration is None:
-            return [None] * len(vectors)
-        with warnings_as_notes():
-            result = self.gallery.classify(vectors)
-        return [
-            {
-                "is_known": bool(is_known),
-                "label": label,
-                "score": float(score),
-                "threshold": float(calibration.threshold),
-            }
-            for is_known, label, score in zip(result.is_known, result.labels, result.scores)
+
+def as_records(found: SearchResult, verdicts: Classification | None, threshold: float | None) -> list[dict[str, Any]]:
+    """Return what was found for each query, as JSON holds it.
+
+    Args:
+        found: `SearchResult`.
+        verdicts: `Classification`, or `None` without a threshold.
+        threshold: float. The threshold of the verdicts.
+
+    Returns:
+        List of dicts: `neighbors`, a list of dicts with `id`, `label` and `distance`, nearest first; and `verdict`,
+        `None` or a dict with `is_known`, `label`, `score` and `threshold`.
+    """
+    records: list[dict[str, Any]] = []
+    for ids, labels, distances in zip(found.ids, found.labels, found.distances):
+        neighbors = [
+            {"id": item, "label": label, "distance": float(distance)}
+            for item, label, distance in zip(ids.tolist(), labels, distances)
+            if item is not None
         ]
+        records.append({"neighbors": neighbors, "verdict": None})
+    if verdicts is not None:
+        for record, is_known, label, score in zip(records, verdicts.is_known, verdicts.labels, verdicts.scores):
+            record["verdict"] = {
+                "is_known": bool(is_known), "label": label, "score": float(score), "threshold": threshold,
+            }  # fmt: skip
+    return records
 
 
 def open_gallery(
@@ -199,43 +203,32 @@ def warnings_as_notes() -> Iterator[None]:
         print(f"Warning: {message}", file=sys.stderr)
 
 
-def draw_neighbors(
-    queries: Sequence[str], found: Sequence[Mapping[str, Any]], root: str, path: str, side: int = 160
+def draw_search(
+    queries: Sequence[str], found: SearchResult, verdicts: Classification | None, root: str, path: str
 ) -> None:
-    """Draw queries and their neighbors, with distances, to a file.
+    """Draw queries and what was found to a file, whose extension selects the format.
 
     Args:
         queries: sequence of str. Paths of the queries.
-        found: sequence of dicts, as from `OpenedGallery.search`.
+        found, verdicts: As from `OpenedGallery.search`.
         root: str. Root of the gallery.
-        path: str. File to write; its extension selects the format.
-        side: int. Largest side of an image in pixels. Default: 160.
+        path: str. File to write.
     """
-    from tfdml.plots import nearest_neighbors, save
+    from tfdml.plots import save, search_sheet
 
-    images = [thumbnail(query, side) for query in queries]
-    neighbors, names = [], []
-    for result in found:
-        neighbors.append([_thumbnail_or_blank(path_of(one["id"], root), side) for one in result["neighbors"]])
-        names.append([_caption(one) for one in result["neighbors"]])
-    verdicts = [result["verdict"] for result in found]
-    captions = None
-    if verdicts[0] is not None:
-        captions = [shown(one["label"]) if one["is_known"] else "unknown" for one in verdicts]
     with input_errors():
-        save(nearest_neighbors(images, neighbors, None, query_names=captions, neighbor_names=names), path)
+        figure = search_sheet(
+            [thumbnail(query, _SIDE) for query in queries], found, lambda item: _thumbnail_or_blank(item, root),
+            classification=verdicts, max_queries=max(1, len(queries)), max_neighbors=found.ids.shape[1],
+        )  # fmt: skip
+        save(figure, path)
 
 
-def _caption(neighbor):
-    label = "" if neighbor["label"] is None else f"{shown(neighbor['label'])[:12]} "
-    return f"{label}{neighbor['distance']:.3f}"
-
-
-def _thumbnail_or_blank(path, side):
+def _thumbnail_or_blank(item, root):
     try:
-        return thumbnail(path, side)
+        return thumbnail(path_of(item, root), _SIDE)
     except (ValueError, OSError):
-        return np.full((side, side, 3), 230, np.uint8)
+        return np.full((_SIDE, _SIDE, 3), 230, np.uint8)
 
 
 def thumbnail(path: str, side: int, max_pixels: int = MAX_PIXELS) -> np.ndarray:

@@ -30,7 +30,7 @@ from tfdml._utils.input_errors import InputError, input_errors
 from tfdml.data.image_files import TooManyPixelsError, read_contents
 from tfdml.experiments.errors import line_of
 from tfdml.experiments.gallery_files import counted, path_of, shown
-from tfdml.experiments.gallery_search import OpenedGallery, as_jpeg, thumbnail
+from tfdml.experiments.gallery_search import OpenedGallery, as_jpeg, as_records, thumbnail
 from tfdml.version import __version__
 
 _WEB = pathlib.Path(__file__).with_name("web")
@@ -156,12 +156,14 @@ class GalleryServer:
         return vectors
 
     def _search(self, vectors, k, exclude=None):
-        (found,) = self.opened.search(vectors, min(k, len(self._ids)), exclude)
-        for one in found["neighbors"]:
+        calibration = self.opened.gallery.calibration
+        found, verdicts = self.opened.search(vectors, min(k, len(self._ids)), exclude)
+        (record,) = as_records(found, verdicts, None if calibration is None else calibration.threshold)
+        for one in record["neighbors"]:
             one["item"] = self._row_of[one["id"]]
             one["id"] = shown(one["id"])
             one["thumbnail"] = f"/thumbnail/{one['item']}"
-        return found
+        return record
 
     @contextlib.contextmanager
     def _place(self):
