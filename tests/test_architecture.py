@@ -13,6 +13,7 @@ LEVELS = [
     {"version"},
     {"_utils"},
     {"ops"},
+    {"relations"},
     {"layers", "miners", "metrics", "backbones", "data", "plots"},
     {"losses", "linear"},
     {"models"},

@@ -8,12 +8,26 @@ from typing import TYPE_CHECKING, Any
 from tfdml.version import __version__
 
 if TYPE_CHECKING:
-    from tfdml import backbones, callbacks, data, gallery, layers, linear, losses, metrics, miners, models, ops
+    from tfdml import (
+        backbones,
+        callbacks,
+        data,
+        gallery,
+        layers,
+        linear,
+        losses,
+        metrics,
+        miners,
+        models,
+        ops,
+        relations,
+    )
     from tfdml.export import export_saved_model, load_saved_model
     from tfdml.gallery import Gallery
 
 _PARTS = (
     "backbones", "callbacks", "data", "gallery", "layers", "linear", "losses", "metrics", "miners", "models", "ops",
+    "relations",
 )  # fmt: skip
 
 _EXPORTS = {"Gallery": "gallery", "export_saved_model": "export", "load_saved_model": "export"}
@@ -34,6 +48,7 @@ __all__ = [
     "miners",
     "models",
     "ops",
+    "relations",
 ]
 
 

@@ -13,6 +13,7 @@ FORMS = {
     "c1": dict(positive_margin=0.0, negative_margin=0.5, distance="cosine", average="anchor"),
     "c2": dict(positive_margin=0.2, negative_margin=0.6, distance="l2", average="nonzero"),
     "hadsell": dict(negative_margin=1.0, distance="l2", power=2, average="pairs"),
+    "bell_bala": dict(negative_margin=1.0, distance="squared_l2", average="pairs"),
     "squared": dict(positive_margin=0.0, negative_margin=1.0, distance="squared_l2", average="nonzero"),
     "l2_anchor": dict(positive_margin=0.1, negative_margin=0.9, distance="l2", average="anchor"),
 }

@@ -39,7 +39,7 @@ class Registry:
         Example:
             >>> from tfdml import losses, miners
             >>> miners.names()
-            ['distance_weighted', 'hard', 'multi_similarity', 'semi_hard']
+            ['distance_weighted', 'hard', 'hard_negative', 'multi_similarity', 'semi_hard']
             >>> "multi_similarity" in losses.names()
             True
         """

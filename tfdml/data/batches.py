@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdml._utils.arguments import check_part, check_whole_number
-from tfdml._utils.types import InputRange
+from tfdml._utils.types import ArrayLike, Identifier, InputRange
 from tfdml.data.augmentation import Augmentation
 from tfdml.data.image_files import (
     decode_whole,
@@ -26,6 +26,7 @@ from tfdml.data.image_files import (
 from tfdml.data.labeled_features import LabeledFeatures
 from tfdml.data.labeled_samples import LabeledSamples, check_is_labeled
 from tfdml.data.preprocessing import Preprocessing
+from tfdml.data.related_sampler import RelatedSampler
 from tfdml.data.sampler import SmallClasses, sampler_of
 from tfdml.ops import MAX_PIXELS, UNIT_RANGE, orient, stored_window, upright_size
 
@@ -159,11 +160,89 @@ def balanced_share(
     return batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
 
+def related_batches(
+    dataset: LabeledSamples,
+    relation: Identifier,
+    anchors_per_batch: int,
+    samples_per_anchor: int,
+    seed: int,
+    preprocessing: Preprocessing | None = None,
+    augmentation: Augmentation | None = None,
+    input_range: InputRange | None = None,
+    groups: ArrayLike | None = None,
+    start_batch: int = 0,
+) -> tf.data.Dataset:
+    """Return endless training batches of anchors with some of their positives, for a loss with a relation.
+
+    Pass `steps_per_epoch=RelatedSampler(…).steps_per_epoch` with the same arguments, or any number, to `fit`. Batch t,
+    including its augmentation, is determined by (seed, t).
+
+    Args:
+        dataset: `LabeledImages` or `LabeledFeatures` with `targets`.
+        relation: `tfdml.relations.Relation`. Compares the targets.
+        anchors_per_batch: int. Number of distinct anchors in a batch.
+        samples_per_anchor: int, at least 2. Number of samples for each anchor, itself included.
+        seed: int, at least 0.
+        preprocessing: `Preprocessing`, as for `balanced_batches`. Default `None`.
+        augmentation: `Augmentation` or `None`. Default `None`.
+        input_range: tuple (low, high) or str, as for `Preprocessing`. `None` uses that of `preprocessing`. Default
+            `None`.
+        groups: Integers `(n,)` or a matrix `(n, groups)`, as for `RelatedSampler`: anchors are visited equally often in
+            each of them. For example `position_cells(dataset.targets, size)`, or multi-hot tags. `None` visits all
+            anchors equally often. Default `None`.
+        start_batch: int. Number of the first batch, to resume. Default 0.
+
+    Returns:
+        Infinite `tf.data.Dataset` of (float32 images `(batch, height, width, channels)` in the input range, targets
+        `(batch,)` or `(batch, k)`), where batch = anchors_per_batch · samples_per_anchor.
+
+    Raises:
+        ValueError: If the dataset has no targets, no sample has a positive, or a number is out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> from tfdml import relations
+        >>> from tfdml.data import LabeledImages
+        >>> images, places = np.zeros((4, 8, 8, 3), "uint8"), np.array([0.0, 0.1, 5.0, 5.1])
+        >>> photos = LabeledImages.from_arrays(images, targets=places)
+        >>> _, targets = next(iter(related_batches(photos, relations.Within(1.0, 2.0), 2, 2, seed=0)))
+        >>> sorted(targets.numpy().tolist())
+        [0.0, 0.1, 5.0, 5.1]
+    """
+    check_is_labeled(dataset)
+    preprocessing = _in_range(dataset, preprocessing, input_range)
+    sampler = RelatedSampler(
+        _targets_of(dataset), relation, anchors_per_batch, samples_per_anchor, seed, groups
+    )
+    start_batch = check_whole_number("start_batch", start_batch, minimum=0)
+
+    def indices(number):
+        result = tf.numpy_function(sampler.batch, [number], tf.int64, stateful=False)
+        return tf.ensure_shape(result, (sampler.batch_size,))
+
+    batches = tf.data.Dataset.counter(start_batch).map(indices).prefetch(2)
+    batches = _with_images(
+        batches, dataset, sampler.batch_size, preprocessing, augmentation, sampler.seed, start_batch, is_endless=True,
+        labels=dataset.targets,
+    )  # fmt: skip
+    return batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+
+
+def _targets_of(dataset):
+    if dataset.targets is None:
+        raise ValueError(
+            f"The dataset has no targets. Received: {dataset!r}. Expected: one with targets, such as "
+            "`LabeledImages.from_arrays(images, targets=positions)`."
+        )
+    return dataset.targets
+
+
 def evaluation_batches(
     dataset: LabeledSamples,
     batch_size: int,
     preprocessing: Preprocessing | None = None,
     input_range: InputRange | None = None,
+    targets: bool = False,
 ) -> tf.data.Dataset:
     """Return batches of all images of a dataset, each once and in order.
 
@@ -176,13 +255,14 @@ def evaluation_batches(
             keep their size and channels. Default `None`.
         input_range: tuple (low, high) or str, as for `Preprocessing`. `None` uses that of `preprocessing`. Default
             `None`.
+        targets: bool. Return the targets of the dataset instead of class labels. Default `False`.
 
     Returns:
         Finite `tf.data.Dataset` of (float32 images `(batch, height, width, channels)` in the input range, int64 labels
-        `(batch,)`).
+        `(batch,)` or targets).
 
     Raises:
-        ValueError: If the dataset is empty, or the batch size is not a positive integer.
+        ValueError: If the dataset is empty or has no targets, or the batch size is not a positive integer.
 
     Example:
         >>> from tfdml.data import LabeledImages
@@ -192,7 +272,8 @@ def evaluation_batches(
     """
     check_is_labeled(dataset)
     preprocessing = _in_range(dataset, preprocessing, input_range)
-    return _finite_batches(dataset, np.arange(len(dataset)), batch_size, preprocessing)
+    labels = _targets_of(dataset) if targets else None
+    return _finite_batches(dataset, np.arange(len(dataset)), batch_size, preprocessing, labels=labels)
 
 
 def evaluation_share(dataset, batch_size, preprocessing=None, *, part):
@@ -277,7 +358,7 @@ def class_pool(
 
 
 def _finite_batches(
-    dataset, indices, batch_size, preprocessing, part=(0, 1), augmentation=None, seed=0, start_batch=0
+    dataset, indices, batch_size, preprocessing, part=(0, 1), augmentation=None, seed=0, start_batch=0, labels=None
 ):
     _check_not_empty(dataset)
     batch_size = check_whole_number("batch_size", batch_size, minimum=1)
@@ -285,7 +366,7 @@ def _finite_batches(
     index, count = part
     number = len(range(index, math.ceil(len(indices) / batch_size), count))
     batches = _with_images(
-        batches.shard(count, index), dataset, batch_size, preprocessing, augmentation, seed, start_batch
+        batches.shard(count, index), dataset, batch_size, preprocessing, augmentation, seed, start_batch, labels=labels
     )
     return batches.apply(tf.data.experimental.assert_cardinality(number))
 
@@ -314,16 +395,18 @@ def _check_not_empty(dataset):
 
 
 def _with_images(
-    batches, dataset, batch_size, preprocessing, augmentation=None, seed=0, start_batch=0, is_endless=False, part=None
-):
-    """Map batches of indices to batches of images and labels, in the same order."""
+    batches, dataset, batch_size, preprocessing, augmentation=None, seed=0, start_batch=0, is_endless=False, part=None,
+    labels=None,
+):  # fmt: skip
+    """Map batches of indices to batches of images and labels (by default those of classes), in the same order."""
+    labels = dataset.labels if labels is None else labels
     index, count = (0, 1) if part is None else check_part(part)
     # Rows of each batch to return. The last of finite batches can be smaller, but those are not split into parts.
     rows = slice(index * batch_size // count, (index + 1) * batch_size // count)
     if isinstance(dataset, LabeledFeatures):
         if part is not None:
             batches = batches.map(lambda indices: indices[rows])
-        return _with_features(batches, dataset, preprocessing, augmentation)
+        return _with_features(batches, dataset, preprocessing, augmentation, labels)
     if preprocessing is None:
         preprocessing = _preprocessing_of(dataset)
     # Augment images in 0–1, where 0 (uncovered pixels) is black.
@@ -332,7 +415,7 @@ def _with_images(
     # One copy on the host, captured by the pipeline's functions as an input rather than as a constant of their graph.
     with tf.device("cpu:0"):
         images = tf.constant(dataset.encoded_paths if dataset.holds_paths else dataset.images)
-        labels = tf.constant(dataset.labels)
+        labels = tf.constant(labels)
 
     @tf.autograph.experimental.do_not_convert
     def gather(number, indices):
@@ -376,7 +459,7 @@ def _with_images(
 
     if dataset.holds_paths:
         samples = batches.enumerate(start_batch).map(rows_of_batch).unbatch()
-        spec = (tf.TensorSpec(preprocessing.image_shape, tf.float32), tf.TensorSpec((), tf.int64))
+        spec = (tf.TensorSpec(preprocessing.image_shape, tf.float32), tf.TensorSpec(labels.shape[1:], labels.dtype))
         samples = with_named_errors(samples, images, read, spec, dataset.max_pixels)
         batches = samples.batch(rows.stop - rows.start, drop_remainder=is_endless)
         if augmentation is not None and not augmentation.is_flip_at_most:
@@ -392,14 +475,14 @@ def _with_images(
     return batches.with_options(options).prefetch(2)
 
 
-def _with_features(batches, dataset, preprocessing, augmentation):
+def _with_features(batches, dataset, preprocessing, augmentation, labels):
     for name, value in (("preprocessing", preprocessing), ("augmentation", augmentation)):
         if value is not None:
             raise ValueError(
                 f"{name} does not apply to features. Received: {name}={value!r} with {dataset!r}. Expected: None."
             )
     with tf.device("cpu:0"):
-        labels = tf.constant(dataset.labels)
+        labels = tf.constant(labels)
 
     def read(indices):
         features = tf.numpy_function(dataset.read, [indices], tf.float32, stateful=False)

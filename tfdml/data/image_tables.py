@@ -1,11 +1,14 @@
-"""Read CSV files of image paths and labels."""
+"""Read CSV files of image paths, labels and targets."""
 
 from __future__ import annotations
 
 import csv
 import difflib
+import math
 import os
 import pathlib
+
+import numpy as np
 
 from tfdml._utils.arguments import check_whole_number
 from tfdml.data.image_files import check_reading_options, listed, unreadable
@@ -14,22 +17,36 @@ from tfdml.data.list_files import missing_files
 _FEWEST_CLASSES = 2
 
 
-def read_image_table(path, image_column, label_column, root, delimiter, verify, on_unreadable, max_pixels):
-    """Read paths and labels from a CSV file, and check that the images exist and are readable.
+def read_image_table(
+    path, image_column, label_column, root, delimiter, verify, on_unreadable, max_pixels, target_columns=()
+):
+    """Read paths, labels and targets from a CSV file, and check that the images exist and are readable.
 
     Args:
-        path, image_column, label_column, root, delimiter, verify, on_unreadable, max_pixels: As for
+        path, image_column, label_column, root, delimiter, verify, on_unreadable, max_pixels, target_columns: As for
             `LabeledImages.from_csv`.
 
     Returns:
-        Pair (paths, labels) of lists. Labels are integers if all of them are integer literals, else str.
+        Tuple (paths, labels, targets) of lists and a float64 array `(n, targets)`, or `None` without target columns.
+        Labels are integers if all of them are integer literals, else str.
     """
+    if isinstance(target_columns, str):
+        target_columns = (target_columns,)
+    target_columns = tuple(target_columns)
+    if label_column is None and not target_columns:
+        raise ValueError(
+            "Images have neither labels nor targets. Received: label_column=None without target_columns. Expected: at "
+            "least one of the two."
+        )
     check_reading_options(verify, on_unreadable)
     max_pixels = check_whole_number("max_pixels", max_pixels, minimum=1)
     file = pathlib.Path(os.fsdecode(path)).expanduser()
     if not file.is_file():
         raise FileNotFoundError(f"The file does not exist. Received: path={str(file)!r}. Expected: a CSV file.")
-    images, labels = read_columns(file, (image_column, label_column), delimiter)
+    columns = [image_column, *([] if label_column is None else [label_column]), *target_columns]
+    images, *values = read_columns(file, columns, delimiter)
+    labels = [0] * len(images) if label_column is None else values.pop(0)
+    targets = _targets(file, target_columns, values)
     folder = file.parent if root is None else pathlib.Path(os.fsdecode(root)).expanduser()
     paths = [os.path.join(folder, os.path.expanduser(image)) for image in images]
     missing = dict.fromkeys(missing_files(paths))
@@ -40,14 +57,42 @@ def read_image_table(path, image_column, label_column, root, delimiter, verify, 
         )
     if verify:
         problems = unreadable(list(dict.fromkeys(paths)), on_unreadable, max_pixels)
-        kept = [(path, label) for path, label in zip(paths, labels) if path not in problems]
-        paths, labels = [path for path, _ in kept], [label for _, label in kept]
-    if len(set(labels)) < _FEWEST_CLASSES:
+        kept = [index for index, path in enumerate(paths) if path not in problems]
+        paths, labels = [paths[index] for index in kept], [labels[index] for index in kept]
+        targets = None if targets is None else targets[kept]
+    if label_column is None:
+        return paths, labels, targets
+    if len(set(labels)) < _FEWEST_CLASSES and targets is None:
         raise ValueError(
             f"Images need at least {_FEWEST_CLASSES} classes. Received: {len(labels)} rows of {file}, with the labels "
             f"{sorted(set(labels))} in the column {label_column!r}. Check that label_column is the right column."
         )
-    return paths, _numbers(labels)
+    return paths, _numbers(labels), targets
+
+
+def _targets(file, columns, values):
+    """Return columns of numbers as an array `(n, columns)`, or `None` without columns."""
+    if not columns:
+        return None
+    wrong = {
+        f"row {row}": f"{value!r} as {column!r}"
+        for column, texts in zip(columns, values)
+        for row, value in enumerate(texts, start=1)
+        if not _is_finite(value)
+    }
+    if wrong:
+        raise ValueError(
+            f"{len(wrong)} targets are not numbers. Received: {listed(wrong, 5)} of {file}. Expected: finite numbers "
+            f"in the columns {list(columns)}; leave images of unknown position out."
+        )
+    return np.array(values, np.float64).T.copy()
+
+
+def _is_finite(text):
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def read_columns(file, columns, delimiter):

@@ -36,9 +36,11 @@ class LabeledSamples:
             there are no roles. Default `None`.
         superclasses: Sequence of str or integers `(num_classes,)`. Super-class of each class, such as the category of a
             product, for batches of few super-classes. Default `None`.
+        targets: Numbers `(n,)` or `(n, k)`. What a relation of `tfdml.relations` compares instead of classes:
+            positions, multi-hot tags or ids. `related_batches` returns them. Default `None`.
 
     Raises:
-        TypeError: If labels are not integers.
+        TypeError: If labels are not integers or targets are not numbers.
         ValueError: If ranks or lengths do not match, a label has no class name, or the published split or a role is
             out of range.
 
@@ -54,6 +56,7 @@ class LabeledSamples:
     num_train_classes: int | None = None
     roles: np.ndarray | None = None
     superclasses: np.ndarray | None = None
+    targets: np.ndarray | None = None
 
     def __post_init__(self):
         labels = integer_column(self.labels)
@@ -72,6 +75,7 @@ class LabeledSamples:
             "num_train_classes": _checked_split(self.num_train_classes, len(class_names)),
             "roles": _checked_roles(self.roles, len(labels)),
             "superclasses": _checked_superclasses(self.superclasses, len(class_names)),
+            "targets": _checked_targets(self.targets, len(labels)),
         }
         for field, value in fields.items():
             object.__setattr__(self, field, value)
@@ -129,7 +133,52 @@ class LabeledSamples:
             name=self.name,
             roles=None if self.roles is None else self.roles[chosen],
             superclasses=None if self.superclasses is None else self.superclasses[classes],
+            **self._targets_of(chosen),
         )
+
+    def select(self: _Samples, indices: ArrayLike) -> _Samples:
+        """Return some of the samples, with the same classes.
+
+        Use it to divide samples by other criteria than classes, such as the route or the day of a photograph.
+
+        Args:
+            indices: Integers, or a bool mask `(n,)`. Indices of samples, in the order of the result.
+
+        Returns:
+            Dataset of the same kind, without a published split.
+
+        Raises:
+            ValueError: If an index is out of range, or the mask has another length.
+
+        Example:
+            >>> from tfdml.data import LabeledFeatures
+            >>> points = LabeledFeatures(np.eye(3, dtype="float32"), [0, 1, 0], ("a", "b"))
+            >>> points.select([2, 1]).labels.tolist()
+            [0, 1]
+        """
+        chosen = np.asarray(indices)
+        if chosen.dtype == bool and chosen.shape == (len(self),):
+            chosen = np.flatnonzero(chosen)
+        is_right = chosen.ndim == 1 and (not chosen.size or chosen.dtype.kind in "iu")
+        if not is_right or (chosen.size and not 0 <= chosen.min() <= chosen.max() < len(self)):
+            raise ValueError(
+                f"Indices do not select samples. Received: {chosen!r:.80}. Expected: integers in 0..{len(self) - 1}, "
+                f"or a bool mask of length {len(self)}."
+            )
+        chosen = chosen.astype(np.int64)
+        return self._take(
+            chosen,
+            labels=self.labels[chosen],
+            class_names=self.class_names,
+            name=self.name,
+            roles=None if self.roles is None else self.roles[chosen],
+            superclasses=self.superclasses,
+            **self._targets_of(chosen),
+        )
+
+    def _targets_of(self, indices):
+        # Subclasses of earlier versions do not know of targets.
+        return {} if self.targets is None else {"targets": self.targets[indices]}
 
     def split(
         self: _Samples, partition: Callable[[LabeledSamples], Sequence[np.ndarray | None]]
@@ -222,6 +271,23 @@ def _checked_superclasses(superclasses, num_classes):
             "one per class."
         )
     return superclasses
+
+
+def _checked_targets(targets, count):
+    if targets is None:
+        return None
+    targets = np.asarray(targets)
+    if targets.dtype.kind not in "biuf":
+        raise TypeError(
+            f"Targets must be numbers. Received: targets of type {targets.dtype}. Expected: positions, multi-hot tags "
+            "(`tfdml.data.encode_tags`) or ids."
+        )
+    if targets.ndim not in (1, 2) or len(targets) != count:
+        raise ValueError(
+            f"Targets must be one for each sample. Received: targets of shape {targets.shape}. Expected: ({count},) or "
+            f"({count}, k)."
+        )
+    return targets
 
 
 def _checked_roles(roles, count):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tfdml import ops
-from tfdml._utils.arguments import FormerNames, check_whole_number
+from tfdml._utils.arguments import FormerNames, check_choice, check_whole_number
 from tfdml._utils.keras_compat import tensorflow_variable
 from tfdml._utils.types import Config, Labels, TensorLike
 from tfdml.layers.references import References
@@ -31,14 +32,20 @@ class CrossBatchMemory(FormerNames, keras.layers.Layer):
     network still changes fast. The memory is filled nevertheless. The queue and its position are non-trainable weights
     and part of every checkpoint.
 
+    With a relation of `tfdml.relations`, the memory stores the labels that it compares: pass `label_shape=(2,)` and
+    `label_dtype="float32"` for positions in the plane, `label_shape=(tags,)` for multi-hot tags.
+
     Args:
         size: int, >= 1. Number of samples in the memory.
         embedding_size: int, >= 1. Size of the embeddings.
         warmup_steps: int, >= 0. Number of updates before the memory is used. Default: 0.
+        label_shape: Sequence of int. Shape of the label of a sample: `()` for a class or an id, `(n,)` for a vector.
+            Default: `()`.
+        label_dtype: `"int64"`, `"float32"` or `"float64"`. Type of the labels. Default: `"int64"`.
         **kwargs: `name` and other arguments of a Keras layer. Weights are float32 under every dtype policy.
 
     Raises:
-        ValueError: If an argument is not an integer or too small.
+        ValueError: If an argument is not an integer or too small, or the type of the labels is unknown.
 
     Reference:
         Wang et al., "Cross-batch memory for embedding learning", CVPR 2020.
@@ -55,14 +62,24 @@ class CrossBatchMemory(FormerNames, keras.layers.Layer):
 
     former_names = {"dim": "embedding_size"}
 
-    def __init__(self, size: int, embedding_size: int, warmup_steps: int = 0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        size: int,
+        embedding_size: int,
+        warmup_steps: int = 0,
+        label_shape: Sequence[int] = (),
+        label_dtype: str = "int64",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**{"trainable": False, **kwargs})
         self.size = check_whole_number("size", size, minimum=1)
         self.embedding_size = check_whole_number("embedding_size", embedding_size, minimum=1)
         self.warmup_steps = check_whole_number("warmup_steps", warmup_steps, minimum=0)
+        self.label_shape = tuple(check_whole_number("label_shape", length, minimum=1) for length in label_shape)
+        self.label_dtype = check_choice("label_dtype", label_dtype, ("int64", "float32", "float64"))
         # Embeddings stay in float32 under every dtype policy.
         self.embeddings = self._state("embeddings", (self.size, self.embedding_size), "float32")
-        self.labels = self._state("labels", (self.size,), "int64")
+        self.labels = self._state("labels", (self.size, *self.label_shape), self.label_dtype)
         # Counts since the beginning. The position in the queue and its fill follow from the number of samples.
         self.samples_seen = self._state("samples_seen", (), "int64")
         self.batches_seen = self._state("batches_seen", (), "int64")
@@ -92,11 +109,11 @@ class CrossBatchMemory(FormerNames, keras.layers.Layer):
         Of a batch larger than the memory, the last `size` samples are kept.
 
         Args:
-            labels: int tensor, `(batch,)` or `(batch, 1)`. Class labels.
+            labels: int tensor, `(batch,)` or `(batch, 1)`. Class labels, or labels of `label_shape` and `label_dtype`.
             embeddings: float tensor, `(batch, embedding_size)`.
 
         Raises:
-            ValueError: If the embeddings have another size, or a label is not an integer.
+            ValueError: If the embeddings or labels have another size, or a label is not an integer but should be.
         """
         embeddings = tf.cast(tf.stop_gradient(embeddings), tf.float32)
         if not embeddings.shape.is_compatible_with((None, self.embedding_size)):
@@ -104,7 +121,7 @@ class CrossBatchMemory(FormerNames, keras.layers.Layer):
                 f"The embeddings do not match the memory. Received: shape {embeddings.shape}. Expected: (batch, "
                 f"{self.embedding_size})."
             )
-        labels = ops.check_labels(labels, embeddings)
+        labels = self._checked_labels(labels, embeddings)
         seen = tf.convert_to_tensor(self.samples_seen) + tf.shape(embeddings, tf.int64)[0]
         embeddings, labels = embeddings[-self.size :], labels[-self.size :]
         count = tf.shape(embeddings, tf.int64)[0]
@@ -115,13 +132,29 @@ class CrossBatchMemory(FormerNames, keras.layers.Layer):
         self.samples_seen.assign(seen)
         self.batches_seen.assign_add(1)
 
+    def _checked_labels(self, labels, embeddings):
+        if not self.label_shape and self.label_dtype == "int64":
+            return ops.check_labels(labels, embeddings)
+        labels = tf.convert_to_tensor(labels)
+        if labels.shape.rank == 1 and self.label_shape == (1,):
+            labels = labels[:, None]
+        if not labels.shape.is_compatible_with((embeddings.shape[0], *self.label_shape)):
+            raise ValueError(
+                f"The labels do not match the memory. Received: labels of shape {labels.shape}. Expected: "
+                f"{('batch', *self.label_shape)}. Create the memory with the label_shape of these labels."
+            )
+        return tf.cast(labels, self.label_dtype)
+
     def get_config(self) -> Config:
-        return {
+        config = {
             **super().get_config(),
             "size": self.size,
             "embedding_size": self.embedding_size,
             "warmup_steps": self.warmup_steps,
         }
+        if self.label_shape or self.label_dtype != "int64":
+            config.update(label_shape=list(self.label_shape), label_dtype=self.label_dtype)
+        return config
 
 
 def _put(weight, places, rows):

@@ -55,6 +55,8 @@ class ArcFaceLoss(MetricLoss):
         0.3133
     """
 
+    needs_classes = True
+
     def __init__(self, margin: float = 28.6, scale: float = 64.0, name: str = "arc_face", **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
         self.margin = check_between("margin", margin, 0.0, 90.0)

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfdml import miners, ops
+from tfdml import miners, ops, relations
 from tfdml._utils.arguments import configuration
 from tfdml._utils.types import Config, Identifier, Labels, TensorLike
 from tfdml.ops.pairs import Pairs, References
@@ -53,6 +53,11 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
     $N_i$ for its negatives (references of other classes), $d_{ij}$ for distances, $s_{ij}$ for cosine similarities, and
     $[x]_+ = \max(x, 0)$.
 
+    **Which pairs.** By default, samples of the same class are positive pairs and samples of different classes negative
+    ones. With `relation`, `tfdml.relations` decides by other labels: common tags, close positions, given pairs. $P_i$
+    and $N_i$ are then the positives and negatives of the relation, and other references take no part. Losses on classes
+    (`needs_classes`) refuse it.
+
     **Which embeddings.** Losses on cosine similarity normalize the vectors themselves, so the length of the embeddings
     does not matter to them. Losses on `"l2"` or `"squared_l2"` distances use the embeddings as they are. Their margins
     are meant for unit vectors: end the embedder with `tfdml.layers.L2Normalization`. Distances of unit vectors lie
@@ -71,6 +76,7 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
         name: str. Name of the loss. Default: `None`, chosen by Keras.
         miner: `tfdml.miners.Miner`, a name from `tfdml.miners.names()`, or `None`. Selects the pairs that count.
             Default: `None`, all pairs.
+        relation: `tfdml.relations.Relation`, or `None` for pairs of the same class. Default: `None`.
         reduction: str. Keras' reduction over the batch. Default: `"sum_over_batch_size"`.
 
     Attributes:
@@ -79,6 +85,7 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
             weights keep their initial values.
         label_classes: int. The number of classes of a loss with a parameter per class, such as
             `MarginLoss(num_classes=…)`; `None` for all others.
+        needs_classes: bool. Whether the loss compares samples with classes, and so accepts no other relation.
 
     Note:
         Keras 3 casts `y_true` to float32 before it calls a loss, so class ids above 2²⁴ can collide when a loss is used
@@ -95,6 +102,7 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
 
     parameters: keras.layers.Layer | None = None
     label_classes: int | None = None
+    needs_classes: bool = False
 
     @property
     def margin_requirements(self) -> MarginRequirements | None:
@@ -102,10 +110,18 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
         return None
 
     def __init__(
-        self, name: str | None = None, *, miner: Identifier | None = None, reduction: str = "sum_over_batch_size"
+        self,
+        name: str | None = None,
+        *,
+        miner: Identifier | None = None,
+        relation: Identifier | None = None,
+        reduction: str = "sum_over_batch_size",
     ) -> None:
         super().__init__(name=name, reduction=reduction)
         self.miner = None if miner is None else miners.get(miner)
+        self.relation = None if relation is None else relations.get(relation)
+        if self.needs_classes:
+            self._check_relation()
 
     @abc.abstractmethod
     def compare(self, pairs: Pairs) -> tf.Tensor:
@@ -123,7 +139,7 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
         """Compute one value per sample, with the batch as its own reference.
 
         Args:
-            y_true: int tensor, `(batch,)` or `(batch, 1)`. Class labels.
+            y_true: int tensor, `(batch,)` or `(batch, 1)`. Class labels, or the labels that the relation compares.
             y_pred: float tensor, `(batch, dim)`. Embeddings.
 
         Returns:
@@ -132,7 +148,7 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
         Raises:
             ValueError: If the shapes do not match.
         """
-        return self._of_known_labels(y_true, self._values(ops.compare(y_true, y_pred)))
+        return self._of_known_labels(y_true, self._values(self._compared(y_true, y_pred)))
 
     def call_unseen(self, y_true: Labels, y_pred: TensorLike) -> tf.Tensor:
         """Compute `call` for evaluation, where classes may be absent from training.
@@ -144,7 +160,42 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
         Returns:
             Tensor `(batch,)`, as from `call`.
         """
-        return self._values(ops.compare(y_true, y_pred))
+        return self._values(self._compared(y_true, y_pred))
+
+    def with_relation(self, relation: Identifier) -> MetricLoss:
+        """Return the same loss with another relation. Both share the trainable parameters.
+
+        Args:
+            relation: Anything that `tfdml.relations.get` accepts.
+
+        Returns:
+            A loss of the same class.
+
+        Raises:
+            ValueError: If the loss needs classes and the relation does not compare them.
+
+        Example:
+            >>> from tfdml import losses, relations
+            >>> losses.ContrastiveLoss().with_relation(relations.Within(1.0, 2.0)).relation.negative
+            2.0
+        """
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other.relation = relations.get(relation)
+        other._check_relation()
+        return other
+
+    def _check_relation(self):
+        if self.needs_classes and self.relation is not None and not self.relation.names_classes:
+            raise ValueError(
+                f"This loss needs classes: it compares samples with classes, not with each other. Received: "
+                f"{type(self).__name__} with relation={self.relation!r}. Expected: the relation SameClass, or a loss "
+                "on pairs, such as ContrastiveLoss, TripletLoss or MultiSimilarityLoss."
+            )
+
+    def _compared(self, labels, embeddings, references=None):
+        self._check_relation()
+        return ops.compare(labels, embeddings, references, self.relation)
 
     def against(self, labels: Labels, embeddings: TensorLike, references: References) -> tf.Tensor:
         """Compute one value per sample, compared with the given references only.
@@ -168,7 +219,7 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
             >>> loss.against([0, 1], [[1.0, 0.0], [1.0, 1.0]], proxies).numpy().tolist()
             [0.0, 2.0]
         """
-        return self._of_known_labels(labels, self._values(ops.compare(labels, embeddings, references)))
+        return self._of_known_labels(labels, self._values(self._compared(labels, embeddings, references)))
 
     def _values(self, pairs):
         values = self.compare(pairs if self.miner is None else self.miner.mine(pairs))
@@ -186,7 +237,11 @@ class MetricLoss(keras.losses.Loss, abc.ABC):
 
     def get_config(self) -> Config:
         miner = None if self.miner is None else keras.saving.serialize_keras_object(self.miner)
-        return {**super().get_config(), **configuration(self), "miner": miner}
+        config = {**super().get_config(), **configuration(self), "miner": miner}
+        config.pop("relation", None)
+        if self.relation is not None:
+            config["relation"] = keras.saving.serialize_keras_object(self.relation)
+        return config
 
 
 def _all_finite(pairs):
@@ -205,10 +260,10 @@ def _finite_rows(vectors):
 
 def share(total, pairs):
     """Spread a value of the whole batch over its samples, so that their mean is the value."""
-    return tf.fill(tf.shape(pairs.labels), total)
+    return tf.fill(tf.shape(pairs.embeddings)[:1], total)
 
 
 def per_sample_share(sums, count, pairs):
     r"""Divide sums per sample by a count of the whole batch, so that their mean is $\sum_i s_i / \mathrm{count}$."""
-    batch = tf.cast(tf.shape(pairs.labels)[0], sums.dtype)
+    batch = tf.cast(tf.shape(pairs.embeddings)[0], sums.dtype)
     return sums * tf.math.divide_no_nan(batch, tf.cast(count, sums.dtype))

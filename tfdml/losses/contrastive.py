@@ -28,7 +28,8 @@ class ContrastiveLoss(MetricLoss):
     other averages are:
 
     - `"pairs"`: the terms are averaged over all pairs, $1 / (|P| + |N|)$. With `power=2` this is Hadsell's form
-      (`losses.get("hadsell")`).
+      (`losses.get("hadsell")`); with `distance="squared_l2"` and $m^- = m^2$ it is that of Bell and Bala, $d^2$ and
+      $[m^2 - d^2]_+$ (`losses.get("bell_bala", negative_margin=m**2)`).
     - `"anchor"`: the terms are summed for each sample and averaged over the batch. On cosine distance
       $d_{ij} = 1 - s_{ij}$ with $m^+ = 0$ and $m^- = 0.5$ this is C1, the form used with cross-batch memory
       (`losses.get("c1")`): $\frac{1}{b} \sum_i \big( \sum_{P_i} [1 - s_{ij}]_+ + \sum_{N_i} [s_{ij} - 0.5]_+ \big)$.
@@ -52,7 +53,8 @@ class ContrastiveLoss(MetricLoss):
     Reference:
         Hadsell et al., "Dimensionality reduction by learning an invariant mapping", CVPR 2006; Wu et al., "Sampling
         matters in deep embedding learning", ICCV 2017 (positive margin); Wang et al., "Cross-batch memory for embedding
-        learning", CVPR 2020 (C1); Gürbüz, METU 2022, section 3.3.2.1.
+        learning", CVPR 2020 (C1); Bell and Bala, "Learning visual similarity for product design with convolutional
+        neural networks", SIGGRAPH 2015, eq. 1; Gürbüz, METU 2022, section 3.3.2.1.
 
     Example:
         >>> from tfdml import losses

@@ -47,6 +47,8 @@ class CosFaceLoss(MetricLoss):
         0.6931
     """
 
+    needs_classes = True
+
     def __init__(self, margin: float = 0.35, scale: float = 64.0, name: str = "cos_face", **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
         self.margin = check_not_negative("margin", margin)

@@ -62,7 +62,7 @@ class InBatchNegativesLoss(InfoNCELoss):
         """Compute one value per pair.
 
         Args:
-            y_true: int tensor, `(batch,)` or `(batch, 1)`. Ids of the positives.
+            y_true: int tensor, `(batch,)` or `(batch, 1)`. Ids of the positives, or labels that the relation compares.
             y_pred: float tensor, `(batch, 2, dim)`. Queries and their positives, stacked.
 
         Returns:
@@ -78,7 +78,7 @@ class InBatchNegativesLoss(InfoNCELoss):
                 "their positives."
             )
         queries, positives = tf.unstack(stacked, num=2, axis=1)
-        ids = ops.check_labels(y_true, queries)
+        ids = ops.check_labels(y_true, queries, self.relation)
         values = self.against(ids, queries, References(positives, ids))
         if not self.symmetric:
             return values

@@ -92,12 +92,16 @@ class MarginLoss(FormerNames, MetricLoss):
         return MarginRequirements(gap, reach, self.distance)
 
     @property
+    def needs_classes(self) -> bool:  # type: ignore[override]
+        return getattr(self, "num_classes", None) is not None
+
+    @property
     def label_classes(self) -> int | None:  # type: ignore[override]
         return self.num_classes
 
     def compare(self, pairs: Pairs) -> tf.Tensor:
         distances = pairs.distances(self.distance)
-        boundary = self._boundaries(pairs.labels, distances.dtype)
+        boundary = self._boundaries(pairs, distances.dtype)
         excess = distances - boundary[:, None]
         nothing = tf.zeros_like(distances)
         terms = tf.where(pairs.positives, tf.nn.relu(self.margin + excess), nothing)
@@ -105,12 +109,13 @@ class MarginLoss(FormerNames, MetricLoss):
         values = per_sample_share(tf.reduce_sum(terms, axis=1), tf.math.count_nonzero(terms), pairs)
         return values + self.beta_weight * boundary if self.beta_weight else values
 
-    def _boundaries(self, labels, dtype):
+    def _boundaries(self, pairs, dtype):
+        labels, batch = pairs.labels, tf.shape(pairs.embeddings)[:1]
         if self.parameters is None:
-            return tf.fill(tf.shape(labels), tf.constant(self.beta, dtype))
+            return tf.fill(batch, tf.constant(self.beta, dtype))
         boundaries = tf.cast(self.parameters.boundaries, dtype)
         if self.num_classes is None:
-            return tf.fill(tf.shape(labels), boundaries[0])
+            return tf.fill(batch, boundaries[0])
         known = ops.known_labels(labels, self.num_classes)
         own = tf.gather(boundaries, tf.where(known, labels, tf.zeros_like(labels)))
         return tf.where(known, own, tf.reduce_mean(boundaries))

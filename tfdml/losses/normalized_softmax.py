@@ -42,5 +42,7 @@ class NormalizedSoftmaxLoss(InfoNCELoss):
         0.6931
     """
 
+    needs_classes = True
+
     def __init__(self, temperature: float = 0.05, name: str = "normalized_softmax", **kwargs: Any) -> None:
         super().__init__(temperature, name, **kwargs)

@@ -19,9 +19,14 @@ class PairContrastiveLoss(keras.losses.Loss):
 
     $$t \, d^q + (1 - t) \, [m - d]_+^q$$
 
+    This is Hadsell's form for $q = 2$. With `squared_margin`, the second term is $[m^q - d^q]_+$, for $q = 2$ the form
+    of Bell and Bala: its force grows with the distance instead of vanishing at the margin.
+
     Args:
         margin: float, > 0. $m$: different pairs farther apart than this contribute nothing. Default: 1.
         power: 1 or 2. $q$. Default: 2.
+        squared_margin: bool. Whether margin and distance are raised to the power before they are subtracted. Default:
+            `False`.
         name: str. Name of the loss.
         reduction: str. Keras' reduction over the batch. Default: `"sum_over_batch_size"`.
 
@@ -29,7 +34,8 @@ class PairContrastiveLoss(keras.losses.Loss):
         ValueError: If the margin is not positive or the power is not 1 or 2.
 
     Reference:
-        Hadsell et al., "Dimensionality reduction by learning an invariant mapping", CVPR 2006.
+        Hadsell et al., "Dimensionality reduction by learning an invariant mapping", CVPR 2006; Bell and Bala, "Learning
+        visual similarity for product design with convolutional neural networks", SIGGRAPH 2015.
 
     Example:
         >>> from tfdml import losses
@@ -41,12 +47,14 @@ class PairContrastiveLoss(keras.losses.Loss):
         self,
         margin: float = 1.0,
         power: int = 2,
+        squared_margin: bool = False,
         name: str = "pair_contrastive",
         reduction: str = "sum_over_batch_size",
     ) -> None:
         super().__init__(name=name, reduction=reduction)
         self.margin = check_positive("margin", margin)
         self.power = check_choice("power", power, (1, 2))
+        self.squared_margin = check_choice("squared_margin", squared_margin, (False, True))
 
     def call(self, y_true: TensorLike, y_pred: TensorLike) -> tf.Tensor:
         """Compute one value per pair.
@@ -70,8 +78,10 @@ class PairContrastiveLoss(keras.losses.Loss):
             )
         pull, push = distances, tf.nn.relu(self.margin - distances)
         if self.power == 2:
-            pull, push = tf.square(pull), tf.square(push)
+            push = tf.nn.relu(self.margin**2 - tf.square(pull)) if self.squared_margin else tf.square(push)
+            pull = tf.square(pull)
         return same * pull + (1.0 - same) * push
 
     def get_config(self) -> Config:
-        return {**super().get_config(), "margin": self.margin, "power": self.power}
+        own = {"margin": self.margin, "power": self.power, "squared_margin": self.squared_margin}
+        return {**super().get_config(), **own}

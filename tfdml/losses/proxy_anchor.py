@@ -50,6 +50,8 @@ class ProxyAnchorLoss(MetricLoss):
         1.0397
     """
 
+    needs_classes = True
+
     def __init__(self, margin: float = 0.1, scale: float = 32.0, name: str = "proxy_anchor", **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
         self.margin = check_not_negative("margin", margin)

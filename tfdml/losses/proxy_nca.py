@@ -45,6 +45,8 @@ class ProxyNCALoss(MetricLoss):
         -4.0
     """
 
+    needs_classes = True
+
     def __init__(self, scale: float = 1.0, name: str = "proxy_nca", **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
         self.scale = check_positive("scale", scale)

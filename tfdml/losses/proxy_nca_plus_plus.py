@@ -45,6 +45,8 @@ class ProxyNCAPlusPlusLoss(MetricLoss):
         0.6931
     """
 
+    needs_classes = True
+
     def __init__(self, temperature: float = 0.1, name: str = "proxy_nca_plus_plus", **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
         self.temperature = check_positive("temperature", temperature)

@@ -55,6 +55,8 @@ class ProxyProxyLoss(MetricLoss):
         1.3863
     """
 
+    needs_classes = True
+
     def __init__(
         self,
         margin: float = 0.1,

@@ -38,6 +38,9 @@ from tfdml.losses.triplet import TripletLoss
 _FACTORIES: dict[str, Callable[..., Any]] = {
     "angular": AngularLoss,
     "arc_face": ArcFaceLoss,
+    "bell_bala": functools.partial(
+        ContrastiveLoss, negative_margin=1.0, distance="squared_l2", average="pairs", name="bell_bala"
+    ),
     "c1": functools.partial(ContrastiveLoss, distance="cosine", average="anchor", name="c1"),
     "c2": functools.partial(ContrastiveLoss, name="c2"),
     "circle": CircleLoss,

@@ -57,6 +57,8 @@ class SoftTripleLoss(MetricLoss):
         0.6931
     """
 
+    needs_classes = True
+
     def __init__(
         self,
         scale: float = 20.0,

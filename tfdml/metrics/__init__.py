@@ -9,6 +9,7 @@ from tfdml.metrics.geometry import (
     mean_covering_radius,
     proxy_spread,
 )
+from tfdml.metrics.localization import localization_metrics
 from tfdml.metrics.neighbors import nearest_neighbors
 from tfdml.metrics.out_of_distribution import (
     MahalanobisScore,
@@ -20,6 +21,7 @@ from tfdml.metrics.out_of_distribution import (
 from tfdml.metrics.pairs import pair_distances
 from tfdml.metrics.ranking import ranked_list_metrics, ranking_metrics
 from tfdml.metrics.retrieval import query_gallery_metrics, retrieval_metrics, retrieval_metrics_from_distances
+from tfdml.metrics.triplets import triplet_metrics
 from tfdml.metrics.verification import verification_metrics
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "distance_range",
     "geometry_metrics",
     "interclass_distance",
+    "localization_metrics",
     "mean_covering_radius",
     "nearest_neighbors",
     "out_of_distribution_metrics",
@@ -41,6 +44,7 @@ __all__ = [
     "ranking_metrics",
     "retrieval_metrics",
     "retrieval_metrics_from_distances",
+    "triplet_metrics",
     "validation_threshold",
     "verification_metrics",
 ]

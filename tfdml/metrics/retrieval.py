@@ -12,7 +12,9 @@ from tfdml._utils.types import ArrayLike, Labels, Part
 from tfdml.metrics.approximate import ApproximateSearch, neighbor_recall
 from tfdml.metrics.exclusion import Exclusion, FilteredSearch, first_kept
 from tfdml.metrics.inputs import as_embeddings, as_labels, class_numbers, same_space
+from tfdml.metrics.related import RelatedPairs, related_metrics
 from tfdml.metrics.search import BLOCK_BYTES, NeighborSearch, parts
+from tfdml.relations import Relation
 
 SEARCHES = ("exact", "faiss")
 
@@ -29,6 +31,7 @@ def retrieval_metrics(
     part: Part | None = None,
     exclude: Any = None,
     exclude_rule: Literal["class_and_group", "group"] = "class_and_group",
+    relation: Relation | None = None,
 ) -> dict[str, float]:
     r"""Compute retrieval metrics, exact by default: precision at 1, recall at k, R-precision and MAP@R.
 
@@ -56,12 +59,19 @@ def retrieval_metrics(
 
     $R$ counts the references that remain, and the query itself is always left out if there are no separate references.
 
+    With `relation`, the correct references of a query are its positives: those with common tags, those closer than a
+    threshold, those given. Pairs that are neither positive nor negative count for nothing, so each query is ranked
+    without them. If the relation is graded, with the relevance $g_{qi}$ of the i-th of all neighbors and $g^*_{qi}$ in
+    the best order, $\mathrm{NDCG}_q@k = \sum_{i \le k} \frac{g_{qi}}{\log_2(i + 1)} \big/ \sum_{i \le k}
+    \frac{g^*_{qi}}{\log_2(i + 1)}$ is added. All pairs of labels are compared, block by block.
+
     The computation is blockwise, never with a whole query × reference matrix. In addition to its arguments it needs
     about `block_bytes` and a copy of the references (two at times; three if float32 cannot order them).
 
     Args:
         embeddings: Queries, `(n, d)`; NumPy array, tensor or nested lists of any real type.
-        labels: `(n,)` or `(n, 1)`. Classes of the queries, integers (of any size) or strings.
+        labels: `(n,)` or `(n, 1)`. Classes of the queries, integers (of any size) or strings; or what `relation`
+            compares.
         reference_embeddings: `(m, d)`, or `None` to search among the queries themselves. Each query is then excluded by
             its index: an equal embedding of another image is a reference like any other. Default: `None`.
         reference_labels: `(m,)` or `(m, 1)`. Classes of the references. Default: `None`.
@@ -80,18 +90,21 @@ def retrieval_metrics(
             groups of the references) if references are passed. `None` excludes only the query itself. Default: `None`.
         exclude_rule: `"class_and_group"` leaves out references of the query's class and group, `"group"` all references
             of its group. Default: `"class_and_group"`.
+        relation: `tfdml.relations.Relation`, or `None` for classes. It requires the exact search and no `exclude`.
+            Default: `None`.
 
     Returns:
         dict with the floats `"precision_at_1"`, `"recall_at_<k>"` for each k, `"r_precision"` and `"map_at_r"`, and the
         integers `"queries"` (the number of queries averaged over) and `"queries_without_reference"`. If no query has a
         reference of its class, the floats are NaN. An approximate search adds `"neighbor_recall"`: the share of the
         max(R, largest k) true nearest references that it found, compared with the exact search and averaged over a
-        fixed sample of 1,000 of the queries.
+        fixed sample of 1,000 of the queries. A graded relation adds `"ndcg_at_<k>"` for each k.
 
     Raises:
         ValueError: If shapes do not match, there are no embeddings, embeddings are not finite, only one of
             `reference_embeddings` and `reference_labels` is passed, a k is not a positive integer, `neighbors` or
-            `exclude_rule` is unknown, or `probes` or `part` is out of range.
+            `exclude_rule` is unknown, `probes` or `part` is out of range, or `relation` does not accept a label or is
+            passed with `exclude` or an approximate search.
         TypeError: If embeddings are not numbers, or labels or groups are neither integers nor strings.
         ImportError: If `neighbors` is `"faiss"` and Faiss is not installed.
 
@@ -119,6 +132,26 @@ def retrieval_metrics(
         )
     alone = reference_embeddings is None
     queries = references = as_embeddings(embeddings)
+    if relation is not None and not relation.names_classes:
+        if exclude is not None or neighbors != "exact":
+            raise ValueError(
+                f"A relation of labels that are not classes needs the exact search among all references. Received: "
+                f"{relation!r} with neighbors={neighbors!r}{'' if exclude is None else ' and exclude'}. Expected: "
+                "neighbors='exact' and exclude=None."
+            )
+        if not alone:
+            references = as_embeddings(reference_embeddings, "reference_embeddings")
+            queries, references = same_space(queries, references)
+        pairs = RelatedPairs(relation, labels, reference_labels, block_bytes)
+        for samples, known, name in ((queries, pairs.labels, "labels"), (references, pairs, "reference_labels")):
+            if len(known) != len(samples):
+                raise ValueError(
+                    f"Labels must be one for each sample. Received: {len(known)} {name} for {len(samples)} embeddings. "
+                    "Expected: equal numbers."
+                )
+        search = NeighborSearch(references, block_bytes)
+        mine = _in_part(len(queries), part)
+        return related_metrics(search, queries, pairs, ks, mine, _names(ks), _metrics_of_queries)
     query_labels = labels_of_references = as_labels(labels, len(queries))
     if not alone:
         references = as_embeddings(reference_embeddings, "reference_embeddings")
@@ -195,12 +228,13 @@ def query_gallery_metrics(
     part: Part | None = None,
     exclude: Labels | None = None,
     exclude_rule: Literal["class_and_group", "group"] = "class_and_group",
+    relation: Relation | None = None,
 ) -> dict[str, float]:
     """Compute retrieval metrics of images that are divided into queries and gallery, as in the In-shop dataset.
 
     Args:
         embeddings: `(n, d)`; NumPy array, tensor or nested lists.
-        labels: `(n,)`. Classes, integers or strings.
+        labels: `(n,)`. Classes, integers or strings, or what `relation` compares.
         is_query: bool array `(n,)`: `True` for queries, `False` for the gallery that they are searched in. `None`
             searches each image among all others. Default: `None`.
         ks: Sequence of ints. The k of recall at k. Default: (1, 2, 4, 8).
@@ -208,6 +242,7 @@ def query_gallery_metrics(
         part: `(index, count)` or `None`, as for `retrieval_metrics`. Default: `None`.
         exclude: `(n,)`. Groups of all images, such as their cameras, integers or strings. Default: `None`.
         exclude_rule: `"class_and_group"` or `"group"`, as for `retrieval_metrics`. Default: `"class_and_group"`.
+        relation: `tfdml.relations.Relation` or `None`, as for `retrieval_metrics`. Default: `None`.
 
     Returns:
         dict as from `retrieval_metrics`.
@@ -221,11 +256,14 @@ def query_gallery_metrics(
         >>> found["precision_at_1"], found["queries"]
         (1.0, 1)
     """
-    options: dict[str, Any] = {"ks": ks, "neighbors": neighbors, "part": part, "exclude_rule": exclude_rule}
+    options: dict[str, Any] = {
+        "ks": ks, "neighbors": neighbors, "part": part, "exclude_rule": exclude_rule, "relation": relation,
+    }  # fmt: skip
     if is_query is None:
         return retrieval_metrics(embeddings, labels, exclude=exclude, **options)
     embeddings, labels, is_query = np.asarray(embeddings), np.asarray(labels), np.asarray(is_query, bool)
-    if is_query.shape != labels.shape or is_query.all() or not is_query.any():
+    expected = labels.shape if relation is None else labels.shape[:1]
+    if is_query.shape != expected or is_query.all() or not is_query.any():
         raise ValueError(
             f"Queries and gallery are not defined. Received: is_query of shape {is_query.shape} with "
             f"{np.count_nonzero(is_query)} queries. Expected: one for each of {len(labels)} labels, some of them "

@@ -6,9 +6,9 @@ import abc
 
 import tensorflow as tf
 
-from tfdml import ops
+from tfdml import ops, relations
 from tfdml._utils.arguments import configuration
-from tfdml._utils.types import Config, Labels, TensorLike
+from tfdml._utils.types import Config, Identifier, Labels, TensorLike
 from tfdml.ops.pair_masks import PairMasks
 from tfdml.ops.pairs import Pairs, References
 
@@ -47,13 +47,21 @@ class Miner(abc.ABC):
         """Restrict pairs to the selected ones."""
         return pairs.narrowed(self.choose(pairs.with_embeddings(tf.stop_gradient)))
 
-    def __call__(self, labels: Labels, embeddings: TensorLike, references: References | None = None) -> PairMasks:
+    def __call__(
+        self,
+        labels: Labels,
+        embeddings: TensorLike,
+        references: References | None = None,
+        relation: Identifier | None = None,
+    ) -> PairMasks:
         """Compute the masks of the selected pairs.
 
         Args:
             labels: int tensor, `(batch,)`. Class labels.
             embeddings: float tensor, `(batch, dim)`.
             references: `tfdml.layers.References` or `None`. `None` compares the batch with itself. Default: `None`.
+            relation: `tfdml.relations.Relation`, or `None` for pairs of the same class. Labels are what it compares.
+                Default: `None`.
 
         Returns:
             `tfdml.ops.PairMasks(positives, negatives)`, each `(batch, references)`.
@@ -61,7 +69,8 @@ class Miner(abc.ABC):
         Raises:
             ValueError: If the shapes do not match.
         """
-        return self.choose(ops.compare(labels, embeddings, references))
+        relation = None if relation is None else relations.get(relation)
+        return self.choose(ops.compare(labels, embeddings, references, relation))
 
     def get_config(self) -> Config:
         return configuration(self)

@@ -8,6 +8,7 @@ from tfdml._utils.registry import Registry
 from tfdml.miners.base import Miner
 from tfdml.miners.distance_weighted import DistanceWeightedMiner
 from tfdml.miners.hard import HardMiner
+from tfdml.miners.hard_negative import HardNegativeMiner
 from tfdml.miners.multi_similarity import MultiSimilarityMiner
 from tfdml.miners.semi_hard import SemiHardMiner
 
@@ -17,6 +18,7 @@ _REGISTRY = Registry(
     {
         "distance_weighted": DistanceWeightedMiner,
         "hard": HardMiner,
+        "hard_negative": HardNegativeMiner,
         "multi_similarity": MultiSimilarityMiner,
         "semi_hard": SemiHardMiner,
     },

@@ -256,15 +256,17 @@ def check_finite_embeddings(embeddings):
 
 @dataclasses.dataclass(frozen=True)
 class LabelCheck:
-    """Checks that training labels are integers and in the range of the class proxies.
+    """Checks that training labels are integers and in the range of the class proxies, or what a relation compares.
 
     Attributes:
         classes: int. Number of classes, or `None` for no limit.
         of: str. Name of the object that has one entry per class, for messages.
+        relation: `Relation` of labels that are not classes, or `None`.
     """
 
     classes: int | None = None
     of: str = "class proxies"
+    relation: Any = None
 
     def array(self, labels):
         """Return the labels as integers of the same shape.
@@ -275,6 +277,9 @@ class LabelCheck:
         Raises:
             ValueError: If a label is not a whole number or out of range.
         """
+        if self.relation is not None:
+            self.relation.encode(labels)
+            return labels if hasattr(labels, "dtype") else np.asarray(labels)
         checked = ops.integer_labels(labels)
         if self.classes is not None:
             ops.check_label_range(checked, self.classes, self.of)
@@ -305,6 +310,9 @@ class LabelCheck:
         spec = dataset.element_spec
         if not isinstance(spec, tuple) or len(spec) < 2 or not isinstance(spec[1], tf.TensorSpec):
             return dataset
+        if self.relation is not None:
+            encode = tf.autograph.experimental.do_not_convert(self.relation.encode)
+            return dataset.map(lambda images, labels, *weights: (images, encode(labels), *weights))
         ops.integer_labels(tf.zeros((0,), spec[1].dtype))
         if self.classes is None and not spec[1].dtype.is_floating:
             return dataset

@@ -32,6 +32,7 @@ from tfdml.models.embedder import inference_function, largest_distance, with_att
 from tfdml.models.mixing import Mixing, check_mixing
 from tfdml.models.monitors import warn_of_minimized
 from tfdml.models.parameter_groups import ParameterGroup, ScaledUpdates, grouped_variables, groups_of
+from tfdml.models.relating import related
 from tfdml.models.step_counter import StepCounter
 from tfdml.models.validation import (
     GEOMETRY_LOGS,
@@ -42,6 +43,7 @@ from tfdml.models.validation import (
     mean_loss,
     retrieval_logs,
 )
+from tfdml.ops.pairs import related_masks
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
@@ -169,6 +171,7 @@ class MetricModel(keras_compat.WorkerModel):
         parameter_groups: Sequence[ParameterGroup] | None = None,
         mixing: Mixing | None = None,
         gradient_checkpointing: bool = False,
+        relation: Identifier | None = None,
         **kwargs: Any,
     ) -> None:
         r"""Configure the model for training.
@@ -205,6 +208,10 @@ class MetricModel(keras_compat.WorkerModel):
                 the others in the backward pass, which saves memory and costs about one more forward pass. Batch
                 normalization must be frozen. It saves nothing inside layers that are networks themselves, such as the
                 encoders of KerasHub's vision transformers. Default `False`.
+            relation: `tfdml.relations.Relation`, a name or a configuration. Which pairs are positive and negative, in
+                training and in `evaluate`: labels are then what it compares, such as positions or tags. Class proxies,
+                zero-shot and cross-batch losses, mixed images and geometry metrics need classes. `None` is the relation
+                of the loss, by default pairs of the same class. Default `None`.
             **kwargs: Other arguments of `keras.Model.compile`, such as `jit_compile`, `run_eagerly` or
                 `steps_per_execution`.
 
@@ -212,11 +219,13 @@ class MetricModel(keras_compat.WorkerModel):
             ValueError: If the loss has no method `against` but there are references; a number is negative; an optimizer
                 has nothing to train; both optimizers are the same object, or one keeps averages (`use_ema`); the
                 embedder cannot be frozen for the warm-up; images are mixed for a loss that needs one label per image;
-                the embedder cannot be computed twice for gradient checkpointing; or a metric is not a retrieval metric.
+                the embedder cannot be computed twice for gradient checkpointing; a metric is not a retrieval metric; or
+                something needs classes and the relation does not compare them.
 
         Warns:
-            UserWarning: If the margins of the loss require larger distances than the normalization of the embedder
-                allows, such as 2 for vectors of unit length.
+            UserWarning: If the loss is not a `MetricLoss`, so that the relation serves evaluation only; or if the
+                margins of the loss require larger distances than the normalization of the embedder allows, such as 2
+                for vectors of unit length.
         """
         if kwargs.get("weighted_metrics"):
             raise ValueError(
@@ -234,6 +243,7 @@ class MetricModel(keras_compat.WorkerModel):
                 "`tfdml.losses.MetricLoss`."
             )
         mixing = check_mixing(mixing, self)
+        relation, loss = related(relation, loss, self, mixing, geometry)
         training_forward = self._checkpointed() if gradient_checkpointing else None
         self.workers = workers_of(self.distribute_strategy)
         self._check_workers(kwargs.get("jit_compile"))
@@ -241,7 +251,7 @@ class MetricModel(keras_compat.WorkerModel):
         # Keras does not save these because `get_compile_config` is overridden.
         self._fit_options = {name: kwargs[name] for name in _FIT_OPTIONS if kwargs.get(name) is not None}
         self._warned_callbacks: frozenset[type] = frozenset()
-        self.metric_loss, self.mixing = loss, mixing
+        self.metric_loss, self.mixing, self.relation = loss, mixing, relation
         self.gradient_checkpointing, self._training_forward = bool(gradient_checkpointing), training_forward
         # As in any Keras model, `loss` is the argument of `compile`.
         self.loss = given_loss
@@ -481,12 +491,12 @@ class MetricModel(keras_compat.WorkerModel):
         updates.apply()
         self.step_counter.advance(tf.convert_to_tensor(self.optimizer.iterations) - before)
         for layer in self.memories:
-            layer.update(ops.check_labels(labels, embeddings), embeddings)
+            layer.update(ops.check_labels(labels, embeddings, self.relation), embeddings)
         self.loss_tracker.update_state(loss)
         logs = {"loss": self.loss_tracker.result()}
-        if self.in_batch_weight and _names_classes(labels):
+        if self.in_batch_weight and (_names_classes(labels) or not self.relation.names_classes):
             alone = self._alone_tracker.value
-            alone.update_state(_share_alone(ops.check_labels(labels, embeddings)))
+            alone.update_state(_share_alone(ops.check_labels(labels, embeddings, self.relation), self.relation))
             logs[_ALONE] = alone.result()
         return self.step_logs(logs)
 
@@ -582,6 +592,8 @@ class MetricModel(keras_compat.WorkerModel):
 
     def _label_check(self):
         """Return the check of training labels, or `None` for other Keras losses, which may accept any labels."""
+        if not self.relation.names_classes:
+            return LabelCheck(relation=self.relation) if isinstance(self.metric_loss, losses.MetricLoss) else None
         limits = [
             LabelCheck(layer.num_classes, f"{type(layer).__name__}({layer.num_classes}, …)")
             for layer in [*self.references, self.zero_shot]
@@ -678,7 +690,7 @@ class MetricModel(keras_compat.WorkerModel):
 
         Raises:
             ValueError: If the model is not compiled, the dataset is empty or endless, labels are missing or not
-                integers, or an image contains NaN or infinity.
+                integers (or not what the relation compares), or an image contains NaN or infinity.
         """
         self._check_compiled("evaluate")
         from_fit = keras_compat.pop_call_from_fit(kwargs)
@@ -720,7 +732,8 @@ class MetricModel(keras_compat.WorkerModel):
             labels = self._checked_labels(batch.labels)
             embeddings = embed_batch(batch.images)
             loss = score(embeddings, tf.convert_to_tensor(labels), batch.weights)
-            labels = np.asarray(labels).reshape(-1)
+            labels = np.asarray(labels)
+            labels = labels.reshape(-1) if self.relation.names_classes else labels
             parts.append(EmbeddedBatch(number, np.asarray(embeddings), labels, batch.is_query, float(loss)))
             callbacks.on_test_batch_end(number, {"loss": mean_loss(parts)})
         return collect(parts, self.workers)
@@ -729,7 +742,10 @@ class MetricModel(keras_compat.WorkerModel):
         """Return the logs of an embedded dataset, identical on all workers."""
         embeddings, labels = embedded.embeddings, embedded.labels
         logs = {"loss": embedded.loss}
-        logs.update(retrieval_logs(embeddings, labels, embedded.is_query, self.workers, self._retrieval_names))
+        relation = None if self.relation.names_classes else self.relation
+        logs.update(
+            retrieval_logs(embeddings, labels, embedded.is_query, self.workers, self._retrieval_names, relation)
+        )
         if self.geometry:
             logs.update(self._geometry_logs(embeddings, labels))
         if self.workers.count > 1:
@@ -748,6 +764,8 @@ class MetricModel(keras_compat.WorkerModel):
         return tf.data.Dataset.from_tensor_slices(arrays).batch(batch_size)
 
     def _checked_labels(self, labels):
+        if not self.relation.names_classes:
+            return LabelCheck(relation=self.relation).array(labels)
         # Other Keras losses may accept other labels.
         return LabelCheck().array(labels) if isinstance(self.metric_loss, losses.MetricLoss) else labels
 
@@ -797,12 +815,18 @@ class MetricModel(keras_compat.WorkerModel):
             "parameter_groups": [group.get_config() for group in self.parameter_groups],
             "mixing": None if self.mixing is None else keras.saving.serialize_keras_object(self.mixing),
             "gradient_checkpointing": self.gradient_checkpointing,
+            **self._relation_config(),
             **self._fit_options,
         }
 
+    def _relation_config(self):
+        if self.relation.names_classes:
+            return {}
+        return {"relation": keras.saving.serialize_keras_object(self.relation)}
+
     def compile_from_config(self, config: Config) -> None:
         config = dict(config)
-        for part in ("optimizer", "loss", "reference_optimizer", "mixing"):
+        for part in ("optimizer", "loss", "reference_optimizer", "mixing", "relation"):
             if config.get(part) is not None:
                 config[part] = keras.saving.deserialize_keras_object(config[part])
         self.compile(**config)
@@ -836,8 +860,11 @@ def _names_classes(labels):
     return is_column and labels.dtype.is_integer
 
 
-def _share_alone(labels):
-    """Return the share of samples that are the only one of their class in the batch."""
+def _share_alone(labels, relation):
+    """Return the share of samples that have no positive in the batch."""
+    if not relation.names_classes:
+        positives, _ = related_masks(labels, relation)
+        return 1.0 - tf.reduce_mean(tf.cast(tf.reduce_any(positives, axis=1), tf.float32))
     of_class = tf.reduce_sum(tf.cast(labels[:, None] == labels[None, :], tf.int32), axis=1)
     return tf.math.divide_no_nan(
         tf.cast(tf.math.count_nonzero(of_class == 1), tf.float32), tf.cast(tf.size(labels), tf.float32)
@@ -859,6 +886,15 @@ class _PositivesWarning(keras.callbacks.Callback):
         if share <= 0.5 or self.model.references or self.model._has_warned_of_positives:
             return
         self.model._has_warned_of_positives = True
+        if not self.model.relation.names_classes:
+            warnings.warn(
+                f"{share:.0%} of the samples have no positive in their batch and no references to compare with, so the "
+                f"loss hardly trains on them. Received: batches drawn without regard to {self.model.relation!r}. "
+                "Expected: batches with positives. Make them with `tfdml.data.related_batches`, or add a reference "
+                "such as `CrossBatchMemory`.",
+                stacklevel=2,
+            )
+            return
         warnings.warn(
             f"{share:.0%} of the samples have no other sample of their class in their batch and no references to "
             "compare with, so the loss hardly trains on them. Received: batches drawn without regard to classes. "

@@ -22,7 +22,7 @@ class EmbeddedBatch(NamedTuple):
     Attributes:
         number: int. Number of the batch, from 0; `None` for a whole dataset.
         embeddings: float array `(n, dim)`.
-        labels: array `(n,)`.
+        labels: array `(n,)`, or what the relation compares.
         is_query: bool array `(n,)`, or `None`.
         loss: float. Mean over the samples.
     """
@@ -91,7 +91,7 @@ def check_retrieval_names(names):
     return tuple(dict.fromkeys(names))
 
 
-def retrieval_logs(embeddings, labels, is_query=None, workers=None, names=RETRIEVAL_LOGS):
+def retrieval_logs(embeddings, labels, is_query=None, workers=None, names=RETRIEVAL_LOGS, relation=None):
     """Compute exact retrieval metrics; NaN if an embedding is not finite.
 
     Args:
@@ -102,14 +102,16 @@ def retrieval_logs(embeddings, labels, is_query=None, workers=None, names=RETRIE
         workers: `Workers` that share the queries; each has the whole dataset. `None` evaluates all queries in this
             process. Default `None`.
         names: Names of the metrics, in the order of the result.
+        relation: `Relation` of the labels, or `None` for classes. Default `None`.
     """
     if not np.isfinite(embeddings).all():
         return dict.fromkeys(names, float("nan"))
     ks = tuple(int(name[len("recall_at_") :]) for name in names if _RECALL.fullmatch(name)) or (1,)
     if workers is None or workers.count == 1:
-        values = query_gallery_metrics(embeddings, labels, is_query, ks=ks)
+        values = query_gallery_metrics(embeddings, labels, is_query, ks=ks, relation=relation)
         return {name: float(values[name]) for name in names}
-    values = query_gallery_metrics(embeddings, labels, is_query, ks=ks, part=(workers.index, workers.count))
+    part = (workers.index, workers.count)
+    values = query_gallery_metrics(embeddings, labels, is_query, ks=ks, part=part, relation=relation)
     counts = workers.gather(np.array([values["queries"]], np.float64))
     of_parts = workers.gather(np.array([[values[name] for name in names]], np.float64))
     if not counts.sum():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -23,7 +23,7 @@ class References(NamedTuple):
 
     Attributes:
         embeddings: float tensor, `(references, dim)`.
-        labels: int tensor, `(references,)`. Class labels.
+        labels: int tensor, `(references,)`. Class labels, or the labels that a relation compares.
         valid: bool tensor, `(references,)`, or `None`. The references that exist. Default: `None`, all of them.
         per_class: int or `None`. The number of consecutive references of each class, for class proxies. Default:
             `None`.
@@ -52,7 +52,7 @@ class Pairs(NamedTuple):
 
     Attributes:
         embeddings: Tensor `(batch, dim)`, float32 or float64.
-        labels: int tensor, `(batch,)`.
+        labels: int tensor, `(batch,)`. Class labels, or the labels that a relation compares.
         references: `References` with embeddings of the same type; `valid` is always set. Inside the batch, its
             embeddings are the same tensor.
         positives: bool tensor, `(batch, references)`.
@@ -119,7 +119,9 @@ class Pairs(NamedTuple):
         return self._replace(positives=masks.positives, negatives=masks.negatives)
 
 
-def compare(labels: Labels, embeddings: TensorLike, references: References | None = None) -> Pairs:
+def compare(
+    labels: Labels, embeddings: TensorLike, references: References | None = None, relation: Any = None
+) -> Pairs:
     """Pair a batch with references, or with itself.
 
     Args:
@@ -130,12 +132,15 @@ def compare(labels: Labels, embeddings: TensorLike, references: References | Non
         references: `References`, or `None` to compare the batch with itself. If `references.classes` is set, labels
             must lie in 0 … `classes - 1`; under XLA the embedding of a sample with another label becomes NaN. Default:
             `None`.
+        relation: `tfdml.relations.Relation` or `None`. Which pairs are positive and negative; labels are then what it
+            compares. Default: `None`, pairs of the same class and of different classes.
 
     Returns:
         `Pairs` in which all positive and all negative pairs count.
 
     Raises:
-        ValueError: If the shapes do not match, or a label is not an integer or out of range.
+        ValueError: If the shapes do not match, a label is not an integer or out of range, or the relation does not
+            accept a label or class proxies.
 
     Example:
         >>> from tfdml import ops
@@ -143,6 +148,8 @@ def compare(labels: Labels, embeddings: TensorLike, references: References | Non
         [1, 1, 0]
     """
     embeddings = check_embeddings(embeddings)
+    if relation is not None and not relation.names_classes:
+        return _compare_related(labels, embeddings, references, relation)
     given = _flat_labels(labels, embeddings)
     labels = integer_labels(given)
     classes = None if references is None else references.classes
@@ -154,17 +161,52 @@ def compare(labels: Labels, embeddings: TensorLike, references: References | Non
     if references is None:
         itself = References(embeddings, labels, valid=tf.ones_like(labels, tf.bool))
         return Pairs(embeddings, labels, itself, *pair_masks(labels), in_batch=True)
+    references = _checked_references(references, labels, embeddings)
+    masks = pair_masks(labels, references.labels, references.valid)
+    return Pairs(embeddings, labels, references, *masks, in_batch=False)
+
+
+def _checked_references(references, labels, embeddings):
+    """Return references in the types of the batch, with `valid`."""
     others = tf.cast(references.embeddings, embeddings.dtype)
     if not others.shape[-1:].is_compatible_with(embeddings.shape[-1:]):
         raise ValueError(
             f"Embeddings and references differ in size. Received: embeddings of shape {embeddings.shape}, "
             f"references of shape {others.shape}. Expected: the same last axis."
         )
-    other_labels = tf.cast(references.labels, labels.dtype)
-    masks = pair_masks(labels, other_labels, references.valid)
-    valid = tf.ones_like(other_labels, tf.bool) if references.valid is None else tf.convert_to_tensor(references.valid)
-    references = references._replace(embeddings=others, labels=other_labels, valid=valid)
-    return Pairs(embeddings, labels, references, *masks, in_batch=False)
+    valid = references.valid
+    valid = tf.ones(tf.shape(others)[:1], tf.bool) if valid is None else tf.convert_to_tensor(valid)
+    return references._replace(embeddings=others, labels=tf.cast(references.labels, labels.dtype), valid=valid)
+
+
+def _compare_related(labels, embeddings, references, relation):
+    """Pair a batch with references, or with itself, by a relation of labels that are not classes."""
+    if references is not None and (references.classes is not None or references.per_class is not None):
+        raise ValueError(
+            f"Class proxies need classes. Received: class proxies with {relation!r}. Expected: the relation "
+            "SameClass, or references without classes, such as `CrossBatchMemory`."
+        )
+    labels = check_labels(labels, embeddings, relation)
+    if tf.is_symbolic_tensor(labels):
+        # XLA drops the assertion that labels are valid.
+        sound = relation.sound(labels)[:, None]
+        embeddings = tf.where(sound, embeddings, tf.constant(np.nan, embeddings.dtype))
+    if references is None:
+        valid = tf.ones(tf.shape(embeddings)[:1], tf.bool)
+        itself = References(embeddings, labels, valid=valid)
+        return Pairs(embeddings, labels, itself, *related_masks(labels, relation), in_batch=True)
+    references = references._replace(labels=relation.convert(references.labels))
+    references = _checked_references(references, labels, embeddings)
+    positives, negatives = relation.masks(labels, references.labels)
+    valid = references.valid[None, :]
+    return Pairs(embeddings, labels, references, positives & valid, negatives & valid, in_batch=False)
+
+
+def related_masks(labels, relation):
+    """Return the `PairMasks` of a batch with itself by a relation; a sample and itself are no pair."""
+    positives, negatives = relation.masks(labels, labels)
+    itself = tf.eye(tf.shape(labels)[0], dtype=tf.bool)
+    return PairMasks(positives & ~itself, negatives & ~itself)
 
 
 def check_embeddings(embeddings: TensorLike) -> tf.Tensor:
@@ -193,18 +235,20 @@ def check_embeddings(embeddings: TensorLike) -> tf.Tensor:
     return embeddings
 
 
-def check_labels(labels: Labels, embeddings: TensorLike) -> tf.Tensor:
+def check_labels(labels: Labels, embeddings: TensorLike, relation: Any = None) -> tf.Tensor:
     """Convert labels to int64 and check that there is one for each embedding.
 
     Args:
         labels: int tensor, `(batch,)` or `(batch, 1)`. Class labels.
         embeddings: Tensor `(batch, dim)`.
+        relation: `tfdml.relations.Relation` or `None`. Labels are what it compares. Default: `None`, classes.
 
     Returns:
-        int64 tensor `(batch,)`.
+        int64 tensor `(batch,)`, or what the relation makes of the labels.
 
     Raises:
-        ValueError: If there is not one label per embedding, or a label is not an integer (see `integer_labels`).
+        ValueError: If there is not one label per embedding, a label is not an integer (see `integer_labels`), or the
+            relation does not accept it.
 
     Example:
         >>> import tensorflow as tf
@@ -212,7 +256,11 @@ def check_labels(labels: Labels, embeddings: TensorLike) -> tf.Tensor:
         >>> ops.check_labels([[1], [0]], tf.zeros((2, 3))).numpy().tolist()
         [1, 0]
     """
-    return integer_labels(_flat_labels(labels, embeddings))
+    if relation is None or relation.names_classes:
+        return integer_labels(_flat_labels(labels, embeddings))
+    labels = relation.encode(labels)
+    _check_count(labels, embeddings)
+    return labels
 
 
 def _flat_labels(labels, embeddings):
@@ -224,9 +272,13 @@ def _flat_labels(labels, embeddings):
             f"Labels must be a vector. Received: shape {labels.shape}. Expected: integer class labels of shape "
             "(batch,) or (batch, 1). Labels come first, then embeddings."
         )
+    _check_count(labels, embeddings)
+    return labels
+
+
+def _check_count(labels, embeddings):
     if not labels.shape[:1].is_compatible_with(embeddings.shape[:1]):
         raise ValueError(
             f"Labels and embeddings do not match. Received: {labels.shape[0]} labels and {embeddings.shape[0]} "
             "embeddings. Expected: one label per embedding."
         )
-    return labels
