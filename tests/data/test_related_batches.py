@@ -1,4 +1,4 @@
-"""Batches for relations: anchors with their positives, balanced by groups; targets of datasets and tables."""
+"""Batches for relations: anchors with their positives, balanced by groups; annotations of datasets and tables."""
 
 import logging
 
@@ -136,32 +136,32 @@ def images_of(count):
 @pytest.mark.parametrize("kind", ["images", "features"])
 def test_batches_of_a_dataset(kind):
     if kind == "images":
-        dataset = LabeledImages.from_arrays(images_of(40), targets=PLACES)
+        dataset = LabeledImages.from_arrays(images_of(40), annotations=PLACES)
     else:
         features = np.repeat(np.arange(40.0)[:, None], 3, axis=1)
-        dataset = LabeledFeatures(features, np.zeros(40, int), ("all",), targets=PLACES)
+        dataset = LabeledFeatures(features, np.zeros(40, int), ("all",), annotations=PLACES)
     options = (dataset, NEAR, 4, 3, 0)
     batches = list(related_batches(*options).take(3))
     assert related_batches(*options).cardinality() == tf.data.INFINITE_CARDINALITY
     sampler = RelatedSampler(PLACES, NEAR, 4, 3, 0)
-    for number, (images, targets) in enumerate(batches):
+    for number, (images, annotations) in enumerate(batches):
         indices = np.rint(images.numpy().reshape(12, -1)[:, 0] * (255 if kind == "images" else 1)).astype(int)
         np.testing.assert_array_equal(indices, sampler.batch(number))
-        np.testing.assert_array_equal(targets, PLACES[indices])
+        np.testing.assert_array_equal(annotations, PLACES[indices])
     resumed = next(iter(related_batches(*options, start_batch=2)))
     np.testing.assert_array_equal(resumed[1], batches[2][1])
-    evaluated = np.concatenate([targets for _, targets in evaluation_batches(dataset, 16, targets=True)])
+    evaluated = np.concatenate([annotations for _, annotations in evaluation_batches(dataset, 16, annotations=True)])
     np.testing.assert_array_equal(evaluated, PLACES)
     assert next(iter(evaluation_batches(dataset, 16)))[1].dtype == tf.int64
 
 
-def test_targets_follow_the_samples():
-    dataset = LabeledFeatures(np.eye(4, dtype="float32"), [0, 1, 2, 1], ("a", "b", "c"), targets=[5, 6, 7, 8])
-    assert dataset.subset([1]).targets.tolist() == [6, 8]
+def test_annotations_follow_the_samples():
+    dataset = LabeledFeatures(np.eye(4, dtype="float32"), [0, 1, 2, 1], ("a", "b", "c"), annotations=[5, 6, 7, 8])
+    assert dataset.subset([1]).annotations.tolist() == [6, 8]
     chosen = dataset.select([3, 0])
-    assert chosen.targets.tolist() == [8, 5] and chosen.labels.tolist() == [1, 0] and chosen.num_classes == 3
-    assert dataset.select(np.array([True, False, True, False])).targets.tolist() == [5, 7]
-    assert dataset.select([]).targets.tolist() == []
+    assert chosen.annotations.tolist() == [8, 5] and chosen.labels.tolist() == [1, 0] and chosen.num_classes == 3
+    assert dataset.select(np.array([True, False, True, False])).annotations.tolist() == [5, 7]
+    assert dataset.select([]).annotations.tolist() == []
     np.testing.assert_array_equal(chosen.read([0]), [[0, 0, 0, 1]])
 
 
@@ -172,17 +172,20 @@ def test_wrong_indices(indices):
         dataset.select(indices)
 
 
-def test_wrong_targets():
-    for targets in ([1.0], np.zeros((2, 2, 2))):
-        with pytest.raises(ValueError, match="Targets must be one for each"):
-            LabeledImages.from_arrays(images_of(2), targets=targets)
-    with pytest.raises(TypeError, match="Targets must be numbers"):
-        LabeledImages.from_arrays(images_of(2), targets=["x", "y"])
-    with pytest.raises(ValueError, match="neither labels nor targets"):
+def test_wrong_annotations():
+    for annotations in ([1.0], np.zeros((2, 2, 2))):
+        with pytest.raises(ValueError, match="Annotations must be one for each"):
+            LabeledImages.from_arrays(images_of(2), annotations=annotations)
+    with pytest.raises(TypeError, match="Annotations must be numbers"):
+        LabeledImages.from_arrays(images_of(2), annotations=["x", "y"])
+    with pytest.raises(ValueError, match="neither labels nor annotations"):
         LabeledImages.from_arrays(images_of(2))
     dataset = LabeledImages.from_arrays(images_of(2), [0, 1])
-    for call in (lambda: related_batches(dataset, NEAR, 1, 2, 0), lambda: evaluation_batches(dataset, 1, targets=True)):
-        with pytest.raises(ValueError, match="has no targets"):
+    for call in (
+        lambda: related_batches(dataset, NEAR, 1, 2, 0),
+        lambda: evaluation_batches(dataset, 1, annotations=True),
+    ):
+        with pytest.raises(ValueError, match="has no annotations"):
             call()
 
 
@@ -202,36 +205,36 @@ ROWS = ["0.png,0.5,-1e1,a", "1.png,0.75,0,a", "2.png,7,1,b", "3.png,7.5,1,b"]
 
 
 def test_a_table_of_positions(table):
-    dataset = LabeledImages.from_csv(table(ROWS), label_column=None, target_columns=("x", "y"))
+    dataset = LabeledImages.from_csv(table(ROWS), label_column=None, annotation_columns=("x", "y"))
     expected = np.array([[0.5, -10], [0.75, 0], [7, 1], [7.5, 1]])
-    np.testing.assert_array_equal(dataset.targets, expected)
+    np.testing.assert_array_equal(dataset.annotations, expected)
     assert dataset.num_classes == 1 and dataset.name == "poses"
-    both = LabeledImages.from_csv(table(ROWS), label_column="shelf", target_columns="x")
-    assert both.class_names == ("a", "b") and both.targets[:, 0].tolist() == [0.5, 0.75, 7, 7.5]
+    both = LabeledImages.from_csv(table(ROWS), label_column="shelf", annotation_columns="x")
+    assert both.class_names == ("a", "b") and both.annotations[:, 0].tolist() == [0.5, 0.75, 7, 7.5]
     from tfdml.data import Preprocessing
 
     batches = related_batches(dataset, relations.Within(1.0, 3.0), 1, 2, 0, Preprocessing((4, 4), 3))
-    images, targets = next(iter(batches))
+    images, annotations = next(iter(batches))
     values = np.rint(images.numpy()[:, 0, 0, 0] * 255 / 60).astype(int)
-    np.testing.assert_array_equal(targets, expected[values])
+    np.testing.assert_array_equal(annotations, expected[values])
 
 
 @pytest.mark.parametrize(
     ("rows", "options", "message"),
     [
-        (["0.png,nan,0,a"], {}, "1 targets are not numbers.*row 1.*'nan' as 'x'"),
+        (["0.png,nan,0,a"], {}, "1 annotations are not numbers.*row 1.*'nan' as 'x'"),
         (["0.png,1,0,a", "1.png,1,north,a"], {}, "row 2.*'north' as 'y'"),
         (["0.png,,0,a"], {}, "incomplete.*no x"),
-        (ROWS, {"target_columns": ("x", "z")}, "lacks a column. Received: 'z'"),
-        (ROWS, {"target_columns": ()}, "neither labels nor targets"),
+        (ROWS, {"annotation_columns": ("x", "z")}, "lacks a column. Received: 'z'"),
+        (ROWS, {"annotation_columns": ()}, "neither labels nor annotations"),
     ],
 )
 def test_wrong_tables(table, rows, options, message):
     with pytest.raises(ValueError, match=message):
-        LabeledImages.from_csv(table(rows), label_column=None, **{"target_columns": ("x", "y"), **options})
+        LabeledImages.from_csv(table(rows), label_column=None, **{"annotation_columns": ("x", "y"), **options})
 
 
-def test_unreadable_images_are_left_out_with_their_targets(table, tmp_path):
+def test_unreadable_images_are_left_out_with_their_annotations(table, tmp_path):
     (tmp_path / "1.png").write_bytes(b"no image")
-    dataset = LabeledImages.from_csv(table(ROWS), label_column=None, target_columns=("x",), on_unreadable="skip")
-    assert dataset.targets[:, 0].tolist() == [0.5, 7, 7.5] and len(dataset) == 3
+    dataset = LabeledImages.from_csv(table(ROWS), label_column=None, annotation_columns=("x",), on_unreadable="skip")
+    assert dataset.annotations[:, 0].tolist() == [0.5, 7, 7.5] and len(dataset) == 3

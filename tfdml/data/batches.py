@@ -178,8 +178,8 @@ def related_batches(
     including its augmentation, is determined by (seed, t).
 
     Args:
-        dataset: `LabeledImages` or `LabeledFeatures` with `targets`.
-        relation: `tfdml.relations.Relation`. Compares the targets.
+        dataset: `LabeledImages` or `LabeledFeatures` with `annotations`.
+        relation: `tfdml.relations.Relation`. Compares the annotations.
         anchors_per_batch: int. Number of distinct anchors in a batch.
         samples_per_anchor: int, at least 2. Number of samples for each anchor, itself included.
         seed: int, at least 0.
@@ -188,31 +188,31 @@ def related_batches(
         input_range: tuple (low, high) or str, as for `Preprocessing`. `None` uses that of `preprocessing`. Default
             `None`.
         groups: Integers `(n,)` or a matrix `(n, groups)`, as for `RelatedSampler`: anchors are visited equally often in
-            each of them. For example `position_cells(dataset.targets, size)`, or multi-hot tags. `None` visits all
+            each of them. For example `position_cells(dataset.annotations, size)`, or multi-hot tags. `None` visits all
             anchors equally often. Default `None`.
         start_batch: int. Number of the first batch, to resume. Default 0.
 
     Returns:
-        Infinite `tf.data.Dataset` of (float32 images `(batch, height, width, channels)` in the input range, targets
+        Infinite `tf.data.Dataset` of (float32 images `(batch, height, width, channels)` in the input range, annotations
         `(batch,)` or `(batch, k)`), where batch = anchors_per_batch · samples_per_anchor.
 
     Raises:
-        ValueError: If the dataset has no targets, no sample has a positive, or a number is out of range.
+        ValueError: If the dataset has no annotations, no sample has a positive, or a number is out of range.
 
     Example:
         >>> import numpy as np
         >>> from tfdml import relations
         >>> from tfdml.data import LabeledImages
         >>> images, places = np.zeros((4, 8, 8, 3), "uint8"), np.array([0.0, 0.1, 5.0, 5.1])
-        >>> photos = LabeledImages.from_arrays(images, targets=places)
-        >>> _, targets = next(iter(related_batches(photos, relations.Within(1.0, 2.0), 2, 2, seed=0)))
-        >>> sorted(targets.numpy().tolist())
+        >>> photos = LabeledImages.from_arrays(images, annotations=places)
+        >>> _, annotations = next(iter(related_batches(photos, relations.Within(1.0, 2.0), 2, 2, seed=0)))
+        >>> sorted(annotations.numpy().tolist())
         [0.0, 0.1, 5.0, 5.1]
     """
     check_is_labeled(dataset)
     preprocessing = _in_range(dataset, preprocessing, input_range)
     sampler = RelatedSampler(
-        _targets_of(dataset), relation, anchors_per_batch, samples_per_anchor, seed, groups
+        _annotations_of(dataset), relation, anchors_per_batch, samples_per_anchor, seed, groups
     )
     start_batch = check_whole_number("start_batch", start_batch, minimum=0)
 
@@ -223,18 +223,18 @@ def related_batches(
     batches = tf.data.Dataset.counter(start_batch).map(indices).prefetch(2)
     batches = _with_images(
         batches, dataset, sampler.batch_size, preprocessing, augmentation, sampler.seed, start_batch, is_endless=True,
-        labels=dataset.targets,
+        labels=dataset.annotations,
     )  # fmt: skip
     return batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
 
-def _targets_of(dataset):
-    if dataset.targets is None:
+def _annotations_of(dataset):
+    if dataset.annotations is None:
         raise ValueError(
-            f"The dataset has no targets. Received: {dataset!r}. Expected: one with targets, such as "
-            "`LabeledImages.from_arrays(images, targets=positions)`."
+            f"The dataset has no annotations. Received: {dataset!r}. Expected: one with annotations, such as "
+            "`LabeledImages.from_arrays(images, annotations=positions)`."
         )
-    return dataset.targets
+    return dataset.annotations
 
 
 def evaluation_batches(
@@ -242,7 +242,7 @@ def evaluation_batches(
     batch_size: int,
     preprocessing: Preprocessing | None = None,
     input_range: InputRange | None = None,
-    targets: bool = False,
+    annotations: bool = False,
 ) -> tf.data.Dataset:
     """Return batches of all images of a dataset, each once and in order.
 
@@ -255,14 +255,14 @@ def evaluation_batches(
             keep their size and channels. Default `None`.
         input_range: tuple (low, high) or str, as for `Preprocessing`. `None` uses that of `preprocessing`. Default
             `None`.
-        targets: bool. Return the targets of the dataset instead of class labels. Default `False`.
+        annotations: bool. Return the annotations of the dataset instead of class labels. Default `False`.
 
     Returns:
         Finite `tf.data.Dataset` of (float32 images `(batch, height, width, channels)` in the input range, int64 labels
-        `(batch,)` or targets).
+        `(batch,)` or annotations).
 
     Raises:
-        ValueError: If the dataset is empty or has no targets, or the batch size is not a positive integer.
+        ValueError: If the dataset is empty or has no annotations, or the batch size is not a positive integer.
 
     Example:
         >>> from tfdml.data import LabeledImages
@@ -272,7 +272,7 @@ def evaluation_batches(
     """
     check_is_labeled(dataset)
     preprocessing = _in_range(dataset, preprocessing, input_range)
-    labels = _targets_of(dataset) if targets else None
+    labels = _annotations_of(dataset) if annotations else None
     return _finite_batches(dataset, np.arange(len(dataset)), batch_size, preprocessing, labels=labels)
 
 

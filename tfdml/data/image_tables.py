@@ -1,4 +1,4 @@
-"""Read CSV files of image paths, labels and targets."""
+"""Read CSV files of image paths, labels and annotations."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ _FEWEST_CLASSES = 2
 
 
 def read_image_table(
-    path, image_column, label_column, root, delimiter, verify, on_unreadable, max_pixels, target_columns=()
+    path, image_column, label_column, root, delimiter, verify, on_unreadable, max_pixels, annotation_columns=()
 ):
-    """Read paths, labels and targets from a CSV file, and check that the images exist and are readable.
+    """Read paths, labels and annotations from a CSV file, and check that the images exist and are readable.
 
     Args:
-        path, image_column, label_column, root, delimiter, verify, on_unreadable, max_pixels, target_columns: As for
+        path, image_column, label_column, root, delimiter, verify, on_unreadable, max_pixels, annotation_columns: As for
             `LabeledImages.from_csv`.
 
     Returns:
-        Tuple (paths, labels, targets) of lists and a float64 array `(n, targets)`, or `None` without target columns.
-        Labels are integers if all of them are integer literals, else str.
+        Tuple (paths, labels, annotations) of two lists and a float64 array `(n, columns)`, or `None` without annotation
+        columns. Labels are integers if all of them are integer literals, else str.
     """
-    if isinstance(target_columns, str):
-        target_columns = (target_columns,)
-    target_columns = tuple(target_columns)
-    if label_column is None and not target_columns:
+    if isinstance(annotation_columns, str):
+        annotation_columns = (annotation_columns,)
+    annotation_columns = tuple(annotation_columns)
+    if label_column is None and not annotation_columns:
         raise ValueError(
-            "Images have neither labels nor targets. Received: label_column=None without target_columns. Expected: at "
-            "least one of the two."
+            "Images have neither labels nor annotations. Received: label_column=None and no annotation_columns. "
+            "Expected: at least one of the two."
         )
     check_reading_options(verify, on_unreadable)
     max_pixels = check_whole_number("max_pixels", max_pixels, minimum=1)
     file = pathlib.Path(os.fsdecode(path)).expanduser()
     if not file.is_file():
         raise FileNotFoundError(f"The file does not exist. Received: path={str(file)!r}. Expected: a CSV file.")
-    columns = [image_column, *([] if label_column is None else [label_column]), *target_columns]
+    columns = [image_column, *([] if label_column is None else [label_column]), *annotation_columns]
     images, *values = read_columns(file, columns, delimiter)
     labels = [0] * len(images) if label_column is None else values.pop(0)
-    targets = _targets(file, target_columns, values)
+    annotations = _annotations(file, annotation_columns, values)
     folder = file.parent if root is None else pathlib.Path(os.fsdecode(root)).expanduser()
     paths = [os.path.join(folder, os.path.expanduser(image)) for image in images]
     missing = dict.fromkeys(missing_files(paths))
@@ -59,18 +59,18 @@ def read_image_table(
         problems = unreadable(list(dict.fromkeys(paths)), on_unreadable, max_pixels)
         kept = [index for index, path in enumerate(paths) if path not in problems]
         paths, labels = [paths[index] for index in kept], [labels[index] for index in kept]
-        targets = None if targets is None else targets[kept]
+        annotations = None if annotations is None else annotations[kept]
     if label_column is None:
-        return paths, labels, targets
-    if len(set(labels)) < _FEWEST_CLASSES and targets is None:
+        return paths, labels, annotations
+    if len(set(labels)) < _FEWEST_CLASSES and annotations is None:
         raise ValueError(
             f"Images need at least {_FEWEST_CLASSES} classes. Received: {len(labels)} rows of {file}, with the labels "
             f"{sorted(set(labels))} in the column {label_column!r}. Check that label_column is the right column."
         )
-    return paths, _numbers(labels), targets
+    return paths, _numbers(labels), annotations
 
 
-def _targets(file, columns, values):
+def _annotations(file, columns, values):
     """Return columns of numbers as an array `(n, columns)`, or `None` without columns."""
     if not columns:
         return None
@@ -82,8 +82,8 @@ def _targets(file, columns, values):
     }
     if wrong:
         raise ValueError(
-            f"{len(wrong)} targets are not numbers. Received: {listed(wrong, 5)} of {file}. Expected: finite numbers "
-            f"in the columns {list(columns)}; leave images of unknown position out."
+            f"{len(wrong)} annotations are not numbers. Received: {listed(wrong, 5)} of {file}. Expected: finite "
+            f"numbers in the columns {list(columns)}; leave images of unknown position out."
         )
     return np.array(values, np.float64).T.copy()
 

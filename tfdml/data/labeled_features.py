@@ -35,7 +35,8 @@ class LabeledFeatures(LabeledSamples):
         rows: Integers `(n,)`. Rows of `features` that belong to the dataset, in this order. `None` means all. Default
             `None`.
         superclasses: Sequence of str or integers `(num_classes,)`. Super-class of each class. Default `None`.
-        targets: Numbers `(n,)` or `(n, k)`. Positions, multi-hot tags or ids, as for `LabeledSamples`. Default `None`.
+        annotations: Numbers `(n,)` or `(n, k)`. Positions, multi-hot tags or ids, as for `LabeledSamples`. Default
+            `None`.
 
     Raises:
         TypeError: If features do not have one of these types, or labels are not integers.
@@ -63,11 +64,11 @@ class LabeledFeatures(LabeledSamples):
         roles: ArrayLike | None = None,
         rows: ArrayLike | None = None,
         superclasses: ArrayLike | None = None,
-        targets: ArrayLike | None = None,
+        annotations: ArrayLike | None = None,
     ) -> None:
         object.__setattr__(self, "features", _checked_features(features))
         object.__setattr__(self, "rows", _checked_rows(rows, len(self.features)))
-        super().__init__(labels, tuple(class_names), name, num_train_classes, roles, superclasses, targets)
+        super().__init__(labels, tuple(class_names), name, num_train_classes, roles, superclasses, annotations)
         self._check_length("features", self.features if self.rows is None else self.rows)
 
     def __repr__(self):

@@ -40,7 +40,8 @@ class LabeledImages(LabeledSamples):
         max_pixels: int. Largest height · width of an image file; larger ones are rejected before memory is allocated
             for them.
         superclasses: Sequence of str or integers `(num_classes,)`. Super-class of each class. Default `None`.
-        targets: Numbers `(n,)` or `(n, k)`. Positions, multi-hot tags or ids, as for `LabeledSamples`. Default `None`.
+        annotations: Numbers `(n,)` or `(n, k)`. Positions, multi-hot tags or ids, as for `LabeledSamples`. Default
+            `None`.
 
     Raises:
         TypeError: If images are neither uint8 nor paths, or labels are not integers.
@@ -67,11 +68,11 @@ class LabeledImages(LabeledSamples):
         roles: ArrayLike | None = None,
         max_pixels: int = MAX_PIXELS,
         superclasses: ArrayLike | None = None,
-        targets: ArrayLike | None = None,
+        annotations: ArrayLike | None = None,
     ) -> None:
         object.__setattr__(self, "images", _checked_images(images))
         object.__setattr__(self, "max_pixels", check_whole_number("max_pixels", max_pixels, minimum=1))
-        super().__init__(labels, tuple(class_names), name, num_train_classes, roles, superclasses, targets)
+        super().__init__(labels, tuple(class_names), name, num_train_classes, roles, superclasses, annotations)
         self._check_length("images", self.images)
 
     @classmethod
@@ -82,7 +83,7 @@ class LabeledImages(LabeledSamples):
         label_column: str | None = "label",
         root: str | os.PathLike | None = None,
         *,
-        target_columns: Sequence[str] = (),
+        annotation_columns: Sequence[str] = (),
         name: str | None = None,
         delimiter: str = ",",
         verify: bool = True,
@@ -97,11 +98,11 @@ class LabeledImages(LabeledSamples):
             path: str or `os.PathLike`. CSV file in UTF-8 with a header.
             image_column: str. Name of the column of paths. Default `"path"`.
             label_column: str or `None`. Name of the column of labels, which are names or integers. `None` puts all
-                images into one class, if there are `target_columns` instead. Default `"label"`.
+                images into one class, if there are `annotation_columns` instead. Default `"label"`.
             root: str or `os.PathLike`. Folder to which relative paths refer. `None` means the folder of the CSV file.
                 Default `None`.
-            target_columns: Sequence of str. Names of the columns of numbers that become `targets`, such as the
-                coordinates of the camera. Default (), no targets.
+            annotation_columns: Sequence of str. Names of the columns of numbers that become `annotations`, such as the
+                coordinates of the camera. Default (), no annotations.
             name: str. Name of the dataset in messages and tables. `None` uses the name of the file. Default `None`.
             delimiter: str. Column separator. Default `","`.
             verify: bool. Decode each file once to check it, as for `tfdml.data.folder`. Default `True`.
@@ -115,7 +116,7 @@ class LabeledImages(LabeledSamples):
         Raises:
             FileNotFoundError: If the CSV file or images are missing; the message counts and names them.
             ValueError: If a column is missing, the file is empty, a row is incomplete, an image is unreadable, all
-                rows have the same label, a target is not a finite number, or an argument is invalid.
+                rows have the same label, an annotation is not a finite number, or an argument is invalid.
 
         Example:
             >>> import tempfile
@@ -128,12 +129,12 @@ class LabeledImages(LabeledSamples):
             >>> cats.name, cats.class_names, cats.labels.tolist()
             ('photos', ('siamese', 'tabby'), [1, 0])
         """
-        images, labels, targets = read_image_table(
-            path, image_column, label_column, root, delimiter, verify, on_unreadable, max_pixels, target_columns
+        images, labels, annotations = read_image_table(
+            path, image_column, label_column, root, delimiter, verify, on_unreadable, max_pixels, annotation_columns
         )
         labels, class_names = encode_labels(labels)
         name = name or pathlib.Path(os.fsdecode(path)).stem
-        return cls(images, labels, class_names, name, max_pixels=max_pixels, targets=targets)
+        return cls(images, labels, class_names, name, max_pixels=max_pixels, annotations=annotations)
 
     @classmethod
     def from_arrays(
@@ -142,7 +143,7 @@ class LabeledImages(LabeledSamples):
         labels: Any = None,
         class_names: Sequence[str] | None = None,
         name: str | None = None,
-        targets: Any = None,
+        annotations: Any = None,
     ) -> LabeledImages:
         """Create a dataset from arrays of images and labels.
 
@@ -150,11 +151,11 @@ class LabeledImages(LabeledSamples):
             images: Array `(n, height, width, channels)` or, for gray images, `(n, height, width)`, of integers in 0–255
                 or floats in 0–1; or `n` paths. Floats are rounded to 256 levels.
             labels: Integers, with or without gaps, or names, `(n,)` or `(n, 1)`, as for `encode_labels`. `None` puts
-                all images into one class, if there are `targets` instead. Default `None`.
+                all images into one class, if there are `annotations` instead. Default `None`.
             class_names: Sequence of str. Names of the classes. Integer labels are indices into it; other labels must be
                 elements of it. `None` uses the distinct labels in sorted order. Default `None`.
             name: str. Name of the dataset in messages and tables. Default `None`.
-            targets: Numbers `(n,)` or `(n, k)`. Positions, multi-hot tags or ids, as for `LabeledSamples`. Default
+            annotations: Numbers `(n,)` or `(n, k)`. Positions, multi-hot tags or ids, as for `LabeledSamples`. Default
                 `None`.
 
         Returns:
@@ -163,7 +164,7 @@ class LabeledImages(LabeledSamples):
         Raises:
             TypeError: If images have another type.
             ValueError: If shapes do not match, values are NaN or out of range, a label is missing or not in
-                `class_names`, or there are neither labels nor targets.
+                `class_names`, or there are neither labels nor annotations.
 
         Example:
             >>> import numpy as np
@@ -174,8 +175,8 @@ class LabeledImages(LabeledSamples):
             ('tabby', 'siamese')
         """
         if labels is None:
-            if targets is None:
-                raise ValueError("Images have neither labels nor targets. Expected: at least one of the two.")
+            if annotations is None:
+                raise ValueError("Images have neither labels nor annotations. Expected: at least one of the two.")
             labels = np.zeros(len(images), np.int64)
         images = np.asarray(images)
         if images.ndim > 1 and images.dtype.kind in "fiub" and images.dtype != np.uint8:
@@ -186,7 +187,7 @@ class LabeledImages(LabeledSamples):
             labels, class_names = encode_labels(labels)
         elif np.asarray(labels).dtype.kind not in "iub":
             labels, class_names = encode_labels(labels, class_names)
-        return cls(images, labels, class_names, name, targets=targets)
+        return cls(images, labels, class_names, name, annotations=annotations)
 
     @classmethod
     def from_tf_dataset(cls, dataset: tf.data.Dataset, name: str | None = None) -> LabeledImages:

@@ -36,11 +36,11 @@ class LabeledSamples:
             there are no roles. Default `None`.
         superclasses: Sequence of str or integers `(num_classes,)`. Super-class of each class, such as the category of a
             product, for batches of few super-classes. Default `None`.
-        targets: Numbers `(n,)` or `(n, k)`. What a relation of `tfdml.relations` compares instead of classes:
+        annotations: Numbers `(n,)` or `(n, k)`. What a relation of `tfdml.relations` compares instead of classes:
             positions, multi-hot tags or ids. `related_batches` returns them. Default `None`.
 
     Raises:
-        TypeError: If labels are not integers or targets are not numbers.
+        TypeError: If labels are not integers or annotations are not numbers.
         ValueError: If ranks or lengths do not match, a label has no class name, or the published split or a role is
             out of range.
 
@@ -56,7 +56,7 @@ class LabeledSamples:
     num_train_classes: int | None = None
     roles: np.ndarray | None = None
     superclasses: np.ndarray | None = None
-    targets: np.ndarray | None = None
+    annotations: np.ndarray | None = None
 
     def __post_init__(self):
         labels = integer_column(self.labels)
@@ -75,7 +75,7 @@ class LabeledSamples:
             "num_train_classes": _checked_split(self.num_train_classes, len(class_names)),
             "roles": _checked_roles(self.roles, len(labels)),
             "superclasses": _checked_superclasses(self.superclasses, len(class_names)),
-            "targets": _checked_targets(self.targets, len(labels)),
+            "annotations": _checked_annotations(self.annotations, len(labels)),
         }
         for field, value in fields.items():
             object.__setattr__(self, field, value)
@@ -133,7 +133,7 @@ class LabeledSamples:
             name=self.name,
             roles=None if self.roles is None else self.roles[chosen],
             superclasses=None if self.superclasses is None else self.superclasses[classes],
-            **self._targets_of(chosen),
+            **self._annotations_of(chosen),
         )
 
     def select(self: _Samples, indices: ArrayLike) -> _Samples:
@@ -173,12 +173,12 @@ class LabeledSamples:
             name=self.name,
             roles=None if self.roles is None else self.roles[chosen],
             superclasses=self.superclasses,
-            **self._targets_of(chosen),
+            **self._annotations_of(chosen),
         )
 
-    def _targets_of(self, indices):
-        # Subclasses of earlier versions do not know of targets.
-        return {} if self.targets is None else {"targets": self.targets[indices]}
+    def _annotations_of(self, indices):
+        # Subclasses of earlier versions do not know of annotations.
+        return {} if self.annotations is None else {"annotations": self.annotations[indices]}
 
     def split(
         self: _Samples, partition: Callable[[LabeledSamples], Sequence[np.ndarray | None]]
@@ -273,21 +273,21 @@ def _checked_superclasses(superclasses, num_classes):
     return superclasses
 
 
-def _checked_targets(targets, count):
-    if targets is None:
+def _checked_annotations(annotations, count):
+    if annotations is None:
         return None
-    targets = np.asarray(targets)
-    if targets.dtype.kind not in "biuf":
+    annotations = np.asarray(annotations)
+    if annotations.dtype.kind not in "biuf":
         raise TypeError(
-            f"Targets must be numbers. Received: targets of type {targets.dtype}. Expected: positions, multi-hot tags "
-            "(`tfdml.data.encode_tags`) or ids."
+            f"Annotations must be numbers. Received: annotations of type {annotations.dtype}. Expected: positions, "
+            "multi-hot tags (`tfdml.data.encode_tags`) or ids."
         )
-    if targets.ndim not in (1, 2) or len(targets) != count:
+    if annotations.ndim not in (1, 2) or len(annotations) != count:
         raise ValueError(
-            f"Targets must be one for each sample. Received: targets of shape {targets.shape}. Expected: ({count},) or "
-            f"({count}, k)."
+            f"Annotations must be one for each sample. Received: annotations of shape {annotations.shape}. Expected: "
+            f"({count},) or ({count}, k)."
         )
-    return targets
+    return annotations
 
 
 def _checked_roles(roles, count):

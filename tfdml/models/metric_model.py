@@ -243,7 +243,7 @@ class MetricModel(keras_compat.WorkerModel):
                 "`tfdml.losses.MetricLoss`."
             )
         mixing = check_mixing(mixing, self)
-        relation, loss = related(relation, loss, self, mixing, geometry)
+        found, loss = related(relation, loss, self, mixing, geometry)
         training_forward = self._checkpointed() if gradient_checkpointing else None
         self.workers = workers_of(self.distribute_strategy)
         self._check_workers(kwargs.get("jit_compile"))
@@ -251,7 +251,7 @@ class MetricModel(keras_compat.WorkerModel):
         # Keras does not save these because `get_compile_config` is overridden.
         self._fit_options = {name: kwargs[name] for name in _FIT_OPTIONS if kwargs.get(name) is not None}
         self._warned_callbacks: frozenset[type] = frozenset()
-        self.metric_loss, self.mixing, self.relation = loss, mixing, relation
+        self.metric_loss, self.mixing, self.relation = loss, mixing, found
         self.gradient_checkpointing, self._training_forward = bool(gradient_checkpointing), training_forward
         # As in any Keras model, `loss` is the argument of `compile`.
         self.loss = given_loss

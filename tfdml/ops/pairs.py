@@ -194,7 +194,8 @@ def _compare_related(labels, embeddings, references, relation):
     if references is None:
         valid = tf.ones(tf.shape(embeddings)[:1], tf.bool)
         itself = References(embeddings, labels, valid=valid)
-        return Pairs(embeddings, labels, itself, *related_masks(labels, relation), in_batch=True)
+        positives, negatives = related_masks(labels, relation)
+        return Pairs(embeddings, labels, itself, positives, negatives, in_batch=True)
     references = references._replace(labels=relation.convert(references.labels))
     references = _checked_references(references, labels, embeddings)
     positives, negatives = relation.masks(labels, references.labels)
