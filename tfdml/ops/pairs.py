@@ -204,7 +204,7 @@ def _compare_related(labels, embeddings, references, relation):
 
 
 def related_masks(labels, relation):
-    """Return the `PairMasks` of a batch with itself by a relation; a sample and itself are no pair."""
+    """Return the `PairMasks` of a batch with itself by a relation, without the pair of a sample and itself."""
     positives, negatives = relation.masks(labels, labels)
     itself = tf.eye(tf.shape(labels)[0], dtype=tf.bool)
     return PairMasks(positives & ~itself, negatives & ~itself)
