@@ -7,6 +7,7 @@ from tfdml.callbacks.early_stopping import RetrievalEarlyStopping
 from tfdml.callbacks.learning_rate_on_plateau import LearningRateOnPlateau
 from tfdml.callbacks.non_finite_loss import StopOnNonFiniteLoss
 from tfdml.callbacks.prototype_warmup import PrototypeWarmup
+from tfdml.callbacks.ranking_metrics import RankingMetrics
 from tfdml.callbacks.retrieval_metrics import RetrievalMetrics
 from tfdml.callbacks.training_backup import TrainingBackup
 
@@ -16,6 +17,7 @@ __all__ = [
     "CollapseWarning",
     "LearningRateOnPlateau",
     "PrototypeWarmup",
+    "RankingMetrics",
     "RetrievalEarlyStopping",
     "RetrievalMetrics",
     "StopOnNonFiniteLoss",
