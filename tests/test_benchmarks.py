@@ -12,6 +12,7 @@ SMALL = {
     "backbones.py": "resnet50 --frozen all --batch 4 --side 32 --repeats 1",
     "retrieval.py": "--samples 500 --classes 50 --dim 8 --repeats 1 --part 100 --intrinsic-dim 4 --probes 0.5",
     "retrieval.py, profile": "--samples 500 --classes 50 --dim 8 --profile",
+    "gallery.py": "--count 600 --queries 20 --dim 8 --repeats 1",
     "losses.py": "c2 --batch 16 32 --dense-batch 16 --repeats 1",
     "gsp.py": "--batch 2 --size 2 --channels 4 --prototypes 3 --repeats 1 --modes graph --iterations 5",
     "k_center.py": "--classes 20",

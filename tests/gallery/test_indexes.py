@@ -1,4 +1,5 @@
 import json
+import os
 import sys
 import types
 
@@ -227,6 +228,31 @@ def test_folders_of_earlier_versions_load(tmp_path):
         del manifest[name]
     (tmp_path / "gallery.json").write_text(json.dumps(manifest))
     check_search(Gallery.load(tmp_path), make_vectors(9), list(range(9)))
+
+
+@pytest.mark.parametrize("killed_at", range(5))
+def test_a_save_that_is_interrupted_leaves_the_previous_gallery_and_its_index(killed_at, tmp_path, monkeypatch):
+    vectors = make_vectors(30)
+    gallery = Gallery(index="Flat", candidates=30)
+    ids = gallery.add(vectors)
+    gallery.save(tmp_path)
+    gallery.remove([3])
+    replace, calls = os.replace, []
+
+    def interrupted(source, target):
+        calls.append(target)
+        if len(calls) > killed_at:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            gallery.save(tmp_path)
+    check_search(Gallery.load(tmp_path), vectors, ids)
+    gallery.save(tmp_path)
+    check_search(Gallery.load(tmp_path), np.delete(vectors, 3, 0), ids[:3] + ids[4:])
+    assert len(list(tmp_path.iterdir())) == 5
 
 
 class Lists:

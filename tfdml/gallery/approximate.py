@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +39,10 @@ class ApproximateSearch:
 
     def __init__(self, vectors, kind, candidates=None):
         self.vectors, self.kind, self.candidates = vectors, kind, candidates
-        self.index, self.frame, self.bounds, self.build_seconds = None, None, None, None
+        self.index: Any = None
+        self.frame: Any = None
+        self.bounds: Any = None
+        self.build_seconds: float | None = None
         # Rows of the positions in the index, and the positions of rows; -1 for none.
         self._rows, self._positions = np.empty(0, np.int64), np.empty(0, np.int64)
         self._live = self._built_count = 0

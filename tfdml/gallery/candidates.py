@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import numpy as np
+import concurrent.futures
+import os
 
-from tfdml.metrics.search import squared_distances
+import numpy as np
 
 _SLACK = 8
 # The differences of a block stay in the cache of a core.
-_BLOCK_VALUES = 2**17
+_BLOCK_VALUES = 2**16
 
 
 def nearest_candidates(vectors, queries, candidates, k):
     """Return the nearest of the candidates of each query; of equal distances, the lower row comes first.
 
-    The order is that of sums of squared differences in float64. If there are many candidates, those of `k + 8` smallest
-    sums in float32 are compared.
+    The order is that of sums of squared differences in float64. If there are many candidates, those of the `k + 8`
+    smallest sums in float32 are compared. Blocks of queries run in threads, because NumPy uses one core.
 
     Args:
         vectors: `StoredVectors`.
@@ -29,25 +30,40 @@ def nearest_candidates(vectors, queries, candidates, k):
     count, width = candidates.shape
     kept = min(width, k + _SLACK)
     rows, squared = np.empty((count, kept), np.int64), np.empty((count, kept))
-    size = max(1, _BLOCK_VALUES // (width * queries.shape[1]))
-    for start in range(0, count, size):
+
+    def rank(start):
         part = slice(start, start + size)
         some, near = candidates[part], queries[part, None]
-        stored = vectors.read(some)
         if width > kept:
-            some, stored = _preselect(some, stored, near, kept)
-        rows[part], squared[part] = some, squared_distances(near, stored)
+            some = _preselected(vectors, near, some, kept)
+        rows[part], squared[part] = some, _squared_distances(vectors, near, some)
+
+    size = max(1, _BLOCK_VALUES // (width * queries.shape[1]))
+    starts = range(0, count, size)
+    if len(starts) > 1:
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(rank, starts))
+    elif count:
+        rank(0)
     squared[rows < 0] = np.inf
     order = np.lexsort((rows, squared))[:, :k]
     return np.take_along_axis(rows, order, 1), np.take_along_axis(squared, order, 1)
 
 
-def _preselect(rows, stored, queries, kept):
+def _preselected(vectors, queries, rows, kept):
+    differences = vectors.read(rows)
     with np.errstate(over="ignore", invalid="ignore"):
-        differences = stored - queries
-        scores = np.einsum("ijk,ijk->ij", differences, differences)
-    if not np.isfinite(scores).all():
-        scores = squared_distances(queries, stored)
-    scores[rows < 0] = np.inf
-    best = np.argpartition(scores, kept - 1, axis=1)[:, :kept]
-    return np.take_along_axis(rows, best, 1), np.take_along_axis(stored, best[..., None], 1)
+        differences = differences - queries
+        squared = np.einsum("ijk,ijk->ij", differences, differences)
+    if not np.isfinite(squared).all():
+        squared = _squared_distances(vectors, queries, rows)
+    squared[rows < 0] = np.inf
+    return np.take_along_axis(rows, np.argpartition(squared, kept - 1, axis=1)[:, :kept], 1)
+
+
+def _squared_distances(vectors, queries, rows):
+    """Squared distances as `metrics.search.squared_distances`, but without conversion in small buffers and copies."""
+    differences = vectors.read(rows).astype(np.float64)
+    differences -= queries.astype(np.float64)
+    np.square(differences, out=differences)
+    return differences.sum(axis=-1)

@@ -165,6 +165,8 @@ class SignBits:
 
     def __init__(self, index):
         self.index = index
+        # Counting distances is faster than a heap for hundreds of candidates.
+        index.use_heap = False
 
     @property
     def ntotal(self):

@@ -70,10 +70,11 @@ class Items:
     def columns(self, rows):
         """Return ids, and labels as objects, in the shape of an int array of rows."""
         flat = rows.ravel().tolist()
+        ids, given = np.array([self.ids[row] for row in flat]), [self.labels[row] for row in flat]
         # Object arrays, so that labels of different types stay what they are.
         labels = np.empty(rows.size, object)
-        labels[:] = [self.labels[row] for row in flat]
-        return np.array([self.ids[row] for row in flat]).reshape(rows.shape), labels.reshape(rows.shape)
+        labels[:] = given
+        return ids.reshape(rows.shape), labels.reshape(rows.shape)
 
     def keep(self, kept):
         """Keep only the rows of a boolean mask `(n,)`, in order. Ids are not given again."""

@@ -63,7 +63,7 @@ class QdrantBackend:
                 client = QdrantClient(self.location)
             elif client is None:
                 client = QdrantClient(path=os.path.expanduser(self.location))
-            self.client = client
+            self.client: Any = client
             self._dim = self._size() if client.collection_exists(collection) else None
 
     def add(self, keys: np.ndarray, vectors: np.ndarray) -> None:
@@ -156,7 +156,7 @@ class QdrantBackend:
         return [slice(start, start + self.batch_size) for start in range(0, count, self.batch_size)]
 
     def _size(self):
-        config = self.client.get_collection(self.collection).config.params.vectors
+        config: Any = self.client.get_collection(self.collection).config.params.vectors
         if getattr(config, "distance", None) != self._models.Distance.EUCLID:
             raise ValueError(
                 f"The collection {self.collection!r} has another distance. Received: {config}. Expected: one unnamed "
