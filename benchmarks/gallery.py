@@ -47,7 +47,7 @@ def main():
     parser.add_argument("--dim", type=int, default=128, help="size of a vector (default: %(default)s)")
     parser.add_argument("--queries", type=int, default=1000, help="queries per search (default: %(default)s)")
     parser.add_argument("-k", type=int, default=10, help="neighbors per query (default: %(default)s)")
-    parser.add_argument("--per-cluster", type=int, default=50, help="vectors per cluster (default: %(default)s)")
+    parser.add_argument("--per-cluster", type=int, default=10, help="vectors per cluster (default: %(default)s)")
     parser.add_argument("--intrinsic-dim", type=int, default=32, help="dimensions that vary (default: %(default)s)")
     parser.add_argument(
         "--noise", type=float, default=0.5, help="spread of vectors relative to centers (default: %(default)s)"

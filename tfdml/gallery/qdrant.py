@@ -55,7 +55,8 @@ class QdrantBackend:
                 f"QdrantBackend requires qdrant-client, which cannot be imported ({error}). Received: QdrantBackend. "
                 "Expected: qdrant-client. Run: pip install 'tfdml[qdrant]'."
             ) from error
-        self.location, self.collection, self.exact = os.fspath(location), collection, exact
+        self.location = os.fspath(location) if client is None else "the given client"
+        self.collection, self.exact = collection, exact
         self.batch_size = check_whole_number("batch_size", batch_size, 1)
         self._models = models
         with self._reported():
