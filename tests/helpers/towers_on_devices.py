@@ -34,7 +34,10 @@ def main(file, devices):
         )  # fmt: skip
         model.compile(keras.optimizers.SGD(0.01), jit_compile=False)
     history = model.fit(dataset, verbose=0)
-    weights = {f"weight_{index}": value for index, value in enumerate(model.get_weights())}
+    # Not those of the trackers, which Keras 2 adds up over the devices.
+    layers_with_weights = [*towers, model.memory, model.frequencies, model.temperature_layer]
+    values = [value for layer in layers_with_weights for value in layer.get_weights()]
+    weights = {f"weight_{index}": value for index, value in enumerate(values)}
     np.savez(file, loss=history.history["loss"], **weights)
 
 

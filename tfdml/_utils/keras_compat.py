@@ -18,6 +18,10 @@ NO_AUTOCAST = (
     else {"experimental_autocast": False}
 )
 
+# Option of `compile` for models whose third part of a batch is not weights. Keras 2 would warn of weights that no
+# metric uses; Keras 3 would try to build the list of metrics.
+NO_WEIGHTED_METRICS: dict[str, Any] = {"weighted_metrics": []} if IS_KERAS_2 else {}
+
 
 def all_layers(layer):
     """Return a layer or model and the layers inside it, at any depth."""

@@ -181,6 +181,8 @@ def mine_hard_negatives(
 
 
 def _rank_range(given):
+    first: Any
+    end: Any
     try:
         first, end = given
     except (TypeError, ValueError):

@@ -257,9 +257,9 @@ def _signature(encoder, tower):
         for name, value in given.items():
             value = _finite(value) if value.dtype.is_floating else value
             values[name] = value if value.dtype == dtypes[name] else tf.cast(value, dtypes[name])
-        batch = values if is_dict else list(values.values())
-        return {_OUTPUT: tf.cast(encoder(batch[0] if len(inputs) == 1 and not is_dict else batch, training=False),
-                                 tf.float32)}  # fmt: skip
+        batch: Any = values if is_dict else list(values.values())
+        batch = batch[0] if len(inputs) == 1 and not is_dict else batch
+        return {_OUTPUT: tf.cast(encoder(batch, training=False), tf.float32)}
 
     specs = {
         name: tf.TensorSpec(tensor.shape, tf.float32 if dtypes[name].is_floating else dtypes[name], name=name)

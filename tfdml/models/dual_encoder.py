@@ -169,8 +169,8 @@ class DualEncoder(keras_compat.WorkerModel):
                     f"A DualEncoder has its own loss and metrics. Received: {name}={kwargs[name]!r}. Expected: "
                     "neither. Use tfdml.callbacks.RankingMetrics for metrics."
                 )
-        # With an empty list, Keras 2 does not take the third part of a batch for weights that no metric uses.
-        super().compile(optimizer=optimizer, **{**kwargs, "weighted_metrics": []})
+        # The third part of a batch looks like weights.
+        super().compile(optimizer=optimizer, **{**kwargs, **keras_compat.NO_WEIGHTED_METRICS})
         self._fit_options = {name: kwargs[name] for name in _FIT_OPTIONS if kwargs.get(name) is not None}
 
     @property
@@ -293,8 +293,8 @@ class DualEncoder(keras_compat.WorkerModel):
         values = ops.query_item_losses(similarities, negatives, self.temperature, log_q)
         size = tf.shape(queries)[0]
         if self.symmetric:
-            back = [tf.transpose(one[:, :size]) for one in (similarities, negatives)]
-            values = (values + ops.query_item_losses(*back, self.temperature)) / 2.0
+            of_items, not_theirs = (tf.transpose(one[:, :size]) for one in (similarities, negatives))
+            values = (values + ops.query_item_losses(of_items, not_theirs, self.temperature)) / 2.0
         return values, (similarities, negatives)
 
     def embed_queries(self, queries: Any, batch_size: int = 256) -> np.ndarray:
@@ -568,6 +568,6 @@ def _check_sizes(query_encoder, item_encoder, memory):
         )
 
 
-def _embedding_size(encoder) -> Any:
-    outputs = getattr(encoder, "outputs", None) or []
+def _embedding_size(encoder):
+    outputs: Any = getattr(encoder, "outputs", None) or []
     return outputs[0].shape[-1] if len(outputs) == 1 else None
