@@ -113,10 +113,10 @@ def test_random_draws_are_seeded_and_kept_in_order():
 
 
 def test_random_draws_are_uniform():
-    queries, items = np.ones((2000, 1)), np.ones((6, 1))
-    found = data.mine_hard_negatives(queries, items, [0] * 2000, 2, sampling="random", similarity="dot")
-    shares = np.bincount(found.items.ravel(), minlength=6) / 2000
-    np.testing.assert_allclose(shares, [0, 0.4, 0.4, 0.4, 0.4, 0.4], atol=0.05)
+    queries, items = np.ones((800, 1)), np.ones((6, 1))
+    found = data.mine_hard_negatives(queries, items, [0] * 800, 2, sampling="random", similarity="dot")
+    shares = np.bincount(found.items.ravel(), minlength=6) / 800
+    np.testing.assert_allclose(shares, [0, 0.4, 0.4, 0.4, 0.4, 0.4], atol=0.08)
 
 
 def test_a_query_among_the_items_is_not_its_own_negative():
