@@ -43,6 +43,8 @@ _NumberInForm = Annotated[int, fastapi.Form(ge=1, le=_LARGEST_K, description="Nu
 _NumberInQuery = Annotated[int, fastapi.Query(ge=1, le=_LARGEST_K, description="Number of neighbors.")]
 # Room for the boundaries and headers of a multipart body.
 _MULTIPART_BYTES = 2**16
+# How much of a body that is too large is read and discarded, relative to the limit.
+_DISCARDED_BODIES = 4
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -259,6 +261,8 @@ class _Guard:
 
         refusal = self._refusal(headers)
         if refusal is not None:
+            if "expect" not in headers:
+                await self._discard(receive)
             await refusal(scope, receive, send_with_headers)
             return
         received = 0
@@ -268,6 +272,9 @@ class _Guard:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self._max_bytes:
+                # After the last part, receive would wait for the client to leave.
+                if message.get("more_body", False):
+                    await self._discard(receive)
                 raise HTTPException(413, self._too_large(), {"connection": "close"})
             return message
 
@@ -278,9 +285,17 @@ class _Guard:
             return JSONResponse({"detail": f"Unknown host. Expected: one of {', '.join(self._hosts)}."}, 400)
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > self._max_bytes:
-            # The rest of the body is not read.
             return JSONResponse({"detail": self._too_large()}, 413, {"connection": "close"})
         return None
+
+    async def _discard(self, receive):
+        """Read the rest of a body, up to a limit: a client that is still sending would not see the response."""
+        discarded = 0
+        while discarded < _DISCARDED_BODIES * self._max_bytes:
+            message = await receive()
+            discarded += len(message.get("body", b""))
+            if not message.get("more_body", False):
+                return
 
     def _too_large(self):
         return f"The upload is too large. Expected: at most {(self._max_bytes - _MULTIPART_BYTES) / 1e6:g} MB."
