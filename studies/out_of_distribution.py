@@ -548,16 +548,16 @@ def _margin_figure(report, task, found):
     panels = []
     for column, label in (
         ("gap", "D_inter − D_intra"), ("violating", "violating triplets"), ("map_at_r", "MAP@R"),
-        ("near_prototype_auroc", "AUROC, near unknown"),
+        ("near_prototype_auroc", "AUROC, near"),
     ):  # fmt: skip
         lines, bands = series(column)
         levels = {"untrained": np.mean([row[column] for row in found["untrained", "unseen"]])}
         panels.append(
             study_plots.LinePanel(label, lines, bands, levels if ("untrained", "unseen") in found else None)
             if column != "gap"
-            else study_plots.LinePanel(label, {**lines, "the margin": (margins, margins)}, bands, y_log=True)
+            else study_plots.LinePanel(label, {**lines, "the margin": (margins, margins)}, bands)
         )
-    report.figure(f"margins-{task}", study_plots.line_panels(panels, "margin", x_log=True))
+    report.figure(f"margins-{task}", study_plots.line_panels(panels, "margin"))
 
 
 if __name__ == "__main__":
