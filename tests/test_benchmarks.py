@@ -17,6 +17,7 @@ SMALL = {
     "gsp.py": "--batch 2 --size 2 --channels 4 --prototypes 3 --repeats 1 --modes graph --iterations 5",
     "k_center.py": "--classes 20",
     "reranking.py": "--limit 1",
+    "linear.py": "--samples 60 --dim 3 --rounds 1",
     "release_figures.py": (
         "runs --recipes gap gsp --seeds 0 1 --train-options '--data.name digits --data.size 28 --data.split_seed 3 "
         "--batches.classes 5 --model.gsp.prototypes 8 --training.max_validations 1 --training.steps_per_validation 2'"

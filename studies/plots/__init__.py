@@ -8,6 +8,7 @@ from studies.plots.embedding_panels import embedding_panels
 from studies.plots.histogram import histogram
 from studies.plots.line_panels import LinePanel, line_panels
 from studies.plots.lines import lines
+from studies.plots.neighbor_rows import neighbor_rows
 from studies.plots.prototype_combinations import prototype_combinations
 from studies.plots.prototype_cover import prototype_cover
 from studies.plots.prototype_maps import prototype_maps
@@ -29,6 +30,7 @@ __all__ = [
     "histogram",
     "line_panels",
     "lines",
+    "neighbor_rows",
     "prototype_combinations",
     "prototype_cover",
     "prototype_maps",

@@ -22,6 +22,8 @@ _CHUNK, _GATHERED = 2**20, 2**20
 _ITERATIONS_PER_SEARCH = 50
 # Widths of the parabolas that round off the kink of the hinge, relative to the margin. With kinks, L-BFGS stalls.
 _WIDTHS = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+# Differences of listed pairs take about this number of times as long as products of all pairs.
+_LISTED_SHARE = 16
 # Directions of W whose size relative to the largest one is below this are lost.
 _LOST = 0.01
 # Samples that are outside of the margin by less than this are listed, too, as they may enter it before the next search.
@@ -42,8 +44,8 @@ class LMNN(MahalanobisEstimator):
 
     The sum over impostors has as many terms as there are triplets of samples. It is exact, but few of its terms are
     positive: a blockwise search lists the impostors, L-BFGS minimizes the objective on this list, and searches and
-    minimization alternate until a search finds nothing that changes the objective. If a list would need too much
-    memory, every evaluation searches instead, which takes longer. The kink of the hinge is rounded off at first, and
+    minimization alternate until a search finds nothing that changes the objective. If a list would be too long, as for
+    few samples or little memory, every evaluation searches instead. The kink of the hinge is rounded off at first, and
     less and less later, because L-BFGS stalls at kinks.
 
     Args:
@@ -190,8 +192,9 @@ class Triplets:
         targets, self._is_target = target_neighbors(X, numbers, n_neighbors)
         self._targets = targets[self._is_target]
         self._owners = np.nonzero(self._is_target)[0]
-        # An impostor takes 8 bytes, and as much again while lists are joined.
-        self._most = max(1, memory_bytes // 32)
+        # An impostor takes 8 bytes, and as much again while lists are joined. A long list is slower than all products.
+        counts = np.bincount(numbers)
+        self._most = min(memory_bytes // 32, int(len(X) ** 2 - np.sum(counts**2)) // 2 // _LISTED_SHARE)
         # Of a block there are the distances, two masks and the indices found.
         self._block_bytes = min(BLOCK_BYTES, max(8, memory_bytes // 8))
 
