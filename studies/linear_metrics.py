@@ -46,8 +46,9 @@ def linear_metrics(
 
     Each sample is classified once per repeat, by the three nearest samples of the other four folds, on which the metric
     was learned. Features of iris and wine are standardized by the training folds; pixels of digits are divided by 16.
-    Folds of iris and wine are random. Those of digits are consecutive: the samples are in the order of their writers, so
-    that most test images are by writers who are not among the training images. Results are kept in the folder, so a stopped study resumes.
+    Folds of iris and wine are random. Those of digits are consecutive: consecutive images look alike, as if by the same
+    writer, so random folds would test on the writers of the training images. Results are kept in the folder, so a
+    stopped study resumes.
 
     Args:
         out: Folder for the tables, the figure and the results.

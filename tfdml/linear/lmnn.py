@@ -12,12 +12,14 @@ from sklearn.neighbors import NearestNeighbors
 from tfdml._utils.arguments import check_between, check_positive, check_whole_number
 from tfdml._utils.types import ArrayLike, Labels
 from tfdml.linear.base import MahalanobisEstimator
-from tfdml.linear.blocks import BLOCK_BYTES, other_class_blocks, squared_distance_factors
+from tfdml.linear.blocks import other_class_blocks, squared_distance_factors
 from tfdml.linear.inputs import component_count, labeled_samples
 from tfdml.linear.optimization import minimize, start_matrix, warn_if_stopped
 
 # Pairs that are processed at a time, and numbers of the samples that are copied for it.
-_CHUNK, _GATHERED = 2**20, 2**20
+_CHUNK, _GATHERED = 2**19, 2**20
+# Of a block, all samples may be impostors, which take several times its size.
+_BLOCK_BYTES = 2**23
 # Iterations between two searches for impostors.
 _ITERATIONS_PER_SEARCH = 50
 # Widths of the parabolas that round off the kink of the hinge, relative to the margin. With kinks, L-BFGS stalls.
@@ -196,7 +198,7 @@ class Triplets:
         counts = np.bincount(numbers)
         self._most = min(memory_bytes // 32, int(len(X) ** 2 - np.sum(counts**2)) // 2 // _LISTED_SHARE)
         # Of a block there are the distances, two masks and the indices found.
-        self._block_bytes = min(BLOCK_BYTES, max(8, memory_bytes // 8))
+        self._block_bytes = min(_BLOCK_BYTES, max(8, memory_bytes // 8))
 
     def objective(self, W, impostors=None, width=0.0):
         """The objective with the impostors in a list, or with all of them, and its gradient by W.
