@@ -120,7 +120,8 @@ class ITML(MahalanobisEstimator):
         Returns:
             self.
         """
-        return self._fit(*given_pairs(self, X, pairs, same), check_random_state(self.random_state))
+        X, pairs, same = given_pairs(self, X, pairs, same)
+        return self._fit(X, pairs, same, check_random_state(self.random_state))
 
     def _fit(self, X, pairs, same, generator):
         gamma, tol = check_positive("gamma", self.gamma), check_positive("tol", self.tol)
