@@ -20,7 +20,7 @@ from tfdml.metrics import nearest_neighbors
 from tfdml.models import MetricModel
 from tfdml.ops import to_input_range
 
-QUANTIZATIONS = (None, "float16", "int8")
+QUANTIZATIONS = (None, "float16", "int8", "int8-weights")
 # Largest accepted difference of a float32 file, relative to the largest absolute value of an embedding.
 _TOLERANCE = 1e-3
 _CHECKED_IMAGES = 8
@@ -74,8 +74,10 @@ def export_tflite(
         embedder: Built `keras.Model` from images `(batch, height, width, channels)` of a fixed size to embeddings
             `(batch, embedding_size)`; or a `MetricModel`, whose embedder is exported.
         path: str or `os.PathLike`. File to write. `~` is the home folder.
-        quantization: `None` (float32), `"float16"` (weights in float16) or `"int8"` (weights and activations in int8;
-            operations without an int8 kernel, input and output stay float32). Default `None`.
+        quantization: `None` (float32); `"float16"` (weights in float16); `"int8"` (weights and activations in int8;
+            operations without an int8 kernel, input and output stay float32); or `"int8-weights"` (weights in int8,
+            activations in float32, which needs no representative images). Embedders with a loop, such as that of
+            generalized sum pooling, accept all but `"int8"`. Default `None`.
         representative_images: Images `(n, height, width, channels)` as for `images`, from which the ranges of
             activations are measured. Required for `"int8"`, and only for it; about 100 training images suffice.
         images: Images `(n, height, width, channels)` for the comparison, uint8 or float in 0–1. `None` means random
@@ -91,8 +93,8 @@ def export_tflite(
         FileExistsError: If `path` exists and `overwrite` is `False`.
         TypeError: If the embedder is not a `keras.Model`.
         ValueError: If the quantization is unknown, representative images are missing or superfluous, images have
-            another shape or values outside 0–1, or the embedder does not accept images of a fixed size, or int8 is
-            requested for an embedder with a loop, such as that of generalized sum pooling.
+            another shape or values outside 0–1, the embedder does not accept images of a fixed size, or int8 is
+            requested for an embedder with a loop.
         ImportError: If no interpreter is installed.
         RuntimeError: If the file does not return the embedder's numbers.
 
@@ -105,7 +107,7 @@ def export_tflite(
         True
     """
     if quantization not in QUANTIZATIONS:
-        raise ValueError(f"Unknown quantization. Received: {quantization!r}. Expected: None, 'float16' or 'int8'.")
+        raise ValueError(f"Unknown quantization. Received: {quantization!r}. Expected: one of {QUANTIZATIONS}.")
     if quantization == "int8" and representative_images is None:
         raise ValueError(
             "Quantization to int8 measures the ranges of activations. Received: representative_images=None. Expected: "
@@ -123,7 +125,8 @@ def export_tflite(
         # The process ends without a message, with TensorFlow 2.15 and 2.21.
         raise ValueError(
             "TensorFlow's converter dies when it quantizes a loop to int8. Received: quantization='int8' with an "
-            "embedder that contains a loop, such as generalized sum pooling. Expected: quantization='float16' or None."
+            "embedder that contains a loop, such as generalized sum pooling. Expected: quantization='int8-weights', "
+            "'float16' or None."
         )
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], export.module)
     if quantization is not None:
