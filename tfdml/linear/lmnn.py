@@ -194,9 +194,9 @@ class Triplets:
         targets, self._is_target = target_neighbors(X, numbers, n_neighbors)
         self._targets = targets[self._is_target]
         self._owners = np.nonzero(self._is_target)[0]
-        # An impostor takes 8 bytes, and as much again while lists are joined. A long list is slower than all products.
+        # An impostor takes 8 bytes, and about 64 while lists are joined. A long list is slower than all products.
         counts = np.bincount(numbers)
-        self._most = min(memory_bytes // 32, int(len(X) ** 2 - np.sum(counts**2)) // 2 // _LISTED_SHARE)
+        self._most = min(memory_bytes // 64, int(len(X) ** 2 - np.sum(counts**2)) // 2 // _LISTED_SHARE)
         # Of a block there are the distances, two masks and the indices found.
         self._block_bytes = min(_BLOCK_BYTES, max(8, memory_bytes // 8))
 
