@@ -209,7 +209,7 @@ class ParquetVectors:
         column = table.column(VECTOR).combine_chunks()
         column = column.chunk(0) if hasattr(column, "chunk") else column
         lengths = getattr(column.type, "list_size", None)
-        flat = column.flatten() if hasattr(column, "flatten") else None
+        flat: Any = column.flatten() if hasattr(column, "flatten") else None
         dtype = None if flat is None else _numpy_name(flat.type)
         if dtype not in _DTYPES or column.null_count or flat.null_count:
             raise ValueError(

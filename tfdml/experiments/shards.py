@@ -33,7 +33,7 @@ class Failure(NamedTuple):
         reason: str.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]
     kind: str
     reason: str
 

@@ -6,6 +6,7 @@ import codecs
 import json
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -122,7 +123,7 @@ def _from_parquet(folder, labels, classes, roles, num_train_classes, verify):
             array = np.empty((len(files), files.dim), block.vectors.dtype)
         array[done : done + len(block.vectors)] = block.vectors
         done += len(block.vectors)
-        blocks.append(block._replace(vectors=None, ids=None))
+        blocks.append(block._replace(vectors=np.empty((0, files.dim)), ids=[]))
     numbers, names = _labels_of_blocks(blocks, folder)
     has_roles = all(block.roles is not None for block in blocks)
     dataset = LabeledFeatures(
@@ -143,7 +144,7 @@ def _labels_of_blocks(blocks, folder):
     path = folder / CLASSES
     if path.is_file() and all(block.labels is not None for block in blocks):
         return np.concatenate([block.labels for block in blocks]), _read_names(path)
-    classes = [name for block in blocks for name in block.classes or ()]
+    classes: Any = [name for block in blocks for name in block.classes or ()]
     if not classes:
         columns = [block.labels for block in blocks if block.labels is not None]
         classes = np.concatenate(columns).tolist() if columns else [None]
