@@ -35,8 +35,8 @@ LOSSES = {
     "frozen_head": losses.TripletLoss(margin=0.2, mining="semi_hard"),
     "contrastive": losses.ContrastiveLoss(positive_margin=0.1, negative_margin=0.8),
 }
-COLUMNS = ("method", "seed", "steps", "positive", "negative", "validation_mean_error", "mean_error", "median_error",
-           "p95_error", "within_0.5", "within_1")  # fmt: skip
+COLUMNS = ("method", "seed", "images", "steps", "positive", "negative", "validation_mean_error", "mean_error",
+           "median_error", "p95_error", "within_0.5", "within_1")  # fmt: skip
 _THRESHOLDS = (0.5, 1.0)
 # The largest side of EfficientNet's input that takes seconds for these images.
 _FROZEN_SIDE = 112
@@ -83,10 +83,11 @@ def localization(
         seeds, steps, images = list(seeds)[:1], 20, 60
     out = pathlib.Path(out).expanduser()
     results = _Results(out / "localization_runs.csv")
+    options = {"images": images, "steps": steps, "positive": positive, "negative": negative}
     for seed in seeds:
         parts = None
         for method in ("nearest", *methods):
-            key = {"method": method, "seed": seed, "steps": steps, "positive": positive, "negative": negative}
+            key = {"method": method, "seed": seed, **options}
             if results.has(key):
                 continue
             if parts is None:
@@ -97,7 +98,7 @@ def localization(
             results.add({**key, "validation_mean_error": validation["mean_error"], **test})
             print(f"{method:18s} seed {seed}: mean error {test['mean_error']:.3f} m", flush=True)
     report = Report(out)
-    found = _table(report, results, ("nearest", *methods), seeds, steps, positive, negative)
+    found = _table(report, results, ("nearest", *methods), seeds, options)
     names = [TITLES[method] for method in found]
     report.figure("errors", plots.dot_plot(names, {"mean error": list(found.values())}, "mean error, m", sort=False))
     if folder is None:
@@ -267,18 +268,17 @@ def _text(value):
     return f"{value:.5g}" if isinstance(value, (float, np.floating)) else str(value)
 
 
-def _table(report, results, methods, seeds, steps, positive, negative):
+def _table(report, results, methods, seeds, options):
     found, rows = {}, []
     for method in methods:
-        key = {"method": method, "steps": steps, "positive": positive, "negative": negative}
-        of_seeds = [results.find({**key, "seed": seed})[-1] for seed in seeds]
-        found[method] = {name: np.array([float(row[name]) for row in of_seeds]) for name in COLUMNS[5:]}
+        of_seeds = [results.find({"method": method, "seed": seed, **options})[-1] for seed in seeds]
+        found[method] = {name: np.array([float(row[name]) for row in of_seeds]) for name in COLUMNS[6:]}
     for method, values in found.items():
         difference = "–"
         if "triplet" in found and method not in ("triplet", "nearest"):
             difference = paired_interval(values["mean_error"] - found["triplet"]["mean_error"])
         rows.append([
-            TITLES[method], *(mean_and_deviation(values[name], ddof=1) for name in COLUMNS[6:]), difference,
+            TITLES[method], *(mean_and_deviation(values[name], ddof=1) for name in COLUMNS[7:]), difference,
         ])  # fmt: skip
     report.table(
         "localization",
