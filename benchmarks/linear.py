@@ -99,11 +99,15 @@ def _metric_learn():
     import metric_learn
     from metric_learn import _util
 
-    original = _util.check_X_y
-    _util.check_X_y = lambda *args, force_all_finite=True, **options: original(
+    for name in ("check_array", "check_X_y"):
+        setattr(_util, name, _renaming(getattr(_util, name)))
+    return metric_learn
+
+
+def _renaming(function):
+    return lambda *args, force_all_finite=True, **options: function(
         *args, ensure_all_finite=force_all_finite, **options
     )
-    return metric_learn
 
 
 if __name__ == "__main__":
