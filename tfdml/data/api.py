@@ -11,6 +11,7 @@ from tfdml.data.labeled_features import LabeledFeatures
 from tfdml.data.labeled_images import LabeledImages
 from tfdml.data.labeled_samples import LabeledSamples
 from tfdml.data.movielens_files import movielens
+from tfdml.data.patch_files import brown_pairs, brown_patches
 from tfdml.data.preprocessing import Preprocessing
 from tfdml.data.query_items import query_item_batches
 from tfdml.data.related_sampler import RelatedSampler, encode_tags, position_cells
@@ -29,6 +30,8 @@ __all__: list[str] = [
     "RelatedSampler",
     "Splits",
     "balanced_batches",
+    "brown_pairs",
+    "brown_patches",
     "class_pool",
     "encode_labels",
     "encode_tags",
