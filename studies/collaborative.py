@@ -1,0 +1,319 @@
+"""Does a metric recommend better than inner products, and does it know which items are similar?
+
+python -m studies.collaborative --out DIR
+"""
+
+import csv
+import itertools
+import os
+import pathlib
+from typing import Optional
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from studies.report import Report, command, mean_and_deviation, paired_interval
+from tfdml import data, metrics, models
+
+RESULTS = pathlib.Path(__file__).parent / "results" / "collaborative.csv"
+USERS, ITEMS, LATENT = 500, 800, 5
+NOISE = 0.05
+K = 20
+DIM, BATCH, NEGATIVES = 8, 512, 20
+LIKED = {"few interactions": 10, "many interactions": 30}
+# The options that are tried on the validation part, with the first seed.
+GRIDS = {
+    "popularity": {},
+    "mf": {"learning_rate": (0.01, 0.03, 0.1), "penalty": (1e-3, 1e-2)},
+    "bpr": {"learning_rate": (0.01, 0.03, 0.1), "penalty": (1e-3, 1e-2)},
+    "cml": {"learning_rate": (0.01, 0.03, 0.1), "margin": (1.0, 2.0)},
+}
+NAMES = {"popularity": "popularity", "mf": "matrix factorization", "bpr": "BPR", "cml": "CML"}
+COLUMNS = (
+    "data", "method", "learning_rate", "penalty", "margin", "seed", "epoch", "validation", "recall", "ndcg",
+    "neighbors",
+)  # fmt: skip
+
+
+def collaborative(
+    out: str,
+    seeds: list[int] = (0, 1, 2),
+    epochs: int = 60,
+    results: Optional[str] = None,
+    quick: bool = False,
+):
+    """Compare collaborative metric learning with popularity, matrix factorization and BPR on generated interactions.
+
+    Users and items are points in clusters, and a user interacts with the nearest items, up to noise: 10 or 30 of them
+    on average. Three fifths of the interactions of each user are for training, a fifth for validation, a fifth for the
+    test. All vectors have 8 dimensions, and the factorizations a bias per item in addition. The learning rate and the
+    penalty (the margin of CML) are those of the best recall on the validation part with the first seed, and so is the
+    number of epochs, for each seed. Then a tenth of the items has no interactions in training, and an encoder places
+    them by their noisy positions.
+
+    Args:
+        out: Folder for the tables.
+        seeds: Seeds of data and initial vectors; the first one is also that of the search.
+        epochs: Number of epochs; validation is every fifth.
+        results: CSV file of the results; by default that of the repository. Runs that are there are not repeated.
+        quick: Small data, one seed, five epochs, and a grid of one value.
+
+    Returns:
+        dict from (data, method) to the results of the seeds, dicts by `COLUMNS`.
+    """
+    if quick:
+        seeds, epochs = seeds[:1], 5
+    study = _Study(pathlib.Path(results or RESULTS).expanduser(), epochs, quick)
+    found = {}
+    for kind, method in itertools.product(LIKED, GRIDS):
+        search = [study.run(kind, method, options, seeds[0]) for options in _grid(method, quick)]
+        best = max(search, key=lambda row: float(row["validation"]))
+        options = {name: best[name] for name in GRIDS[method]}
+        found[kind, method] = [study.run(kind, method, options, seed) for seed in seeds]
+    cold = [study.cold_items(seed, found["many interactions", "cml"][0]) for seed in seeds]
+    _report(Report(out), found, cold)
+    return found
+
+
+def generate(liked, seed, users=USERS, items=ITEMS):
+    """Return `Interactions` of users with the nearest items, and the positions of the items.
+
+    Positions are in six clusters, and the distances have noise. The items' features are their positions with noise.
+
+    Args:
+        liked: int. Average number of items of a user; each user has half of them to one and a half times as many.
+        seed: int.
+        users, items: ints. Their numbers.
+
+    Example:
+        >>> generate(10, seed=0, users=20, items=60)[0]
+        Interactions(pairs=201, users=20, items=60)
+    """
+    generator = np.random.default_rng([seed, 17])
+    centers = generator.normal(size=(6, LATENT)) / LATENT**0.5
+    places = [
+        centers[generator.integers(0, 6, count)] + 0.4 * generator.normal(size=(count, LATENT)) / LATENT**0.5
+        for count in (users, items)
+    ]
+    distances = np.linalg.norm(places[0][:, None] - places[1], axis=-1)
+    distances += NOISE * generator.normal(size=distances.shape)
+    counts = generator.integers(liked // 2, liked + liked // 2 + 1, users)
+    pairs = np.argwhere(np.argsort(np.argsort(distances, axis=1), axis=1) < counts[:, None])
+    features = places[1] + 0.05 * generator.normal(size=places[1].shape)
+    return data.Interactions(pairs[:, 0], pairs[:, 1], users, items, features), places[1]
+
+
+class Factorization(keras.Model):
+    """Inner products of users and items plus a bias per item, trained by the logistic loss or by BPR.
+
+    Args:
+        user_count, item_count, dim: ints.
+        pairwise: bool. BPR, which compares an item with a negative one, rather than labels 1 and 0.
+        penalty: float. Weight of the squared norms of the vectors in the batch.
+        seed: int.
+    """
+
+    def __init__(self, user_count, item_count, dim, pairwise, penalty, seed):
+        super().__init__()
+        self.pairwise, self.penalty = pairwise, penalty
+        normal = keras.initializers.RandomNormal
+        self.users = keras.layers.Embedding(user_count, dim, embeddings_initializer=normal(stddev=0.1, seed=2 * seed))
+        of_items = normal(stddev=0.1, seed=2 * seed + 1)
+        self.items = keras.layers.Embedding(item_count, dim, embeddings_initializer=of_items)
+        self.bias = keras.layers.Embedding(item_count, 1, embeddings_initializer="zeros")
+
+    def call(self, inputs):
+        """Return the scores of the positive item and of the negative ones, and the penalty."""
+        items = tf.concat([inputs["item"][:, None], inputs["negatives"]], axis=1)
+        users, vectors = self.users(inputs["user"]), self.items(items)
+        scores = tf.einsum("bd,bkd->bk", users, vectors) + self.bias(items)[..., 0]
+        norms = tf.reduce_mean(tf.reduce_sum(users**2, -1)) + tf.reduce_mean(tf.reduce_sum(vectors**2, -1))
+        return scores, self.penalty * norms
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, **unused):
+        """Return the loss of a batch."""
+        scores, penalty = y_pred
+        if self.pairwise:
+            return tf.reduce_mean(tf.nn.softplus(scores[:, 1:] - scores[:, :1])) + penalty
+        negative = tf.reduce_mean(tf.nn.softplus(scores[:, 1:]), axis=1)
+        return tf.reduce_mean(tf.nn.softplus(-scores[:, 0]) + negative) + penalty
+
+    def vectors(self):
+        """Return vectors of users and of items whose inner products are the scores."""
+        users, items, bias = (table.get_weights()[0] for table in (self.users, self.items, self.bias))
+        return np.concatenate([users, np.ones((len(users), 1))], axis=1), np.concatenate([items, bias], axis=1)
+
+
+class _Study:
+    """Trains runs that are not in the results file, and reads those that are."""
+
+    def __init__(self, results, epochs, quick):
+        self.results, self.epochs, self.quick = results, epochs, quick
+        self.rows = {_key(row): row for row in _read(results)}
+
+    def run(self, kind, method, options, seed):
+        row = dict.fromkeys(COLUMNS, "") | {"data": kind, "method": method, "seed": str(seed)}
+        row |= {name: str(value) for name, value in options.items()}
+        if _key(row) in self.rows:
+            return self.rows[_key(row)]
+        train, validation, test, places = self.parts(kind, seed)
+        similarity = "l2" if method == "cml" else "dot"
+        if method == "popularity":
+            counts = np.bincount(train.items, minlength=train.item_count)[:, None]
+            vectors = np.ones((train.user_count, 1)), counts.astype("float64")
+            best = (0, _metrics(vectors, similarity, validation, [train])["recall_at_20"], vectors)
+        else:
+            options = {name: float(value) for name, value in options.items()}
+            best = self._fit(method, options, seed, train, validation)
+            # Without the bias, which says nothing about similar items.
+            items = best[2][1] if method == "cml" else _directions(best[2][1][:, :-1])
+            row["neighbors"] = f"{shared_neighbors(items, places):.5f}"
+        epoch, row["validation"], vectors = best
+        found = _metrics(vectors, similarity, test, [train, validation])
+        row |= {"epoch": str(epoch), "recall": found["recall_at_20"], "ndcg": found["ndcg_at_20"]}
+        row |= {name: f"{row[name]:.5f}" for name in ("validation", "recall", "ndcg")}
+        self._append(row)
+        return row
+
+    def parts(self, kind, seed):
+        """Return interactions for training, validation and test, and the positions of the items."""
+        interactions, places = generate(LIKED[kind], seed, **self.sizes)
+        validation, test, train = interactions.split(0.2, 0.2, seed=seed)
+        return train, validation, test, places
+
+    @property
+    def sizes(self):
+        """Numbers of users and items."""
+        return {"users": 60, "items": 100} if self.quick else {}
+
+    def _fit(self, method, options, seed, train, validation):
+        """Train, and return the epoch of the best recall, that recall and the vectors."""
+        model = _model(method, options, seed, train)
+        steps = max(1, len(train) // BATCH)
+        batches = iter(train.batches(BATCH, NEGATIVES, seed=seed))
+        best = (0, -1.0, None)
+        for epoch in range(5, self.epochs + 1, 5):
+            model.fit(batches, steps_per_epoch=5 * steps, verbose=0)
+            vectors = model.vectors() if method != "cml" else (model.user_vectors(), model.item_vectors())
+            recall = _metrics(vectors, "l2" if method == "cml" else "dot", validation, [train])["recall_at_20"]
+            if recall > best[1]:
+                best = (epoch, recall, vectors)
+        return best
+
+    def cold_items(self, seed, best):
+        """Return recall and NDCG at 5 on items without interactions in training, which the encoder places."""
+        row = dict.fromkeys(COLUMNS, "") | {"data": "cold items", "method": "cml", "seed": str(seed)}
+        row |= {name: best[name] for name in GRIDS["cml"]}
+        if _key(row) in self.rows:
+            return self.rows[_key(row)]
+        interactions, _ = generate(LIKED["many interactions"], seed, **self.sizes)
+        warm, cold = interactions.hold_out_items(0.1, seed)
+        known = np.unique(warm.items)
+        encoder = keras.Sequential(
+            [keras.Input((LATENT,)), keras.layers.Dense(64, "relu"), keras.layers.Dense(DIM)]
+        )
+        keras.utils.set_random_seed(seed)
+        options = {name: float(best[name]) for name in GRIDS["cml"]}
+        model = _model("cml", options, seed, warm, item_encoder=encoder)
+        steps = max(1, len(warm) // BATCH)
+        batches = warm.batches(BATCH, NEGATIVES, seed=seed, candidates=known)
+        model.fit(batches, epochs=max(5, int(best["epoch"])) if not self.quick else 5, steps_per_epoch=steps, verbose=0)
+        places = model.encode_items(warm.item_features)
+        candidates = np.setdiff1d(np.arange(warm.item_count), known)
+        users = np.unique(cold.users)
+        relevant = [np.searchsorted(candidates, items) for items in cold.items_of(users)]
+        found = metrics.ranking_metrics(model.user_vectors()[users], places[candidates], relevant, (5,), "l2")
+        # What a random order of the cold items finds.
+        row |= {"validation": f"{5 / len(candidates):.5f}", "recall": f"{found['recall_at_5']:.5f}"}
+        row["ndcg"] = f"{found['ndcg_at_5']:.5f}"
+        self._append(row)
+        return row
+
+    def _append(self, row):
+        self.results.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not self.results.exists()
+        with open(self.results, "a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            if is_new:
+                writer.writeheader()
+            writer.writerow(row)
+            file.flush()
+            os.fsync(file.fileno())
+        self.rows[_key(row)] = row
+        print(", ".join(f"{name} {value}" for name, value in row.items() if value), flush=True)
+
+
+def _model(method, options, seed, train, **encoder):
+    sizes = train.user_count, train.item_count, DIM
+    if method == "cml":
+        model = models.CollaborativeModel(*sizes, margin=options["margin"], seed=seed, **encoder)
+    else:
+        model = Factorization(*sizes, pairwise=method == "bpr", penalty=options["penalty"], seed=seed)
+    model.compile(keras.optimizers.Adam(options["learning_rate"]))
+    return model
+
+
+def _metrics(vectors, similarity, wanted, known):
+    """Recall and NDCG at 20 of the items that are not known."""
+    users = np.unique(wanted.users)
+    exclude = [np.concatenate(items) for items in zip(*(part.items_of(users) for part in known))]
+    relevant = wanted.items_of(users)
+    return metrics.ranking_metrics(vectors[0][users], vectors[1], relevant, (K,), similarity, exclude)
+
+
+def shared_neighbors(vectors, places, k=10):
+    """Return the share of the k items nearest to each item by its vector that are also nearest by its place.
+
+    Example:
+        >>> shared_neighbors(np.array([[0.0], [1.0], [3.0]]), np.array([[0.0], [2.0], [3.0]]), k=1)
+        0.6666666666666666
+    """
+    found, wanted = (metrics.nearest_neighbors(points, k)[0] for points in (vectors, places))
+    return float(np.mean([len(np.intersect1d(*rows)) / k for rows in zip(found, wanted)]))
+
+
+def _directions(vectors):
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def _grid(method, quick):
+    values = [choices[:1] if quick else choices for choices in GRIDS[method].values()]
+    return [dict(zip(GRIDS[method], chosen)) for chosen in itertools.product(*values)]
+
+
+def _key(row):
+    return tuple(row[name] for name in COLUMNS[: COLUMNS.index("epoch")])
+
+
+def _read(path):
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _values(rows, name):
+    return np.array([float(row[name]) for row in rows])
+
+
+def _report(report, found, cold):
+    for kind in LIKED:
+        table = []
+        for method in GRIDS:
+            rows, bpr = found[kind, method], found[kind, "bpr"]
+            options = ", ".join(f"{name.replace('_', ' ')} {rows[0][name]}" for name in GRIDS[method])
+            cells = [mean_and_deviation(_values(rows, name), ddof=1) for name in ("recall", "ndcg")]
+            cells += [mean_and_deviation(_values(rows, "neighbors"), ddof=1) if rows[0]["neighbors"] else ""]
+            if method != "bpr":
+                cells += [paired_interval(_values(rows, "recall") - _values(bpr, "recall"))]
+            table.append([NAMES[method], options, *cells, *[""] * (method == "bpr")])
+        header = ["method", "chosen", "recall@20", "NDCG@20", "true neighbors of items", "recall minus that of BPR"]
+        report.table(kind.replace(" ", "_"), header, table, f"{LIKED[kind]} interactions per user.")
+    cells = [mean_and_deviation(_values(cold, name), ddof=1) for name in ("recall", "ndcg", "validation")]
+    header = ["recall@5", "NDCG@5", "recall@5 at random"]
+    report.table("cold_items", header, [cells], "CML with an encoder, on items without interactions.")
+
+
+if __name__ == "__main__":
+    command(collaborative)

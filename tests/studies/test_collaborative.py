@@ -1,0 +1,49 @@
+"""Generated interactions, the factorization by hand, and the study in small."""
+
+import csv
+
+import keras
+import numpy as np
+import pytest
+
+from studies import collaborative as study
+
+
+def test_generated_interactions():
+    interactions, places = study.generate(30, 3, users=20, items=80)
+    counts = np.bincount(interactions.users, minlength=20)
+    assert 15 <= counts.min() and counts.max() <= 45
+    assert interactions.item_features.shape == places.shape == (80, study.LATENT)
+    again, _ = study.generate(30, 3, users=20, items=80)
+    np.testing.assert_array_equal(interactions.items, again.items)
+
+
+@pytest.mark.parametrize("pairwise", [False, True])
+def test_the_factorization_by_hand(pairwise):
+    interactions, _ = study.generate(30, 0, users=8, items=50)
+    model = study.Factorization(8, 50, 3, pairwise, penalty=0.1, seed=1)
+    model.compile(keras.optimizers.SGD(0.1))
+    batch = next(iter(interactions.batches(6, negatives=2)))
+    loss = float(model.compute_loss(batch, None, model(batch)))
+    (users, items), total = model.vectors(), 0.0
+    for user, item, negatives in zip(*(batch[name].numpy() for name in ("user", "item", "negatives"))):
+        own, others = users[user] @ items[item], [users[user] @ items[other] for other in negatives]
+        if pairwise:
+            total += np.mean([np.log1p(np.exp(other - own)) for other in others])
+        else:
+            total += np.log1p(np.exp(-own)) + np.mean([np.log1p(np.exp(other)) for other in others])
+        total += 0.1 * np.sum(users[user][:-1] ** 2)
+        total += 0.1 * np.mean([np.sum(items[index][:-1] ** 2) for index in (item, *negatives)])
+    assert loss == pytest.approx(total / 6, rel=1e-5)
+
+
+@pytest.mark.integration
+def test_the_study_in_small(tmp_path, monkeypatch):
+    results = tmp_path / "results.csv"
+    found = study.collaborative(tmp_path, results=results, quick=True)
+    rows = list(csv.DictReader(results.read_text().splitlines()))
+    assert len(rows) == 2 * 4 + 1 and {row["method"] for row in rows} == set(study.NAMES)
+    assert "| CML " in (tmp_path / "few_interactions.md").read_text() and (tmp_path / "cold_items.csv").exists()
+    # Results that are there are not repeated.
+    monkeypatch.setattr(study, "_model", None)
+    assert study.collaborative(tmp_path, results=results, quick=True) == found
