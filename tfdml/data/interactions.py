@@ -42,11 +42,13 @@ class Interactions:
 
     users: np.ndarray
     items: np.ndarray
-    user_count: int | None = None
-    item_count: int | None = None
+    user_count: int = None  # type: ignore[assignment]
+    item_count: int = None  # type: ignore[assignment]
     item_features: np.ndarray | None = None
     user_names: Sequence[str] | None = None
     item_names: Sequence[str] | None = None
+    # Sorted pairs as single numbers.
+    _keys: np.ndarray = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
         users, items = (_integers(name, getattr(self, name)) for name in ("users", "items"))

@@ -204,7 +204,8 @@ class CollaborativeModel(keras.Model):
             found.append((np.where(np.isinf(nearest_distances), -1, nearest), nearest_distances))
         if not found:
             return np.empty((0, k), np.int64), np.empty((0, k), np.float32)
-        return tuple(map(np.concatenate, zip(*found)))
+        nearest, distances = map(np.concatenate, zip(*found))
+        return nearest, distances
 
     def get_config(self) -> Config:
         names = (
