@@ -88,7 +88,7 @@ def generate(liked, seed, users=USERS, items=ITEMS):
 
     Example:
         >>> generate(10, seed=0, users=20, items=60)[0]
-        Interactions(pairs=201, users=20, items=60)
+        Interactions(pairs=196, users=20, items=60)
     """
     generator = np.random.default_rng([seed, 17])
     centers = generator.normal(size=(6, LATENT)) / LATENT**0.5

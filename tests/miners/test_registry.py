@@ -8,7 +8,7 @@ from tfdml import losses, miners
 
 
 def test_names():
-    assert miners.names() == ["distance_weighted", "hard", "multi_similarity", "semi_hard"]
+    assert miners.names() == ["distance_weighted", "hard", "hard_negative", "multi_similarity", "semi_hard"]
     assert miners.get("Semi_Hard", margin=0.3).margin == 0.3
 
 

@@ -6,7 +6,7 @@ import importlib
 
 KINDS = {
     "losses": (
-        "angular", "arc_face", "c1", "c2", "circle", "contrastive", "cos_face", "fast_ap",
+        "angular", "arc_face", "bell_bala", "c1", "c2", "circle", "contrastive", "cos_face", "fast_ap",
         "generalized_lifted_structure", "hadsell", "in_batch_negatives", "info_nce", "lifted_structure",
         "margin", "multi_similarity", "n_pairs", "normalized_softmax", "nt_xent", "pair_contrastive",
         "proxy_anchor", "proxy_nca", "proxy_nca_plus_plus", "proxy_proxy", "proxy_proxy_through_batch",
@@ -14,7 +14,7 @@ KINDS = {
         "triplet_soft",
     ),
     "miners": (
-        "distance_weighted", "hard", "multi_similarity", "semi_hard",
+        "distance_weighted", "hard", "hard_negative", "multi_similarity", "semi_hard",
     ),
     "poolings": (
         "cbam", "crow", "delf", "gap", "gap_gmp", "generalized_max", "generalized_mean", "gmp", "gsop", "gsp",
