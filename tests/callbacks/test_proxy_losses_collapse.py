@@ -43,7 +43,7 @@ def train(multiplier=100.0, in_batch_weight=None, backbone=1.0, learning_rate=1e
     return distance, model.evaluate(samples, unseen, verbose=0, return_dict=True)["map_at_r"]
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_what_prevents_the_collapse():
     variants = {
         "learning rate 1e-3, proxies x100": {},

@@ -589,7 +589,7 @@ def test_killed_anywhere_it_ends_the_same(tmp_path, everything_run, request, see
     assert _projections(path) == _projections(whole.folder)
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_outer_patience_ends_the_training_and_is_remembered(tmp_path, tiny_changes):
     changes = {**tiny_changes, "ccp.outer_patience": 1, "training.max_validations": 40, "evaluation.figures": False}
     result = train("digits-quick", tmp_path / "run", overrides=changes, verbose=0)

@@ -43,7 +43,7 @@ def small():
         }  # fmt: skip
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_runs_of_all_kinds_and_goes_on(tmp_path, small, capsys):
     scores = collage(tmp_path, methods=["distilled", "gap", "gsp_zero_shot"], seeds=[0], overrides=small)
     assert scores.shape == (3, 1) and (scores > 0).all()
