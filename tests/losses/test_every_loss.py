@@ -171,6 +171,7 @@ def test_graph_and_xla_of_a_family(name):
     check_graph_and_xla(name, 32)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", ["triplet_all", "fast_ap", "soft_triple"])
 def test_graph_and_xla_of_a_large_batch(name):
     """Of the losses that sort, search or scatter."""

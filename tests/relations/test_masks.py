@@ -129,7 +129,10 @@ def test_pairs_of_a_batch_leave_out_the_sample_itself(case):
                 assert (against.positives[i, j], against.negatives[i, j]) == (expected == 1, expected == -1)
 
 
-@pytest.mark.parametrize("case", ["positions", "jaccard", "pairs", "matrix", "many dimensions"])
+@pytest.mark.parametrize(
+    "case",
+    ["positions", *(pytest.param(name, marks=pytest.mark.integration) for name in ("jaccard", "pairs", "matrix"))],
+)
 def test_graphs_of_unknown_size_compile(case):
     relation, labels, _ = CASES[case]
     labels = tf.convert_to_tensor(labels)
@@ -235,7 +238,7 @@ def test_wrong_labels_are_refused(case):
         relation.encode(labels)
 
 
-@pytest.mark.parametrize("case", ["NaN", "no tag", "unknown id"])
+@pytest.mark.parametrize("case", ["NaN", pytest.param("no tag", marks=pytest.mark.integration), "unknown id"])
 def test_wrong_labels_are_refused_in_graphs(case):
     relation, labels, _ = WRONG_LABELS[case]
     x = np.zeros((len(labels), 2), "float32")
