@@ -3,9 +3,7 @@
 python -m studies.collaborative --out DIR
 """
 
-import csv
 import itertools
-import os
 import pathlib
 from typing import Optional
 
@@ -13,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from studies.report import Report, command, mean_and_deviation, paired_interval
+from studies.report import Report, append_rows, command, mean_and_deviation, paired_interval, read_rows
 from tfdml import data, metrics, models
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "collaborative.csv"
@@ -150,7 +148,7 @@ class _Study:
 
     def __init__(self, results, epochs, quick):
         self.results, self.epochs, self.quick = results, epochs, quick
-        self.rows = {_key(row): row for row in _read(results)}
+        self.rows = {_key(row): row for row in read_rows(results)}
 
     def run(self, kind, method, options, seed):
         row = dict.fromkeys(COLUMNS, "") | {"data": kind, "method": method, "seed": str(seed)}
@@ -231,15 +229,7 @@ class _Study:
         return row
 
     def _append(self, row):
-        self.results.parent.mkdir(parents=True, exist_ok=True)
-        is_new = not self.results.exists()
-        with open(self.results, "a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            if is_new:
-                writer.writeheader()
-            writer.writerow(row)
-            file.flush()
-            os.fsync(file.fileno())
+        append_rows(self.results, COLUMNS, [row])
         self.rows[_key(row)] = row
         print(", ".join(f"{name} {value}" for name, value in row.items() if value), flush=True)
 
@@ -284,13 +274,6 @@ def _grid(method, quick):
 
 def _key(row):
     return tuple(row[name] for name in COLUMNS[: COLUMNS.index("epoch")])
-
-
-def _read(path):
-    if not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def _values(rows, name):

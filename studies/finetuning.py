@@ -4,14 +4,12 @@ python -m studies.finetuning --out DIR --data EMOJI
 python -m studies.finetuning --out DIR --data FEATURES --recipe features
 """
 
-import csv
-import os
 import pathlib
 from typing import Optional
 
 import numpy as np
 
-from studies.report import Report, command, mean_and_deviation, paired_interval
+from studies.report import Report, append_rows, command, mean_and_deviation, paired_interval, read_rows
 from tfdml._utils.naming import unknown_name
 from tfdml.experiments import InputError, load_recipe
 from tfdml.experiments.recipe_files import recipe_hash
@@ -195,7 +193,7 @@ class _Study:
             "test_precision_at_1": round(result.test["precision_at_1"], 5),
             "recipe_hash": recipe_hash(recipe),
         }
-        _append(self.results, row)
+        append_rows(self.results, COLUMNS, [row])
         print(f"{method:32s} {learning_rate:g} seed {seed}: test MAP@R {row['test_map_at_r']:.4f}", flush=True)
         return row
 
@@ -209,31 +207,15 @@ def read_results(path):
     Returns:
         dict from the hash of a recipe to the row of its run, a dict by `COLUMNS`.
     """
-    if not path.exists():
-        return {}
-    with open(path, newline="", encoding="utf-8") as file:
-        return {
-            row["recipe_hash"]: {key: _typed(key, value) for key, value in row.items()} for row in csv.DictReader(file)
-        }
+    return {
+        row["recipe_hash"]: {key: _typed(key, value) for key, value in row.items()} for row in read_rows(path)
+    }
 
 
 def _typed(column, text):
     if column in ("method", "recipe_hash"):
         return text
     return int(text) if column in ("seed", "steps", "best_step", "seconds") else float(text)
-
-
-def _append(path, row):
-    """Add a row. A run is worth minutes, so the row is on the disk afterwards."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    is_new = not path.exists()
-    with open(path, "a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerow(row)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _report(report, recipe, found):

@@ -3,10 +3,8 @@
 python -m studies.out_of_distribution --out DIR
 """
 
-import csv
 import hashlib
 import json
-import os
 import pathlib
 from typing import NamedTuple, Optional
 
@@ -16,7 +14,7 @@ import tensorflow as tf
 from scipy import stats
 
 from studies import plots as study_plots
-from studies.report import Report, command, mean_and_deviation
+from studies.report import Report, append_rows, command, mean_and_deviation, read_rows
 from tfdml import data, layers, losses, metrics, plots
 from tfdml._utils.naming import unknown_name
 from tfdml.experiments import InputError
@@ -124,7 +122,7 @@ def out_of_distribution(
             images = shown = None
             for method in methods:
                 key = run_key(task, method, seed, steps)
-                rows = [row for row in read_rows(path) if row["run"] == key]
+                rows = [row for row in typed_rows(path) if row["run"] == key]
                 if not rows and (task != "emoji" or data is not None):
                     images = images or load_task(task, seed, data)
                     network = trained(method, images.seen, steps, seed)
@@ -133,7 +131,7 @@ def out_of_distribution(
                          **evaluated(network, images, regime, margin_of(method), seed)}
                         for regime in REGIMES
                     ]  # fmt: skip
-                    _append(path, rows)
+                    append_rows(path, rows[0], rows)
                     shown = network if method == SHOWN else shown
                 for row in rows:
                     found.setdefault((task, method, row["regime"]), []).append(row)
@@ -146,12 +144,12 @@ def out_of_distribution(
             if SHOWN in methods:
                 key = run_key(task, SHOWN, seed, steps)
                 of_run = path.with_name(f"{path.stem}_calibration.csv")
-                rows = [row for row in read_rows(of_run) if row["run"] == key]
+                rows = [row for row in typed_rows(of_run) if row["run"] == key]
                 if not rows and (task != "emoji" or data is not None):
                     images = images or load_task(task, seed, data)
                     shown = shown or trained(SHOWN, images.seen, steps, seed)
                     rows = [{"run": key, "task": task, "seed": seed, **coverage(shown, images.seen, task, data, seed)}]
-                    _append(of_run, rows)
+                    append_rows(of_run, rows[0], rows)
                     if seed == seeds[0]:
                         examples[task] = scores_of(shown, images, "unseen")
                 calibrations += rows
@@ -431,31 +429,15 @@ def coverage(network, seen, task, path, seed):
     return {"classes": len(np.unique(labels)), "queries": queries, **means}
 
 
-def read_rows(path):
+def typed_rows(path):
     """Read a results file: a list of dicts, empty if there is none."""
-    if not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return [{key: _typed(key, value) for key, value in row.items()} for row in csv.DictReader(file)]
+    return [{key: _typed(key, value) for key, value in row.items()} for row in read_rows(path)]
 
 
 def _typed(column, text):
     if column in ("run", "task", "method", "regime"):
         return text
     return int(text) if column in ("seed", "steps", "classes", "queries") else float(text)
-
-
-def _append(path, rows):
-    """Add rows. They are on the disk afterwards."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    is_new = not path.exists()
-    with open(path, "a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerows(rows)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _cells(rows, *columns, digits=3):

@@ -3,7 +3,6 @@
 python -m studies.patch_matching --out DIR
 """
 
-import csv
 import itertools
 import pathlib
 from typing import Optional
@@ -14,7 +13,7 @@ import numpy as np
 from scipy import ndimage
 from sklearn.datasets import load_sample_images
 
-from studies.report import Report, command, mean_and_deviation, paired_interval
+from studies.report import Report, append_rows, command, mean_and_deviation, paired_interval, read_rows
 from tfdml import data, losses, metrics, models
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "patch_matching.csv"
@@ -60,7 +59,7 @@ def patch_matching(
     photos = PHOTOS
     if quick:
         seeds, points, steps, photos = seeds[:1], 60, 5, PHOTOS[:1]
-    known = {_key(row): row for row in _read(results)}
+    known = {_key(row): row for row in read_rows(results)}
     network = None
     for photo, seed in itertools.product(photos, seeds):
         missing = [name for name in NAMES if (name, photo, str(seed)) not in known]
@@ -70,7 +69,8 @@ def patch_matching(
                 network = _trained(name, photo, steps, seed) if name in (*LEARNED, "untrained") else None
                 descriptors = network.predict(_as_input(views), verbose=0) if network else FIXED[name](views)
                 row = {"method": name, "photo": photo, "seed": str(seed), **compare(descriptors, labels)}
-                _append(results, row)
+                append_rows(results, COLUMNS, [row])
+                print(", ".join(row.values()), flush=True)
                 known[_key(row)] = row
     report = Report(out)
     found = {name: [known[name, photo, str(seed)] for photo in photos for seed in seeds] for name in NAMES}
@@ -259,24 +259,6 @@ def _cut(image, place):
 
 def _key(row):
     return row["method"], row["photo"], row["seed"]
-
-
-def _read(path):
-    if not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def _append(path, row):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    is_new = not path.exists()
-    with open(path, "a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerow(row)
-    print(", ".join(row.values()), flush=True)
 
 
 def _report(report, found):

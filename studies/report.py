@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import pathlib
 import sys
 
@@ -44,6 +45,33 @@ class Report:
     def figure(self, name, figure):
         """Write a figure as `name.png`."""
         save(figure, self.folder / f"{name}.png")
+
+
+def read_rows(path):
+    """Return the rows of a CSV file with a header as a list of dicts of str, empty if there is no file."""
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def append_rows(path, columns, rows):
+    """Add rows to a CSV file, with a header if it is new. A run is worth minutes, so they are on the disk afterwards.
+
+    Args:
+        path: `pathlib.Path`.
+        columns: Sequence of str.
+        rows: Sequence of dicts by column.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not path.exists()
+    with open(path, "a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        if is_new:
+            writer.writeheader()
+        writer.writerows(rows)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def mean_and_deviation(values, digits=3, ddof=0):

@@ -6,7 +6,7 @@ import tiny_backbone
 from scipy import stats
 
 from studies import finetuning as study
-from studies.report import paired_interval
+from studies.report import append_rows, paired_interval
 from tfdml.experiments import InputError, load_recipe, runner
 from tfdml.experiments.builders import dry_build
 from tfdml.experiments.recipe_files import recipe_hash
@@ -80,7 +80,7 @@ def test_tables_from_results_without_training(tmp_path):
     # Of another definition of the method: ignored.
     rows += [{**row("c2+gsp", 3e-4, 0, 0.9, 0.9), "recipe_hash": "0" * 12}]
     for each in rows:
-        study._append(tmp_path / "results.csv", each)
+        append_rows(tmp_path / "results.csv", study.COLUMNS, [each])
     found = study.finetuning(
         str(tmp_path / "out"), methods=["c2", "c2+gsp", "c1"], seeds=[0, 1, 2], results=str(tmp_path / "results.csv")
     )
