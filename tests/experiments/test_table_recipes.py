@@ -7,6 +7,7 @@ import keras
 import miniatures
 import numpy as np
 import pytest
+from PIL import Image
 from training_steps import what_a_step_does
 
 from tfdml.backbones import registry
@@ -37,7 +38,7 @@ SMALL = {
 WAYS = {what_a_step_does(table_recipe_mapping(name)): name for name in reversed(NAMES)}
 
 
-def tiny_pretrained(input_shape, weights=None, frozen_batch_norm="none"):
+def tiny_pretrained(input_shape, weights=None, frozen_batch_norm="none", last_stride=2):
     """Accept the options of the backbones with ImageNet weights."""
     return keras.Sequential([keras.Input(input_shape), keras.layers.Conv2D(5, 3, strides=2, activation="relu")])
 
@@ -51,6 +52,8 @@ def backbone(monkeypatch):
 def paths(tmp_path_factory):
     """Miniatures of the datasets by name."""
     made = {"fashion_mnist": write_fashion_mnist(tmp_path_factory.mktemp("fashion_mnist"))}
+    made["emoji"] = write_emoji(tmp_path_factory.mktemp("emoji"))
+    made["features"] = write_features(tmp_path_factory.mktemp("features"))
     for name in sorted({table_recipe_mapping(name)["data"]["name"] for name in NAMES} & set(miniatures.MAKERS)):
         options = {} if name.startswith("cifar") else {"classes": CLASSES}
         made[name] = miniatures.make(name, tmp_path_factory.mktemp(name), **options)
@@ -67,6 +70,28 @@ def write_fashion_mnist(folder, per_class=5):
     return folder
 
 
+def write_emoji(folder, per_class=5):
+    """Emoji as `tfdml-prepare` leaves it, with fewer classes."""
+    generator = np.random.default_rng(0)
+    houses = [f"house{number}" for number in range(per_class)]
+    classes = {f"emoji{number}": houses for number in range(2 * CLASSES)}
+    for name in classes:
+        (folder / "images" / name).mkdir(parents=True)
+        for house in houses:
+            pixels = generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "images" / name / f"{house}.png")
+    (folder / "emoji.json").write_text(json.dumps({"classes": classes}))
+    return folder
+
+
+def write_features(folder, per_class=5):
+    """Features as `tfdml-extract` writes them."""
+    labels = np.repeat(np.arange(2 * CLASSES), per_class)
+    np.save(folder / "features.npy", np.random.default_rng(0).normal(size=(len(labels), 7)).astype(np.float32))
+    np.save(folder / "labels.npy", labels)
+    return folder
+
+
 def in_small(name, paths, **changes):
     """A table's recipe, changed only in its data (a miniature) and its network (a small one)."""
     mapping = table_recipe_mapping(name)
@@ -76,6 +101,11 @@ def in_small(name, paths, **changes):
         small["data.options.path"] = str(paths[data["name"]])
         if data["name"] in ("cub", "cars196", "sop", "in_shop"):
             small.update({"data.options.counts": "any", "data.size": 16, "data.short_side": 18})
+        if data["name"] == "emoji":
+            # Under the warm-up the first step has a learning rate of 0.
+            small.update({"data.options.counts": "any", "data.size": 16, "optimizer.schedule_warmup_steps": 0})
+        if data["name"] == "features":
+            small.update({"data.options.num_train_classes": CLASSES, "model.head.input_size": 7})
     if data["name"] == "glyphs":
         small["data.options.characters"] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdef"
     memory = mapping.get("references", {}).get("memory_size")
@@ -104,7 +134,9 @@ def take_a_step(recipe, images, batch):
     keras.utils.set_random_seed(0)
     model = make_model(recipe, make_embedder(recipe, images.preprocessing), images.train)
     model.run_eagerly = True
-    pooling = model.embedder.get_layer("pooling")
+    names = [layer.name for layer in model.embedder.layers]
+    # Heads have no pooling.
+    pooling = model.embedder.get_layer("pooling") if "pooling" in names else None
     is_inside = getattr(pooling, "channels", None) is not None
     kernel = (pooling.projection if is_inside else model.embedder.get_layer("embedding")).kernel
     start = np.array(kernel)

@@ -45,13 +45,13 @@ def assert_same(kind, result, expected):
         np.testing.assert_allclose(result[name], expected[name], rtol=1e-4, atol=atol, err_msg=name)
 
 
-@pytest.mark.integration
+# In CI, tests/experiments/test_strategies.py trains by two workers.
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_devices_train_as_one(results, kind):
     assert_same(kind, results("mirrored")[0], results("single")[0])
 
 
-# In CI, tests/experiments/test_strategies.py trains by two workers.
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_workers_train_as_one_device(results, kind):
@@ -59,8 +59,8 @@ def test_two_workers_train_as_one_device(results, kind):
         assert_same(kind, result, results("single")[0])
 
 
-@pytest.mark.integration
-@pytest.mark.parametrize("mode", ["single", "mirrored", pytest.param("worker", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["single", "mirrored", "worker"])
 def test_every_way_logs_the_share_of_anchors_without_a_positive(results, mode):
     for result in results(mode):
         # Eight of the ten pairs differ in class.
