@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import shutil
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ import tensorflow as tf
 from tfdml._utils.arguments import check_whole_number
 from tfdml._utils.foreign_graphs import check_saved_model
 from tfdml._utils.types import PathLike
-from tfdml.export.saved_model import _finite, _tensorflow_variables, path_for_tensorflow
+from tfdml.export.saved_model import _finite, _tensorflow_variables, path_for_tensorflow, write_saved_model
 from tfdml.models import DualEncoder
 from tfdml.version import __version__
 
@@ -86,21 +84,8 @@ def export_dual_encoder(model: DualEncoder, path: PathLike) -> pathlib.Path:
         "query_inputs": module.names["query"],
         "item_inputs": module.names["item"],
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.unfinished")
-    try:
-        with path_for_tensorflow(unfinished) as plain:
-            tf.saved_model.save(
-                module,
-                plain,
-                signatures={"query": module.query, "item": module.item, "serving_default": module.query},
-                options=tf.saved_model.SaveOptions(experimental_custom_gradients=True),
-            )
-        (unfinished / _METADATA).parent.mkdir()
-        (unfinished / _METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
-        os.rename(unfinished, path)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    signatures = {"query": module.query, "item": module.item, "serving_default": module.query}
+    write_saved_model(path, module, signatures, _METADATA, metadata)
     return path
 
 

@@ -153,23 +153,7 @@ def export_saved_model(
         "input_range": input_range,
         "max_pixels": None if is_head else max_pixels,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.unfinished")
-    try:
-        with path_for_tensorflow(unfinished) as plain:
-            tf.saved_model.save(
-                module,
-                plain,
-                signatures={name: getattr(module, name) for name in signatures},
-                # The gradients of tf.custom_gradient are Python code, so save their graphs, too.
-                options=tf.saved_model.SaveOptions(experimental_custom_gradients=True),
-            )
-        (unfinished / _METADATA).parent.mkdir()
-        (unfinished / _METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
-        # Renaming fails if another process has created a folder with content in the meantime.
-        os.rename(unfinished, path)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    write_saved_model(path, module, {name: getattr(module, name) for name in signatures}, _METADATA, metadata)
     return path
 
 
@@ -226,6 +210,35 @@ def is_own_saved_model(path: PathLike) -> bool:
     """
     path = Path(path).expanduser()
     return (path / "saved_model.pb").is_file() and (path / _METADATA).is_file()
+
+
+def write_saved_model(path, module, signatures, metadata_name, metadata):
+    """Write a SavedModel and its metadata, as a whole or not at all.
+
+    Args:
+        path: `pathlib.Path` that does not exist.
+        module: `tf.Module`.
+        signatures: dict of functions.
+        metadata_name: `pathlib.Path` of the metadata in the folder.
+        metadata: dict that JSON can hold.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.unfinished")
+    try:
+        with path_for_tensorflow(unfinished) as plain:
+            tf.saved_model.save(
+                module,
+                plain,
+                signatures=signatures,
+                # The gradients of tf.custom_gradient are Python code, so save their graphs, too.
+                options=tf.saved_model.SaveOptions(experimental_custom_gradients=True),
+            )
+        (unfinished / metadata_name).parent.mkdir()
+        (unfinished / metadata_name).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+        # Renaming fails if another process has created a folder with content in the meantime.
+        os.rename(unfinished, path)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 @contextlib.contextmanager
