@@ -35,7 +35,7 @@ def loop(queries, items, positives, count, rank_range=(0, 100), margin=None, rel
             if margin is not None and s[item] > least - margin:
                 skipped["margin"] += 1
                 continue
-            if relative_margin is not None and s[item] > (1 - relative_margin) * least:
+            if relative_margin is not None and s[item] > least - relative_margin * abs(least):
                 skipped["relative_margin"] += 1
                 continue
             if guide is not None:
@@ -93,6 +93,28 @@ def test_equals_the_loop(case, block_bytes):
         exact = [similarity_of(query, items[item], options.get("similarity", "cosine")) for item in expected]
         np.testing.assert_allclose(values[: len(expected)], exact, atol=1e-12)
         assert np.isnan(values[len(expected) :]).all()
+
+
+def test_equal_items_keep_their_order_in_every_block():
+    """Products of equal vectors are rounded differently in different places of a block."""
+    rng = np.random.default_rng(0)
+    queries, distinct = rng.normal(size=(9, 7)), rng.normal(size=(3, 7))
+    items = distinct[np.arange(40) % 3]
+    expected = [
+        [item for kind in np.argsort(-distinct @ query) for item in range(40) if item % 3 == kind and item]
+        for query in queries
+    ]
+    for size in (1, 700, 2**20):
+        found = data.mine_hard_negatives(queries, items, [0] * 9, 39, similarity="dot", block_bytes=size)
+        assert found.items.tolist() == expected
+        # Items equal to the positive are at its similarity, not above it.
+        found = data.mine_hard_negatives(queries, items, [0] * 9, 39, similarity="dot", margin=0.0, block_bytes=size)
+        assert all({3, 6, 39} <= set(row) for row in found.items.tolist())
+
+
+def test_a_relative_margin_below_a_negative_similarity():
+    found = data.mine_hard_negatives([[1.0, 0.0]], [[-0.2, 1.0], [-0.22, 1.0], [-0.5, 1.0]], [0], relative_margin=0.5)
+    assert found.items.tolist() == [[2]]
 
 
 def test_random_draws_are_seeded_and_kept_in_order():

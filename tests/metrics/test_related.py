@@ -89,6 +89,21 @@ def test_neutral_pairs_between_a_query_and_its_neighbors_are_skipped():
     assert (found["precision_at_1"], found["map_at_r"]) == (1.0, 1.0)
 
 
+def test_graded_metrics_see_all_first_neighbors():
+    """Few pairs count, but the gain at 100 is that of the nearest 100."""
+    x, places = RNG.normal(size=(1, 2)), np.array([[0.0]])
+    others, other_places = RNG.normal(size=(300, 2)), RNG.uniform(1.1, 1.9, (300, 1))
+    other_places[:3] = [[0.5], [5.0], [6.0]]
+    others[:3] = x + RNG.normal(size=(3, 2)) / 100
+    found = retrieval_metrics(x, places, others, other_places, ks=(100,), relation=WITHIN)
+    order = np.argsort(np.linalg.norm(others - x, axis=1))
+    grades = np.maximum(1 - np.abs(other_places[:, 0]) / 2.0, 0)
+    discounts = 1 / np.log2(np.arange(2, 102))
+    assert found["ndcg_at_100"] == pytest.approx(
+        grades[order][:100] @ discounts / (np.sort(grades)[::-1][:100] @ discounts), abs=1e-6
+    )
+
+
 def test_tags_equal_loops():
     x = RNG.normal(size=(30, 3))
     tags = np.maximum(RNG.random((30, 6)) < 0.25, np.eye(6, dtype=bool)[RNG.integers(0, 6, 30)]).astype(int)
@@ -150,6 +165,11 @@ def test_given_triplets():
     x = np.array([[0.0, 1.0], [2.0, 0.0], [0.0, 3.0], [0.0, 1.0]])
     assert triplet_metrics(x, triplets=[(0, 3, 1), (0, 1, 3), (0, 3, 3)])["triplet_accuracy"] == pytest.approx(1 / 3)
     assert triplet_metrics(x, triplets=[(0, 2, 1), (1, 0, 2)], distance="cosine")["triplet_accuracy"] == 0.5
+    # Without a direction, the cosine is 0, as for given triplets.
+    x[2] = 0.0
+    assert triplet_metrics(x, [0, 0, 0, 1], distance="cosine") == triplet_metrics(
+        x, triplets=[(a, p, 3) for a in range(3) for p in range(3) if p != a], distance="cosine"
+    )
     assert np.isnan(triplet_metrics(x, [0, 0, 0, 0])["triplet_accuracy"])
     assert triplet_metrics(np.ones((4, 2)), [0, 0, 1, 1])["triplet_accuracy"] == 0.0
 

@@ -59,12 +59,12 @@ def loop(model, data, memory=None, log_q=None):
     for i in range(batch):
 
         def is_negative(j, i=i):
-            same_query = j < batch and query_ids[j] == query_ids[i]
-            return candidate_ids[j] not in (ids[i], -1) and not same_query
+            of_query = {ids[k] for k in range(batch) if query_ids[k] == query_ids[i]}
+            return candidate_ids[j] not in {-1, *of_query}
 
         values[i] = value(i, z[i], is_negative)
         if model.symmetric:
-            values[i] = (values[i] + value(i, s[:, i], is_negative)) / 2
+            values[i] = (values[i] + value(i, s[:, i], lambda j, i=i: is_negative(i, j))) / 2
     return np.mean(values * extras.get("weights", 1.0))
 
 
@@ -214,6 +214,8 @@ BATCHES = {
     "negatives without item ids": (lambda: changed(item_ids=None), "a batch without item_ids"),
     "negatives without an axis": (lambda: changed(negatives=tf.ones((6, 3))), "one more axis than items"),
     "negatives of another form": (lambda: changed(negatives={"a": tf.ones((6, 2, 3))}), "the structure of items"),
+    "other negative ids": (lambda: changed(negative_ids=tf.ones((6, 3), tf.int64)), r"negative_ids of shape \(6, 3\)"),
+    "fewer ids": (lambda: changed(query_ids=tf.range(4)), r"query_ids of shape \(4,\).*Expected: \(6,\)"),
     "fewer items": (lambda: (sample()[0], sample()[1][:4]), "6 queries and 4 items"),
 }
 

@@ -12,7 +12,7 @@ def mask_loop(item_ids, candidate_ids, query_ids, shared_ids):
     for i in range(batch):
         for j, candidate in enumerate(candidate_ids):
             is_own = candidate == item_ids[i]
-            of_query = query_ids is not None and j < batch and query_ids[j] == query_ids[i]
+            of_query = query_ids is not None and candidate in item_ids[query_ids == query_ids[i]]
             is_itself = shared_ids and candidate == query_ids[i]
             negatives[i, j] = not (is_own or of_query or is_itself or candidate == -1)
     return negatives
@@ -43,6 +43,12 @@ def test_mask_equals_the_loop(seed, shared_ids, queries):
     query_ids = query_ids if queries or shared_ids else None
     found = ops.query_item_negatives(item_ids, candidate_ids, query_ids, shared_ids)
     np.testing.assert_array_equal(found, mask_loop(item_ids, candidate_ids, query_ids, shared_ids))
+
+
+def test_the_other_item_of_a_query_is_no_negative_of_it_anywhere():
+    """The query 7 has the items 0 and 1; 1 is also the item of another query and in a memory."""
+    found = ops.query_item_negatives([0, 1, 1, 2], [0, 1, 1, 2, 1, 5], [7, 7, 8, 9]).numpy().astype(int)
+    assert found.tolist() == [[0, 0, 0, 1, 0, 1], [0, 0, 0, 1, 0, 1], [1, 0, 0, 1, 0, 1], [1, 1, 1, 0, 1, 1]]
 
 
 def test_ids_of_queries_and_items_are_separate_unless_shared():

@@ -156,6 +156,15 @@ def test_pairs_of_queries_and_positives_take_a_relation():
     np.testing.assert_allclose(values, losses.InBatchNegativesLoss(1.0).call(ids, stacked))
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_the_given_pair_is_positive_by_any_relation(symmetric):
+    """A sample with one tag has fewer than two in common even with itself."""
+    tags = np.eye(3, dtype=int)
+    stacked = RNG.normal(size=(3, 2, 4))
+    found = losses.InBatchNegativesLoss(1.0, symmetric, relation=relations.Overlap(2)).call(tags, stacked)
+    np.testing.assert_allclose(found, losses.InBatchNegativesLoss(1.0, symmetric).call(np.arange(3), stacked))
+
+
 def test_round_trip():
     loss = losses.TripletLoss(relation=NEAR, miner="hard")
     again = losses.deserialize(losses.serialize(loss))

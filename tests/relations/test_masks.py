@@ -219,14 +219,16 @@ WRONG_LABELS = {
     "images": (relations.Within(1, 2), np.zeros((2, 3, 3)), "wrong shape"),
     "no tag": (relations.Overlap(), np.array([[1, 0], [0, 0]]), r"at least one tag.*\[0, 0\] of sample 1"),
     "counts of tags": (relations.Overlap(), np.array([[2, 0], [0, 1]]), r"Received: \[2, 0\]"),
-    "shares of tags": (relations.Overlap(), np.array([[0.5, 1.0]]), "Received: 0.5"),
+    "shares of tags": (relations.Overlap(), np.array([[0.5, 1.0]]), "such as 0.5"),
     "classes as tags": (relations.Overlap(), np.array([[[1]]]), "wrong shape"),
     "unknown id": (
         relations.Pairs([[1, 1, -1], [1, 1, -1], [-1, -1, 1]]),
         np.array([0, 3]),
         "3 of sample 1.*0 to 2, the rows",
     ),
-    "half an id": (relations.Pairs(parity), np.array([0.5]), "Received: 0.5"),
+    "half an id": (relations.Pairs(parity), np.array([0.5]), "such as 0.5"),
+    "ids that float32 rounds": (relations.Pairs(parity), np.array([3.0, 2.0**24], "float32"), "such as 1.67772e"),
+    "an infinite id": (relations.Pairs(parity), np.array([np.inf, 1.0]), "such as inf"),
     "two ids": (relations.Pairs(parity), np.zeros((2, 2), int), "wrong shape"),
 }
 
@@ -246,8 +248,9 @@ def test_wrong_labels_are_refused_in_graphs(case):
         tf.function(lambda labels: ops.compare(labels, x, relation=relation).positives)(tf.constant(labels))
 
 
-def test_wrong_labels_become_nan_under_xla():
-    relation, labels, _ = WRONG_LABELS["NaN"]
+@pytest.mark.parametrize("case", ["NaN", pytest.param("ids that float32 rounds", marks=pytest.mark.integration)])
+def test_wrong_labels_become_nan_under_xla(case):
+    relation, labels, _ = WRONG_LABELS[case]
     compared = tf.function(lambda labels: ops.compare(labels, np.ones((2, 2)), relation=relation).embeddings)
     found = tf.function(compared, jit_compile=True)(tf.constant(labels))
     assert np.isnan(found).tolist() == [[False, False], [True, True]]

@@ -12,7 +12,6 @@ from tfdml._utils.types import ArrayLike
 from tfdml.ops.rankings import (
     BLOCK_BYTES,
     Similarities,
-    best_items,
     check_every_query_has_items,
     relevant_items,
 )
@@ -67,7 +66,7 @@ def mine_hard_negatives(
     $s^+ = \min_{p} s_p$, a candidate $n$ is kept if all of the given conditions hold:
 
     - margin $m$: $s_n \le s^+ - m$
-    - relative margin $\rho$: $s_n \le (1 - \rho) \, s^+$
+    - relative margin $\rho$: $s_n \le s^+ - \rho \, |s^+|$
     - guide with the similarities $g$ of another embedder and the guide margin $\gamma$: $g_n \le g^+ - \gamma$, where
       $g^+ = \min_p g_p$
 
@@ -147,33 +146,32 @@ def mine_hard_negatives(
         for place, row in enumerate(block):
             query = start + place
             own = relevant.of(query)
-            least = row[own].min()
-            ranked = best_items(row, end + len(own) + same)
+            least = found.exact(query, own).min()
+            ranked, of_ranked = found.best(query, row, end + len(own) + same)
             is_positive = np.isin(ranked, own)
-            candidates = ranked[~is_positive & (ranked != query)] if same else ranked[~is_positive]
+            places = np.flatnonzero(~is_positive & (ranked != query) if same else ~is_positive)[:end]
             # Positives behind the last candidate are not in its way.
-            candidates = candidates[:end]
-            last = np.flatnonzero(ranked == candidates[-1])[0] if len(candidates) else len(ranked)
+            last = places[-1] if len(places) else len(ranked)
             skipped["positives"] += int(np.count_nonzero(is_positive[:last]))
-            candidates = candidates[first:]
+            candidates, of_candidates = ranked[places[first:]], of_ranked[places[first:]]
             for name, limit in (
                 ("margin", None if margin is None else least - margin),
-                ("relative_margin", None if relative_margin is None else (1 - relative_margin) * least),
+                ("relative_margin", None if relative_margin is None else least - relative_margin * abs(least)),
             ):
                 if limit is not None:
-                    kept = row[candidates] <= limit
+                    kept = of_candidates <= limit
                     skipped[name] += int(np.count_nonzero(~kept))
-                    candidates = candidates[kept]
+                    candidates, of_candidates = candidates[kept], of_candidates[kept]
             if guides is not None:
                 kept = guides.exact(query, candidates) <= guides.exact(query, own).min() - guide_margin
                 skipped["guide"] += int(np.count_nonzero(~kept))
-                candidates = candidates[kept]
+                candidates, of_candidates = candidates[kept], of_candidates[kept]
             if sampling == "random" and len(candidates) > count:
                 drawn = np.random.default_rng((seed, query)).choice(len(candidates), count, replace=False)
-                candidates = candidates[np.sort(drawn)]
+                candidates, of_candidates = candidates[np.sort(drawn)], of_candidates[np.sort(drawn)]
             candidates = candidates[:count]
             chosen[query, : len(candidates)] = candidates
-            values[query, : len(candidates)] = row[candidates]
+            values[query, : len(candidates)] = of_candidates[:count]
     none = chosen < 0
     skipped["missing"] = int(np.count_nonzero(none))
     skipped["queries_without_negatives"] = int(np.count_nonzero(none.all(axis=1)))

@@ -26,7 +26,8 @@ class InBatchNegativesLoss(InfoNCELoss):
     Equal ids mark positives that are the same thing (the same document, the same item). A positive with the query's own
     id is not a negative but another positive, and the value of the query is the mean over its positives, as in
     `InfoNCELoss`. A query without a negative has the value 0. With `symmetric`, the loss is the mean of this and of the
-    same with queries and positives exchanged.
+    same with queries and positives exchanged. A `relation` decides about the positives of the other pairs; a query's
+    own is always positive.
 
     `call` takes pairs; `against` takes plain embeddings, as for every other loss.
 
@@ -34,7 +35,7 @@ class InBatchNegativesLoss(InfoNCELoss):
         temperature: float, > 0. $\tau$. Default: 0.05.
         symmetric: bool. Whether each positive must also find its query. Default: `False`.
         name: str. Name of the loss.
-        **kwargs: `miner` and `reduction`, see `MetricLoss`.
+        **kwargs: `miner`, `relation` and `reduction`, see `MetricLoss`.
 
     Raises:
         ValueError: If the temperature is not positive.
@@ -79,7 +80,17 @@ class InBatchNegativesLoss(InfoNCELoss):
             )
         queries, positives = tf.unstack(stacked, num=2, axis=1)
         ids = ops.check_labels(y_true, queries, self.relation)
-        values = self.against(ids, queries, References(positives, ids))
+        values = self._values(self._paired(ids, queries, positives))
         if not self.symmetric:
             return values
-        return (values + self.against(ids, positives, References(queries, ids))) / 2.0
+        return (values + self._values(self._paired(ids, positives, queries))) / 2.0
+
+    def _paired(self, ids, embeddings, partners):
+        pairs = self._compared(ids, embeddings, References(partners, ids))
+        # By a relation such as two common tags, a sample need not be positive with itself.
+        given = tf.ones(tf.shape(embeddings)[:1], tf.bool)
+        return pairs.narrowed(
+            ops.PairMasks(
+                tf.linalg.set_diag(pairs.positives, given), tf.linalg.set_diag(pairs.negatives, ~given)
+            )
+        )

@@ -104,7 +104,7 @@ def related_metrics(search, queries, pairs, ks, mine, names, metrics_of_queries)
     # Graded relevance ranks all references, also those that count for nothing.
     graded = min(furthest, available) if pairs.relation.is_graded else 0
     most = np.where(counted, np.maximum(needed + pairs.neutral, graded), 0)
-    widths = np.minimum(most, np.maximum(2 * needed, needed + _FURTHER))
+    widths = np.minimum(most, np.maximum(np.maximum(2 * needed, needed + _FURTHER), graded))
     values = {name: np.full(len(queries), np.nan) for name in names}
     gains = {f"ndcg_at_{k}": np.full(len(queries), np.nan) for k in ks if graded}
     own = np.arange(len(queries)) if pairs.alone else None

@@ -83,6 +83,9 @@ def triplet_metrics(
     right, total = 0, 0
     for rows, is_positive, is_negative in pairs.masks(np.arange(len(vectors))):
         distances = cdist(vectors[rows], vectors, kind)
+        if kind == "cosine":
+            # Vectors of norm 0 have no direction; their cosine counts as 0.
+            distances[np.isnan(distances)] = 1.0
         for of_anchor, own, other in zip(distances, is_positive, is_negative):
             far = np.sort(of_anchor[other])
             closer = len(far) - np.searchsorted(far, of_anchor[own], side="right")

@@ -39,8 +39,9 @@ class DualEncoder(keras_compat.WorkerModel):
       z_{ij} = \frac{s_{ij}}{\tau} - \log q_j.$$
 
     The negatives are the items of the other pairs, the explicit negatives of all pairs, and the memory. Candidates with
-    the id of the query's item are not among them, nor are the other items of the query in the batch. $-\log q_j$
-    corrects for popular items, which are drawn as negatives more often; it applies to all candidates. With `symmetric`,
+    the id of the query's item are not among them, nor are those with the ids of its other items in the batch; a
+    relevant item that no pair of the batch names is a negative like any other. $-\log q_j$ corrects for popular items,
+    which are drawn as negatives more often; it applies to all candidates. With `symmetric`,
     the loss is the mean of this and of the loss of the items, which must find their queries among those of the batch.
 
     Batches are tuples `(query, item)` or `(query, item, extras)`. `extras` is a dict with any of these keys, or an int
@@ -480,9 +481,22 @@ def _unpack(data):
             f"Explicit negatives need ids, since one may be the item of another query. Received: a batch without "
             f"{needed[0]}. Expected: negatives, negative_ids and item_ids."
         )
+    _check_lengths(pairs)
     if pairs.negatives is not None:
         _check_negatives(pairs)
     return pairs
+
+
+def _check_lengths(pairs):
+    batch = tf.TensorShape(tf.nest.flatten(pairs.query)[0].shape)[:1]
+    for name in ("item_ids", "query_ids", "weights"):
+        values = getattr(pairs, name)
+        shape = batch if values is None else tf.convert_to_tensor(values).shape
+        if not (shape.is_compatible_with(batch) or shape.is_compatible_with([*batch, 1])):
+            raise ValueError(
+                f"Each pair has one entry. Received: {name} of shape {shape} for queries of shape {(*batch, '…')}. "
+                f"Expected: {tuple(batch)}."
+            )
 
 
 def _check_negatives(pairs):
@@ -499,6 +513,13 @@ def _check_negatives(pairs):
             raise ValueError(
                 f"Negatives must have one more axis than items. Received: negatives of shape {negatives.shape} for "
                 f"items of shape {item.shape}. Expected: (batch, k, …)."
+            )
+        expected = tf.TensorShape(negatives.shape)[:2]
+        if not tf.convert_to_tensor(pairs.negative_ids).shape.is_compatible_with(expected):
+            raise ValueError(
+                f"Each negative needs an id. Received: negative_ids of shape "
+                f"{tf.convert_to_tensor(pairs.negative_ids).shape} for negatives of shape {negatives.shape}. Expected: "
+                f"{tuple(expected)}."
             )
 
 

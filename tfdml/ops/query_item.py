@@ -21,7 +21,7 @@ def query_item_negatives(
     candidate is a negative of query $i$ unless
 
     - it is the item of the query, or another candidate with its id,
-    - it is the item of another pair of the batch with the same query id,
+    - it has the id of an item that another pair of the batch gives to the same query id,
     - its id is -1, which stands for no item, or
     - queries and items share their ids and it has the id of the query.
 
@@ -51,11 +51,26 @@ def query_item_negatives(
             )
         return negatives
     query_ids = integer_labels(query_ids)
-    # Only the items of the batch have a query of their own.
-    others = tf.shape(candidate_ids)[0] - tf.shape(query_ids)[0]
-    same_query = tf.pad(query_ids[None, :] == query_ids[:, None], [[0, 0], [0, others]])
-    negatives &= ~same_query
+    negatives &= ~_items_of_queries(query_ids, item_ids, candidate_ids)
     return negatives & (candidate_ids[None, :] != query_ids[:, None]) if shared_ids else negatives
+
+
+def _items_of_queries(query_ids, item_ids, candidate_ids):
+    """Find the candidates that are items of each query in any pair of the batch, bool `(batch, candidates)`."""
+    size = tf.shape(item_ids)[0]
+    # Each id is represented by the first pair of the batch that has it.
+    queries, items = _first(query_ids, query_ids), _first(item_ids, item_ids)
+    candidates = _first(candidate_ids, item_ids)
+    pairs = tf.stack([queries, items], axis=1)
+    belongs = tf.scatter_nd(pairs, tf.ones_like(queries), tf.stack([size, size])) > 0
+    found = tf.gather(tf.gather(belongs, queries), tf.minimum(candidates, size - 1), axis=1)
+    return found & (candidates < size)[None, :]
+
+
+def _first(ids, known):
+    """Index of the first known id that equals each id, their number if none does."""
+    size = tf.shape(known)[0]
+    return tf.reduce_min(tf.where(ids[:, None] == known[None, :], tf.range(size)[None, :], size), axis=1)
 
 
 def query_item_losses(

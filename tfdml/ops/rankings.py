@@ -167,6 +167,25 @@ class Similarities:
             return -np.sqrt(np.square(others[items] - vectors[query]).sum(axis=1))
         return (self.items[items] * self.queries[query]).sum(axis=1)
 
+    def best(self, query, row, count):
+        """Find the items most similar to a query; of equally similar ones, the lower index comes first.
+
+        Args:
+            query: int. Index of the query.
+            row: float array `(items,)`. Its similarities from `blocks`.
+            count: int. All items if there are fewer.
+
+        Returns:
+            Pair (indices of the items, their similarities as from `exact`), most similar first.
+        """
+        candidates = np.arange(len(row))
+        if count < len(row):
+            threshold = np.partition(row, len(row) - count)[len(row) - count]
+            candidates = np.flatnonzero(row >= threshold - 2 * self.error(query, threshold))
+        values = self.exact(query, candidates)
+        order = np.argsort(-values, kind="stable")[:count]
+        return candidates[order], values[order]
+
     def error(self, query, values):
         """Bound on the difference of a value of `blocks` and of `exact`, for some values of a query."""
         length, largest = np.linalg.norm(self.queries[query]), self.norms.max()
@@ -219,21 +238,6 @@ def _ranks(similarities, query, row, items):
         own = exact[candidates == items[index]]
         above[index] += np.count_nonzero((exact > own) | ((exact == own) & (candidates < items[index])))
     return above + 1
-
-
-def best_items(row, count):
-    """Indices of the `count` largest values, largest first; of equal values, the lower index comes first.
-
-    Args:
-        row: float array `(items,)`.
-        count: int. All items if there are fewer.
-    """
-    if count < len(row):
-        threshold = np.partition(row, len(row) - count)[len(row) - count]
-        candidates = np.flatnonzero(row >= threshold)
-    else:
-        candidates = np.arange(len(row))
-    return candidates[np.argsort(-row[candidates], kind="stable")][:count]
 
 
 def as_vectors(vectors, name):

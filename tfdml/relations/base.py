@@ -8,10 +8,12 @@ import tensorflow as tf
 
 from tfdml._utils.arguments import configuration
 from tfdml._utils.types import Config, Labels, TensorLike
-from tfdml.ops.labels import as_label_tensor
+from tfdml.ops.labels import as_label_tensor, known_labels
 from tfdml.ops.pair_masks import PairMasks
 
 _SHOWN = 5
+# Stands for floats that are not whole numbers in graphs, where XLA drops the assertion about them.
+NO_INTEGER = -(2**63)
 
 
 class Relation(abc.ABC):
@@ -83,7 +85,10 @@ class Relation(abc.ABC):
         Returns:
             bool tensor `(batch,)`.
         """
-        return tf.ones(tf.shape(labels)[:1], tf.bool)
+        if self.label_dtype == "float64":
+            return tf.ones(tf.shape(labels)[:1], tf.bool)
+        wrong = labels == tf.cast(NO_INTEGER, labels.dtype)
+        return ~(tf.reduce_any(wrong, axis=1) if self.label_rank else wrong)
 
     def encode(self, labels: Labels) -> tf.Tensor:
         """Convert labels to the tensor that `masks` compares, and check them.
@@ -148,15 +153,17 @@ class Relation(abc.ABC):
             return labels if labels.dtype in (tf.float32, tf.float64) else tf.cast(labels, _wide(labels.dtype))
         if not labels.dtype.is_floating:
             return tf.cast(labels, tf.int64)
-        # Keras casts labels to floats before it calls a loss.
-        whole = tf.round(labels) == labels
+        # Keras casts labels to floats before it calls a loss, which rounds large integers.
+        whole = known_labels(labels)
+        received = f"others than whole numbers that {labels.dtype.name} holds exactly"
         if tf.is_symbolic_tensor(labels):
-            message = f"{self._problem}. Received: floats that are not whole numbers. Expected: {self._expected}."
+            message = f"{self._problem}. Received: {received}. Expected: {self._expected}."
             with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(whole), [message, labels])]):
-                return tf.cast(labels, tf.int64)
+                numbers = tf.cast(tf.where(whole, labels, tf.zeros_like(labels)), tf.int64)
+                return tf.where(whole, numbers, tf.constant(NO_INTEGER, tf.int64))
         if not bool(tf.reduce_all(whole)):
-            wrong = labels.numpy()[~whole.numpy()].reshape(-1)[0]
-            raise ValueError(f"{self._problem}. Received: {wrong:g} among them. Expected: {self._expected}.")
+            wrong = float(labels.numpy()[~whole.numpy()].reshape(-1)[0])
+            raise ValueError(f"{self._problem}. Received: {received}, such as {wrong:g}. Expected: {self._expected}.")
         return tf.cast(labels, tf.int64)
 
     def get_config(self) -> Config:

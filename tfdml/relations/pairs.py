@@ -141,7 +141,7 @@ class Pairs(Relation):
         return self._pairs.masks(ids, other_ids)
 
     def sound(self, labels: tf.Tensor) -> tf.Tensor:
-        return self._pairs.sound(labels)
+        return super().sound(labels) & self._pairs.sound(labels)
 
     def get_config(self) -> Config:
         return self._pairs.config()
