@@ -50,6 +50,6 @@ def test_an_inherited_constructor_is_not_wrapped_again():
 def test_whole_numbers():
     assert [check_whole_number("n", value, 0) for value in (0, 3.0, np.int8(2), 10**400)] == [0, 3, 2, 10**400]
     for value in (-1, 0.5, True, "1", None, float("inf"), float("nan")):
-        with pytest.raises(ValueError, match=r"Received: n=.*; expected an integer >= 0"):
+        with pytest.raises(ValueError, match=r"Received: n=.*. Expected: an integer >= 0"):
             check_whole_number("n", value, 0)
     assert is_integer(np.int64(1)) and not is_integer(True) and not is_integer(1.0)

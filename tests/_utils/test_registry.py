@@ -33,7 +33,7 @@ def test_each_package_has_the_five_functions(package):
     for function in ("names", "get", "register", "serialize", "deserialize"):
         assert callable(getattr(package, function)) and function in package.__all__
     assert package.names() == sorted(package.names()) and len(package.names()) > 3
-    with pytest.raises(ValueError, match=r"Received: 'zzzz'; expected one of"):
+    with pytest.raises(ValueError, match=r"Received: 'zzzz'. Expected: one of"):
         package.get("zzzz")
     near = package.names()[0]
     with pytest.raises(ValueError, match=rf"Did you mean '{near}'\?"):

@@ -264,9 +264,9 @@ def test_files_of_keras_and_of_tensorflow(backbone, whole, tmp_path):
 
 @pytest.mark.parametrize("shape", [(63, 64, 3), (64, 64, 1), (64, 64), (64, 64, None), (64.0, 64, 3), None])
 def test_wrong_input_shape(shape):
-    with pytest.raises(ValueError, match=r"expected .* at least 64 or None and channels one of \(3,\)") as raised:
+    with pytest.raises(ValueError, match=r"Expected: .* at least 64 or None and channels one of \(3,\)") as raised:
         backbones.get("bn_inception", shape)
-    assert f"Received: input_shape={shape!r};" in str(raised.value)
+    assert f"Received: input_shape={shape!r}. Expected:" in str(raised.value)
 
 
 def test_wrong_options():

@@ -146,6 +146,6 @@ def test_layer_equals_its_formula():
 
 @pytest.mark.parametrize("frozen", ["None", None, True, "gamma", ["all"]])
 def test_another_word(frozen):
-    with pytest.raises(ValueError, match=r"expected one of \('none', 'statistics', 'all'\)") as raised:
+    with pytest.raises(ValueError, match=r"Expected: one of \('none', 'statistics', 'all'\)") as raised:
         Normalizer(0.9, frozen)
     assert f"Received: frozen_batch_norm={frozen!r};" in str(raised.value)

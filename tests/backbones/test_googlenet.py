@@ -128,5 +128,5 @@ def test_output_shape(backbone, side, expected):
 
 @pytest.mark.parametrize("shape", [(31, 64, 3), (64, 64, 1)])
 def test_wrong_input_shape(shape):
-    with pytest.raises(ValueError, match=r"expected .* at least 32 or None and channels one of \(3,\)"):
+    with pytest.raises(ValueError, match=r"Expected: .* at least 32 or None and channels one of \(3,\)"):
         backbones.get("googlenet", shape)

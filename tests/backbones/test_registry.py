@@ -39,7 +39,7 @@ def test_unknown_name_suggests_the_nearest():
 
 def test_unknown_name_without_a_near_one():
     with pytest.raises(
-        ValueError, match=r"Received: 'zzz'; expected one of \['bn_inception', .*'resnet20', .*\]\.$"
+        ValueError, match=r"Received: 'zzz'. Expected: one of \['bn_inception', .*'resnet20', .*\]\.$"
     ):
         backbones.get("zzz", (28, 28, 1))
 

@@ -152,9 +152,9 @@ def test_same_seed_same_weights(one_block_per_stage):
      (28, 28, True), ("28", 28, 1), 28, None],
 )  # fmt: skip
 def test_wrong_input_shape(name, shape):
-    with pytest.raises(ValueError, match=r"expected .* from 16 to 64 .* \(1, 3\)") as raised:
+    with pytest.raises(ValueError, match=r"Expected: .* from 16 to 64 .* \(1, 3\)") as raised:
         backbones.get(name, shape)
-    assert f"Received: input_shape={shape!r};" in str(raised.value)
+    assert f"Received: input_shape={shape!r}. Expected:" in str(raised.value)
 
 
 def test_lists_and_numpy_integers_are_input_shapes(one_block_per_stage):
@@ -163,7 +163,7 @@ def test_lists_and_numpy_integers_are_input_shapes(one_block_per_stage):
 
 @pytest.mark.parametrize("momentum", [-0.1, 1.0])
 def test_wrong_momentum(momentum):
-    with pytest.raises(ValueError, match=f"Received: batch_norm_momentum={momentum}; expected 0 <="):
+    with pytest.raises(ValueError, match=f"Received: batch_norm_momentum={momentum}. Expected: 0 <="):
         resnet20((28, 28, 1), batch_norm_momentum=momentum)
 
 

@@ -83,5 +83,5 @@ def test_imagenet_without_a_network(backbone, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("shape", [(31, 64, 3), (64, 64, 1)])
 def test_wrong_input_shape(shape):
-    with pytest.raises(ValueError, match=r"expected .* at least 32 or None and channels one of \(3,\)"):
+    with pytest.raises(ValueError, match=r"Expected: .* at least 32 or None and channels one of \(3,\)"):
         backbones.get("resnet50", shape)

@@ -413,7 +413,7 @@ def test_workers_evaluate_every_other_batch(in_memory):
 @pytest.mark.parametrize("part", [(2, 2), (-1, 2)])
 def test_refuses_parts_that_do_not_exist(part, in_memory):
     preprocessing = Preprocessing((8, 8), 1)
-    with pytest.raises(ValueError, match=r"Received: part=.*; expected \(index, count\) with 0 <= index < count"):
+    with pytest.raises(ValueError, match=r"Received: part=.*. Expected: \(index, count\) with 0 <= index < count"):
         balanced_share(in_memory, 2, 3, 0, preprocessing, part=part)
-    with pytest.raises(ValueError, match=r"Received: part=.*; expected \(index, count\) with 0 <= index < count"):
+    with pytest.raises(ValueError, match=r"Received: part=.*. Expected: \(index, count\) with 0 <= index < count"):
         evaluation_share(in_memory, 2, preprocessing, part=part)

@@ -34,9 +34,9 @@ GOOD = idx_bytes(np.arange(24, dtype=np.uint8).reshape(2, 3, 4), 8)
 @pytest.mark.parametrize(
     "contents, message",
     [
-        (GOOD[:-1], "Truncated IDX.*39 bytes; expected 40"),
+        (GOOD[:-1], "Truncated IDX.*39 bytes. Expected: 40"),
         (GOOD[:10], "Truncated IDX.*header of 16"),
-        (GOOD + b"x", "after its end.*41 bytes; expected 40"),
+        (GOOD + b"x", "after its end.*41 bytes. Expected: 40"),
         (b"\x01" + GOOD[1:], "Not an IDX file"),
         (b"\0\0\x07\x01" + GOOD[4:], "Not an IDX file"),
         (b"\0\0\x08\x00", "Not an IDX file"),

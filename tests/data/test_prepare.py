@@ -91,13 +91,13 @@ def test_an_archive_in_a_folder_of_its_own_name(tmp_path):
 def test_published_counts_and_checksums(packed, tmp_path):
     whole = miniatures.make_sop(tmp_path / "whole")
     path, (archive,) = packed("sop")
-    with pytest.raises(ValueError, match="expected 7f73d41a2f44250d4779881525aea32e.*another file: remove it") as error:
+    with pytest.raises(ValueError, match="Expected: 7f73d41a2f44250d4779881525aea32e.*file: remove it") as error:
         prepare("sop", path)
     assert str(archive) in str(error.value)
     assert [entry.name for entry in path.iterdir()] == [archive.name]
     with miniatures.expected_counts_of("sop", whole, md5={archive.name: miniatures.md5_of(archive)}):
         assert prepare("sop", path)["images"] == 32
-    with pytest.raises(ValueError, match="with 8 classes, 32 images.*expected 22,634 classes, 120,053 images"):
+    with pytest.raises(ValueError, match="with 8 classes, 32 images.*Expected: 22,634 classes, 120,053 images"):
         prepare("sop", path)
 
 
@@ -105,7 +105,7 @@ def test_the_checksum_of_a_list_that_is_no_archive(tmp_path):
     path = miniatures.make_cars196(tmp_path)
     place = path / "cars_annos.mat"
     with miniatures.expected_counts_of("cars196", path, md5={place.name: "0" * 32}):
-        with pytest.raises(ValueError, match=f"Wrong checksum. Received: {place} of .* expected 0000"):
+        with pytest.raises(ValueError, match=f"Wrong checksum. Received: {place} of .* Expected: 0000"):
             prepare("cars196", path)
     with miniatures.expected_counts_of("cars196", path, md5={place.name: miniatures.md5_of(place)}):
         prepare("cars196", path)
@@ -114,7 +114,7 @@ def test_the_checksum_of_a_list_that_is_no_archive(tmp_path):
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_the_numbers_of_cifar(tmp_path, name):
     path = miniatures.make(name, tmp_path)
-    with pytest.raises(ValueError, match="expected 50,000 images in the training files, 10,000 images in the test"):
+    with pytest.raises(ValueError, match="Expected: 50,000 images in the training files, 10,000 images in the test"):
         prepare(name, path)
     with miniatures.expected_counts_of(name, path):
         prepare(name, path)

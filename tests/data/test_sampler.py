@@ -146,7 +146,7 @@ def test_names_the_classes_with_too_few_images():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"classes_per_batch": 4}, "classes_per_batch=4; expected at most 3"),
+        ({"classes_per_batch": 4}, "classes_per_batch=4. Expected: at most 3"),
         ({"classes_per_batch": 0}, "classes_per_batch=0"),
         ({"samples_per_class": 0}, "samples_per_class=0"),
         ({"samples_per_class": 1.5}, "samples_per_class=1.5"),

@@ -114,10 +114,10 @@ def test_roles_stay_with_their_images():
         ({"fold": 4}, "fold=4"),
         ({"fold": -1}, "fold=-1"),
         ({"fold": 0, "folds": 1}, "folds=1"),
-        ({"test": "half"}, "test='half'; expected 0 < test < 1, 'published' or None"),
-        ({"validation": "published"}, "validation='published'; expected 0 < validation < 1, 'test' or None"),
+        ({"test": "half"}, "test='half'. Expected: 0 < test < 1, 'published' or None"),
+        ({"validation": "published"}, "validation='published'. Expected: 0 < validation < 1, 'test' or None"),
         ({"validation": "test", "test": None}, "validation='test' with test=None"),
-        ({"validation": "test", "fold": 0}, "expected a test split and no fold"),
+        ({"validation": "test", "fold": 0}, "Expected: a test split and no fold"),
         ({"validation": 0.5, "test": "published"}, "train split has no classes"),
     ],
 )

@@ -80,7 +80,7 @@ def test_the_limit_of_pixels_reaches_every_network(image_run, in_tmp_path, capsy
     for network in (image_run.folder, image_run.folder / "saved_model"):
         with pytest.raises(SystemExit):
             evaluate_main([str(network), "--data", folder, *options])
-        assert "3.jpg (an image of 23 x 24 pixels; expected at most 550" in capsys.readouterr().err
+        assert "3.jpg (an image of 23 x 24 pixels. Expected: at most 550" in capsys.readouterr().err
     with pytest.raises(InputError, match=r"Not every image goes .*3.jpg \(an image of 23 x 24 pixels"):
         limited = {"verify": False, "max_pixels": 550}
         extract_features(image_run.folder, folder, in_tmp_path / "x", data_options=limited, verbose=False)

@@ -124,7 +124,7 @@ def test_round_trip():
     ],
 )
 def test_bad_numbers(name, value, message):
-    with pytest.raises(ValueError, match=f"Received: {name}={value}; expected an? .*{message}"):
+    with pytest.raises(ValueError, match=f"Received: {name}={value}. Expected: an? .*{message}"):
         layers.CrossBatchMemory(**{"size": 4, "embedding_size": 3, name: value})
 
 

@@ -259,7 +259,7 @@ def test_bad_shapes(attributes, labels, message):
     [
         ({"num_classes": 0}, "Received: num_classes=0"),
         ({"embedding_size": 1.5}, "Received: embedding_size=1.5"),
-        ({"ridge": 0.0}, "Received: ridge=0.0; expected ridge > 0"),
+        ({"ridge": 0.0}, "Received: ridge=0.0. Expected: ridge > 0"),
         ({"temperature": -1}, "Received: temperature=-1"),
     ],
 )

@@ -59,7 +59,7 @@ def test_zero_vectors_in_a_memory_do_no_harm():
 
 @pytest.mark.parametrize("angle", [0.0, -10.0])
 def test_no_angle(angle):
-    with pytest.raises(ValueError, match="angle=.*; expected angle > 0"):
+    with pytest.raises(ValueError, match="angle=.*. Expected: angle > 0"):
         AngularLoss(angle)
 
 

@@ -61,9 +61,9 @@ def test_gradient_is_finite_along_and_against_the_reference(dtype):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(margin=-1.0), "margin=-1.0; expected 0 <= margin <= 90"),
-        (dict(margin=91.0), "expected 0 <= margin <= 90"),
-        (dict(scale=0.0), "expected scale > 0"),
+        (dict(margin=-1.0), "margin=-1.0. Expected: 0 <= margin <= 90"),
+        (dict(margin=91.0), "Expected: 0 <= margin <= 90"),
+        (dict(scale=0.0), "Expected: scale > 0"),
     ],
 )
 def test_bad_options(options, message):

@@ -39,9 +39,9 @@ def test_gradients_hold_the_weights(margin, scale):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(margin=-0.1), "margin=-0.1; expected 0 <= margin <= 1"),
-        (dict(margin=1.1), "margin=1.1; expected 0 <= margin <= 1"),
-        (dict(scale=0.0), "scale=0.0; expected scale > 0"),
+        (dict(margin=-0.1), "margin=-0.1. Expected: 0 <= margin <= 1"),
+        (dict(margin=1.1), "margin=1.1. Expected: 0 <= margin <= 1"),
+        (dict(scale=0.0), "scale=0.0. Expected: scale > 0"),
     ],
 )
 def test_bad_options(options, message):

@@ -32,7 +32,7 @@ def test_large_scales_do_not_overflow():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [(dict(margin=-0.1), "margin=-0.1"), (dict(scale=0.0), "expected scale > 0")]
+    ("options", "message"), [(dict(margin=-0.1), "margin=-0.1"), (dict(scale=0.0), "Expected: scale > 0")]
 )
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):

@@ -59,5 +59,5 @@ def test_unknown_batch_size():
 
 @pytest.mark.parametrize("bins", [0, -1, 2.5])
 def test_bad_options(bins):
-    with pytest.raises(ValueError, match="bins=.*; expected an integer >= 1"):
+    with pytest.raises(ValueError, match="bins=.*. Expected: an integer >= 1"):
         FastAPLoss(bins=bins)

@@ -102,5 +102,5 @@ def test_an_id_for_every_pair():
 
 
 def test_bad_options():
-    with pytest.raises(ValueError, match="temperature=0.0; expected temperature > 0"):
+    with pytest.raises(ValueError, match="temperature=0.0. Expected: temperature > 0"):
         InBatchNegativesLoss(temperature=0.0)

@@ -41,5 +41,5 @@ def test_other_positives_take_no_part():
 
 @pytest.mark.parametrize("temperature", [0.0, -0.1])
 def test_bad_options(temperature):
-    with pytest.raises(ValueError, match="temperature=.*; expected temperature > 0"):
+    with pytest.raises(ValueError, match="temperature=.*. Expected: temperature > 0"):
         InfoNCELoss(temperature=temperature)

@@ -118,8 +118,8 @@ def test_large_distances_do_not_overflow():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(margin=-0.1), "margin=-0.1; expected margin >= 0"),
-        (dict(distance="manhattan"), "distance='manhattan'; expected one of"),
+        (dict(margin=-0.1), "margin=-0.1. Expected: margin >= 0"),
+        (dict(distance="manhattan"), "distance='manhattan'. Expected: one of"),
     ],
 )
 def test_bad_options(loss, options, message):

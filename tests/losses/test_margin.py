@@ -113,8 +113,8 @@ def test_a_plain_model_trains_the_boundary_if_it_has_it():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(margin=-1), "margin=-1; expected margin >= 0"),
-        (dict(beta=0), "beta=0; expected beta > 0"),
+        (dict(margin=-1), "margin=-1. Expected: margin >= 0"),
+        (dict(beta=0), "beta=0. Expected: beta > 0"),
         (dict(beta_weight=-0.1), "beta_weight=-0.1"),
         (dict(num_classes=3), "num_classes=3 with learn_beta=False. Expected: learn_beta=True"),
         (dict(distance="l1"), "distance='l1'"),

@@ -41,10 +41,10 @@ def test_equals_the_loop(name):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(alpha=0), "alpha=0; expected alpha > 0"),
-        (dict(beta=-1), "beta=-1; expected beta > 0"),
-        (dict(base=2), "base=2; expected -1 <= base <= 1"),
-        (dict(epsilon=-0.1), "epsilon=-0.1; expected epsilon >= 0"),
+        (dict(alpha=0), "alpha=0. Expected: alpha > 0"),
+        (dict(beta=-1), "beta=-1. Expected: beta > 0"),
+        (dict(base=2), "base=2. Expected: -1 <= base <= 1"),
+        (dict(epsilon=-0.1), "epsilon=-0.1. Expected: epsilon >= 0"),
     ],
 )
 def test_bad_options(options, message):

@@ -50,5 +50,5 @@ def test_large_products_do_not_overflow():
 
 
 def test_bad_options():
-    with pytest.raises(ValueError, match="l2_weight=-0.1; expected l2_weight >= 0"):
+    with pytest.raises(ValueError, match="l2_weight=-0.1. Expected: l2_weight >= 0"):
         NPairsLoss(l2_weight=-0.1)

@@ -27,5 +27,5 @@ def test_equals_the_loop(temperature):
 
 @pytest.mark.parametrize("temperature", [0.0, -0.1, float("nan")])
 def test_bad_temperature(temperature):
-    with pytest.raises(ValueError, match="expected temperature > 0"):
+    with pytest.raises(ValueError, match="Expected: temperature > 0"):
         NormalizedSoftmaxLoss(temperature)

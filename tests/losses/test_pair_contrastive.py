@@ -51,7 +51,7 @@ def test_all_pairs_of_a_batch_equal_tensorflow_addons():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="margin=-1; expected margin > 0"):
+    with pytest.raises(ValueError, match="margin=-1. Expected: margin > 0"):
         losses.PairContrastiveLoss(margin=-1)
     with pytest.raises(ValueError, match="power=3"):
         losses.PairContrastiveLoss(power=3)

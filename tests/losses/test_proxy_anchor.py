@@ -49,7 +49,7 @@ def test_an_empty_memory_is_worth_nothing():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [(dict(margin=-0.1), "margin=-0.1"), (dict(scale=0.0), "expected scale > 0")]
+    ("options", "message"), [(dict(margin=-0.1), "margin=-0.1"), (dict(scale=0.0), "Expected: scale > 0")]
 )
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):

@@ -45,5 +45,5 @@ def test_several_proxies_of_a_class_are_summed():
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("inf"), "1"])
 def test_bad_scale(scale):
-    with pytest.raises(ValueError, match="expected scale > 0"):
+    with pytest.raises(ValueError, match="Expected: scale > 0"):
         ProxyNCALoss(scale)

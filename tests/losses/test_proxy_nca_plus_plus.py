@@ -45,5 +45,5 @@ def test_several_proxies_of_a_class_are_summed():
 
 @pytest.mark.parametrize("temperature", [0.0, -0.1, float("nan")])
 def test_bad_temperature(temperature):
-    with pytest.raises(ValueError, match="expected temperature > 0"):
+    with pytest.raises(ValueError, match="Expected: temperature > 0"):
         ProxyNCAPlusPlusLoss(temperature)

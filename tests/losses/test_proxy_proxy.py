@@ -100,7 +100,7 @@ def test_a_miner_chooses_among_the_pairs_of_a_batch():
     ("options", "message"),
     [
         (dict(margin=-0.1), "margin=-0.1"),
-        (dict(scale=0.0), "expected scale > 0"),
+        (dict(scale=0.0), "Expected: scale > 0"),
         (dict(through_batch="yes"), "through_batch='yes'"),
     ],
 )

@@ -56,11 +56,11 @@ def test_no_gradient_is_nan_where_pairs_beyond_the_boundary_would_overflow():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(margin=-0.1), "margin=-0.1; expected 0 <= margin <= 1.2"),
-        (dict(margin=1.3), "margin=1.3; expected 0 <= margin <= 1.2"),
-        (dict(negative_boundary=0.0), "negative_boundary=0.0; expected negative_boundary > 0"),
-        (dict(temperature=-1.0), "temperature=-1.0; expected temperature >= 0"),
-        (dict(balance=1.5), "balance=1.5; expected 0 <= balance <= 1"),
+        (dict(margin=-0.1), "margin=-0.1. Expected: 0 <= margin <= 1.2"),
+        (dict(margin=1.3), "margin=1.3. Expected: 0 <= margin <= 1.2"),
+        (dict(negative_boundary=0.0), "negative_boundary=0.0. Expected: negative_boundary > 0"),
+        (dict(temperature=-1.0), "temperature=-1.0. Expected: temperature >= 0"),
+        (dict(balance=1.5), "balance=1.5. Expected: 0 <= balance <= 1"),
     ],
 )
 def test_bad_options(options, message):

@@ -158,8 +158,8 @@ def test_takes_the_proxies_of_the_layer():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(scale=0.0), "expected scale > 0"),
-        (dict(center_scale=-1.0), "expected center_scale > 0"),
+        (dict(scale=0.0), "Expected: scale > 0"),
+        (dict(center_scale=-1.0), "Expected: center_scale > 0"),
         (dict(margin=-0.01), "margin=-0.01"),
         (dict(center_weight=-0.2), "center_weight=-0.2"),
     ],

@@ -35,5 +35,5 @@ def test_best_batch():
 
 @pytest.mark.parametrize("temperature", [0.0, -0.1, float("nan")])
 def test_bad_options(temperature):
-    with pytest.raises(ValueError, match="temperature=.*; expected temperature > 0"):
+    with pytest.raises(ValueError, match="temperature=.*. Expected: temperature > 0"):
         SupervisedContrastiveLoss(temperature=temperature)

@@ -101,9 +101,9 @@ def test_unknown_batch_size(mining):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(margin=-0.1), "margin=-0.1; expected margin >= 0. Or pass margin='soft'"),
+        (dict(margin=-0.1), "margin=-0.1. Expected: margin >= 0. Or pass margin='soft'"),
         (dict(margin="hard"), "margin='hard'"),
-        (dict(mining="easy"), "mining='easy'; expected one of \\('all', 'semi_hard', 'hard'\\)"),
+        (dict(mining="easy"), "mining='easy'. Expected: one of \\('all', 'semi_hard', 'hard'\\)"),
         (dict(distance="l1"), "distance='l1'"),
         (dict(average="some"), "average='some'"),
     ],

@@ -95,7 +95,7 @@ def test_without_faiss_the_error_says_how_to_have_it(monkeypatch):
         ({"neighbors": "annoy"}, "Received: neighbors='annoy'"),
         ({"probes": 0.0}, "Received: probes=0.0. Expected: 0 < probes <= 1"),
         ({"probes": 1.5}, "Received: probes=1.5"),
-        ({"part": (3, 3)}, r"Received: part=\(3, 3\); expected \(index, count\) with 0 <= index < count"),
+        ({"part": (3, 3)}, r"Received: part=\(3, 3\). Expected: \(index, count\) with 0 <= index < count"),
     ],
 )
 def test_refuses(options, message):

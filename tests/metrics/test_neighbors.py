@@ -75,7 +75,7 @@ def test_one_embedding_has_no_neighbor():
 def test_numbers_must_be_positive_integers(name):
     options = {"k": 1, "block_bytes": 1000}
     for value in (0, -1, 1.5, True, "1", None):
-        with pytest.raises(ValueError, match=f"Received: {name}={value!r}; expected an integer >= 1"):
+        with pytest.raises(ValueError, match=f"Received: {name}={value!r}. Expected: an integer >= 1"):
             nearest_neighbors(EMBEDDINGS, **{**options, name: value})
 
 

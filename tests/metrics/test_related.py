@@ -183,7 +183,7 @@ def test_given_triplets():
         ({"triplets": np.zeros((0, 3), int)}, "not triplets"),
         ({"triplets": [(0, 1, 2)]}, "indices from 0 to 2 with 2 embeddings"),
         ({"labels": [0.0, 1.0, 2.0], "relation": WITHIN}, "3 labels for 2 embeddings"),
-        ({"labels": [0, 1], "distance": "l1"}, "expected one of"),
+        ({"labels": [0, 1], "distance": "l1"}, "Expected: one of"),
     ],
 )
 def test_wrong_triplets(options, message):

@@ -281,10 +281,10 @@ EYE = np.eye(3)
         ((EYE, [0, 0, 1], np.zeros((0, 3)), []), r"Received: reference_embeddings of shape \(0, 3\)"),
         ((np.array([[1.0], [np.nan], [np.inf]]), [0, 0, 1]), "with NaN or infinity in 2 of 3 rows"),
         ((EYE, [0, 0, 1], EYE - np.diag([0, 0, np.inf]), [0, 0, 1]), "reference_embeddings with NaN or inf"),
-        ((EYE, [0, 0, 1], None, None, (1, 0)), "Received: k in ks=0; expected an integer >= 1"),
-        ((EYE, [0, 0, 1], None, None, (1, 2.5)), "Received: k in ks=2.5; expected an integer >= 1"),
-        ((EYE, [0, 0, 1], None, None, (True,)), "Received: k in ks=True; expected an integer >= 1"),
-        ((EYE, [0, 0, 1], None, None, (1,), 1.5), "Received: block_bytes=1.5; expected an integer >= 1"),
+        ((EYE, [0, 0, 1], None, None, (1, 0)), "Received: k in ks=0. Expected: an integer >= 1"),
+        ((EYE, [0, 0, 1], None, None, (1, 2.5)), "Received: k in ks=2.5. Expected: an integer >= 1"),
+        ((EYE, [0, 0, 1], None, None, (True,)), "Received: k in ks=True. Expected: an integer >= 1"),
+        ((EYE, [0, 0, 1], None, None, (1,), 1.5), "Received: block_bytes=1.5. Expected: an integer >= 1"),
     ],
 )  # fmt: skip
 def test_wrong_values(arguments, message):

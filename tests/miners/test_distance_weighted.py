@@ -147,9 +147,9 @@ def test_with_a_loss_and_round_trip():
         (dict(cutoff=0.0), "Expected: 0 < cutoff < nonzero_cutoff"),
         (dict(cutoff=1.4), "Expected: 0 < cutoff < nonzero_cutoff"),
         (dict(cutoff=-1.0), "cutoff=-1.0"),
-        (dict(nonzero_cutoff=2.1), "expected 0 <= nonzero_cutoff <= 2"),
-        (dict(seed=-1), "expected an integer >= 0"),
-        (dict(seed=0.5), "expected an integer >= 0"),
+        (dict(nonzero_cutoff=2.1), "Expected: 0 <= nonzero_cutoff <= 2"),
+        (dict(seed=-1), "Expected: an integer >= 0"),
+        (dict(seed=0.5), "Expected: an integer >= 0"),
     ],
 )
 def test_bad_options(options, message):

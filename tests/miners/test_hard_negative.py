@@ -26,7 +26,7 @@ def test_with_a_loss_and_round_trip():
 
 
 def test_bad_arguments():
-    with pytest.raises(ValueError, match="threshold=0; expected threshold > 0"):
+    with pytest.raises(ValueError, match="threshold=0. Expected: threshold > 0"):
         HardNegativeMiner(0)
     with pytest.raises(ValueError, match="distance='l1'"):
         HardNegativeMiner(distance="l1")

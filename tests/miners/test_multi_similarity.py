@@ -40,5 +40,5 @@ def test_with_a_loss_and_round_trip():
 
 @pytest.mark.parametrize("epsilon", [-0.1, float("nan"), "0.1"])
 def test_bad_epsilon(epsilon):
-    with pytest.raises(ValueError, match="expected epsilon >= 0"):
+    with pytest.raises(ValueError, match="Expected: epsilon >= 0"):
         MultiSimilarityMiner(epsilon)

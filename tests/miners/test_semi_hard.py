@@ -77,7 +77,7 @@ def test_with_a_loss_and_round_trip():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(dict(margin=0.0), "expected margin > 0"), (dict(distance="manhattan"), "distance='manhattan'")],
+    [(dict(margin=0.0), "Expected: margin > 0"), (dict(distance="manhattan"), "distance='manhattan'")],
 )
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):

@@ -140,7 +140,7 @@ def test_every_checkpoint_holds_the_state(blobs, linear_embedder, tmp_path, form
     [
         (dict(projection_weight=-1.0), "projection_weight=-1.0"),
         (dict(in_batch_weight=-0.1), "in_batch_weight=-0.1"),
-        (dict(projection_decay=1.5), "projection_decay=1.5; expected 0 <= projection_decay <= 1"),
+        (dict(projection_decay=1.5), "projection_decay=1.5. Expected: 0 <= projection_decay <= 1"),
         (dict(references=None), "exactly one ClassProxies layer. Received: references=None"),
         (dict(references=layers.CrossBatchMemory(4, 2)), "exactly one ClassProxies layer. Received: references="),
         (dict(references=[layers.ClassProxies(4, embedding_size=2)] * 2), "exactly one ClassProxies layer"),

@@ -125,7 +125,7 @@ def test_errors():
         make_model(references=proxies).compile(loss="c2", mixing=models.Mixup())
     with pytest.raises(ValueError, match="not return attributes.*Received: GeneralizedSumPooling"):
         make_model(attributes=False)
-    with pytest.raises(ValueError, match="cross_batch_weight=1.5; expected 0 <= cross_batch_weight <= 1"):
+    with pytest.raises(ValueError, match="cross_batch_weight=1.5. Expected: 0 <= cross_batch_weight <= 1"):
         make_model(cross_batch_weight=1.5)
     with pytest.raises(ValueError, match="zero_shot_weight=0.9 and cross_batch_weight=0.2. Expected: a sum of at most"):
         make_model(zero_shot=zero_shot(), zero_shot_weight=0.9)

@@ -340,7 +340,7 @@ def test_errors(blobs, linear_embedder):
         models.MetricModel(linear_embedder(), references).compile(loss=keras.losses.MeanSquaredError())
     with pytest.raises(TypeError, match="a layer or a list of layers. Received: 'proxies'"):
         models.MetricModel(linear_embedder(), "proxies")
-    with pytest.raises(ValueError, match="in_batch_weight=-1; expected in_batch_weight >= 0"):
+    with pytest.raises(ValueError, match="in_batch_weight=-1. Expected: in_batch_weight >= 0"):
         models.MetricModel(linear_embedder(), in_batch_weight=-1)
     with pytest.raises(ValueError, match="nothing to compare with"):
         models.MetricModel(linear_embedder(), in_batch_weight=0)

@@ -203,9 +203,9 @@ def test_a_step_with_gradients_that_overflow_is_skipped_by_both(blobs, jit_compi
 
 def test_what_cannot_be(blobs, linear_embedder):
     model = models.MetricModel(linear_embedder(), proxies())
-    with pytest.raises(ValueError, match="weight_decay=-1; expected weight_decay >= 0"):
+    with pytest.raises(ValueError, match="weight_decay=-1. Expected: weight_decay >= 0"):
         model.compile(weight_decay=-1)
-    with pytest.raises(ValueError, match="warmup_steps=1.5; expected an integer >= 0"):
+    with pytest.raises(ValueError, match="warmup_steps=1.5. Expected: an integer >= 0"):
         model.compile(warmup_steps=1.5)
     with pytest.raises(ValueError, match="layer named 'embedding', which does not exist"):
         model.compile(warmup_steps=1)

@@ -89,5 +89,5 @@ def test_errors():
     zero_shot = layers.ZeroShotPrediction(CLASSES, 4)
     with pytest.raises(ValueError, match="not return attributes.*Received: GeneralizedSumPooling"):
         models.MetricModel(make_embedder(return_attributes=False), zero_shot=zero_shot)
-    with pytest.raises(ValueError, match="zero_shot_weight=1.5; expected 0 <= zero_shot_weight <= 1"):
+    with pytest.raises(ValueError, match="zero_shot_weight=1.5. Expected: 0 <= zero_shot_weight <= 1"):
         models.MetricModel(make_embedder(), zero_shot=zero_shot, zero_shot_weight=1.5)

@@ -48,7 +48,7 @@ def test_gradients_equal_finite_differences(distances):
 
 @pytest.mark.parametrize("options", [{"margin": 0.0, "item_count": 5}, {"margin": 1.0, "item_count": 0}])
 def test_arguments_out_of_range(options):
-    with pytest.raises(ValueError, match=r"expected (margin > 0|an integer >= 1)"):
+    with pytest.raises(ValueError, match=r"Expected: (margin > 0|an integer >= 1)"):
         ops.warp_hinge([1.0], [[1.0]], **options)
 
 

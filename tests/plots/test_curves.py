@@ -91,7 +91,7 @@ def test_a_single_row_and_another_monitor():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match=r"columns \['accuracy'\]; expected 'loss' or 'val_map_at_r'"):
+    with pytest.raises(ValueError, match=r"columns \['accuracy'\]. Expected: 'loss' or 'val_map_at_r'"):
         training_curve({"accuracy": [1.0]})
     with pytest.raises(ValueError, match="history is empty"):
         training_curve({"loss": []})

@@ -147,9 +147,9 @@ def test_names_do_not_cover_each_other():
 
 def test_errors():
     embeddings, labels = blobs(2, 3)
-    with pytest.raises(ValueError, match=r"labels of shape \(5,\); expected \(6,\)"):
+    with pytest.raises(ValueError, match=r"labels of shape \(5,\). Expected: \(6,\)"):
         embedding_map(embeddings, labels[:5])
-    with pytest.raises(ValueError, match=r"embeddings of shape \(6,\); expected \(n, d\)"):
+    with pytest.raises(ValueError, match=r"embeddings of shape \(6,\). Expected: \(n, d\)"):
         embedding_map(embeddings[:, 0], labels)
     with pytest.raises(ValueError, match=r"embeddings of shape \(0, 8\)"):
         embedding_map(embeddings[:0], labels[:0])
@@ -160,5 +160,5 @@ def test_errors():
     with pytest.raises(ValueError, match="need integer labels"):
         embedding_map(embeddings, list("aabbcc"), ["a", "b"])
     for limit in ("max_points", "max_classes", "perplexity"):
-        with pytest.raises(ValueError, match=f"{limit}=0; expected {limit} >= 1"):
+        with pytest.raises(ValueError, match=f"{limit}=0. Expected: {limit} >= 1"):
             embedding_map(embeddings, labels, **{limit: 0})

@@ -95,22 +95,22 @@ def test_everything_lies_in_the_figure(queries, neighbors):
 
 def test_errors():
     queries, neighbors = images_of(2, 8, 8), images_of(2, 3, 8, 8)
-    with pytest.raises(ValueError, match="query_images does not match.*Received: 1 entries; expected 2"):
+    with pytest.raises(ValueError, match="query_images does not match.*Received: 1 entries. Expected: 2"):
         nearest_neighbors(queries[:1], neighbors, CORRECT)
-    with pytest.raises(ValueError, match="neighbor_images does not match.*Received: 1 entries; expected 2"):
+    with pytest.raises(ValueError, match="neighbor_images does not match.*Received: 1 entries. Expected: 2"):
         nearest_neighbors(queries, neighbors[:1], CORRECT)
-    with pytest.raises(ValueError, match=r"neighbor_images\[0\] does not match.*Received: 2 entries; expected 3"):
+    with pytest.raises(ValueError, match=r"neighbor_images\[0\] does not match.*Received: 2 entries. Expected: 3"):
         nearest_neighbors(queries, neighbors[:, :2], CORRECT)
-    with pytest.raises(ValueError, match="query_names does not match.*Received: 3 entries; expected 2"):
+    with pytest.raises(ValueError, match="query_names does not match.*Received: 3 entries. Expected: 2"):
         nearest_neighbors(queries, neighbors, CORRECT, query_names="abc")
-    with pytest.raises(ValueError, match=r"neighbor_names\[1\] does not match.*Received: 1 entries; expected 3"):
+    with pytest.raises(ValueError, match=r"neighbor_names\[1\] does not match.*Received: 1 entries. Expected: 3"):
         nearest_neighbors(queries, neighbors, CORRECT, neighbor_names=["abc", "d"])
     for wrong in (CORRECT[0], CORRECT[:0], CORRECT.astype(int)):
-        with pytest.raises(ValueError, match="expected booleans"):
+        with pytest.raises(ValueError, match="Expected: booleans"):
             nearest_neighbors(queries, neighbors, wrong)
     with pytest.raises(ValueError, match=r"query_images\[0\] is not an image. Received: shape \(8, 8, 2\)"):
         nearest_neighbors(images_of(2, 8, 8, 2), neighbors, CORRECT)
-    with pytest.raises(ValueError, match=r"neighbor_images\[0\]\[0\] is a float image out of range.*expected 0..1"):
+    with pytest.raises(ValueError, match=r"neighbor_images\[0\]\[0\] is a float image out of range.*Expected: 0..1"):
         nearest_neighbors(queries, neighbors.astype(np.float32), CORRECT)
-    with pytest.raises(ValueError, match="Received: int64; expected uint8 or float"):
+    with pytest.raises(ValueError, match="Received: int64. Expected: uint8 or float"):
         nearest_neighbors(queries.astype(np.int64), neighbors, CORRECT)

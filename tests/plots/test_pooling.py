@@ -80,11 +80,11 @@ def test_errors():
         pooling_maps(images[:0], maps[:0])
     with pytest.raises(ValueError, match="Received: 3 names and 2 images"):
         pooling_maps(images, maps, names="abc")
-    with pytest.raises(ValueError, match="a map that sums to 16; expected 1"):
+    with pytest.raises(ValueError, match="a map that sums to 16. Expected: 1"):
         pooling_maps(images, np.ones((2, 4, 4)))
-    with pytest.raises(ValueError, match="expected finite weights >= 0"):
+    with pytest.raises(ValueError, match="Expected: finite weights >= 0"):
         pooling_maps(images, -maps)
-    with pytest.raises(ValueError, match="expected finite weights >= 0"):
+    with pytest.raises(ValueError, match="Expected: finite weights >= 0"):
         pooling_maps(images, maps * np.nan)
     with pytest.raises(ValueError, match="interpolation='cubic'"):
         pooling_maps(images, maps, interpolation="cubic")

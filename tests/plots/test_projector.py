@@ -93,8 +93,8 @@ def test_a_gallery(tmp_path):
         ((np.eye(3), None, images_of(4)), {}, "Received: more images. Expected: 3"),
         ((np.eye(3), None, []), {}, "Received: 0 images. Expected: 3"),
         ((np.eye(1), None, [np.zeros((2, 2, 2), np.uint8)]), {}, r"images\[0\] is not an image"),
-        ((np.eye(3),), {"image_size": 7}, "image_size=7; expected an integer >= 8"),
-        ((np.eye(3),), {"max_sprite_size": 8193}, "expected at most 8192"),
+        ((np.eye(3),), {"image_size": 7}, "image_size=7. Expected: an integer >= 8"),
+        ((np.eye(3),), {"max_sprite_size": 8193}, "Expected: at most 8192"),
         ((np.eye(3),), {"max_sprite_size": 0}, "max_sprite_size=0"),
     ],
 )

@@ -212,7 +212,7 @@ def test_wrong_labels_of_a_memory():
     memory = CrossBatchMemory(5, 3, label_shape=(2,), label_dtype="float32")
     with pytest.raises(ValueError, match=r"labels do not match the memory.*\('batch', 2\)"):
         memory.update(PLACES[:, 0], X)
-    with pytest.raises(ValueError, match="expected one of"):
+    with pytest.raises(ValueError, match="Expected: one of"):
         CrossBatchMemory(5, 3, label_dtype="string")
     assert "label_shape" not in CrossBatchMemory(5, 3).get_config()
 

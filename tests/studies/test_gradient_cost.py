@@ -172,7 +172,7 @@ def test_memory_unknown(tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         ({"iterations": []}, r"iterations=\[\]. Expected: at least one"),
-        ({"iterations": [5, 0]}, "iterations=0; expected an integer >= 1"),
+        ({"iterations": [5, 0]}, "iterations=0. Expected: an integer >= 1"),
         ({"repeats": 0}, "repeats=0"),
         ({"smoothing": 0.0}, "smoothing=0.0"),
         ({"other_ratios": [1.0]}, "ratio=1.0. Expected: 0 < ratio < 1"),

@@ -30,7 +30,7 @@ def test_folds_cover_each_sample_once_and_are_scaled_by_the_training_part(datase
 
 
 def test_an_unknown_method(tmp_path):
-    with pytest.raises(InputError, match="Received: 'LMN'; expected one of"):
+    with pytest.raises(InputError, match="Received: 'LMN'. Expected: one of"):
         study.linear_metrics(str(tmp_path), methods=["LMN"])
 
 

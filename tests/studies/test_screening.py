@@ -209,9 +209,9 @@ def test_quick_and_other_levels(tmp_path, trained):
     [
         ({"ratio": [0.7, 0.3]}, r"levels of μ \[0.7, 0.3\]. Expected: a low and a high level"),
         ({"prototypes": [8]}, r"levels of m \[8\]"),
-        ({"prototypes": [0, 8]}, "m=0; expected an integer >= 1"),
+        ({"prototypes": [0, 8]}, "m=0. Expected: an integer >= 1"),
         ({"ratio": [0.5, 1.5]}, "μ=1.5"),
-        ({"smoothing": [0.0, 1.0]}, "ε=0.0; expected ε > 0"),
+        ({"smoothing": [0.0, 1.0]}, "ε=0.0. Expected: ε > 0"),
         ({"zero_shot_weight": [0.1, 2.0]}, "λ=2.0"),
     ],
 )

@@ -23,42 +23,42 @@ def check_whole_number(name: str, value: Any, minimum: int) -> int:
     is_whole = is_integer(value) or (_is_finite(value) and float(value).is_integer())
     if is_whole and value >= minimum:
         return int(value)
-    raise ValueError(f"Received: {name}={value!r}; expected an integer >= {minimum}.")
+    raise ValueError(f"Invalid {name}. Received: {name}={value!r}. Expected: an integer >= {minimum}.")
 
 
 def check_at_most(limits: Mapping[str, float], **values: float) -> None:
     """Raise a ValueError that names the first of the values that is not between 0 and its limit."""
     for name, value in values.items():
         if not 0 <= value <= limits[name]:
-            raise ValueError(f"Received: {name}={value!r}; expected 0 <= {name} <= {limits[name]:g}.")
+            raise ValueError(f"Invalid {name}. Received: {name}={value!r}. Expected: 0 <= {name} <= {limits[name]:g}.")
 
 
 def check_positive(name: str, value: Any) -> float:
     """Return a finite `value` > 0 as a float, or raise a ValueError that names the argument."""
     if _is_finite(value) and value > 0:
         return float(value)
-    raise ValueError(f"Received: {name}={value!r}; expected {name} > 0.")
+    raise ValueError(f"Invalid {name}. Received: {name}={value!r}. Expected: {name} > 0.")
 
 
 def check_not_negative(name: str, value: Any) -> float:
     """Return a finite `value` >= 0 as a float, or raise a ValueError that names the argument."""
     if _is_finite(value) and value >= 0:
         return float(value)
-    raise ValueError(f"Received: {name}={value!r}; expected {name} >= 0.")
+    raise ValueError(f"Invalid {name}. Received: {name}={value!r}. Expected: {name} >= 0.")
 
 
 def check_between(name: str, value: Any, low: float, high: float) -> float:
     """Return `value` as a float if `low <= value <= high`, or raise a ValueError that names the argument."""
     if _is_finite(value) and low <= value <= high:
         return float(value)
-    raise ValueError(f"Received: {name}={value!r}; expected {low:g} <= {name} <= {high:g}.")
+    raise ValueError(f"Invalid {name}. Received: {name}={value!r}. Expected: {low:g} <= {name} <= {high:g}.")
 
 
 def check_choice(name: str, value: _T, choices: Iterable[Any]) -> _T:
     """Return `value` if it is one of the choices, or raise a ValueError that names the argument."""
     if value in choices:
         return value
-    raise ValueError(f"Received: {name}={value!r}; expected one of {tuple(choices)}.")
+    raise ValueError(f"Invalid {name}. Received: {name}={value!r}. Expected: one of {tuple(choices)}.")
 
 
 def configuration(instance: object) -> dict[str, Any]:
@@ -118,5 +118,5 @@ def check_part(part: Sequence[int]) -> tuple[int, int]:
     """Return a pair (index, count) of integers with 0 <= index < count, or raise a ValueError."""
     index, count = part
     if not 0 <= index < count:
-        raise ValueError(f"Received: part={part!r}; expected (index, count) with 0 <= index < count.")
+        raise ValueError(f"Invalid part. Received: part={part!r}. Expected: (index, count) with 0 <= index < count.")
     return int(index), int(count)

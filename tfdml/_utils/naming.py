@@ -21,11 +21,11 @@ def unknown_name(kind, name, known):
 
     Example:
         >>> print(unknown_name("loss", "contrastve", ["c1", "contrastive"]))
-        Unknown loss. Received: 'contrastve'; expected one of ['c1', 'contrastive']. Did you mean 'contrastive'?
+        Unknown loss. Received: 'contrastve'. Expected: one of ['c1', 'contrastive']. Did you mean 'contrastive'?
     """
     nearest = difflib.get_close_matches(str(name).lower(), known, n=1)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    return ValueError(f"Unknown {kind}. Received: {name!r}; expected one of {sorted(known)}.{hint}")
+    return ValueError(f"Unknown {kind}. Received: {name!r}. Expected: one of {sorted(known)}.{hint}")
 
 
 def accepted_options(factory):

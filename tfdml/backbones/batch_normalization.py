@@ -158,7 +158,8 @@ class Normalizer:
     def __post_init__(self):
         if not 0.0 <= self.momentum < 1.0:
             raise ValueError(
-                f"Received: batch_norm_momentum={self.momentum!r}; expected 0 <= batch_norm_momentum < 1."
+                f"Invalid batch_norm_momentum. Received: batch_norm_momentum={self.momentum!r}. "
+                "Expected: 0 <= batch_norm_momentum < 1."
             )
         check_choice("frozen_batch_norm", self.frozen, FROZEN)
 

@@ -24,13 +24,13 @@ def check_input_shape(input_shape, smallest, largest=None, channels=(1, 3)):
     """
     sides = f"at least {smallest}" if largest is None else f"from {smallest} to {largest}"
     expected = (
-        f"expected (height, width, channels) with height and width {sides} or None and "
+        f"Expected: (height, width, channels) with height and width {sides} or None and "
         f"channels one of {tuple(channels)}."
     )
     try:
         shape = tuple(input_shape)
     except TypeError:
-        raise ValueError(f"Received: input_shape={input_shape!r}; {expected}") from None
+        raise ValueError(f"Invalid input_shape. Received: input_shape={input_shape!r}. {expected}") from None
 
     def fits(size):
         if size is None:
@@ -45,5 +45,5 @@ def check_input_shape(input_shape, smallest, largest=None, channels=(1, 3)):
         and shape[2] in channels
     )
     if not right:
-        raise ValueError(f"Received: input_shape={input_shape!r}; {expected}")
+        raise ValueError(f"Invalid input_shape. Received: input_shape={input_shape!r}. {expected}")
     return tuple(None if size is None else int(size) for size in shape)

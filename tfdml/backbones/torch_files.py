@@ -103,11 +103,12 @@ def read_state_dict(path):
             file.seek(0)
             return (_read_archive if is_archive else _read_stream)(file, path)
         except _FileError as error:
-            raise ValueError(f"Received: {path}{error}") from error
+            raise ValueError(f"Not a readable weights file. Received: {path}{error}") from error
         except Exception as error:  # A damaged file can fail in any way, also by MemoryError or RecursionError.
             raise ValueError(
+                "Not a readable weights file. "
                 f"Received: {path}, which is not a file of torch.save, or is truncated or damaged "
-                f"({short_reason(error)}); expected a state dict."
+                f"({short_reason(error)}). Expected: a state dict."
             ) from error
 
 
@@ -120,7 +121,7 @@ def _read_archive(file, path):
         members = {info.filename: info for info in archive.infolist()}
         pickles = [name for name in members if name.split("/")[1:] == ["data.pkl"]]
         if len(pickles) != 1:
-            raise _FileError(", an archive without one data.pkl; expected a file of torch.save.")
+            raise _FileError(", an archive without one data.pkl. Expected: a file of torch.save.")
         folder = pickles[0].split("/")[0]
 
         def read(name, size=None):
@@ -130,7 +131,7 @@ def _read_archive(file, path):
                 raise _FileError(f", which is cut off or damaged without {short_text(f'{folder}/{name}')}.")
             if size is not None and info.file_size != size:
                 raise _FileError(
-                    f", whose storage {short_text(name.split('/')[-1])} has {info.file_size} bytes; expected {size}."
+                    f", whose storage {short_text(name.split('/')[-1])} has {info.file_size} bytes. Expected: {size}."
                 )
             return archive.read(info)
 
@@ -139,7 +140,7 @@ def _read_archive(file, path):
                 if member.read(16) != b"little":
                     raise _FileError(", whose numbers are not little-endian.")
         if members[pickles[0]].file_size > _LARGEST_PICKLE:
-            raise _FileError(f", whose data.pkl has {members[pickles[0]].file_size} bytes; expected a state dict.")
+            raise _FileError(f", whose data.pkl has {members[pickles[0]].file_size} bytes. Expected: a state dict.")
         data = read("data.pkl")
         reader = _PickleReader(_BoundedFile(io.BytesIO(data), len(data)))
         tensors = _state_dict_of(reader.read())
@@ -155,7 +156,7 @@ def _read_stream(file, path):
         raise _FileError(", which is not a file of torch.save.")
     version = _PickleReader(file).read()
     if version != _LEGACY_VERSION:
-        raise _FileError(f", of version {short_text(version)} of torch.save; expected {_LEGACY_VERSION}.")
+        raise _FileError(f", of version {short_text(version)} of torch.save. Expected: {_LEGACY_VERSION}.")
     system = _PickleReader(file).read()
     if not (isinstance(system, dict) and system.get("little_endian") is True):
         raise _FileError(", whose numbers are not little-endian.")
@@ -252,7 +253,7 @@ class _PickleReader:
         start = self.file.tell()
         for instruction, argument, position in pickletools.genops(self.file):
             if (position or 0) - start > _LARGEST_PICKLE:
-                raise _FileError(", whose pickle is too long; expected a state dict.")
+                raise _FileError(", whose pickle is too long. Expected: a state dict.")
             name = instruction.name
             if name == "STOP":
                 break
@@ -261,7 +262,7 @@ class _PickleReader:
             else:
                 handler = getattr(self, f"_{name.lower()}", None)
                 if handler is None:
-                    raise _FileError(f", whose pickle has the instruction {name}; expected a state dict.")
+                    raise _FileError(f", whose pickle has the instruction {name}. Expected: a state dict.")
                 handler(argument)
         (result,) = self.stack
         return result
@@ -332,7 +333,7 @@ class _PickleReader:
         for key, value in zip(items[::2], items[1::2]):
             # The hash of nested tuples that share their parts takes forever.
             if not isinstance(key, (str, int)):
-                raise _FileError(f", with a key of type {type(key).__name__}; expected names.")
+                raise _FileError(f", with a key of type {type(key).__name__}. Expected: names.")
             into[key] = value
 
     def _top(self, kind):
@@ -364,7 +365,7 @@ class _PickleReader:
         found = _KNOWN.get((module, name)) if isinstance(module, str) and isinstance(name, str) else None
         if found is None:
             raise _FileError(
-                f", whose pickle asks for {short_text(f'{module}.{name}', quoted=False)}; expected a state dict of "
+                f", whose pickle asks for {short_text(f'{module}.{name}', quoted=False)}. Expected: a state dict of "
                 "dense tensors, which does not. Nothing was called."
             )
         self.stack.append(found)
@@ -429,21 +430,21 @@ def _is_negative(rest):
         return False
     metadata = rest[0]
     if not isinstance(metadata, dict) or not set(metadata) <= {"neg", "conj"}:
-        raise _FileError(", with a tensor of an unknown kind; expected dense ones.")
+        raise _FileError(", with a tensor of an unknown kind. Expected: dense ones.")
     return bool(metadata.get("neg", False))
 
 
 def _state_dict_of(content):
     """The tensors by their names, out of all that a file holds."""
     if not isinstance(content, dict):
-        raise _FileError(f", which holds an object of type {type(content).__name__}; expected a dict.")
+        raise _FileError(f", which holds an object of type {type(content).__name__}. Expected: a dict.")
     nested = [key for key in _NESTED if isinstance(content.get(key), dict)]
     tensors = content[nested[0]] if nested else content
     for name, tensor in tensors.items():
         if not isinstance(name, str) or not isinstance(tensor, _Tensor):
             raise _FileError(
-                f", which holds {short_text(name)} of type {type(tensor).__name__.lstrip('_')}; "
-                "expected tensors by their names alone, as torch.save(model.state_dict(), …) writes them."
+                f", which holds {short_text(name)} of type {type(tensor).__name__.lstrip('_')}. "
+                "Expected: tensors by their names alone, as torch.save(model.state_dict(), …) writes them."
             )
         _check_place(name, tensor)
     if tensors and all(name.startswith(_WRAPPER) for name in tensors):
@@ -473,7 +474,7 @@ def _check_total(path, tensors, storages):
     for claimed, what in ((of_storages, "storages"), (of_tensors, "tensors")):
         if claimed > size_limit(path):
             raise _FileError(
-                f", whose {what} claim {claimed:,} bytes; expected at most {size_limit(path):,} (64 MiB plus 16 times "
+                f", whose {what} claim {claimed:,} bytes. Expected: at most {size_limit(path):,} (64 MiB plus 16 times "
                 "the file's size)."
             )
 

@@ -343,7 +343,7 @@ def _load_by_keras(backbone, path):
     except Exception as error:  # Keras has no error class of its own.
         backbone.set_weights(before)
         raise ValueError(
-            f"Not weights of {backbone.name!r}. Received: weights={str(path)!r} ({short_reason(error)}); expected a "
+            f"Not weights of {backbone.name!r}. Received: weights={str(path)!r} ({short_reason(error)}). Expected: a "
             f"file of save_weights of the same model and Keras {keras.__version__}."
         ) from error
 
@@ -431,6 +431,6 @@ def _check_hash(path):
             digest.update(part)
     if not digest.hexdigest().startswith(expected):
         raise ValueError(
-            f"The file is damaged, truncated or another one. Received: {path} with sha256 {digest.hexdigest()}; "
-            f"expected one that starts with {expected}, as in the name."
+            f"The file is damaged, truncated or another one. Received: {path} with sha256 {digest.hexdigest()}. "
+            f"Expected: one that starts with {expected}, as in the name."
         )

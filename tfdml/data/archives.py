@@ -175,7 +175,10 @@ def _members(archive, file):
         with tarfile.open(fileobj=stream, mode="r|") as members:
             for member in members:
                 if not (member.isfile() or member.isdir()):
-                    raise ValueError(f"Received: {archive} with the link {member.name!r}; expected files and folders.")
+                    raise ValueError(
+                        f"The archive holds a link. Received: {archive} with the link {member.name!r}. "
+                        "Expected: files and folders."
+                    )
                 yield member.name, None if member.isdir() else members.extractfile(member)
         # Read the gzip stream to its end, which contains the checksum: the tar file ends before it.
         while stream.read(_CHUNK):
@@ -206,8 +209,8 @@ def _compare(digest, expected, path, url):
     if digest.hexdigest() != expected:
         source = "" if url is None else f" from {url}"
         raise ValueError(
-            f"Wrong checksum. Received: {path} of {os.path.getsize(path):,} bytes with md5 {digest.hexdigest()}; "
-            f"expected {expected}. It is truncated, damaged or another file: remove it and download it again{source}."
+            f"Wrong checksum. Received: {path} of {os.path.getsize(path):,} bytes with md5 {digest.hexdigest()}. "
+            f"Expected: {expected}. It is truncated, damaged or another file: remove it and download it again{source}."
         )
 
 

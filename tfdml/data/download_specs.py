@@ -157,8 +157,8 @@ class PublishedSet(NamedTuple):
         if counts == "published" and wrong:
             received, expected = (", ".join(f"{of[kind]:,} {kind}" for kind in wrong) for of in (found, self.counts))
             raise ValueError(
-                f"These are not the published images of {self.title}. Received: {path} with {received}; "
-                f"expected {expected}. Pass counts='any' to accept other counts."
+                f"These are not the published images of {self.title}. Received: {path} with {received}. "
+                f"Expected: {expected}. Pass counts='any' to accept other counts."
             )
 
 

@@ -35,14 +35,14 @@ def read_idx(path):
         raise ValueError(f"Damaged or truncated gzip file. Received: {path} ({error}).") from error
     if len(contents) < 4 or contents[:2] != b"\0\0" or contents[2] not in _TYPES or not contents[3]:
         raise ValueError(
-            f"Not an IDX file. Received: {path}, starting with {contents[:4].hex() or 'nothing'}; "
-            "expected two zero bytes, a type from 08 to 0e and a rank."
+            f"Not an IDX file. Received: {path}, starting with {contents[:4].hex() or 'nothing'}. "
+            "Expected: two zero bytes, a type from 08 to 0e and a rank."
         )
     dtype, rank = np.dtype(_TYPES[contents[2]]), contents[3]
     header = 4 + 4 * rank
     if len(contents) < header:
         raise ValueError(
-            f"Truncated IDX file. Received: {path} of {len(contents)} bytes; expected a header of {header}."
+            f"Truncated IDX file. Received: {path} of {len(contents)} bytes. Expected: a header of {header}."
         )
     shape = tuple(np.frombuffer(contents, ">u4", count=rank, offset=4).tolist())
     expected = header + math.prod(shape) * dtype.itemsize
@@ -51,6 +51,6 @@ def read_idx(path):
             "Truncated IDX file" if len(contents) < expected else "IDX file with extra bytes after its end"
         )
         raise ValueError(
-            f"{problem}. Received: {path} of {len(contents)} bytes; expected {expected} for shape {shape}."
+            f"{problem}. Received: {path} of {len(contents)} bytes. Expected: {expected} for shape {shape}."
         )
     return np.frombuffer(contents, dtype, offset=header).reshape(shape).astype(dtype.newbyteorder("="))

@@ -346,7 +346,7 @@ def _in_channels(image):
     if image.mode.startswith("I;16") or image.mode in ("L", "LA", "RGB", "RGBA") and "transparency" not in image.info:
         return image
     if image.mode in ("I", "F"):
-        raise ValueError(f"pixels of Pillow's mode {image.mode!r}; expected 8 or 16 bits for each channel")
+        raise ValueError(f"pixels of Pillow's mode {image.mode!r}. Expected: 8 or 16 bits for each channel")
     is_gray = image.mode in ("1", "L", "La")
     has_alpha = image.has_transparency_data if hasattr(image, "has_transparency_data") else _has_alpha(image)
     return image.convert(("LA" if is_gray else "RGBA") if has_alpha else ("L" if is_gray else "RGB"))
@@ -362,7 +362,7 @@ def _check_size(size, max_pixels):
         raise ValueError(f"an image of {height} x {width} pixels")
     if height * width > max_pixels:
         raise TooManyPixelsError(
-            f"an image of {height:,} x {width:,} pixels; expected at most {max_pixels:,} in all: resize it, or pass a "
+            f"an image of {height:,} x {width:,} pixels. Expected: at most {max_pixels:,} in all: resize it, or pass a "
             "larger max_pixels"
         )
 

@@ -56,10 +56,10 @@ def read_columns(path, /, header=0, **columns):
             rows.append([kind(word) for kind, word in zip(columns.values(), words)])
         except ValueError as error:
             raise ValueError(
-                f"Damaged list file. Received: {path} with line {number}: {line[:200]!r}; expected {expected!r}."
+                f"Damaged list file. Received: {path} with line {number}: {line[:200]!r}. Expected: {expected!r}."
             ) from error
     if not rows:
-        raise ValueError(f"Damaged list file. Received: {path} without entries; expected lines of {expected!r}.")
+        raise ValueError(f"Damaged list file. Received: {path} without entries. Expected: lines of {expected!r}.")
     return [list(column) for column in zip(*rows)]
 
 
@@ -81,7 +81,7 @@ def train_classes_first(train, test, path):
     if shared or not seen or not unseen:
         received = f"with {len(shared)} classes in both, such as {shared[0]!r}" if shared else "without one of them"
         raise ValueError(
-            f"Training and test classes must be disjoint. Received: {path} {received}; expected both kinds of classes."
+            f"Training and test classes must be disjoint. Received: {path} {received}. Expected: both kinds of classes."
         )
     classes = seen + unseen
     label_of = {of_class: label for label, of_class in enumerate(classes)}

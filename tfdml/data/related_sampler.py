@@ -91,7 +91,7 @@ class RelatedSampler:
             kind = "anchors" if self._members is None else "groups"
             raise ValueError(
                 f"A batch cannot contain more {kind} than the samples have. Received: anchors_per_batch="
-                f"{self.anchors_per_batch}; expected at most {units}."
+                f"{self.anchors_per_batch}. Expected: at most {units}."
             )
         self._units = units
         self.steps_per_epoch = math.ceil(units / self.anchors_per_batch)

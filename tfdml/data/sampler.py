@@ -246,7 +246,7 @@ def _check_classes_per_batch(classes_per_batch, num_classes):
     if classes_per_batch > num_classes:
         raise ValueError(
             "A batch cannot contain more classes than the dataset. "
-            f"Received: classes_per_batch={classes_per_batch}; expected at most {num_classes}."
+            f"Received: classes_per_batch={classes_per_batch}. Expected: at most {num_classes}."
         )
     return classes_per_batch
 

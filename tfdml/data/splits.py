@@ -94,17 +94,20 @@ def _check_shares(validation, test, fold, folds):
             continue
         if not isinstance(share, numbers.Real) or not 0 <= share < 1:  # type: ignore[operator]
             raise ValueError(
-                f"{name} must be a share of the classes. Received: {name}={share!r}; "
-                f"expected 0 < {name} < 1, {word!r} or None."
+                f"{name} must be a share of the classes. Received: {name}={share!r}. "
+                f"Expected: 0 < {name} < 1, {word!r} or None."
             )
     if validation == "test" and (test is None or fold is not None):
         raise ValueError(
-            f"Received: validation='test' with test={test!r}, fold={fold!r}; expected a test split and no fold."
+            f"validation='test' needs a test split. Received: validation='test' with test={test!r}, fold={fold!r}. "
+            "Expected: a test split and no fold."
         )
     if fold is not None:
         check_whole_number("folds", folds, minimum=2)
         if check_whole_number("fold", fold, minimum=0) >= folds:
-            raise ValueError(f"Received: fold={fold!r}; expected an integer with 0 <= fold < folds={folds}.")
+            raise ValueError(
+                f"Invalid fold. Received: fold={fold!r}. Expected: an integer with 0 <= fold < folds={folds}."
+            )
 
 
 def _partition(dataset, validation, test, seed, fold, folds):

@@ -122,7 +122,8 @@ def complete_recipe(recipe: Recipe, datasets: ExperimentData) -> Recipe:
     given, size = recipe.model.head.input_size, train.feature_size
     if given not in (None, size):
         raise RecipeError(
-            f"Received: model.head.input_size={given} with features of {size} numbers. Expected: {size}, or null."
+            f"Invalid model.head.input_size. Received: model.head.input_size={given} with features of {size} numbers. "
+            f"Expected: {size}, or null."
         )
     return _filled(recipe, None, None, size)
 

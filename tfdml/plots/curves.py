@@ -61,7 +61,7 @@ def training_curve(
     drawn = [name for name in (loss, monitor) if name in columns]
     if not drawn:
         raise ValueError(
-            f"There is nothing to plot. Received: a history with columns {sorted(columns)}; expected {loss!r} or "
+            f"There is nothing to plot. Received: a history with columns {sorted(columns)}. Expected: {loss!r} or "
             f"{monitor!r}."
         )
     rows = len(columns[drawn[0]])
@@ -118,7 +118,7 @@ def _numbers(name, values):
 def _positions(columns, x, rows):
     if x is not None:
         if x not in columns:
-            raise ValueError(f"Unknown column. Received: x={x!r}; expected one of {sorted(columns)}.")
+            raise ValueError(f"Unknown column. Received: x={x!r}. Expected: one of {sorted(columns)}.")
         return columns[x], _readable(x)
     for name in ("step", "epoch"):
         if name in columns:

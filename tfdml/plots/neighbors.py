@@ -57,8 +57,8 @@ def nearest_neighbors(
     correct = np.asarray(correct)
     if correct.ndim != 2 or 0 in correct.shape or correct.dtype != np.bool_:
         raise ValueError(
-            f"Invalid correct. Received: correct of shape {correct.shape} and type {correct.dtype}; "
-            "expected booleans (queries, neighbors)."
+            f"Invalid correct. Received: correct of shape {correct.shape} and type {correct.dtype}. "
+            "Expected: booleans (queries, neighbors)."
         )
     queries, neighbors = correct.shape
     _check_count("query_images", len(query_images), queries)
@@ -169,7 +169,7 @@ def draw_sheet(
 def _check_count(name, received, expected):
     if received != expected:
         raise ValueError(
-            f"{name} does not match the shape of correct. Received: {received} entries; expected {expected}."
+            f"{name} does not match the shape of correct. Received: {received} entries. Expected: {expected}."
         )
 
 

@@ -27,8 +27,8 @@ def as_pixels(image, name="image"):
         image = image[..., None]
     if image.ndim != 3 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
         raise ValueError(
-            f"{name} is not an image. Received: shape {np.shape(image)}; "
-            "expected (h, w), (h, w, 1), (h, w, 3) or (h, w, 4)."
+            f"{name} is not an image. Received: shape {np.shape(image)}. "
+            "Expected: (h, w), (h, w, 1), (h, w, 3) or (h, w, 4)."
         )
     if image.dtype == np.uint8:
         pixels = image.astype(np.float32) / 255.0
@@ -37,11 +37,11 @@ def as_pixels(image, name="image"):
         if not np.isfinite(pixels).all() or pixels.min() < -0.01 or pixels.max() > 1.01:
             raise ValueError(
                 f"{name} is a float image out of range. Received: values in "
-                f"[{image.min():g}, {image.max():g}]; expected 0..1 (or uint8 in 0..255)."
+                f"[{image.min():g}, {image.max():g}]. Expected: 0..1 (or uint8 in 0..255)."
             )
         pixels = np.clip(pixels, 0.0, 1.0)
     else:
-        raise ValueError(f"{name} has a wrong type. Received: {image.dtype}; expected uint8 or float.")
+        raise ValueError(f"{name} has a wrong type. Received: {image.dtype}. Expected: uint8 or float.")
     return pixels[..., 0] if pixels.shape[-1] == 1 else pixels[..., :3]
 
 

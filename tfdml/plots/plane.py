@@ -23,25 +23,30 @@ def checked(embeddings, labels, class_names=None, **limits):
     embeddings = np.asarray(embeddings, dtype=np.float64)
     labels = np.asarray(labels)
     if embeddings.ndim != 2 or 0 in embeddings.shape:
-        raise ValueError(f"Received: embeddings of shape {embeddings.shape}; expected (n, d) with n, d >= 1.")
+        raise ValueError(
+            f"Invalid embeddings. Received: embeddings of shape {embeddings.shape}. Expected: (n, d) with n, d >= 1."
+        )
     if labels.shape != embeddings.shape[:1]:
         raise ValueError(
-            f"Received: labels of shape {labels.shape}; expected ({len(embeddings)},), one for each embedding."
+            f"Labels and embeddings do not match. Received: labels of shape {labels.shape}. "
+            f"Expected: ({len(embeddings)},), one for each embedding."
         )
     if not np.isfinite(embeddings).all():
         bad = int((~np.isfinite(embeddings).all(axis=1)).sum())
-        raise ValueError(f"Received: {bad} embeddings with NaN or infinity; expected finite numbers.")
+        raise ValueError(
+            f"Embeddings are not finite. Received: {bad} embeddings with NaN or infinity. Expected: finite numbers."
+        )
     if class_names is not None:
         if not np.issubdtype(labels.dtype, np.integer):
             raise ValueError(f"class_names need integer labels. Received: labels of type {labels.dtype}.")
         if labels.min() < 0 or labels.max() >= len(class_names):
             raise ValueError(
                 f"A label has no name. Received: labels in {labels.min()}..{labels.max()} and "
-                f"{len(class_names)} class_names; expected labels in 0..{len(class_names) - 1}."
+                f"{len(class_names)} class_names. Expected: labels in 0..{len(class_names) - 1}."
             )
     for name, value in limits.items():
         if value < 1:
-            raise ValueError(f"Received: {name}={value}; expected {name} >= 1.")
+            raise ValueError(f"Invalid {name}. Received: {name}={value}. Expected: {name} >= 1.")
     return embeddings, labels
 
 

@@ -68,7 +68,7 @@ def pooling_maps(
         )
     if interpolation not in ("nearest", "bilinear"):
         raise ValueError(
-            f"Invalid interpolation. Received: interpolation={interpolation!r}; expected 'nearest' or 'bilinear'."
+            f"Invalid interpolation. Received: interpolation={interpolation!r}. Expected: 'nearest' or 'bilinear'."
         )
     all_pixels = [as_pixels(image, f"images[{index}]") for index, image in enumerate(images)]
 
@@ -137,7 +137,7 @@ def _checked_maps(maps, count):
     maps = np.asarray(maps)
     maps = maps.astype(np.float64)
     if maps.ndim != 3 or 0 in maps.shape:
-        raise ValueError(f"Maps have the wrong shape. Received: maps of shape {maps.shape}; expected (images, h, w).")
+        raise ValueError(f"Maps have the wrong shape. Received: maps of shape {maps.shape}. Expected: (images, h, w).")
     if len(maps) != count:
         raise ValueError(
             f"The numbers of images and maps differ. Received: {count} images and {len(maps)} maps. Expected: one map "
@@ -145,11 +145,11 @@ def _checked_maps(maps, count):
         )
     if not np.isfinite(maps).all() or maps.min() < 0:
         raise ValueError(
-            f"Invalid weights. Received: weights in [{maps.min():g}, {maps.max():g}]; expected finite weights >= 0."
+            f"Invalid weights. Received: weights in [{maps.min():g}, {maps.max():g}]. Expected: finite weights >= 0."
         )
     sums = maps.sum(axis=(1, 2))
     if np.abs(sums - 1.0).max() > 0.02:
         raise ValueError(
-            f"Invalid weights. Received: a map that sums to {sums[np.abs(sums - 1.0).argmax()]:g}; expected 1."
+            f"Invalid weights. Received: a map that sums to {sums[np.abs(sums - 1.0).argmax()]:g}. Expected: 1."
         )
     return maps

@@ -78,7 +78,9 @@ def save_projector(
     image_size = check_whole_number("image_size", image_size, _MIN_SIDE)
     max_sprite_size = check_whole_number("max_sprite_size", max_sprite_size, _MIN_SIDE)
     if max_sprite_size > _MAX_SPRITE:
-        raise ValueError(f"Received: max_sprite_size={max_sprite_size}; expected at most {_MAX_SPRITE}.")
+        raise ValueError(
+            f"Invalid max_sprite_size. Received: max_sprite_size={max_sprite_size}. Expected: at most {_MAX_SPRITE}."
+        )
     columns = _checked_columns(columns, len(vectors))
     per_row = math.ceil(math.sqrt(len(vectors)))
     side = min(image_size, max_sprite_size // per_row)

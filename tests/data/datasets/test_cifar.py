@@ -87,10 +87,10 @@ def test_damaged_files_are_named(tmp_path):
     folder = cifar_files.write_cifar100(tmp_path / "cifar-100-binary")
     path, whole = folder / "train.bin", (folder / "train.bin").read_bytes()
     for contents, message in [
-        (whole[:-1], "train.bin of 614799 bytes; expected a multiple of 3074"),
+        (whole[:-1], "train.bin of 614799 bytes. Expected: a multiple of 3074"),
         (b"", "train.bin of 0 bytes"),
-        (b"\x14" + whole[1:], "train.bin with label 20; expected labels below 20"),
-        (whole[:1] + b"\x64" + whole[2:], "train.bin with label 100; expected labels below 100"),
+        (b"\x14" + whole[1:], "train.bin with label 20. Expected: labels below 20"),
+        (whole[:1] + b"\x64" + whole[2:], "train.bin with label 100. Expected: labels below 100"),
         (bytes([(whole[0] + 1) % 20]) + whole[1:], "A class of two super-classes"),
     ]:
         path.write_bytes(contents)

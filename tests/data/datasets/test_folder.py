@@ -163,7 +163,7 @@ def test_unreadable_images_can_be_skipped(tree, caplog):
 
 
 def test_too_large_images_are_unreadable(tree):
-    with pytest.raises(ValueError, match=r"three.png \(an image of 22 x 30 pixels; expected at most 650"):
+    with pytest.raises(ValueError, match=r"three.png \(an image of 22 x 30 pixels. Expected: at most 650"):
         folder(tree, max_pixels=650)
 
 

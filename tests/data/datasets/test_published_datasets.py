@@ -94,7 +94,7 @@ def test_the_second_form_of_cars196(tmp_path):
     np.testing.assert_array_equal(load("cars196", path=path, counts="any").labels, dataset.labels)
     # What the devkit itself holds of the test images has no classes.
     (path / "devkit" / "cars_test_annos.mat").rename(path / "devkit" / labels.name)
-    with pytest.raises(ValueError, match=r"cars_test_annos_withlabels.mat with the fields \(.*expected 'class', too"):
+    with pytest.raises(ValueError, match=r"cars_test_annos_withlabels.mat with the fields \(.*Expected: 'class', too"):
         load("cars196", path=path, counts="any")
 
 
@@ -113,12 +113,12 @@ def test_roles_of_in_shop(tmp_path):
 
 def test_published_counts_are_asked_for(name, path):
     expected = {"cub": "11,788 images", "cars196": "16,185", "sop": "120,053", "in_shop": "14,218 query images"}
-    with pytest.raises(ValueError, match=rf"Received: \S+.* with 6 classes.*expected .*{expected[name]}") as error:
+    with pytest.raises(ValueError, match=rf"Received: \S+.* with 6 classes.*Expected: .*{expected[name]}") as error:
         load(name, path=path)
     assert str(path) in str(error.value)
     with miniatures.expected_counts_of(name, path):
         assert load(name, path=path).num_classes == 6
-    with pytest.raises(ValueError, match=r"counts='some'; expected one of \('published', 'any'\)"):
+    with pytest.raises(ValueError, match=r"counts='some'. Expected: one of \('published', 'any'\)"):
         load(name, path=path, counts="some")
 
 
@@ -129,7 +129,7 @@ def test_a_wrong_count_is_named(tmp_path):
         for name in ("images.txt", "image_class_labels.txt"):
             lines = (lists / name).read_text().splitlines()
             (lists / name).write_text("\n".join(lines[:-1]) + "\n")
-        with pytest.raises(ValueError, match="with 31 images; expected 32 images. Pass counts='any'"):
+        with pytest.raises(ValueError, match="with 31 images. Expected: 32 images. Pass counts='any'"):
             load("cub", path=path)
 
 
@@ -177,7 +177,7 @@ def test_says_what_to_put_where(tmp_path, name, advice):
         ("cub", "images.txt", lambda text: "", "images.txt without entries"),
         ("cub", "images.txt", lambda text: text.split("\n", 1)[1], "are inconsistent. Received: images.txt with 23"),
         ("cub", "image_class_labels.txt", lambda text: text.replace(" 6\n", " 7\n", 1), "are inconsistent"),
-        ("cub", "image_class_labels.txt", lambda text: text.replace(" 6\n", " six\n", 1), "line 21: '21 six'; exp"),
+        ("cub", "image_class_labels.txt", lambda text: text.replace(" 6\n", " six\n", 1), "line 21: '21 six'. Exp"),
         ("sop", "Ebay_test.txt", lambda text: text.replace(" 4 1 ", " 3 1 ", 1), "with 1 classes in both, such as 3"),
         ("sop", "Ebay_train.txt", lambda text: text[: text.index("\n") + 1], "Ebay_train.txt without entries"),
         ("in_shop", "Eval/list_eval_partition.txt", lambda text: text.replace("query", "asked", 1), "status 'asked'"),
@@ -197,13 +197,13 @@ def test_damaged_matlab_files(tmp_path):
     path = miniatures.make_cars196(tmp_path)
     place = path / "cars_annos.mat"
     contents = place.read_bytes()
-    for damaged, message in ((contents[:500], "expected a MATLAB file"), (b"", "MATLAB"), (contents[:128], "without")):
+    for damaged, message in ((contents[:500], "Expected: a MATLAB file"), (b"", "MATLAB"), (contents[:128], "without")):
         place.write_bytes(damaged)
         with pytest.raises(ValueError, match=message) as error:
             load("cars196", path=path, counts="any")
         assert str(place) in str(error.value)
     miniatures.write_cars_lists(path, ["one car"], [0, 1])
-    with pytest.raises(ValueError, match="classes 1 to 2; expected 1 to 1"):
+    with pytest.raises(ValueError, match="classes 1 to 2. Expected: 1 to 1"):
         load("cars196", path=path, counts="any")
 
 

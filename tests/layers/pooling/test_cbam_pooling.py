@@ -60,5 +60,5 @@ def test_by_hand():
 @pytest.mark.parametrize("option", ["reduction", "kernel_size"])
 @pytest.mark.parametrize("value", [0, 2.5, True])
 def test_bad_options(option, value):
-    with pytest.raises(ValueError, match=f"Received: {option}={value}; expected an integer >= 1"):
+    with pytest.raises(ValueError, match=f"Received: {option}={value}. Expected: an integer >= 1"):
         CBAMPooling(**{option: value})

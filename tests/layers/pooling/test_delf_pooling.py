@@ -34,5 +34,5 @@ def test_by_hand():
 
 @pytest.mark.parametrize("units", [0, 1.5, "many"])
 def test_bad_units(units):
-    with pytest.raises(ValueError, match=f"Received: units={units!r}; expected an integer >= 1"):
+    with pytest.raises(ValueError, match=f"Received: units={units!r}. Expected: an integer >= 1"):
         DeLFPooling(units)

@@ -69,5 +69,5 @@ def test_features_whose_squares_overflow(places):
 
 @pytest.mark.parametrize("ridge", [0, -1.0, np.inf, "1"])
 def test_bad_ridge(ridge):
-    with pytest.raises(ValueError, match="Received: ridge=.*; expected ridge > 0"):
+    with pytest.raises(ValueError, match="Received: ridge=.*. Expected: ridge > 0"):
         GeneralizedMaxPooling(ridge)

@@ -60,9 +60,9 @@ def test_power_that_is_not_trained():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"power": 0.5}, "Received: power=0.5; expected 1 <= power <= 1000"),
+        ({"power": 0.5}, "Received: power=0.5. Expected: 1 <= power <= 1000"),
         ({"power": "three"}, "Received: power='three'"),
-        ({"epsilon": 0.0}, "Received: epsilon=0.0; expected epsilon > 0"),
+        ({"epsilon": 0.0}, "Received: epsilon=0.0. Expected: epsilon > 0"),
         ({"trainable_power": "yes"}, "Received: trainable_power='yes'"),
         ({"per_channel": 3}, "Received: per_channel=3"),
     ],

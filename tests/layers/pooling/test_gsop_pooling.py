@@ -90,5 +90,5 @@ def test_only_training_keeps_statistics():
 
 @pytest.mark.parametrize("units", [0, 1.5, None])
 def test_bad_units(units):
-    with pytest.raises(ValueError, match=f"Received: units={units!r}; expected an integer >= 1"):
+    with pytest.raises(ValueError, match=f"Received: units={units!r}. Expected: an integer >= 1"):
         GSoPPooling(units)

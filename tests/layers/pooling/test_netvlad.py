@@ -72,5 +72,5 @@ def test_adapt_one_center():
 @pytest.mark.parametrize("option", ["prototypes", "channels"])
 @pytest.mark.parametrize("value", [0, 2.5, True])
 def test_bad_options(option, value):
-    with pytest.raises(ValueError, match=f"Received: {option}={value}; expected an integer >= 1"):
+    with pytest.raises(ValueError, match=f"Received: {option}={value}. Expected: an integer >= 1"):
         NetVLAD(**{option: value})

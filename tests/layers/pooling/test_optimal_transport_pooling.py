@@ -124,11 +124,11 @@ def test_great_smoothing_is_finite_in_single_precision():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"prototypes": 0}, "Received: prototypes=0; expected an integer >= 1"),
-        ({"channels": 0}, "Received: channels=0; expected an integer >= 1"),
+        ({"prototypes": 0}, "Received: prototypes=0. Expected: an integer >= 1"),
+        ({"channels": 0}, "Received: channels=0. Expected: an integer >= 1"),
         ({"channels": 2.5}, "Received: channels=2.5"),
-        ({"smoothing": 0.0}, "Received: smoothing=0.0; expected smoothing > 0"),
-        ({"iterations": 0}, "Received: iterations=0; expected an integer >= 1"),
+        ({"smoothing": 0.0}, "Received: smoothing=0.0. Expected: smoothing > 0"),
+        ({"iterations": 0}, "Received: iterations=0. Expected: an integer >= 1"),
     ],
 )
 def test_bad_options(options, message):

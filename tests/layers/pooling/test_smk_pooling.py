@@ -46,8 +46,8 @@ def test_by_hand():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"channels": 0}, "Received: channels=0; expected an integer >= 1"),
-        ({"kernel_size": 0}, "Received: kernel_size=0; expected an integer >= 1"),
+        ({"channels": 0}, "Received: channels=0. Expected: an integer >= 1"),
+        ({"kernel_size": 0}, "Received: kernel_size=0. Expected: an integer >= 1"),
         ({"kernel_size": 4}, "Received: kernel_size=4. Expected: an odd integer"),
     ],
 )

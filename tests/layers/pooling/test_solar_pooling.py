@@ -83,9 +83,9 @@ def test_starts_as_generalized_mean():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"reduction": 0}, "Received: reduction=0; expected an integer >= 1"),
-        ({"aggregation": "max"}, r"Received: aggregation='max'; expected one of \('gem', 'gap'\)"),
-        ({"power": 0.0}, "Received: power=0.0; expected 1 <= power <= 1000"),
+        ({"reduction": 0}, "Received: reduction=0. Expected: an integer >= 1"),
+        ({"aggregation": "max"}, r"Received: aggregation='max'. Expected: one of \('gem', 'gap'\)"),
+        ({"power": 0.0}, "Received: power=0.0. Expected: 1 <= power <= 1000"),
     ],
 )
 def test_bad_options(options, message):

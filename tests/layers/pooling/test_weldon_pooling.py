@@ -38,8 +38,8 @@ def test_fewer_places_than_asked_for_of_unknown_number(jit_compile):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"greatest": 0}, "Received: greatest=0; expected an integer >= 1"),
-        ({"least": -1}, "Received: least=-1; expected an integer >= 0"),
+        ({"greatest": 0}, "Received: greatest=0. Expected: an integer >= 1"),
+        ({"least": -1}, "Received: least=-1. Expected: an integer >= 0"),
         ({"least": 0.5}, "Received: least=0.5"),
     ],
 )

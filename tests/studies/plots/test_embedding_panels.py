@@ -101,11 +101,11 @@ def test_errors():
     embeddings, labels = blobs()
     with pytest.raises(ValueError, match="Received: no panels"):
         embedding_panels({}, labels)
-    with pytest.raises(ValueError, match=r"labels of shape \(60,\); expected \(59,\)"):
+    with pytest.raises(ValueError, match=r"labels of shape \(60,\). Expected: \(59,\)"):
         embedding_panels({"a": embeddings, "b": embeddings[:59]}, labels)
     with pytest.raises(ValueError, match="1 embeddings with NaN"):
         embedding_panels({"a": np.where(np.arange(60)[:, None] == 7, np.nan, embeddings)}, labels)
     with pytest.raises(ValueError, match="labels in 0..5 and 2 class_names"):
         embedding_panels({"a": embeddings}, labels, ["a", "b"])
-    with pytest.raises(ValueError, match="columns=0; expected columns >= 1"):
+    with pytest.raises(ValueError, match="columns=0. Expected: columns >= 1"):
         embedding_panels({"a": embeddings}, labels, columns=0)

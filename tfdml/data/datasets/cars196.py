@@ -49,8 +49,8 @@ def cars196(path: PathLike, verify: bool = True, counts: str = "published") -> L
             numbers += numbers_of_part
     if not 1 <= min(numbers) <= max(numbers) <= len(class_names):
         raise ValueError(
-            f"Damaged list file. Received: {lists[-1]} with classes {min(numbers)} to {max(numbers)}; "
-            f"expected 1 to {len(class_names)}."
+            f"Damaged list file. Received: {lists[-1]} with classes {min(numbers)} to {max(numbers)}. "
+            f"Expected: 1 to {len(class_names)}."
         )
     images = LabeledImages(
         np.array([str(root / name) for name in names]),
@@ -69,7 +69,7 @@ def _read_mat(path, name):
     try:
         contents = loadmat(path, squeeze_me=True)
     except Exception as error:  # SciPy's readers raise many kinds of error.
-        raise ValueError(f"Damaged list file. Received: {path} ({error}); expected a MATLAB file.") from error
+        raise ValueError(f"Damaged list file. Received: {path} ({error}). Expected: a MATLAB file.") from error
     if name not in contents or not np.size(contents[name]):
         raise ValueError(f"Damaged list file. Received: {path} without {name!r}.")
     return np.atleast_1d(contents[name])
@@ -81,5 +81,5 @@ def _columns(path, *fields):
     known = annotations.dtype.names or ()
     for field in fields:
         if field not in known:
-            raise ValueError(f"Damaged list file. Received: {path} with the fields {known}; expected {field!r}, too.")
+            raise ValueError(f"Damaged list file. Received: {path} with the fields {known}. Expected: {field!r}, too.")
     return [annotations[field].tolist() for field in fields]

@@ -109,7 +109,7 @@ def read_cifar100(path, part="train"):
     superclass_of_class = np.full(len(class_names), -1, np.int64)
     superclass_of_class[fine] = coarse
     if (superclass_of_class[fine] != coarse).any():
-        raise ValueError(f"A class of two super-classes. Received: {folder.path}; expected the files of CIFAR-100.")
+        raise ValueError(f"A class of two super-classes. Received: {folder.path}. Expected: the files of CIFAR-100.")
     return Cifar100(images, fine, coarse, class_names, superclass_names, superclass_of_class)
 
 
@@ -121,7 +121,9 @@ class _Folder:
 
     def find(self, name):
         if not (self.path / name).is_file():
-            raise FileNotFoundError(f"Received: {self.path}, which does not hold {name}. {self.advice}")
+            raise FileNotFoundError(
+                f"A file of the dataset is missing. Received: {self.path}, which does not hold {name}. {self.advice}"
+            )
         return self.path / name
 
     def names(self, name):
@@ -141,10 +143,14 @@ class _Folder:
         contents = np.fromfile(path, np.uint8)
         size = len(counts) + _PIXELS
         if not len(contents) or len(contents) % size:
-            raise ValueError(f"Damaged file. Received: {path} of {len(contents)} bytes; expected a multiple of {size}.")
+            raise ValueError(
+                f"Damaged file. Received: {path} of {len(contents)} bytes. Expected: a multiple of {size}."
+            )
         records = contents.reshape(-1, size)
         for column, count in enumerate(counts):
             largest = records[:, column].max()
             if largest >= count:
-                raise ValueError(f"Damaged file. Received: {path} with label {largest}; expected labels below {count}.")
+                raise ValueError(
+                    f"Damaged file. Received: {path} with label {largest}. Expected: labels below {count}."
+                )
         return records

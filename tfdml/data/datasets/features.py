@@ -83,7 +83,7 @@ def features(
     array = _read(features_path, lambda: np.lib.format.open_memmap(features_path, mode="r"))
     labels_path = _companion(labels, folder / LABELS)
     if labels_path is None:
-        raise FileNotFoundError(f"Features without labels. Received: {features_path}; expected {folder / LABELS}.")
+        raise FileNotFoundError(f"Features without labels. Received: {features_path}. Expected: {folder / LABELS}.")
     numbers, names = _numbers_and_names(labels_path, _companion(classes, folder / CLASSES))
     roles_path = _companion(roles, folder / ROLES)
     if num_train_classes is None:
@@ -202,7 +202,10 @@ def _numbers_and_names(labels_path, classes_path):
     if labels.dtype.kind == "S":
         labels = np.char.decode(labels, "utf-8")
     if labels.dtype.kind in "iu" and labels.size and labels.min() < 0:
-        raise ValueError(f"Received: {labels_path} with labels down to {labels.min()}; expected labels of at least 0.")
+        raise ValueError(
+            f"Negative labels. Received: {labels_path} with labels down to {labels.min()}. "
+            "Expected: labels of at least 0."
+        )
     if names is None:
         present, numbers = np.unique(labels, return_inverse=True)
         return numbers, tuple(map(str, present))
@@ -210,8 +213,9 @@ def _numbers_and_names(labels_path, classes_path):
         return _numbers_of(labels, names, labels_path, classes_path), names
     if labels.size and labels.max() >= len(names):
         raise ValueError(
-            f"Received: {labels_path} with labels up to {labels.max()} and {classes_path} with {len(names)} names; "
-            "expected a name for each label, the first for 0."
+            "Labels without a name. "
+            f"Received: {labels_path} with labels up to {labels.max()} and {classes_path} with {len(names)} names. "
+            "Expected: a name for each label, the first for 0."
         )
     return labels, names
 
@@ -223,7 +227,9 @@ def _numbers_of(labels, names, labels_path, classes_path):
         raise ValueError(f"Labels as text need names that differ. Received: {twice!r} twice in {classes_path}.")
     unknown = sorted(set(labels.tolist()) - set(numbers))
     if unknown:
-        raise ValueError(f"Received: {labels_path} with classes that {classes_path} does not name: {unknown[:10]}.")
+        raise ValueError(
+            f"Unknown classes. Received: {labels_path} with classes that {classes_path} does not name: {unknown[:10]}."
+        )
     return np.array([numbers[label] for label in labels.tolist()], np.int64)
 
 
@@ -253,5 +259,5 @@ def _check_finite(dataset, path):
         more = f" and {len(rows) - 10} more" if len(rows) > 10 else ""
         raise ValueError(
             f"Features that are not finite. Received: {os.fspath(path)}, rows {', '.join(map(str, rows[:10]))}{more} "
-            "(from 0); expected finite numbers that float32 can hold."
+            "(from 0). Expected: finite numbers that float32 can hold."
         )

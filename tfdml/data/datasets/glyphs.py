@@ -130,8 +130,8 @@ def _render_all(size, min_typefaces, seed, samples_per_typeface, characters, **w
     if not len(kept):
         raise ValueError(
             "No character is left to render. "
-            f"Received: min_typefaces={min_typefaces}, characters={characters!r}; "
-            f"expected min_typefaces <= {len(typefaces)}, and characters that occur in that number of typefaces."
+            f"Received: min_typefaces={min_typefaces}, characters={characters!r}. "
+            f"Expected: min_typefaces <= {len(typefaces)}, and characters that occur in that number of typefaces."
         )
     code_points, inked = [code_points[index] for index in kept], inked[:, kept]
 

@@ -46,7 +46,7 @@ def in_shop(path: PathLike, verify: bool = True, counts: str = "published") -> L
     unknown = set(statuses) - set(_ROLES)
     if unknown:
         raise ValueError(
-            f"Damaged list file. Received: {list_file} with the status {min(unknown)!r}; expected {tuple(_ROLES)}."
+            f"Damaged list file. Received: {list_file} with the status {min(unknown)!r}. Expected: {tuple(_ROLES)}."
         )
     is_train = np.array(statuses) == "train"
     order = np.concatenate([np.flatnonzero(is_train), np.flatnonzero(~is_train)])

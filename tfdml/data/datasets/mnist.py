@@ -116,7 +116,7 @@ def fashion_mnist(path: PathLike | None = None, part: str = "train") -> LabeledI
 
 def _check_part(part):
     if part not in _PARTS:
-        raise ValueError(f"Received: part={part!r}; expected one of {_PARTS}.")
+        raise ValueError(f"Invalid part. Received: part={part!r}. Expected: one of {_PARTS}.")
 
 
 def _labeled(arrays, class_names, name):
@@ -139,7 +139,9 @@ def _read_local(path, part, archive=None):
     if path.is_dir():
         return _join(lambda name: _read_idx_pair(path, name), part)
     if archive is None:
-        raise FileNotFoundError(f"Received: path={str(path)!r}; expected a folder of IDX files.")
+        raise FileNotFoundError(
+            f"There is no such folder. Received: path={str(path)!r}. Expected: a folder of IDX files."
+        )
     return _read_archive(path, part)
 
 
@@ -150,7 +152,8 @@ def _read_idx_pair(folder, part):
     for path, array, rank in ((images_path, images, 3), (labels_path, labels, 1)):
         if array.ndim != rank or array.dtype != np.uint8:
             raise ValueError(
-                f"Received: {path} with shape {array.shape} of {array.dtype}; expected rank {rank} of uint8."
+                f"Not a file of this dataset. Received: {path} with shape {array.shape} of {array.dtype}. "
+                f"Expected: rank {rank} of uint8."
             )
     if len(images) != len(labels):
         raise ValueError(
@@ -176,8 +179,8 @@ def _read_archive(path, part):
             return _join(lambda name: (archive[f"x_{name}"], archive[f"y_{name}"]), part)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(
-            f"Not a readable mnist.npz. Received: {path} ({error}); "
-            "expected the arrays x_train, y_train, x_test, y_test."
+            f"Not a readable mnist.npz. Received: {path} ({error}). "
+            "Expected: the arrays x_train, y_train, x_test, y_test."
         ) from error
 
 
