@@ -179,6 +179,7 @@ def test_batches_of_images_of_one_super_class():
         ({"superclasses": [0, 0, 1], "superclasses_per_batch": 2}, r"shape \(3,\). Expected: \(4,\)"),
         ({"superclasses": [0, 0, 1, 1], "superclasses_per_batch": 3}, "superclasses_per_batch=3 with 2 classes"),
         ({"superclasses": [0, 0, 0, 1], "superclasses_per_batch": 1}, r"super-classes \[1\] with \[1\] classes"),
+        ({"superclasses": ["cat", "cat", "cat", "dog"], "superclasses_per_batch": 1}, r"super-classes \['dog'\] with"),
         ({"superclasses": [0, 0, 1, 1], "superclasses_per_batch": 1, "sampling": "instance"}, "sampling='instance'"),
         ({"small_classes": "drop"}, "small_classes"),
         (

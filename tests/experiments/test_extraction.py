@@ -268,12 +268,14 @@ def test_half_precision_on_disk(digits, tmp_path):
 
 def test_what_the_set_tells_goes_along(digits, tmp_path):
     names = ("zero\nnought", *digits.class_names[1:])
-    dataset = LabeledImages(digits.images, digits.labels, names, "mine", 5, np.arange(50) % 2 + 1)
+    parity = np.array(["even", "odd"] * 5)
+    dataset = LabeledImages(digits.images, digits.labels, names, "mine", 5, np.arange(50) % 2 + 1, superclasses=parity)
     extract(with_head(), dataset, tmp_path / "out")
     stored = features(tmp_path / "out")
     assert stored.num_train_classes == 5
     assert stored.is_query.tolist() == dataset.is_query.tolist()
     assert stored.class_names == ("zero nought", *names[1:])
+    assert stored.superclasses.tolist() == parity.tolist()
 
 
 def leaves(folder):

@@ -81,6 +81,7 @@ class Hierarchical:
 
     Args:
         superclasses: int array `(classes,)`. Super-class of each class, from 0 without gaps.
+        names: Names of the super-classes, for messages.
         per_batch: int. Classes per batch.
         superclasses_per_batch: int. Super-classes per batch.
         seed: int, at least 0.
@@ -89,7 +90,7 @@ class Hierarchical:
         ValueError: If the numbers do not divide, or there are too few super-classes, or classes of one.
     """
 
-    def __init__(self, superclasses, per_batch, superclasses_per_batch, seed):
+    def __init__(self, superclasses, names, per_batch, superclasses_per_batch, seed):
         counts = np.bincount(superclasses)
         # Super-classes can be left without classes.
         present = np.flatnonzero(counts)
@@ -104,7 +105,7 @@ class Hierarchical:
         if counts[present].min() < size:
             small = present[counts[present] < size]
             raise ValueError(
-                f"Some super-classes have too few classes. Received: super-classes {small[:10].tolist()} with "
+                f"Some super-classes have too few classes. Received: super-classes {names[small[:10]].tolist()} with "
                 f"{counts[small[:10]].tolist()} classes. Expected: at least {size}, the classes per batch divided by "
                 "superclasses_per_batch."
             )

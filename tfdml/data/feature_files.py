@@ -9,11 +9,12 @@ import os
 import numpy as np
 
 from tfdml._utils.files import LOCK, PARTIAL_PREFIX, lock_folder
-from tfdml._utils.plain_files import write_json, write_text
-from tfdml.data.datasets.features import CLASSES, FEATURES, LABELS, ROLES, SOURCE
+from tfdml._utils.plain_files import write_json
+from tfdml.data.class_files import CLASSES, SUPERCLASSES, write_class_names
+from tfdml.data.datasets.features import FEATURES, LABELS, ROLES, SOURCE
 
 _PARTIAL = f"{FEATURES}.partial"
-_UNFINISHED = {_PARTIAL, LABELS, CLASSES, ROLES, SOURCE}
+_UNFINISHED = {_PARTIAL, LABELS, CLASSES, SUPERCLASSES, ROLES, SOURCE}
 
 
 def write_features(folder, images, values, source, dtype):
@@ -35,7 +36,7 @@ def write_features(folder, images, values, source, dtype):
     """
     with _whole_or_nothing(folder):
         np.save(folder / LABELS, images.labels)
-        write_text(folder / CLASSES, "".join(f"{' '.join(name.splitlines())}\n" for name in images.class_names))
+        write_class_names(folder, images)
         if images.roles is not None:
             np.save(folder / ROLES, images.roles)
         feature_size = _write(folder / _PARTIAL, values, images, dtype)

@@ -155,10 +155,10 @@ class BalancedSampler:
                 f"Super-classes are visited by their classes. Received: sampling={sampling!r} with superclasses. "
                 "Expected: sampling='class'."
             )
-        of_class = _checked_superclasses(superclasses, self.num_classes)
+        names, of_class = _checked_superclasses(superclasses, self.num_classes)
         class_of_unit = np.zeros(self._num_units, np.int64)
         class_of_unit[units] = labels
-        return Hierarchical(of_class[class_of_unit], self.classes_per_batch, superclasses_per_batch, self.seed)
+        return Hierarchical(of_class[class_of_unit], names, self.classes_per_batch, superclasses_per_batch, self.seed)
 
     @property
     def batch_size(self) -> int:
@@ -302,14 +302,15 @@ def without_small_classes(dataset):
 
 
 def _checked_superclasses(superclasses, num_classes):
-    """Return the number of the super-class of each class, from 0."""
+    """Return the names of the super-classes, and the number of that of each class, from 0."""
     superclasses = np.asarray(superclasses)
     if superclasses.shape != (num_classes,):
         raise ValueError(
             f"Each class has one super-class. Received: superclasses of shape {superclasses.shape}. Expected: "
             f"({num_classes},), in the order of the classes."
         )
-    return np.unique(superclasses, return_inverse=True)[1].reshape(-1)
+    names, numbers = np.unique(superclasses, return_inverse=True)
+    return names, numbers.reshape(-1)
 
 
 def sampler_of(

@@ -11,12 +11,13 @@ import numpy as np
 
 from tfdml._utils.files import LOCK, PARTIAL_PREFIX
 from tfdml._utils.input_errors import InputError
-from tfdml._utils.plain_files import read_json, write_csv, write_json, write_text
+from tfdml._utils.plain_files import read_json, write_csv, write_json
 from tfdml.data import parquet_files
+from tfdml.data.class_files import CLASSES, SUPERCLASSES, write_class_names
 from tfdml.data.parquet_files import SOURCE, VectorBlock
 from tfdml.experiments.errors import RunFolderError
 
-FAILED, CLASSES = "failed.csv", "classes.txt"
+FAILED = "failed.csv"
 _FORMAT = 1
 # What must be the same for a shard to belong to the extraction.
 _SAME = ("format", "images", "digest", "shard_size", "dtype", "preprocessing", "scale", "features")
@@ -79,8 +80,7 @@ class Shards:
         """
         if not (self.folder / SOURCE).exists():
             check_can_begin(self.folder)
-            names = (" ".join(name.splitlines()) for name in self._images.class_names)
-            write_text(self.folder / CLASSES, "".join(f"{name}\n" for name in names))
+            write_class_names(self.folder, self._images)
             # Last, because a folder with a description counts as an extraction.
             write_json(self.folder / SOURCE, self.source)
             return
@@ -160,7 +160,7 @@ def check_can_begin(folder: Any) -> None:
     if not os.path.lexists(folder):
         return
     if os.path.isdir(folder):
-        present = [name for name in os.listdir(folder) if name not in (LOCK, CLASSES)]
+        present = [name for name in os.listdir(folder) if name not in (LOCK, CLASSES, SUPERCLASSES)]
         present = [name for name in present if not name.startswith(PARTIAL_PREFIX)]
         if not present or (SOURCE in present and "shards" in _source(folder)):
             return

@@ -44,6 +44,15 @@ def test_a_folder(stored):
     np.testing.assert_array_equal(dataset.read(slice(None)), rows())
 
 
+def test_superclasses(stored):
+    assert features(stored).superclasses is None
+    (stored / "superclasses.txt").write_text("insect\ninsect\nmammal\n")
+    assert features(stored).superclasses.tolist() == ["insect", "insect", "mammal"]
+    (stored / "superclasses.txt").write_text("insect\n")
+    with pytest.raises(ValueError, match=r"superclasses of shape \(1,\).*Read from .*features.npy"):
+        features(stored)
+
+
 def test_features_stay_on_disk(stored):
     dataset = features(stored)
     assert isinstance(dataset.features.base, np.memmap)

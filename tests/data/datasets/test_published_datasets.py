@@ -75,12 +75,15 @@ def test_class_names(name, path):
     }[name]
 
 
-def test_superclasses_of_sop(name, path):
+def test_superclasses(name, path):
     images = load(name, path=path, counts="any")
-    if name != "sop":
-        assert images.superclasses is None
-    else:
+    if name == "sop":
         assert [title.rsplit(" ", 1)[0] for title in images.class_names] == images.superclasses.tolist()
+    elif name == "in_shop":
+        folders = {image.split("/")[-2]: "/".join(image.split("/")[-4:-2]) for image in images.images}
+        assert [folders[title] for title in images.class_names] == images.superclasses.tolist()
+    else:
+        assert images.superclasses is None
 
 
 def test_the_second_form_of_cars196(tmp_path):
@@ -108,6 +111,7 @@ def test_roles_of_in_shop(tmp_path):
         assert splits.train.is_query is None
         for is_query, image in zip(splits.test.is_query, splits.test.images):
             assert is_query == (int(image[-14:-12]) <= 2), image
+        assert set(splits.train.superclasses) == {"WOMEN/Dresses"} and set(splits.test.superclasses) == {"MEN/Dresses"}
         assert splits.train.class_names == ("id_00000001", "id_00000003", "id_00000005")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 import os
 import pathlib
@@ -12,10 +11,11 @@ import numpy as np
 
 from tfdml._utils.types import PathLike
 from tfdml.data import parquet_files
+from tfdml.data.class_files import CLASSES, read_names, read_superclasses
 from tfdml.data.labeled_features import LabeledFeatures
 from tfdml.ops.labels import label_column
 
-FEATURES, LABELS, CLASSES, ROLES = "features.npy", "labels.npy", "classes.txt", "roles.npy"
+FEATURES, LABELS, ROLES = "features.npy", "labels.npy", "roles.npy"
 SOURCE = parquet_files.SOURCE
 
 
@@ -32,11 +32,12 @@ def features(
     Use it to train a `build_head` on features that `tfdml-extract` or another program has written.
 
     ```
-    features.npy   float16, float32 or float64 (n, d)
-    labels.npy     (n,): integers, or class names as text
-    classes.txt    optional: one line per class, in the order of the labels
-    roles.npy      optional: integers (n,), 1 for queries, 2 for their gallery, 0 for both
-    source.json    optional, as written by `tfdml-extract`
+    features.npy      float16, float32 or float64 (n, d)
+    labels.npy        (n,): integers, or class names as text
+    classes.txt       optional: one line per class, in the order of the labels
+    superclasses.txt  optional: the super-class of each class, one line per class
+    roles.npy         optional: integers (n,), 1 for queries, 2 for their gallery, 0 for both
+    source.json       optional, as written by `tfdml-extract`
     ```
 
     The folder may have Parquet files instead of `features.npy` and `labels.npy`, with the columns `vector` and `label`
@@ -96,6 +97,7 @@ def features(
             name=folder.resolve().name if path.is_dir() else path.stem,
             num_train_classes=num_train_classes,
             roles=None if roles_path is None else _load(roles_path),
+            superclasses=read_superclasses(folder),
         )
     except (TypeError, ValueError) as error:
         others = f" and {roles_path}" if roles_path is not None else ""
@@ -133,6 +135,7 @@ def _from_parquet(folder, labels, classes, roles, num_train_classes, verify):
         name=folder.resolve().name,
         num_train_classes=_published_split(folder / SOURCE) if num_train_classes is None else num_train_classes,
         roles=np.concatenate([block.roles for block in blocks]) if has_roles else None,
+        superclasses=read_superclasses(folder),
     )
     if verify:
         _check_finite(dataset, folder)
@@ -143,7 +146,7 @@ def _labels_of_blocks(blocks, folder):
     """Return labels from 0 and the names of the classes."""
     path = folder / CLASSES
     if path.is_file() and all(block.labels is not None for block in blocks):
-        return np.concatenate([block.labels for block in blocks]), _read_names(path)
+        return np.concatenate([block.labels for block in blocks]), read_names(path)
     classes: Any = [name for block in blocks for name in block.classes or ()]
     if not classes:
         columns = [block.labels for block in blocks if block.labels is not None]
@@ -193,7 +196,7 @@ def _load(path):
 def _numbers_and_names(labels_path, classes_path):
     """Return labels from 0 and the names of the classes."""
     labels = label_column(_load(labels_path), f"{labels_path} with labels")
-    names = None if classes_path is None else _read_names(classes_path)
+    names = None if classes_path is None else read_names(classes_path)
     if labels.dtype.kind not in "iuUS":
         raise ValueError(
             f"Labels must be integers or text. Received: {labels_path} with labels of type {labels.dtype}. Expected: "
@@ -231,17 +234,6 @@ def _numbers_of(labels, names, labels_path, classes_path):
             f"Unknown classes. Received: {labels_path} with classes that {classes_path} does not name: {unknown[:10]}."
         )
     return np.array([numbers[label] for label in labels.tolist()], np.int64)
-
-
-def _read_names(path):
-    try:
-        content = path.read_bytes()
-        # Folder names can have any encoding, but UTF-16 cannot be split into lines here.
-        is_utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        lines = content.decode("utf-8", "strict" if is_utf_16 else "surrogateescape").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"The class names cannot be read. Received: {path} ({error}). Expected: UTF-8.") from error
-    return tuple(line.rstrip("\r") for line in (lines[:-1] if lines[-1] == "" else lines))
 
 
 def _published_split(path):

@@ -27,7 +27,7 @@ def in_shop(path: PathLike, verify: bool = True, counts: str = "published") -> L
 
     Returns:
         `LabeledImages` of paths with `roles`; the training classes come first. Class names are names of items, such as
-        "id_00000002".
+        "id_00000002"; superclasses are the folders of their first images, such as "WOMEN/Dresses".
 
     Raises:
         FileNotFoundError: If the list or an image is missing; the message says what to put where.
@@ -54,12 +54,17 @@ def in_shop(path: PathLike, verify: bool = True, counts: str = "published") -> L
     split = int(is_train.sum())
     class_names, labels, num_train_classes = train_classes_first(items[:split], items[split:], list_file)
     folder = root / "Img" if (root / "Img" / "img").is_dir() else root
+    categories: dict[str, str] = {}
+    for index, item in zip(order, items):
+        # img/WOMEN/Dresses/id_00000002/02_1_front.jpg
+        categories.setdefault(item, "/".join(names[index].split("/")[1:-2]))
     images = LabeledImages(
         np.array([str(folder / names[index]) for index in order]),
         labels,
         class_names,
         name="in_shop",
         num_train_classes=num_train_classes,
+        superclasses=[categories[name] for name in class_names],
         roles=np.array([_ROLES[statuses[index]] for index in order]),
     )
     return published.checked(images, path, verify, counts)
