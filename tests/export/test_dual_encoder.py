@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tfdml import Gallery, layers
 from tfdml.export import export_dual_encoder, load_dual_encoder, load_saved_model
+from tfdml.export.saved_model import METADATA
 from tfdml.models import DualEncoder
 
 
@@ -65,6 +66,14 @@ def test_a_shared_encoder_is_stored_once(tmp_path):
     assert len(saved.weights) == 2
 
 
+def test_an_embedder_is_named_as_one(tmp_path):
+    (tmp_path / METADATA).parent.mkdir()
+    for file in ("saved_model.pb", METADATA):
+        (tmp_path / file).touch()
+    with pytest.raises(ValueError, match="one encoder.*Load it with `tfdml.export.load_saved_model`"):
+        load_dual_encoder(tmp_path)
+
+
 def test_mistakes(exported, tmp_path):
     model, path = exported
     with pytest.raises(FileExistsError, match="The path exists already"):
@@ -75,7 +84,7 @@ def test_mistakes(exported, tmp_path):
         export_dual_encoder(DualEncoder(keras.layers.Dense(2)), tmp_path / "model")
     with pytest.raises(FileNotFoundError, match="without saved_model.pb"):
         load_dual_encoder(tmp_path)
-    with pytest.raises(ValueError, match="not written by tfdml"):
+    with pytest.raises(ValueError, match=r"two encoders.*path='.*Load it with `tfdml.export.load_dual_encoder`"):
         load_saved_model(path)
     saved = load_dual_encoder(path)
     with pytest.raises(ValueError, match=r"Received: \['inputs'\]. Expected: \['price', 'tokens'\]"):

@@ -16,12 +16,17 @@ import tensorflow as tf
 from tfdml._utils.arguments import check_whole_number
 from tfdml._utils.foreign_graphs import check_saved_model
 from tfdml._utils.types import PathLike
-from tfdml.export.saved_model import _finite, _tensorflow_variables, path_for_tensorflow, write_saved_model
+from tfdml.export.saved_model import (
+    METADATA,
+    TOWERS_METADATA,
+    _finite,
+    _tensorflow_variables,
+    path_for_tensorflow,
+    write_saved_model,
+)
 from tfdml.models import DualEncoder
 from tfdml.version import __version__
 
-# Not the name of the metadata of an embedder, which has other signatures.
-_METADATA = Path("assets.extra", "tfdml_dual_encoder.json")
 _OUTPUT = "embedding"
 _SINGLE = "inputs"
 
@@ -85,7 +90,7 @@ def export_dual_encoder(model: DualEncoder, path: PathLike) -> pathlib.Path:
         "item_inputs": module.names["item"],
     }
     signatures = {"query": module.query, "item": module.item, "serving_default": module.query}
-    write_saved_model(path, module, signatures, _METADATA, metadata)
+    write_saved_model(path, module, signatures, TOWERS_METADATA, metadata)
     return path
 
 
@@ -104,7 +109,7 @@ def load_dual_encoder(path: PathLike, trust: bool = False) -> SavedDualEncoder:
 
     Raises:
         FileNotFoundError: If there is no such SavedModel at `path`.
-        ValueError: If it is damaged or does not pass the check.
+        ValueError: If it is a SavedModel of an embedder, is damaged or does not pass the check.
 
     Example:
         >>> import tempfile
@@ -115,14 +120,19 @@ def load_dual_encoder(path: PathLike, trust: bool = False) -> SavedDualEncoder:
         ('cosine', ['inputs'])
     """
     path = Path(path).expanduser()
-    for name in ("saved_model.pb", _METADATA):
+    if (path / METADATA).is_file():
+        raise ValueError(
+            f"This SavedModel has one encoder. Received: path={str(path)!r}, written by export_saved_model. Expected: a "
+            "folder written by export_dual_encoder. Load it with `tfdml.export.load_saved_model`."
+        )
+    for name in ("saved_model.pb", TOWERS_METADATA):
         if not (path / name).is_file():
             raise FileNotFoundError(
                 f"There is no SavedModel of two encoders. Received: path={str(path)!r} without {name}. Expected: a "
                 "folder written by export_dual_encoder."
             )
     check_saved_model(path, trust)
-    metadata = json.loads((path / _METADATA).read_text(encoding="utf-8"))
+    metadata = json.loads((path / TOWERS_METADATA).read_text(encoding="utf-8"))
     with path_for_tensorflow(path) as plain:
         return SavedDualEncoder(tf.saved_model.load(plain), metadata)
 

@@ -30,7 +30,9 @@ from tfdml.ops import MAX_PIXELS, UNIT_RANGE, check_input_range, decode_image, t
 from tfdml.version import __version__
 
 # The folder of a SavedModel that is reserved for additional files.
-_METADATA = Path("assets.extra", "tfdml.json")
+METADATA = Path("assets.extra", "tfdml.json")
+# Two towers have other signatures than an embedder.
+TOWERS_METADATA = Path("assets.extra", "tfdml_dual_encoder.json")
 _OUTPUT = "embedding"
 _SIGNATURES = {
     "serving_default": "images",
@@ -153,7 +155,7 @@ def export_saved_model(
         "input_range": input_range,
         "max_pixels": None if is_head else max_pixels,
     }
-    write_saved_model(path, module, {name: getattr(module, name) for name in signatures}, _METADATA, metadata)
+    write_saved_model(path, module, {name: getattr(module, name) for name in signatures}, METADATA, metadata)
     return path
 
 
@@ -187,13 +189,18 @@ def load_saved_model(path: PathLike, trust: bool = False) -> SavedEmbedder:
         raise FileNotFoundError(
             f"There is no SavedModel. Received: path={str(path)!r}. Expected: a folder with saved_model.pb."
         )
-    if not (path / _METADATA).is_file():
+    if (path / TOWERS_METADATA).is_file():
         raise ValueError(
-            f"The SavedModel was not written by tfdml. Received: path={str(path)!r} without {_METADATA}. Expected: a "
+            f"This SavedModel has two encoders, of queries and of items. Received: path={str(path)!r}. Expected: one "
+            "of an embedder. Load it with `tfdml.export.load_dual_encoder`."
+        )
+    if not (path / METADATA).is_file():
+        raise ValueError(
+            f"The SavedModel was not written by tfdml. Received: path={str(path)!r} without {METADATA}. Expected: a "
             "folder written by export_saved_model."
         )
     check_saved_model(path, trust)
-    metadata = json.loads((path / _METADATA).read_text(encoding="utf-8"))
+    metadata = json.loads((path / METADATA).read_text(encoding="utf-8"))
     with path_for_tensorflow(path) as plain:
         return SavedEmbedder(tf.saved_model.load(plain), metadata)
 
@@ -209,7 +216,7 @@ def is_own_saved_model(path: PathLike) -> bool:
         False
     """
     path = Path(path).expanduser()
-    return (path / "saved_model.pb").is_file() and (path / _METADATA).is_file()
+    return (path / "saved_model.pb").is_file() and (path / METADATA).is_file()
 
 
 def write_saved_model(path, module, signatures, metadata_name, metadata):
