@@ -11,6 +11,7 @@ from tfdml.data import (
     LabeledFeatures,
     LabeledImages,
     RelatedSampler,
+    csv,
     encode_tags,
     evaluation_batches,
     position_cells,
@@ -219,9 +220,22 @@ def test_a_table_of_positions(table):
     np.testing.assert_array_equal(annotations, expected[values])
 
 
+def test_a_table_of_tags(table):
+    rows = ["0.png,sky|sea", "1.png, dog ||sky", "2.png,sea|sea"]
+    dataset = LabeledImages.from_csv(table(rows, "path,tags"), label_column=None, tag_column="tags")
+    assert dataset.annotations.tolist() == [[0, 1, 1], [1, 0, 1], [0, 1, 0]]  # dog, sea, sky
+    rows = ["0.png,a red car; a house", "1.png,a house"]
+    dataset = csv(table(rows, "path,tags"), label_column=None, tag_column="tags", tag_separator=";")
+    assert dataset.annotations.tolist() == [[1, 1], [1, 0]]
+
+
 @pytest.mark.parametrize(
     ("rows", "options", "message"),
     [
+        (ROWS, {"tag_column": "shelf"}, "numbers or tags.*annotation_columns=.*tag_column='shelf'"),
+        (ROWS, {"annotation_columns": (), "tag_column": "tag"}, "lacks a column. Received: 'tag'"),
+        (["0.png,1,0,|"], {"annotation_columns": (), "tag_column": "shelf"}, r"1 images have no tags.*row 1.*'\|'"),
+        (ROWS, {"annotation_columns": (), "tag_column": "shelf", "tag_separator": ""}, "separator of tags"),
         (["0.png,nan,0,a"], {}, "1 annotations are not numbers.*row 1.*'nan' as 'x'"),
         (["0.png,1,0,a", "1.png,1,north,a"], {}, "row 2.*'north' as 'y'"),
         (["0.png,,0,a"], {}, "incomplete.*no x"),

@@ -209,10 +209,39 @@ def related_batches(
         >>> sorted(annotations.numpy().tolist())
         [0.0, 0.1, 5.0, 5.1]
     """
+    return related_share(
+        dataset, relation, anchors_per_batch, samples_per_anchor, seed, preprocessing, augmentation, input_range,
+        groups, start_batch,
+    )  # fmt: skip
+
+
+def related_share(
+    dataset,
+    relation,
+    anchors_per_batch,
+    samples_per_anchor,
+    seed,
+    preprocessing=None,
+    augmentation=None,
+    input_range=None,
+    groups=None,
+    start_batch=0,
+    part=None,
+):
+    """Return `related_batches`, or one worker's part of each batch, bit for bit.
+
+    Args:
+        dataset, relation, anchors_per_batch, samples_per_anchor, seed, preprocessing, augmentation, input_range,
+        groups, start_batch: As for `related_batches`.
+        part: Pair (index, count), as for `balanced_share`. Default `None`, whole batches.
+
+    Returns:
+        As for `related_batches`.
+    """
     check_is_labeled(dataset)
     preprocessing = _in_range(dataset, preprocessing, input_range)
     sampler = RelatedSampler(
-        _annotations_of(dataset), relation, anchors_per_batch, samples_per_anchor, seed, groups
+        annotations_of(dataset), relation, anchors_per_batch, samples_per_anchor, seed, groups
     )
     start_batch = check_whole_number("start_batch", start_batch, minimum=0)
 
@@ -223,16 +252,17 @@ def related_batches(
     batches = tf.data.Dataset.counter(start_batch).map(indices).prefetch(2)
     batches = _with_images(
         batches, dataset, sampler.batch_size, preprocessing, augmentation, sampler.seed, start_batch, is_endless=True,
-        labels=dataset.annotations,
+        part=part, labels=dataset.annotations,
     )  # fmt: skip
     return batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
 
-def _annotations_of(dataset):
+def annotations_of(dataset):
+    """Return the annotations of a dataset, or raise a ValueError if it has none."""
     if dataset.annotations is None:
         raise ValueError(
             f"The dataset has no annotations. Received: {dataset!r}. Expected: one with annotations, such as "
-            "`LabeledImages.from_arrays(images, annotations=positions)`."
+            "`LabeledImages.from_arrays(images, annotations=positions)` or a CSV file with `annotation_columns`."
         )
     return dataset.annotations
 
@@ -272,22 +302,24 @@ def evaluation_batches(
     """
     check_is_labeled(dataset)
     preprocessing = _in_range(dataset, preprocessing, input_range)
-    labels = _annotations_of(dataset) if annotations else None
+    labels = annotations_of(dataset) if annotations else None
     return _finite_batches(dataset, np.arange(len(dataset)), batch_size, preprocessing, labels=labels)
 
 
-def evaluation_share(dataset, batch_size, preprocessing=None, *, part):
+def evaluation_share(dataset, batch_size, preprocessing=None, *, part, annotations=False):
     """Return one worker's share of `evaluation_batches`; images of other workers are not read.
 
     Args:
-        dataset, batch_size, preprocessing: As for `evaluation_batches`.
+        dataset, batch_size, preprocessing, annotations: As for `evaluation_batches`.
         part: Pair (index, count). Return every count-th batch, starting with the index-th.
 
     Returns:
         Finite `tf.data.Dataset` with the auto-shard policy OFF, which marks it as one worker's share.
     """
     check_is_labeled(dataset)
-    batches = _finite_batches(dataset, np.arange(len(dataset)), batch_size, preprocessing, check_part(part))
+    labels = annotations_of(dataset) if annotations else None
+    indices = np.arange(len(dataset))
+    batches = _finite_batches(dataset, indices, batch_size, preprocessing, check_part(part), labels=labels)
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return batches.with_options(options)

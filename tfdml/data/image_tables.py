@@ -13,40 +13,55 @@ import numpy as np
 from tfdml._utils.arguments import check_whole_number
 from tfdml.data.image_files import check_reading_options, listed, unreadable
 from tfdml.data.list_files import missing_files
+from tfdml.data.related_sampler import encode_tags
 
 _FEWEST_CLASSES = 2
 
 
 def read_image_table(
-    path, image_column, label_column, root, delimiter, verify, on_unreadable, max_pixels, annotation_columns=()
-):
+    path, image_column, label_column, root, delimiter, verify, on_unreadable, max_pixels, annotation_columns=(),
+    tag_column=None, tag_separator="|",
+):  # fmt: skip
     """Read paths, labels and annotations from a CSV file, and check that the images exist and are readable.
 
     Args:
-        path, image_column, label_column, root, delimiter, verify, on_unreadable, max_pixels, annotation_columns: As for
-            `LabeledImages.from_csv`.
+        path, image_column, label_column, root, delimiter, verify, on_unreadable, max_pixels, annotation_columns,
+        tag_column, tag_separator: As for `LabeledImages.from_csv`.
 
     Returns:
-        Tuple (paths, labels, annotations) of two lists and a float64 array `(n, columns)`, or `None` without annotation
-        columns. Labels are integers if all of them are integer literals, else str.
+        Tuple (paths, labels, annotations) of two lists and a float64 array `(n, columns)` or an int64 array
+        `(n, tags)`, or `None` without columns of annotations. Labels are integers if all of them are integer literals,
+        else str.
     """
     if isinstance(annotation_columns, str):
         annotation_columns = (annotation_columns,)
     annotation_columns = tuple(annotation_columns)
-    if label_column is None and not annotation_columns:
+    if tag_column is not None and annotation_columns:
         raise ValueError(
-            "Images have neither labels nor annotations. Received: label_column=None and no annotation_columns. "
-            "Expected: at least one of the two."
+            f"Annotations are numbers or tags. Received: annotation_columns={list(annotation_columns)} and tag_column="
+            f"{tag_column!r}. Expected: one of the two."
+        )
+    if not isinstance(tag_separator, str) or not tag_separator:
+        raise ValueError(f"Invalid separator of tags. Received: {tag_separator!r}. Expected: text, such as '|'.")
+    of_annotations = annotation_columns if tag_column is None else (tag_column,)
+    if label_column is None and not of_annotations:
+        raise ValueError(
+            "Images have neither labels nor annotations. Received: label_column=None, no annotation_columns and no "
+            "tag_column. Expected: at least one of them."
         )
     check_reading_options(verify, on_unreadable)
     max_pixels = check_whole_number("max_pixels", max_pixels, minimum=1)
     file = pathlib.Path(os.fsdecode(path)).expanduser()
     if not file.is_file():
         raise FileNotFoundError(f"The file does not exist. Received: path={str(file)!r}. Expected: a CSV file.")
-    columns = [image_column, *([] if label_column is None else [label_column]), *annotation_columns]
+    columns = [image_column, *([] if label_column is None else [label_column]), *of_annotations]
     images, *values = read_columns(file, columns, delimiter)
     labels = [0] * len(images) if label_column is None else values.pop(0)
-    annotations = _annotations(file, annotation_columns, values)
+    annotations = (
+        _annotations(file, annotation_columns, values)
+        if tag_column is None
+        else _tags(file, tag_column, values[0], tag_separator)
+    )
     folder = file.parent if root is None else pathlib.Path(os.fsdecode(root)).expanduser()
     paths = [os.path.join(folder, os.path.expanduser(image)) for image in images]
     missing = dict.fromkeys(missing_files(paths))
@@ -86,6 +101,18 @@ def _annotations(file, columns, values):
             f"numbers in the columns {list(columns)}; leave images of unknown position out."
         )
     return np.array(values, np.float64).T.copy()
+
+
+def _tags(file, column, values, separator):
+    """Return a multi-hot matrix of the tags in a column, int64 `(n, tags)`; tags are in sorted order."""
+    tags = [sorted({tag.strip() for tag in value.split(separator)} - {""}) for value in values]
+    without = {f"row {row}": repr(value) for row, (value, some) in enumerate(zip(values, tags), start=1) if not some}
+    if without:
+        raise ValueError(
+            f"{len(without)} images have no tags. Received: {listed(without, 5)} of {file}. Expected: tags separated "
+            f"by {separator!r} in the column {column!r}; leave images without tags out."
+        )
+    return encode_tags(tags)[0]
 
 
 def _is_finite(text):

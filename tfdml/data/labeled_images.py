@@ -89,6 +89,8 @@ class LabeledImages(LabeledSamples):
         verify: bool = True,
         on_unreadable: str = "error",
         max_pixels: int = MAX_PIXELS,
+        tag_column: str | None = None,
+        tag_separator: str = "|",
     ) -> LabeledImages:
         """Create a dataset from a CSV file of image paths and labels.
 
@@ -98,7 +100,7 @@ class LabeledImages(LabeledSamples):
             path: str or `os.PathLike`. CSV file in UTF-8 with a header.
             image_column: str. Name of the column of paths. Default `"path"`.
             label_column: str or `None`. Name of the column of labels, which are names or integers. `None` puts all
-                images into one class, if there are `annotation_columns` instead. Default `"label"`.
+                images into one class, if there are `annotation_columns` or a `tag_column` instead. Default `"label"`.
             root: str or `os.PathLike`. Folder to which relative paths refer. `None` means the folder of the CSV file.
                 Default `None`.
             annotation_columns: Sequence of str. Names of the columns of numbers that become `annotations`, such as the
@@ -108,6 +110,9 @@ class LabeledImages(LabeledSamples):
             verify: bool. Decode each file once to check it, as for `tfdml.data.folder`. Default `True`.
             on_unreadable: `"error"` or `"skip"`, as for `tfdml.data.folder`. Default `"error"`.
             max_pixels: int. Largest height · width of an image; larger files count as unreadable.
+            tag_column: str or `None`. Name of a column of tags, such as `sea|sky`, which become multi-hot
+                `annotations` with a column for each tag in sorted order. Default `None`.
+            tag_separator: str. What separates the tags of an image. Default `"|"`.
 
         Returns:
             `LabeledImages` of paths, in the order of the rows. `class_names` are the labels as str, sorted; integers
@@ -116,7 +121,8 @@ class LabeledImages(LabeledSamples):
         Raises:
             FileNotFoundError: If the CSV file or images are missing; the message counts and names them.
             ValueError: If a column is missing, the file is empty, a row is incomplete, an image is unreadable, all
-                rows have the same label, an annotation is not a finite number, or an argument is invalid.
+                rows have the same label, an annotation is not a finite number, an image has no tags, or an argument is
+                invalid.
 
         Example:
             >>> import tempfile
@@ -130,8 +136,9 @@ class LabeledImages(LabeledSamples):
             ('photos', ('siamese', 'tabby'), [1, 0])
         """
         images, labels, annotations = read_image_table(
-            path, image_column, label_column, root, delimiter, verify, on_unreadable, max_pixels, annotation_columns
-        )
+            path, image_column, label_column, root, delimiter, verify, on_unreadable, max_pixels, annotation_columns,
+            tag_column, tag_separator,
+        )  # fmt: skip
         labels, class_names = encode_labels(labels)
         name = name or pathlib.Path(os.fsdecode(path)).stem
         return cls(images, labels, class_names, name, max_pixels=max_pixels, annotations=annotations)

@@ -88,6 +88,37 @@ def split_classes(
     return splits._replace(validation=splits.test) if validation == "test" else splits
 
 
+def split_samples(
+    dataset: LabeledSamples,
+    validation: float | str | None = 0.2,
+    test: float | str | None = 0.3,
+    seed: int | None = None,
+    fold: int | None = None,
+    folds: int = 4,
+) -> Splits:
+    """Split the samples of a dataset without classes, as `split_classes` splits classes.
+
+    Args:
+        dataset, validation, test, seed, fold, folds: As for `split_classes`, with samples in the place of classes.
+
+    Returns:
+        `Splits(train, validation, test)`. Samples keep their order.
+    """
+    _check_shares(validation, test, fold, folds)
+    parts = _partition(_Samples(len(dataset)), validation, test, seed, fold, folds, "samples")
+    train, *others = [None if part is None else dataset.select(np.sort(part)) for part in parts]
+    assert train is not None
+    splits = Splits(train, *others)
+    return splits._replace(validation=splits.test) if validation == "test" else splits
+
+
+class _Samples(NamedTuple):
+    """Samples that are divided like classes."""
+
+    num_classes: int
+    num_train_classes: int | None = None
+
+
 def _check_shares(validation, test, fold, folds):
     for name, share, word in (("validation", validation, "test"), ("test", test, "published")):
         if share is None or share == word:
@@ -110,7 +141,7 @@ def _check_shares(validation, test, fold, folds):
             )
 
 
-def _partition(dataset, validation, test, seed, fold, folds):
+def _partition(dataset, validation, test, seed, fold, folds, kind="classes"):
     """Return the classes of train, validation and test as arrays, or `None` for a split that is not requested."""
     seen, unseen = _seen_and_unseen(dataset, test, seed)
     num_classes = dataset.num_classes
@@ -128,9 +159,9 @@ def _partition(dataset, validation, test, seed, fold, folds):
     for name, (members, is_wanted) in wanted.items():
         if is_wanted and not len(members):
             raise ValueError(
-                f"The {name} split has no classes. Received: {num_classes} classes with "
+                f"The {name} split has no {kind}. Received: {num_classes} {kind} with "
                 f"validation={validation!r}, test={test!r}, fold={fold!r}, folds={folds!r}. "
-                "Expected: shares that leave each split at least one class, or None to omit a split."
+                f"Expected: shares that leave {kind} for each split, or None to omit a split."
             )
     return [members if is_wanted else None for members, is_wanted in wanted.values()]
 

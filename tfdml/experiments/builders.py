@@ -13,20 +13,23 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfdml import backbones, data, losses, miners
+from tfdml import backbones, data, losses, miners, relations
 from tfdml._utils.input_errors import input_errors
 from tfdml._utils.naming import unknown_name
 from tfdml._utils.typed_values import replace
 from tfdml._utils.types import Part
 from tfdml.callbacks import AlternatingProjections, PrototypeWarmup
-from tfdml.data.batches import balanced_share, evaluation_share
+from tfdml.data.batches import annotations_of, balanced_share, evaluation_share, related_share
+from tfdml.data.related_sampler import RelatedSampler
 from tfdml.data.sampler import sampler_of, without_small_classes
+from tfdml.data.splits import split_samples
 from tfdml.experiments.errors import RecipeError, recipe_errors
 from tfdml.experiments.recipe import DataConfig, Recipe
 from tfdml.layers import AttributeRegression, ClassProxies, CrossBatchMemory, CrossBatchPrototypes, ZeroShotPrediction
 from tfdml.layers import pooling as poolings
 from tfdml.layers.pooling import GeneralizedSumPooling, PrototypePooling
 from tfdml.losses.addons import addons_loss
+from tfdml.metrics.related import RelatedPairs
 from tfdml.models import (
     CCPModel,
     CutMix,
@@ -43,6 +46,7 @@ from tfdml.models import (
 )
 from tfdml.models.checkpointing import checkpointed
 from tfdml.models.parameter_groups import leaf_layers
+from tfdml.ops.rankings import BLOCK_BYTES
 
 # Number of training images whose local features suffice to choose the initial prototypes.
 _IMAGES_FOR_PROTOTYPES = 512
@@ -71,6 +75,9 @@ def load_data(recipe: Recipe) -> ExperimentData:
     Classes that `batches.small_classes='skip'` leaves out are not part of the training data, so they have no proxies.
     """
     dataset = data.load(recipe.data.name, **recipe.data.options)
+    if recipe.has_relation:
+        with recipe_errors("relation"):
+            check_annotations(make_relation(recipe), dataset)
     train, validation, test = split(recipe.data, dataset)
     assert validation is not None and test is not None
     if recipe.batches.small_classes == "skip":
@@ -79,9 +86,20 @@ def load_data(recipe: Recipe) -> ExperimentData:
     return ExperimentData(train, validation, test, make_preprocessing(recipe.data, dataset))
 
 
+def check_annotations(relation: relations.Relation, dataset: data.LabeledSamples) -> None:
+    """Raise a ValueError if a relation does not accept the annotations of a dataset."""
+    annotations = annotations_of(dataset)
+    try:
+        relation.encode(annotations)
+    except ValueError as error:
+        raise ValueError(f"The annotations of {dataset.name!r} do not fit {relation!r}. {error}") from error
+
+
 def split(config: DataConfig, dataset: data.LabeledSamples) -> data.Splits:
-    """Split the classes of a dataset as a recipe's section `data` says."""
-    return data.split_classes(
+    """Split the classes of a dataset as a recipe's section `data` says; if it has annotations and one class, the
+    samples."""
+    is_single = dataset.annotations is not None and dataset.num_classes == 1
+    return (split_samples if is_single else data.split_classes)(
         dataset,
         validation=config.validation_classes,
         test=config.test_classes,
@@ -152,6 +170,8 @@ def dry_build(recipe: Recipe) -> None:
         RecipeError: With the recipe's key and the message of the constructor.
     """
     miner, has_gsp = recipe.loss.miner, recipe.has_prototypes
+    with recipe_errors("relation.options"):
+        make_relation(recipe)
     if miner.name is not None:
         with recipe_errors("loss.miner.options"):
             miners.get(miner.name, **miner.options)
@@ -176,10 +196,62 @@ def dry_build(recipe: Recipe) -> None:
 def check_training_classes(recipe: Recipe, datasets: ExperimentData) -> None:
     """Raise a ValueError if batches of the recipe cannot be drawn from the training classes."""
     batches = recipe.batches
+    if recipe.has_relation:
+        with recipe_errors("batches", anchors_per_batch="classes", samples_per_anchor="samples_per_class"):
+            RelatedSampler(
+                annotations_of(datasets.train), make_relation(recipe), batches.classes, batches.samples_per_class,
+                recipe.seed, make_groups(recipe, datasets.train),
+            )  # fmt: skip
+        _check_positives(recipe, datasets)
+        return
     sampler_of(
         datasets.train, batches.classes, batches.samples_per_class, recipe.seed, batches.small_classes,
         batches.sampling, batches.superclasses_per_batch,
     )  # fmt: skip
+
+
+def _check_positives(recipe, datasets):
+    """Raise a RecipeError if no validation or no test image has a positive, so that metrics would be NaN."""
+    relation = make_relation(recipe)
+    for name, part in (("validation", datasets.validation), ("test", datasets.test)):
+        if not RelatedPairs(relation, annotations_of(part), None, BLOCK_BYTES).positives.any():
+            raise RecipeError(
+                f"No {name} image has a positive, so there is nothing to find. Received: {len(part)} images with "
+                f"{relation!r}. Expected: more {name} images (data.{name}_classes), or other relation.options."
+            )
+
+
+def make_relation(recipe: Recipe) -> Any:
+    """Create the relation of annotations, or return None for classes.
+
+    Raises:
+        RecipeError: If the relation is of classes.
+    """
+    config = recipe.relation
+    if not recipe.has_relation:
+        return None
+    relation = relations.get(config.name, **config.options)
+    if relation.names_classes:
+        raise RecipeError(
+            f"This relation compares classes. Received: relation.name={config.name!r}. Expected: 'same_class', or a "
+            "relation of annotations."
+        )
+    is_of_numbers = relation.label_dtype == "float64"
+    if config.groups is not None and (config.groups == "tags") == is_of_numbers:
+        expected = "the side of a grid cell, or null" if is_of_numbers else "'tags' or null"
+        raise RecipeError(
+            f"The groups do not fit the relation. Received: relation.groups={config.groups!r} with relation.name="
+            f"{config.name!r}. Expected: {expected}."
+        )
+    return relation
+
+
+def make_groups(recipe: Recipe, train: data.LabeledSamples) -> Any:
+    """Return the groups that batches visit equally often, as for `related_batches`."""
+    groups = recipe.relation.groups
+    if groups is None:
+        return None
+    return train.annotations != 0 if groups == "tags" else data.position_cells(train.annotations, groups)
 
 
 def make_augmentation(recipe: Recipe) -> data.Augmentation | None:
@@ -373,15 +445,21 @@ def make_loss(recipe: Recipe) -> Any:
             f"{recipe.references.name!r}. Expected: references.name='batch' and ccp.enabled=false, or a loss with a "
             "method against(labels, embeddings, references)."
         )
-    if is_of_addons:
+    if is_of_addons and not recipe.has_relation:
         return addons_loss(name[len("addons.") :], **options)
-    if not isinstance(loss, losses.MetricLoss) and name.lower() not in losses.names():
+    if not (is_of_addons or isinstance(loss, losses.MetricLoss)) and name.lower() not in losses.names():
         # Losses of Keras, whose labels are not classes.
         raise RecipeError(str(unknown_name("loss", name, losses.names())))
     if isinstance(loss, (losses.InBatchNegativesLoss, losses.PairContrastiveLoss)):
         raise RecipeError(
-            f"This loss needs given pairs, but a recipe's batches consist of classes. Received: loss.name={name!r}. "
-            "Use it in a model of your own."
+            f"This loss needs given pairs, but a recipe's batches consist of single images. Received: loss.name="
+            f"{name!r}. Use it in a model of your own."
+        )
+    if recipe.has_relation and (getattr(loss, "needs_classes", False) or not isinstance(loss, losses.MetricLoss)):
+        raise RecipeError(
+            f"This loss needs classes, and the relation compares annotations. Received: loss.name={name!r} with "
+            f"relation.name={recipe.relation.name!r}. Expected: a loss on pairs, such as 'triplet' or "
+            "'multi_similarity'."
         )
     return loss
 
@@ -391,7 +469,7 @@ def make_model(recipe: Recipe, embedder: keras.Model, train: data.LabeledSamples
     dim = embedder.output_shape[-1]
     kind, ccp, config = MetricModel, recipe.ccp, recipe.optimizer
     options: dict[str, Any] = {
-        "references": make_references(recipe, train.num_classes, dim),
+        "references": make_references(recipe, train.num_classes, dim, train.annotations),
         "in_batch_weight": recipe.references.in_batch_weight,
         "zero_shot": make_zero_shot(recipe, train.num_classes, dim),
         "zero_shot_weight": recipe.zero_shot.weight,
@@ -428,6 +506,7 @@ def make_model(recipe: Recipe, embedder: keras.Model, train: data.LabeledSamples
         parameter_groups=make_parameter_groups(recipe, embedder),
         mixing=make_mixing(recipe),
         gradient_checkpointing=recipe.training.gradient_checkpointing,
+        relation=make_relation(recipe),
         jit_compile=recipe.training.jit_compile,
     )
     return model
@@ -462,8 +541,17 @@ def make_cross_batch(recipe: Recipe) -> CrossBatchPrototypes | None:
     return CrossBatchPrototypes(recipe.cross_batch.ridge) if recipe.cross_batch.enabled else None
 
 
-def make_references(recipe: Recipe, num_classes: int, dim: int) -> list[keras.layers.Layer]:
-    """Create the layers with the references for embeddings of size `dim`; none for the batch itself."""
+def make_references(
+    recipe: Recipe, num_classes: int, dim: int, annotations: np.ndarray | None = None
+) -> list[keras.layers.Layer]:
+    """Create the layers with the references for embeddings of size `dim`; none for the batch itself.
+
+    Args:
+        recipe: The recipe.
+        num_classes: int. Number of classes.
+        dim: int. Size of the embeddings.
+        annotations: array (n,) or (n, k). What the relation compares, if there is one. Default: None.
+    """
     config, layers = recipe.references, []
     if config.has_proxies:
         # Proxies that are embeddings before the normalization are normalized like these.
@@ -473,8 +561,17 @@ def make_references(recipe: Recipe, num_classes: int, dim: int) -> list[keras.la
     if config.has_memory:
         default = 2 * num_classes * recipe.batches.samples_per_class
         size = default if config.memory_size is None else config.memory_size
-        layers.append(CrossBatchMemory(size, dim, config.memory_warmup))
+        layers.append(CrossBatchMemory(size, dim, config.memory_warmup, **_stored_labels(recipe, annotations)))
     return layers
+
+
+def _stored_labels(recipe, annotations):
+    """The arguments of a memory for the labels of a relation."""
+    relation = make_relation(recipe)
+    if relation is None or annotations is None:
+        return {}
+    shape = (annotations.shape[1] if annotations.ndim == 2 else 1,) if relation.label_rank else ()
+    return {"label_shape": shape, "label_dtype": relation.label_dtype}
 
 
 def make_parameter_groups(recipe: Recipe, embedder: keras.Model) -> list[ParameterGroup]:
@@ -530,6 +627,19 @@ def training_batches(
         start_batch: int. Number of the first batch. Default: 0.
         part: (index, count). Share of one worker. Default: None, whole batches.
     """
+    if recipe.has_relation:
+        return related_share(
+            datasets.train,
+            make_relation(recipe),
+            recipe.batches.classes,
+            recipe.batches.samples_per_class,
+            recipe.seed,
+            datasets.preprocessing,
+            augmentation=make_augmentation(recipe),
+            groups=make_groups(recipe, datasets.train),
+            start_batch=start_batch,
+            part=part,
+        )
     return balanced_share(
         datasets.train,
         recipe.batches.classes,
@@ -548,11 +658,14 @@ def training_batches(
 def validation_batches(recipe: Recipe, datasets: ExperimentData, part: Part | None = None) -> tf.data.Dataset:
     """Create the batches of the validation data, or the share of one worker.
 
-    If the dataset has queries and a gallery, the labels are dicts with `"label"` and `"is_query"`.
+    Labels are classes, or the annotations that a relation compares. If the dataset has queries and a gallery, the
+    labels are dicts with `"label"` and `"is_query"`.
     """
     validation, size = datasets.validation, recipe.evaluation.batch_size
     part = part or (0, 1)
-    batches = evaluation_share(validation, size, datasets.preprocessing, part=part)
+    batches = evaluation_share(
+        validation, size, datasets.preprocessing, part=part, annotations=recipe.has_relation
+    )
     if validation.is_query is None:
         return batches
     are_queries = tf.data.Dataset.from_tensor_slices(validation.is_query).batch(size).shard(part[1], part[0])

@@ -30,6 +30,7 @@ from tfdml.metrics import query_gallery_metrics
 from tfdml.metrics.approximate import import_faiss
 from tfdml.metrics.retrieval import SEARCHES
 from tfdml.models import embed
+from tfdml.relations import Relation
 
 _logger = logging.getLogger(__name__)
 
@@ -63,6 +64,8 @@ def evaluate_embedder(
     ks: Sequence[int] = (1, 2, 4, 8),
     is_query: np.ndarray | None = None,
     search: Literal["exact", "faiss"] = "exact",
+    relation: Relation | None = None,
+    annotations: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """Embed images and compute retrieval metrics.
 
@@ -73,6 +76,8 @@ def evaluate_embedder(
         is_query: bool array (n,). Which images are queries; the others are the gallery. Default: None, each image is
             compared with all others.
         search: `"exact"` or `"faiss"`. Default: `"exact"`.
+        relation: `Relation` of `annotations`, or None for classes. Default: None.
+        annotations: array (n,) or (n, k). What the relation compares. Default: None.
 
     Returns:
         The embeddings (n, d), their labels (n,) and the metrics.
@@ -84,18 +89,23 @@ def evaluate_embedder(
         (array([0, 0, 1], dtype=int32), 1.0)
     """
     embeddings, labels = embed(embedder, batches)
-    return embeddings, labels, ensemble_metrics([embeddings], labels, is_query, ks, search)
+    compared = labels if relation is None else annotations
+    return embeddings, labels, ensemble_metrics([embeddings], compared, is_query, ks, search, relation)
 
 
 def ensemble_metrics(
     embeddings: Sequence[np.ndarray],
-    labels: np.ndarray,
+    labels: Any,
     is_query: np.ndarray | None = None,
     ks: Sequence[int] = (1, 2, 4, 8),
     search: Literal["exact", "faiss"] = "exact",
+    relation: Relation | None = None,
 ) -> dict[str, Any]:
-    """Return retrieval metrics of the concatenated embeddings of several networks, whose squared distances add up."""
-    return query_gallery_metrics(np.concatenate(embeddings, axis=1), labels, is_query, ks, search)
+    """Return retrieval metrics of the concatenated embeddings of several networks, whose squared distances add up.
+
+    Labels are classes, or what the relation compares.
+    """
+    return query_gallery_metrics(np.concatenate(embeddings, axis=1), labels, is_query, ks, search, relation=relation)
 
 
 def evaluate(
@@ -112,7 +122,9 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a run, a SavedModel, or an ensemble, and write `metrics.json` and figures.
 
-    The embeddings of an ensemble are concatenated, as in the fair protocol, so that squared distances add up.
+    The embeddings of an ensemble are concatenated, as in the fair protocol, so that squared distances add up. If the
+    recipe of the (first) run has a relation and the data have annotations, the relation decides which images are
+    relevant; otherwise classes do.
 
     Args:
         path: path, or list of paths for an ensemble. Folders of runs or of SavedModels that this package exported.
@@ -153,14 +165,25 @@ def evaluate(
         first, recipe = networks[0], networks[0].recipe
         _check_same_classes(networks, paths, split)
         images = _load(recipe, data_name, data_options or {}, split, splitting or {})
+        relation = None if recipe is None or images.annotations is None else builders.make_relation(recipe)
+        if relation is not None:
+            builders.check_annotations(relation, images)
     config = recipe.evaluation if recipe is not None else EvaluationConfig()
     search = check_search(search or config.search)
+    if relation is not None and search != "exact":
+        raise InputError(
+            f"A relation needs the exact search. Received: search={search!r} with relation.name="
+            f"{recipe.relation.name!r}. Expected: search='exact'."
+        )
     try:
         embedded = [embed(network.embedder, network.batches(images, config.batch_size)) for network in networks]
     except tf.errors.OpError as error:
         raise InputError(f"Not every image goes through the network: {line_of(error)}") from error
     embeddings, labels = [one for one, _ in embedded], embedded[0][1]
-    metrics = ensemble_metrics(embeddings, labels, images.is_query, config.recall_at, search)
+    metrics = ensemble_metrics(
+        embeddings, labels if relation is None else images.annotations, images.is_query, config.recall_at, search,
+        relation,
+    )  # fmt: skip
     is_single, name = len(networks) == 1, images.name or str(data_name)
     if out is not None:
         folder = new_folder(out)
@@ -171,7 +194,7 @@ def evaluate(
         draw_evaluation(
             folder / "figures", images, first.preprocessing, np.concatenate(embeddings, axis=1), labels, config,
             seed=recipe.seed if recipe is not None else 0,
-            embedder=first.embedder if is_single and not first.is_saved_model else None,
+            embedder=first.embedder if is_single and not first.is_saved_model else None, relation=relation,
         )  # fmt: skip
     facts = {"data": name, "split": split, "images": len(images), "classes": images.num_classes}
     given = {"model": str(paths[0])} if is_single else {"ensemble": [str(one) for one in paths]}

@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tfdml import data, models, plots
 from tfdml.experiments.recipe import EvaluationConfig
 from tfdml.metrics import nearest_neighbors
+from tfdml.relations import Relation
 
 _logger = logging.getLogger(__name__)
 
@@ -30,8 +32,11 @@ def draw_evaluation(
     config: EvaluationConfig,
     seed: int,
     embedder: Any = None,
+    relation: Relation | None = None,
 ) -> None:
     """Write `embedding_map.png`, for images also `nearest_neighbors.png` and, if possible, `pooling_maps.png`.
+
+    The map shows classes; a relation of annotations has none.
 
     Args:
         folder: path. Folder of the figures.
@@ -42,26 +47,36 @@ def draw_evaluation(
         config: `EvaluationConfig`. Number of queries and neighbors.
         seed: int. For the choice of queries and points.
         embedder: Keras model. Its pooling weights are drawn if its pooling has any. Default: None.
+        relation: `Relation` of the annotations of the dataset, or None for classes. Default: None.
     """
     if not np.isfinite(embeddings).all():
         _logger.warning("No figures: the embeddings are not finite.")
         return
     names: Any = dataset.class_names
-    plots.save(plots.embedding_map(embeddings, labels, names, seed=seed), folder / "embedding_map.png")
+    if relation is None:
+        plots.save(plots.embedding_map(embeddings, labels, names, seed=seed), folder / "embedding_map.png")
     if not isinstance(dataset, data.LabeledImages):
         return
-    queries = _choose_queries(labels, config.queries, seed)
-    shown, query_names = _show(dataset, queries, preprocessing), [names[label] for label in labels[queries]]
+    queries = _choose_queries(labels if relation is None else np.arange(len(labels)), config.queries, seed)
+    query_names: Any = [names[label] for label in labels[queries]] if relation is None else None
+    shown = _show(dataset, queries, preprocessing)
     if neighbors := min(config.neighbors, len(labels) - 1):
         indices, _ = nearest_neighbors(embeddings[queries], neighbors + 1, reference_embeddings=embeddings)
         # Among equal embeddings the query need not come first, or be found at all.
         indices = np.array([row[row != query][:neighbors] for row, query in zip(indices, queries)])
         near = _show(dataset, indices.reshape(-1), preprocessing)
-        neighbor_names: Any = [[names[label] for label in row] for row in labels[indices]]
+        neighbor_names: Any = None
+        if relation is None:
+            neighbor_names = [[names[label] for label in row] for row in labels[indices]]
+            correct = labels[indices] == labels[queries][:, None]
+        else:
+            annotations: Any = relation.encode(dataset.annotations)
+            positives = relation.masks(tf.gather(annotations, queries), annotations).positives
+            correct = np.take_along_axis(np.asarray(positives), indices, axis=1)
         figure: Any = plots.nearest_neighbors(
             shown,
             near.reshape(*indices.shape, *near.shape[1:]),
-            labels[indices] == labels[queries][:, None],
+            correct,
             query_names=query_names,
             neighbor_names=neighbor_names,
         )

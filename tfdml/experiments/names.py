@@ -25,6 +25,7 @@ KINDS = {
         "bn_inception", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "googlenet", "resnet20",
         "resnet20v2", "resnet50",
     ),
+    "relations": ("overlap", "pairs", "same_class", "within"),
     "datasets": (
         "cars196", "cifar10", "cifar100", "cifar_collage", "collage", "csv", "cub", "digits", "emoji",
         "fashion_mnist", "features", "folder", "glyphs", "in_shop", "mnist", "sop",

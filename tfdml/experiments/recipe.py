@@ -36,6 +36,7 @@ ADDED_KEYS = {
     "model.gsp.project", "model.gsp.kernel_size", "model.gsp.warmup_samples", "zero_shot.regressor",
     "ccp.refresh_share", "ccp.first_proxies", "ccp.k_center_on", "ccp.augment_pool",
     "cross_batch.enabled", "cross_batch.weight", "cross_batch.ridge",
+    "relation.name", "relation.options", "relation.groups",
 }  # fmt: skip
 
 
@@ -54,7 +55,8 @@ class DataConfig:
     short_side: Optional[_Count] = None
     """Scale the shorter side to this number of pixels, then crop the center; null stretches images to the size."""
     validation_classes: Union[Annotated[float, "(0, 1)"], Literal["test"]] = 0.2
-    """Share of the classes that validate, 0 to 1; 'test' validates on the test classes."""
+    """Share of the classes that validate, 0 to 1; 'test' validates on the test classes. Images of a single class are
+    divided like classes."""
     test_classes: Union[Annotated[float, "(0, 1)"], Literal["published"]] = 0.3
     """Share of the classes for the final metrics, 0 to 1; 'published' for the split of the dataset's authors, or the
     second half of the classes if there is none."""
@@ -77,13 +79,26 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class RelationConfig:
+    """Which images are positive pairs: those of the same class, with common tags, or from close positions."""
+
+    name: str = "same_class"
+    """Relation (--list relations): 'within' for numbers such as positions, 'overlap' for tags. All but 'same_class'
+    compare annotations (data.options.annotation_columns or .tag_column of a CSV file), in training and evaluation."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Options of the relation, as in --relation.options.positive 1.0 --relation.options.negative 4.0."""
+    groups: Union[_Positive, Literal["tags"], None] = None
+    """Visit equally often: grid cells of positions with this side, or 'tags'; null for all images."""
+
+
+@dataclass(frozen=True)
 class BatchConfig:
     """Training batches: classes and images per class."""
 
     classes: Annotated[int, "[2, 1048576]"] = 8
-    """Classes per batch."""
+    """Classes per batch; with a relation, images that are drawn together with some of their positives."""
     samples_per_class: _UpToMillion = 4
-    """Images per class in a batch."""
+    """Images per class in a batch; with a relation, one image and its positives."""
     small_classes: Literal["error", "repeat", "skip", "negatives"] = "error"
     """Classes with a single image: 'error', 'repeat' the image, 'skip' the class, or use it among the 'negatives'."""
     sampling: Literal["class", "instance"] = "class"
@@ -266,7 +281,7 @@ class ReferenceConfig:
     per_class: Annotated[int, "[-inf, 65536]"] = 4
     """Proxies per class."""
     memory_size: Optional[int] = None
-    """Number of embeddings in the memory; null for 2 * samples_per_class per class."""
+    """Number of embeddings in the memory; null for 2 * samples_per_class per class. Required with a relation."""
     memory_warmup: int = 1000
     """Training steps before the memory is used."""
     in_batch_weight: Optional[_NotNegative] = None
@@ -495,6 +510,7 @@ class Recipe:
     """Modules and .py files that register names used in the recipe. Imported only with --import or --trust."""
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    relation: RelationConfig = field(default_factory=RelationConfig)
     batches: BatchConfig = field(default_factory=BatchConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -512,6 +528,11 @@ class Recipe:
     def has_head(self):
         """Whether the data are features instead of images."""
         return self.data.name == "features"
+
+    @property
+    def has_relation(self):
+        """Whether pairs are those of a relation of annotations instead of classes."""
+        return self.relation.name not in ("same_class", "SameClass")
 
     @property
     def in_batch_weight(self):
@@ -562,7 +583,8 @@ class Recipe:
                     f"Unknown {key}. Received: model.{key}={name!r}. Expected: one of {', '.join(known)}. "
                     f"Did you mean {nearest_key(name, known)!r}?"
                 )
-        for is_wrong, keys, expected, *problem in [*self._conflicts(), *self._conflicts_of_features()]:
+        conflicts = (*self._conflicts(), *self._conflicts_of_features(), *self._conflicts_of_relations())
+        for is_wrong, keys, expected, *problem in conflicts:
             if is_wrong:
                 received = " with ".join(f"{key}={_shown(self, key)}" for key in keys.split())
                 raise RecipeError(" ".join([*problem, f"Received: {received}. Expected: {expected}."]))
@@ -662,6 +684,35 @@ class Recipe:
             (protocol.name == "single" and protocol.repeats != 1, "protocol.repeats protocol.name", "1"),
             (protocol.name != "single" and training.strategy == "multi_worker", "training.strategy protocol.name",
              "'mirrored', or protocol.name='single' with data.fold", "Several workers train one run at a time."),
+        )
+
+    def _conflicts_of_relations(self):
+        relation, batches = self.relation, self.batches
+        if not self.has_relation:
+            expected = "another relation.name, or none of its options"
+            return [(relation.options or relation.groups is not None,
+                     "relation.name relation.options relation.groups", expected)]
+        needs_classes = "This needs classes, and the relation compares annotations."
+        return (
+            (self.references.has_proxies, "references.name relation.name",
+             "references.name='batch' or 'memory', and ccp.enabled=false", needs_classes),
+            (self.references.has_memory and self.references.memory_size is None,
+             "references.memory_size relation.name", "a number of embeddings",
+             "Without classes, the memory has no default size."),
+            (self.zero_shot.enabled, "zero_shot.enabled relation.name", "false", needs_classes),
+            (self.cross_batch.enabled, "cross_batch.enabled relation.name", "false", needs_classes),
+            (self.mixing.name != "none", "mixing.name relation.name", "'none'", needs_classes),
+            (self.training.geometry, "training.geometry relation.name", "false", needs_classes),
+            (self.protocol.name != "single", "protocol.name relation.name", "'single'", needs_classes),
+            (self.evaluation.search != "exact", "evaluation.search relation.name", "'exact'",
+             "A relation needs the exact search."),
+            (batches.small_classes != "error", "batches.small_classes relation.name", "'error'", needs_classes),
+            (batches.sampling != "class", "batches.sampling relation.name", "'class'; use relation.groups",
+             needs_classes),
+            (batches.superclasses_per_batch is not None, "batches.superclasses_per_batch relation.name", "null",
+             needs_classes),
+            (batches.samples_per_class < 2, "batches.samples_per_class relation.name", "at least 2",
+             "Each image is drawn with a positive."),
         )
 
     def _conflicts_of_features(self):

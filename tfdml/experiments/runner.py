@@ -418,8 +418,10 @@ class _Run:
         config = self.recipe.evaluation
         batches = data.evaluation_batches(dataset, config.batch_size, self.datasets.preprocessing)
         embed = inference_function(self.embedder, workers)
-        search = search or config.search
-        return evaluate_embedder(embed, batches, ks=config.recall_at, is_query=dataset.is_query, search=search)
+        return evaluate_embedder(
+            embed, batches, ks=config.recall_at, is_query=dataset.is_query, search=search or config.search,
+            relation=builders.make_relation(self.recipe), annotations=dataset.annotations,
+        )  # fmt: skip
 
     def restore(self):
         """Create the callbacks and restore the state of the last complete epoch, if there is one."""
@@ -512,7 +514,8 @@ class _Run:
         dataset, preprocessing = self.datasets.test, self.datasets.preprocessing
         embeddings, labels, metrics = self.evaluate(dataset)
         if recipe.evaluation.keep_embeddings:
-            write_embeddings(folder.test_embeddings, embeddings, labels, dataset.is_query)
+            kept = dataset.annotations if recipe.has_relation else labels
+            write_embeddings(folder.test_embeddings, embeddings, kept, dataset.is_query)
         with whole_path(folder.embedder) as partial:
             self.embedder.save(partial)
         if not folder.saved_model.exists():
@@ -522,7 +525,7 @@ class _Run:
             draw_training(folder.figures, history.columns)
             draw_evaluation(
                 folder.figures, dataset, preprocessing, embeddings, labels, recipe.evaluation, recipe.seed,
-                embedder=self.embedder,
+                embedder=self.embedder, relation=builders.make_relation(recipe),
             )  # fmt: skip
         columns, monitor = history.columns, recipe.training.monitor
         training = {"epochs": len(history.rows), "steps": columns["step"][-1], "seconds": round(history.seconds, 1)}

@@ -122,8 +122,8 @@ def load_dual_encoder(path: PathLike, trust: bool = False) -> SavedDualEncoder:
     path = Path(path).expanduser()
     if (path / METADATA).is_file():
         raise ValueError(
-            f"This SavedModel has one encoder. Received: path={str(path)!r}, written by export_saved_model. Expected: a "
-            "folder written by export_dual_encoder. Load it with `tfdml.export.load_saved_model`."
+            f"This SavedModel has one encoder. Received: path={str(path)!r}. Expected: a folder written by "
+            "export_dual_encoder. Load it with `tfdml.export.load_saved_model`."
         )
     for name in ("saved_model.pb", TOWERS_METADATA):
         if not (path / name).is_file():
