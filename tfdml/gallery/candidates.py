@@ -36,7 +36,7 @@ def nearest_candidates(vectors, queries, candidates, k):
         some, near = candidates[part], queries[part, None]
         if width > kept:
             some = _preselected(vectors, near, some, kept)
-        rows[part], squared[part] = some, _squared_distances(vectors, near, some)
+        rows[part], squared[part] = some, squared_distances(near, vectors.read(some))
 
     size = max(1, _BLOCK_VALUES // (width * queries.shape[1]))
     starts = range(0, count, size)
@@ -56,14 +56,14 @@ def _preselected(vectors, queries, rows, kept):
         differences = differences - queries
         squared = np.einsum("ijk,ijk->ij", differences, differences)
     if not np.isfinite(squared).all():
-        squared = _squared_distances(vectors, queries, rows)
+        squared = squared_distances(queries, vectors.read(rows))
     squared[rows < 0] = np.inf
     return np.take_along_axis(rows, np.argpartition(squared, kept - 1, axis=1)[:, :kept], 1)
 
 
-def _squared_distances(vectors, queries, rows):
-    """Squared distances as `metrics.search.squared_distances`, but without conversion in small buffers and copies."""
-    differences = vectors.read(rows).astype(np.float64)
+def squared_distances(queries, vectors):
+    """As `metrics.search.squared_distances`, bit for bit, but without conversion in small buffers and copies."""
+    differences = vectors.astype(np.float64)
     differences -= queries.astype(np.float64)
     np.square(differences, out=differences)
     return differences.sum(axis=-1)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from tfdml.metrics.search import NeighborSearch, parts, squared_distances
+from tfdml.gallery.candidates import squared_distances
+from tfdml.metrics.search import NeighborSearch, parts
 
-SHARD_ROWS = 2**17
+# The products of a block of about 64 queries with a shard take 16 MiB. They stay in the caches, and from 32 MiB on
+# malloc maps new pages for each block, which takes as long as selecting the neighbors.
+SHARD_ROWS = 2**16
+_BLOCK_BYTES = 2**24
 
 
 class ExactSearch:
@@ -17,7 +21,7 @@ class ExactSearch:
 
     Args:
         vectors: `StoredVectors`.
-        shard_rows: int. Rows of a shard. Default 2**17.
+        shard_rows: int. Rows of a shard. Default 2**16.
     """
 
     def __init__(self, vectors, shard_rows=SHARD_ROWS):
@@ -51,9 +55,8 @@ class ExactSearch:
 
     def __call__(self, queries, k):
         """Return rows, int64 `(n, k)`, and squared distances, float64 `(n, k)`, of float32 queries."""
-        rows = np.empty((len(queries), 0), np.int64)
-        squared = np.empty((len(queries), 0))
-        for shard in range(-(-len(self.vectors) // self.shard_rows)):
+        rows, squared = self._search_shard(queries, k, 0)
+        for shard in range(1, -(-len(self.vectors) // self.shard_rows)):
             found, distances = self._search_shard(queries, k, shard)
             rows, squared = np.concatenate([rows, found], axis=1), np.concatenate([squared, distances], axis=1)
             order = np.lexsort((rows, squared))[:, :k]
@@ -64,7 +67,7 @@ class ExactSearch:
         start = shard * self.shard_rows
         if shard not in self._searches:
             references = self.vectors.read(slice(start, min(start + self.shard_rows, len(self.vectors))))
-            self._searches[shard] = references, NeighborSearch(references)
+            self._searches[shard] = references, NeighborSearch(references, _BLOCK_BYTES)
         references, search = self._searches[shard]
         k = min(k, len(references))
         found = np.empty((len(queries), k), np.int64)

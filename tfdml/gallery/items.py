@@ -70,7 +70,7 @@ class Items:
     def columns(self, rows):
         """Return ids, and labels as objects, in the shape of an int array of rows."""
         flat = rows.ravel().tolist()
-        ids, given = np.array([self.ids[row] for row in flat]), [self.labels[row] for row in flat]
+        ids, given = np.array([*map(self.ids.__getitem__, flat)]), [*map(self.labels.__getitem__, flat)]
         # Object arrays, so that labels of different types stay what they are.
         labels = np.empty(rows.size, object)
         labels[:] = given

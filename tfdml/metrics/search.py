@@ -6,7 +6,11 @@ import tensorflow as tf
 BLOCK_BYTES = 2**26
 # Extra candidates per query: with more of them, fewer queries need a second, more precise search.
 _SLACK = 8
+# Number of references in a cell at most, of which cells of 8 are reduced first.
 _PADDING = 64
+_INNER = 8
+# References per candidate from which two selections are faster than one.
+_TWICE = 256
 _PART_BYTES = 2**24
 
 
@@ -189,9 +193,10 @@ def block_rows(references, width, block_bytes, itemsize=4):
     """
     depth = _depth(references, width)
     # A sorted row needs four arrays: products, differences, keys and indices.
-    copies = 4 if _is_wide(references, width, itemsize) else 1 + 1 / depth
+    members = depth // _INNER if depth == _PADDING else depth
+    copies = 4 if _is_wide(references, width, itemsize) else 1 + 1.2 / members
     products = itemsize * (references + _PADDING) * copies
-    proposals = (itemsize + 4) * depth * width
+    proposals = (itemsize + 4) * members * width
     return max(1, int(block_bytes // (products + proposals + 80 * width)))
 
 
@@ -201,9 +206,14 @@ def _is_wide(references, width, itemsize):
 
 
 def _depth(references, width):
-    """Number of references that share a cell in the first selection: about √(references / width), a power of 2."""
+    """Number of references that share a cell in the first selection: about √(references / width), a power of 2.
+
+    With the largest depth there are two selections.
+    """
+    if references >= _TWICE * width:
+        return _PADDING
     depth = 1
-    while 4 * depth * depth * width <= references and depth < _PADDING:
+    while 4 * depth * depth * width <= references:
         depth *= 2
     return depth
 
@@ -316,11 +326,27 @@ def _best(queries, references, width, cells):
 
 def _best_by_cells(scores, width, cells, depth):
     # Selecting from whole rows would take longer than the product. Reduce a (depth, cells) arrangement of each row
-    # to the maxima of its cells first: the best `width` scores are in the cells with the best maxima.
-    maxima = tf.reduce_max(tf.reshape(scores, (-1, depth, cells)), axis=1)
-    _, best_cells = tf.math.top_k(maxima, width, sorted=False)
-    members = best_cells[:, None, :] + cells * tf.range(depth)[None, :, None]
-    members = tf.reshape(members, (-1, depth * width))
+    # to the maxima of its cells first: the best `width` scores are in the cells with the best maxima. Many maxima are
+    # reduced once more, because reading the scattered members of cells takes longer than anything else here.
+    twice = depth == _PADDING
+    inner = tf.where(twice, _INNER, 1)
+    maxima = _maxima(scores, cells * inner)
+    best_cells = tf.cond(
+        twice,
+        lambda: _best_members(maxima, tf.math.top_k(_maxima(maxima, cells), width, sorted=False)[1], cells, width)[1],
+        lambda: tf.math.top_k(maxima, width, sorted=False)[1],
+    )
+    return _best_members(scores, best_cells, cells * inner, width)
+
+
+def _maxima(scores, cells):
+    return tf.reduce_max(tf.reshape(scores, (-1, tf.shape(scores)[1] // cells, cells)), axis=1)
+
+
+def _best_members(scores, best_cells, cells, width):
+    """Select the best `width` scores in the given cells; return them and their places."""
+    depth = tf.shape(scores)[1] // cells
+    members = tf.reshape(best_cells[:, None, :] + cells * tf.range(depth)[None, :, None], (-1, depth * width))
     values, places = tf.math.top_k(tf.gather(scores, members, batch_dims=1), width)
     return values, tf.gather(members, places, batch_dims=1)
 
