@@ -385,3 +385,19 @@ def test_indexes(place, mean_color, capsys):
     # Found out before the gallery is written.
     error_of(capsys, "build", "mean", "photos", "--out", "g", "--index", "ivfpq", "--quiet")
     assert not pathlib.Path("g").exists()
+
+
+def test_changes_of_two_processes_are_not_lost(tmp_path):
+    gallery = Gallery()
+    gallery.add(np.eye(3), ["a", "b", "c"])
+    gallery.save(tmp_path / "gallery")
+    first, second = (gallery_search.open_gallery(str(tmp_path / "gallery"), with_embedder=False) for _ in range(2))
+    first.gallery.remove(["a"])
+    first.gallery.save(first.folder)
+    second.gallery.remove(["b"])
+    with pytest.raises(OSError, match="Another process has changed the gallery.*Expected.*again"):
+        second.gallery.save(second.folder)
+    assert Gallery.load(tmp_path / "gallery").ids == ["b", "c"]
+    first.gallery.remove(["b"])
+    first.gallery.save(first.folder)
+    assert Gallery.load(tmp_path / "gallery").ids == ["c"]

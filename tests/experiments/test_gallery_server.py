@@ -1,4 +1,5 @@
 import io
+import json
 import re
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from fastapi.testclient import TestClient  # noqa: E402
 
 from tfdml.experiments import InputError, gallery_command, gallery_main, gallery_server  # noqa: E402
 from tfdml.experiments.gallery_files import GallerySource  # noqa: E402
-from tfdml.experiments.gallery_search import OpenedGallery  # noqa: E402
+from tfdml.experiments.gallery_search import OpenedGallery, as_records  # noqa: E402
 from tfdml.experiments.gallery_server import GalleryServer, accepted_hosts, make_app  # noqa: E402
 from tfdml.gallery import FalseAcceptRate, Gallery  # noqa: E402
 
@@ -56,6 +57,26 @@ def make_client(opened):
 @pytest.fixture
 def client(make_client):
     return make_client()
+
+
+def test_answers_are_json_for_missing_items_and_names_that_are_not_utf8(make_client, tmp_path):
+    network = MeanColor(0)
+    gallery, labels = Gallery(network), ["caf\udce9", "dog"]
+    first, second, query = (network.embed_pixels(np.full((4, 4, 3), value, np.uint8)) for value in (10, 200, 12))
+    gallery.add(np.concatenate([first, second]), ["a.png", "b.png"], labels)
+    gallery.calibrate(np.concatenate([query, second]), labels, FalseAcceptRate(0.9))
+    opened = OpenedGallery(tmp_path, gallery, GallerySource("mean", {}, [], str(tmp_path)), str(tmp_path), network)
+    client = make_client(opened)
+    # Two neighbors are asked for, and one remains without the item itself.
+    found = client.get("/search/1?k=2")
+    assert found.status_code == 200
+    assert [(one["id"], one["label"]) for one in found.json()["neighbors"]] == [("a.png", r"caf\udce9")]
+    upload = client.post("/search", files={"image": encoded(np.full((4, 4, 3), 9))})
+    assert upload.status_code == 200 and upload.json()["verdict"]["label"] == r"caf\udce9"
+    result = gallery.search(second, 2, exclude=["b.png"])
+    assert np.isinf(result.distances[0, 1])
+    (record,) = as_records(result, None, None)
+    assert len(json.loads(json.dumps(record, allow_nan=False))["neighbors"]) == 1
 
 
 def post(client, contents, **fields):

@@ -9,6 +9,7 @@ from PIL import Image
 
 from tfdml import Gallery
 from tfdml.data import LabeledImages, Preprocessing
+from tfdml.gallery import folder as folders
 from tfdml.gallery.exact import ExactSearch
 from tfdml.gallery.vectors import StoredVectors
 
@@ -167,7 +168,8 @@ BAD_ADDS = {
     "id twice": ((np.ones((2, 6)), [8, 8]), {}, ValueError, "given twice. Received: 8"),
     "type of ids": ((np.ones((1, 6)), [1.5]), {}, TypeError, "Ids have the wrong type"),
     "mixed ids": ((np.ones((1, 6)), ["a"]), {}, TypeError, "all integers or all strings"),
-    "number of ids": ((np.ones((1, 6)), [8, 9]), {}, ValueError, "2 ids for 1 items"),
+    "number of ids": ((np.ones((1, 6)), [8, 9]), {}, ValueError, "2 ids for 1 items. Expected: 1 ids"),
+    "large id": ((np.ones((1, 6)), [2**63]), {}, ValueError, "out of range.*9223372036854775808.*64 bits"),
     "labels": ((np.ones((1, 6)),), {"labels": [0.5]}, TypeError, "Labels"),
     "number of labels": ((np.ones((1, 6)),), {"labels": [1, 2]}, ValueError, "label"),
     "metadata": ((np.ones((1, 6)),), {"metadata": [{1, 2}]}, TypeError, "JSON cannot hold"),
@@ -201,7 +203,7 @@ def test_bad_searches_and_changes():
             change([0, 7])
     with pytest.raises(ValueError, match="given twice"):
         gallery.remove([1, 1])
-    with pytest.raises(ValueError, match="one vector"):
+    with pytest.raises(ValueError, match="2 vectors for 1 ids. Expected: 1 vectors"):
         gallery.update([1], np.ones((2, 6)))
     assert gallery.ids == [0, 1, 2]
     with pytest.raises(ValueError, match="norm 0"):
@@ -279,3 +281,31 @@ def test_a_save_that_is_interrupted_leaves_the_previous_gallery(killed_at, tmp_p
     gallery.save(tmp_path)
     assert len(Gallery.load(tmp_path)) == 18
     assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("key", ["distance", "fingerprint", "items"])
+def test_a_manifest_without_an_entry_is_damaged(key, tmp_path):
+    gallery = Gallery()
+    gallery.add(make_vectors(3))
+    path = gallery.save(tmp_path) / "gallery.json"
+    manifest = json.loads(path.read_text())
+    (manifest["files"] if key == "items" else manifest).pop(key)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=f"damaged.*lacks '{key}'.*Expected"):
+        Gallery.load(tmp_path)
+
+
+def test_a_gallery_that_is_replaced_while_it_is_read_is_read_again(tmp_path, monkeypatch):
+    gallery = Gallery()
+    gallery.add(make_vectors(3))
+    gallery.save(tmp_path)
+    described, saved = folders._described, []
+
+    def replaced(path):
+        monkeypatch.setattr(folders, "_described", described)
+        gallery.add(make_vectors(2))
+        saved.append(gallery.save(tmp_path))
+        return described(path)
+
+    monkeypatch.setattr(folders, "_described", replaced)
+    assert len(Gallery.load(tmp_path)) == 5 and saved

@@ -162,7 +162,7 @@ def _search(given, imports):
     calibration = opened.gallery.calibration
     records = gallery_search.as_records(found, verdicts, None if calibration is None else calibration.threshold)
     if as_json:
-        print(json.dumps([{"query": query, **record} for query, record in zip(images, records)], indent=2))
+        print(json.dumps([{"query": query, **record} for query, record in zip(images, records)], indent=2, allow_nan=False))
         return 0
     for query, record in zip(images, records):
         print("\n".join(_table(query, record)))
@@ -290,7 +290,7 @@ def _info(given, imports):
         with gallery_errors():
             described["report"] = dataclasses.asdict(opened.gallery.report())
     if as_json:
-        print(json.dumps(described, indent=2))
+        print(json.dumps(described, indent=2, allow_nan=False))
         return 0
     for name, value in described.items():
         text = json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else value

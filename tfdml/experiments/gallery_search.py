@@ -22,7 +22,7 @@ from tfdml.experiments.errors import line_of
 from tfdml.experiments.gallery_embedder import GalleryEmbedder, open_embedder
 from tfdml.experiments.gallery_files import SOURCE, GallerySource, gallery_errors, path_of, root_of
 from tfdml.gallery import Classification, Gallery, SearchResult
-from tfdml.gallery.folder import MANIFEST
+from tfdml.gallery.folder import MANIFEST, manifest_of
 from tfdml.ops import MAX_PIXELS
 
 _SIDE = 256
@@ -92,7 +92,8 @@ def as_records(found: SearchResult, verdicts: Classification | None, threshold: 
         neighbors = [
             {"id": item, "label": label, "distance": float(distance)}
             for item, label, distance in zip(ids.tolist(), labels, distances)
-            if item is not None
+            # Missing items are infinitely far away, which JSON cannot hold.
+            if item is not None and np.isfinite(distance)
         ]
         records.append({"neighbors": neighbors, "verdict": None})
     if verdicts is not None:
@@ -148,8 +149,10 @@ def open_gallery(
         with plugins.trusting(trust):
             plugins.require(source.imports)
         network = _open(path, source, place, embedder, options, trust)
+    manifest = manifest_of(path)
     with gallery_errors():
         gallery = Gallery.load(path, network, getattr(network, "preprocessing", None), batch_size)
+    gallery._expected_manifest = manifest
     return OpenedGallery(path, gallery, source, place, network)
 
 

@@ -163,8 +163,10 @@ class GalleryServer:
         (record,) = as_records(found, verdicts, None if calibration is None else calibration.threshold)
         for one in record["neighbors"]:
             one["item"] = self._row_of[one["id"]]
-            one["id"] = shown(one["id"])
+            one["id"], one["label"] = shown(one["id"]), _shown_label(one["label"])
             one["thumbnail"] = f"/thumbnail/{one['item']}"
+        if record["verdict"] is not None:
+            record["verdict"]["label"] = _shown_label(record["verdict"]["label"])
         return record
 
     @contextlib.contextmanager
@@ -223,7 +225,7 @@ def make_app(server: GalleryServer, hosts: tuple[str, ...] | None = None) -> fas
 
     @app.exception_handler(InputError)
     def unusable(request: fastapi.Request, error: InputError) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, 422)
+        return JSONResponse({"detail": shown(error)}, 422)
 
     @app.exception_handler(Exception)
     def failed(request: fastapi.Request, error: Exception) -> JSONResponse:
@@ -232,6 +234,10 @@ def make_app(server: GalleryServer, hosts: tuple[str, ...] | None = None) -> fas
 
     app.add_middleware(_Guard, hosts=hosts, max_bytes=server.max_upload_bytes + _MULTIPART_BYTES)
     return app
+
+
+def _shown_label(label):
+    return shown(label) if isinstance(label, str) else label
 
 
 def _page(response):

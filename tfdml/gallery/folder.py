@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import pathlib
 import re
 import secrets
@@ -18,11 +19,12 @@ from tfdml.version import __version__
 FORMATS = (1, 2)
 MANIFEST = "gallery.json"
 _HASHED_BYTES = 2**22
+_KEYS = frozenset({"count", "dim", "distance", "storage", "fingerprint", "preprocessing"})
 _OWN = re.compile(r"(vectors|scales|items|positions|keys|index)-[0-9a-f]{8}\.(npy|json|faiss)")
 
 
-def write_folder(folder, description, arrays, items, write_index=None):
-    """Write a gallery. A process killed at any time leaves the previous gallery.
+def write_folder(folder, description, arrays, items, write_index=None, expected=None):
+    """Write a gallery. A process killed at any time leaves the previous gallery, as does a machine that loses power.
 
     All files have new names; writing the manifest, which names them, is the single step from the old to the new.
 
@@ -32,6 +34,11 @@ def write_folder(folder, description, arrays, items, write_index=None):
         arrays: dict from names to arrays without objects.
         items: dict that JSON holds.
         write_index: Function that writes an index to a path, or `None`. Default `None`.
+        expected: bytes. Manifest that the folder must contain, so that no change of another process is lost; `None`
+            replaces any gallery. Default `None`.
+
+    Returns:
+        bytes of the manifest.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with lock_folder(folder):
@@ -42,6 +49,11 @@ def write_folder(folder, description, arrays, items, write_index=None):
             raise FileExistsError(
                 f"The folder contains other files. Received: {str(folder)!r} with {foreign[0]!r}. Expected: a new or "
                 "empty folder, or a gallery."
+            )
+        if expected is not None and manifest_of(folder) != expected:
+            raise FileExistsError(
+                f"Another process has changed the gallery since it was opened. Received: {str(folder)!r}. Expected: the "
+                "gallery that was opened. Nothing was written; give the command again."
             )
         token = secrets.token_hex(4)
         files = {}
@@ -61,14 +73,36 @@ def write_folder(folder, description, arrays, items, write_index=None):
         files["items"] = _described(path)
         version = 1 if description["index"] == "exact" and description["backend"] is None else 2
         manifest = {"format": version, "tfdml_version": __version__, **description, "files": files}
-        text = json.dumps(manifest, indent=2)
-        with whole_file(previous, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
+        text = (json.dumps(manifest, indent=2) + "\n").encode()
+        # The manifest must not reach the disk before the names of the files, nor their removal before the manifest.
+        _sync_names(folder)
+        with whole_file(previous) as file:
+            file.write(text)
+        _sync_names(folder)
         current = {entry["name"] for entry in files.values()}
         for path in folder.iterdir():
             if _OWN.fullmatch(path.name) and path.name not in current:
                 with contextlib.suppress(OSError):
                     path.unlink()
+    return text
+
+
+def manifest_of(folder):
+    """Return the bytes of the manifest of a folder; `None` if there is none."""
+    try:
+        return (folder / MANIFEST).read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+
+
+def _sync_names(folder):
+    # Not possible on Windows and some network file systems.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def read_folder(folder):
@@ -84,24 +118,39 @@ def read_folder(folder):
         FileNotFoundError: If there is no gallery.
         ValueError: If a file is damaged or missing, or a later version has written the gallery.
     """
-    if not (folder / MANIFEST).is_file():
+    while True:
+        content = manifest_of(folder)
+        try:
+            return _read(folder, content)
+        except (ValueError, OSError):
+            # Another process that saves the gallery meanwhile removes the files of the previous one.
+            if manifest_of(folder) == content:
+                raise
+
+
+def _read(folder, content):
+    if content is None:
         raise FileNotFoundError(
             f"There is no gallery. Received: {str(folder)!r} without {MANIFEST}. Expected: a folder written by "
             "Gallery.save."
         )
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads(content.decode("utf-8"))
         version, files = manifest["format"], dict(manifest["files"])
-    except (ValueError, KeyError, TypeError) as error:
+        names = {name: pathlib.Path(str(entry["name"])).name for name, entry in files.items()}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _damaged(folder / MANIFEST, f"{type(error).__name__}: {error}") from error
     if version not in FORMATS:
         raise ValueError(
             f"The gallery has another format. Received: format {version!r} in {str(folder)!r}. Expected: one of "
             f"{FORMATS}. Install the version of tfdml that wrote it, or build the gallery again."
         )
+    missing = sorted(_KEYS - manifest.keys()) + ["items"] * ("items" not in files)
+    if missing:
+        raise _damaged(folder / MANIFEST, f"it lacks {missing[0]!r}")
     arrays, items = {}, None
     for name, entry in files.items():
-        path = folder / pathlib.Path(str(entry["name"])).name
+        path = folder / names[name]
         if not path.is_file():
             raise _damaged(path, "it is missing")
         if _described(path) != entry:

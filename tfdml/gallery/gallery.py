@@ -98,6 +98,8 @@ class Gallery:
         self._search: Any = None
         self._prototypes: Prototypes | None = None
         self.calibration: Calibration | None = None
+        # What a folder must contain when this gallery is saved to it; None for anything.
+        self._expected_manifest: bytes | None = None
 
     def __len__(self) -> int:
         """Return the number of items."""
@@ -192,7 +194,10 @@ class Gallery:
         rows = self._items.rows(ids)
         vectors = None if images is None else self._to_vectors(images)[0]
         if vectors is not None and len(vectors) != len(rows):
-            raise ValueError(f"Each id has one vector. Received: {len(vectors)} vectors for {len(rows)} ids.")
+            raise ValueError(
+                f"The numbers of ids and vectors differ. Received: {len(vectors)} vectors for {len(rows)} ids. "
+                f"Expected: {len(rows)} vectors."
+            )
         new_labels = None if labels is None else checked_labels(labels, len(rows))
         new_metadata = None if metadata is None else checked_metadata(metadata, len(rows))
         self._replace(rows, vectors, new_labels, new_metadata, range(len(rows)))
@@ -483,7 +488,9 @@ class Gallery:
         elif self._kind is not None and self._has_index():
             description["index_state"], arrays["positions"] = self._search.state()
             write_index = functools.partial(self._kind.write, self._search.index)
-        write_folder(path, description, arrays, columns, write_index)
+        written = write_folder(path, description, arrays, columns, write_index, self._expected_manifest)
+        if self._expected_manifest is not None:
+            self._expected_manifest = written
         return path
 
     @classmethod

@@ -37,7 +37,9 @@ class Items:
         """
         ids = list(range(self.next_id, self.next_id + count)) if ids is None else as_ids(ids)
         if len(ids) != count:
-            raise ValueError(f"Each item has one id. Received: {len(ids)} ids for {count} items.")
+            raise ValueError(
+                f"The numbers of ids and items differ. Received: {len(ids)} ids for {count} items. Expected: {count} ids."
+            )
         if len(set(ids)) != len(ids):
             raise ValueError(f"Ids are given twice. Received: {_shown(_twice(ids))}. Expected: different ids.")
         kind = type(self.ids[0]) if self.ids else type(ids[0])
@@ -91,7 +93,12 @@ def as_ids(ids):
     wrong = [item for item in ids if not isinstance(item, str) and not is_integer(item)]
     if wrong:
         raise TypeError(f"Ids have the wrong type. Received: {_shown(wrong)}. Expected: integers or strings.")
-    return [item if isinstance(item, str) else int(item) for item in ids]
+    ids = [item if isinstance(item, str) else int(item) for item in ids]
+    # Results hold ids as int64.
+    large = [item for item in ids if not isinstance(item, str) and not -(2**63) <= item < 2**63]
+    if large:
+        raise ValueError(f"Ids are out of range. Received: {_shown(large)}. Expected: integers of 64 bits, or strings.")
+    return ids
 
 
 def checked_labels(labels, count):
