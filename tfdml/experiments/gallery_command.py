@@ -162,7 +162,8 @@ def _search(given, imports):
     calibration = opened.gallery.calibration
     records = gallery_search.as_records(found, verdicts, None if calibration is None else calibration.threshold)
     if as_json:
-        print(json.dumps([{"query": query, **record} for query, record in zip(images, records)], indent=2, allow_nan=False))
+        records = [{"query": query, **record} for query, record in zip(images, records)]
+        print(json.dumps(records, indent=2, allow_nan=False))
         return 0
     for query, record in zip(images, records):
         print("\n".join(_table(query, record)))

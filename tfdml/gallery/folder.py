@@ -52,8 +52,8 @@ def write_folder(folder, description, arrays, items, write_index=None, expected=
             )
         if expected is not None and manifest_of(folder) != expected:
             raise FileExistsError(
-                f"Another process has changed the gallery since it was opened. Received: {str(folder)!r}. Expected: the "
-                "gallery that was opened. Nothing was written; give the command again."
+                f"Another process has changed the gallery since it was opened. Received: {str(folder)!r}. Expected: "
+                "the gallery that was opened. Nothing was written; give the command again."
             )
         token = secrets.token_hex(4)
         files = {}

@@ -38,7 +38,8 @@ class Items:
         ids = list(range(self.next_id, self.next_id + count)) if ids is None else as_ids(ids)
         if len(ids) != count:
             raise ValueError(
-                f"The numbers of ids and items differ. Received: {len(ids)} ids for {count} items. Expected: {count} ids."
+                f"The numbers of ids and items differ. Received: {len(ids)} ids for {count} items. Expected: {count} "
+                "ids."
             )
         if len(set(ids)) != len(ids):
             raise ValueError(f"Ids are given twice. Received: {_shown(_twice(ids))}. Expected: different ids.")
