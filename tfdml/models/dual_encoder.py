@@ -18,6 +18,7 @@ from tfdml.layers import CrossBatchMemory, ItemFrequencies
 from tfdml.metrics import ranking_metrics
 from tfdml.models import training_step
 from tfdml.models.batches import finite_batches
+from tfdml.models.micro_batches import embed_in_parts, gradients_in_parts
 
 _LEAST_TEMPERATURE = 0.01
 _EXTRAS = ("item_ids", "query_ids", "negatives", "negative_ids", "weights")
@@ -153,17 +154,44 @@ class DualEncoder(keras_compat.WorkerModel):
         r"""The temperature $\tau$: a float, or a scalar tensor if it is learned."""
         return self.initial_temperature if self.temperature_layer is None else self.temperature_layer()
 
-    def compile(self, optimizer: str | keras.optimizers.Optimizer = "adam", **kwargs: Any) -> None:
-        """Configure the model for training.
+    def compile(
+        self,
+        optimizer: str | keras.optimizers.Optimizer = "adam",
+        micro_batch_size: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        r"""Configure the model for training.
+
+        More in-batch negatives need larger batches. With `micro_batch_size`, their activations need not fit into
+        memory: a step embeds the batch in parts, computes the loss $\ell$ of all embeddings $x_i$ and the gradients
+        $\partial \ell / \partial x_i$, and embeds the parts again to add up
+
+        $$\frac{\partial \ell}{\partial w} = \sum_i \frac{\partial x_i}{\partial w}^\top
+          \frac{\partial \ell}{\partial x_i}.$$
+
+        The gradients are those of the whole batch up to rounding, for about a third more time. They are not with
+        layers for which a batch is more than its samples: batch normalization uses the statistics of a part and
+        updates its moving averages twice per step, and dropout drops other units the second time; use layer
+        normalization, frozen batch normalization and no dropout. Losses that layers compute from activations are not
+        supported; weight regularization is.
 
         Args:
             optimizer: str or `keras.optimizers.Optimizer`. Default `"adam"`.
+            micro_batch_size: int, >= 1. Queries, or items and explicit negatives, that are embedded at once in
+                training; `None` embeds the whole batch at once. The encoders must be built, and with `jit_compile=True`
+                batches must have a fixed size (`drop_remainder=True`). Default `None`.
             **kwargs: Other arguments of `keras.Model.compile`, such as `jit_compile`, `run_eagerly` or
                 `steps_per_execution`.
 
         Raises:
-            ValueError: If a loss or metrics are given: the model has its own.
+            ValueError: If a loss or metrics are given: the model has its own; or the size is not a positive integer.
+
+        Reference:
+            Gao et al., "Scaling deep contrastive learning batch size under memory limited setup", RepL4NLP 2021
+            (gradient caching).
         """
+        if micro_batch_size is not None:
+            micro_batch_size = check_whole_number("micro_batch_size", micro_batch_size, 1)
         for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
             if kwargs.get(name) is not None:
                 raise ValueError(
@@ -173,6 +201,7 @@ class DualEncoder(keras_compat.WorkerModel):
         # The third part of a batch looks like weights.
         super().compile(optimizer=optimizer, **{**kwargs, **keras_compat.NO_WEIGHTED_METRICS})
         self._fit_options = {name: kwargs[name] for name in _FIT_OPTIONS if kwargs.get(name) is not None}
+        self.micro_batch_size = micro_batch_size
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -195,8 +224,14 @@ class DualEncoder(keras_compat.WorkerModel):
     def train_step(self, data: Any) -> dict[str, Any]:
         pairs = _unpack(data)
         self._check_pairs(pairs)
+        inputs, size = (pairs.query, _items_and_negatives(pairs)), self.micro_batch_size
+        embedded = None if size is None else self._embed_in_parts(inputs, size)
         with tf.GradientTape() as tape:
-            batch = self._embed(pairs, training=True)
+            if embedded is None:
+                batch = self._gathered(pairs, *self._encode(inputs, training=True))
+            else:
+                tape.watch(embedded)
+                batch = self._gathered(pairs, *embedded)
             if self.frequencies is not None:
                 self.frequencies.update(batch.item_ids)
             candidates = self._candidates(batch, with_references=True)
@@ -207,7 +242,11 @@ class DualEncoder(keras_compat.WorkerModel):
             # Every replica computes the loss of the whole batch, and the optimizer sums over replicas.
             scaled_loss = keras_compat.scale_loss(self.optimizer, loss / ops.replica_count())
         variables = self.trainable_variables
-        gradients = tape.gradient(scaled_loss, variables)
+        if embedded is None:
+            gradients = tape.gradient(scaled_loss, variables)
+        else:
+            of_embeddings, gradients = tape.gradient(scaled_loss, (embedded, variables))
+            gradients = self._with_those_of_parts(gradients, variables, inputs, of_embeddings, size)
         training_step.apply_gradients([(self.optimizer, variables)], gradients, variables)
         if self.memory is not None:
             self.memory.update(batch.item_ids, batch.items)
@@ -219,7 +258,8 @@ class DualEncoder(keras_compat.WorkerModel):
     def test_step(self, data: Any) -> dict[str, Any]:
         pairs = _unpack(data)
         self._check_pairs(pairs)
-        batch = self._embed(pairs, training=False)
+        embedded = self._encode((pairs.query, _items_and_negatives(pairs)), training=False)
+        batch = self._gathered(pairs, *embedded)
         values, of_batch = self._compare(batch, self._candidates(batch, with_references=False))
         return self.step_logs(self._update_metrics(_weighted_mean(values, batch.weights), *of_batch))
 
@@ -245,16 +285,50 @@ class DualEncoder(keras_compat.WorkerModel):
                 "both query_ids and item_ids in each batch."
             )
 
-    def _embed(self, pairs, training):
-        """Embed the pairs of this replica, and gather those of all replicas."""
-        queries = self.query_encoder(pairs.query, training=training)
-        item, count = pairs.item, tf.shape(tf.nest.flatten(pairs.item)[0])[0]
-        if pairs.negatives is not None:
-            # One call for both, so that batch normalization sees them together.
-            item = tf.nest.map_structure(
-                lambda one, more: tf.concat([one, _merged(more)], axis=0), item, pairs.negatives
+    @property
+    def _encoders(self):
+        return self.query_encoder, self.item_encoder
+
+    def _encode(self, inputs, training):
+        return [encoder(one, training=training) for encoder, one in zip(self._encoders, inputs)]
+
+    def _embed_in_parts(self, inputs, size):
+        """Return the embeddings of the queries and of the items with the explicit negatives, without gradients."""
+        for name, encoder in zip(("query_encoder", "item_encoder"), self._encoders):
+            if not encoder.built:
+                raise ValueError(
+                    f"An encoder without weights cannot be used in parts. Received: micro_batch_size={size} and "
+                    f"{name} {encoder.name!r}, which is not built. Expected: an encoder with keras.Input, or one that "
+                    "was called once."
+                )
+        if self.jit_compile and tf.nest.flatten(inputs[0])[0].shape[0] is None:
+            raise ValueError(
+                f"XLA cannot divide batches of unknown size. Received: micro_batch_size={size} with jit_compile=True. "
+                "Expected: batches of a fixed size, as with `drop_remainder=True`, or jit_compile=False."
             )
-        embedded = self.item_encoder(item, training=training)
+        return [
+            embed_in_parts(encoder, one, size, _embedding_size(encoder)) for encoder, one in zip(self._encoders, inputs)
+        ]
+
+    def _with_those_of_parts(self, gradients, variables, inputs, of_embeddings, size):
+        """Add the gradients through the embeddings to those that do not depend on them, such as of a penalty."""
+        totals = {id(variable): gradient for variable, gradient in zip(variables, gradients)}
+        for encoder, one, upstream in zip(self._encoders, inputs, of_embeddings):
+            parts = gradients_in_parts(encoder, one, upstream, size)
+            for variable, gradient in zip(encoder.trainable_variables, parts):
+                before = totals[id(variable)]
+                totals[id(variable)] = gradient if before is None else tf.convert_to_tensor(before) + gradient
+        return [totals[id(variable)] for variable in variables]
+
+    def _gathered(self, pairs, queries, embedded):
+        """Return the pairs of all replicas.
+
+        Args:
+            pairs: `_Pairs` of this replica.
+            queries: Embeddings of its queries, `(batch, dim)`.
+            embedded: Embeddings of its items, then of its explicit negatives.
+        """
+        count = tf.shape(tf.nest.flatten(pairs.item)[0])[0]
         queries, items = (ops.gather_batch(ops.at_least_float32(one)) for one in (queries, embedded[:count]))
         _check_embeddings(queries, items)
         size = tf.shape(queries)[0]
@@ -392,7 +466,8 @@ class DualEncoder(keras_compat.WorkerModel):
     def get_compile_config(self) -> Config | None:
         if getattr(self, "optimizer", None) is None:
             return None
-        return {"optimizer": keras.saving.serialize_keras_object(self.optimizer), **self._fit_options}
+        config = {"optimizer": keras.saving.serialize_keras_object(self.optimizer), **self._fit_options}
+        return config if self.micro_batch_size is None else {**config, "micro_batch_size": self.micro_batch_size}
 
     def compile_from_config(self, config: Config) -> None:
         config = dict(config)
@@ -529,6 +604,15 @@ def _description(data):
     if isinstance(data, (tuple, list)):
         return f"a {type(data).__name__} of {len(data)}"
     return f"{getattr(data, 'dtype', type(data))} of shape {getattr(data, 'shape', None)}"
+
+
+def _items_and_negatives(pairs):
+    """The items, followed by the explicit negatives: one batch, so that batch normalization sees them together."""
+    if pairs.negatives is None:
+        return pairs.item
+    return tf.nest.map_structure(
+        lambda one, more: tf.concat([one, _merged(more)], axis=0), pairs.item, pairs.negatives
+    )
 
 
 def _merged(values):
