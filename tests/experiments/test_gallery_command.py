@@ -1,6 +1,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 
 import keras
@@ -11,10 +12,12 @@ from PIL import Image
 
 from tfdml import Gallery
 from tfdml.data import Preprocessing
+from tfdml.data.parquet_files import VectorBlock, write_vectors
 from tfdml.experiments import InputError, gallery_build, gallery_main, gallery_search
 from tfdml.experiments.gallery_embedder import open_embedder
 from tfdml.experiments.gallery_files import SOURCE
 from tfdml.export import export_saved_model
+from tfdml.gallery.vectors import StoredVectors
 
 SIZE = 6
 
@@ -401,3 +404,60 @@ def test_changes_of_two_processes_are_not_lost(tmp_path):
     first.gallery.remove(["b"])
     first.gallery.save(first.folder)
     assert Gallery.load(tmp_path / "gallery").ids == ["c"]
+
+
+def write_parquet(folder, vectors, size=4):
+    pytest.importorskip("pyarrow", reason="The extra ray is not installed.")
+    folder.mkdir()
+    for start in range(0, len(vectors), size):
+        rows = range(start, min(start + size, len(vectors)))
+        block = VectorBlock([f"{row}.png" for row in rows], ["cat", None] * (len(rows) // 2), None, None, vectors[rows])
+        write_vectors(folder / f"{start:03d}.parquet", block, {})
+
+
+@pytest.mark.parametrize("storage, distance", [("float32", "l2"), ("int8", "cosine")])
+def test_build_from_parquet_goes_on_and_equals_one_of_arrays(storage, distance, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    vectors = np.random.default_rng(0).normal(size=(10, 3)).astype(np.float32)
+    write_parquet(tmp_path / "vectors", vectors)
+    command = ("build", "--from-parquet", "vectors", "--out", "gallery", "--storage", storage, "--distance", distance)
+    encode, encoded = StoredVectors.encode, []
+
+    def killed(self, some):
+        encoded.append(len(some))
+        if len(encoded) == 2:
+            raise KeyboardInterrupt
+        return encode(self, some)
+
+    monkeypatch.setattr(StoredVectors, "encode", killed)
+    assert gallery_main([*command, "--quiet"]) == 130
+    assert not (tmp_path / "gallery").exists()
+    run(*command, "--quiet")
+    assert encoded == [4, 4, 4, 2]
+    assert "10 vectors added. 10 vectors in gallery." in capsys.readouterr().out
+    assert not (tmp_path / "gallery.unfinished").exists()
+    expected, stored = Gallery(storage=storage, distance=distance), Gallery.load("gallery")
+    ids = expected.add(vectors, [f"{row}.png" for row in range(10)])
+    assert stored.ids == ids and stored.labels(ids) == ["cat", None] * 5
+    np.testing.assert_array_equal(stored.vectors(ids), expected.vectors(ids))
+    np.testing.assert_array_equal(stored.search(vectors, 3).distances, expected.search(vectors, 3).distances)
+    assert "does not know its embedder" in error_of(capsys, "search", "gallery", "a.png")
+    assert "There is a gallery already" in error_of(capsys, *command)
+
+
+@pytest.mark.parametrize(
+    "vectors, more, message",
+    [
+        (np.full((2, 4), np.nan), (), "not finite"),
+        (np.ones((2, 3)), ("mean",), "another size than those of the embedder. Received: 3.*Expected: 4"),
+        (np.ones((2, 4)), ("mean", "photos"), "need no images"),
+        (np.ones((2, 4)), ("--size", "9"), "need an embedder"),
+        (None, (), "There are no Parquet files"),
+    ],
+)
+def test_bad_builds_from_parquet(vectors, more, message, tmp_path, monkeypatch, mean_color, capsys):
+    monkeypatch.chdir(tmp_path)
+    if vectors is not None:
+        write_parquet(tmp_path / "vectors", vectors.astype(np.float32))
+    assert re.search(message, error_of(capsys, "build", *more, "--from-parquet", "vectors", "--out", "gallery"), re.S)
+    assert not (tmp_path / "gallery").exists()

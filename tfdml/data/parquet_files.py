@@ -138,16 +138,24 @@ class ParquetVectors:
                 ids += file.read([ID]).column(ID).to_pylist()
         return ids
 
-    def blocks(self) -> Iterator[VectorBlock]:
-        """Yield the rows in order, one row group at a time."""
+    def blocks(self, first_row: int = 0, with_vectors: bool = True) -> Iterator[VectorBlock]:
+        """Yield the rows in order, one row group at a time, from the row group that begins with `first_row`.
+
+        Without vectors, their column is not read, and the blocks have vectors of size 0.
+        """
         names = [name for name in (ID, CLASS, LABEL, ROLE, VECTOR) if name in self.columns]
-        for table, path in self._tables(names):
+        names = names if with_vectors else names[:-1]
+        for table, path in self._tables(names, first_row):
             yield self._block(table, path)
 
-    def _tables(self, names):
+    def _tables(self, names, first_row=0):
+        start = 0
         for path in self.files:
             with self._open(path) as file:
                 for group in range(file.num_row_groups):
+                    start += file.metadata.row_group(group).num_rows
+                    if start <= first_row:
+                        continue
                     table = file.read_row_group(group, columns=names)
                     if table.num_rows:
                         yield table, path
@@ -189,8 +197,9 @@ class ParquetVectors:
         return sizes.pop()
 
     def _block(self, table, path):
-        vectors = self._vectors(table, path)
-        if vectors.shape[1] != self.dim:
+        is_read = VECTOR in table.column_names
+        vectors = self._vectors(table, path) if is_read else np.empty((table.num_rows, 0), np.float32)
+        if is_read and vectors.shape[1] != self.dim:
             raise ValueError(
                 f"Vectors have several sizes. Received: {vectors.shape[1]} in {path}. Expected: {self.dim}, as in "
                 f"{self.files[0]}."

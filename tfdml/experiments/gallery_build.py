@@ -20,6 +20,7 @@ from tfdml._utils.foreign_files import read_npz
 from tfdml._utils.input_errors import InputError, input_errors
 from tfdml._utils.plain_files import read_json, write_json
 from tfdml.data.image_files import find_unreadable, read_image
+from tfdml.data.parquet_files import ParquetVectors
 from tfdml.experiments.errors import line_of
 from tfdml.experiments.gallery_embedder import GalleryEmbedder, open_embedder
 from tfdml.experiments.gallery_files import (
@@ -34,10 +35,12 @@ from tfdml.experiments.gallery_files import (
 from tfdml.gallery import Gallery
 from tfdml.gallery.fingerprint import fingerprint
 from tfdml.gallery.folder import MANIFEST
+from tfdml.gallery.parquet import check_probe, fill_from_parquet
 
 # Images that are embedded between two writes. The same number gives the same batches after an interruption.
 BLOCK_SIZE = 512
 _PLAN = "plan.json"
+_FROM_PARQUET = "build --from-parquet"
 _ZERO = "its vector is 0, which has no direction; build the gallery with --distance l2"
 
 
@@ -106,6 +109,83 @@ def build_gallery(
     return _add("build", gallery, folder, listed, root, network, source, batch_size, verbose)
 
 
+def build_from_parquet(
+    vectors: str,
+    out: str,
+    embedder: str | None = None,
+    *,
+    options: Mapping[str, Any] | None = None,
+    imports: Sequence[str] = (),
+    trust: bool = False,
+    verbose: bool = True,
+    **gallery_options: Any,
+) -> Built:
+    """Save the vectors of Parquet files as a gallery, in memory that does not grow with their number.
+
+    Only ids, labels and the index are in memory. Until the gallery is complete, vectors are in the folder
+    `OUT.unfinished`, from which the same call goes on.
+
+    Args:
+        vectors: str. Parquet file or folder of Parquet files, as for `tfdml.gallery.add_parquet`.
+        out: str. Folder of the gallery, which must not exist or be empty.
+        embedder: str. As for `open_embedder`. Its vectors of a test image are compared with those of the extraction.
+            Default: none; the gallery then needs one for searches by image.
+        options, imports, trust, verbose: As for `build_gallery`.
+        **gallery_options: Options of `Gallery`.
+
+    Raises:
+        InputError: If the files, the embedder or the folder cannot be used.
+    """
+    folder = pathlib.Path(out).expanduser()
+    check_new(folder, _FROM_PARQUET)
+    network = None if embedder is None else open_embedder(embedder, options, trust=trust)
+    if "distance" not in gallery_options and network is not None and not network.is_trained:
+        gallery_options["distance"] = "cosine"
+    unfinished = unfinished_of(folder)
+    with gallery_errors():
+        files = ParquetVectors(vectors)
+        gallery = Gallery(network, getattr(network, "preprocessing", None), **gallery_options)
+        if network is not None:
+            _check_network(network, files)
+        unfinished.mkdir(parents=True, exist_ok=True)
+        with lock_folder(unfinished):
+            remove_partial(unfinished)
+            if _command_of(unfinished) not in (None, _FROM_PARQUET):
+                raise InputError(
+                    f"The unfinished folder belongs to another command. Received: {unfinished} of tfdml-gallery "
+                    f"{_command_of(unfinished)}. Expected: that command. Remove the folder to begin again."
+                )
+            write_json(unfinished / _PLAN, {"command": _FROM_PARQUET})
+            with tqdm.tqdm(total=len(files), unit="vector", disable=not verbose) as bar:
+                fill_from_parquet(gallery, files, unfinished, bar.update)
+            # An index that cannot be built must not be found out by the first search.
+            gallery.search(gallery.vectors(gallery.ids[:1]), 1)
+            gallery.save(folder)
+            source = GallerySource(
+                embedder or "", dict(options or {}), list(imports), recorded_root(folder, os.getcwd())
+            )
+            source.write(folder)
+            for name in ("codes.npy", "scales.npy", "progress.json", _PLAN):
+                with contextlib.suppress(FileNotFoundError):
+                    (unfinished / name).unlink()
+    with contextlib.suppress(OSError):
+        unfinished.rmdir()
+    return Built(gallery, len(gallery), 0, 0, 0, {})
+
+
+def _check_network(network, files):
+    def embed(images):
+        return np.concatenate([network.embed_pixels(image) for image in images])
+
+    dim = embed(np.zeros((1, 64, 64, 3), np.uint8)).shape[1]
+    if dim != files.dim:
+        raise InputError(
+            f"Vectors have another size than those of the embedder. Received: {files.dim} in {files.path}. Expected: "
+            f"{dim}. Pass the embedder that made them."
+        )
+    check_probe(files, embed)
+
+
 def add_images(
     gallery: Gallery,
     folder: pathlib.Path,
@@ -147,9 +227,9 @@ def add_images(
     return built._replace(present=len(present) if on_conflict == "skip" else 0)
 
 
-def check_new(folder: pathlib.Path) -> None:
-    """Raise an InputError if a folder contains a gallery or other files."""
-    if (folder / MANIFEST).exists() and _command_of(unfinished_of(folder)) != "build":
+def check_new(folder: pathlib.Path, command: str = "build") -> None:
+    """Raise an InputError if a folder contains a gallery that this command did not begin, or other files."""
+    if (folder / MANIFEST).exists() and _command_of(unfinished_of(folder)) != command:
         raise InputError(
             f"There is a gallery already. Received: {str(folder)!r}. Expected: a new folder. Use tfdml-gallery add to "
             "add images, or remove the folder."

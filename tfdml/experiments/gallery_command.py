@@ -36,6 +36,7 @@ examples:
   %(prog)s efficientnet_lite0 photos --out gallery
   %(prog)s runs/mine photos.csv --out gallery --storage float16
   %(prog)s MODEL.keras photos --size 224 --scale 0-255 --out gallery
+  %(prog)s runs/mine --from-parquet vectors/photos --out gallery   # vectors of tfdml-extract --ray
 
 A folder has one subfolder per label; images next to the subfolders have no label. A CSV file has the columns path and,
 if there are labels, label. An interrupted build goes on when the same command is given again."""
@@ -105,8 +106,32 @@ def _build(given, imports):
     out = given.pop("out", None)
     if out is None:
         raise InputError("Options are missing. Expected: --out, the folder of the gallery.")
-    from tfdml.experiments.gallery_build import build_gallery
+    from tfdml.experiments.gallery_build import build_from_parquet, build_gallery
 
+    vectors = given.pop("from_parquet", None)
+    if vectors is not None:
+        refused = [name for name in ("FOLDER_OR_CSV", "options", "batch_size") if name in given]
+        if refused:
+            raise InputError(
+                f"Vectors in Parquet files need no images. Received: {', '.join(refused)} with --from-parquet. "
+                "Expected: none of them, as in tfdml-gallery build EMBEDDER --from-parquet FOLDER --out GALLERY."
+            )
+        embedder, network = given.pop("EMBEDDER", None), _popped(given, _EMBEDDER_OPTIONS)
+        if network and embedder is None:
+            raise InputError(
+                f"Options of the embedder need an embedder. Received: {', '.join(network)}. Expected: EMBEDDER."
+            )
+        built = build_from_parquet(
+            vectors, out, embedder, options=network, imports=imports, verbose=not given.pop("quiet", False), **given
+        )
+        _print_built(built, out, "vector")
+        return 0
+    missing = [name for name in ("EMBEDDER", "FOLDER_OR_CSV") if name not in given]
+    if missing:
+        raise InputError(
+            f"Arguments are missing. Received: no {' and no '.join(missing)}. Expected: EMBEDDER FOLDER_OR_CSV, or "
+            "--from-parquet FOLDER."
+        )
     built = build_gallery(
         given.pop("EMBEDDER"), given.pop("FOLDER_OR_CSV"), out, options=_popped(given, _EMBEDDER_OPTIONS),
         image_options=given.pop("options", None), imports=imports, verbose=not given.pop("quiet", False), **given,
@@ -136,7 +161,7 @@ def _add(given, imports):
     return 0
 
 
-def _print_built(built, folder):
+def _print_built(built, folder, of="image"):
     from tfdml.experiments.gallery_files import counted, listed_reasons
 
     if built.unreadable:
@@ -147,7 +172,7 @@ def _print_built(built, folder):
     others += [f"{counted(built.skipped, 'other file')} skipped"] * (built.skipped > 0)
     others += [f"{len(built.unreadable):,} unreadable"] * bool(built.unreadable)
     more = f" ({'; '.join(others)})" if others else ""
-    print(f"{counted(built.added, 'image')} added{more}. {counted(len(built.gallery), 'image')} in {folder}.")
+    print(f"{counted(built.added, of)} added{more}. {counted(len(built.gallery), of)} in {folder}.")
 
 
 def _search(given, imports):
@@ -373,11 +398,15 @@ _PARSERS: dict[str, Callable[[], CommandParser]] = {
         "%(prog)s EMBEDDER FOLDER_OR_CSV --out GALLERY ...",
         "Embeds images and stores them as a gallery.",
         {
-            "EMBEDDER": {"help": "SavedModel, run folder, .keras file, or backbone (tfdml-train --list backbones)."},
-            "FOLDER_OR_CSV": {"help": "Folder of images, or CSV file of their paths and labels."},
+            "EMBEDDER": {
+                "nargs": "?",
+                "help": "SavedModel, run folder, .keras file, or backbone (tfdml-train --list backbones).",
+            },
+            "FOLDER_OR_CSV": {"nargs": "?", "help": "Folder of images, or CSV file of their paths and labels."},
         },
         {
             "--out DIR": "Folder of the gallery, which must not exist.",
+            "--from-parquet DIR": "Take vectors from Parquet files, such as those of tfdml-extract --ray.",
             **_IMAGES,
             "--distance": (Literal["l2", "cosine"], "Distance (default: cosine for a backbone, else l2)."),
             "--index INDEX": "exact, or with the extra faiss hnsw, ivfpq, binary or a factory string (default: exact).",

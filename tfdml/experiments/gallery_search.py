@@ -143,6 +143,11 @@ def open_gallery(
                 "of tfdml-gallery build. Or pass --embedder."
             )
         source = GallerySource(embedder or "", dict(options or {}), [], os.getcwd())
+    if not source.embedder and embedder is None and with_embedder:
+        raise InputError(
+            f"The gallery was built of vectors and does not know its embedder. Received: {folder!r}. Expected: the "
+            "embedder that made them. Pass --embedder."
+        )
     place = root_of(path, source.root) if root is None else root_of(pathlib.Path(), root)
     network = None
     if with_embedder:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from tfdml._utils.plain_files import read_json, write_json
 from tfdml._utils.types import PathLike
 from tfdml.data import LabeledImages
 from tfdml.data.parquet_files import ParquetVectors
 from tfdml.gallery.gallery import Gallery
 from tfdml.gallery.inputs import to_vectors
+from tfdml.gallery.vectors import StoredVectors
 
 # Difference relative to the largest value up to which an embedder counts as the same.
 _TOLERANCE = 1e-3
+_PROGRESS = "progress.json"
 
 
 def gallery_from_parquet(path: PathLike, embedder: Any = None, **options: Any) -> Gallery:
@@ -80,10 +85,84 @@ def add_parquet(gallery: Gallery, path: PathLike) -> int:
     return len(files)
 
 
+def fill_from_parquet(
+    gallery: Gallery, files: ParquetVectors, folder: pathlib.Path, advance: Callable[[int], Any] | None = None
+) -> None:
+    """Fill an empty gallery with vectors that stay on the disk, and go on where an interrupted call stopped.
+
+    Args:
+        gallery: `Gallery` without items.
+        files: `ParquetVectors`.
+        folder: `pathlib.Path`. Existing folder for the vectors, which the gallery needs until it is saved.
+        advance: Function that is called with the number of rows that were stored. Default `None`.
+
+    Raises:
+        ValueError: As for `add_parquet`.
+    """
+    if not len(files):
+        raise ValueError(f"There are no vectors. Received: {files.path} without rows. Expected: at least one row.")
+    _check_ids(gallery, files.ids(), files.path)
+    states = [[os.path.abspath(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files.files]
+    plan = {"files": states, "storage": gallery.storage, "distance": gallery.distance, "dim": files.dim}
+    try:
+        progress = read_json(folder / _PROGRESS)
+    except ValueError:
+        progress = {}
+    names: dict[str, tuple[int, ...]] = {"codes": (len(files), files.dim)}
+    if gallery.storage == "int8":
+        names["scales"] = (len(files),)
+    goes_on = progress.get("plan") == plan and all((folder / f"{name}.npy").is_file() for name in names)
+    done = progress["rows"] if goes_on else 0
+    arrays = {}
+    for name, shape in names.items():
+        dtype = gallery.storage if name == "codes" else np.float32
+        mode = "r+" if goes_on else "w+"
+        arrays[name] = np.lib.format.open_memmap(folder / f"{name}.npy", mode, np.dtype(dtype), shape)
+    if advance is not None:
+        advance(done)
+    store = StoredVectors.empty(gallery.storage, files.dim)
+    for block in files.blocks(done):
+        vectors = np.asarray(block.vectors, np.float32)
+        if not np.isfinite(vectors).all():
+            raise ValueError(
+                f"Vectors are not finite. Received: {files.path}, rows from {done}. Expected: finite numbers."
+            )
+        codes, scales = store.encode(gallery._to_vectors(vectors)[0])
+        rows = slice(done, done + len(vectors))
+        arrays["codes"][rows] = codes
+        if scales is not None:
+            arrays["scales"][rows] = scales
+        for array in arrays.values():
+            array.flush()
+        done += len(vectors)
+        write_json(folder / _PROGRESS, {"plan": plan, "rows": done})
+        if advance is not None:
+            advance(len(vectors))
+    ids, labels = _ids_and_labels(files)
+    gallery._items.append(gallery._items.checked_ids(ids, len(files)), labels, [None] * len(files))
+    # Read-only maps, which are copied into memory only if the gallery changes.
+    codes, scales = (np.load(folder / f"{name}.npy", "r") if name in names else None for name in ("codes", "scales"))
+    gallery._vectors = StoredVectors(gallery.storage, codes, scales)
+    gallery._search = gallery._new_search(gallery._vectors)
+
+
+def _ids_and_labels(files):
+    ids, labels = [], []
+    for block in files.blocks(0, with_vectors=False):
+        ids += block.ids
+        some = _labels_of(block)
+        labels += [None] * len(block.ids) if some is None else some
+    return ids, labels
+
+
+def _labels_of(block):
+    if block.classes is not None:
+        return block.classes
+    return None if block.labels is None else block.labels.tolist()
+
+
 def _add(gallery, block):
-    vectors, labels = np.asarray(block.vectors, np.float32), block.classes
-    if labels is None:
-        labels = None if block.labels is None else block.labels.tolist()
+    vectors, labels = np.asarray(block.vectors, np.float32), _labels_of(block)
     if labels is None or None not in labels:
         gallery.add(vectors, block.ids, labels)
         return
@@ -107,14 +186,29 @@ def _check_ids(gallery, ids, path):
 
 def _check_embedder(gallery, files):
     """Raise a ValueError if the gallery's embedder does not give the features of the extraction's probe."""
+    if gallery.embedder is None:
+        return
+
+    def embed(images):
+        images = LabeledImages(images, np.zeros(len(images), np.int64), ("",))
+        return to_vectors(images, gallery.embedder, gallery._forward, gallery.preprocessing, gallery.batch_size)[0]
+
+    check_probe(files, embed)
+
+
+def check_probe(files: ParquetVectors, embed: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Raise a ValueError if an embedder does not give the features of the probe of an extraction.
+
+    Args:
+        files: `ParquetVectors`. Without a probe, nothing is checked.
+        embed: Function from images, uint8 `(n, h, w, c)`, to vectors `(n, d)`.
+    """
     probe, config = files.source.get("probe"), files.source.get("preprocessing")
-    if gallery.embedder is None or not probe or not config:
+    if not probe or not config:
         return
     shape = (*config["size"], config["channels"])
     images = np.random.default_rng(0).integers(0, 256, (len(probe), *shape)).astype(np.uint8)
-    images = LabeledImages(images, np.zeros(len(images), np.int64), ("",))
-    preprocessing = gallery.preprocessing
-    vectors, *_ = to_vectors(images, gallery.embedder, gallery._forward, preprocessing, gallery.batch_size)
+    vectors = np.asarray(embed(images))
     expected = np.asarray(probe, np.float32)
     difference = np.inf
     if vectors.shape == expected.shape:
