@@ -129,6 +129,17 @@ def test_pairs_of_a_batch_leave_out_the_sample_itself(case):
                 assert (against.positives[i, j], against.negatives[i, j]) == (expected == 1, expected == -1)
 
 
+@pytest.mark.parametrize("case", ["triplets", "matrix", "function", "many dimensions", "jaccard"])
+def test_graphs_without_autograph(case):
+    """Keras traces training steps so, which does not translate Python's `len` and `if`."""
+    relation, labels, _ = CASES[case]
+    labels = tf.convert_to_tensor(labels)
+    spec = tf.TensorSpec((None, *labels.shape[1:]), labels.dtype)
+    masks = tf.function(lambda labels: tuple(relation.masks(relation.encode(labels), labels)), [spec], autograph=False)
+    for found, eager in zip(masks(labels), relation.masks(relation.encode(labels), labels)):
+        np.testing.assert_array_equal(found, eager)
+
+
 @pytest.mark.parametrize(
     "case",
     ["positions", *(pytest.param(name, marks=pytest.mark.integration) for name in ("jaccard", "pairs", "matrix"))],

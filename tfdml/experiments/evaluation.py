@@ -172,8 +172,8 @@ def evaluate(
     search = check_search(search or config.search)
     if relation is not None and search != "exact":
         raise InputError(
-            f"A relation needs the exact search. Received: search={search!r} with relation.name="
-            f"{recipe.relation.name!r}. Expected: search='exact'."
+            f"A relation needs the exact search. Received: search={search!r} with {relation!r}. Expected: "
+            "search='exact'."
         )
     try:
         embedded = [embed(network.embedder, network.batches(images, config.batch_size)) for network in networks]

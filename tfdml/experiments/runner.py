@@ -514,7 +514,7 @@ class _Run:
         dataset, preprocessing = self.datasets.test, self.datasets.preprocessing
         embeddings, labels, metrics = self.evaluate(dataset)
         if recipe.evaluation.keep_embeddings:
-            kept = dataset.annotations if recipe.has_relation else labels
+            kept: Any = dataset.annotations if recipe.has_relation else labels
             write_embeddings(folder.test_embeddings, embeddings, kept, dataset.is_query)
         with whole_path(folder.embedder) as partial:
             self.embedder.save(partial)

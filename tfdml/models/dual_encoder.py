@@ -169,11 +169,11 @@ class DualEncoder(keras_compat.WorkerModel):
         $$\frac{\partial \ell}{\partial w} = \sum_i \frac{\partial x_i}{\partial w}^\top
           \frac{\partial \ell}{\partial x_i}.$$
 
-        The gradients are those of the whole batch up to rounding, for about a third more time. They are not with
-        layers for which a batch is more than its samples: batch normalization uses the statistics of a part and
-        updates its moving averages twice per step, and dropout drops other units the second time; use layer
-        normalization, frozen batch normalization and no dropout. Losses that layers compute from activations are not
-        supported; weight regularization is.
+        The gradients are those of the whole batch up to rounding, at the cost of one more forward pass. This does not
+        hold for two kinds of layers: batch normalization uses the statistics of a part and updates its moving averages
+        twice per step, and dropout drops other units in the second pass. Use layer normalization or frozen batch
+        normalization, and no dropout. Losses that layers compute from activations are not supported; weight
+        regularization is.
 
         Args:
             optimizer: str or `keras.optimizers.Optimizer`. Default `"adam"`.

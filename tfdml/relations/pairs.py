@@ -317,9 +317,9 @@ def _find(ordered, values):
     """The place of each value in a sorted array, and whether it is there."""
     if not len(ordered):
         return tf.zeros(tf.shape(values), tf.int64), tf.zeros(tf.shape(values), tf.bool)
-    ordered = tf.constant(ordered, tf.int64)
+    last, ordered = len(ordered) - 1, tf.constant(ordered, tf.int64)
     flat = tf.reshape(values, (-1,))
-    place = tf.minimum(tf.searchsorted(ordered, flat, out_type=tf.int64), len(ordered) - 1)
+    place = tf.minimum(tf.searchsorted(ordered, flat, out_type=tf.int64), last)
     found = tf.gather(ordered, place) == flat
     return tf.reshape(place, tf.shape(values)), tf.reshape(found, tf.shape(values))
 
