@@ -16,7 +16,7 @@ pytest.importorskip("httpx", reason="Test clients need httpx.")
 
 from fastapi.testclient import TestClient  # noqa: E402
 
-from tfdml.experiments import InputError, gallery_command, gallery_main, gallery_server  # noqa: E402
+from tfdml.experiments import InputError, gallery_command, gallery_main, gallery_map, gallery_server  # noqa: E402
 from tfdml.experiments.gallery_files import GallerySource  # noqa: E402
 from tfdml.experiments.gallery_search import OpenedGallery, as_records  # noqa: E402
 from tfdml.experiments.gallery_server import GalleryServer, accepted_hosts, make_app  # noqa: E402
@@ -59,9 +59,37 @@ def client(make_client):
     return make_client()
 
 
+def test_the_map_shows_principal_components(client, opened):
+    found = client.get("/map").json()
+    assert found["items"] == list(range(8)) and found["total"] == 8
+    assert found["ids"][3] == "é 3.png" and found["labels"][:2] == ["cat", "dog"]
+    vectors = opened.gallery.vectors(opened.gallery.ids).astype(np.float64)
+    vectors -= vectors.mean(axis=0)
+    left, values, _ = np.linalg.svd(vectors, full_matrices=False)
+    expected, points = (left * values)[:, :3], np.array(found["points"])
+    expected *= np.sign((expected * points).sum(axis=0)) / np.abs(expected).max()
+    np.testing.assert_allclose(points, expected, atol=1e-3)
+    np.testing.assert_allclose(found["explained"], (values**2 / (values**2).sum())[:3], atol=1e-3)
+    assert client.get("/map.js").status_code == 200
+
+
+def test_a_map_of_a_sample_and_of_equal_vectors(make_client, opened, tmp_path, monkeypatch):
+    monkeypatch.setattr(gallery_map, "_BLOCK_ROWS", 2)
+    client = make_client(max_points=3)
+    found = client.get("/map").json()
+    assert len(found["items"]) == len(found["points"]) == len(found["labels"]) == 3 and found["total"] == 8
+    assert found["items"] == sorted(found["items"]) and client.get("/map").json() == found
+    with pytest.raises(InputError, match="max_points=20001. Expected: at most 20000"):
+        GalleryServer(opened, max_points=20_001)
+    gallery = Gallery()
+    gallery.add(np.full((3, 2), 1e38))
+    found = gallery_map.principal_map(gallery, 10)
+    assert found["points"] == [[0, 0, 0]] * 3 and found["explained"] == [0, 0, 0]
+
+
 def test_answers_are_json_for_missing_items_and_names_that_are_not_utf8(make_client, tmp_path):
     network = MeanColor(0)
-    gallery, labels = Gallery(network), ["emu\udce9", "dog"]
+    gallery, labels = Gallery(network), ["caf\udce9", "dog"]
     first, second, query = (network.embed_pixels(np.full((4, 4, 3), value, np.uint8)) for value in (10, 200, 12))
     gallery.add(np.concatenate([first, second]), ["a.png", "b.png"], labels)
     gallery.calibrate(np.concatenate([query, second]), labels, FalseAcceptRate(0.9))
@@ -70,9 +98,9 @@ def test_answers_are_json_for_missing_items_and_names_that_are_not_utf8(make_cli
     # Two neighbors are asked for, and one remains without the item itself.
     found = client.get("/search/1?k=2")
     assert found.status_code == 200
-    assert [(one["id"], one["label"]) for one in found.json()["neighbors"]] == [("a.png", r"emu\udce9")]
+    assert [(one["id"], one["label"]) for one in found.json()["neighbors"]] == [("a.png", r"caf\udce9")]
     upload = client.post("/search", files={"image": encoded(np.full((4, 4, 3), 9))})
-    assert upload.status_code == 200 and upload.json()["verdict"]["label"] == r"emu\udce9"
+    assert upload.status_code == 200 and upload.json()["verdict"]["label"] == r"caf\udce9"
     result = gallery.search(second, 2, exclude=["b.png"])
     assert np.isinf(result.distances[0, 1])
     (record,) = as_records(result, None, None)
@@ -253,7 +281,7 @@ def test_pages_are_complete_and_accessible(client):
     for name in re.findall(r'<input id="(\w+)"', page.text):
         assert f'<label for="{name}">' in page.text
     assert all("alt=" in image for image in re.findall("<img[^>]*>", page.text))
-    texts = [page.text, *(client.get(f"/page.{kind}").text for kind in ("css", "js"))]
+    texts = [page.text, *(client.get(f"/{name}").text for name in ("page.css", "page.js", "map.js"))]
     assert not any("http:" in text or "https:" in text or "//cdn" in text for text in texts)
     assert not re.search(r"innerHTML|insertAdjacentHTML|document\.write|\bon\w+=", "".join(texts))
     assert client.get("/gallery").json()["items"] == 8
@@ -261,7 +289,7 @@ def test_pages_are_complete_and_accessible(client):
         assert detail_of(client.get(address), 404)
     assert detail_of(client.get("/search"), 405)
     paths = client.get("/openapi.json").json()["paths"]
-    assert set(paths) == {"/health", "/gallery", "/search", "/search/{item}", "/thumbnail/{item}"}
+    assert set(paths) == {"/health", "/gallery", "/map", "/search", "/search/{item}", "/thumbnail/{item}"}
 
 
 def test_errors_of_the_program_are_hidden(make_client, opened, monkeypatch):
@@ -283,7 +311,7 @@ def test_images_without_a_direction(make_client, opened):
 
 def test_names_that_are_not_utf_8(make_client, opened):
     gallery = Gallery(opened.embedder)
-    gallery.add([[1.0, 0, 0, 0]], ["emu\udce9.png"])
+    gallery.add([[1.0, 0, 0, 0]], ["caf\udce9.png"])
     client = make_client(OpenedGallery(opened.folder, gallery, opened.source, opened.root, opened.embedder))
     assert client.get("/search/0").json()["id"] == "caf\\udce9.png"
     assert post(client, encoded(np.ones((9, 9, 3)))).json()["neighbors"][0]["id"] == "caf\\udce9.png"
@@ -347,6 +375,9 @@ def test_the_page_in_a_browser(tmp_path, monkeypatch):
             page.evaluate("document.querySelectorAll('#neighbors button')[7].click()")
             page.wait_for("document.querySelectorAll('#neighbors li').length === 7")
             assert page.evaluate(nearest.format(".label"))[:3] == ["blue"] * 3
+            # The map opens, and a click on a point searches.
+            page.evaluate("document.getElementById('map').open = true")
+            page.wait_for("document.getElementById('map-about').textContent.startsWith('8 images by three')")
             # A file that is not an image.
             (tmp_path / "wrong.png").write_bytes(b"no image")
             page.choose_file("#image", tmp_path / "wrong.png")

@@ -334,7 +334,7 @@ def _serve(given, imports):
         )
     folder = given.pop("GALLERY")
     host, port = given.pop("host", "127.0.0.1"), given.pop("port", 7860)
-    limits = _popped(given, ("max_upload_mb", "max_pixels", "max_waiting"))
+    limits = _popped(given, ("max_upload_mb", "max_pixels", "max_waiting", "max_points"))
     from tfdml.experiments import gallery_server
 
     with gallery_server.listening(host, port) as listener:
@@ -505,6 +505,7 @@ _PARSERS: dict[str, Callable[[], CommandParser]] = {
             "--max_upload_mb": (float, "Largest upload in megabytes (default: 20)."),
             "--max_pixels": (int, "Largest height times width of an uploaded image (default: 50000000)."),
             "--max_waiting": (int, "Searches that may wait; further ones are refused (default: 16)."),
+            "--max_points": (int, "Images on the map of the page; a sample of more (default: 3000)."),
             **_OPENING,
             **_NETWORK,
         },

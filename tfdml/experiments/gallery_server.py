@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import ipaddress
+import json
 import os
 import pathlib
 import socket
@@ -30,12 +31,13 @@ from tfdml._utils.input_errors import InputError, input_errors
 from tfdml.data.image_files import TooManyPixelsError, read_contents
 from tfdml.experiments.errors import line_of
 from tfdml.experiments.gallery_files import counted, path_of, shown
+from tfdml.experiments.gallery_map import LARGEST_COUNT, principal_map
 from tfdml.experiments.gallery_search import OpenedGallery, as_jpeg, as_records, thumbnail
 from tfdml.version import __version__
 
 _WEB = pathlib.Path(__file__).with_name("web")
 _PAGES = {"/": ("page.html", "text/html"), "/page.js": ("page.js", "text/javascript"),
-          "/page.css": ("page.css", "text/css")}  # fmt: skip
+          "/map.js": ("map.js", "text/javascript"), "/page.css": ("page.css", "text/css")}  # fmt: skip
 _THUMBNAIL_SIDE, _THUMBNAILS_KEPT = 256, 2048
 _LARGEST_K = 100
 _Upload = Annotated[fastapi.UploadFile, fastapi.File(description="Image file.")]
@@ -63,26 +65,36 @@ class GalleryServer:
         max_pixels: int. Largest height · width of an uploaded image, which is checked before it is decoded. Default:
             50,000,000.
         max_waiting: int. Searches that may wait for the one that is running; further ones are refused. Default: 16.
+        max_points: int. Items on the map, at most 20,000; of more, a sample is shown. Default: 3,000.
 
     Raises:
         InputError: If the gallery is empty, or a limit is invalid.
     """
 
     def __init__(
-        self, opened: OpenedGallery, max_upload_mb: float = 20, max_pixels: int = 50_000_000, max_waiting: int = 16
+        self,
+        opened: OpenedGallery,
+        max_upload_mb: float = 20,
+        max_pixels: int = 50_000_000,
+        max_waiting: int = 16,
+        max_points: int = 3000,
     ):
         if not len(opened.gallery):
             raise InputError(f"The gallery is empty. Received: {opened.folder}. Expected: images. Add some first.")
         with input_errors():
             self.max_pixels = check_whole_number("max_pixels", max_pixels, 1)
             max_waiting = check_whole_number("max_waiting", max_waiting, 0)
+            self.max_points = check_whole_number("max_points", max_points, 1)
+        if max_points > LARGEST_COUNT:
+            raise InputError(f"Invalid limit. Received: max_points={max_points}. Expected: at most {LARGEST_COUNT}.")
         if not 0 < max_upload_mb <= 1000:
             raise InputError(f"Invalid limit. Received: max_upload_mb={max_upload_mb}. Expected: above 0, up to 1000.")
         self.max_upload_bytes = int(max_upload_mb * 1e6)
         self.opened = opened
         self._ids = opened.gallery.ids
         self._row_of = {item: row for row, item in enumerate(self._ids)}
-        self._turn = threading.Lock()
+        self._turn, self._drawing = threading.Lock(), threading.Lock()
+        self._map: bytes | None = None
         self._places = threading.BoundedSemaphore(max_waiting + 1)
         self._decoders = threading.BoundedSemaphore(2)
         self._thumbnail = functools.lru_cache(_THUMBNAILS_KEPT)(self._draw_thumbnail)
@@ -131,6 +143,19 @@ class GalleryServer:
             found = self._search(self.opened.gallery.vectors([self._ids[item]]), k, [self._ids[item]])
         # The item itself is always as near as can be.
         return {"item": item, "id": shown(self._ids[item]), **found, "verdict": None}
+
+    def map(self) -> bytes:
+        """Return the map of the gallery as JSON. It is computed at the first request."""
+        # No turn of a search: a large gallery takes seconds.
+        with self._drawing:
+            if self._map is None:
+                with input_errors():
+                    found = principal_map(self.opened.gallery, self.max_points)
+                ids = [self._ids[row] for row in found["items"]]
+                labels = [_shown_label(label) for label in self.opened.gallery.labels(ids)]
+                content = {**found, "ids": [shown(item) for item in ids], "labels": labels}
+                self._map = json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
+            return self._map
 
     def thumbnail(self, item: int) -> bytes:
         """Return the image of an item as a small JPEG; HTTPException if its file is missing or unreadable."""
@@ -208,6 +233,10 @@ def make_app(server: GalleryServer, hosts: tuple[str, ...] | None = None) -> fas
     @app.get("/search/{item}")
     def similar(item: int, k: _NumberInQuery = 10) -> dict[str, Any]:
         return server.search_item(item, k)
+
+    @app.get("/map", response_class=Response)
+    def map_of() -> Response:
+        return Response(server.map(), 200, {"cache-control": "no-cache"}, "application/json")
 
     @app.get("/thumbnail/{item}", response_class=Response)
     def thumbnail_of(item: int) -> Response:

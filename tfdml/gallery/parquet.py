@@ -147,7 +147,8 @@ def fill_from_parquet(
 
 
 def _ids_and_labels(files):
-    ids, labels = [], []
+    ids: list[int | str] = []
+    labels: list[int | str | None] = []
     for block in files.blocks(0, with_vectors=False):
         ids += block.ids
         some = _labels_of(block)
