@@ -82,7 +82,8 @@ class _Study:
 
     def run(self, method, learning_rate, seed):
         """Return one run, trained unless its file is there."""
-        path = self.folder / f"{method}-{learning_rate}-{seed}.npz"
+        length = "" if self.epochs is None or method not in TRAINED else f"-{self.epochs}"
+        path = self.folder / f"{method}-{learning_rate}-{seed}{length}.npz"
         if not path.exists():
             values = self._values(method, learning_rate, seed)
             np.savez(path, **values)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfdml import callbacks, losses
+from tfdml import callbacks, losses, relations
 from tfdml.metrics import retrieval_metrics
 
 
@@ -22,6 +22,17 @@ def test_metrics_are_this_epochs(blobs, linear_embedder, as_dataset):
     for name in ("map_at_r", "precision_at_1", "recall_at_8"):
         np.testing.assert_allclose(history[f"val_{name}"], [values[name] for values in expected], atol=1e-9)
     assert "val_queries" not in history
+
+
+def test_metrics_by_a_relation(blobs, linear_embedder):
+    model, near = linear_embedder(), relations.Within(1.0, 2.0)
+    places = np.random.default_rng(0).uniform(0, 9, len(blobs[0])).astype("float32")
+    model.compile(optimizer=keras.optimizers.SGD(0.0), loss=losses.ContrastiveLoss(relation=near), run_eagerly=True)
+    callback = callbacks.RetrievalMetrics((blobs[0], places), relation=near)
+    found = model.fit(blobs[0], places, verbose=0, callbacks=[callback]).history
+    expected = retrieval_metrics(np.asarray(model(blobs[0])), places, relation=near)
+    assert found["val_map_at_r"] == [pytest.approx(expected["map_at_r"])]
+    assert found["val_ndcg_at_8"] == [pytest.approx(expected["ndcg_at_8"])]
 
 
 def test_images_without_labels(blobs, linear_embedder):

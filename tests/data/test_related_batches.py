@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfdml import relations
+from tfdml import ops, relations
 from tfdml.data import (
     LabeledFeatures,
     LabeledImages,
@@ -218,6 +218,16 @@ def test_a_table_of_positions(table):
     images, annotations = next(iter(batches))
     values = np.rint(images.numpy()[:, 0, 0, 0] * 255 / 60).astype(int)
     np.testing.assert_array_equal(annotations, expected[values])
+
+
+def test_a_relation_that_contradicts_itself_is_refused():
+    class Everything(relations.Relation):
+        def masks(self, labels, others):
+            every = tf.ones((len(labels), len(others)), tf.bool)
+            return ops.PairMasks(every, every)
+
+    with pytest.raises(ValueError, match="Pairs contradict each other. Received: 9 pairs"):
+        RelatedSampler([0, 1, 2], Everything(), 1, 2, seed=0)
 
 
 def test_a_table_of_tags(table):

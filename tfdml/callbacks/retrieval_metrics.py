@@ -8,7 +8,8 @@ from typing import Any
 
 import keras
 
-from tfdml._utils.types import Logs
+from tfdml import relations
+from tfdml._utils.types import Identifier, Logs
 from tfdml.metrics import retrieval_metrics
 from tfdml.models import embed, inference_function
 from tfdml.models.batches import finite_batches
@@ -23,13 +24,15 @@ class RetrievalMetrics(keras.callbacks.Callback):
 
     Args:
         validation_data: Tuple of arrays (images, labels), or finite `tf.data.Dataset` or `keras.utils.PyDataset` of
-            such batches. Labels are integers or strings, `(n,)` or `(n, 1)`.
+            such batches. Labels are integers or strings, `(n,)` or `(n, 1)`, or what the relation compares.
         prefix: str. Prefix of the metrics' names in the logs. Default `"val_"`.
         batch_size: int. Images per batch; used for arrays only. Default 256.
         ks: Sequence of int. Values of k for recall@k. Default (1, 2, 4, 8).
+        relation: `tfdml.relations.Relation`, a name or a configuration. Which images are relevant. Default `None`,
+            those of the same class.
 
     Raises:
-        ValueError: If the validation data is endless or has no labels.
+        ValueError: If the validation data is endless or has no labels, or the relation does not accept a label.
         TypeError: If the validation data is a generator, which could be read only once.
 
     Example:
@@ -46,7 +49,12 @@ class RetrievalMetrics(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, validation_data: Any, prefix: str = "val_", batch_size: int = 256, ks: Sequence[int] = (1, 2, 4, 8)
+        self,
+        validation_data: Any,
+        prefix: str = "val_",
+        batch_size: int = 256,
+        ks: Sequence[int] = (1, 2, 4, 8),
+        relation: Identifier | None = None,
     ) -> None:
         super().__init__()
         if isinstance(validation_data, collections.abc.Iterator):
@@ -59,6 +67,7 @@ class RetrievalMetrics(keras.callbacks.Callback):
         self.prefix = prefix
         self.batch_size = batch_size
         self.ks = tuple(ks)
+        self.relation = None if relation is None else relations.get(relation)
         self._embedder: Any = None
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
@@ -73,5 +82,5 @@ class RetrievalMetrics(keras.callbacks.Callback):
                 "Evaluation needs labels. Received: validation data of images without labels. Expected: pairs of "
                 "(images, labels)."
             )
-        values = retrieval_metrics(*result, ks=self.ks)
+        values = retrieval_metrics(*result, ks=self.ks, relation=self.relation)
         logs.update({f"{self.prefix}{name}": value for name, value in values.items() if isinstance(value, float)})

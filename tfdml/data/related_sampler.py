@@ -51,8 +51,8 @@ class RelatedSampler:
         batch_size: Number of samples in a batch.
 
     Raises:
-        ValueError: If no sample has a positive, there are fewer anchors or groups than `anchors_per_batch`, a label or
-            a number is invalid, or the groups do not fit the samples.
+        ValueError: If no sample has a positive, a pair is positive and negative, there are fewer anchors or groups than
+            `anchors_per_batch`, a label or a number is invalid, or the groups do not fit the samples.
 
     Example:
         >>> from tfdml import relations
@@ -157,10 +157,16 @@ class RelatedSampler:
                 row[place] = rng.choice(free if len(free) else members)
         return anchors
 
-    def _positives(self, rows):
+    def _positives(self, rows, is_checked=True):
         """Return the masks of the positives of some samples, without themselves, bool `(rows, n)`."""
         with tf.device("/CPU:0"):
-            positives, _ = self.relation.masks(tf.gather(self._labels, rows), self._labels)
+            positives, negatives = self.relation.masks(tf.gather(self._labels, rows), self._labels)
+            both = 0 if is_checked else int(tf.math.count_nonzero(positives & negatives))
+        if both:
+            raise ValueError(
+                f"Pairs contradict each other. Received: {both} pairs that are positive and negative, of "
+                f"{self.relation!r}. Expected: disjoint masks."
+            )
         positives = np.array(positives)
         positives[np.arange(len(rows)), rows] = False
         return positives
@@ -169,7 +175,8 @@ class RelatedSampler:
         count = len(self._labels)
         size = max(1, _PAIRS_PER_BLOCK // max(count, 1))
         blocks = [np.arange(start, min(start + size, count)) for start in range(0, count, size)]
-        return np.concatenate([self._positives(rows).sum(axis=1) for rows in blocks] or [np.zeros(0, int)])
+        counts = [self._positives(rows, is_checked=False).sum(axis=1) for rows in blocks]
+        return np.concatenate(counts or [np.zeros(0, int)])
 
     def _members_of(self, groups):
         """Return the anchors of each group that has some."""
