@@ -468,7 +468,7 @@ def test_colors_of_a_recipe():
     assert builders.make_augmentation(load_recipe("gap", {**still, "augmentation.randaugment_magnitude": 0.9})) is None
     changes = {**still, "augmentation.randaugment_operations": 2}
     assert builders.make_augmentation(load_recipe("gap", changes)) == data.Augmentation(randaugment_operations=2)
-    with pytest.raises(RecipeError, match="augmentation.randaugment_operations: Received: randaugment_operations=20"):
+    with pytest.raises(RecipeError, match="augmentation.randaugment_operations: .*Received: randaugment_operations=20"):
         builders.dry_build(load_recipe("gap", {**still, "augmentation.randaugment_operations": 20}))
 
 

@@ -237,7 +237,7 @@ def test_lists(capsys):
     assert train_main(["--list-presets"]) == 0
     assert capsys.readouterr().out == listed
     error = _error_of(capsys, train_main, "--list", "loss")
-    assert "Expected: one of recipes, presets, losses, miners, poolings, backbones, datasets." in error
+    assert "Expected: one of recipes, presets, losses, miners, poolings, backbones, relations, datasets." in error
 
 
 @pytest.mark.parametrize("main", [train_main, evaluate_main])
