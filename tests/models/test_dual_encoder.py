@@ -168,7 +168,12 @@ MICRO = {
 }
 
 
-@pytest.mark.parametrize("case", MICRO)
+RARE = ("single rows", "one part")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.integration if case in RARE else ()) for case in MICRO]
+)
 def test_gradients_of_parts_are_those_of_the_whole_batch(case):
     size, options = MICRO[case]
     (whole, logs), (parts, other_logs) = (step_of(one, run_eagerly=True, **options) for one in (None, size))
