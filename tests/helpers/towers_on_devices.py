@@ -1,4 +1,4 @@
-"""Train a DualEncoder on one device or two, and save its weights: `towers_on_devices.py FILE DEVICES`."""
+"""Train a DualEncoder on one device, or in parts on two, and save its weights: `towers_on_devices.py FILE DEVICES`."""
 
 import sys
 
@@ -32,7 +32,7 @@ def main(file, devices):
             *towers, memory=layers.CrossBatchMemory(12, 2), symmetric=True, frequencies=layers.ItemFrequencies(6),
             learn_temperature=True,
         )  # fmt: skip
-        model.compile(keras.optimizers.SGD(0.01), jit_compile=False)
+        model.compile(keras.optimizers.SGD(0.01), micro_batch_size=3 if devices > 1 else None, jit_compile=False)
     history = model.fit(dataset, verbose=0)
     # Not those of the trackers, which Keras 2 adds up over the devices.
     layers_with_weights = [*towers, model.memory, model.frequencies, model.temperature_layer]

@@ -354,7 +354,7 @@ def test_other_mistakes():
 
 
 @pytest.mark.integration
-def test_two_devices_train_as_one(tmp_path):
+def test_two_devices_train_in_parts_as_one_on_the_whole_batch(tmp_path):
     results = []
     for devices in (1, 2):
         code, output = finish(start("towers_on_devices.py", tmp_path / f"{devices}.npz", devices), timeout=200)
