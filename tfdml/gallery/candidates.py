@@ -51,9 +51,10 @@ def nearest_candidates(vectors, queries, candidates, k):
 
 
 def _preselected(vectors, queries, rows, kept):
+    # A copy, because rows are an array.
     differences = vectors.read(rows)
     with np.errstate(over="ignore", invalid="ignore"):
-        differences = differences - queries
+        differences -= queries
         squared = np.einsum("ijk,ijk->ij", differences, differences)
     if not np.isfinite(squared).all():
         squared = squared_distances(queries, vectors.read(rows))
