@@ -406,12 +406,13 @@ def test_changes_of_two_processes_are_not_lost(tmp_path):
     assert Gallery.load(tmp_path / "gallery").ids == ["c"]
 
 
-def write_parquet(folder, vectors, size=4):
+def write_parquet(folder, vectors, size=4, ids=None):
     pytest.importorskip("pyarrow", reason="The extra ray is not installed.")
     folder.mkdir()
     for start in range(0, len(vectors), size):
         rows = range(start, min(start + size, len(vectors)))
-        block = VectorBlock([f"{row}.png" for row in rows], ["cat", None] * (len(rows) // 2), None, None, vectors[rows])
+        names = [f"{row}.png" if ids is None else ids[row] for row in rows]
+        block = VectorBlock(names, ["cat", None] * (len(rows) // 2), None, None, vectors[rows])
         write_vectors(folder / f"{start:03d}.parquet", block, {})
 
 
@@ -461,3 +462,35 @@ def test_bad_builds_from_parquet(vectors, more, message, tmp_path, monkeypatch, 
         write_parquet(tmp_path / "vectors", vectors.astype(np.float32))
     assert re.search(message, error_of(capsys, "build", *more, "--from-parquet", "vectors", "--out", "gallery"), re.S)
     assert not (tmp_path / "gallery").exists()
+
+
+def test_an_addition_killed_after_it_was_saved_can_be_repeated(place, mean_color, monkeypatch, capsys):
+    run("build", "mean", "photos/cat", "--out", "gallery", "--quiet")
+    remove, killed = gallery_build.Blocks.remove, []
+
+    def once(blocks):
+        if not killed:
+            killed.append(True)
+            raise KeyboardInterrupt
+        remove(blocks)
+
+    monkeypatch.setattr(gallery_build.Blocks, "remove", once)
+    assert gallery_main(["add", "gallery", "photos/dog", "--quiet"]) == 130
+    assert len(Gallery.load("gallery")) == 8
+    capsys.readouterr()
+    run("add", "gallery", "photos/dog", "--quiet")
+    assert "0 images added (4 replaced). 8 images" in capsys.readouterr().out
+    assert not pathlib.Path("gallery.unfinished").exists()
+    assert "in the gallery already" in error_of(capsys, "add", "gallery", "photos/dog", "--quiet")
+
+
+def test_a_gallery_of_parquet_vectors_is_searched_by_image(place, mean_color, capsys):
+    paths = sorted(pathlib.Path("photos").glob("*/*.png"))
+    write_parquet(place / "vectors", MeanColor(0).embed_files(paths, 1), ids=[path.as_posix() for path in paths])
+    run("build", "mean", "--from-parquet", "vectors", "--out", "gallery", "--quiet")
+    capsys.readouterr()
+    run("search", "gallery", "photos/dog/1.png", "-k", "2", "--json")
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["neighbors"][0]["id"] == "photos/dog/1.png" and found["neighbors"][0]["distance"] < 1e-6
+    # Weights of another embedder are refused.
+    assert "another embedder" in error_of(capsys, "search", "gallery", "photos/dog/1.png", "--embedder", "other")

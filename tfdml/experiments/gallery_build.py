@@ -213,7 +213,7 @@ def add_images(
     """
     is_present = [id_of(path, root) in gallery for path in listed.paths]
     present = [path for path, present in zip(listed.paths, is_present) if present]
-    if present and on_conflict == "error":
+    if present and on_conflict == "error" and not _is_embedded(folder, network, listed.paths):
         raise InputError(
             f"Images are in the gallery already. Received: {present[0]} and {len(present) - 1} more. Expected: new "
             "images. Pass --on-conflict skip or replace."
@@ -225,6 +225,12 @@ def add_images(
             return Built(gallery, 0, 0, len(present), listed.skipped, {})
     built = _add("add", gallery, folder, listed, root, network, source, batch_size, verbose)
     return built._replace(present=len(present) if on_conflict == "skip" else 0)
+
+
+def _is_embedded(folder, network, paths):
+    """Whether an addition of these images, which were new then, was killed after all of them were embedded."""
+    unfinished = unfinished_of(folder)
+    return _command_of(unfinished) == "add" and Blocks(unfinished, network, paths).are_complete()
 
 
 def check_new(folder: pathlib.Path, command: str = "build") -> None:
@@ -382,6 +388,10 @@ class Blocks:
                 "changes. Run the command again."
             )
         return stored["rows"] + number * BLOCK_SIZE, stored["vectors"], json.loads(str(stored["problems"]))
+
+    def are_complete(self) -> bool:
+        """Return whether all blocks are there."""
+        return all(self._stored(number, self._key(number)) is not None for number in range(len(self)))
 
     def remove(self) -> None:
         """Remove the files of the folder."""
