@@ -1,14 +1,17 @@
-"""Draw assets/gallery_page.png: the page of `tfdml-gallery serve` with a gallery of glyphs, in headless Chromium.
+"""Draw the page of `tfdml-gallery serve` with a gallery of glyphs, and its map, in headless Chromium.
 
-Run it from the repository: PYTHONPATH=. python tests/helpers/gallery_page_figure.py assets/gallery_page.png
+Run it from the repository:
+PYTHONPATH=. python tests/helpers/gallery_page_figure.py assets/gallery_page.png assets/gallery_map.png
 """
 
+import json
 import os
 import pathlib
 import re
 import subprocess
 import sys
 import tempfile
+import time
 
 import headless_browser
 from PIL import Image
@@ -30,8 +33,25 @@ def write_photos(folder):
     return sorted(pathlib.Path(folder, "validation", "R").iterdir())
 
 
-def main(path):
-    path = os.path.abspath(path)
+def draw_map(page, path):
+    """Open the map, point at an image near its center, and take a screenshot."""
+    page.evaluate("document.getElementById('map').open = true")
+    page.wait_for("document.getElementById('map-about').textContent.includes('principal')")
+    page.evaluate("document.getElementById('map').scrollIntoView()")
+    time.sleep(0.5)
+    place = json.loads(page.evaluate("JSON.stringify(document.getElementById('points').getBoundingClientRect())"))
+    for right in range(0, 400, 5):
+        left, top = place["x"] + place["width"] / 2 + right, place["y"] + place["height"] / 2
+        page.send("Input.dispatchMouseEvent", type="mouseMoved", x=left, y=top)
+        if not page.evaluate("document.getElementById('tip').hidden"):
+            break
+    page.wait_for("document.querySelector('#tip img').naturalWidth > 0")
+    time.sleep(0.5)
+    page.screenshot(path)
+
+
+def main(path, map_path):
+    path, map_path = os.path.abspath(path), os.path.abspath(map_path)
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
     with tempfile.TemporaryDirectory() as folder:
         queries = write_photos(folder)
@@ -55,6 +75,7 @@ def main(path):
                     page.evaluate("document.getElementById('status').textContent = ''")
                 page.wait_for("[...document.querySelectorAll('img')].every(one => one.complete && one.naturalWidth)")
                 page.screenshot(path)
+                draw_map(page, map_path)
         finally:
             server.terminate()
             server.wait()
