@@ -193,6 +193,47 @@ def test_embed_arrays_and_data_sets():
     np.testing.assert_array_equal(got, labels)
 
 
+class CountsTraces(keras.layers.Layer):
+    """Counts how often a graph is made of it."""
+
+    count = 0
+
+    def call(self, inputs):
+        self.count += 1
+        return inputs
+
+
+def test_a_network_is_traced_once_whatever_the_size_of_the_last_batch():
+    layer, traces = CountsTraces(), []
+    embedder = keras.Sequential([keras.Input((3,)), layer])
+    points = np.random.default_rng(0).normal(size=(7, 3)).astype("float32")
+    before = layer.count
+    np.testing.assert_array_equal(models.embed(embedder, points, batch_size=3), points)
+    traces.append(layer.count - before)
+    forward = models.inference_function(embedder)
+    for size in (4, 7, 1):
+        np.testing.assert_array_equal(forward(points[:size]), points[:size])
+        np.testing.assert_array_equal(forward(tf.constant(points[:size])), points[:size])
+    traces.append(layer.count - before - traces[0])
+    assert traces == [1, 1] and forward.experimental_get_tracing_count() == 1
+
+
+def test_each_network_may_be_traced(caplog):
+    """TensorFlow warns of five traces of one function. These are traces of six functions."""
+    points = np.zeros((2, 3), "float32")
+    for _ in range(6):
+        models.embed(keras.Sequential([keras.Input((3,)), keras.layers.Activation("relu")]), points)
+    assert "retracing" not in caplog.text
+
+
+def test_images_of_other_sizes_share_a_graph():
+    embedder = keras.Sequential([keras.Input((None, None, 1)), keras.layers.GlobalAveragePooling2D()])
+    forward = models.inference_function(embedder)
+    for size in (2, 3, 4, 5):
+        np.testing.assert_allclose(forward(np.full((2, size, size, 1), size, "float32")), [[size], [size]])
+    assert forward.experimental_get_tracing_count() == 2
+
+
 def test_layers_in_place_of_names():
     embedder = models.build_embedder(
         small_backbone(), keras.layers.GlobalMaxPooling2D(name="pooling"), 6, layers.L2Clip(0.5, name="normalization")

@@ -404,20 +404,21 @@ class _Run:
         """Return the test metrics of the initial weights. A resumed run has their file or the same initial weights."""
         folder, monitor = self.folder, self.recipe.training.monitor
         self.first_weights = [(weight, array_of(weight)) for weight in self.embedder.weights]
+        # One graph for both; nothing is traced until it is called.
+        embed = inference_function(self.embedder, self.workers)
         if not folder.untrained_metrics.exists():
-            write_json(folder.untrained_metrics, self.evaluate(self.datasets.test, self.workers)[-1])
+            write_json(folder.untrained_metrics, self.evaluate(self.datasets.test, embed)[-1])
         if not folder.untrained_validation.exists():
-            metrics = self.evaluate(self.datasets.validation, self.workers, search="exact")[-1]
+            metrics = self.evaluate(self.datasets.validation, embed, search="exact")[-1]
             write_json(folder.untrained_validation, {monitor: metrics[monitor]})
         value = read_json(folder.untrained_validation).get(monitor)
         # None if the embeddings are not finite.
         self.untrained_value = -math.inf if value is None else value
         return read_json(folder.untrained_metrics)
 
-    def evaluate(self, dataset, workers=None, search=None):
+    def evaluate(self, dataset, embed, search=None):
         config = self.recipe.evaluation
         batches = data.evaluation_batches(dataset, config.batch_size, self.datasets.preprocessing)
-        embed = inference_function(self.embedder, workers)
         return evaluate_embedder(
             embed, batches, ks=config.recall_at, is_query=dataset.is_query, search=search or config.search,
             relation=builders.make_relation(self.recipe), annotations=dataset.annotations,
@@ -512,7 +513,7 @@ class _Run:
     def write_result(self, untrained):
         recipe, folder, history = self.recipe, self.folder, self.callbacks["history"]
         dataset, preprocessing = self.datasets.test, self.datasets.preprocessing
-        embeddings, labels, metrics = self.evaluate(dataset)
+        embeddings, labels, metrics = self.evaluate(dataset, inference_function(self.embedder))
         if recipe.evaluation.keep_embeddings:
             kept: Any = dataset.annotations if recipe.has_relation else labels
             write_embeddings(folder.test_embeddings, embeddings, kept, dataset.is_query)

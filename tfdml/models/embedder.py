@@ -525,7 +525,7 @@ def inference_function(
         return tf.cast(embedder(images, training=False), tf.float32)
 
     if workers is None or workers.is_single:
-        return forward if run_eagerly else tf.function(forward, reduce_retracing=True)
+        return forward if run_eagerly else _compiled(forward, functools.partial(check_images, embedder))
 
     @functools.partial(tf.function, reduce_retracing=True)
     def on_replicas(parts):
@@ -536,6 +536,27 @@ def inference_function(
 
     embed_on_replicas.get_concrete_function = on_replicas.get_concrete_function  # type: ignore[attr-defined]
     return embed_on_replicas
+
+
+def _compiled(forward, check):
+    """Compile a function of batches whose size is unknown from the start: a smaller last batch needs no other graph."""
+    # TensorFlow counts the traces of a code object to warn of retracing. A partial function has no code object, so
+    # functions of several networks do not count as one that is retraced.
+    function = tf.function(functools.partial(forward), reduce_retracing=True)
+
+    def embed_batch(images):
+        if function.experimental_get_tracing_count() == 0:
+            # Errors tell the size of the batch.
+            check(images)
+            parts = tf.nest.flatten(images)
+            if all(isinstance(part, (tf.Tensor, np.ndarray)) and len(part.shape) > 0 for part in parts):
+                specs = [tf.TensorSpec((None, *part.shape[1:]), part.dtype) for part in parts]
+                function.get_concrete_function(tf.nest.pack_sequence_as(images, specs))
+        return function(images)
+
+    embed_batch.get_concrete_function = function.get_concrete_function  # type: ignore[attr-defined]
+    embed_batch.experimental_get_tracing_count = function.experimental_get_tracing_count  # type: ignore[attr-defined]
+    return embed_batch
 
 
 def embed(
