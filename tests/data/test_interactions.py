@@ -98,6 +98,7 @@ def test_candidates_limit_the_negative_items():
         (([0.5], [0]), TypeError, "users of type float64"),
         (([0], [3], 1, 3), ValueError, "Numbers of items are out of range. Received: 3 to 3. Expected: 0 to 2"),
         (([-1], [0]), ValueError, "Numbers of users are out of range"),
+        (([2**40], [2**40]), ValueError, "Numbers are too large. Received: 1099511627777 users"),
         (([0, 0], [1, 1]), ValueError, "1 repetitions, such as user 0 with item 1"),
         (([0], [1], 1, 2, [[1.0]]), ValueError, r"Expected: finite numbers of shape \(2, features\)"),
         (([0], [0], 1, 1, [[np.nan]]), ValueError, "with NaN or infinity"),
@@ -119,6 +120,15 @@ def test_invalid_use():
         interactions.split(0.5, 0.5)
     with pytest.raises(ValueError, match="A part of the interactions is empty"):
         interactions.split(0.01)
+
+
+def test_numbers_of_lookups_are_checked():
+    interactions = data.Interactions([0, 1], [0, 1], item_count=3)
+    with pytest.raises(ValueError, match="Numbers of items are out of range. Received: 4 to 4. Expected: 0 to 2"):
+        interactions.contains([0], [4])  # As a single number, this would be user 1 and item 1.
+    with pytest.raises(ValueError, match="Numbers of users are out of range. Received: -1 to 2"):
+        interactions.items_of([2, -1])
+    assert interactions.contains([], []).shape == (0,) and interactions.items_of([]) == []
 
 
 RATINGS = [(10, 5, 4.0), (10, 7, 3.0), (10, 9, 5.0), (20, 9, 4.5), (30, 7, 1.0)]
@@ -155,6 +165,33 @@ def test_movielens(tmp_path, layout):
     assert pairs_of(interactions) == {(0, 0), (0, 1), (1, 1)}
     assert interactions.item_features.tolist() == [[1, 0], [1, 1]]
     assert len(data.movielens(tmp_path, minimum_interactions=2)) == 2
+
+
+def test_titles_in_utf8_and_files_of_windows(tmp_path):
+    # As of ml-10m, whose titles are in UTF-8.
+    write_movielens(tmp_path, "1m")
+    for name in ("movies.dat", "ratings.dat"):
+        text = (tmp_path / name).read_text(encoding="latin-1")
+        (tmp_path / name).write_bytes(text.replace("\n", "\r\n").encode("utf-8"))
+    interactions = data.movielens(tmp_path)
+    assert interactions.item_names == ["Café", "Dawn (1990)"]
+    assert interactions.item_features.tolist() == [[1, 0], [1, 1]]
+
+
+def test_ratings_without_header_and_given_twice(tmp_path):
+    write_movielens(tmp_path, "20m")
+    lines = (tmp_path / "ratings.csv").read_text().splitlines(keepends=True)[1:]
+    (tmp_path / "ratings.csv").write_text("".join(lines + lines[:1]))
+    assert pairs_of(data.movielens(tmp_path)) == {(0, 0), (0, 1), (1, 1)}
+
+
+@pytest.mark.parametrize("line", ["1.5,9,4.0,0", "10,9,nan,0", "10,nine,4.0,0"])
+def test_damaged_ratings(tmp_path, line):
+    write_movielens(tmp_path, "20m")
+    with open(tmp_path / "ratings.csv", "a") as file:
+        file.write(line + "\n")
+    with pytest.raises(ValueError, match=r"Damaged file. Received: .*ratings.csv, line 7"):
+        data.movielens(tmp_path)
 
 
 def test_damaged_movielens(tmp_path):

@@ -79,6 +79,12 @@ def test_target_neighbors(samples):
     assert targets[4, 0] == 5 and targets[6].tolist() == [6, 6, 6]
 
 
+def test_targets_do_not_depend_on_the_origin(samples):
+    X, labels = samples
+    near, far = (Triplets(X + offset, labels, 2, 0.3, 2**20) for offset in (0.0, 1e8))
+    np.testing.assert_array_equal(far._targets, near._targets)
+
+
 def test_classes_of_different_sizes(samples):
     X, _ = samples
     labels = np.array([0] * 9 + [1] * 6 + [2] * 2 + [3])

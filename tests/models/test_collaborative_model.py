@@ -31,8 +31,9 @@ def trained(interactions):
     return model
 
 
-def test_the_loss_is_that_by_hand(interactions):
-    model = make_model(margin=0.7, covariance_weight=2.0, feature_weight=0.3)
+@pytest.mark.parametrize("impostors", ["closest", "all"])
+def test_the_loss_is_that_by_hand(interactions, impostors):
+    model = make_model(margin=0.7, covariance_weight=2.0, feature_weight=0.3, impostors=impostors)
     batches = interactions.batches(8, negatives=3)
     batch = {name: value.numpy() for name, value in next(iter(batches)).items()}
     users, items = model.user_vectors()[batch["user"]], model.item_vectors()[batch["item"]]
@@ -42,7 +43,7 @@ def test_the_loss_is_that_by_hand(interactions):
     off_diagonal = covariance - np.diag(np.diag(covariance))
     encoded = model.encode_items(batch["features"])
     expected = (
-        hinge_by_loop(positive, negatives, 0.7, ITEMS).mean()
+        hinge_by_loop(positive, negatives, 0.7, ITEMS, impostors).mean()
         + 2.0 * np.sum(off_diagonal**2) / 16
         + 0.3 * np.sum((encoded - items) ** 2, axis=1).mean()
     )
@@ -91,6 +92,12 @@ def test_errors(trained, interactions):
         trained.recommend([USERS])
     with pytest.raises(ValueError, match="There are too few items. Received: k=9"):
         trained.recommend([0], k=9)
+    with pytest.raises(ValueError, match=r"wrong shape. Received: \(3, 4\). Expected: \(8, 4\)"):
+        trained.recommend([0], k=2, exclude=interactions, item_vectors=np.ones((3, DIM)))
+    with pytest.raises(ValueError, match=r"wrong shape. Received: \(3, 5\). Expected: \(n, 4\)"):
+        trained.recommend([0], k=2, item_vectors=np.ones((3, DIM + 1)))
+    with pytest.raises(ValueError, match="impostors='some'"):
+        models.CollaborativeModel(USERS, ITEMS, impostors="some")
     with pytest.raises(ValueError, match="The model has no encoder"):
         models.CollaborativeModel(USERS, ITEMS).encode_items(np.ones((1, 3)))
     batch = {name: value for name, value in next(iter(interactions.batches(8))).items() if name != "features"}

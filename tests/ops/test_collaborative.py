@@ -9,12 +9,13 @@ import tensorflow as tf
 from tfdml import ops
 
 
-def hinge_by_loop(positive, negatives, margin, item_count):
+def hinge_by_loop(positive, negatives, margin, item_count, pushed="closest"):
     values = []
     for distance, others in zip(positive, negatives):
         impostors = [other for other in others if margin + distance - other > 0]
         rank = len(impostors) / len(others) * item_count
-        values.append(math.log(rank + 1) * max(0.0, margin + distance - min(others)))
+        hinges = [max(0.0, margin + distance - other) for other in others]
+        values.append(math.log(rank + 1) * (max(hinges) if pushed == "closest" else sum(hinges) / len(others)))
     return np.array(values)
 
 
@@ -24,10 +25,10 @@ def distances():
     return generator.uniform(0, 3, 7), generator.uniform(0, 3, (7, 5))
 
 
-@pytest.mark.parametrize("margin", [0.3, 1.0])
-def test_the_hinge_equals_the_loop(distances, margin):
-    value = ops.warp_hinge(*distances, margin=margin, item_count=40)
-    np.testing.assert_allclose(value, hinge_by_loop(*distances, margin, 40), rtol=1e-12)
+@pytest.mark.parametrize(("margin", "pushed"), [(0.3, "closest"), (1.0, "closest"), (0.3, "all"), (1.0, "all")])
+def test_the_hinge_equals_the_loop(distances, margin, pushed):
+    value = ops.warp_hinge(*distances, margin=margin, item_count=40, impostors=pushed)
+    np.testing.assert_allclose(value, hinge_by_loop(*distances, margin, 40, pushed), rtol=1e-12)
     assert value.dtype == tf.float64
 
 
@@ -50,6 +51,11 @@ def test_gradients_equal_finite_differences(distances):
 def test_arguments_out_of_range(options):
     with pytest.raises(ValueError, match=r"Expected: (margin > 0|an integer >= 1)"):
         ops.warp_hinge([1.0], [[1.0]], **options)
+
+
+def test_unknown_impostors():
+    with pytest.raises(ValueError, match="impostors='hardest'. Expected: one of"):
+        ops.warp_hinge([1.0], [[1.0]], 1.0, 5, impostors="hardest")
 
 
 def test_shapes_that_do_not_match():

@@ -61,16 +61,17 @@ class Interactions:
         for name, values in (("user", users), ("item", items)):
             count = getattr(self, f"{name}_count")
             count = int(values.max()) + 1 if count is None else check_whole_number(f"{name}_count", count, 1)
-            if values.min() < 0 or values.max() >= count:
-                raise ValueError(
-                    f"Numbers of {name}s are out of range. Received: {values.min()} to {values.max()}. Expected: 0 to "
-                    f"{count - 1}."
-                )
+            self._in_range(name, values, count)
             names = getattr(self, f"{name}_names")
             if names is not None and len(names) != count:
                 raise ValueError(f"Each {name} has one name. Received: {len(names)} names. Expected: {count}.")
             set_field(self, f"{name}_count", count)
             set_field(self, f"{name}s", values)
+        if self.user_count * self.item_count >= 2**63:
+            raise ValueError(
+                f"Numbers are too large. Received: {self.user_count} users and {self.item_count} items. Expected: a "
+                "product below 2**63. Number users and items by np.unique(…, return_inverse=True)."
+            )
         keys = np.sort(users * self.item_count + items)
         twice = np.flatnonzero(keys[1:] == keys[:-1])
         if len(twice):
@@ -104,8 +105,12 @@ class Interactions:
 
         Returns:
             Boolean array of the common shape.
+
+        Raises:
+            ValueError: If a number is out of range.
         """
-        keys = np.asarray(users, np.int64) * self.item_count + np.asarray(items, np.int64)
+        users = self._in_range("user", users, self.user_count)
+        keys = users * self.item_count + self._in_range("item", items, self.item_count)
         places = np.minimum(np.searchsorted(self._keys, keys), len(self) - 1)
         return self._keys[places] == keys
 
@@ -117,8 +122,11 @@ class Interactions:
 
         Returns:
             List of `m` integer arrays.
+
+        Raises:
+            ValueError: If a number is out of range.
         """
-        users = np.asarray(users, np.int64)
+        users = self._in_range("user", users, self.user_count)
         starts = np.searchsorted(self._keys, users * self.item_count)
         ends = np.searchsorted(self._keys, (users + 1) * self.item_count)
         return [self._keys[start:end] % self.item_count for start, end in zip(starts, ends)]
@@ -245,6 +253,16 @@ class Interactions:
             others = np.setdiff1d(pool, self.items_of(users[row : row + 1])[0])
             drawn[row, column] = generator.choice(others)
         return drawn
+
+    @staticmethod
+    def _in_range(name, values, count):
+        values = np.asarray(values, np.int64)
+        if values.size and not 0 <= values.min() <= values.max() < count:
+            raise ValueError(
+                f"Numbers of {name}s are out of range. Received: {values.min()} to {values.max()}. Expected: 0 to "
+                f"{count - 1}."
+            )
+        return values
 
     def _taken(self, chosen):
         if not len(chosen):

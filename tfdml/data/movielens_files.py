@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import itertools
+import math
 import pathlib
 
 import numpy as np
@@ -22,7 +24,8 @@ def movielens(path: PathLike, minimum_rating: float = 4.0, minimum_interactions:
     """Load ratings of MovieLens as implicit feedback: a user likes a film with at least four stars.
 
     The layouts of `ml-100k` (`u.data`, `u.item`), `ml-1m` and `ml-10m` (`ratings.dat`, `movies.dat`) and of `ml-20m`
-    and later (`ratings.csv`, `movies.csv`) are recognized. Users and films are numbered by their sorted ids.
+    and later (`ratings.csv`, `movies.csv`) are recognized. Users and films are numbered by their sorted ids. A film
+    that a user rated twice counts once.
 
     Args:
         path: str or `os.PathLike`. Folder of the files.
@@ -50,8 +53,11 @@ def movielens(path: PathLike, minimum_rating: float = 4.0, minimum_interactions:
         names = " or ".join(f"{ratings} and {films}" for ratings, films, *_ in _LAYOUTS)
         raise FileNotFoundError(f"MovieLens is missing. Received: {str(folder)!r}. Expected: a folder with {names}.")
     ratings, films, read_ratings, read_films = layouts[0]
-    table = np.array(_parsed(folder / ratings, read_ratings, lambda row: tuple(map(float, row[:3]))), np.float64)
-    liked = table[table[:, 2] >= minimum_rating][:, :2].astype(np.int64)
+    # Numbers one after another: 20 million ratings as tuples would take gigabytes.
+    numbers = itertools.chain.from_iterable(_parsed(folder / ratings, read_ratings, _rating))
+    table = np.fromiter(numbers, np.float64).reshape(-1, 3)
+    # A film that a user rated twice counts once.
+    liked = np.unique(table[table[:, 2] >= minimum_rating][:, :2].astype(np.int64), axis=0)
     if len(liked):
         ids, positions, counts = np.unique(liked[:, 0], return_inverse=True, return_counts=True)
         liked = liked[counts[positions.ravel()] >= minimum_interactions]
@@ -82,43 +88,55 @@ def movielens(path: PathLike, minimum_rating: float = 4.0, minimum_interactions:
 
 
 def _parsed(path, read, convert):
-    rows = []
     for number, row in enumerate(read(path), start=1):
         if row is None:
             continue
         try:
-            rows.append(convert(row))
+            yield convert(row)
         except (ValueError, IndexError) as error:
             raise ValueError(
                 f"Damaged file. Received: {path}, line {number}: {row}. Expected: {read.__doc__}"
             ) from error
-    return rows
+
+
+def _rating(row):
+    rating = float(row[2])
+    if not math.isfinite(rating):
+        raise ValueError(rating)
+    return int(row[0]), int(row[1]), rating
+
+
+def _lines(path):
+    # ml-10m is in UTF-8, the older ones are in Latin-1, which is hardly ever valid UTF-8 where it is not ASCII.
+    with open(path, "rb") as file:
+        for line in file:
+            try:
+                yield line.decode("utf-8")
+            except UnicodeDecodeError:
+                yield line.decode("latin-1")
 
 
 def _tabs(path):
     """user, film, rating and time, separated by tabs."""
-    with open(path, encoding="latin-1") as file:
-        for line in file:
-            yield line.split("\t") if line.strip() else None
+    for line in _lines(path):
+        yield line.split("\t") if line.strip() else None
 
 
 def _bars(path):
     """film, title, three columns and 19 flags of genres, separated by bars."""
-    with open(path, encoding="latin-1") as file:
-        for line in file:
-            row = line.rstrip("\n").split("|")
-            flags = row[5:]
-            if len(flags) != len(_GENRES_100K):
-                yield row[:1] if line.strip() else None
-            else:
-                yield row[0], row[1], [genre for genre, flag in zip(_GENRES_100K, flags) if flag == "1"]
+    for line in _lines(path):
+        row = line.rstrip("\r\n").split("|")
+        flags = row[5:]
+        if len(flags) != len(_GENRES_100K):
+            yield row[:1] if line.strip() else None
+        else:
+            yield row[0], row[1], [genre for genre, flag in zip(_GENRES_100K, flags) if flag == "1"]
 
 
 def _colons(path):
     """user, film, rating and time, separated by ::."""
-    with open(path, encoding="latin-1") as file:
-        for line in file:
-            yield line.split("::") if line.strip() else None
+    for line in _lines(path):
+        yield line.split("::") if line.strip() else None
 
 
 def _colon_films(path):
@@ -129,9 +147,10 @@ def _colon_films(path):
 
 def _commas(path):
     """the columns userId, movieId and rating."""
-    with open(path, encoding="utf-8", newline="") as file:
+    with open(path, encoding="utf-8-sig", newline="") as file:
         for number, row in enumerate(csv.reader(file)):
-            yield row if number and row else None
+            is_header = not number and row and not row[0].isdigit()
+            yield row if row and not is_header else None
 
 
 def _comma_films(path):

@@ -191,7 +191,7 @@ class Triplets:
 
     def __init__(self, X, numbers, n_neighbors, mu, memory_bytes):
         self.X, self.numbers, self.mu = X - X.mean(axis=0), numbers, mu
-        targets, self._is_target = target_neighbors(X, numbers, n_neighbors)
+        targets, self._is_target = target_neighbors(self.X, numbers, n_neighbors)
         self._targets = targets[self._is_target]
         self._owners = np.nonzero(self._is_target)[0]
         # An impostor takes 8 bytes, and about 64 while lists are joined. A long list is slower than all products.

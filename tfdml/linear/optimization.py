@@ -82,7 +82,7 @@ def start_matrix(init, X, numbers, count):
     if init == "identity":
         return np.eye(count, features)
     if init == "pca":
-        found = PCA(min(count, *X.shape)).fit(X).components_
+        found = PCA(min(count, *X.shape), random_state=0).fit(X).components_
     else:
         found = LinearDiscriminantAnalysis(solver="eigen", shrinkage=1e-4).fit(X, numbers).scalings_.T[:count]
     # Directions that are missing are completed by orthogonal ones, which the search may shrink.

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdml import ops
-from tfdml._utils.arguments import check_not_negative, check_positive, check_whole_number
+from tfdml._utils.arguments import check_choice, check_not_negative, check_positive, check_whole_number
 from tfdml._utils.keras_compat import own_loss_tracker
 from tfdml._utils.types import ArrayLike, Config
 from tfdml.data import Interactions
@@ -29,8 +29,9 @@ class CollaborativeModel(keras.Model):
 
     with the estimated rank $r_{ij}$ of the positive item (`ops.warp_hinge`), the penalty $L_c$ on correlated dimensions
     of the batch's users and items (`ops.covariance_penalty`), and an optional encoder $f$ of the items' features $x_j$,
-    which places items without interactions. Unlike inner products, distances obey the triangle inequality: users who
-    like the same items become neighbors, and so do the items.
+    which places items without interactions. `impostors="all"` pushes all items inside the margin instead of the closest
+    one. Unlike inner products, distances obey the triangle inequality: users who like the same items become neighbors,
+    and so do the items.
 
     Train it with `fit(interactions.batches(…), steps_per_epoch=…)`. The optimizer projects vectors back into the ball
     after each step.
@@ -46,6 +47,7 @@ class CollaborativeModel(keras.Model):
             Default `None`.
         feature_weight: float, >= 0. $\lambda_f$. Default 0.1.
         seed: int. Seed of the initial vectors. Default 0.
+        impostors: `"closest"` or `"all"`. Negative items that are pushed, as for `ops.warp_hinge`. Default `"closest"`.
         **kwargs: `name` and other arguments of `keras.Model`.
 
     Raises:
@@ -76,6 +78,7 @@ class CollaborativeModel(keras.Model):
         item_encoder: keras.Model | None = None,
         feature_weight: float = 0.1,
         seed: int = 0,
+        impostors: str = "closest",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -87,6 +90,7 @@ class CollaborativeModel(keras.Model):
         self.max_norm = check_positive("max_norm", max_norm)
         self.item_encoder, self.feature_weight = item_encoder, check_not_negative("feature_weight", feature_weight)
         self.seed = check_whole_number("seed", seed, 0)
+        self.impostors = check_choice("impostors", impostors, ops.collaborative.IMPOSTORS)
         if item_encoder is not None and item_encoder.output_shape[1:] != (self.dim,):
             raise ValueError(
                 f"The encoder has another output. Received: shape {item_encoder.output_shape}. Expected: (batch, "
@@ -126,7 +130,7 @@ class CollaborativeModel(keras.Model):
             y_pred: Output of `call`.
             sample_weight: float tensor `(batch,)`, or `None`.
         """
-        hinge = ops.warp_hinge(y_pred[:, 0], y_pred[:, 1:], self.margin, self.item_count)
+        hinge = ops.warp_hinge(y_pred[:, 0], y_pred[:, 1:], self.margin, self.item_count, self.impostors)
         loss = tf.reduce_mean(hinge if sample_weight is None else hinge * tf.cast(sample_weight, hinge.dtype))
         users, items = tf.cast(self.users(x["user"]), tf.float32), tf.cast(self.items(x["item"]), tf.float32)
         if self.covariance_weight:
@@ -174,20 +178,25 @@ class CollaborativeModel(keras.Model):
             users: Integers `(n,)`.
             k: int. Items per user. Default 10.
             exclude: `Interactions` whose items are not recommended, such as those of the training. Default `None`.
-            item_vectors: float array `(item_count, dim)` instead of the learned vectors, such as those of
-                `encode_items`. Default `None`.
+            item_vectors: float array `(n, dim)` instead of the learned vectors, such as those of `encode_items`; with
+                `exclude`, one for each of its items. Default `None`.
 
         Returns:
             Tuple of integers `(n, k)`, the items, and float32 `(n, k)`, their distances, ascending. Where fewer than
             `k` items are left, items are -1 and distances infinite.
 
         Raises:
-            ValueError: If `k` or a user is out of range.
+            ValueError: If `k` or a user is out of range, or vectors of items have another shape.
         """
         users = np.asarray(users, np.int64)
         if users.size and not 0 <= users.min() <= users.max() < self.user_count:
             raise ValueError(f"Users are out of range. Received: {users}. Expected: 0 to {self.user_count - 1}.")
         items = self.item_vectors() if item_vectors is None else np.asarray(item_vectors, np.float32)
+        if items.ndim != 2 or items.shape[1] != self.dim or (exclude is not None and len(items) != exclude.item_count):
+            count = "n" if exclude is None else exclude.item_count
+            raise ValueError(
+                f"Vectors of items have the wrong shape. Received: {items.shape}. Expected: ({count}, {self.dim})."
+            )
         k = check_whole_number("k", k, 1)
         if k > len(items):
             raise ValueError(f"There are too few items. Received: k={k}. Expected: at most {len(items)}.")
@@ -210,7 +219,7 @@ class CollaborativeModel(keras.Model):
     def get_config(self) -> Config:
         names = (
             "user_count", "item_count", "dim", "margin", "covariance_weight", "max_norm", "item_encoder",
-            "feature_weight", "seed",
+            "feature_weight", "seed", "impostors",
         )  # fmt: skip
         config = {name: getattr(self, name) for name in names}
         config["item_encoder"] = keras.saving.serialize_keras_object(self.item_encoder)

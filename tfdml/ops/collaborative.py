@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tfdml._utils.arguments import check_positive, check_whole_number
+from tfdml._utils.arguments import check_choice, check_positive, check_whole_number
 from tfdml._utils.types import TensorLike
 from tfdml.ops.precision import at_least_float32
 
+IMPOSTORS = ("closest", "all")
 
-def warp_hinge(positive: TensorLike, negatives: TensorLike, margin: float, item_count: int) -> tf.Tensor:
+
+def warp_hinge(
+    positive: TensorLike, negatives: TensorLike, margin: float, item_count: int, impostors: str = "closest"
+) -> tf.Tensor:
     r"""Weight the hinge of each positive item by the logarithm of its estimated rank (WARP).
 
     With the squared distances $d_p$ of a user to a positive item and $d_k$ to $K$ sampled negative items, item $k$ is
@@ -18,20 +22,25 @@ def warp_hinge(positive: TensorLike, negatives: TensorLike, margin: float, item_
 
     $$L = \log(r + 1)\, \max(0,\; m + d_p - \min_k d_k).$$
 
-    No gradient flows through the rank. The paper sums the hinge over all impostors; its authors' code, like this
-    function, takes the closest one, which is the hardest.
+    with `impostors="closest"`, as in the code of the paper's authors, or, with `impostors="all"`, as in the paper's
+    formula up to the factor $K$,
+
+    $$L = \log(r + 1)\, \frac{1}{K} \sum_k \max(0,\; m + d_p - d_k).$$
+
+    No gradient flows through the rank.
 
     Args:
         positive: float tensor `(batch,)`. Squared distances to positive items.
         negatives: float tensor `(batch, K)`. Squared distances to sampled negative items.
         margin: float, > 0. $m$.
         item_count: int. Number $n$ of items from which the negative ones are drawn.
+        impostors: `"closest"` or `"all"`. Impostors that are pushed. Default `"closest"`.
 
     Returns:
         Tensor `(batch,)`.
 
     Raises:
-        ValueError: If the margin or the number of items is out of range, or the shapes do not match.
+        ValueError: If an argument is out of range, or the shapes do not match.
 
     Example:
         >>> from tfdml import ops
@@ -43,15 +52,19 @@ def warp_hinge(positive: TensorLike, negatives: TensorLike, margin: float, item_
     """
     check_positive("margin", margin)
     check_whole_number("item_count", item_count, 1)
+    check_choice("impostors", impostors, IMPOSTORS)
     positive, negatives = at_least_float32(positive), at_least_float32(negatives)
     shapes = positive.shape, negatives.shape
     if shapes[0].rank != 1 or shapes[1].rank != 2 or not shapes[1][:1].is_compatible_with(shapes[0]):
         raise ValueError(
             f"Distances do not match. Received: shapes {shapes[0]} and {shapes[1]}. Expected: (batch,) and (batch, K)."
         )
-    hinge = tf.maximum(margin + positive - tf.reduce_min(negatives, axis=1), 0.0)
-    is_impostor = margin + positive[:, None] - negatives > 0.0
-    rank = tf.reduce_mean(tf.cast(is_impostor, hinge.dtype), axis=1) * item_count
+    excess = margin + positive[:, None] - negatives
+    if impostors == "closest":
+        hinge = tf.maximum(margin + positive - tf.reduce_min(negatives, axis=1), 0.0)
+    else:
+        hinge = tf.reduce_mean(tf.maximum(excess, 0.0), axis=1)
+    rank = tf.reduce_mean(tf.cast(excess > 0.0, hinge.dtype), axis=1) * item_count
     return tf.stop_gradient(tf.math.log1p(rank)) * hinge
 
 
