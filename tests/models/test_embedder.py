@@ -1,5 +1,7 @@
 """build_embedder and its companions."""
 
+import logging
+
 import keras
 import numpy as np
 import pytest
@@ -218,8 +220,9 @@ def test_a_network_is_traced_once_whatever_the_size_of_the_last_batch():
     assert traces == [1, 1] and forward.experimental_get_tracing_count() == 1
 
 
-def test_each_network_may_be_traced(caplog):
+def test_each_network_may_be_traced(caplog, monkeypatch):
     """TensorFlow warns of five traces of one function. These are traces of six functions."""
+    monkeypatch.setattr(logging.getLogger("tensorflow"), "handlers", [caplog.handler])
     points = np.zeros((2, 3), "float32")
     for _ in range(6):
         models.embed(keras.Sequential([keras.Input((3,)), keras.layers.Activation("relu")]), points)

@@ -540,9 +540,7 @@ def inference_function(
 
 def _compiled(forward, check):
     """Compile a function of batches whose size is unknown from the start: a smaller last batch needs no other graph."""
-    # TensorFlow counts the traces of a code object to warn of retracing. A partial function has no code object, so
-    # functions of several networks do not count as one that is retraced.
-    function = tf.function(functools.partial(forward), reduce_retracing=True)
+    function = tf.function(forward, reduce_retracing=True)
 
     def embed_batch(images):
         if function.experimental_get_tracing_count() == 0:
