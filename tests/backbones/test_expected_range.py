@@ -22,6 +22,8 @@ APPLICATIONS = {
     "DenseNet121": "torch",
 }
 LARGE = dict.fromkeys(("InceptionV3", "InceptionResNetV2", "Xception", "NASNetMobile"), (-1.0, 1.0))
+# They take half as long as the twelve others together, and have the input layers of InceptionV3 and Xception.
+SLOW = ("InceptionResNetV2", "NASNetMobile")
 
 
 def application(name, shape=SHAPE, **options):
@@ -34,7 +36,10 @@ def mobile_net():
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("name", [*APPLICATIONS, *LARGE])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in (*APPLICATIONS, *LARGE)],
+)
 def test_networks_of_keras_applications(name):
     model = application(name, (96, 96, 3))
     assert expected_range(model)[0] == {**APPLICATIONS, **LARGE}[name]

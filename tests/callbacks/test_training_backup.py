@@ -106,8 +106,14 @@ def remembering(embedder):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("refresh", ["embed", "partial", "memory"])
-@pytest.mark.parametrize("restore", ["best", "last"])
+@pytest.mark.parametrize(
+    ("restore", "refresh"),
+    [
+        ("best", "embed"), ("last", "partial"), ("best", "memory"), ("last", "memory"),
+        # The other combinations of what these cover.
+        pytest.param("best", "partial", marks=pytest.mark.slow), pytest.param("last", "embed", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_resume_within_a_problem_that_steps_end(blobs, linear_embedder, tmp_path, refresh, restore):
     """Problems of 7, 9, 10, … steps between validations every 4 steps, interrupted in the middle of problems."""
     ccp = {"max_steps": 7, "max_steps_growth": 1.2, "refresh": refresh, "restore": restore}

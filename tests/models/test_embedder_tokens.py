@@ -43,7 +43,8 @@ def test_tokens_on_their_grid_are_a_map(images, pooling):
     maps = map_backbone()
     options = {"pooling_options": options_of(pooling)}
     of_maps = models.build_embedder(maps, pooling, 6, **options)
-    for extra in (0, 2):
+    # Extra tokens are dropped before the pooling, whatever it is.
+    for extra in (0, 2) if pooling in ("gap", "gsp", "netvlad") else (2,):
         of_tokens = models.build_embedder(token_backbone(maps, extra), pooling, 6, token_grid=(3, 5), **options)
         for name in ("embedding", "pooling"):
             of_tokens.get_layer(name).set_weights(of_maps.get_layer(name).get_weights())
