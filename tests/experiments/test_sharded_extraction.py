@@ -233,12 +233,13 @@ def test_a_killed_extraction_continues(tmp_path):
         sys.executable, "-m", "tfdml.experiments.extract_command", str(tmp_path / "model.keras"), "--data", "digits",
         "--channels", "3", "--out", str(tmp_path / "out"), "--shard_size", "40", "--batch_size", "40", "--quiet",
     ]  # fmt: skip
+    # Only whole shards: the name of one that is being written begins with a dot.
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while len(list((tmp_path / "out").glob("*.parquet"))) < 3 and process.poll() is None:
+    while len(list((tmp_path / "out").glob("shard-*.parquet"))) < 3 and process.poll() is None:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.parquet")}
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("shard-*.parquet")}
     assert 3 <= len(before) < 45
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and f"({len(before)} from before)" in done.stdout, done.stderr
