@@ -18,16 +18,30 @@ RESULTS = pathlib.Path(__file__).parent / "results" / "collaborative.csv"
 USERS, ITEMS, LATENT = 500, 800, 5
 NOISE = 0.05
 K = 20
-DIM, BATCH, NEGATIVES = 8, 512, 20
+BATCH, NEGATIVES = 512, 20
+DIM, FEW_DIMENSIONS = 8, 3
 LIKED = {"few interactions": 10, "many interactions": 30}
+IN_FEW_DIMENSIONS = ", few dimensions"
+_RATES = (0.01, 0.03, 0.1)
 # The options that are tried on the validation part, with the first seed.
 GRIDS = {
     "popularity": {},
-    "mf": {"learning_rate": (0.01, 0.03, 0.1), "penalty": (1e-3, 1e-2)},
-    "bpr": {"learning_rate": (0.01, 0.03, 0.1), "penalty": (1e-3, 1e-2)},
-    "cml": {"learning_rate": (0.01, 0.03, 0.1), "margin": (1.0, 2.0)},
+    "mf": {"learning_rate": _RATES, "penalty": (1e-3, 1e-2)},
+    "bpr": {"learning_rate": _RATES, "penalty": (1e-3, 1e-2)},
+    "bpr_no_bias": {"learning_rate": _RATES, "penalty": (1e-3, 1e-2)},
+    "cml": {"learning_rate": _RATES, "margin": (1.0, 2.0)},
 }
-NAMES = {"popularity": "popularity", "mf": "matrix factorization", "bpr": "BPR", "cml": "CML"}
+# In few dimensions, inner products need larger steps, and distances smaller margins.
+FEW_GRIDS = {
+    "bpr": {"learning_rate": (0.03, 0.1, 0.3), "penalty": (1e-4, 1e-3, 1e-2)},
+    "bpr_no_bias": {"learning_rate": (0.03, 0.1, 0.3), "penalty": (1e-4, 1e-3, 1e-2)},
+    "cml": {"learning_rate": _RATES, "margin": (0.05, 0.1, 0.5)},
+}
+KINDS = {**dict.fromkeys(LIKED, GRIDS), **{kind + IN_FEW_DIMENSIONS: FEW_GRIDS for kind in LIKED}}
+NAMES = {
+    "popularity": "popularity", "mf": "matrix factorization", "bpr": "BPR", "bpr_no_bias": "BPR without bias",
+    "cml": "CML",
+}  # fmt: skip
 COLUMNS = (
     "data", "method", "learning_rate", "penalty", "margin", "seed", "epoch", "validation", "recall", "ndcg",
     "neighbors",
@@ -45,9 +59,10 @@ def collaborative(
 
     Users and items are points in clusters, and a user interacts with the nearest items, up to noise: 10 or 30 of them
     on average. Three fifths of the interactions of each user are for training, a fifth for validation, a fifth for the
-    test. All vectors have 8 dimensions, and the factorizations a bias per item in addition. The learning rate and the
-    penalty (the margin of CML) are those of the best recall on the validation part with the first seed, and so is the
-    number of epochs, for each seed. Then a tenth of the items has no interactions in training, and an encoder places
+    test. All vectors have 8 dimensions, then 3, and the factorizations a bias per item in addition, except for BPR
+    without bias, which is closer to the formulas of the paper. The learning rate and the penalty (the margin of CML)
+    are those of the best recall on the validation part with the first seed, and so is the number of epochs, for each
+    seed. Then a tenth of the items has no interactions in training, and an encoder places
     them by their noisy positions.
 
     Args:
@@ -64,10 +79,11 @@ def collaborative(
         seeds, epochs = seeds[:1], 5
     study = _Study(pathlib.Path(results or RESULTS).expanduser(), epochs, quick)
     found = {}
-    for kind, method in itertools.product(LIKED, GRIDS):
-        search = [study.run(kind, method, options, seeds[0]) for options in _grid(method, quick)]
+    for kind, method in [(kind, method) for kind, grids in KINDS.items() for method in grids]:
+        grid = KINDS[kind][method]
+        search = [study.run(kind, method, options, seeds[0]) for options in _grid(grid, quick)]
         best = max(search, key=lambda row: float(row["validation"]))
-        options = {name: best[name] for name in GRIDS[method]}
+        options = {name: best[name] for name in grid}
         found[kind, method] = [study.run(kind, method, options, seed) for seed in seeds]
     cold = [study.cold_items(seed, found["many interactions", "cml"][0]) for seed in seeds]
     _report(Report(out), found, cold)
@@ -110,16 +126,17 @@ class Factorization(keras.Model):
         pairwise: bool. BPR, which compares an item with a negative one, rather than labels 1 and 0.
         penalty: float. Weight of the squared norms of the vectors in the batch.
         seed: int.
+        has_bias: bool. Train the bias of the items, which is 0 otherwise.
     """
 
-    def __init__(self, user_count, item_count, dim, pairwise, penalty, seed):
+    def __init__(self, user_count, item_count, dim, pairwise, penalty, seed, has_bias=True):
         super().__init__()
         self.pairwise, self.penalty = pairwise, penalty
         normal = keras.initializers.RandomNormal
         self.users = keras.layers.Embedding(user_count, dim, embeddings_initializer=normal(stddev=0.1, seed=2 * seed))
         of_items = normal(stddev=0.1, seed=2 * seed + 1)
         self.items = keras.layers.Embedding(item_count, dim, embeddings_initializer=of_items)
-        self.bias = keras.layers.Embedding(item_count, 1, embeddings_initializer="zeros")
+        self.bias = keras.layers.Embedding(item_count, 1, embeddings_initializer="zeros", trainable=has_bias)
 
     def call(self, inputs):
         """Return the scores of the positive item and of the negative ones, and the penalty."""
@@ -163,7 +180,8 @@ class _Study:
             best = (0, _metrics(vectors, similarity, validation, [train])["recall_at_20"], vectors)
         else:
             options = {name: float(value) for name, value in options.items()}
-            best = self._fit(method, options, seed, train, validation)
+            dim = FEW_DIMENSIONS if kind.endswith(IN_FEW_DIMENSIONS) else DIM
+            best = self._fit(method, options, seed, train, validation, dim)
             # Without the bias, which says nothing about similar items.
             items = best[2][1] if method == "cml" else _directions(best[2][1][:, :-1])
             row["neighbors"] = f"{shared_neighbors(items, places):.5f}"
@@ -176,7 +194,7 @@ class _Study:
 
     def parts(self, kind, seed):
         """Return interactions for training, validation and test, and the positions of the items."""
-        interactions, places = generate(LIKED[kind], seed, **self.sizes)
+        interactions, places = generate(LIKED[kind.removesuffix(IN_FEW_DIMENSIONS)], seed, **self.sizes)
         validation, test, train = interactions.split(0.2, 0.2, seed=seed)
         return train, validation, test, places
 
@@ -185,9 +203,9 @@ class _Study:
         """Numbers of users and items."""
         return {"users": 60, "items": 100} if self.quick else {}
 
-    def _fit(self, method, options, seed, train, validation):
+    def _fit(self, method, options, seed, train, validation, dim):
         """Train, and return the epoch of the best recall, that recall and the vectors."""
-        model = _model(method, options, seed, train)
+        model = _model(method, options, seed, train, dim)
         steps = max(1, len(train) // BATCH)
         batches = iter(train.batches(BATCH, NEGATIVES, seed=seed))
         best = (0, -1.0, None)
@@ -234,12 +252,13 @@ class _Study:
         print(", ".join(f"{name} {value}" for name, value in row.items() if value), flush=True)
 
 
-def _model(method, options, seed, train, **encoder):
-    sizes = train.user_count, train.item_count, DIM
+def _model(method, options, seed, train, dim=DIM, **encoder):
+    sizes = train.user_count, train.item_count, dim
     if method == "cml":
         model = models.CollaborativeModel(*sizes, margin=options["margin"], seed=seed, **encoder)
     else:
-        model = Factorization(*sizes, pairwise=method == "bpr", penalty=options["penalty"], seed=seed)
+        pairwise, has_bias = method != "mf", method != "bpr_no_bias"
+        model = Factorization(*sizes, pairwise, options["penalty"], seed, has_bias)
     model.compile(keras.optimizers.Adam(options["learning_rate"]))
     return model
 
@@ -267,9 +286,9 @@ def _directions(vectors):
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
-def _grid(method, quick):
-    values = [choices[:1] if quick else choices for choices in GRIDS[method].values()]
-    return [dict(zip(GRIDS[method], chosen)) for chosen in itertools.product(*values)]
+def _grid(grid, quick):
+    values = [choices[:1] if quick else choices for choices in grid.values()]
+    return [dict(zip(grid, chosen)) for chosen in itertools.product(*values)]
 
 
 def _key(row):
@@ -281,18 +300,20 @@ def _values(rows, name):
 
 
 def _report(report, found, cold):
-    for kind in LIKED:
+    for kind, grids in KINDS.items():
         table = []
-        for method in GRIDS:
+        for method in grids:
             rows, bpr = found[kind, method], found[kind, "bpr"]
-            options = ", ".join(f"{name.replace('_', ' ')} {rows[0][name]}" for name in GRIDS[method])
+            options = ", ".join(f"{name.replace('_', ' ')} {rows[0][name]}" for name in grids[method])
             cells = [mean_and_deviation(_values(rows, name), ddof=1) for name in ("recall", "ndcg")]
             cells += [mean_and_deviation(_values(rows, "neighbors"), ddof=1) if rows[0]["neighbors"] else ""]
             if method != "bpr":
                 cells += [paired_interval(_values(rows, "recall") - _values(bpr, "recall"))]
             table.append([NAMES[method], options, *cells, *[""] * (method == "bpr")])
         header = ["method", "chosen", "recall@20", "NDCG@20", "true neighbors of items", "recall minus that of BPR"]
-        report.table(kind.replace(" ", "_"), header, table, f"{LIKED[kind]} interactions per user.")
+        likes, dim = LIKED[kind.removesuffix(IN_FEW_DIMENSIONS)], FEW_DIMENSIONS if grids is FEW_GRIDS else DIM
+        name = kind.replace(",", "").replace(" ", "_")
+        report.table(name, header, table, f"{likes} interactions per user, vectors of {dim} dimensions.")
     cells = [mean_and_deviation(_values(cold, name), ddof=1) for name in ("recall", "ndcg", "validation")]
     header = ["recall@5", "NDCG@5", "recall@5 at random"]
     report.table("cold_items", header, [cells], "CML with an encoder, on items without interactions.")

@@ -37,12 +37,20 @@ def test_the_factorization_by_hand(pairwise):
     assert loss == pytest.approx(total / 6, rel=1e-5)
 
 
+def test_a_factorization_without_bias():
+    interactions, _ = study.generate(30, 0, users=8, items=50)
+    model = study._model("bpr_no_bias", {"learning_rate": 0.1, "penalty": 0.1}, 0, interactions, dim=3)
+    model(next(iter(interactions.batches(6, negatives=2))))
+    assert [tuple(variable.shape) for variable in model.trainable_variables] == [(8, 3), (50, 3)]
+    assert not model.vectors()[1][:, -1].any()
+
+
 @pytest.mark.integration
 def test_the_study_in_small(tmp_path, monkeypatch):
     results = tmp_path / "results.csv"
     found = study.collaborative(tmp_path, results=results, quick=True)
     rows = list(csv.DictReader(results.read_text().splitlines()))
-    assert len(rows) == 2 * 4 + 1 and {row["method"] for row in rows} == set(study.NAMES)
+    assert len(rows) == 2 * 5 + 2 * 3 + 1 and {row["method"] for row in rows} == set(study.NAMES)
     assert "| CML " in (tmp_path / "few_interactions.md").read_text() and (tmp_path / "cold_items.csv").exists()
     # Results that are there are not repeated.
     monkeypatch.setattr(study, "_model", None)

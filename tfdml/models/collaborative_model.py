@@ -40,7 +40,7 @@ class CollaborativeModel(keras.Model):
         user_count: int. Number of users.
         item_count: int. Number of items.
         dim: int. Size of the vectors. Default 32.
-        margin: float, > 0. $m$, in squared distance. Default 1.0.
+        margin: float, > 0. $m$, in squared distance. With few dimensions, smaller ones such as 0.1 suit. Default 1.0.
         covariance_weight: float, >= 0. $\lambda_c$. Default 1.0.
         max_norm: float, > 0. Radius of the ball. Default 1.0.
         item_encoder: `keras.Model` from item features to vectors `(batch, dim)`; its outputs are clipped to the ball.
