@@ -96,8 +96,8 @@ def finetuning(
     out: str,
     data: Optional[str] = None,
     recipe: str = "finetune",
-    methods: list[str] = METHODS,
-    seeds: list[int] = (0, 1, 2),
+    methods: Optional[list[str]] = None,
+    seeds: Optional[list[int]] = None,
     learning_rates: Optional[list[float]] = None,
     results: Optional[str] = None,
     overrides: Optional[dict] = None,
@@ -116,8 +116,9 @@ def finetuning(
         data: Folder that `tfdml-prepare emoji` prepared, or that of its features. Without it nothing is trained: the
             tables show the results that are there.
         recipe: `finetune` or `features`.
-        methods: Methods, in the order of their runs.
-        seeds: Seeds of the runs with the best learning rate; the first one is also that of the search.
+        methods: Methods, in the order of their runs. By default a selection; without data all that have results.
+        seeds: Seeds of the runs with the best learning rate; the first one is also that of the search. By default 0, 1
+            and 2; without data all that have results.
         learning_rates: Learning rates to choose from; by default three or four that suit the recipe.
         results: CSV file of the results; by default that of the repository.
         overrides: Changes of the recipe, as in --overrides.training.max_validations 2.
@@ -127,9 +128,14 @@ def finetuning(
     """
     if recipe not in SHARED:
         raise InputError(str(unknown_name("recipe", recipe, SHARED)))
+    results = pathlib.Path(results or RESULTS / f"{recipe}.csv").expanduser()
+    finished = [] if data is not None else list(read_results(results).values())
+    if methods is None:
+        methods = dict.fromkeys([*METHODS, *(row["method"] for row in finished)])
+    if seeds is None:
+        seeds = sorted({0, 1, 2, *(row["seed"] for row in finished)})
     if recipe == "features":
         methods = [method for method in methods if not _POOLING & set(method.split("+"))]
-    results = pathlib.Path(results or RESULTS / f"{recipe}.csv").expanduser()
     study = _Study(recipe, pathlib.Path(out).expanduser(), data, results, overrides)
     found = {}
     for method in methods:

@@ -81,8 +81,15 @@ def test_tables_from_results_without_training(tmp_path):
     rows += [{**row("c2+gsp", 3e-4, 0, 0.9, 0.9), "recipe_hash": "0" * 12}]
     for each in rows:
         append_rows(tmp_path / "results.csv", study.COLUMNS, [each])
+    rows += [row("c2+ccp_160", 1e-4, 0, 0.6, 0.35), row("c2", 3e-4, 7, 0.5, 0.32)]
+    for each in rows[-2:]:
+        append_rows(tmp_path / "results.csv", study.COLUMNS, [each])
+    results = str(tmp_path / "results.csv")
+    # All methods and seeds that have results.
+    everything = study.finetuning(str(tmp_path / "all"), results=results)
+    assert everything == {"c2": [*rows[1:3], rows[7]], "c2+gsp": rows[3:5], "c2+ccp_160": rows[6:7]}
     found = study.finetuning(
-        str(tmp_path / "out"), methods=["c2", "c2+gsp", "c1"], seeds=[0, 1, 2], results=str(tmp_path / "results.csv")
+        str(tmp_path / "out"), methods=["c2", "c2+gsp", "c1"], seeds=[0, 1, 2], results=results
     )
     assert found == {"c2": rows[1:3], "c2+gsp": rows[3:5]}
     table = (tmp_path / "out" / "finetune.md").read_text()
