@@ -148,4 +148,4 @@ def test_layer_equals_its_formula():
 def test_another_word(frozen):
     with pytest.raises(ValueError, match=r"Expected: one of \('none', 'statistics', 'all'\)") as raised:
         Normalizer(0.9, frozen)
-    assert f"Received: frozen_batch_norm={frozen!r};" in str(raised.value)
+    assert f"Received: frozen_batch_norm={frozen!r}. Expected:" in str(raised.value)

@@ -60,7 +60,7 @@ VALUES = np.array([2.5, 0.5, 4.0, 10.0])
 def test_class_names():
     assert type(losses.get("ContrastiveLoss")) is losses.ContrastiveLoss
     assert losses.get("TripletLoss", margin=0.3).margin == losses.get(losses.TripletLoss, margin=0.3).margin == 0.3
-    with pytest.raises(ValueError, match=r"Received: 'ContrastivLoss'; .*Did you mean 'contrastive'\?"):
+    with pytest.raises(ValueError, match=r"Received: 'ContrastivLoss'. .*Did you mean 'contrastive'\?"):
         losses.get("ContrastivLoss")
 
 

@@ -189,7 +189,7 @@ def block_rows(references, width, block_bytes, itemsize=4):
 
     Example:
         >>> block_rows(references=60_000, width=20, block_bytes=2**26)
-        263
+        240
     """
     depth = _depth(references, width)
     # A sorted row needs four arrays: products, differences, keys and indices.
