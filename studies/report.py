@@ -48,7 +48,7 @@ class Report:
 
 
 def read_rows(path):
-    """Return the rows of a CSV file with a header as a list of dicts of str, empty if there is no file."""
+    """Return the rows of a CSV file with a header as a list of dicts of str, empty if the file does not exist."""
     if not path.exists():
         return []
     with open(path, newline="", encoding="utf-8") as file:

@@ -200,7 +200,7 @@ def load_in_order(model, path):
             layers are paired by their order, as Keras does, and all shapes are compared first.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If the file does not exist.
         ValueError: If it is damaged, of another kind, or of another network. The model stays as it was.
     """
     if path.suffix not in (".h5", ".npz"):

@@ -70,7 +70,7 @@ def brown_pairs(path: PathLike) -> tuple[np.ndarray, np.ndarray]:
         arguments `pairs` and `same` of `metrics.verification_metrics`.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If the file does not exist.
         ValueError: If a line is damaged.
     """
     file = pathlib.Path(path).expanduser()

@@ -82,10 +82,7 @@ def split_classes(
         [('a', 'b', 'c', 'd', 'e'), ('f', 'g'), ('h', 'i', 'j')]
     """
     _check_shares(validation, test, fold, folds)
-    train, *others = dataset.split(lambda part: _partition(part, validation, test, seed, fold, folds))
-    assert train is not None  # Only the other two can be left out.
-    splits = Splits(train, *others)
-    return splits._replace(validation=splits.test) if validation == "test" else splits
+    return _splits(dataset.split(lambda part: _partition(part, validation, test, seed, fold, folds)), validation)
 
 
 def split_samples(
@@ -106,8 +103,12 @@ def split_samples(
     """
     _check_shares(validation, test, fold, folds)
     parts = _partition(_Samples(len(dataset)), validation, test, seed, fold, folds, "samples")
-    train, *others = [None if part is None else dataset.select(np.sort(part)) for part in parts]
-    assert train is not None
+    return _splits([None if part is None else dataset.select(np.sort(part)) for part in parts], validation)
+
+
+def _splits(parts, validation):
+    train, *others = parts
+    assert train is not None  # Only the other two can be left out.
     splits = Splits(train, *others)
     return splits._replace(validation=splits.test) if validation == "test" else splits
 

@@ -140,7 +140,7 @@ def _read_local(path, part, archive=None):
         return _join(lambda name: _read_idx_pair(path, name), part)
     if archive is None:
         raise FileNotFoundError(
-            f"There is no such folder. Received: path={str(path)!r}. Expected: a folder of IDX files."
+            f"The path is not a folder. Received: path={str(path)!r}. Expected: a folder of IDX files."
         )
     return _read_archive(path, part)
 
