@@ -153,6 +153,7 @@ def test_a_single_index_and_a_grade_of_0():
     queries, items, _ = sample(8, queries=2)
     one = metrics.ranking_metrics(queries, items, np.array([3, 5]))
     assert one == metrics.ranking_metrics(queries, items, [{3: 1.0, 4: 0.0}, [5]])
+    assert one == metrics.ranking_metrics(queries, items, [{3}, frozenset([5])])
 
 
 def test_no_block_exceeds_its_memory():
@@ -192,6 +193,8 @@ def test_mistakes(mistake):
 def test_wrong_types():
     with pytest.raises(TypeError, match=r"Items must be indices. Received: relevant\[0\]"):
         metrics.ranking_metrics(TWO, THREE, [["a"], [1]])
+    with pytest.raises(TypeError, match=r"relevant as a dict. Expected: a list, such as \[relevant\[query\] for query"):
+        metrics.ranking_metrics(TWO, THREE, {0: [1], 1: [0]})
     with pytest.raises(TypeError, match="ks is not a sequence"):
         metrics.ranking_metrics(TWO, THREE, [[0], [1]], ks=3)
     with pytest.raises(TypeError, match="not numbers"):

@@ -116,6 +116,7 @@ def test_the_same_pairs_give_the_metrics_of_classes():
     x, labels = RNG.normal(size=(50, 3)), RNG.integers(0, 9, 50)
     expected = retrieval_metrics(x, labels)
     assert retrieval_metrics(x, labels, relation=relations.SameClass()) == expected
+    assert retrieval_metrics(x, labels, relation="same_class") == expected
     given = relations.Pairs(np.equal.outer(labels, labels))
     assert retrieval_metrics(x, np.arange(50), relation=given) == pytest.approx(expected)
 

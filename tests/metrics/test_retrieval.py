@@ -209,6 +209,11 @@ def test_k_beyond_all_references():
     assert retrieval_metrics([[0.0], [1.0], [0.4]], [0, 0, 1], ks=(1, 100))["recall_at_100"] == 1.0
 
 
+def test_a_k_that_is_given_twice_counts_once():
+    embeddings, labels = np.random.default_rng(0).normal(size=(30, 3)), np.arange(30) % 5
+    assert retrieval_metrics(embeddings, labels, ks=(1, 1, 4)) == retrieval_metrics(embeddings, labels, ks=(1, 4))
+
+
 def test_result_types():
     metrics = retrieval_metrics(np.eye(4), [0, 0, 1, 1], ks=[np.int64(2)])
     assert list(metrics) == [
@@ -327,6 +332,8 @@ def test_queries_in_a_gallery_by_loops(seed):
     assert metrics["queries"] == is_query.sum()
     assert metrics["precision_at_1"] == pytest.approx(np.mean(first_right))
     assert metrics["map_at_r"] == pytest.approx(np.mean(average_precisions))
+    assert query_gallery_metrics(embeddings, labels[:, None], is_query, ks=(1,)) == metrics
+    assert query_gallery_metrics(embeddings, labels[:, None], is_query[:, None], ks=(1,)) == metrics
     assert query_gallery_metrics(embeddings, labels) == retrieval_metrics(embeddings, labels)
 
 

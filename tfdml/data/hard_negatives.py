@@ -73,8 +73,8 @@ def mine_hard_negatives(
     Args:
         queries: `(n, d)`. Embeddings of the queries; NumPy array, tensor or nested lists.
         items: `(m, d)`. Embeddings of the items.
-        positives: For each query its relevant items: a sequence of indices of items, a dict from index to grade, or one
-            index.
+        positives: For each query its relevant items: a sequence or set of indices of items, a dict from index to grade,
+            or one index.
         count: int, >= 1. Number of negatives per query. Default: 1.
         rank_range: (first, end). Ranks of the candidates among the items that are not positives, from 0; the end is not
             included. Default: (0, 100).

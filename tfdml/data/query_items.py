@@ -37,8 +37,8 @@ def query_item_batches(
     Args:
         queries: Array `(n, …)`, or a dict or tuple of such arrays, as the query encoder accepts.
         items: Array `(m, …)`, or a dict or tuple of such arrays, as the item encoder accepts.
-        positives: For each query its relevant items: a sequence of indices of items, a dict from index to grade, or one
-            index.
+        positives: For each query its relevant items: a sequence or set of indices of items, a dict from index to grade,
+            or one index.
         negatives: Explicit negatives, from `mine_hard_negatives` or an int array `(n, k)` of indices of items with -1
             for none; `None` for none. Default: `None`.
         batch_size: int, >= 1. Pairs per batch. Default: 256.

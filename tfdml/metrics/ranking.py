@@ -54,8 +54,8 @@ def ranking_metrics(
     Args:
         queries: `(n, d)`. Embeddings of the queries; NumPy array, tensor or nested lists.
         items: `(m, d)`. Embeddings of the items.
-        relevant: For each query its relevant items: a sequence of indices of items, a dict from index to grade, or one
-            index. A grade of 0 means that the item is not relevant.
+        relevant: For each query its relevant items: a sequence or set of indices of items, a dict from index to grade,
+            or one index. A grade of 0 means that the item is not relevant.
         ks: Sequence of ints. Cutoffs. Default: (1, 5, 10).
         similarity: `"cosine"`, `"dot"` ($x^\top y$) or `"l2"` ($-\lVert x - y \rVert$). Default: `"cosine"`.
         exclude: For each query the indices of items that its ranking leaves out, such as those seen in training, or the

@@ -7,14 +7,15 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tfdml import relations
 from tfdml._utils.arguments import check_choice, check_part, check_whole_number
-from tfdml._utils.types import ArrayLike, Labels, Part
+from tfdml._utils.types import ArrayLike, Identifier, Labels, Part
 from tfdml.metrics.approximate import ApproximateSearch, neighbor_recall
 from tfdml.metrics.exclusion import Exclusion, FilteredSearch, first_kept
 from tfdml.metrics.inputs import as_embeddings, as_labels, class_numbers, same_space
 from tfdml.metrics.related import RelatedPairs, related_metrics
 from tfdml.metrics.search import BLOCK_BYTES, NeighborSearch, parts
-from tfdml.relations import Relation
+from tfdml.ops.labels import squeeze_column
 
 SEARCHES = ("exact", "faiss")
 
@@ -31,7 +32,7 @@ def retrieval_metrics(
     part: Part | None = None,
     exclude: Any = None,
     exclude_rule: Literal["class_and_group", "group"] = "class_and_group",
-    relation: Relation | None = None,
+    relation: Identifier | None = None,
 ) -> dict[str, float]:
     r"""Compute retrieval metrics, exact by default: precision at 1, recall at k, R-precision and MAP@R.
 
@@ -90,8 +91,8 @@ def retrieval_metrics(
             groups of the references) if references are passed. `None` excludes only the query itself. Default: `None`.
         exclude_rule: `"class_and_group"` leaves out references of the query's class and group, `"group"` all references
             of its group. Default: `"class_and_group"`.
-        relation: `tfdml.relations.Relation`, or `None` for classes. It requires the exact search and no `exclude`.
-            Default: `None`.
+        relation: `tfdml.relations.Relation`, a name or a configuration, or `None` for classes. It requires the exact
+            search and no `exclude`. Default: `None`.
 
     Returns:
         dict with the floats `"precision_at_1"`, `"recall_at_<k>"` for each k, `"r_precision"` and `"map_at_r"`, and the
@@ -132,6 +133,7 @@ def retrieval_metrics(
         )
     alone = reference_embeddings is None
     queries = references = as_embeddings(embeddings)
+    relation = None if relation is None else relations.get(relation)
     if relation is not None and not relation.names_classes:
         if exclude is not None or neighbors != "exact":
             raise ValueError(
@@ -228,13 +230,13 @@ def query_gallery_metrics(
     part: Part | None = None,
     exclude: Labels | None = None,
     exclude_rule: Literal["class_and_group", "group"] = "class_and_group",
-    relation: Relation | None = None,
+    relation: Identifier | None = None,
 ) -> dict[str, float]:
     """Compute retrieval metrics of images that are divided into queries and gallery, as in the In-shop dataset.
 
     Args:
         embeddings: `(n, d)`; NumPy array, tensor or nested lists.
-        labels: `(n,)`. Classes, integers or strings, or what `relation` compares.
+        labels: `(n,)` or `(n, 1)`. Classes, integers or strings, or what `relation` compares.
         is_query: bool array `(n,)`: `True` for queries, `False` for the gallery that they are searched in. `None`
             searches each image among all others. Default: `None`.
         ks: Sequence of ints. The k of recall at k. Default: (1, 2, 4, 8).
@@ -261,9 +263,9 @@ def query_gallery_metrics(
     }  # fmt: skip
     if is_query is None:
         return retrieval_metrics(embeddings, labels, exclude=exclude, **options)
-    embeddings, labels, is_query = np.asarray(embeddings), np.asarray(labels), np.asarray(is_query, bool)
-    expected = labels.shape if relation is None else labels.shape[:1]
-    if is_query.shape != expected or is_query.all() or not is_query.any():
+    embeddings, labels = np.asarray(embeddings), np.asarray(labels)
+    is_query = squeeze_column(np.asarray(is_query, bool))
+    if is_query.shape != labels.shape[:1] or is_query.all() or not is_query.any():
         raise ValueError(
             f"Queries and gallery are not defined. Received: is_query of shape {is_query.shape} with "
             f"{np.count_nonzero(is_query)} queries. Expected: one for each of {len(labels)} labels, some of them "
@@ -271,7 +273,7 @@ def query_gallery_metrics(
         )
     if exclude is not None:
         groups = as_labels(exclude, len(labels), "exclude")
-        exclude = groups[is_query.reshape(-1)], groups[~is_query.reshape(-1)]
+        exclude = groups[is_query], groups[~is_query]
     return retrieval_metrics(
         embeddings[is_query], labels[is_query], embeddings[~is_query], labels[~is_query], exclude=exclude, **options
     )
@@ -395,7 +397,8 @@ def _check_ks(ks):
         raise TypeError(
             f"ks is not a sequence. Received: ks={ks!r}. Expected: a sequence of positive integers, such as (1, 2)."
         ) from None
-    return tuple(check_whole_number("k in ks", k, 1) for k in ks)
+    # Results are a dict by k, so each k counts once.
+    return tuple(dict.fromkeys(check_whole_number("k in ks", k, 1) for k in ks))
 
 
 def _check_probes(probes):

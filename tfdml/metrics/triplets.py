@@ -5,19 +5,19 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial.distance import cdist
 
+from tfdml import relations
 from tfdml._utils.arguments import check_choice, check_whole_number
-from tfdml._utils.types import ArrayLike, DistanceName, Labels
+from tfdml._utils.types import ArrayLike, DistanceName, Identifier, Labels
 from tfdml.metrics.inputs import as_embeddings, as_labels, class_numbers
 from tfdml.metrics.related import RelatedPairs
 from tfdml.metrics.search import BLOCK_BYTES
 from tfdml.ops import DISTANCES
-from tfdml.relations import Relation, SameClass
 
 
 def triplet_metrics(
     embeddings: ArrayLike,
     labels: Labels | None = None,
-    relation: Relation | None = None,
+    relation: Identifier | None = None,
     triplets: ArrayLike | None = None,
     distance: DistanceName = "l2",
     block_bytes: int = BLOCK_BYTES,
@@ -36,7 +36,7 @@ def triplet_metrics(
         embeddings: `(n, d)`; NumPy array, tensor or nested lists of any real type.
         labels: `(n,)`. Classes, integers or strings, or what `relation` compares. `None` if `triplets` are given.
             Default: `None`.
-        relation: `tfdml.relations.Relation`, or `None` for classes. Default: `None`.
+        relation: `tfdml.relations.Relation`, a name or a configuration, or `None` for classes. Default: `None`.
         triplets: Integers `(t, 3)`. Indices of the embeddings of (anchor, positive, negative), or `None` for all
             triplets of the labels. Default: `None`.
         distance: `"l2"`, `"squared_l2"` or `"cosine"`; the first two are the same here. Default: `"l2"`.
@@ -72,8 +72,9 @@ def triplet_metrics(
         anchors, positives, negatives = vectors[_checked_triplets(triplets, len(vectors)).T].astype(np.float64)
         correct = _paired(anchors, positives, kind) < _paired(anchors, negatives, kind)
         return _result(np.count_nonzero(correct), len(correct))
-    if relation is None or relation.names_classes:
-        relation, labels = SameClass(), class_numbers(*[as_labels(labels, len(vectors))] * 2)[0]
+    relation = relations.get("same_class" if relation is None else relation)
+    if relation.names_classes:
+        relation, labels = relations.SameClass(), class_numbers(*[as_labels(labels, len(vectors))] * 2)[0]
     pairs = RelatedPairs(relation, labels, None, block_bytes)
     if len(pairs) != len(vectors):
         raise ValueError(

@@ -41,7 +41,7 @@ def relevant_items(given, queries, items, name="relevant"):
     """Convert relevant items to `Relevant`, and check them.
 
     Args:
-        given: For each query a sequence of item indices, a dict from item index to grade, or a single index.
+        given: For each query a sequence or set of item indices, a dict from item index to grade, or a single index.
         queries: int. Number of queries.
         items: int. Number of items; indices are smaller.
         name: str. Name of the argument in messages.
@@ -52,8 +52,14 @@ def relevant_items(given, queries, items, name="relevant"):
     Raises:
         ValueError: If the number of queries differs, an index is out of range or repeats, or a grade is negative or not
             finite.
-        TypeError: If an index is not an integer.
+        TypeError: If an index is not an integer, or `given` is a dict.
     """
+    if isinstance(given, collections.abc.Mapping):
+        # Its keys would count as the items.
+        raise TypeError(
+            f"The entries are in the order of the queries. Received: {name} as a dict. Expected: a list, such as "
+            f"[{name}[query] for query in range({queries})]."
+        )
     given = list(given)
     if len(given) != queries:
         raise ValueError(
@@ -93,7 +99,7 @@ def _entry(entry, query, name):
     if isinstance(entry, collections.abc.Mapping):
         indices, grades = np.array(list(entry)), np.array(list(entry.values()), np.float64)
     else:
-        indices = np.asarray(entry)
+        indices = np.asarray(sorted(entry) if isinstance(entry, collections.abc.Set) else entry)
         indices = indices[None] if indices.ndim == 0 else indices
         grades = np.ones(len(indices))
     if not len(indices):
