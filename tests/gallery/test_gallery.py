@@ -12,6 +12,7 @@ from tfdml.data import LabeledImages, Preprocessing
 from tfdml.gallery import folder as folders
 from tfdml.gallery.exact import ExactSearch
 from tfdml.gallery.vectors import StoredVectors
+from tfdml.models import MetricModel, embed
 
 
 def make_vectors(count, dim=6, seed=0):
@@ -147,11 +148,26 @@ def test_an_embedder_may_be_a_function():
     np.testing.assert_allclose(gallery.vectors(gallery.add(images)), images.mean(axis=(1, 2)), rtol=1e-5)
 
 
+def test_vectors_have_the_size_of_the_embedder():
+    """The inputs of an embedder of features are not stored as if they were its embeddings."""
+    head = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4)])
+    gallery, features = Gallery(head), np.ones((3, 6), np.float32)
+    with pytest.raises(ValueError, match="size 6, which .* as they are. Expected: size 4"):
+        gallery.add(features)
+    assert gallery.dim is None
+    gallery.add(embed(head, features))
+    with pytest.raises(ValueError, match="Expected: size 4"):
+        gallery.search(features, k=1)
+    with pytest.raises(ValueError, match=r"a tuple of 2 \(\(3, 4, 4, 3\), \(3,\)\).* labels="):
+        gallery.add((np.ones((3, 4, 4, 3)), np.ones(3)))
+
+
 def test_another_embedder_or_preprocessing_is_refused(tmp_path):
     gallery = Gallery(make_embedder(), Preprocessing((4, 4), 3))
     gallery.add(np.zeros((1, 4, 4, 3), np.uint8))
     gallery.save(tmp_path)
     assert Gallery.load(tmp_path, make_embedder()).preprocessing == gallery.preprocessing
+    assert isinstance(Gallery.load(tmp_path, MetricModel(make_embedder())).embedder, keras.Sequential)
     with pytest.raises(ValueError, match="another embedder"):
         Gallery.load(tmp_path, make_embedder(seed=1))
     with pytest.raises(ValueError, match="another preprocessing"):

@@ -38,8 +38,8 @@ class Gallery:
     vectors, which is $1 - \cos(x, y)$, for `distance="cosine"`. Of equal distances, the item added first comes first.
 
     Args:
-        embedder: `keras.Model` from images to embeddings, or a function of a batch; `None` for a gallery that accepts
-            only vectors. Default `None`.
+        embedder: `keras.Model` from images to embeddings, a `MetricModel`, or a function of a batch; `None` for a
+            gallery that accepts only vectors. Default `None`.
         preprocessing: `tfdml.data.Preprocessing` of image files and uint8 images. `None` uses the input size of the
             embedder for files and leaves arrays unchanged. Default `None`.
         distance: `"l2"`, or `"cosine"`, which normalizes vectors. Default `"l2"`.
@@ -85,8 +85,9 @@ class Gallery:
         index_parameters: str | None = None,
         backend: Backend | None = None,
     ) -> None:
-        self.embedder, self.preprocessing = embedder, preprocessing
-        self._forward = compiled(embedder)
+        # A MetricModel trains an embedder.
+        self.embedder, self.preprocessing = getattr(embedder, "embedder", embedder), preprocessing
+        self._forward = compiled(self.embedder)
         self.distance = check_choice("distance", distance, ("l2", "cosine"))
         self.storage = check_choice("storage", storage, STORAGES)
         self.batch_size = check_whole_number("batch_size", batch_size, 1)
@@ -532,6 +533,7 @@ class Gallery:
         config = manifest["preprocessing"]
         if preprocessing is None and config is not None:
             preprocessing = Preprocessing.from_config(config)
+        embedder = getattr(embedder, "embedder", embedder)
         _check_fingerprint(manifest["fingerprint"], fingerprint(embedder, preprocessing), folder)
         saved_index = manifest.get("index", "exact")
         if index in (None, saved_index):

@@ -61,9 +61,11 @@ def to_vectors(images, embedder, forward, preprocessing, batch_size):
         vectors, labels = vectors if isinstance(vectors, tuple) else (vectors, None)
         return as_embeddings(vectors, "images"), labels, None
     else:
-        images = np.asarray(images)
+        images = _as_array(images)
         if images.ndim == 2:
-            return _float32(as_embeddings(images, "vectors")), None, None
+            vectors = _float32(as_embeddings(images, "vectors"))
+            _check_size(vectors, embedder)
+            return vectors, None, None
         if images.ndim != 4:
             raise ValueError(
                 f"Images or vectors have the wrong shape. Received: {images.shape}. Expected: images (n, h, w, c) or "
@@ -82,6 +84,30 @@ def to_vectors(images, embedder, forward, preprocessing, batch_size):
 
 def _is_iterable_of_batches(images):
     return hasattr(images, "element_spec") or hasattr(images, "__next__")
+
+
+def _as_array(images):
+    try:
+        return np.asarray(images)
+    except ValueError as error:
+        parts = ", ".join(str(np.shape(part)) if hasattr(part, "shape") else type(part).__name__ for part in images[:4])
+        raise ValueError(
+            f"Images or vectors are not an array. Received: a {type(images).__name__} of {len(images)} ({parts}"
+            f"{', …' if len(images) > 4 else ''}). Expected: images (n, h, w, c) of one size, or vectors (n, d). Labels "
+            "are an argument of their own, labels=."
+        ) from error
+
+
+def _check_size(vectors, embedder):
+    """Raise a ValueError if vectors have another size than those of the embedder, such as its inputs."""
+    outputs = getattr(embedder, "outputs", None) or ()
+    size = outputs[0].shape[-1] if len(outputs) == 1 else None
+    if size not in (None, vectors.shape[1]):
+        raise ValueError(
+            f"Vectors are not those of the embedder. Received: vectors of size {vectors.shape[1]}, which a gallery "
+            f"stores as they are. Expected: size {size}, or images. Embed other inputs, such as features or token ids, "
+            "with tfdml.models.embed first."
+        )
 
 
 def _check_embedder(embedder):
