@@ -43,6 +43,14 @@ def test_negatives_and_ids():
     assert extras["negatives"]["b"].shape == (6, 2, 2)
 
 
+def test_lists_are_arrays():
+    batches = data.query_item_batches(["how", "what"], ([1, 2, 3], ["a", "b", "c"]), [0, 2], [[1], [1]], shuffle=False)
+    query, (numbers, texts), extras = next(batches.as_numpy_iterator())
+    assert query.tolist() == [b"how", b"what"]
+    assert numbers.tolist() == [1, 3] and texts.tolist() == [b"a", b"c"]
+    assert extras["negatives"][1].tolist() == [[b"b"], [b"b"]]
+
+
 def test_negatives_as_they_are_mined():
     vectors = np.random.default_rng(0).normal(size=(7, 2)).astype("float32")
     mined = data.mine_hard_negatives(vectors[:5], vectors, POSITIVES, count=2)

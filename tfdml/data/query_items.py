@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,8 +35,8 @@ def query_item_batches(
     others are given.
 
     Args:
-        queries: Array `(n, …)`, or a dict or tuple of such arrays, as the query encoder accepts.
-        items: Array `(m, …)`, or a dict or tuple of such arrays, as the item encoder accepts.
+        queries: Array or list `(n, …)`, such as texts, or a dict or tuple of these, as the query encoder accepts.
+        items: Array or list `(m, …)`, or a dict or tuple of these, as the item encoder accepts.
         positives: For each query its relevant items: a sequence or set of indices of items, a dict from index to grade,
             or one index.
         negatives: Explicit negatives, from `mine_hard_negatives` or an int array `(n, k)` of indices of items with -1
@@ -107,8 +107,8 @@ def query_item_batches(
 
 
 def _arrays(given, name):
-    """Convert a nest to arrays of equal, positive length."""
-    arrays = tf.nest.map_structure(np.asarray, given)
+    """Convert a nest to arrays of equal, positive length. A list is an array, such as one of texts."""
+    arrays = _as_arrays(given)
     leaves = tf.nest.flatten(arrays)
     lengths = sorted({len(leaf) if leaf.ndim else 0 for leaf in leaves})
     if len(lengths) != 1 or not lengths[0]:
@@ -117,6 +117,15 @@ def _arrays(given, name):
             "length > 0."
         )
     return arrays
+
+
+def _as_arrays(given):
+    if isinstance(given, Mapping):
+        return {key: _as_arrays(part) for key, part in given.items()}
+    if isinstance(given, tuple):
+        parts = [_as_arrays(part) for part in given]
+        return given._make(parts) if hasattr(given, "_make") else tuple(parts)
+    return np.asarray(given)
 
 
 def _ids(given, count, name):
