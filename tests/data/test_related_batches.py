@@ -53,6 +53,7 @@ def test_batches_are_determined_by_the_seed():
         sampler.epoch(2), np.stack([again.batch(2 * again.steps_per_epoch + i) for i in range(again.steps_per_epoch)])
     )
     assert not np.array_equal(sampler.batch(0), RelatedSampler(PLACES, NEAR, 4, 3, seed=6).batch(0))
+    assert sampler._anchors_of(2) is sampler._anchors_of(2)
 
 
 def test_groups_are_visited_equally_often():

@@ -94,6 +94,8 @@ class RelatedSampler:
                 f"{self.anchors_per_batch}. Expected: at most {units}."
             )
         self._units = units
+        # The number of an epoch and its anchors, replaced as a whole: batches are computed in threads.
+        self._known: tuple[int, np.ndarray] | None = None
         self.steps_per_epoch = math.ceil(units / self.anchors_per_batch)
         self.batch_size = self.anchors_per_batch * self.samples_per_anchor
 
@@ -138,7 +140,13 @@ class RelatedSampler:
         return np.resize(drawn, wanted)
 
     def _anchors_of(self, epoch):
-        """Return the anchors of each batch of an epoch, `(steps, anchors_per_batch)`."""
+        """Return the anchors of each batch of an epoch, `(steps, anchors_per_batch)`; those of the last one are kept."""
+        known = self._known
+        if known is None or known[0] != epoch:
+            self._known = known = epoch, self._drawn_anchors(epoch)
+        return known[1]
+
+    def _drawn_anchors(self, epoch):
         rng = np.random.default_rng([self.seed, _ANCHORS, epoch])
         units = rng.permutation(self._units)
         missing = self.steps_per_epoch * self.anchors_per_batch - len(units)
