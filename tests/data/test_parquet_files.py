@@ -79,6 +79,7 @@ def test_files_of_other_programs(tmp_path):
         ({"id": [1, 2], "vector": [[1], [2]]}, "not lists of floats"),
         ({"id": [1, 2], "vector": ["a", "b"]}, "not lists of floats"),
         ({"id": [1, None], "vector": [[1.0], [2.0]]}, "Ids are missing"),
+        ({"id": [1, 2], "vector": [[1.0], [2.0]], "label": [0, None]}, "1 empty values in 'label'"),
     ],
 )
 def test_wrong_columns(tmp_path, columns, message):

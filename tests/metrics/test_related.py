@@ -206,6 +206,7 @@ def test_localization_equals_a_loop(k):
 
     for given, expected in (((), (x, places, True)), ((y, other_places), (y, other_places, False))):
         found = localization_metrics(x, places, *given, k=k, thresholds=(2.0,))
+        assert found == localization_metrics(x, places, *given, k=k, thresholds=2.0)
         loop = np.array(list(errors(*expected)))
         assert found == pytest.approx({
             "mean_error": loop.mean(), "median_error": np.median(loop), "p95_error": np.quantile(loop, 0.95),

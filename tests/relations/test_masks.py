@@ -217,6 +217,12 @@ def test_wrong_relations_are_refused(make, message):
         make()
 
 
+def test_pairs_may_be_a_set():
+    for given in ({(1, 2), (3, 4)}, zip([1, 3], [2, 4])):
+        masks = relations.Pairs.from_pairs(given).masks([1, 3], [2, 4])
+        assert masks.positives.numpy().tolist() == [[True, False], [False, True]]
+
+
 def test_text_is_no_matrix_of_pairs():
     with pytest.raises(TypeError, match="from_pairs"):
         relations.Pairs([["a", "b"], ["b", "a"]])

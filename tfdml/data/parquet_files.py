@@ -209,7 +209,15 @@ class ParquetVectors:
             raise ValueError(f"Ids are missing. Received: {path} with empty values in {ID!r}. Expected: an id per row.")
 
         def numbers(name, dtype):
-            return table.column(name).to_numpy().astype(dtype) if name in self.columns else None
+            if name not in self.columns:
+                return None
+            column = table.column(name)
+            if column.null_count:
+                raise ValueError(
+                    f"Values are missing. Received: {path} with {column.null_count} empty values in {name!r}. Expected: "
+                    "an integer per row, or no such column."
+                )
+            return column.to_numpy().astype(dtype)
 
         classes = table.column(CLASS).to_pylist() if CLASS in self.columns else None
         return VectorBlock(ids, classes, numbers(LABEL, np.int64), numbers(ROLE, np.int8), vectors)

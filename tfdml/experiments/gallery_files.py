@@ -176,7 +176,7 @@ def root_of(gallery: pathlib.Path, root: str) -> str:
 def recorded_root(gallery: pathlib.Path, root: str) -> str:
     """Return an absolute root as the source of a gallery names it: relative if the gallery is inside."""
     place = os.path.abspath(gallery)
-    return os.path.relpath(root, place) if os.path.commonpath([place, root]) == root else root
+    return os.path.relpath(root, place) if _is_inside(place, root) else root
 
 
 def id_of(path: str, root: str) -> str:
@@ -187,8 +187,12 @@ def id_of(path: str, root: str) -> str:
         ('cat/1.jpg', '/other/1.jpg')
     """
     place = os.path.abspath(os.path.expanduser(path))
-    inside = place.startswith(os.path.join(root, ""))
-    return pathlib.PurePath(os.path.relpath(place, root) if inside else place).as_posix()
+    return pathlib.PurePath(os.path.relpath(place, root) if _is_inside(place, root) else place).as_posix()
+
+
+def _is_inside(place, root):
+    # Paths on several drives of Windows have no common path, which os.path.commonpath would refuse.
+    return place == root or place.startswith(os.path.join(root, ""))
 
 
 def path_of(item: Any, root: str) -> str:

@@ -17,7 +17,7 @@ def localization_metrics(
     reference_embeddings: ArrayLike | None = None,
     reference_positions: ArrayLike | None = None,
     k: int = 1,
-    thresholds: Sequence[float] = (),
+    thresholds: float | Sequence[float] = (),
 ) -> dict[str, float]:
     r"""Compute the errors of positions that are estimated from the nearest references.
 
@@ -33,7 +33,7 @@ def localization_metrics(
         reference_embeddings: `(m, d)`, or `None` to search among the other queries. Default: `None`.
         reference_positions: `(m,)` or `(m, p)`. Positions of the references. Default: `None`.
         k: int. Number of references whose positions are averaged. Default: 1.
-        thresholds: Sequence of float, > 0. Errors for which the share of queries within them is computed. Default: ().
+        thresholds: float or sequence of float, > 0. Errors for which the share of queries within them is computed. Default: ().
 
     Returns:
         dict with the floats `"mean_error"`, `"median_error"`, `"p95_error"` (95 % of the errors are at most this) and
@@ -53,7 +53,7 @@ def localization_metrics(
         >>> found["mean_error"], found["within_0.5"]
         (0.5, 0.5)
     """
-    thresholds = [check_positive("thresholds", threshold) for threshold in thresholds]
+    thresholds = [check_positive("thresholds", threshold) for threshold in np.ravel(thresholds).tolist()]
     if (reference_embeddings is None) != (reference_positions is None):
         given = "reference_positions" if reference_embeddings is None else "reference_embeddings"
         raise ValueError(

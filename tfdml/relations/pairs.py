@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Set
 from typing import Any, Literal
 
 import keras
@@ -77,8 +77,8 @@ class Pairs(Relation):
         """Create a relation from lists of pairs of ids.
 
         Args:
-            positives: Integers `(p, 2)`. The ids of the positive pairs.
-            negatives: Integers `(q, 2)`, or `None`. The ids of the negative pairs. Default: `None`.
+            positives: Integers `(p, 2)`, or a set of pairs. The ids of the positive pairs.
+            negatives: Integers `(q, 2)`, a set of pairs, or `None`. The ids of the negative pairs. Default: `None`.
             others: `"negative"` or `"ignore"`: whether pairs in neither list are negative or count for nothing. `None`
                 ignores them if `negatives` is given. Default: `None`.
             symmetric: bool. Whether (i, j) also stands for (j, i). Default: `True`.
@@ -186,8 +186,8 @@ class _Matrix:
 
     @classmethod
     def from_config(cls, size, codes):
-        # The limit keeps a small file from filling the memory.
-        data = zlib.decompressobj().decompress(base64.b64decode(codes), size * size)
+        # The limit keeps a small file from filling the memory; 0 would mean none.
+        data = zlib.decompressobj().decompress(base64.b64decode(codes), max(size * size, 1))
         return cls(_checked_matrix(np.frombuffer(data, np.int8).reshape(size, size).copy()))
 
     def __str__(self):
@@ -325,8 +325,8 @@ def _find(ordered, values):
 
 
 def _id_rows(rows, width, name):
-    """Return a list of pairs or triplets as an int64 array."""
-    array = np.asarray(rows)
+    """Return a list or set of pairs or triplets as an int64 array."""
+    array = np.asarray(list(rows) if isinstance(rows, (Set, Iterator)) else rows)
     if array.size == 0:
         return np.zeros((0, width), np.int64)
     if array.ndim != 2 or array.shape[1] != width or array.dtype.kind not in "iu":
