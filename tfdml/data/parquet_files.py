@@ -214,8 +214,8 @@ class ParquetVectors:
             column = table.column(name)
             if column.null_count:
                 raise ValueError(
-                    f"Values are missing. Received: {path} with {column.null_count} empty values in {name!r}. Expected: "
-                    "an integer per row, or no such column."
+                    f"Values are missing. Received: {path} with {column.null_count} empty values in {name!r}. "
+                    "Expected: an integer per row, or no such column."
                 )
             return column.to_numpy().astype(dtype)
 

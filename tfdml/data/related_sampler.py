@@ -140,7 +140,7 @@ class RelatedSampler:
         return np.resize(drawn, wanted)
 
     def _anchors_of(self, epoch):
-        """Return the anchors of each batch of an epoch, `(steps, anchors_per_batch)`; those of the last one are kept."""
+        """Return the anchors of each batch of an epoch, `(steps, anchors_per_batch)`. The last ones are kept."""
         known = self._known
         if known is None or known[0] != epoch:
             self._known = known = epoch, self._drawn_anchors(epoch)

@@ -93,8 +93,8 @@ def _as_array(images):
         parts = ", ".join(str(np.shape(part)) if hasattr(part, "shape") else type(part).__name__ for part in images[:4])
         raise ValueError(
             f"Images or vectors are not an array. Received: a {type(images).__name__} of {len(images)} ({parts}"
-            f"{', …' if len(images) > 4 else ''}). Expected: images (n, h, w, c) of one size, or vectors (n, d). Labels "
-            "are an argument of their own, labels=."
+            f"{', …' if len(images) > 4 else ''}). Expected: images (n, h, w, c) of one size, or vectors (n, d). "
+            "Labels are an argument of their own, labels=."
         ) from error
 
 

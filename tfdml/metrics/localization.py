@@ -33,7 +33,8 @@ def localization_metrics(
         reference_embeddings: `(m, d)`, or `None` to search among the other queries. Default: `None`.
         reference_positions: `(m,)` or `(m, p)`. Positions of the references. Default: `None`.
         k: int. Number of references whose positions are averaged. Default: 1.
-        thresholds: float or sequence of float, > 0. Errors for which the share of queries within them is computed. Default: ().
+        thresholds: float or sequence of float, > 0. Errors for which the share of queries within them is computed.
+            Default: ().
 
     Returns:
         dict with the floats `"mean_error"`, `"median_error"`, `"p95_error"` (95 % of the errors are at most this) and
