@@ -1,6 +1,7 @@
-"""Which losses and additions pay on Emoji: when a pretrained network is fine-tuned, and for heads on frozen features?
+"""Which losses and additions pay on Emoji: fine-tuning, the same among clutter, and heads on frozen features?
 
 python -m studies.finetuning --out DIR --data EMOJI
+python -m studies.finetuning --out DIR --data EMOJI --recipe finetune-collage
 python -m studies.finetuning --out DIR --data FEATURES --recipe features
 """
 
@@ -20,9 +21,14 @@ _CLASSES = {"data.validation_classes": 0.1, "data.test_classes": "published"}
 # What all methods share besides the recipe. Fine-tuning is shorter than in the recipe, so that there can be more runs.
 SHARED = {
     "finetune": {"training.max_validations": 9, "training.patience": 9, "evaluation.figures": False},
+    "finetune-collage": {"model.pooling": "gap", "evaluation.figures": False},
     "features": {**_CLASSES, "evaluation.figures": False},
 }
-LEARNING_RATES = {"finetune": (3e-5, 1e-4, 3e-4), "features": (1e-4, 3e-4, 1e-3, 3e-3)}
+LEARNING_RATES = {
+    "finetune": (3e-5, 1e-4, 3e-4), "finetune-collage": (1e-4, 3e-4), "features": (1e-4, 3e-4, 1e-3, 3e-3)
+}  # fmt: skip
+# Where the folder of the data stands in a recipe.
+_PATHS = {"finetune-collage": "data.options.target_options.path"}
 _PROXIES = {"references.name": "proxies", "references.per_class": 1, "optimizer.proxy_learning_rate_multiplier": 100.0}
 LOSSES = {
     "c1": {"loss.name": "c1", "loss.options": {}},
@@ -36,6 +42,7 @@ _FIXED_PROXIES = {"references.name": "proxies", "references.per_class": 4}
 _CCP = {**_FIXED_PROXIES, "ccp.enabled": True, "ccp.max_steps": 40, "model.normalization": "clip"}
 ADDITIONS = {
     "gsp": {"model.pooling": "gsp"},
+    "targets": {"data.options.distilled": True, "data.size": 48},
     "zero_shot": {"zero_shot.enabled": True},
     "xml": {"cross_batch.enabled": True},
     "xbm": {"references.name": "memory", "references.memory_size": 2048, "references.memory_warmup": 100},
@@ -115,7 +122,7 @@ def finetuning(
         out: Folder for the tables and the runs.
         data: Folder that `tfdml-prepare emoji` prepared, or that of its features. Without it nothing is trained: the
             tables show the results that are there.
-        recipe: `finetune` or `features`.
+        recipe: `finetune`, `finetune-collage` or `features`.
         methods: Methods, in the order of their runs. By default a selection; without data all that have results.
         seeds: Seeds of the runs with the best learning rate; the first one is also that of the search. By default 0, 1
             and 2; without data all that have results.
@@ -180,7 +187,7 @@ class _Study:
     def run(self, method, seed, learning_rate):
         """Return the row of one run, or None if it is neither there nor can be trained."""
         changes = {**changes_of(method), "seed": seed, "optimizer.learning_rate": learning_rate}
-        changes["data.options"] = {"path": self.data or "data"}
+        changes[_PATHS.get(self.name, "data.options.path")] = self.data or "data"
         recipe = load_recipe(self.name, {**changes, **self.overrides})
         row = read_results(self.results).get(recipe_hash(recipe))
         if row is not None or self.data is None:

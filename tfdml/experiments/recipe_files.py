@@ -28,7 +28,8 @@ _PRESETS = pathlib.Path(__file__).parent / "presets"
 # Options that belong to the value of a key and are dropped if it changes.
 _OF_NAMES = {"name": ("options", "miner"), "backbone": ("backbone_options",), "pooling": ("pooling_options",)}
 _NOT_DECISIVE = ("name", "description", "training.strategy")
-_LOCATIONS = ("data.options.path", "data.options.root")
+_DATASETS = ("data.options", "data.options.target_options", "data.options.background_options")
+_LOCATIONS = tuple(f"{options}.{name}" for options in _DATASETS for name in ("path", "root"))
 
 
 def recipe_names(tables: bool = True) -> list[str]:
@@ -265,7 +266,8 @@ def recipe_hash(recipe: Recipe | Mapping[str, Any]) -> str:
     """Return twelve hexadecimal digits that identify a recipe by what determines its results.
 
     The hash ignores name and description, the devices (`training.strategy`), and where files are on this machine:
-    `data.options.path` and `.root`, and the folders of weights and of `imports`. It also ignores the order of keys and
+    `data.options.path` and `.root`, also those of the two datasets of collages, and the folders of weights and of
+    `imports`. It also ignores the order of keys and
     values equal to the defaults of `Recipe()`, so that keys added by a later version do not change it.
 
     Args:

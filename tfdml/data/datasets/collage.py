@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 from collections.abc import Sequence
 from typing import Any, Callable
 
 import numpy as np
-import tensorflow as tf
 
 from tfdml._utils.arguments import check_whole_number
 from tfdml._utils.naming import unknown_name
 from tfdml._utils.types import Config, PathLike
+from tfdml.data.batches import evaluation_batches
 from tfdml.data.datasets.cifar import read_cifar100
 from tfdml.data.datasets.registry import load
-from tfdml.data.image_files import read_image
 from tfdml.data.labeled_images import LabeledImages
 from tfdml.data.labeled_samples import LabeledSamples
 from tfdml.data.preprocessing import Preprocessing
 
 # The thesis does not name the four superclasses that all classes share.
 _SHARED = ("flowers", "large_man-made_outdoor_things", "large_natural_outdoor_scenes", "trees")
-_TILES_AT_ONCE = 1024
+_TILES_AT_ONCE = 256
 
 
 class Collages(LabeledImages):
@@ -258,14 +256,9 @@ def _tiles(dataset, side, channels):
     """Return all images as squares, uint8 `(n, side, side, channels)`."""
     if dataset.image_shape == (side, side, channels):
         return dataset.images
-    preprocessing = Preprocessing((side, side), channels)
     tiles = np.empty((len(dataset), side, side, channels), np.uint8)
-    for start in range(0, len(dataset), _TILES_AT_ONCE):
-        chunk = dataset.images[start : start + _TILES_AT_ONCE]
-        if dataset.holds_paths:
-            images = [read_image(os.fsencode(path), dataset.max_pixels) for path in chunk]
-            values = tf.stack([preprocessing(image) for image in images])
-        else:
-            values = preprocessing(chunk)
-        tiles[start : start + _TILES_AT_ONCE] = np.rint(255.0 * values.numpy())
+    start = 0
+    for images, _ in evaluation_batches(dataset, _TILES_AT_ONCE, Preprocessing((side, side), channels)):
+        tiles[start : start + len(images)] = np.rint(255.0 * images.numpy())
+        start += len(images)
     return tiles
