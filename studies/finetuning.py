@@ -40,15 +40,17 @@ LOSSES = {
 }
 _FIXED_PROXIES = {"references.name": "proxies", "references.per_class": 4}
 _CCP = {**_FIXED_PROXIES, "ccp.enabled": True, "ccp.max_steps": 40, "model.normalization": "clip"}
+_PATIENCE = {**_CCP, "ccp.max_steps": None}
 ADDITIONS = {
     "gsp": {"model.pooling": "gsp"},
     "targets": {"data.options.distilled": True, "data.size": 48},
     "zero_shot": {"zero_shot.enabled": True},
     "xml": {"cross_batch.enabled": True},
     "xbm": {"references.name": "memory", "references.memory_size": 2048, "references.memory_warmup": 100},
+    "clip": {"model.normalization": "clip"},
     "proxies": _FIXED_PROXIES,
     "ccp": _CCP,
-    "ccp_patience": {**_CCP, "ccp.max_steps": None},
+    "ccp_patience": _PATIENCE,
     "ccp_10": {**_CCP, "ccp.max_steps": 10},
     "ccp_160": {**_CCP, "ccp.max_steps": 160},
     "ccp_growing": {**_CCP, "ccp.max_steps_growth": 1.2},
@@ -63,6 +65,15 @@ ADDITIONS = {
     "ccp_pulled": {**_CCP, "ccp.projection_weight": 2e-3},
     "ccp_xbm": {**_CCP, "references.name": "proxies_and_memory", "references.memory_size": 2048,
                 "references.memory_warmup": 100},
+    # What the author's code does differently, one by one and together.
+    "ccp_last": {**_PATIENCE, "ccp.restore": "last"},
+    "ccp_head": {**_CCP, "ccp.k_center_on": "head"},
+    "ccp_origin": {**_CCP, "ccp.first_proxies": "origin"},
+    "ccp_7": {**_CCP, "references.per_class": 7},
+    "ccp_l2": {**_CCP, "model.normalization": "l2"},
+    "ccp_augmented": {**_CCP, "ccp.augment_pool": True},
+    "ccp_author": {**_PATIENCE, "ccp.restore": "last", "ccp.k_center_on": "head", "ccp.first_proxies": "origin",
+                   "ccp.in_batch_weight": 0.1, "references.per_class": 7},
 }  # fmt: skip
 _POOLING = {"gsp", "zero_shot", "xml"}
 # The first ones matter most.
@@ -234,7 +245,8 @@ def _typed(column, text):
 def _report(report, recipe, found):
     rows = []
     for method, runs in found.items():
-        baseline = found.get(method.split("+")[0], [])
+        loss, *additions = method.split("+")
+        baseline, ccp = found.get(loss, []), found.get(f"{loss}+ccp", [])
         rows.append(
             [
                 method,
@@ -243,6 +255,7 @@ def _report(report, recipe, found):
                 mean_and_deviation(_values(runs, "test_map_at_r"), ddof=1),
                 mean_and_deviation(_values(runs, "test_precision_at_1"), ddof=1),
                 "" if runs is baseline else difference(runs, baseline),
+                difference(runs, ccp) if additions and additions[0].startswith("ccp_") else "",
                 len(runs),
             ]
         )
@@ -255,6 +268,7 @@ def _report(report, recipe, found):
             "test MAP@R",
             "test P@1",
             "difference from the loss alone",
+            "difference from CCP",
             "seeds",
         ],
         rows,

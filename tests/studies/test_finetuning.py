@@ -132,3 +132,18 @@ def test_the_results_of_the_repository_belong_to_the_methods_as_they_are(tmp_pat
         changes |= {"optimizer.learning_rate": row["learning_rate"]}
         assert row["recipe_hash"] == recipe_hash(load_recipe(recipe, changes)), row
     assert rows
+
+
+def test_variants_are_compared_with_ccp(tmp_path):
+    tests = {"c2": (0.30, 0.31), "c2+ccp": (0.33, 0.35), "c2+ccp_160": (0.34, 0.32)}
+    for method, (first, second) in tests.items():
+        for seed, test in enumerate((first, second)):
+            append_rows(tmp_path / "results.csv", study.COLUMNS, [row(method, 3e-4, seed, 0.5, test)])
+    study.finetuning(str(tmp_path / "out"), results=str(tmp_path / "results.csv"))
+    table = (tmp_path / "out" / "finetune.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")] for line in table.splitlines() if "c2" in line]
+    assert {cells[1]: cells[6:8] for cells in rows} == {
+        "c2": ["", ""],
+        "c2+ccp": [paired_interval([0.03, 0.04]), ""],
+        "c2+ccp_160": [paired_interval([0.04, 0.01]), paired_interval([0.01, -0.03])],
+    }
