@@ -13,8 +13,66 @@ from tfdml._utils.arguments import FormerNames, check_positive, check_whole_numb
 from tfdml._utils.types import Config, Identifier, Labels, TensorLike
 
 
+class _LabelRegression(keras.layers.Layer):
+    """Loss of label embeddings that are predicted from attributes, with trainable label embeddings."""
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        temperature: float,
+        initializer: Identifier | None,
+        dtype: str,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(dtype=dtype, **kwargs)
+        self.num_classes = check_whole_number("num_classes", num_classes, minimum=1)
+        self.embedding_size = check_whole_number("embedding_size", embedding_size, minimum=1)
+        self.temperature = check_positive("temperature", temperature)
+        self.initializer = keras.initializers.get(
+            initializer or keras.initializers.RandomNormal(stddev=self.embedding_size**-0.5)
+        )
+        self.label_embeddings = self.add_weight(
+            name="label_embeddings",
+            shape=(self.num_classes, self.embedding_size),
+            initializer=self.initializer,
+            trainable=True,
+        )
+
+    def call(self, attributes: TensorLike, labels: Labels) -> tf.Tensor:
+        attributes = ops.at_least_float32(attributes)
+        if attributes.shape.rank not in (None, 2):
+            raise ValueError(
+                f"The attributes have a wrong rank. Received: shape {attributes.shape}. Expected: (batch, prototypes)."
+            )
+        given = labels
+        labels = ops.check_labels(labels, attributes)
+        labels = ops.check_label_range(labels, self.num_classes, f"{type(self).__name__}({self.num_classes}, …)")
+        embeddings = tf.cast(self.label_embeddings, attributes.dtype)
+        predictions, counts = self._predict(attributes, labels, embeddings)
+        logits = tf.matmul(predictions, embeddings, transpose_b=True) / self.temperature
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        losses = tf.where(counts, losses, 0.0)
+        # XLA drops the assertions, so the loss marks unknown labels, too.
+        known = ops.known_labels(tf.reshape(given, (-1,)), self.num_classes)
+        return tf.where(known, losses, tf.constant(np.nan, losses.dtype))
+
+    def _predict(self, attributes, labels, embeddings):
+        """Return the label embeddings predicted for the batch, and whether they count (bool)."""
+        raise NotImplementedError
+
+    def get_config(self) -> Config:
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "embedding_size": self.embedding_size,
+            "temperature": self.temperature,
+            "initializer": keras.initializers.serialize(self.initializer),
+        }
+
+
 @keras.saving.register_keras_serializable(package="tfdml")
-class ZeroShotPrediction(FormerNames, keras.layers.Layer):
+class ZeroShotPrediction(FormerNames, _LabelRegression):
     r"""Loss that trains GSP attributes to transfer to classes they were not fitted on.
 
     Use it together with `GeneralizedSumPooling(return_attributes=True)` as an auxiliary loss:
@@ -89,49 +147,25 @@ class ZeroShotPrediction(FormerNames, keras.layers.Layer):
         dtype: str = "float32",
         **kwargs: Any,
     ) -> None:
-        super().__init__(dtype=dtype, **kwargs)
-        self.num_classes = check_whole_number("num_classes", num_classes, minimum=1)
-        self.embedding_size = check_whole_number("embedding_size", embedding_size, minimum=1)
+        super().__init__(num_classes, embedding_size, temperature, initializer, dtype, **kwargs)
         self.ridge = check_positive("ridge", ridge)
-        self.temperature = check_positive("temperature", temperature)
-        self.initializer = keras.initializers.get(
-            initializer or keras.initializers.RandomNormal(stddev=self.embedding_size**-0.5)
-        )
-        self.label_embeddings = self.add_weight(
-            name="label_embeddings",
-            shape=(self.num_classes, self.embedding_size),
-            initializer=self.initializer,
-            trainable=True,
-        )
         self.built = True
 
-    def call(self, attributes: TensorLike, labels: Labels) -> tf.Tensor:
-        attributes, labels, known = _checked_batch(self, attributes, labels)
-        embeddings = tf.cast(self.label_embeddings, attributes.dtype)
+    def _predict(self, attributes, labels, embeddings):
         is_second = in_second_half(labels)
         # Each half is predicted by the regression fitted on the other.
         predictors = ops.ridge_regression(
             attributes, tf.gather(embeddings, labels), self.ridge, weights=tf.stack([is_second, ~is_second])
         )
         of_first, of_second = tf.unstack(tf.matmul(attributes, predictors, transpose_b=True))
-        predictions = tf.where(is_second[:, None], of_second, of_first)
-        losses = _cross_entropy(predictions, embeddings, labels, self.temperature)
-        losses = tf.where(tf.reduce_any(is_second), losses, 0.0)
-        return tf.where(known, losses, tf.constant(np.nan, losses.dtype))
+        return tf.where(is_second[:, None], of_second, of_first), tf.reduce_any(is_second)
 
     def get_config(self) -> Config:
-        return {
-            **super().get_config(),
-            "num_classes": self.num_classes,
-            "embedding_size": self.embedding_size,
-            "ridge": self.ridge,
-            "temperature": self.temperature,
-            "initializer": keras.initializers.serialize(self.initializer),
-        }
+        return {**super().get_config(), "ridge": self.ridge}
 
 
 @keras.saving.register_keras_serializable(package="tfdml")
-class AttributeRegression(keras.layers.Layer):
+class AttributeRegression(_LabelRegression):
     r"""Loss that trains GSP attributes to predict the class by one trainable linear map.
 
     The author's code trains this in place of `ZeroShotPrediction` if its zero-shot prediction is off. Use it as
@@ -188,63 +222,23 @@ class AttributeRegression(keras.layers.Layer):
         dtype: str = "float32",
         **kwargs: Any,
     ) -> None:
-        super().__init__(dtype=dtype, **kwargs)
-        self.num_classes = check_whole_number("num_classes", num_classes, minimum=1)
+        super().__init__(num_classes, embedding_size, temperature, initializer, dtype, **kwargs)
         self.num_attributes = check_whole_number("num_attributes", num_attributes, minimum=1)
-        self.embedding_size = check_whole_number("embedding_size", embedding_size, minimum=1)
-        self.temperature = check_positive("temperature", temperature)
-        self.initializer = keras.initializers.get(
-            initializer or keras.initializers.RandomNormal(stddev=self.embedding_size**-0.5)
-        )
-        self.label_embeddings = self.add_weight(
-            name="label_embeddings", shape=(self.num_classes, self.embedding_size), initializer=self.initializer
-        )
         self.regressor = self.add_weight(
             name="regressor", shape=(self.num_attributes, self.embedding_size), initializer="he_normal"
         )
         self.built = True
 
-    def call(self, attributes: TensorLike, labels: Labels) -> tf.Tensor:
-        attributes, labels, known = _checked_batch(self, attributes, labels)
+    def _predict(self, attributes, labels, embeddings):
         if not attributes.shape[-1:].is_compatible_with((self.num_attributes,)):
             raise ValueError(
                 f"The attributes do not match the regressor. Received: shape {attributes.shape}. Expected: (batch, "
                 f"{self.num_attributes})."
             )
-        embeddings = tf.cast(self.label_embeddings, attributes.dtype)
-        predictions = tf.matmul(attributes, tf.cast(self.regressor, attributes.dtype))
-        losses = _cross_entropy(predictions, embeddings, labels, self.temperature)
-        return tf.where(known, losses, tf.constant(np.nan, losses.dtype))
+        return tf.matmul(attributes, tf.cast(self.regressor, attributes.dtype)), tf.constant(True)
 
     def get_config(self) -> Config:
-        return {
-            **super().get_config(),
-            "num_classes": self.num_classes,
-            "num_attributes": self.num_attributes,
-            "embedding_size": self.embedding_size,
-            "temperature": self.temperature,
-            "initializer": keras.initializers.serialize(self.initializer),
-        }
-
-
-def _checked_batch(layer, attributes, labels):
-    """Return attributes in at least float32, labels, and whether each label is in range."""
-    attributes = ops.at_least_float32(attributes)
-    if attributes.shape.rank not in (None, 2):
-        raise ValueError(
-            f"The attributes have a wrong rank. Received: shape {attributes.shape}. Expected: (batch, prototypes)."
-        )
-    given = labels
-    labels = ops.check_labels(labels, attributes)
-    labels = ops.check_label_range(labels, layer.num_classes, f"{type(layer).__name__}({layer.num_classes}, …)")
-    # XLA drops the assertions, so the loss marks unknown labels, too.
-    return attributes, labels, ops.known_labels(tf.reshape(given, (-1,)), layer.num_classes)
-
-
-def _cross_entropy(predictions, embeddings, labels, temperature):
-    """Cross-entropy of predicted label embeddings `(batch, dim)` over all classes."""
-    logits = tf.matmul(predictions, embeddings, transpose_b=True) / temperature
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        return {**super().get_config(), "num_attributes": self.num_attributes}
 
 
 def in_second_half(labels):
