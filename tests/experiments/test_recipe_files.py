@@ -233,6 +233,8 @@ def test_what_does_not_decide_results_is_not_in_the_hash():
     assert len(known) == 12 and int(known, 16)
     assert known == recipe_hash(load_recipe("gap", {"name": "mine", "description": "my own"}))
     assert known == recipe_hash(load_recipe("gap", {"data.options.path": "/data/cub"}))
+    targets = [load_recipe("collage", {"data.options.target_options.path": path}) for path in ("/a", "b")]
+    assert recipe_hash(targets[0]) == recipe_hash(targets[1]) != known
     options = "model.backbone_options.weights"
     weights = [recipe_hash(load_recipe("gap", {options: path})) for path in ("/a/w.npz", "b/w.npz", "w.npz", "v.npz")]
     assert weights[0] == weights[1] == weights[2] != weights[3] and known not in weights
