@@ -1,4 +1,5 @@
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -67,6 +68,8 @@ def test_a_batch_follows_from_seed_and_number_alone(options, numbers):
         np.testing.assert_array_equal(sampler.batch(number), BalancedSampler(**options).batch(number))
         epoch, step = divmod(number, sampler.steps_per_epoch)
         np.testing.assert_array_equal(sampler.batch(number), sampler.epoch(epoch)[step])
+    # Another process gets a copy.
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(sampler)).epoch(1), sampler.epoch(1))
 
 
 def passes_of_one_class(count, visit, generator):

@@ -41,6 +41,14 @@ class Visitor:
         self._period = np.full(len(counts), -1, np.int64)
         self._lock = threading.Lock()
 
+    def __getstate__(self):
+        # Processes that load data receive copies, but a lock cannot be copied.
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        self._lock = threading.Lock()
+
     def visit(self, groups, visits):
         """Return the members of some groups at a visit.
 
