@@ -109,6 +109,18 @@ def test_endless_data(kind, blobs, linear_embedder):
     np.testing.assert_allclose(model.evaluate(endless, steps=2, verbose=0), expected, rtol=1e-6)
 
 
+def test_what_is_read_again_is_no_generator(blobs, linear_embedder):
+    """The second reading of a generator would find nothing."""
+    model, generator = compiled(linear_embedder()), iter([blobs])
+    for use in (
+        lambda: callbacks.RetrievalMetrics(generator),
+        lambda: callbacks.AlternatingProjections(generator),
+        lambda: model.fit(*blobs, epochs=2, validation_data=generator, verbose=0),
+    ):
+        with pytest.raises(TypeError, match="readable again and again. Received: list_iterator. Expected: arrays"):
+            use()
+
+
 BAD_LABELS = {
     "from 1": (lambda labels: labels + 1, "Labels are out of range for ClassProxies.4.*. Received: 4. Expected: 0 <= "),
     "negative": (lambda labels: labels - 1, "Received: -1. Expected: 0 <= label < 4. Renumber .*encode_labels"),

@@ -19,6 +19,7 @@ from tfdml._utils.variables import array_of, number
 from tfdml.callbacks.monitor import monitored_value
 from tfdml.metrics import covering_radius, proxy_spread
 from tfdml.models import CCPModel, image_batches
+from tfdml.models.batches import check_rereadable
 
 _logger = logging.getLogger(__name__)
 # Steps of a problem that grows beyond all numbers.
@@ -102,7 +103,7 @@ class AlternatingProjections(keras.callbacks.Callback):
             `recent_size`, or `k_center_on` is `"head"`, the embedder normalizes and the proxies have no normalization;
             and when training starts or a problem ends, if the pool is endless, lacks a class, or has embeddings with
             NaN or infinity.
-        TypeError: If the model is not a `CCPModel`.
+        TypeError: If the model is not a `CCPModel`, or the pool is a generator, which could be read only once.
 
     Example:
         >>> from tfdml.layers import ClassProxies
@@ -138,6 +139,7 @@ class AlternatingProjections(keras.callbacks.Callback):
         k_center_on: Literal["embedding", "head"] = "embedding",
     ) -> None:
         super().__init__()
+        check_rereadable(pool_dataset, "A pool")
         self.pool_dataset = pool_dataset
         self.pool_size = check_whole_number("pool_size", pool_size, minimum=1)
         if patience is not None:

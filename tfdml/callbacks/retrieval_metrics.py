@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections.abc
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from tfdml import relations
 from tfdml._utils.types import Identifier, Logs
 from tfdml.metrics import retrieval_metrics
 from tfdml.models import embed, inference_function
-from tfdml.models.batches import finite_batches
+from tfdml.models.batches import check_rereadable, finite_batches
 
 
 class RetrievalMetrics(keras.callbacks.Callback):
@@ -57,11 +56,7 @@ class RetrievalMetrics(keras.callbacks.Callback):
         relation: Identifier | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(validation_data, collections.abc.Iterator):
-            raise TypeError(
-                f"Validation data must be readable in every epoch. Received: {type(validation_data).__name__}. "
-                "Expected: arrays, a `tf.data.Dataset` or a `keras.utils.PyDataset`."
-            )
+        check_rereadable(validation_data, "Validation data")
         finite_batches(validation_data)
         self.validation_data = validation_data
         self.prefix = prefix

@@ -46,6 +46,20 @@ def finite_batches(data, steps=None):
     return data
 
 
+def check_rereadable(data, name):
+    """Raise a TypeError if data can be read only once, as a generator.
+
+    Args:
+        data: Batches.
+        name: str. What they are, for the message, such as `"Validation data"`.
+    """
+    if isinstance(data, collections.abc.Iterator):
+        raise TypeError(
+            f"{name} must be readable again and again. Received: {type(data).__name__}. Expected: arrays, a "
+            "`tf.data.Dataset` or a `keras.utils.PyDataset`."
+        )
+
+
 def number_of_batches(data):
     """Return the number of batches of an iterable, or `None` if it is unknown or infinite."""
     try:

@@ -21,6 +21,7 @@ from tfdml.models import training_step
 from tfdml.models.batches import (
     LabelCheck,
     check_images,
+    check_rereadable,
     checked_batches,
     data_errors,
     finite_batches,
@@ -539,6 +540,8 @@ class MetricModel(keras_compat.WorkerModel):
         Raises:
             ValueError: If the model is not compiled, labels are not integers or have no proxy, or the validation
                 dataset is endless and `validation_steps` is missing.
+            TypeError: If the validation data is a generator, which could be read only once, and there are several
+                epochs.
 
         Warns:
             UserWarning: If most samples have no positive in their batch and there are no references.
@@ -548,6 +551,8 @@ class MetricModel(keras_compat.WorkerModel):
         if check is not None:
             x, y = (check.data(x), y) if y is None else (x, check.array(y))
         validation_data = self._checked_validation(validation_data, kwargs.get("validation_steps"))
+        if epochs > 1 + (kwargs.get("initial_epoch") or 0) and kwargs.get("validation_steps") is None:
+            check_rereadable(validation_data, "Validation data of several epochs")
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = [*tf.nest.flatten(callbacks if callbacks is not None else []), _PositivesWarning()]
         with data_errors():
