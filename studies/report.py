@@ -90,12 +90,13 @@ def mean_and_deviation(values, digits=3, ddof=0):
     return f"{mean} ± {np.std(values, ddof=ddof):.{digits}f}" if len(values) > 1 else mean
 
 
-def paired_interval(differences, confidence=0.95):
+def paired_interval(differences, confidence=0.95, digits=3):
     """Format the mean of paired differences and its t interval, or the only difference.
 
     Args:
         differences: float array `(runs,)`. Differences of two methods with the same seed.
         confidence: float. Probability that the interval covers the true mean. Default: 0.95.
+        digits: int. Digits after the decimal point. Default: 3.
 
     Example:
         >>> paired_interval(np.array([0.01, 0.02, 0.03]))
@@ -103,9 +104,9 @@ def paired_interval(differences, confidence=0.95):
     """
     mean = np.mean(differences)
     if len(differences) == 1:
-        return f"{mean:+.3f}".replace("-", "−")
+        return f"{mean:+.{digits}f}".replace("-", "−")
     half = stats.t.ppf(0.5 + confidence / 2, len(differences) - 1) * stats.sem(differences)
-    return f"{mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}]".replace("-", "−")
+    return f"{mean:+.{digits}f} [{mean - half:+.{digits}f}, {mean + half:+.{digits}f}]".replace("-", "−")
 
 
 def command(study):

@@ -129,6 +129,16 @@ def test_extreme_weights(samples, mu, scale):
         assert fitted.objective_ < lmnn_loop(np.eye(4), X, labels, 3, 0.0)
 
 
+@pytest.mark.parametrize("size", [4, 2])
+def test_shrinkage(samples, size):
+    options = {"n_components": size, "tol": 1e-3}
+    kept = LMNN(**options).fit(*samples)
+    fitted = LMNN(shrinkage=0.3, **options).fit(*samples)
+    M, basis = kept.metric_matrix_, np.linalg.qr(kept.components_.T)[0]
+    np.testing.assert_allclose(fitted.metric_matrix_, 0.7 * M + 0.3 * np.trace(M) / size * basis @ basis.T, atol=1e-9)
+    assert fitted.objective_ == kept.objective_ and fitted.components_.shape == (size, 4)
+
+
 def test_stopped_early(samples):
     with pytest.warns(ConvergenceWarning, match="LMNN did not converge. Received: max_iter=1."):
         fitted = LMNN(max_iter=1).fit(*samples)
@@ -144,6 +154,7 @@ def test_stopped_early(samples):
         ({"max_iter": 0}, "max_iter=0"),
         ({"tol": 0.0}, "tol=0.0"),
         ({"memory_bytes": 0}, "memory_bytes=0"),
+        ({"shrinkage": 1.5}, "shrinkage=1.5"),
         ({"init": "random"}, "init='random'"),
         ({"init": np.eye(3)}, r"Invalid init. Received: an array of shape \(3, 3\). Expected: finite values \(4, 4\)"),
         ({"init": np.full((4, 4), np.nan)}, "Invalid init"),

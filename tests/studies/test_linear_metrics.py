@@ -29,9 +29,40 @@ def test_folds_cover_each_sample_once_and_are_scaled_by_the_training_part(datase
     assert sorted(seen) == list(range(150 if dataset == "iris" else 1797))
 
 
-def test_an_unknown_method(tmp_path):
+@pytest.mark.parametrize("options", [{"methods": ["LMN"]}, {"protocols": ["LMN"]}])
+def test_unknown_names(tmp_path, options):
     with pytest.raises(InputError, match="Received: 'LMN'. Expected: one of"):
-        study.linear_metrics(str(tmp_path), methods=["LMN"])
+        study.linear_metrics(str(tmp_path), **options)
+
+
+@pytest.mark.parametrize("protocol", study.PROTOCOLS)
+def test_outer_splits(protocol):
+    is_random, is_reversed = study.PROTOCOLS[protocol]
+    counts = np.zeros(1797, int)
+    for known, tested in study._outer_splits("digits", is_random, is_reversed, 1):
+        assert sorted([*known, *tested]) == list(range(1797))
+        assert len(known) // 300 == (1 if is_reversed else 4)
+        counts[tested] += 1
+    assert (counts == (4 if is_reversed else 1)).all()
+
+
+def test_options_are_chosen_on_known_samples(monkeypatch):
+    """The second feature is noise, so one component is better, and what the tested samples would prefer is ignored."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(24) % 2
+    known = np.stack([labels + 0.1 * generator.normal(size=24), 9 * generator.normal(size=24)], axis=1)
+    monkeypatch.setattr(study, "TARGET_NEIGHBORS", (3,))
+    monkeypatch.setattr(study, "_basis", lambda known, size: np.eye(2) if size is None else np.eye(size, 2))
+    found = study.chosen(known, labels, known[:, ::-1], labels, (None, 1))
+    assert found["Euclidean options"] == "k 1, components 1"
+    assert found["LMNN options"].startswith("k 1, targets 3, mu 0.5, shrinkage 0")
+    for name in study.CANDIDATES:
+        assert found[name].mean() > 0.3
+
+
+def test_errors_of_samples():
+    outcomes = [{"tested": np.array([0, 1]), "a": np.array([True, False])}, {"tested": np.array([1]), "a": np.ones(1)}]
+    np.testing.assert_allclose(study._errors_of_samples(outcomes, "a"), [1.0, 0.5])
 
 
 @pytest.mark.slow

@@ -50,6 +50,10 @@ class LMNN(MahalanobisEstimator):
     few samples or little memory, every evaluation searches instead. The kink of the hinge is rounded off at first, and
     less and less later, because L-BFGS stalls at kinks.
 
+    With few samples per feature the margins of the training samples are met by directions that do not generalize.
+    `shrinkage` moves the result toward the Euclidean distance, as for covariances: $(1 - s) M + s \frac{\mathrm{tr} M}{d}
+    I$, with the identity of the row space of $W$ if `n_components` is smaller than $d$.
+
     Args:
         n_neighbors: int. Number of target neighbors. Classes with fewer samples have fewer. Default 3.
         mu: float in 0–1. Weight $\mu$ of pulling, relative to pushing. Default 0.5.
@@ -62,10 +66,11 @@ class LMNN(MahalanobisEstimator):
             exact one, that end the search. Default 1e-6.
         memory_bytes: int. Approximate memory of the search in addition to a few copies of the samples, in bytes.
             Default 2**29.
+        shrinkage: float in 0–1. Share $s$ of the Euclidean distance. Default 0.
 
     Attributes:
         components_: float64 array `(n_components, features)`, the matrix $W$.
-        objective_: float. $\varepsilon(W)$, with the exact hinge.
+        objective_: float. $\varepsilon(W)$ before shrinkage, with the exact hinge.
         n_iter_: int. Number of iterations.
 
     Raises:
@@ -92,6 +97,7 @@ class LMNN(MahalanobisEstimator):
         max_iter: int = 1000,
         tol: float = 1e-6,
         memory_bytes: int = 2**29,
+        shrinkage: float = 0.0,
     ) -> None:
         self.n_neighbors = n_neighbors
         self.mu = mu
@@ -100,6 +106,7 @@ class LMNN(MahalanobisEstimator):
         self.max_iter = max_iter
         self.tol = tol
         self.memory_bytes = memory_bytes
+        self.shrinkage = shrinkage
 
     def fit(self, X: ArrayLike, y: Labels) -> LMNN:
         """Learn from labeled samples.
@@ -116,13 +123,24 @@ class LMNN(MahalanobisEstimator):
         max_iter = check_whole_number("max_iter", self.max_iter, minimum=1)
         memory_bytes = check_whole_number("memory_bytes", self.memory_bytes, minimum=1)
         tol = check_positive("tol", self.tol)
+        shrinkage = check_between("shrinkage", self.shrinkage, 0.0, 1.0)
         X, numbers = labeled_samples(self, X, y)
         start = start_matrix(self.init, X, numbers, component_count(self.n_components, X.shape[1]))
         order = np.argsort(numbers, kind="stable")
         problem = Triplets(X[order], numbers[order], n_neighbors, mu, memory_bytes)
-        self.components_, self.objective_, self.n_iter_ = _minimize(problem, start, max_iter, tol)
+        W, self.objective_, self.n_iter_ = _minimize(problem, start, max_iter, tol)
+        self.components_ = shrunk(W, shrinkage)
         warn_if_stopped(self, self.n_iter_)
         return self
+
+
+def shrunk(W, shrinkage):
+    """Move the squared singular values of a matrix `(r, d)` toward their mean, up to a rotation of its rows."""
+    if not shrinkage:
+        return W
+    _, scales, rows = np.linalg.svd(W, full_matrices=False)
+    squares = (1 - shrinkage) * scales**2 + shrinkage * np.mean(scales**2)
+    return np.sqrt(squares)[:, None] * rows
 
 
 def _minimize(problem, start, max_iter, tol):
