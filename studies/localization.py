@@ -35,8 +35,9 @@ LOSSES = {
     "frozen_head": losses.TripletLoss(margin=0.2, mining="semi_hard"),
     "contrastive": losses.ContrastiveLoss(positive_margin=0.1, negative_margin=0.8),
 }
-COLUMNS = ("method", "seed", "images", "steps", "positive", "negative", "validation_mean_error", "mean_error",
-           "median_error", "p95_error", "within_0.5", "within_1")  # fmt: skip
+_KEY = ("method", "seed", "images", "steps", "positive", "negative", "learning_rate")
+_ERRORS = ("mean_error", "median_error", "p95_error", "within_0.5", "within_1")
+COLUMNS = (*_KEY, "validation_mean_error", *_ERRORS)
 _THRESHOLDS = (0.5, 1.0)
 # The largest side of EfficientNet's input that takes seconds for these images.
 _FROZEN_SIDE = 112
@@ -83,7 +84,13 @@ def localization(
         seeds, steps, images = list(seeds)[:1], 20, 60
     out = pathlib.Path(out).expanduser()
     results = _Results(out / "localization_runs.csv")
-    options = {"images": images, "steps": steps, "positive": positive, "negative": negative}
+    options = {
+        "images": images,
+        "steps": steps,
+        "positive": positive,
+        "negative": negative,
+        "learning_rate": learning_rate,
+    }
     for seed in seeds:
         parts = None
         for method in ("nearest", *methods):
@@ -247,7 +254,8 @@ class _Results:
         self.path, self.rows = path, []
         if path.exists():
             with open(path, newline="", encoding="utf-8") as file:
-                self.rows = list(csv.DictReader(file))
+                # Files of earlier versions have no learning rate, and were made with the default.
+                self.rows = [{"learning_rate": "0.001", **row} for row in csv.DictReader(file)]
 
     def find(self, key):
         return [row for row in self.rows if all(row[name] == _text(value) for name, value in key.items())]
@@ -272,13 +280,13 @@ def _table(report, results, methods, seeds, options):
     found, rows = {}, []
     for method in methods:
         of_seeds = [results.find({"method": method, "seed": seed, **options})[-1] for seed in seeds]
-        found[method] = {name: np.array([float(row[name]) for row in of_seeds]) for name in COLUMNS[6:]}
+        found[method] = {name: np.array([float(row[name]) for row in of_seeds]) for name in _ERRORS}
     for method, values in found.items():
         difference = "–"
         if "triplet" in found and method not in ("triplet", "nearest"):
             difference = paired_interval(values["mean_error"] - found["triplet"]["mean_error"])
         rows.append([
-            TITLES[method], *(mean_and_deviation(values[name], ddof=1) for name in COLUMNS[7:]), difference,
+            TITLES[method], *(mean_and_deviation(values[name], ddof=1) for name in _ERRORS), difference,
         ])  # fmt: skip
     report.table(
         "localization",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from studies import shop
-from studies.localization import localization, localize
+from studies.localization import COLUMNS, _Results, localization, localize
 from tfdml import data, relations
 from tfdml.experiments import InputError
 
@@ -74,6 +74,14 @@ def test_methods_without_training():
 def test_unknown_methods():
     with pytest.raises(InputError, match="Did you mean 'triplet'"):
         localization("unused", methods=["tripled"])
+
+
+def test_runs_with_another_learning_rate_are_others(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text("method,seed\ntriplet,0\n")  # As of earlier versions.
+    assert _Results(path).has({"method": "triplet", "learning_rate": 1e-3})
+    _Results(path).add({**dict.fromkeys(COLUMNS, 0.5), "method": "pixels", "learning_rate": 1e-2})
+    assert not _Results(path).has({"method": "pixels", "learning_rate": 1e-3})
 
 
 @pytest.mark.integration
