@@ -50,9 +50,9 @@ class LMNN(MahalanobisEstimator):
     few samples or little memory, every evaluation searches instead. The kink of the hinge is rounded off at first, and
     less and less later, because L-BFGS stalls at kinks.
 
-    With few samples per feature, directions that do not generalize meet the margins of the training samples. `shrinkage`
-    moves the result toward the Euclidean distance, as for covariances: to $(1 - s) M + s \frac{\mathrm{tr} M}{d} I$. If
-    `n_components` is smaller than $d$, $I$ is the identity of the row space of $W$, and $d$ its dimension.
+    With few samples per feature, directions that do not generalize meet the margins of the training samples.
+    `shrinkage` moves the result toward the Euclidean distance, as for covariances: to $(1 - s) M + s \frac{\mathrm{tr}
+    M}{d} I$. If `n_components` is smaller than $d$, $I$ is the identity of the row space of $W$, and $d$ its dimension.
 
     Args:
         n_neighbors: int. Number of target neighbors. Classes with fewer samples have fewer. Default 3.
