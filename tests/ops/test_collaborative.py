@@ -1,4 +1,4 @@
-"""WARP hinge and covariance penalty against loops and finite differences."""
+"""WARP hinge, logistic loss and covariance penalty against loops and finite differences."""
 
 import math
 
@@ -16,6 +16,14 @@ def hinge_by_loop(positive, negatives, margin, item_count, pushed="closest"):
         rank = len(impostors) / len(others) * item_count
         hinges = [max(0.0, margin + distance - other) for other in others]
         values.append(math.log(rank + 1) * (max(hinges) if pushed == "closest" else sum(hinges) / len(others)))
+    return np.array(values)
+
+
+def logistic_by_loop(positive, negatives, scale):
+    values = []
+    for distance, others in zip(positive, negatives):
+        probabilities = [1 / (1 + math.exp(-scale * (other - distance))) for other in others]
+        values.append(-sum(map(math.log, probabilities)) / len(others))
     return np.array(values)
 
 
@@ -47,10 +55,38 @@ def test_gradients_equal_finite_differences(distances):
     np.testing.assert_allclose(np.sum(of_negatives, axis=1), -of_positive.numpy(), rtol=1e-12)
 
 
+@pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
+def test_the_logistic_loss_and_its_gradients_equal_loops(distances, scale):
+    positive, negatives = map(tf.Variable, distances)
+    with tf.GradientTape() as tape:
+        value = ops.pairwise_logistic(positive, negatives, scale)
+    np.testing.assert_allclose(value, logistic_by_loop(*distances, scale), rtol=1e-12)
+    of_positive, of_negatives = tape.gradient(value, [positive, negatives])
+    step = 1e-6
+
+    def slope(positive_step, negative_step):
+        ends = [logistic_by_loop(distances[0] + sign * positive_step, distances[1] + sign * negative_step, scale)
+                for sign in (1, -1)]  # fmt: skip
+        return (ends[0] - ends[1]) / (2 * step)
+
+    # Rows are independent of each other.
+    np.testing.assert_allclose(of_positive, slope(step, 0.0), rtol=1e-6, atol=1e-9)
+    for column in range(5):
+        np.testing.assert_allclose(of_negatives[:, column], slope(0.0, step * np.eye(5)[column]), rtol=1e-6, atol=1e-9)
+
+
+def test_the_logistic_loss_of_distant_items_is_finite():
+    assert ops.pairwise_logistic([1e6], [[0.0]]).numpy() == [1e6]
+    assert ops.pairwise_logistic([0.0], [[1e6]]).numpy() == [0.0]
+    assert ops.pairwise_logistic(np.float16([1.0]), np.float16([[1.0]])).dtype == tf.float32
+
+
 @pytest.mark.parametrize("options", [{"margin": 0.0, "item_count": 5}, {"margin": 1.0, "item_count": 0}])
 def test_arguments_out_of_range(options):
     with pytest.raises(ValueError, match=r"Expected: (margin > 0|an integer >= 1)"):
         ops.warp_hinge([1.0], [[1.0]], **options)
+    with pytest.raises(ValueError, match="Received: scale=0. Expected: scale > 0"):
+        ops.pairwise_logistic([1.0], [[1.0]], scale=0)
 
 
 def test_unknown_impostors():
@@ -61,6 +97,8 @@ def test_unknown_impostors():
 def test_shapes_that_do_not_match():
     with pytest.raises(ValueError, match=r"Distances do not match. Received: shapes \(2,\) and \(3, 4\)"):
         ops.warp_hinge(np.ones(2), np.ones((3, 4)), 1.0, 5)
+    with pytest.raises(ValueError, match=r"Distances do not match. Received: shapes \(2,\) and \(2,\)"):
+        ops.pairwise_logistic(np.ones(2), np.ones(2))
     with pytest.raises(ValueError, match="Embeddings must be vectors"):
         ops.covariance_penalty(np.ones(3))
 

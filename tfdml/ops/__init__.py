@@ -1,7 +1,7 @@
 """Pure functions on tensors, without variables or Keras."""
 
 from tfdml.ops.clipped_distances import clipped_distances
-from tfdml.ops.collaborative import covariance_penalty, warp_hinge
+from tfdml.ops.collaborative import covariance_penalty, pairwise_logistic, warp_hinge
 from tfdml.ops.counting import count_below, count_sorted_below, sort_masked
 from tfdml.ops.distances import DISTANCES, check_distance, pairwise_distances
 from tfdml.ops.encoded_images import (
@@ -74,6 +74,7 @@ __all__ = [
     "orient",
     "pair_masks",
     "pairwise_distances",
+    "pairwise_logistic",
     "partial_transport",
     "query_item_losses",
     "query_item_negatives",

@@ -1,4 +1,4 @@
-"""Terms of collaborative metric learning: a rank-weighted hinge on squared distances, and a covariance penalty."""
+"""Terms of collaborative metric learning: losses on squared distances, and a covariance penalty."""
 
 from __future__ import annotations
 
@@ -53,12 +53,7 @@ def warp_hinge(
     check_positive("margin", margin)
     check_whole_number("item_count", item_count, 1)
     check_choice("impostors", impostors, IMPOSTORS)
-    positive, negatives = at_least_float32(positive), at_least_float32(negatives)
-    shapes = positive.shape, negatives.shape
-    if shapes[0].rank != 1 or shapes[1].rank != 2 or not shapes[1][:1].is_compatible_with(shapes[0]):
-        raise ValueError(
-            f"Distances do not match. Received: shapes {shapes[0]} and {shapes[1]}. Expected: (batch,) and (batch, K)."
-        )
+    positive, negatives = _distances(positive, negatives)
     excess = margin + positive[:, None] - negatives
     if impostors == "closest":
         hinge = tf.maximum(margin + positive - tf.reduce_min(negatives, axis=1), 0.0)
@@ -66,6 +61,53 @@ def warp_hinge(
         hinge = tf.reduce_mean(tf.maximum(excess, 0.0), axis=1)
     rank = tf.reduce_mean(tf.cast(excess > 0.0, hinge.dtype), axis=1) * item_count
     return tf.stop_gradient(tf.math.log1p(rank)) * hinge
+
+
+def pairwise_logistic(positive: TensorLike, negatives: TensorLike, scale: float = 1.0) -> tf.Tensor:
+    r"""Compare each positive item with each negative one by the logistic loss of Bayesian personalized ranking (BPR).
+
+    With the squared distances $d_p$ of a user to a positive item and $d_k$ to $K$ sampled negative items, it is
+
+    $$L = \frac{1}{K} \sum_k \log\bigl(1 + e^{s (d_p - d_k)}\bigr),$$
+
+    the mean negative logarithm of the probability $\sigma(s (d_k - d_p))$ that the user prefers the positive item. BPR
+    has inner products in place of the negative distances; with distances, it is the criterion of personalized ranking
+    metric embedding (PRME). Unlike the WARP hinge, it
+    has no margin and pushes every negative item, the closer the harder.
+
+    Args:
+        positive: float tensor `(batch,)`. Squared distances to positive items.
+        negatives: float tensor `(batch, K)`. Squared distances to sampled negative items.
+        scale: float, > 0. $s$, the inverse of a temperature. Default 1.0.
+
+    Returns:
+        Tensor `(batch,)`.
+
+    Raises:
+        ValueError: If the scale is out of range, or the shapes do not match.
+
+    Example:
+        >>> from tfdml import ops
+        >>> print(ops.pairwise_logistic([1.0, 0.0], [[1.0, 1.0], [2.0, 2.0]]).numpy().round(3))
+        [0.693 0.127]
+
+    Reference:
+        Rendle et al., "BPR: Bayesian personalized ranking from implicit feedback", UAI 2009, section 4.1; Feng et al.,
+        "Personalized ranking metric embedding for next new POI recommendation", IJCAI 2015.
+    """
+    check_positive("scale", scale)
+    positive, negatives = _distances(positive, negatives)
+    return tf.reduce_mean(tf.nn.softplus(scale * (positive[:, None] - negatives)), axis=1)
+
+
+def _distances(positive, negatives):
+    positive, negatives = at_least_float32(positive), at_least_float32(negatives)
+    shapes = positive.shape, negatives.shape
+    if shapes[0].rank != 1 or shapes[1].rank != 2 or not shapes[1][:1].is_compatible_with(shapes[0]):
+        raise ValueError(
+            f"Distances do not match. Received: shapes {shapes[0]} and {shapes[1]}. Expected: (batch,) and (batch, K)."
+        )
+    return positive, negatives
 
 
 def covariance_penalty(embeddings: TensorLike) -> tf.Tensor:
