@@ -5,7 +5,7 @@ python -m studies.collaborative --out DIR
 
 import itertools
 import pathlib
-from typing import Optional
+from typing import NamedTuple, Optional
 
 import keras
 import numpy as np
@@ -21,26 +21,60 @@ K = 20
 BATCH, NEGATIVES = 512, 20
 DIM, FEW_DIMENSIONS = 8, 3
 LIKED = {"few interactions": 10, "many interactions": 30}
-IN_FEW_DIMENSIONS = ", few dimensions"
-_RATES = (0.01, 0.03, 0.1)
-# The options that are tried on the validation part, with the first seed.
+_RATES, _LARGE_RATES = (0.01, 0.03, 0.1), (0.03, 0.1, 0.3)
+_FACTORS = {"learning_rate": _RATES, "penalty": (1e-3, 3e-3, 1e-2)}
+# The options that are tried on the validation part, with the first seed: nine combinations for each method.
 GRIDS = {
     "popularity": {},
-    "mf": {"learning_rate": _RATES, "penalty": (1e-3, 1e-2)},
-    "bpr": {"learning_rate": _RATES, "penalty": (1e-3, 1e-2)},
-    "bpr_no_bias": {"learning_rate": _RATES, "penalty": (1e-3, 1e-2)},
-    "cml": {"learning_rate": _RATES, "margin": (1.0, 2.0)},
+    "mf": _FACTORS,
+    "bpr": _FACTORS,
+    "bpr_no_bias": _FACTORS,
+    "cml": {"learning_rate": _RATES, "margin": (1.0, 2.0, 3.0)},
+    "cml_all": {"learning_rate": _RATES, "margin": (0.5, 1.0, 1.5)},
+    "cml_logistic": {"learning_rate": _RATES, "penalty": (3e-3, 1e-2, 3e-2)},
 }
 # In few dimensions, inner products need larger steps, and distances smaller margins.
+_FEW_FACTORS = {"learning_rate": _LARGE_RATES, "penalty": (1e-4, 1e-3, 1e-2)}
 FEW_GRIDS = {
-    "bpr": {"learning_rate": (0.03, 0.1, 0.3), "penalty": (1e-4, 1e-3, 1e-2)},
-    "bpr_no_bias": {"learning_rate": (0.03, 0.1, 0.3), "penalty": (1e-4, 1e-3, 1e-2)},
+    "bpr": _FEW_FACTORS,
+    "bpr_no_bias": _FEW_FACTORS,
     "cml": {"learning_rate": _RATES, "margin": (0.05, 0.1, 0.5)},
+    "cml_logistic": _FEW_FACTORS,
 }
-KINDS = {**dict.fromkeys(LIKED, GRIDS), **{kind + IN_FEW_DIMENSIONS: FEW_GRIDS for kind in LIKED}}
+
+
+class Setting(NamedTuple):
+    """Data and vectors of a comparison.
+
+    Attributes:
+        liked: int. Average number of items of a user.
+        dim: int. Size of the vectors.
+        is_plane: bool. Users and items are uniform in a disk rather than in clusters in five dimensions.
+    """
+
+    liked: int
+    dim: int
+    is_plane: bool = False
+
+    @property
+    def grids(self):
+        """Options to try, dict by method of dicts by option."""
+        if self.dim <= FEW_DIMENSIONS:
+            return FEW_GRIDS
+        return {name: GRIDS[name] for name in FEW_GRIDS} if self.is_plane else GRIDS
+
+
+SETTINGS = {
+    **{kind: Setting(liked, DIM) for kind, liked in LIKED.items()},
+    **{f"{kind}, few dimensions": Setting(liked, FEW_DIMENSIONS) for kind, liked in LIKED.items()},
+    "plane, few interactions, 2 dimensions": Setting(10, 2, True),
+    **{f"plane, many interactions, {dim} dimensions": Setting(30, dim, True) for dim in (2, 3, 5, 8)},
+}
+QUICK = "few interactions", "plane, few interactions, 2 dimensions"
 NAMES = {
     "popularity": "popularity", "mf": "matrix factorization", "bpr": "BPR", "bpr_no_bias": "BPR without bias",
-    "cml": "CML",
+    "cml": "CML, WARP hinge", "cml_all": "CML, WARP hinge, all impostors",
+    "cml_logistic": "CML, logistic loss",
 }  # fmt: skip
 COLUMNS = (
     "data", "method", "learning_rate", "penalty", "margin", "seed", "epoch", "validation", "recall", "ndcg",
@@ -50,27 +84,33 @@ COLUMNS = (
 
 def collaborative(
     out: str,
-    seeds: list[int] = (0, 1, 2),
+    seeds: list[int] = (0, 1, 2, 3, 4),
     epochs: int = 60,
     results: Optional[str] = None,
     quick: bool = False,
 ):
     """Compare collaborative metric learning with popularity, matrix factorization and BPR on generated interactions.
 
-    Users and items are points in clusters, and a user interacts with the nearest items, up to noise: 10 or 30 of them
-    on average. Three fifths of the interactions of each user are for training, a fifth for validation, a fifth for the
-    test. All vectors have 8 dimensions, then 3, and the factorizations a bias per item in addition, except for BPR
-    without bias, which is closer to the formulas of the paper. The learning rate and the penalty (the margin of CML)
-    are those of the best recall on the validation part with the first seed, and so is the number of epochs, for each
-    seed. Then a tenth of the items has no interactions in training, and an encoder places
-    them by their noisy positions.
+    Users and items are points, and a user interacts with the nearest items, up to noise: 10 or 30 of them on average.
+    Three fifths of the interactions of each user are for training, a fifth for validation, a fifth for the test. First,
+    the points are in clusters in five dimensions, and the vectors have 8 dimensions, then 3. Then the points are
+    uniform in a disk, and the vectors have 2 dimensions, then more. There the argument for a metric should show most:
+    two-dimensional inner products sort the items along the direction of the user's vector, so users at different
+    distances from the middle of the disk get the same order.
+
+    The factorizations have a bias per item in addition to their vectors, except for BPR without bias, which is closer
+    to the formulas of the paper. The logistic loss of CML is that of BPR on distances, with the same kind of penalty
+    instead of the ball of the WARP hinge. The learning rate and the penalty (the margin of the hinge) are those of the
+    best recall on the validation part with the first seed, of nine combinations for each method, and so is the number
+    of epochs, for each seed. Then a tenth of the items has no interactions in training, and an encoder places them by
+    their noisy positions.
 
     Args:
         out: Folder for the tables.
         seeds: Seeds of data and initial vectors; the first one is also that of the search.
         epochs: Number of epochs; validation is every fifth.
         results: CSV file of the results; by default that of the repository. Runs that are there are not repeated.
-        quick: Small data, one seed, five epochs, and a grid of one value.
+        quick: Small data, one seed, five epochs, a grid of one value, and two of the settings.
 
     Returns:
         dict from (data, method) to the results of the seeds, dicts by `COLUMNS`.
@@ -79,43 +119,57 @@ def collaborative(
         seeds, epochs = seeds[:1], 5
     study = _Study(pathlib.Path(results or RESULTS).expanduser(), epochs, quick)
     found = {}
-    for kind, method in [(kind, method) for kind, grids in KINDS.items() for method in grids]:
-        grid = KINDS[kind][method]
-        search = [study.run(kind, method, options, seeds[0]) for options in _grid(grid, quick)]
-        best = max(search, key=lambda row: float(row["validation"]))
-        options = {name: best[name] for name in grid}
-        found[kind, method] = [study.run(kind, method, options, seed) for seed in seeds]
-    cold = [study.cold_items(seed, found["many interactions", "cml"][0]) for seed in seeds]
+    for kind in QUICK if quick else SETTINGS:
+        for method, grid in SETTINGS[kind].grids.items():
+            search = [study.run(kind, method, options, seeds[0]) for options in _grid(grid, quick)]
+            best = max(search, key=lambda row: float(row["validation"]))
+            options = {name: best[name] for name in grid}
+            found[kind, method] = [study.run(kind, method, options, seed) for seed in seeds]
+    cold_from = "few interactions" if quick else "many interactions"
+    cold = {
+        method: [study.cold_items(method, seed, found[cold_from, method][0]) for seed in seeds]
+        for method in ("cml", "cml_logistic")
+    }
     _report(Report(out), found, cold)
     return found
 
 
-def generate(liked, seed, users=USERS, items=ITEMS):
+def generate(liked, seed, users=USERS, items=ITEMS, is_plane=False):
     """Return `Interactions` of users with the nearest items, and the positions of the items.
 
-    Positions are in six clusters, and the distances have noise. The items' features are their positions with noise.
+    Positions are in six clusters, or uniform in a disk, and the distances have noise. The items' features are their
+    positions with noise.
 
     Args:
         liked: int. Average number of items of a user; each user has half of them to one and a half times as many.
         seed: int.
         users, items: ints. Their numbers.
+        is_plane: bool. Positions are in the unit disk.
 
     Example:
         >>> generate(10, seed=0, users=20, items=60)[0]
         Interactions(pairs=196, users=20, items=60)
     """
     generator = np.random.default_rng([seed, 17])
-    centers = generator.normal(size=(6, LATENT)) / LATENT**0.5
-    places = [
-        centers[generator.integers(0, 6, count)] + 0.4 * generator.normal(size=(count, LATENT)) / LATENT**0.5
-        for count in (users, items)
-    ]
+    if is_plane:
+        places = [_in_disk(generator, count) for count in (users, items)]
+    else:
+        centers = generator.normal(size=(6, LATENT)) / LATENT**0.5
+        places = [
+            centers[generator.integers(0, 6, count)] + 0.4 * generator.normal(size=(count, LATENT)) / LATENT**0.5
+            for count in (users, items)
+        ]
     distances = np.linalg.norm(places[0][:, None] - places[1], axis=-1)
     distances += NOISE * generator.normal(size=distances.shape)
     counts = generator.integers(liked // 2, liked + liked // 2 + 1, users)
     pairs = np.argwhere(np.argsort(np.argsort(distances, axis=1), axis=1) < counts[:, None])
     features = places[1] + 0.05 * generator.normal(size=places[1].shape)
     return data.Interactions(pairs[:, 0], pairs[:, 1], users, items, features), places[1]
+
+
+def _in_disk(generator, count):
+    radius, angle = np.sqrt(generator.random(count)), 2 * np.pi * generator.random(count)
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
 
 
 class Factorization(keras.Model):
@@ -173,17 +227,16 @@ class _Study:
         if _key(row) in self.rows:
             return self.rows[_key(row)]
         train, validation, test, places = self.parts(kind, seed)
-        similarity = "l2" if method == "cml" else "dot"
+        similarity = "l2" if _is_metric(method) else "dot"
         if method == "popularity":
             counts = np.bincount(train.items, minlength=train.item_count)[:, None]
             vectors = np.ones((train.user_count, 1)), counts.astype("float64")
             best = (0, _metrics(vectors, similarity, validation, [train])["recall_at_20"], vectors)
         else:
             options = {name: float(value) for name, value in options.items()}
-            dim = FEW_DIMENSIONS if kind.endswith(IN_FEW_DIMENSIONS) else DIM
-            best = self._fit(method, options, seed, train, validation, dim)
+            best = self._fit(method, options, seed, train, validation, SETTINGS[kind].dim)
             # Without the bias, which says nothing about similar items.
-            items = best[2][1] if method == "cml" else _directions(best[2][1][:, :-1])
+            items = best[2][1] if _is_metric(method) else _directions(best[2][1][:, :-1])
             row["neighbors"] = f"{shared_neighbors(items, places):.5f}"
         epoch, row["validation"], vectors = best
         found = _metrics(vectors, similarity, test, [train, validation])
@@ -194,7 +247,7 @@ class _Study:
 
     def parts(self, kind, seed):
         """Return interactions for training, validation and test, and the positions of the items."""
-        interactions, places = generate(LIKED[kind.removesuffix(IN_FEW_DIMENSIONS)], seed, **self.sizes)
+        interactions, places = generate(SETTINGS[kind].liked, seed, is_plane=SETTINGS[kind].is_plane, **self.sizes)
         validation, test, train = interactions.split(0.2, 0.2, seed=seed)
         return train, validation, test, places
 
@@ -211,27 +264,25 @@ class _Study:
         best = (0, -1.0, None)
         for epoch in range(5, self.epochs + 1, 5):
             model.fit(batches, steps_per_epoch=5 * steps, verbose=0)
-            vectors = model.vectors() if method != "cml" else (model.user_vectors(), model.item_vectors())
-            recall = _metrics(vectors, "l2" if method == "cml" else "dot", validation, [train])["recall_at_20"]
+            vectors = (model.user_vectors(), model.item_vectors()) if _is_metric(method) else model.vectors()
+            recall = _metrics(vectors, "l2" if _is_metric(method) else "dot", validation, [train])["recall_at_20"]
             if recall > best[1]:
                 best = (epoch, recall, vectors)
         return best
 
-    def cold_items(self, seed, best):
+    def cold_items(self, method, seed, best):
         """Return recall and NDCG at 5 on items without interactions in training, which the encoder places."""
-        row = dict.fromkeys(COLUMNS, "") | {"data": "cold items", "method": "cml", "seed": str(seed)}
-        row |= {name: best[name] for name in GRIDS["cml"]}
+        row = dict.fromkeys(COLUMNS, "") | {"data": "cold items", "method": method, "seed": str(seed)}
+        row |= {name: best[name] for name in GRIDS[method]}
         if _key(row) in self.rows:
             return self.rows[_key(row)]
         interactions, _ = generate(LIKED["many interactions"], seed, **self.sizes)
         warm, cold = interactions.hold_out_items(0.1, seed)
         known = np.unique(warm.items)
-        encoder = keras.Sequential(
-            [keras.Input((LATENT,)), keras.layers.Dense(64, "relu"), keras.layers.Dense(DIM)]
-        )
+        encoder = keras.Sequential([keras.Input((LATENT,)), keras.layers.Dense(64, "relu"), keras.layers.Dense(DIM)])
         keras.utils.set_random_seed(seed)
-        options = {name: float(best[name]) for name in GRIDS["cml"]}
-        model = _model("cml", options, seed, warm, item_encoder=encoder)
+        options = {name: float(best[name]) for name in GRIDS[method]}
+        model = _model(method, options, seed, warm, item_encoder=encoder)
         steps = max(1, len(warm) // BATCH)
         batches = warm.batches(BATCH, NEGATIVES, seed=seed, candidates=known)
         model.fit(batches, epochs=max(5, int(best["epoch"])) if not self.quick else 5, steps_per_epoch=steps, verbose=0)
@@ -254,8 +305,13 @@ class _Study:
 
 def _model(method, options, seed, train, dim=DIM, **encoder):
     sizes = train.user_count, train.item_count, dim
-    if method == "cml":
-        model = models.CollaborativeModel(*sizes, margin=options["margin"], seed=seed, **encoder)
+    if method in ("cml", "cml_all"):
+        impostors = "all" if method == "cml_all" else "closest"
+        model = models.CollaborativeModel(*sizes, margin=options["margin"], seed=seed, impostors=impostors, **encoder)
+    elif method == "cml_logistic":
+        model = models.CollaborativeModel(
+            *sizes, loss="logistic", max_norm=None, norm_weight=options["penalty"], seed=seed, **encoder
+        )
     else:
         pairwise, has_bias = method != "mf", method != "bpr_no_bias"
         model = Factorization(*sizes, pairwise, options["penalty"], seed, has_bias)
@@ -282,6 +338,10 @@ def shared_neighbors(vectors, places, k=10):
     return float(np.mean([len(np.intersect1d(*rows)) / k for rows in zip(found, wanted)]))
 
 
+def _is_metric(method):
+    return method.startswith("cml")
+
+
 def _directions(vectors):
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
@@ -299,24 +359,46 @@ def _values(rows, name):
     return np.array([float(row[name]) for row in rows])
 
 
+def _difference(found, kind, method, other, name="recall"):
+    return paired_interval(_values(found[kind, method], name) - _values(found[kind, other], name))
+
+
 def _report(report, found, cold):
-    for kind, grids in KINDS.items():
-        table = []
-        for method in grids:
-            rows, bpr = found[kind, method], found[kind, "bpr"]
-            options = ", ".join(f"{name.replace('_', ' ')} {rows[0][name]}" for name in grids[method])
+    kinds = list(dict.fromkeys(kind for kind, _ in found))
+    for kind in kinds:
+        setting, table = SETTINGS[kind], []
+        for method, grid in setting.grids.items():
+            rows = found[kind, method]
+            options = ", ".join(f"{name.replace('_', ' ')} {rows[0][name]}" for name in grid)
             cells = [mean_and_deviation(_values(rows, name), ddof=1) for name in ("recall", "ndcg")]
             cells += [mean_and_deviation(_values(rows, "neighbors"), ddof=1) if rows[0]["neighbors"] else ""]
-            if method != "bpr":
-                cells += [paired_interval(_values(rows, "recall") - _values(bpr, "recall"))]
-            table.append([NAMES[method], options, *cells, *[""] * (method == "bpr")])
-        header = ["method", "chosen", "recall@20", "NDCG@20", "true neighbors of items", "recall minus that of BPR"]
-        likes, dim = LIKED[kind.removesuffix(IN_FEW_DIMENSIONS)], FEW_DIMENSIONS if grids is FEW_GRIDS else DIM
+            for other in ("bpr", "bpr_no_bias"):
+                cells.append("" if method == other else _difference(found, kind, method, other))
+            table.append([NAMES[method], options, *cells])
+        header = ["method", "chosen", "recall@20", "NDCG@20", "true neighbors of items"]
+        header += ["recall minus that of BPR", "recall minus that of BPR without bias"]
         name = kind.replace(",", "").replace(" ", "_")
-        report.table(name, header, table, f"{likes} interactions per user, vectors of {dim} dimensions.")
-    cells = [mean_and_deviation(_values(cold, name), ddof=1) for name in ("recall", "ndcg", "validation")]
-    header = ["recall@5", "NDCG@5", "recall@5 at random"]
-    report.table("cold_items", header, [cells], "CML with an encoder, on items without interactions.")
+        where = "the plane" if setting.is_plane else f"{LATENT} dimensions"
+        caption = f"Points in {where}, {setting.liked} interactions per user, {setting.dim}-dimensional vectors."
+        report.table(name, header, table, caption)
+    methods = list(FEW_GRIDS)
+    for measure, title in (("recall", "Recall@20"), ("neighbors", "True neighbors of items")):
+        table = []
+        for kind in kinds:
+            setting = SETTINGS[kind]
+            cells = ["plane" if setting.is_plane else f"{LATENT} dimensions", setting.liked, setting.dim]
+            cells += [mean_and_deviation(_values(found[kind, method], measure), ddof=1) for method in methods]
+            cells += [_difference(found, kind, "cml_logistic", other, measure) for other in methods[:-1]]
+            table.append(cells)
+        header = ["points in", "interactions per user", "dimensions of vectors", *(NAMES[name] for name in methods)]
+        header += [f"logistic loss minus {NAMES[name]}" for name in methods[:-1]]
+        report.table(f"summary_{measure}", header, table, f"{title} in each setting.")
+    table = [
+        [NAMES[method], *(mean_and_deviation(_values(rows, name), ddof=1) for name in ("recall", "ndcg", "validation"))]
+        for method, rows in cold.items()
+    ]
+    header = ["method", "recall@5", "NDCG@5", "recall@5 at random"]
+    report.table("cold_items", header, table, "CML with an encoder, on items without interactions.")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,20 @@ def test_generated_interactions():
     np.testing.assert_array_equal(interactions.items, again.items)
 
 
+def test_points_in_the_plane():
+    interactions, places = study.generate(10, 0, users=5, items=400, is_plane=True)
+    radii = np.linalg.norm(places, axis=1)
+    assert interactions.item_features.shape == places.shape == (400, 2) and radii.max() <= 1
+    # A quarter of the disk is within half of its radius.
+    assert np.mean(radii < 0.5) == pytest.approx(0.25, abs=0.05)
+
+
+def test_each_method_has_the_same_number_of_combinations():
+    for setting in study.SETTINGS.values():
+        numbers = {len(study._grid(grid, quick=False)) for method, grid in setting.grids.items() if grid}
+        assert numbers == {9}
+
+
 @pytest.mark.parametrize("pairwise", [False, True])
 def test_the_factorization_by_hand(pairwise):
     interactions, _ = study.generate(30, 0, users=8, items=50)
@@ -50,8 +64,9 @@ def test_the_study_in_small(tmp_path, monkeypatch):
     results = tmp_path / "results.csv"
     found = study.collaborative(tmp_path, results=results, quick=True)
     rows = list(csv.DictReader(results.read_text().splitlines()))
-    assert len(rows) == 2 * 5 + 2 * 3 + 1 and {row["method"] for row in rows} == set(study.NAMES)
-    assert "| CML " in (tmp_path / "few_interactions.md").read_text() and (tmp_path / "cold_items.csv").exists()
+    assert len(rows) == 7 + 4 + 2 and {row["method"] for row in rows} == set(study.NAMES)
+    assert "| CML, logistic loss " in (tmp_path / "few_interactions.md").read_text()
+    assert (tmp_path / "summary_recall.csv").exists() and (tmp_path / "cold_items.csv").exists()
     # Results that are there are not repeated.
     monkeypatch.setattr(study, "_model", None)
     assert study.collaborative(tmp_path, results=results, quick=True) == found
