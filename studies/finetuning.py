@@ -21,7 +21,7 @@ _CLASSES = {"data.validation_classes": 0.1, "data.test_classes": "published"}
 # What all methods share besides the recipe. Fine-tuning is shorter than in the recipe, so that there can be more runs.
 SHARED = {
     "finetune": {"training.max_validations": 9, "training.patience": 9, "evaluation.figures": False},
-    "finetune-collage": {"model.pooling": "gap", "evaluation.figures": False},
+    "finetune-collage": {"evaluation.figures": False},
     "features": {**_CLASSES, "evaluation.figures": False},
 }
 LEARNING_RATES = {

@@ -27,6 +27,9 @@ TINY |= {
 }
 
 
+HEADS = [name for name in (*study.METHODS, *study.CCP_METHODS) if not study._POOLING & set(name.split("+"))]
+
+
 @pytest.mark.parametrize("method", [*study.METHODS, *study.CCP_METHODS])
 def test_methods_differ_in_loss_pooling_and_references_alone(method):
     equal = load_recipe("finetune")
@@ -44,13 +47,21 @@ def test_methods_differ_in_loss_pooling_and_references_alone(method):
     assert recipe.loss.name.startswith(loss.partition("_")[0])
 
 
+@pytest.mark.parametrize("recipe", sorted(study.SHARED))
+def test_what_all_methods_share_changes_no_method(recipe):
+    methods = [name for name in (*study.METHODS, *study.CCP_METHODS) if recipe != "features" or name in HEADS]
+    recipes = [load_recipe(recipe, {**study.changes_of(name), **study.SHARED[recipe]}) for name in methods]
+    assert len({recipe_hash(each) for each in recipes}) == len(methods)
+    for name, each in zip(methods, recipes):
+        assert each.model.has_gsp == ("gsp" in name.split("+"))
+
+
 @pytest.mark.parametrize(("method", "message"), [("c3", "loss.*'c3'"), ("c2+gps", "addition.*'gps'.*'gsp'")])
 def test_unknown_methods(method, message):
     with pytest.raises(InputError, match=message):
         study.changes_of(method)
 
 
-HEADS = [name for name in (*study.METHODS, *study.CCP_METHODS) if not study._POOLING & set(name.split("+"))]
 
 
 @pytest.mark.parametrize("method", HEADS)
