@@ -117,7 +117,13 @@ def test_labels_and_metadata_survive(tmp_path):
     assert loaded.labels([4]) == [None] and 3 not in loaded
 
 
-@pytest.mark.parametrize("kind", ["images", "labeled", "batches", pytest.param("files", marks=pytest.mark.integration)])
+FILES = ("files", "array of files")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["images", "labeled", "batches", *(pytest.param(kind, marks=pytest.mark.integration) for kind in FILES)],
+)
 def test_images_files_and_datasets_give_the_same_vectors(kind, tmp_path):
     embedder = make_embedder()
     images = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3)).astype(np.uint8)
@@ -133,6 +139,7 @@ def test_images_files_and_datasets_give_the_same_vectors(kind, tmp_path):
             [0, 1, 0],
         ),
         "files": (paths, list(map(str, paths)), [None] * 3),
+        "array of files": (np.array(list(map(str, paths))), list(map(str, paths)), [None] * 3),
     }[kind]
     gallery = Gallery(embedder)
     assert gallery.add(data) == ids
@@ -240,6 +247,8 @@ def test_unreadable_files_are_named(tmp_path):
     gallery = Gallery(make_embedder())
     with pytest.raises(ValueError, match=r"bad\.png"):
         gallery.add([tmp_path / "bad.png"])
+    with pytest.raises(ValueError, match=r"A folder is not an image.*tfdml\.data\.folder"):
+        gallery.add(tmp_path)
     with pytest.raises(ValueError, match="size of images is unknown"):
         Image.new("RGB", (2, 2)).save(tmp_path / "good.png")
         Gallery(lambda images: images).add([tmp_path / "good.png"])

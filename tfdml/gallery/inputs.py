@@ -45,9 +45,18 @@ def to_vectors(images, embedder, forward, preprocessing, batch_size):
     labels = ids = None
     if isinstance(images, (str, os.PathLike)):
         images = [images]
+    if isinstance(images, np.ndarray) and images.ndim == 1 and images.dtype.kind in "UTO":
+        # Such as the paths of LabeledImages.
+        images = images.tolist()
     if isinstance(images, (list, tuple)) and images and isinstance(images[0], (str, os.PathLike)):
         _check_embedder(embedder)
         ids = [os.fspath(path) for path in images]
+        folder = next((path for path in ids if os.path.isdir(os.path.expanduser(path))), None)
+        if folder is not None:
+            raise ValueError(
+                f"A folder is not an image. Received: {folder!r}. Expected: paths of image files, or the images of a "
+                "folder with one subfolder per class, tfdml.data.folder(path)."
+            )
         # All at once: the error names every file, and nothing is embedded in vain.
         verify_images([os.path.expanduser(path) for path in ids])
         images = LabeledImages(ids, np.zeros(len(ids), np.int64), ("",))
@@ -69,7 +78,7 @@ def to_vectors(images, embedder, forward, preprocessing, batch_size):
         if images.ndim != 4:
             raise ValueError(
                 f"Images or vectors have the wrong shape. Received: {images.shape}. Expected: images (n, h, w, c) or "
-                "vectors (n, d). A single one needs a batch axis: vector[None]."
+                "vectors (n, d). A single one needs a batch axis: image[None] or vector[None]."
             )
         if images.dtype != np.uint8:
             _check_embedder(embedder)
@@ -113,8 +122,8 @@ def _check_size(vectors, embedder):
 def _check_embedder(embedder):
     if embedder is None:
         raise ValueError(
-            "The gallery has no embedder, so it accepts only vectors. Received: images. Expected: vectors (n, d). Make "
-            "the gallery with Gallery(embedder)."
+            "The gallery has no embedder, so it accepts only vectors. Received: images. Expected: vectors (n, d). Pass "
+            "one to Gallery or Gallery.load for images."
         )
 
 
