@@ -1,6 +1,7 @@
 """build_embedder and its companions."""
 
 import logging
+import warnings
 
 import keras
 import numpy as np
@@ -235,6 +236,31 @@ def test_images_of_other_sizes_share_a_graph():
     for size in (2, 3, 4, 5):
         np.testing.assert_allclose(forward(np.full((2, size, size, 1), size, "float32")), [[size], [size]])
     assert forward.experimental_get_tracing_count() == 2
+
+
+def test_a_graph_does_not_accept_images_of_another_size():
+    """The second shape relaxes a graph, which would then accept any."""
+    embedder = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.GlobalAveragePooling2D()])
+    forward = models.inference_function(embedder)
+    forward(np.zeros((2, 4, 4, 1), "float32"))
+    with pytest.raises(ValueError, match=r"Received: a batch of shape \(1, 5, 5, 1\)"):
+        forward(np.zeros((1, 5, 5, 1), "float32"))
+
+
+def test_images_in_bytes_are_warned_about():
+    """Floats in 0–255, as from keras.utils.image_dataset_from_directory."""
+    embedder = models.build_embedder(small_backbone(), embedding_size=4, input_range=(-1, 1))
+    images = 255 * make_images()
+    model = models.MetricModel(embedder)
+    model.compile("sgd", "c2", run_eagerly=True)
+    for use in (lambda: models.embed(embedder, images), lambda: model.fit(images, np.zeros(5, int), verbose=0)):
+        with pytest.warns(UserWarning, match="in 0–255, but the embedder expects 0–1. Received: values up to 25"):
+            use()
+    of_bytes = keras.Sequential([keras.Input((12, 12, 1)), keras.layers.Rescaling(1 / 255), keras.layers.Flatten()])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        models.embed(embedder, images / 255)
+        models.embed(of_bytes, images)
 
 
 def test_layers_in_place_of_names():

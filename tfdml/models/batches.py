@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -20,6 +21,8 @@ from tfdml._utils.types import Batches
 from tfdml.ops.labels import squeeze_column
 
 _BYTES = (0.0, 255.0)
+# No standardization of images in 0–1 gives such values.
+_BEYOND_UNIT = 16.0
 
 
 def finite_batches(data, steps=None):
@@ -202,6 +205,27 @@ def check_images(model, images):
         raise ValueError(
             f"Images are integers, but the embedder expects floats. Received: images of type {dtype.name}. Expected: "
             "floats in 0–1, such as `images / 255`, or `images.astype('float32')` for an embedder that expects 0–255."
+        )
+
+
+def warn_of_bytes(model, images):
+    """Warn if float images are in 0–255 and the model is known to expect 0–1.
+
+    Args:
+        model: Keras model of images.
+        images: Batch of images.
+    """
+    model, parts = getattr(model, "embedder", model), tf.nest.flatten(images)
+    if len(parts) != 1 or len(getattr(parts[0], "shape", ())) != 4 or tf.is_symbolic_tensor(parts[0]):
+        return
+    if not (tf.as_dtype(parts[0].dtype).is_floating and isinstance(model, keras.Model)):
+        return
+    largest = float(np.max(parts[0], initial=0.0))
+    if largest > _BEYOND_UNIT and _expected_range(model) == ops.UNIT_RANGE:
+        warnings.warn(
+            f"Images seem to be in 0–255, but the embedder expects 0–1. Received: values up to {largest:g}. Expected: "
+            "images / 255.",
+            stacklevel=4,
         )
 
 

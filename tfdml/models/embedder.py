@@ -18,7 +18,13 @@ from tfdml.backbones.input_range import call_with_images, check_fits_first_layer
 from tfdml.backbones.token_layout import resolve_token_layout
 from tfdml.layers import ClassToken, GeneralizedSumPooling, L2Clip, L2Normalization, PatchTokens
 from tfdml.layers import pooling as poolings
-from tfdml.models.batches import check_finite_embeddings, check_images, data_errors, image_batches
+from tfdml.models.batches import (
+    check_finite_embeddings,
+    check_images,
+    data_errors,
+    image_batches,
+    warn_of_bytes,
+)
 from tfdml.models.distribution import Workers
 from tfdml.ops import UNIT_RANGE, at_least_float32, check_input_range
 
@@ -525,7 +531,7 @@ def inference_function(
         return tf.cast(embedder(images, training=False), tf.float32)
 
     if workers is None or workers.is_single:
-        return forward if run_eagerly else _compiled(forward, functools.partial(check_images, embedder))
+        return forward if run_eagerly else _compiled(forward, embedder)
 
     @functools.partial(tf.function, reduce_retracing=True)
     def on_replicas(parts):
@@ -538,14 +544,15 @@ def inference_function(
     return embed_on_replicas
 
 
-def _compiled(forward, check):
+def _compiled(forward, embedder):
     """Compile a function of batches whose size is unknown from the start: a smaller last batch needs no other graph."""
     function = tf.function(forward, reduce_retracing=True)
 
     def embed_batch(images):
+        # Each batch: a relaxed graph would accept images of another size. Errors also tell the size of the batch.
+        check_images(embedder, images)
         if function.experimental_get_tracing_count() == 0:
-            # Errors tell the size of the batch.
-            check(images)
+            warn_of_bytes(embedder, images)
             parts = tf.nest.flatten(images)
             if all(isinstance(part, (tf.Tensor, np.ndarray)) and len(part.shape) > 0 for part in parts):
                 specs = [tf.TensorSpec((None, *part.shape[1:]), part.dtype) for part in parts]

@@ -26,6 +26,7 @@ from tfdml.models.batches import (
     data_errors,
     finite_batches,
     number_of_batches,
+    warn_of_bytes,
 )
 from tfdml.models.checkpointing import checkpointed
 from tfdml.models.distribution import workers_of
@@ -548,6 +549,8 @@ class MetricModel(keras_compat.WorkerModel):
         """
         self._check_compiled("fit")
         check = self._label_check()
+        if isinstance(x, np.ndarray):
+            warn_of_bytes(self.embedder, x[:_BATCH])
         if check is not None:
             x, y = (check.data(x), y) if y is None else (x, check.array(y))
         validation_data = self._checked_validation(validation_data, kwargs.get("validation_steps"))
@@ -839,6 +842,8 @@ class MetricModel(keras_compat.WorkerModel):
 
 
 _PATIENCE_WITH_MARGINS = 3
+# Images of an array that are looked at before training.
+_BATCH = 32
 # Log name of the share of samples that are the only one of their class in their batch.
 _ALONE = "anchors_without_positive"
 _FIT_OPTIONS = ("run_eagerly", "jit_compile", "steps_per_execution", "auto_scale_loss")
