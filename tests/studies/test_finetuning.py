@@ -49,7 +49,7 @@ def test_methods_differ_in_loss_pooling_and_references_alone(method):
 
 @pytest.mark.parametrize("recipe", sorted(study.SHARED))
 def test_what_all_methods_share_changes_no_method(recipe):
-    methods = [name for name in (*study.METHODS, *study.CCP_METHODS) if recipe != "features" or name in HEADS]
+    methods = {name for name in (*study.METHODS, *study.CCP_METHODS) if recipe != "features" or name in HEADS}
     recipes = [load_recipe(recipe, {**study.changes_of(name), **study.SHARED[recipe]}) for name in methods]
     assert len({recipe_hash(each) for each in recipes}) == len(methods)
     for name, each in zip(methods, recipes):
