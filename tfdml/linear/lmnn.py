@@ -16,8 +16,8 @@ from tfdml.linear.blocks import other_class_blocks, squared_distance_factors
 from tfdml.linear.inputs import component_count, labeled_samples
 from tfdml.linear.optimization import minimize, start_matrix, warn_if_stopped
 
-# Pairs that are processed at a time, and numbers of the samples that are copied for it.
-_CHUNK, _GATHERED = 2**19, 2**20
+# Pairs that are processed at a time, and numbers of the samples that are copied for it, which stay in the caches.
+_CHUNK, _GATHERED = 2**19, 2**15
 # Of a block, all samples may be impostors, which take several times its size.
 _BLOCK_BYTES = 2**23
 # Iterations between two searches for impostors.
@@ -196,8 +196,8 @@ def _escape(problem, W, impostors, width, small):
 class Triplets:
     """The objective of LMNN on samples and their target neighbors.
 
-    A list of impostors is an int32 array `(p, 2)` of samples of different classes, lower index first. Either may be an
-    impostor of the other.
+    A list of impostors is an int32 array `(p, 2)` of samples of different classes, lower index first, in ascending
+    order. Either may be an impostor of the other.
 
     Args:
         X: float64 array `(n, d)`, sorted by class.
@@ -237,7 +237,8 @@ class Triplets:
         places = np.arange(margins.shape[1])
         counts = np.zeros(margins.size)
         push, gradient = 0.0, np.zeros_like(values)
-        for first, second, squared in self._listed(Z, impostors) if impostors is not None else self._blocks(Z, margins):
+        chunks = self._blocks(Z, margins) if impostors is None else self._listed(Z, margins, impostors)
+        for first, second, squared in chunks:
             weights = np.zeros(len(first))
             for side in (first, second):
                 excess = np.maximum(margins[side] - squared[:, None], 0.0)
@@ -276,10 +277,14 @@ class Triplets:
         keys = np.union1d(*(pairs.astype(np.int64) @ np.array([len(self.X), 1]) for pairs in (found, listed)))
         return np.stack(np.divmod(keys, len(self.X)), axis=1).astype(np.int32) if len(keys) <= self._most else None
 
-    def _listed(self, Z, impostors):
+    def _listed(self, Z, margins, impostors):
+        """Yield the impostors of a list that are inside of a margin in chunks, as `_blocks` does."""
+        radii = margins.max(axis=1)
         for start in range(0, len(impostors), _CHUNK):
             first, second = impostors[start : start + _CHUNK].T
-            yield first, second, _squared(Z, first, second)
+            squared = _squared(Z, first, second)
+            inside = np.flatnonzero(squared < np.maximum(radii[first], radii[second]))
+            yield first[inside], second[inside], squared[inside]
 
     def _blocks(self, Z, margins):
         """Yield all impostors in chunks (first, second, squared distances)."""
@@ -340,17 +345,20 @@ def _squared(Z, first, second):
     step = max(1, _GATHERED // Z.shape[1])
     for start in range(0, len(first), step):
         chosen = slice(start, start + step)
-        differences = Z[first[chosen]] - Z[second[chosen]]
+        differences = Z.take(first[chosen], axis=0)
+        differences -= Z.take(second[chosen], axis=0)
         squared[chosen] = np.einsum("ij,ij->i", differences, differences)
     return squared
 
 
 def _add_laplacian(gradient, values, first, second, weights):
-    """Add the gradient, by values of the samples, of half the sum of the weighted squared differences of pairs."""
-    used = np.flatnonzero(weights)
-    if not len(used):
+    """Add the gradient, by values of the samples, of half the sum of the weighted squared differences of pairs.
+
+    `first` is in ascending order, so the pairs are the rows of a sparse matrix.
+    """
+    if not len(first):
         return
-    first, second, weights = first[used], second[used], weights[used]
     sums = np.bincount(first, weights, len(values)) + np.bincount(second, weights, len(values))
-    matrix = scipy.sparse.coo_matrix((weights, (first, second)), shape=(len(values),) * 2).tocsr()
+    starts = np.concatenate([[0], np.cumsum(np.bincount(first, minlength=len(values)))])
+    matrix = scipy.sparse.csr_matrix((weights, second, starts), shape=(len(values),) * 2)
     gradient += sums[:, None] * values - matrix @ values - matrix.T @ values
