@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfdml import ops, relations
+from tfdml import losses, ops, relations
 
 RNG = np.random.default_rng(0)
 TAGS = np.maximum(RNG.random((9, 5)) < 0.3, np.eye(9, 5, dtype=bool) | (np.arange(9)[:, None] == 5 + np.arange(5)))
@@ -155,6 +155,20 @@ def test_graphs_of_unknown_size_compile(case):
 
     for compiled, eager in zip(masks(labels), relation.masks(relation.encode(labels), labels)):
         np.testing.assert_array_equal(compiled, eager)
+
+
+@pytest.mark.parametrize("case", ["same class", "positions", "positive pairs"])
+def test_labels_of_unknown_rank(case):
+    """As from tf.py_function, or in a graph that Keras relaxed to labels (batch,) and (batch, 1)."""
+    relation, labels, _ = CASES[case]
+    labels = tf.convert_to_tensor(labels)
+    embeddings = np.random.default_rng(0).normal(size=(len(labels), 3)).astype("float32")
+    loss = losses.TripletLoss(margin=1.0, relation=relation)
+    compiled = tf.function(loss.call, input_signature=[tf.TensorSpec(None, labels.dtype), tf.TensorSpec((None, 3))])
+    expected = loss.call(labels, embeddings)
+    np.testing.assert_allclose(compiled(labels, embeddings), expected, rtol=1e-6)
+    if labels.shape.rank == 1:
+        np.testing.assert_allclose(compiled(labels[:, None], embeddings), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("case", [name for name in CASES if name != "function"])

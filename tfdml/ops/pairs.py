@@ -266,12 +266,16 @@ def check_labels(labels: Labels, embeddings: TensorLike, relation: Any = None) -
 
 def _flat_labels(labels, embeddings):
     labels = as_label_tensor(labels)
+    if labels.shape.rank is None:
+        # As from tf.py_function, or in a graph that Keras relaxed to labels (batch,) and (batch, 1).
+        labels = tf.reshape(labels, tf.shape(embeddings)[:1])
     if labels.shape.rank == 2 and labels.shape[1] in (1, None):
         labels = tf.reshape(labels, (-1,))
     if labels.shape.rank not in (None, 1):
         raise ValueError(
             f"Labels must be a vector. Received: shape {labels.shape}. Expected: integer class labels of shape "
-            "(batch,) or (batch, 1). Labels come first, then embeddings."
+            "(batch,) or (batch, 1). Labels come first, then embeddings. Pass tf.argmax(labels, axis=1) if they are "
+            "one-hot."
         )
     _check_count(labels, embeddings)
     return labels

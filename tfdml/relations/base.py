@@ -137,11 +137,14 @@ class Relation(abc.ABC):
 
     def _shaped(self, labels):
         rank = labels.shape.rank
+        if rank is None:
+            # As from tf.py_function.
+            return tf.reshape(labels, (tf.shape(labels)[0], -1) if self.label_rank else (-1,))
         if rank == 2 and self.label_rank == 0 and labels.shape[1] in (1, None):
             return tf.reshape(labels, (-1,))
         if rank == 1 and self.label_rank == 1:
             return labels[:, None]
-        if rank not in (None, 1 + self.label_rank):
+        if rank != 1 + self.label_rank:
             raise ValueError(
                 f"Labels have the wrong shape for {type(self).__name__}. Received: labels of shape {labels.shape}. "
                 f"Expected: {self._expected}."
