@@ -60,6 +60,13 @@ def test_negatives_as_they_are_mined():
     np.testing.assert_array_equal(extras["negatives"], vectors[extras["negative_ids"]])
 
 
+def test_negatives_of_different_numbers_are_filled_up():
+    given = [[6], [3, 5], [], [0, 1], [2]]
+    batches = data.query_item_batches(QUERIES, ITEMS, POSITIVES, given, shuffle=False)
+    _, _, extras = next(batches.as_numpy_iterator())
+    assert extras["negative_ids"].tolist() == [[6, -1], [3, 5], [3, 5], [-1, -1], [0, 1], [2, -1]]
+
+
 def test_equal_items_may_share_an_id():
     items = np.array([[1.0], [2.0], [1.0]])
     batches = data.query_item_batches(QUERIES[:2], items, [[0], [2]], item_ids=[7, 8, 7], shuffle=False)

@@ -66,6 +66,16 @@ def test_a_shared_encoder_is_stored_once(tmp_path):
     assert len(saved.weights) == 2
 
 
+def test_text_becomes_tokens_inside(tmp_path):
+    texts = keras.layers.TextVectorization(output_sequence_length=3)
+    texts.adapt(["a red car", "a blue boat"])
+    tokens = [keras.Input((), dtype="string"), texts]
+    model = DualEncoder(keras.Sequential([*tokens, keras.layers.Embedding(8, 2), keras.layers.Flatten()]))
+    saved = load_dual_encoder(export_dual_encoder(model, tmp_path / "model"))
+    queries = ["a red boat", "blue", "nothing known"]
+    np.testing.assert_allclose(saved.embed_queries(queries), model.embed_queries(queries), atol=1e-6)
+
+
 def test_an_embedder_is_named_as_one(tmp_path):
     (tmp_path / METADATA).parent.mkdir()
     for file in ("saved_model.pb", METADATA):

@@ -294,6 +294,7 @@ def changed(**changes):
 
 BATCHES = {
     "no items": (lambda: sample()[:1], "Batches must be pairs"),
+    "triplets": (lambda: (*sample()[:2], tf.ones((6, 3), tf.int32)), "explicit negatives {'negatives'"),
     "weights alone": (lambda: (*sample()[:2], tf.ones(6)), "third part of a batch must be ids or a dict"),
     "unknown key": (lambda: changed(labels=tf.ones(6)), r"Unknown keys in a batch. Received: \['labels'\]"),
     "float ids": (lambda: changed(item_ids=tf.ones(6)), "item_ids of type float32"),

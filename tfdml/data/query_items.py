@@ -39,8 +39,8 @@ def query_item_batches(
         items: Array or list `(m, …)`, or a dict or tuple of these, as the item encoder accepts.
         positives: For each query its relevant items: a sequence or set of indices of items, a dict from index to grade,
             or one index.
-        negatives: Explicit negatives, from `mine_hard_negatives` or an int array `(n, k)` of indices of items with -1
-            for none; `None` for none. Default: `None`.
+        negatives: Explicit negatives, from `mine_hard_negatives`, an int array `(n, k)` of indices of items with -1 for
+            none, or a list of any number of indices for each query; `None` for none. Default: `None`.
         batch_size: int, >= 1. Pairs per batch. Default: 256.
         query_ids: int array `(n,)` of ids >= 0. Queries with equal ids are the same query, whose items are not
             negatives of each other. `None` uses indices. Default: `None`.
@@ -185,8 +185,17 @@ def _equal_rows(arrays, rows, others, other_rows):
     return equal
 
 
+def _filled_up(given):
+    """Return lists of different lengths as lists of the same length, with -1 for no item."""
+    is_of_lists = isinstance(given, (list, tuple)) and all(np.ndim(entry) == 1 for entry in given)
+    if not is_of_lists or len({len(entry) for entry in given}) < 2:
+        return given
+    width = max(len(entry) for entry in given)
+    return [[*entry, *[-1] * (width - len(entry))] for entry in given]
+
+
 def _negatives(given, queries, items, relevant):
-    chosen = np.asarray(given.items if isinstance(given, HardNegatives) else given)
+    chosen = np.asarray(given.items if isinstance(given, HardNegatives) else _filled_up(given))
     if chosen.ndim != 2 or len(chosen) != queries or chosen.dtype.kind not in "iu":
         raise ValueError(
             f"Negatives must be indices of items, a row for each query. Received: negatives of shape {chosen.shape} "

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from tfdml._utils.arguments import check_whole_number
 from tfdml._utils.foreign_graphs import check_saved_model
+from tfdml._utils.keras_compat import all_layers
 from tfdml._utils.types import PathLike
 from tfdml.export.saved_model import (
     METADATA,
@@ -222,6 +223,9 @@ class _Serving(tf.Module):
         encoders = {"query": model.query_encoder, "item": model.item_encoder}
         variables = {id(variable): variable for encoder in encoders.values() for variable in encoder.variables}
         self.weights = _tensorflow_variables(variables.values())
+        # Layers of text look up tokens in tables, which a SavedModel has to know like variables.
+        layers = [layer for encoder in encoders.values() for layer in all_layers(encoder)]
+        self.tables = [layer.lookup_table for layer in layers if hasattr(layer, "lookup_table")]
         self.names, functions = {}, {}
         for name, encoder in encoders.items():
             self.names[name], functions[name] = _signature(encoder, name)

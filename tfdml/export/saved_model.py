@@ -523,7 +523,12 @@ def _tensorflow_variables(variables):
     Tracking Keras 2 layers would also save the layers and the names of their code. A Keras 3 variable wraps a
     TensorFlow variable.
     """
-    return [variable if isinstance(variable, tf.Variable) else variable.value for variable in variables]
+    # Keras 2 lists the vocabulary of a text layer as a weight, which is no variable.
+    return [
+        variable if isinstance(variable, tf.Variable) else variable.value
+        for variable in variables
+        if isinstance(variable, tf.Variable) or hasattr(variable, "value")
+    ]
 
 
 def _sizes(embedder):

@@ -540,10 +540,13 @@ def _unpack(data):
     if extras is None:
         return _Pairs(query, item)
     if not isinstance(extras, Mapping):
-        if not tf.convert_to_tensor(extras).dtype.is_integer:
+        ids = tf.convert_to_tensor(extras)
+        is_column = ids.shape.rank in (None, 1) or (ids.shape.rank == 2 and ids.shape[1] in (1, None))
+        if not (ids.dtype.is_integer and is_column):
             raise ValueError(
                 f"The third part of a batch must be ids or a dict. Received: {_description(extras)}. Expected: integer "
-                "item ids, or a dict; weights are {'weights': …}."
+                "item ids (batch,), or a dict; weights are {'weights': …}, and explicit negatives {'negatives': …, "
+                "'negative_ids': …, 'item_ids': …}."
             )
         extras = {"item_ids": extras}
     unknown = sorted(set(extras) - set(_EXTRAS))
