@@ -126,14 +126,14 @@ def test_references_that_do_not_exist_take_no_part(name):
     )
 
 
-def check_graph_and_xla(name, batch, compiled=("batch", "references")):
+def check_graph_and_xla(name, batch, ways=("batch", "references"), compiled=True):
     """Graphs of unknown batch size, plain and compiled, have the values and gradients of eager execution."""
     loss, rng = losses.get(name), np.random.default_rng(4)
     x, labels = tf.constant(rng.normal(size=(batch, 8)), tf.float32), tf.repeat(tf.range(batch // 4, dtype=tf.int64), 4)
     points, point_labels = rng.normal(size=(batch // 2, 8)).astype("float32"), np.repeat(np.arange(batch // 4), 2)
     proxies = References(points, point_labels, per_class=2)
-    ways = {"batch": loss.call, "references": lambda labels, x: loss.against(labels, x, proxies)}
-    for way, score in ways.items():
+    scores = {"batch": loss.call, "references": lambda labels, x: loss.against(labels, x, proxies)}
+    for score in map(scores.get, ways):
 
         def with_gradient(labels, x, score=score):
             with tf.GradientTape() as tape:
@@ -145,7 +145,7 @@ def check_graph_and_xla(name, batch, compiled=("batch", "references")):
         signature = [tf.TensorSpec((None,), tf.int64), tf.TensorSpec((None, 8), tf.float32)]
         graph = tf.function(with_gradient, input_signature=signature, autograph=False)
         # Compile the same graph, so that it is traced only once.
-        functions = [graph, tf.function(graph, jit_compile=True)] if way in compiled else [graph]
+        functions = [graph, tf.function(graph, jit_compile=True)] if compiled else [graph]
         values, gradient = with_gradient(labels, x)
         for function in functions:
             found, found_gradient = function(labels, x)
@@ -153,17 +153,21 @@ def check_graph_and_xla(name, batch, compiled=("batch", "references")):
             np.testing.assert_allclose(found_gradient, gradient, rtol=1e-3, atol=1e-4 * np.max(np.abs(gradient)))
 
 
-@pytest.mark.parametrize("name", [name for name in DISTINCT if name not in FAMILIES])
+NO_FAMILIES = [name for name in DISTINCT if name not in FAMILIES]
+
+
+@pytest.mark.parametrize("name", NO_FAMILIES)
 def test_graph_and_xla(name):
-    """Losses are compiled with references if they use more of them than distances or similarities."""
-    ways = ["references"] if name in OF_REFERENCES else ["batch"]
-    check_graph_and_xla(name, 32, ways if name not in LIKE_OTHERS else [])
+    """With references for losses that use more of them than distances or similarities."""
+    way = "references" if name in OF_REFERENCES else "batch"
+    check_graph_and_xla(name, 32, [way], compiled=name not in LIKE_OTHERS)
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("name", sorted(LIKE_OTHERS))
-def test_xla_of_the_others(name):
-    check_graph_and_xla(name, 32)
+@pytest.mark.parametrize("name", NO_FAMILIES)
+def test_graph_and_xla_of_the_other_way(name):
+    others = ["batch"] if name in OF_REFERENCES else ["references"]
+    check_graph_and_xla(name, 32, ["batch", "references"] if name in LIKE_OTHERS else others)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -201,7 +205,9 @@ def test_round_trip(name):
     assert again.name == name
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "policy", ["float32", "mixed_float16", pytest.param("mixed_bfloat16", marks=pytest.mark.integration)]
+)
 def test_plain_compile(policy, dtype_policy):
     """A step of one plain Keras model with a head for each loss."""
     dtype_policy(policy)
@@ -222,7 +228,7 @@ def test_plain_compile(policy, dtype_policy):
         assert np.isfinite(weights).all() and np.any(weights != start), name
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+@pytest.mark.parametrize("policy", ["float32", pytest.param("mixed_float16", marks=pytest.mark.integration)])
 def test_plain_fit(policy, dtype_policy):
     """In Keras' own graph, with a last batch of a different size."""
     dtype_policy(policy)
