@@ -13,7 +13,7 @@ from tfdml import backbones, models
 from tfdml.backbones import registry, weights
 from tfdml.data import LabeledFeatures, LabeledImages, Preprocessing, evaluation_batches, features, load
 from tfdml.experiments import InputError, RunFolderError
-from tfdml.experiments.extraction import extract_features, extract_main
+from tfdml.experiments.extraction import FrozenNetwork, extract_features, extract_main
 from tfdml.layers import pooling as poolings
 from tfdml.models.feature_extractor import feature_pooling
 
@@ -51,6 +51,12 @@ def extract(model, dataset, out, **options):
     np.testing.assert_array_equal(stored.labels, got.labels)
     assert stored.class_names == got.class_names
     return values
+
+
+def test_a_smaller_last_batch_traces_nothing_again(digits):
+    frozen = FrozenNetwork(with_head(), digits)
+    assert [len(batch) for batch in frozen.features(digits, 20)] == [20, 20, 10]
+    assert frozen._forward.experimental_get_tracing_count() == 1
 
 
 def test_features_are_those_of_predict(digits, tmp_path):

@@ -26,6 +26,14 @@ def sample(batch=6, negatives=2, seed=0):
     }))  # fmt: skip
 
 
+def test_encoders_are_traced_once_whatever_the_size_of_the_last_batch():
+    model = DualEncoder(tower(4), tower(3))
+    for embed, size in ((model.embed_queries, 4), (model.embed_items, 3)):
+        assert embed(np.zeros((7, size), "float32"), batch_size=3).shape == (7, 2)
+    for function in (model._query_function, model._item_function):
+        assert function.experimental_get_tracing_count() == 1
+
+
 def normalized(vectors):
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfdml import backbones, layers, models
 from tfdml.models import training_step
+from tfdml.models.embedder import compiled_for_batches
 from tfdml.ops import greedy_k_center, l2_clip
 
 
@@ -219,6 +220,23 @@ def test_a_network_is_traced_once_whatever_the_size_of_the_last_batch():
         np.testing.assert_array_equal(forward(tf.constant(points[:size])), points[:size])
     traces.append(layer.count - before - traces[0])
     assert traces == [1, 1] and forward.experimental_get_tracing_count() == 1
+
+
+def test_functions_of_dicts_and_of_known_sizes():
+    calls = []
+
+    def total(batch):
+        calls.append(1)
+        return batch["a"] + batch["b"]
+
+    forward = compiled_for_batches(total)
+    for size in (3, 2, 5):
+        np.testing.assert_array_equal(forward({"a": np.ones((size, 2)), "b": tf.ones((size, 2), tf.float64)}), 2.0)
+    assert len(calls) == 1
+    # This one cannot be traced for any size.
+    flat = compiled_for_batches(lambda images: tf.reshape(images, (images.shape[0] * 2,)))
+    for _ in range(2):
+        assert flat(np.zeros((3, 2), "float32")).shape == (6,)
 
 
 def test_each_network_may_be_traced(caplog, monkeypatch):

@@ -12,6 +12,7 @@ from tfdml.data import LabeledImages, Preprocessing, evaluation_batches
 from tfdml.data.image_files import verify_images
 from tfdml.metrics.inputs import as_embeddings
 from tfdml.models import embed, inference_function
+from tfdml.models.embedder import compiled_for_batches
 
 
 def compiled(embedder):
@@ -24,7 +25,7 @@ def compiled(embedder):
             "of a batch of images, or None."
         )
     if isinstance(embedder, (types.FunctionType, types.MethodType)):
-        return tf.function(lambda images: tf.cast(embedder(images), tf.float32), reduce_retracing=True)
+        return compiled_for_batches(lambda images: tf.cast(embedder(images), tf.float32))
     return inference_function(embedder)
 
 

@@ -18,6 +18,7 @@ from tfdml.layers import CrossBatchMemory, ItemFrequencies
 from tfdml.metrics import ranking_metrics
 from tfdml.models import training_step
 from tfdml.models.batches import finite_batches
+from tfdml.models.embedder import compiled_for_batches
 from tfdml.models.micro_batches import embed_in_parts, gradients_in_parts
 
 _LEAST_TEMPERATURE = 0.01
@@ -634,7 +635,7 @@ def _ids(ids, name):
 
 
 def _inference_function(encoder):
-    return tf.function(lambda batch: tf.cast(encoder(batch, training=False), tf.float32), reduce_retracing=True)
+    return compiled_for_batches(lambda batch: tf.cast(encoder(batch, training=False), tf.float32))
 
 
 def _weighted_mean(values, weights):

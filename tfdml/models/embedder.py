@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from typing import Any, Callable
@@ -531,7 +532,10 @@ def inference_function(
         return tf.cast(embedder(images, training=False), tf.float32)
 
     if workers is None or workers.is_single:
-        return forward if run_eagerly else _compiled(forward, embedder)
+        if run_eagerly:
+            return forward
+        check, first_check = (functools.partial(one, embedder) for one in (check_images, warn_of_bytes))
+        return compiled_for_batches(forward, check, first_check)
 
     @functools.partial(tf.function, reduce_retracing=True)
     def on_replicas(parts):
@@ -544,19 +548,30 @@ def inference_function(
     return embed_on_replicas
 
 
-def _compiled(forward, embedder):
-    """Compile a function of batches whose size is unknown from the start: a smaller last batch needs no other graph."""
-    function = tf.function(forward, reduce_retracing=True)
+def compiled_for_batches(forward, check=None, first_check=None, autograph=True):
+    """Compile a function of batches whose size is unknown from the start: a smaller last batch needs no other graph.
+
+    Args:
+        forward: Function of a batch: a tensor or array, or a dict or tuple of these.
+        check: Function that raises an error for a batch that does not fit. Default: none.
+        first_check: The same, called with the first batch alone. Default: none.
+        autograph: bool, as for `tf.function`. Default `True`.
+    """
+    function = tf.function(forward, reduce_retracing=True, autograph=autograph)
 
     def embed_batch(images):
         # Each batch: a relaxed graph would accept images of another size. Errors also tell the size of the batch.
-        check_images(embedder, images)
+        if check is not None:
+            check(images)
         if function.experimental_get_tracing_count() == 0:
-            warn_of_bytes(embedder, images)
+            if first_check is not None:
+                first_check(images)
             parts = tf.nest.flatten(images)
             if all(isinstance(part, (tf.Tensor, np.ndarray)) and len(part.shape) > 0 for part in parts):
                 specs = [tf.TensorSpec((None, *part.shape[1:]), part.dtype) for part in parts]
-                function.get_concrete_function(tf.nest.pack_sequence_as(images, specs))
+                # A function that needs the size of its batch is traced below.
+                with contextlib.suppress(Exception):
+                    function.get_concrete_function(tf.nest.pack_sequence_as(images, specs))
         return function(images)
 
     embed_batch.get_concrete_function = function.get_concrete_function  # type: ignore[attr-defined]
