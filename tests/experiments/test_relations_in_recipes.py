@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from tfdml import metrics, relations
+from tfdml.data import RelatedSampler
 from tfdml.experiments import RecipeError, builders, evaluate, load_recipe, resume, train
 from tfdml.experiments.recipe_files import recipe_hash
 from tfdml.export import load_saved_model
@@ -51,18 +52,19 @@ def recipe_of(table, **changes):
 @pytest.mark.integration
 @pytest.mark.parametrize("tags", [False, True])
 def test_a_recipe_trains_evaluates_and_exports(table, tmp_path, tags):
-    result = train(recipe_of(table, tags=tags, **{"evaluation.keep_embeddings": True}), tmp_path / "run", verbose=0)
+    changes = {"evaluation.keep_embeddings": True, "evaluation.figures": not tags}
+    result = train(recipe_of(table, tags=tags, **changes), tmp_path / "run", verbose=0)
     assert result.training["steps"] == 3 and 0 <= result.test["map_at_r"] <= 1 and "ndcg_at_1" in result.test
     with np.load(tmp_path / "run" / "test_embeddings.npz") as kept:
         relation = relations.Overlap() if tags else relations.Within(1.0, 3.0)
         expected = metrics.retrieval_metrics(kept["embeddings"], kept["labels"], relation=relation)
     assert result.test == pytest.approx(expected)
-    figures = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
-    assert figures == {"training_curve.png", "nearest_neighbors.png", "pooling_maps.png"}
-    assert load_saved_model(tmp_path / "run" / "saved_model").metadata["embedding_size"] == 4
-    found = evaluate(tmp_path / "run", out=tmp_path / "evaluation")
+    found = evaluate(tmp_path / "run", out=tmp_path / "evaluation", figures=not tags)
     assert found.metrics == pytest.approx(expected, abs=1e-4)
     if not tags:
+        figures = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
+        assert figures == {"training_curve.png", "nearest_neighbors.png", "pooling_maps.png"}
+        assert load_saved_model(tmp_path / "run" / "saved_model").metadata["embedding_size"] == 4
         before = json.loads((tmp_path / "run" / "test_metrics.json").read_text())
         assert resume(tmp_path / "run", max_validations=2, verbose=0).training["steps"] == 6
         assert before["untrained"] == json.loads((tmp_path / "run" / "test_metrics.json").read_text())["untrained"]
@@ -83,6 +85,26 @@ def test_images_without_classes_are_divided_one_by_one(table):
         np.testing.assert_array_equal(np.concatenate(parts), whole)
     _, labels = next(iter(builders.validation_batches(recipe, datasets)))
     np.testing.assert_array_equal(labels, datasets.validation.annotations)
+
+
+def test_a_run_makes_its_sampler_once(table, monkeypatch):
+    made = []
+
+    class Counted(RelatedSampler):
+        def __init__(self, *arguments):
+            made.append(arguments)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(builders, "RelatedSampler", Counted)
+    recipe = recipe_of(table)
+    datasets = builders.load_data(recipe)
+    builders.check_training_classes(recipe, datasets)
+    for start in (0, 2):
+        builders.training_batches(recipe, datasets, start_batch=start)
+    assert len(made) == 1
+    for other, data in ((recipe_of(table, seed=5), datasets), (recipe, builders.load_data(recipe))):
+        builders.training_batches(other, data)
+    assert len(made) == 3
 
 
 def test_routes_are_held_out_whole(table):

@@ -209,40 +209,25 @@ def related_batches(
         >>> sorted(annotations.numpy().tolist())
         [0.0, 0.1, 5.0, 5.1]
     """
-    return related_share(
-        dataset, relation, anchors_per_batch, samples_per_anchor, seed, preprocessing, augmentation, input_range,
-        groups, start_batch,
-    )  # fmt: skip
-
-
-def related_share(
-    dataset,
-    relation,
-    anchors_per_batch,
-    samples_per_anchor,
-    seed,
-    preprocessing=None,
-    augmentation=None,
-    input_range=None,
-    groups=None,
-    start_batch=0,
-    part=None,
-):
-    """Return `related_batches`, or one worker's part of each batch, bit for bit.
-
-    Args:
-        dataset, relation, anchors_per_batch, samples_per_anchor, seed, preprocessing, augmentation, input_range,
-        groups, start_batch: As for `related_batches`.
-        part: Pair (index, count), as for `balanced_share`. Default `None`, whole batches.
-
-    Returns:
-        As for `related_batches`.
-    """
     check_is_labeled(dataset)
     preprocessing = _in_range(dataset, preprocessing, input_range)
     sampler = RelatedSampler(
         annotations_of(dataset), relation, anchors_per_batch, samples_per_anchor, seed, groups
     )
+    return related_share(dataset, sampler, preprocessing, augmentation, start_batch)
+
+
+def related_share(dataset, sampler, preprocessing, augmentation=None, start_batch=0, part=None):
+    """Return the batches of a sampler, as `related_batches`, or one worker's part of each batch, bit for bit.
+
+    Args:
+        dataset, preprocessing, augmentation, start_batch: As for `related_batches`.
+        sampler: `RelatedSampler` of the annotations of the dataset.
+        part: Pair (index, count), as for `balanced_share`. Default `None`, whole batches.
+
+    Returns:
+        As for `related_batches`.
+    """
     start_batch = check_whole_number("start_batch", start_batch, minimum=0)
 
     def indices(number):

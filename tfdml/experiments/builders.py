@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import math
 import pathlib
+import weakref
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -198,16 +199,32 @@ def check_training_classes(recipe: Recipe, datasets: ExperimentData) -> None:
     batches = recipe.batches
     if recipe.has_relation:
         with recipe_errors("batches", anchors_per_batch="classes", samples_per_anchor="samples_per_class"):
-            RelatedSampler(
-                annotations_of(datasets.train), make_relation(recipe), batches.classes, batches.samples_per_class,
-                recipe.seed, make_groups(recipe, datasets.train),
-            )  # fmt: skip
+            related_sampler(recipe, datasets.train)
         _check_positives(recipe, datasets)
         return
     sampler_of(
         datasets.train, batches.classes, batches.samples_per_class, recipe.seed, batches.small_classes,
         batches.sampling, batches.superclasses_per_batch,
     )  # fmt: skip
+
+
+# By dataset, then by the values of the recipe.
+_SAMPLERS: weakref.WeakKeyDictionary[data.LabeledSamples, dict[str, RelatedSampler]] = weakref.WeakKeyDictionary()
+
+
+def related_sampler(recipe: Recipe, train: data.LabeledSamples) -> RelatedSampler:
+    """Create the sampler of a recipe with a relation, or return that of an earlier call with the same data.
+
+    It compares all pairs of samples, which takes a minute for 60,000.
+    """
+    batches, known = recipe.batches, _SAMPLERS.setdefault(train, {})
+    values = repr((recipe.relation, batches, recipe.seed))
+    if values not in known:
+        known[values] = RelatedSampler(
+            annotations_of(train), make_relation(recipe), batches.classes, batches.samples_per_class, recipe.seed,
+            make_groups(recipe, train),
+        )  # fmt: skip
+    return known[values]
 
 
 def _check_positives(recipe, datasets):
@@ -630,15 +647,11 @@ def training_batches(
     if recipe.has_relation:
         return related_share(
             datasets.train,
-            make_relation(recipe),
-            recipe.batches.classes,
-            recipe.batches.samples_per_class,
-            recipe.seed,
+            related_sampler(recipe, datasets.train),
             datasets.preprocessing,
-            augmentation=make_augmentation(recipe),
-            groups=make_groups(recipe, datasets.train),
-            start_batch=start_batch,
-            part=part,
+            make_augmentation(recipe),
+            start_batch,
+            part,
         )
     return balanced_share(
         datasets.train,
