@@ -4,7 +4,8 @@ from typing import Optional
 
 import pytest
 
-from tfdml._utils.input_errors import InputError, nearest_key
+from tfdml._utils.input_errors import InputError
+from tfdml._utils.naming import nearest_name, suggestion
 from tfdml._utils.typed_values import parse_yaml, replace, to_mapping
 
 
@@ -34,10 +35,12 @@ def test_numbers_with_exponents():
     }  # fmt: skip
 
 
-def test_nearest_key_looks_at_the_whole_and_at_the_end():
+def test_the_nearest_name_looks_at_the_whole_and_at_the_end():
     known = ["model.gsp.ratio", "optimizer.learning_rate", "seed"]
-    assert nearest_key("model.gsp.ratoi", known) == "model.gsp.ratio"
-    assert nearest_key("learning_rat", known) == "optimizer.learning_rate"
+    assert nearest_name("model.gsp.ratoi", known) == "model.gsp.ratio"
+    assert nearest_name("learning_rat", known) == "optimizer.learning_rate"
+    assert suggestion("sed", ["seed", *known]) == " Did you mean 'seed'?"
+    assert suggestion("xyz", known) == suggestion("seed", []) == ""
 
 
 def bomb(levels=20):

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tfdml._utils import limited_yaml
-from tfdml._utils.input_errors import InputError, nearest_key
+from tfdml._utils.input_errors import InputError
+from tfdml._utils.naming import nearest_name
 from tfdml._utils.typed_values import merge_mappings, metavar, nested, parse_yaml, read_text, read_value
 from tfdml.version import __version__
 
@@ -100,7 +101,7 @@ class CommandParser(argparse.ArgumentParser):
         name = re.match(r"unrecognized arguments: --([^\s=]+)", message)
         if name is not None:
             known = [known[2:] for known in self._option_string_actions if known.startswith("--")]
-            message = f"Unknown option --{name[1]}. Did you mean --{nearest_key(name[1], known)}?"
+            message = f"Unknown option --{name[1]}. Did you mean --{nearest_name(name[1], known)}?"
         # Errors of values name the option themselves.
         self.refuse(re.sub(r"^argument \S+: (?=--)", "", message))
 

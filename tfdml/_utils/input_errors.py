@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 from collections.abc import Iterable, Iterator
+
+from tfdml._utils.naming import nearest_name
 
 
 class InputError(ValueError):
@@ -22,22 +23,6 @@ def input_errors() -> Iterator[None]:
         raise InputError(str(error)) from error
 
 
-def nearest_key(name: str, known_names: Iterable[str]) -> str:
-    """Return the known name most similar to `name` as a whole or in the part after the last dot.
-
-    Example:
-        >>> nearest_key("learning_rat", ["optimizer.learning_rate", "seed"])
-        'optimizer.learning_rate'
-    """
-
-    def similarity(known):
-        whole = difflib.SequenceMatcher(None, name, known).ratio()
-        last = difflib.SequenceMatcher(None, name.rsplit(".", 1)[-1], known.rsplit(".", 1)[-1]).ratio()
-        return max(whole, last), whole
-
-    return max(known_names, key=similarity)
-
-
 def unknown(kind: str, name: str, known_names: Iterable[str]) -> str:
     """Return the message for an unknown name, with the nearest known one."""
-    return f"Unknown {kind} {name!r}. Did you mean {nearest_key(str(name), known_names)!r}?"
+    return f"Unknown {kind} {name!r}. Did you mean {nearest_name(str(name), known_names)!r}?"

@@ -11,6 +11,37 @@ import warnings
 _OF_KERAS = ("name", "dtype", "trainable", "reduction")
 
 
+def nearest_name(name, known, cutoff=0.0):
+    """Return the known name most similar to another, as a whole or in the part after the last dot.
+
+    Args:
+        name: str. The name.
+        known: Known names.
+        cutoff: float from 0 to 1. Similarity below which nothing is returned. Default 0.
+
+    Returns:
+        str, or `None` if no name is similar enough.
+
+    Example:
+        >>> nearest_name("learning_rat", ["optimizer.learning_rate", "seed"])
+        'optimizer.learning_rate'
+    """
+
+    def similarity(other):
+        whole = difflib.SequenceMatcher(None, name, other).ratio()
+        last = difflib.SequenceMatcher(None, name.rsplit(".", 1)[-1], other.rsplit(".", 1)[-1]).ratio()
+        return max(whole, last), whole
+
+    nearest = max(known, key=similarity, default=None)
+    return None if nearest is None or similarity(nearest)[0] < cutoff else nearest
+
+
+def suggestion(name, known):
+    """Return the question whether the most similar name was meant, after a space, or "" if none is similar."""
+    nearest = nearest_name(name, known, cutoff=0.6)
+    return "" if nearest is None else f" Did you mean {nearest!r}?"
+
+
 def unknown_name(kind, name, known):
     """Return a ValueError that suggests the closest valid name and lists all of them.
 
@@ -23,8 +54,7 @@ def unknown_name(kind, name, known):
         >>> print(unknown_name("loss", "contrastve", ["c1", "contrastive"]))
         Unknown loss. Received: 'contrastve'. Expected: one of ['c1', 'contrastive']. Did you mean 'contrastive'?
     """
-    nearest = difflib.get_close_matches(str(name).lower(), known, n=1)
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    hint = suggestion(str(name).lower(), known)
     return ValueError(f"Unknown {kind}. Received: {name!r}. Expected: one of {sorted(known)}.{hint}")
 
 
@@ -77,8 +107,7 @@ def check_options(kind, name, accepted, options):
         return
     unknown = [option for option in options if option not in accepted]
     if unknown:
-        nearest = difflib.get_close_matches(str(unknown[0]), accepted, n=1)
-        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        hint = suggestion(str(unknown[0]), accepted)
         raise ValueError(
             f"{kind[:1].upper()}{kind[1:]} {name!r} does not take these options. Received: {listed(unknown)}. "
             f"Expected: {listed(accepted)}.{hint}"

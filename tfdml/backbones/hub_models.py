@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import pathlib
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from tfdml._utils import keras_compat
+from tfdml._utils.naming import suggestion
 from tfdml._utils.types import Config, FrozenBatchNorm, InputRange, PathLike, Shape
 from tfdml.backbones.batch_normalization import (
     can_freeze_statistics,
@@ -157,11 +157,9 @@ def _check_is_preset(hub, preset):
     known = hub.models.Backbone.presets
     if preset in known or "://" in preset or pathlib.Path(preset).expanduser().is_dir():
         return
-    nearest = difflib.get_close_matches(preset.lower(), known, n=3)
-    hint = f" Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
     raise ValueError(
         f"Unknown preset of KerasHub. Received: {preset!r}. Expected: one of keras_hub.models.Backbone.presets, a "
-        f"handle (kaggle://, hf://) or the folder of a preset.{hint}"
+        f"handle (kaggle://, hf://) or the folder of a preset.{suggestion(preset.lower(), known)}"
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import math
 import os
 import pathlib
@@ -11,6 +10,7 @@ import pathlib
 import numpy as np
 
 from tfdml._utils.arguments import check_whole_number
+from tfdml._utils.naming import suggestion
 from tfdml.data.image_files import check_reading_options, listed, unreadable
 from tfdml.data.list_files import missing_files
 from tfdml.data.related_sampler import encode_tags
@@ -175,8 +175,7 @@ def _check_header(file, header, columns, delimiter):
         if header.count(column) > 1:
             raise ValueError(f"Duplicate column. Received: {column!r} twice in {file}. Expected: distinct names.")
         if column not in header:
-            nearest = difflib.get_close_matches(column, header, n=1)
-            hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+            hint = suggestion(column, header)
             raise ValueError(
                 f"The CSV file lacks a column. Received: {column!r}; {file} has the columns {header}.{hint} Pass "
                 "image_column and label_column, and delimiter if it is not a comma."

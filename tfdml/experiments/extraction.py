@@ -16,7 +16,8 @@ from tfdml import backbones, data
 from tfdml._utils.arguments import check_choice, check_whole_number
 from tfdml._utils.files import FolderInUseError
 from tfdml._utils.foreign_graphs import check_saved_model, load_keras_file
-from tfdml._utils.input_errors import InputError, input_errors, nearest_key
+from tfdml._utils.input_errors import InputError, input_errors
+from tfdml._utils.naming import nearest_name
 from tfdml._utils.types import PathLike
 from tfdml.data.feature_files import holds_unfinished_features, write_features
 from tfdml.experiments.errors import line_of
@@ -24,6 +25,7 @@ from tfdml.experiments.evaluation import load_dataset, open_network
 from tfdml.experiments.extract_command import DTYPES, SCALES, extract_main
 from tfdml.experiments.run_folder import check_is_free
 from tfdml.export.saved_model import is_own_saved_model, path_for_tensorflow
+from tfdml.models.embedder import compiled_for_batches
 from tfdml.models.feature_extractor import (
     FeatureExtractor,
     backbone_extractor,
@@ -170,9 +172,7 @@ class FrozenNetwork:
         self._name = model.name if isinstance(model, keras.Model) else os.fspath(model)
         self._output, self._pooling = output, pooling
         # AutoGraph would change the class of errors.
-        self._forward = tf.function(
-            lambda images: pool(network.forward(images)), reduce_retracing=True, autograph=False
-        )
+        self._forward = compiled_for_batches(lambda images: pool(network.forward(images)), autograph=False)
 
     def features(self, images: data.LabeledImages, batch_size: int) -> Iterator[tf.Tensor]:
         """Yield batches of features of images, in order."""
@@ -217,7 +217,7 @@ def _open(model, dataset, image_options, backbone_options, output, trust):
         return _own_network(path, dataset, given, output, trust)
     raise InputError(
         f"There is no such model. Received: {str(model)!r}. Expected: a .keras file, the folder of a SavedModel or of "
-        f"a run, or a backbone. Did you mean {nearest_key(name, backbones.names_like(name))!r}?"
+        f"a run, or a backbone. Did you mean {nearest_name(name, backbones.names_like(name))!r}?"
     )
 
 

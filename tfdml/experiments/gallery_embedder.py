@@ -12,11 +12,13 @@ import tensorflow as tf
 
 from tfdml import backbones, data
 from tfdml._utils.foreign_graphs import check_saved_model, load_keras_file
-from tfdml._utils.input_errors import InputError, input_errors, nearest_key
+from tfdml._utils.input_errors import InputError, input_errors
+from tfdml._utils.naming import nearest_name
 from tfdml.backbones.hub_models import PREFIX, PRETRAINED
 from tfdml.experiments.evaluation import open_network
 from tfdml.export.saved_model import SavedEmbedder, is_own_saved_model, path_for_tensorflow
 from tfdml.models import inference_function
+from tfdml.models.embedder import compiled_for_batches
 from tfdml.models.feature_extractor import feature_pooling, keras_extractor, refuse, saved_model_extractor
 
 # Sizes of the images with which the weights were trained; 224 for others.
@@ -115,7 +117,7 @@ def _open(name, options, path, trust):
         return _of_own(path, trust)
     raise InputError(
         f"There is no such embedder. Received: {name!r} ({path}). Expected: the folder of a run or of a SavedModel, a "
-        f".keras file, or a backbone. Did you mean {nearest_key(name, backbones.names_like(name))!r}?"
+        f".keras file, or a backbone. Did you mean {nearest_name(name, backbones.names_like(name))!r}?"
     )
 
 
@@ -147,8 +149,8 @@ def _of_model(model, images, output, pooling, is_trained=True):
 
 def _of_extractor(extractor, weights, pooling, is_trained=True):
     pool = feature_pooling(pooling, extractor.tokens)
-    forward = tf.function(
-        lambda images: tf.cast(pool(extractor.forward(images)), tf.float32), reduce_retracing=True, autograph=False
+    forward = compiled_for_batches(
+        lambda images: tf.cast(pool(extractor.forward(images)), tf.float32), autograph=False
     )
     preprocessing = data.Preprocessing.from_config(extractor.images["preprocessing"])
     return GalleryEmbedder(forward, weights, preprocessing, is_trained=is_trained)

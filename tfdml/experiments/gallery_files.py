@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tfdml._utils.arguments import check_choice
-from tfdml._utils.input_errors import InputError, input_errors, nearest_key
+from tfdml._utils.input_errors import InputError, input_errors
+from tfdml._utils.naming import nearest_name
 from tfdml._utils.plain_files import read_json, write_json
 from tfdml.data.datasets.folder import find_images
 from tfdml.data.image_files import ENDINGS
@@ -75,7 +76,7 @@ def list_images(source: str, options: Mapping[str, Any] | None = None) -> Listed
 def _check_options(given, known, kind):
     for name in given:
         if name not in known:
-            hint = f" Did you mean {nearest_key(name, known)!r}?" if known else ""
+            hint = f" Did you mean {nearest_name(name, known)!r}?" if known else ""
             raise InputError(f"Unknown option of {kind}. Received: {name!r}. Expected: one of {sorted(known)}.{hint}")
 
 

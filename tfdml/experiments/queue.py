@@ -11,7 +11,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from tfdml._utils.input_errors import InputError, nearest_key
+from tfdml._utils.input_errors import InputError
+from tfdml._utils.naming import nearest_name
 from tfdml._utils.types import PathLike
 from tfdml.experiments.errors import RecipeError
 from tfdml.experiments.protocols import protocol_result_of
@@ -33,7 +34,7 @@ def match_recipes(patterns: Sequence[str]) -> list[str]:
     for pattern in patterns:
         matching = fnmatch.filter(known, pattern)
         if not matching:
-            nearest = nearest_key(pattern, known)
+            nearest = nearest_name(pattern, known)
             raise RecipeError(f"No recipe matches. Received: {pattern!r}. Did you mean {nearest!r}?")
         names.update(dict.fromkeys(matching))
     return list(names)

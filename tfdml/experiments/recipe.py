@@ -8,7 +8,7 @@ import functools
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Optional, Union
 
-from tfdml._utils.input_errors import nearest_key
+from tfdml._utils.naming import nearest_name
 from tfdml._utils.typed_values import interval_problem
 from tfdml.experiments import names
 from tfdml.experiments.errors import RecipeError
@@ -581,7 +581,7 @@ class Recipe:
                 known = names.candidates(kind, name)
                 raise RecipeError(
                     f"Unknown {key}. Received: model.{key}={name!r}. Expected: one of {', '.join(known)}. "
-                    f"Did you mean {nearest_key(name, known)!r}?"
+                    f"Did you mean {nearest_name(name, known)!r}?"
                 )
         conflicts = (*self._conflicts(), *self._conflicts_of_features(), *self._conflicts_of_relations())
         for is_wrong, keys, expected, *problem in conflicts:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import hashlib
 import json
@@ -16,6 +15,7 @@ import yaml
 
 from tfdml._utils import limited_yaml
 from tfdml._utils.input_errors import InputError, unknown
+from tfdml._utils.naming import nearest_name
 from tfdml._utils.typed_values import merge_mappings, nested, read_value, to_mapping, value_of
 from tfdml._utils.types import PathLike
 from tfdml.experiments import plugins
@@ -258,8 +258,8 @@ def _rows_like(text):
     """The recipes of the table that a possibly misspelled text names."""
     prefixes = {table.recipes for table in all_tables()}
     first, *rest = text.split("/")
-    of_table = difflib.get_close_matches(first, prefixes, n=1, cutoff=0.75) if rest else ()
-    return [name for name in table_recipes() if name.split("/")[0] in of_table]
+    of_table = nearest_name(first, sorted(prefixes), cutoff=0.75) if rest else None
+    return [name for name in table_recipes() if name.split("/")[0] == of_table]
 
 
 def recipe_hash(recipe: Recipe | Mapping[str, Any]) -> str:

@@ -1,9 +1,8 @@
 """Losses of TensorFlow Addons by name."""
 
-import difflib
 import inspect
 
-from tfdml._utils.naming import check_options
+from tfdml._utils.naming import check_options, nearest_name
 
 
 def addons_loss(name, **options):
@@ -28,7 +27,7 @@ def addons_loss(name, **options):
         ) from error
     known = [known for known in dir(addons) if known[0].isupper()]
     if name not in known:
-        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+        nearest = nearest_name(name, known)
         raise ValueError(f"Unknown loss. Received: 'addons.{name}'. Did you mean 'addons.{nearest}'?")
     loss = getattr(addons, name)
     check_options("loss", f"addons.{name}", set(inspect.signature(loss).parameters) - {"kwargs"}, options)
