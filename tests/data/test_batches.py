@@ -1,3 +1,4 @@
+import os
 import pickle
 
 import numpy as np
@@ -172,25 +173,17 @@ def test_class_pool_draws_every_image_at_times(in_memory):
     assert found == set(range(32))
 
 
-def test_an_image_that_becomes_unreadable_is_named(in_files):
-    path = in_files.images[7]
-    with open(path, "wb") as file:
-        file.write(b"no image")
-    with pytest.raises(tf.errors.InvalidArgumentError, match="Unreadable image") as error:
-        collect(evaluation_batches(in_files, 4, PLAIN))
-    assert path in str(error.value)
-    with open(path, "wb"):
-        pass
-    with pytest.raises(tf.errors.InvalidArgumentError) as error:
-        collect(evaluation_batches(in_files, 4, PLAIN))
-    assert path in str(error.value)
-
-
-def test_an_image_that_vanishes_is_named(in_files, tmp_path):
-    path = tmp_path / "a" / (in_files.images[0][-7:])
-    path.unlink()
-    with pytest.raises(tf.errors.NotFoundError, match=str(path)):
-        collect(evaluation_batches(in_files, 4, PLAIN))
+def test_an_image_that_becomes_unreadable_or_vanishes_is_named(in_files):
+    path, batches = in_files.images[7], evaluation_batches(in_files, 4, PLAIN)
+    for content, message in ((b"no image", "Unreadable image"), (b"", None)):
+        with open(path, "wb") as file:
+            file.write(content)
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message) as error:
+            collect(batches)
+        assert path in str(error.value)
+    os.remove(path)
+    with pytest.raises(tf.errors.NotFoundError, match=path):
+        collect(batches)
 
 
 def test_refuses_classes_with_one_image():
