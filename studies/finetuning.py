@@ -25,7 +25,7 @@ SHARED = {
     "features": {**_CLASSES, "evaluation.figures": False},
 }
 LEARNING_RATES = {
-    "finetune": (3e-5, 1e-4, 3e-4), "finetune-collage": (1e-4, 3e-4), "features": (1e-4, 3e-4, 1e-3, 3e-3)
+    "finetune": (3e-5, 1e-4, 3e-4), "finetune-collage": (1e-4, 3e-4, 1e-3), "features": (1e-4, 3e-4, 1e-3, 3e-3)
 }  # fmt: skip
 # Where the folder of the data stands in a recipe.
 _PATHS = {"finetune-collage": "data.options.target_options.path"}
@@ -43,6 +43,10 @@ _CCP = {**_FIXED_PROXIES, "ccp.enabled": True, "ccp.max_steps": 40, "model.norma
 _PATIENCE = {**_CCP, "ccp.max_steps": None}
 ADDITIONS = {
     "gsp": {"model.pooling": "gsp"},
+    # As on the collages of the thesis, and as the author's code starts the prototypes.
+    "gsp_collage": {"model.pooling": "gsp", "model.gsp.ratio": 0.2, "model.gsp.smoothing": 10.0},
+    "gsp_pooled": {"model.pooling": "gsp", "model.gsp.start": "pooled"},
+    "frozen": {"model.frozen_layers": ["backbone"]},
     "targets": {"data.options.distilled": True, "data.size": 48},
     "zero_shot": {"zero_shot.enabled": True},
     "xml": {"cross_batch.enabled": True},
@@ -75,7 +79,8 @@ ADDITIONS = {
     "ccp_author": {**_PATIENCE, "ccp.restore": "last", "ccp.k_center_on": "head", "ccp.first_proxies": "origin",
                    "ccp.in_batch_weight": 0.1, "references.per_class": 7},
 }  # fmt: skip
-_POOLING = {"gsp", "zero_shot", "xml"}
+# What needs images, and not their features.
+_OF_NETWORKS = {"gsp", "gsp_collage", "gsp_pooled", "zero_shot", "xml", "frozen", "targets"}
 # The first ones matter most.
 METHODS = (
     "c2",
@@ -153,7 +158,7 @@ def finetuning(
     if seeds is None:
         seeds = sorted({0, 1, 2, *(row["seed"] for row in finished)})
     if recipe == "features":
-        methods = [method for method in methods if not _POOLING & set(method.split("+"))]
+        methods = [method for method in methods if not _OF_NETWORKS & set(method.split("+"))]
     study = _Study(recipe, pathlib.Path(out).expanduser(), data, results, overrides)
     found = {}
     for method in methods:
@@ -246,7 +251,8 @@ def _report(report, recipe, found):
     rows = []
     for method, runs in found.items():
         loss, *additions = method.split("+")
-        baseline, ccp = found.get(loss, []), found.get(f"{loss}+ccp", [])
+        alone = f"{loss}+frozen" if "frozen" in additions else loss
+        baseline, ccp = found.get(alone, []), found.get(f"{loss}+ccp", [])
         rows.append(
             [
                 method,

@@ -27,7 +27,7 @@ TINY |= {
 }
 
 
-HEADS = [name for name in (*study.METHODS, *study.CCP_METHODS) if not study._POOLING & set(name.split("+"))]
+HEADS = [name for name in (*study.METHODS, *study.CCP_METHODS) if not study._OF_NETWORKS & set(name.split("+"))]
 
 
 @pytest.mark.parametrize("method", [*study.METHODS, *study.CCP_METHODS])
@@ -135,18 +135,20 @@ def test_trains_once_and_chooses_the_learning_rate(tmp_path, monkeypatch):
     assert [each["seed"] for each in found] == [0, 1]
 
 
-@pytest.mark.parametrize("recipe", ["features", "finetune"])
+@pytest.mark.parametrize("recipe", ["features", "finetune", "finetune-collage"])
 def test_the_results_of_the_repository_belong_to_the_methods_as_they_are(tmp_path, recipe):
     rows = study.read_results(study.RESULTS / f"{recipe}.csv")
     for row in rows.values():
         changes = {**study.SHARED[recipe], **study.changes_of(row["method"]), "seed": row["seed"]}
         changes |= {"optimizer.learning_rate": row["learning_rate"]}
+        changes[study._PATHS.get(recipe, "data.options.path")] = "here"
         assert row["recipe_hash"] == recipe_hash(load_recipe(recipe, changes)), row
     assert rows
 
 
 def test_variants_are_compared_with_ccp(tmp_path):
     tests = {"c2": (0.30, 0.31), "c2+ccp": (0.33, 0.35), "c2+ccp_160": (0.34, 0.32)}
+    tests |= {"c2+frozen": (0.1, 0.1), "c2+frozen+gsp": (0.2, 0.3)}
     for method, (first, second) in tests.items():
         for seed, test in enumerate((first, second)):
             append_rows(tmp_path / "results.csv", study.COLUMNS, [row(method, 3e-4, seed, 0.5, test)])
@@ -157,4 +159,6 @@ def test_variants_are_compared_with_ccp(tmp_path):
         "c2": ["", ""],
         "c2+ccp": [paired_interval([0.03, 0.04]), ""],
         "c2+ccp_160": [paired_interval([0.04, 0.01]), paired_interval([0.01, -0.03])],
+        "c2+frozen": ["", ""],
+        "c2+frozen+gsp": [paired_interval([0.1, 0.2]), ""],
     }
