@@ -72,6 +72,7 @@ ADDITIONS = {
     # What the author's code does differently, one by one and together.
     "ccp_last": {**_PATIENCE, "ccp.restore": "last"},
     "ccp_head": {**_CCP, "ccp.k_center_on": "head"},
+    "ccp_head_in_batch": {**_CCP, "ccp.k_center_on": "head", "ccp.in_batch_weight": 0.1},
     "ccp_origin": {**_CCP, "ccp.first_proxies": "origin"},
     "ccp_7": {**_CCP, "references.per_class": 7},
     "ccp_l2": {**_CCP, "model.normalization": "l2"},
