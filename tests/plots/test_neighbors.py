@@ -114,3 +114,16 @@ def test_errors():
         nearest_neighbors(queries, neighbors.astype(np.float32), CORRECT)
     with pytest.raises(ValueError, match="Received: int64. Expected: uint8 or float"):
         nearest_neighbors(queries.astype(np.int64), neighbors, CORRECT)
+
+
+def test_long_names_do_not_overlap():
+    images, names = [np.zeros((8, 8, 3))] * 2, ["japanese-symbol-for-beginner", "a name\nof two lines, long ones"]
+    figure = nearest_neighbors(
+        images, [images * 3] * 2, correct=np.ones((2, 6), bool), query_names=names, neighbor_names=[names * 3] * 2
+    )
+    figure.set_dpi(200)  # At low resolutions characters are rounded to whole pixels.
+    figure.canvas.draw()
+    captions = [text for text in figure.axes[0].texts if "…" in text.get_text()]
+    assert len(captions) == 14 and any(text.get_text().startswith("a name\nof two l") for text in captions)
+    boxes = [text.get_window_extent() for text in captions]
+    assert not any(one.overlaps(other) for index, one in enumerate(boxes) for other in boxes[:index])

@@ -106,7 +106,7 @@ def embedding_map(
     if background.any():
         handles, texts = [*handles[1:], handles[0]], [*texts[1:], texts[0]]
     legend = axes.legend(
-        handles, [_shortened(text) for text in texts], loc="upper left", bbox_to_anchor=(1.02, 1.0),
+        handles, [style.shortened(text, _MAX_LEGEND) for text in texts], loc="upper left", bbox_to_anchor=(1.02, 1.0),
         borderaxespad=0.0, frameon=False, handletextpad=0.3, labelspacing=0.35, markerscale=1.2,
         prop={"family": style.typefaces(), "size": style.NOTE_SIZE},
     )  # fmt: skip
@@ -114,7 +114,3 @@ def embedding_map(
         text.set(color=style.TEXT, parse_math=False)
     style.add_title(figure, title)
     return figure
-
-
-def _shortened(text):
-    return text if len(text) <= _MAX_LEGEND else f"{text[: _MAX_LEGEND - 1]}…"

@@ -142,7 +142,7 @@ def draw_sheet(
         else:
             _frame(axes, query_verdicts[row], 0.0, top, unit)
         if query_names is not None:
-            _write_below(axes, query_names[row], 0.0, top)
+            _write_below(axes, query_names[row], 0.0, top, pitch * unit)
         for column, pixels in enumerate(neighbors[row]):
             if pixels is None:
                 continue
@@ -150,7 +150,7 @@ def draw_sheet(
             _place(axes, pixels, left, top)
             _frame(axes, verdicts[row][column], left, top, unit)
             if neighbor_names is not None:
-                _write_below(axes, neighbor_names[row][column], left, top)
+                _write_below(axes, neighbor_names[row][column], left, top, pitch * unit)
     middle = 0.5 * (1.0 + apart + pitch)
     bottom = (len(queries) - 1) * row_height + 1
     axes.plot([middle, middle], [0, bottom], color=style.QUIET, linewidth=0.6)
@@ -216,11 +216,12 @@ def _frame(axes, verdict, left, top, unit):
     )
 
 
-def _write_below(axes, name, left, top):
+def _write_below(axes, name, left, top, width):
+    lines = map(style.drawable, str(name).split("\n"))
     axes.text(
         left + 0.5,
         top + 1.05,
-        "\n".join(map(style.drawable, str(name).split("\n"))),
+        style.fitting("\n".join(lines), width, style.NOTE_SIZE),
         ha="center",
         va="top",
         fontsize=style.NOTE_SIZE,

@@ -115,7 +115,7 @@ def pooling_maps(
                 axes.set_ylabel(name, fontsize=style.LABEL_SIZE, color=style.TEXT)
         if names is not None:
             above.set_title(
-                style.drawable(names[index]),
+                style.fitting(style.drawable(names[index]), side, style.NOTE_SIZE),
                 fontsize=style.NOTE_SIZE,
                 color=style.TEXT,
                 family=style.typefaces(),

@@ -159,5 +159,4 @@ def _caption(label, distance):
 
 
 def _shortened(label):
-    text = str(label).replace("\n", " ")
-    return text if len(text) <= _MAX_CHARACTERS else f"{text[: _MAX_CHARACTERS - 1]}…"
+    return style.shortened(str(label).replace("\n", " "), _MAX_CHARACTERS)

@@ -24,6 +24,8 @@ TITLE_SIZE = 9
 LABEL_SIZE = 8
 TICK_SIZE = 7
 NOTE_SIZE = 7
+# Of the typeface on average, in units of the font size.
+_CHARACTER_WIDTH = 0.64
 
 # Colors of Okabe and Ito, distinguishable with every kind of color vision. Without their yellow, which is too pale on
 # white paper, and black, which is used for text.
@@ -148,6 +150,18 @@ def drawable(text):
         alone = text.isprintable() and not text.isspace() and not unicodedata.category(text).startswith("M")
         return text if alone and ord(text) in glyphs else f"U+{ord(text):04X}"
     return "".join(character if ord(character) in glyphs else "?" for character in text)
+
+
+def shortened(text, length):
+    """Return the text, or its beginning and an ellipsis if it has more than `length` characters."""
+    text = str(text)
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def fitting(text, width, size):
+    """Return the text with each line shortened to about `width` inches at this font size, but to four characters."""
+    length = max(4, int(72 * width / (_CHARACTER_WIDTH * size)))
+    return "\n".join(shortened(line, length) for line in str(text).split("\n"))
 
 
 _warned: list[str] = []
