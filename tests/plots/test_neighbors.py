@@ -1,3 +1,5 @@
+import io
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
@@ -122,7 +124,7 @@ def test_long_names_do_not_overlap():
         images, [images * 3] * 2, correct=np.ones((2, 6), bool), query_names=names, neighbor_names=[names * 3] * 2
     )
     figure.set_dpi(200)  # At low resolutions characters are rounded to whole pixels.
-    figure.canvas.draw()
+    figure.savefig(io.BytesIO(), dpi=200)
     captions = [text for text in figure.axes[0].texts if "…" in text.get_text()]
     assert len(captions) == 14 and any(text.get_text().startswith("a name\nof two l") for text in captions)
     boxes = [text.get_window_extent() for text in captions]
