@@ -55,8 +55,8 @@ def main():
         print(
             f"{name:14s} {np.median([run['seconds'] for run in runs]):8.1f} s, "
             f"{np.median([run['cpu'] for run in runs]):.1f} s of CPU, {runs[0]['iterations']} iterations, peak memory "
-            f"{max(run['peak'] for run in runs):.0f} MiB ({max(run['added'] for run in runs):.0f} MiB more than before the "
-            f"fit), objective {runs[0]['objective']:.2f}"
+            f"{max(run['peak'] for run in runs):.0f} MiB ({max(run['added'] for run in runs):.0f} MiB more than before "
+            f"the fit), objective {runs[0]['objective']:.2f}"
         )
     if not options.alone:
         added = [max(run["added"] for run in results[name]) for name in names]
