@@ -395,7 +395,10 @@ def with_parts(embedder):
 def _pooling_layer(embedder):
     names = [layer.name for layer in embedder.layers]
     if "pooling" not in names:
-        raise ValueError(f"The embedder has no layer named 'pooling'. Received: a model with layers {names}.")
+        raise ValueError(
+            f"The embedder has no layer named 'pooling'. Received: a model with layers {names}. Expected: one. Pass "
+            "name='pooling' to the pooling layer."
+        )
     return embedder.get_layer("pooling")
 
 

@@ -99,7 +99,8 @@ class PrototypePooling(Pooling):
         if distinct < self.prototypes:
             raise ValueError(
                 f"There are too few distinct local features. Received: {distinct} distinct features in a sample of "
-                f"{len(sample)}. Expected: at least prototypes={self.prototypes}. Pass more data or lower `prototypes`."
+                f"{len(sample)}. Expected: at least prototypes={self.prototypes}. Pass more data or lower "
+                "`prototypes`. For a network with random weights, call tfdml.models.calibrate_batch_norm first."
             )
         self.start_from(prototypes, points)
 
