@@ -234,7 +234,7 @@ def test_functions_of_dicts_and_of_known_sizes():
         np.testing.assert_array_equal(forward({"a": np.ones((size, 2)), "b": tf.ones((size, 2), tf.float64)}), 2.0)
     assert len(calls) == 1
     # This one cannot be traced for any size.
-    flat = compiled_for_batches(lambda images: tf.reshape(images, (images.shape[0] * 2,)))
+    flat = compiled_for_batches(lambda images: tf.reshape(images, (images.shape[0] * 2,)), may_need_sizes=True)
     for _ in range(2):
         assert flat(np.zeros((3, 2), "float32")).shape == (6,)
 

@@ -25,7 +25,7 @@ def compiled(embedder):
             "of a batch of images, or None."
         )
     if isinstance(embedder, (types.FunctionType, types.MethodType)):
-        return compiled_for_batches(lambda images: tf.cast(embedder(images), tf.float32))
+        return compiled_for_batches(lambda images: tf.cast(embedder(images), tf.float32), may_need_sizes=True)
     return inference_function(embedder)
 
 

@@ -551,7 +551,7 @@ def inference_function(
     return embed_on_replicas
 
 
-def compiled_for_batches(forward, check=None, first_check=None, autograph=True):
+def compiled_for_batches(forward, check=None, first_check=None, autograph=True, may_need_sizes=False):
     """Compile a function of batches whose size is unknown from the start: a smaller last batch needs no other graph.
 
     Args:
@@ -559,6 +559,8 @@ def compiled_for_batches(forward, check=None, first_check=None, autograph=True):
         check: Function that raises an error for a batch that does not fit. Default: none.
         first_check: The same, called with the first batch alone. Default: none.
         autograph: bool, as for `tf.function`. Default `True`.
+        may_need_sizes: bool. The function may need the size of its batch: if it cannot be traced for any size, it is
+            traced for the given one. Default `False`.
     """
     function = tf.function(forward, reduce_retracing=True, autograph=autograph)
 
@@ -572,8 +574,7 @@ def compiled_for_batches(forward, check=None, first_check=None, autograph=True):
             parts = tf.nest.flatten(images)
             if all(isinstance(part, (tf.Tensor, np.ndarray)) and len(part.shape) > 0 for part in parts):
                 specs = [tf.TensorSpec((None, *part.shape[1:]), part.dtype) for part in parts]
-                # A function that needs the size of its batch is traced below.
-                with contextlib.suppress(Exception):
+                with contextlib.suppress(*[Exception] * may_need_sizes):
                     function.get_concrete_function(tf.nest.pack_sequence_as(images, specs))
         return function(images)
 
