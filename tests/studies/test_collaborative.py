@@ -59,6 +59,26 @@ def test_a_factorization_without_bias():
     assert not model.vectors()[1][:, -1].any()
 
 
+@pytest.mark.parametrize("similarity", ["dot", "l2"])
+def test_the_fast_recall_is_that_of_the_library(similarity):
+    interactions, _ = study.generate(30, 0, users=20, items=60)
+    validation, test, train = interactions.split(0.2, 0.2, seed=0)
+    generator = np.random.default_rng(0)
+    vectors = generator.normal(size=(20, 3)), generator.normal(size=(60, 3))
+    expected = study._metrics(vectors, similarity, test, [train, validation])["recall_at_20"]
+    assert study.recall_of(vectors, similarity, test, [train, validation]) == pytest.approx(expected)
+
+
+def test_training_in_one_graph_is_that_of_fit():
+    interactions, _ = study.generate(30, 0, users=8, items=50)
+    runs = [study._model("bpr", {"learning_rate": 0.1, "penalty": 0.1}, 0, interactions, dim=3) for _ in range(2)]
+    batches = interactions.batches(16, negatives=2).take(2)
+    runs[0].fit(batches, verbose=0)
+    study._training(runs[1])(next(iter(batches.batch(2))))
+    for expected, found in zip(*(model.get_weights() for model in runs)):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.integration
 def test_the_study_in_small(tmp_path, monkeypatch):
     results = tmp_path / "results.csv"
