@@ -110,7 +110,7 @@ def _as_array(images):
 
 def _check_size(vectors, embedder):
     """Raise a ValueError if vectors have another size than those of the embedder, such as its inputs."""
-    outputs = getattr(embedder, "outputs", None) or ()
+    outputs = list(getattr(embedder, "outputs", None) or [])
     size = outputs[0].shape[-1] if len(outputs) == 1 else None
     if size not in (None, vectors.shape[1]):
         raise ValueError(
