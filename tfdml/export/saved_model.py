@@ -523,7 +523,7 @@ def _tensorflow_variables(variables):
     Tracking Keras 2 layers would also save the layers and the names of their code. A Keras 3 variable wraps a
     TensorFlow variable.
     """
-    # Keras 2 lists the vocabulary of a text layer as a weight, which is no variable.
+    # Keras 2 lists the vocabulary of a text layer as a weight, although it is not a variable.
     return [
         variable if isinstance(variable, tf.Variable) else variable.value
         for variable in variables
