@@ -1,5 +1,6 @@
 """The examples in docs/ run, and what the pages say of the losses is so. Pages that train are integration tests."""
 
+import importlib
 import math
 import pathlib
 import re
@@ -16,13 +17,31 @@ PAGES = sorted(DOCS.rglob("*.md"))
 BLOCKS = {page: re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL) for page in PAGES}
 
 
+# Pages whose networks have fewer blocks here; tests/backbones has the networks as they are.
+SHORTER = {"finetuning", "gsp", "index"}
+
+
+@pytest.fixture
+def shorter_networks(monkeypatch):
+    """Function that leaves ResNet-20 and EfficientNet-Lite one block per stage."""
+
+    def shorten():
+        monkeypatch.setattr(importlib.import_module("tfdml.backbones.resnet20"), "BLOCKS_PER_STAGE", 1)
+        networks = importlib.import_module("tfdml.backbones.efficientnet_lite")
+        monkeypatch.setattr(networks, "STAGES", [(*stage[:-1], 1) for stage in networks.STAGES])
+
+    return shorten
+
+
 def with_tier(page):
     trains = any(".fit(" in block for block in BLOCKS[page])
     return pytest.param(page, id=page.stem, marks=[pytest.mark.integration] if trains else [])
 
 
 @pytest.mark.parametrize("page", [with_tier(page) for page in PAGES if BLOCKS[page]])
-def test_python_examples_run(page, registries):
+def test_python_examples_run(page, registries, shorter_networks):
+    if page.stem in SHORTER:
+        shorter_networks()
     namespace = {}
     for block in BLOCKS[page]:
         exec(compile(block, page.name, "exec"), namespace)

@@ -59,6 +59,15 @@ def has_run(module):
     return module.with_suffix(".ran").exists()
 
 
+def forget(name, path):
+    """Undo the import of a module that registers a loss, as if this process were a new one."""
+    path.with_suffix(".ran").unlink()
+    del losses.names.__self__._factories[name]
+    plugins._MODULES.names.clear()
+    plugins._MODULES.files.clear()
+    del sys.modules[name]
+
+
 def refused(capsys, main, *arguments):
     with pytest.raises(SystemExit) as ended:
         main([str(argument) for argument in arguments])
@@ -136,10 +145,7 @@ def test_the_recipe_of_a_run(module, image_run, tmp_path, capsys):
     recipe = load_recipe(image_run.folder / "recipe.yaml", changes)
     run = RunFolder.create(recipe, tmp_path / "run")
     run.embedder.write_bytes((image_run.folder / "embedder.keras").read_bytes())
-    path.with_suffix(".ran").unlink()
-    del losses.names.__self__._factories["plugin_run"]
-    plugins._MODULES.files.clear()
-    del sys.modules["plugin_run"]
+    forget("plugin_run", path)
     for call in (RunFolder.open(run.path).load_recipe, lambda: evaluate(run.path, figures=False)):
         with pytest.raises(InputError, match="The recipe needs code that is not imported yet"):
             call()
@@ -233,16 +239,14 @@ def test_csv_files_in_recipes(table):
 
 @pytest.mark.integration
 def test_commands(module, table, request, tmp_path, capsys):
-    """Training, resuming, evaluation and tables in separate processes; none of them imports the module here."""
+    """Training, resuming and tables, each as in a new process, and evaluation in one."""
     path = module("own_loss")
-    root = request.config.rootpath
 
-    def run(*command):
-        done = subprocess.run(
-            [sys.executable, *map(str, command)], cwd=root, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout + done.stderr
+    def run(main, *arguments):
+        assert main([str(argument) for argument in arguments]) == 0
+        assert has_run(path)
+        forget("own_loss", path)
+        return capsys.readouterr().out
 
     changes = [
         "digits-quick", "--model.embedding_size", 8, "--model.pooling", "gap", "--training.max_validations", 1,
@@ -250,11 +254,13 @@ def test_commands(module, table, request, tmp_path, capsys):
         "--evaluation.figures", "false", "--loss.name", "own_loss",
     ]  # fmt: skip
     assert "Unknown loss" in refused(capsys, train_main, *changes, "--out", tmp_path / "run")
-    run("train.py", *changes, "--import", path, "--out", tmp_path / "run")
-    path.with_suffix(".ran").unlink()
+    run(train_main, *changes, "--import", path, "--out", tmp_path / "run")
     for main, *arguments in ((evaluate_main, tmp_path / "run"), (train_main, "--resume", tmp_path / "run")):
         assert "--trust" in refused(capsys, main, *arguments) and not has_run(path)
-    run("train.py", "--resume", tmp_path / "run", "--trust")
-    assert has_run(path)
-    assert "24 images of 6 classes" in run("evaluate.py", tmp_path / "run", "--data", table, "--import", path)
-    assert "MAP@R" in run("-m", "tfdml.experiments.tables", tmp_path / "run", "--import", path)
+    run(train_main, "--resume", tmp_path / "run", "--trust")
+    assert "MAP@R" in run(tables_main, tmp_path / "run", "--import", path)
+    done = subprocess.run(
+        [sys.executable, "evaluate.py", tmp_path / "run", "--data", table, "--import", path],
+        cwd=request.config.rootpath, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0 and "24 images of 6 classes" in done.stdout + done.stderr, done.stderr

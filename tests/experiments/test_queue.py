@@ -120,7 +120,8 @@ def test_a_queue_needs_a_folder(capsys):
 
 @pytest.fixture
 def changes(tiny_changes):
-    return {**tiny_changes, "data.name": "digits", "training.max_validations": 1, "evaluation.figures": False}
+    cheapest = {"model.pooling": "gap", "references.name": "batch", "ccp.enabled": False, "evaluation.figures": False}
+    return {**tiny_changes, **cheapest, "data.name": "digits", "training.max_validations": 1}
 
 
 @pytest.mark.integration

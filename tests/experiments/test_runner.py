@@ -411,6 +411,12 @@ def test_an_interruption_by_the_user(tmp_path, head_arguments, capsys, monkeypat
     assert "KeyboardInterrupt" in (tmp_path / "run" / "train.log").read_text()
 
 
+@pytest.fixture
+def no_saved_model(monkeypatch):
+    """Runs export nothing, which takes a third of their time; other runs here do, and tests/export."""
+    monkeypatch.setattr("tfdml.experiments.runner.export_saved_model", lambda *arguments, **options: None)
+
+
 @pytest.mark.integration
 @pytest.mark.parametrize(
     "changes",
@@ -432,7 +438,7 @@ def test_an_interruption_by_the_user(tmp_path, head_arguments, capsys, monkeypat
         "an embedding of the pooling's size", "attributes of the average",
     ],
 )
-def test_other_recipes(tmp_path, tiny_changes, changes):
+def test_other_recipes(tmp_path, tiny_changes, changes, no_saved_model):
     changes = {**tiny_changes, "training.max_minutes": 1e-6, "evaluation.figures": False, **changes}
     recipe = load_recipe("digits-quick", changes)
     policy = keras.mixed_precision.global_policy().name
@@ -446,7 +452,7 @@ def test_other_recipes(tmp_path, tiny_changes, changes):
 
 
 @pytest.mark.integration
-def test_prototypes_after_a_warm_up(tmp_path, tiny_changes):
+def test_prototypes_after_a_warm_up(tmp_path, tiny_changes, no_saved_model):
     changes = {
         **tiny_changes, "model.gsp.start": "warmup", "model.gsp.warmup_validations": 2, "training.max_validations": 4,
         "evaluation.figures": False,
@@ -458,7 +464,7 @@ def test_prototypes_after_a_warm_up(tmp_path, tiny_changes):
 
 
 @pytest.mark.integration
-def test_prototypes_among_pooled_features(tmp_path, tiny_changes):
+def test_prototypes_among_pooled_features(tmp_path, tiny_changes, no_saved_model):
     changes = {
         **tiny_changes, "model.gsp.start": "pooled", "training.max_validations": 2, "evaluation.figures": False,
         "model.gsp.warmup_samples": 2 * load_recipe("digits-quick", tiny_changes).batches.size - 1,
@@ -469,7 +475,7 @@ def test_prototypes_among_pooled_features(tmp_path, tiny_changes):
 
 
 @pytest.mark.integration
-def test_a_loss_of_tensorflow_addons(tmp_path, tiny_changes):
+def test_a_loss_of_tensorflow_addons(tmp_path, tiny_changes, no_saved_model):
     changes = {
         **tiny_changes,
         "ccp.enabled": False,
@@ -606,7 +612,7 @@ def test_outer_patience_ends_the_training_and_is_remembered(tmp_path, tiny_chang
 
 
 @pytest.mark.integration
-def test_first_weights_are_those_of_another_run(tmp_path, finished_run, tiny_changes):
+def test_first_weights_are_those_of_another_run(tmp_path, finished_run, tiny_changes, no_saved_model):
     changes = {**tiny_changes, "training.max_validations": 1, "evaluation.figures": False}
     weights = str(finished_run.folder / "best.weights.h5")
     again = train("digits-quick", tmp_path / "run", overrides={**changes, "model.first_weights": weights}, verbose=0)
@@ -620,7 +626,7 @@ def test_first_weights_are_those_of_another_run(tmp_path, finished_run, tiny_cha
 
 
 @pytest.mark.integration
-def test_averaged_weights_are_kept(tmp_path, tiny_changes):
+def test_averaged_weights_are_kept(tmp_path, tiny_changes, no_saved_model):
     changes = {
         **tiny_changes, "references.name": "batch", "ccp.enabled": False, "ccp.in_batch_weight": None,
         "training.average_momentum": 0.9, "evaluation.figures": False,

@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+import tiny_backbone
 from processes import finish, free_ports, start
 
 from tfdml.experiments import InputError, RecipeError, load_recipe, strategies, train, train_main
@@ -48,33 +49,42 @@ def assert_about_same(folder, expected):
 @pytest.fixture(scope="module")
 def single(tmp_path_factory):
     folder = tmp_path_factory.mktemp("single") / "run"
-    code, output = finish(start("train_on.py", *arguments(folder)))
-    assert code == 0, output
+    with tiny_backbone.registered():
+        assert train_main([*map(str, arguments(folder)), "--verbose", "0"]) == 0
     return folder
 
 
+def two_workers_run(folder, *command):
+    port = free_ports()
+    processes = [
+        start("train_on.py", *command, "--strategy", "multi_worker", worker=(index, port)) for index in range(2)
+    ]
+    for process in processes:
+        code, output = finish(process)
+        assert code == 0, output
+    assert not list(folder.glob("workertemp_*")) and not list(folder.glob(".*"))
+
+
 @pytest.mark.integration
-def test_a_run_on_two_devices(single, tmp_path):
+def test_a_run_of_two_workers_is_written_by_the_first_and_goes_on_on_two_devices(single, tmp_path):
     folder = tmp_path / "run"
-    code, output = finish(start("train_on.py", *arguments(folder), "--strategy", "mirrored"))
+    two_workers_run(folder, *arguments(folder, **{"training.max_validations": 1}))
+    assert "strategy: multi_worker" in (folder / "recipe.yaml").read_text()
+    command = ["--resume", folder, "--training.max_validations", "2", "--strategy", "mirrored"]
+    code, output = finish(start("train_on.py", *command))
     assert code == 0, output
     assert_about_same(folder, single)
-    assert "strategy: mirrored" in (folder / "recipe.yaml").read_text()
 
 
-@pytest.mark.integration
-def test_a_run_of_two_workers_is_written_by_the_first_and_goes_on(single, tmp_path):
+@pytest.mark.slow
+def test_a_run_on_two_devices_goes_on_by_two_workers(single, tmp_path):
     folder = tmp_path / "run"
-    begin = arguments(folder, **{"training.max_validations": 1})
-    for command in (begin, ["--resume", folder, "--training.max_validations", "2"]):
-        port = free_ports()
-        processes = [
-            start("train_on.py", *command, "--strategy", "multi_worker", worker=(index, port)) for index in range(2)
-        ]
-        for process in processes:
-            code, output = finish(process)
-            assert code == 0, output
-        assert not list(folder.glob("workertemp_*")) and not list(folder.glob(".*"))
+    code, output = finish(
+        start("train_on.py", *arguments(folder, **{"training.max_validations": 1}), "--strategy", "mirrored")
+    )
+    assert code == 0, output
+    assert "strategy: mirrored" in (folder / "recipe.yaml").read_text()
+    two_workers_run(folder, "--resume", folder, "--training.max_validations", "2")
     assert_about_same(folder, single)
 
 
