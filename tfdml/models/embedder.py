@@ -574,7 +574,7 @@ def compiled_for_batches(forward, check=None, first_check=None, autograph=True, 
             parts = tf.nest.flatten(images)
             if all(isinstance(part, (tf.Tensor, np.ndarray)) and len(part.shape) > 0 for part in parts):
                 specs = [tf.TensorSpec((None, *part.shape[1:]), part.dtype) for part in parts]
-                with contextlib.suppress(*[Exception] * may_need_sizes):
+                with contextlib.suppress(Exception) if may_need_sizes else contextlib.nullcontext():
                     function.get_concrete_function(tf.nest.pack_sequence_as(images, specs))
         return function(images)
 

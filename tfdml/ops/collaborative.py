@@ -72,8 +72,8 @@ def pairwise_logistic(positive: TensorLike, negatives: TensorLike, scale: float 
 
     the mean negative logarithm of the probability $\sigma(s (d_k - d_p))$ that the user prefers the positive item. BPR
     has inner products in place of the negative distances; with distances, it is the criterion of personalized ranking
-    metric embedding (PRME). Unlike the WARP hinge, it
-    has no margin and pushes every negative item, the closer the harder.
+    metric embedding (PRME). Unlike the WARP hinge, it has no margin and pushes every negative item, the closer the
+    harder.
 
     Args:
         positive: float tensor `(batch,)`. Squared distances to positive items.
