@@ -393,7 +393,7 @@ def test_models_and_data_that_do_not_fit(digits, tmp_path):
     vectors = keras.Sequential([keras.Input((64,)), keras.layers.Dense(3)])
     few = LabeledFeatures(np.zeros((2, 3), "float32"), [0, 1], ("a", "b"))
     for model, dataset, message in [
-        (cubes, digits, r"Received: \(50, 4, 4, 2, 2\). Expected: vectors \(b, d\), a feature map"),
+        (cubes, digits, r"Received: \(None, 4, 4, 2, 2\). Expected: vectors \(b, d\), a feature map"),
         (keras.Model(two, keras.layers.Add()(two)), digits, "with 2 inputs"),
         (vectors, digits, r"an input of shape \(None, 64\). Expected: "),
         (with_head(), few, "extracted from images. Received: LabeledFeatures"),
