@@ -204,7 +204,8 @@ class _Study:
     def run(self, method, seed, learning_rate):
         """Return the row of one run, or None if it is neither there nor can be trained."""
         changes = {**changes_of(method), "seed": seed, "optimizer.learning_rate": learning_rate}
-        changes[_PATHS.get(self.name, "data.options.path")] = self.data or "data"
+        if "data.options" not in self.overrides:
+            changes[_PATHS.get(self.name, "data.options.path")] = self.data or "data"
         recipe = load_recipe(self.name, {**changes, **self.overrides})
         row = read_results(self.results).get(recipe_hash(recipe))
         if row is not None or self.data is None:
