@@ -10,7 +10,7 @@ import sys, tensorflow, keras
 keras.layers.Layer, keras.saving.register_keras_serializable
 before = set(sys.modules)
 import tfdml
-# An import that is no command brings all parts.
+# An import by other programs than the commands brings all parts.
 assert {"tfdml.layers", "tfdml.losses", "tfdml.models"} <= set(sys.modules)
 added = {module.partition(".")[0] for module in set(sys.modules) - before}
 assert not added & {"matplotlib", "sklearn", "jsonargparse", "yaml", "tqdm", "faiss"}, added

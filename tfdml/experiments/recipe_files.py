@@ -267,8 +267,8 @@ def recipe_hash(recipe: Recipe | Mapping[str, Any]) -> str:
 
     The hash ignores name and description, the devices (`training.strategy`), and where files are on this machine:
     `data.options.path` and `.root`, also those of the two datasets of collages, and the folders of weights and of
-    `imports`. It also ignores the order of keys and
-    values equal to the defaults of `Recipe()`, so that keys added by a later version do not change it.
+    `imports`. It also ignores the order of keys and values equal to the defaults of `Recipe()`, so that keys added by a
+    later version do not change it.
 
     Args:
         recipe: A `Recipe`, or a nested mapping of what differs from `Recipe()`.
